@@ -1,0 +1,1 @@
+"""What runs in production: an image classifier that explains itself, on ONNX Runtime. Imports neither torch nor training."""

@@ -1,0 +1,275 @@
+"""The contract between training and service: a bundle, a folder that holds a classifier and everything needed to explain it.
+
+Concept: `manifest.json` says what the classifier is and names every other file with its sha256; nothing is used before its
+digest is checked. There is no pickle and no external tensor data, so the digests cover all that can change an answer.
+
+    predict.onnx    image uint8 (N, H, W, 3) RGB → logits float32 (N, K) [, features float32 (N, D)]
+    gradient.onnx   x float32 (N, 3, H, W) normalised, target int64 (N), −1 = the predicted class → logits, gradient (N, 3, H, W)
+    cam.onnx        x, target → logits, cam float32 (N, 1, h, w), activation and activation_gradient float32 (N, C, h, w)
+    reference.npz, report.json, CARD.md   optional
+
+Laws: `load(folder)` of what `write(folder, manifest, files)` wrote equals what `write` returned; `Manifest.parse(m.canonical())`
+equals `m`; the version changes when, and only when, the manifest (hence any file) changes.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from service.errors import DigestError, ExternalDataError, ManifestError, MissingFileError, SchemaVersionError
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+PREDICT, GRADIENT, CAM = "predict.onnx", "gradient.onnx", "cam.onnx"
+REFERENCE, REPORT, CARD = "reference.npz", "report.json", "CARD.md"
+
+Resize = Literal["crop", "stretch", "pad"]
+
+
+@dataclass(frozen=True)
+class Input:
+    """How a picture becomes the network's input; see `service.images.fit`.
+
+    `size`: side of the square input, in pixels. `resize`: `crop` scales the shorter side to `short_side` and takes the middle,
+    `stretch` ignores the aspect ratio, `pad` fits the longer side and fills with the mean. `mean`, `std`: per channel, RGB, of
+    pixels in 0…1; they are inside predict.onnx, and repeated here for what works on normalised pixels.
+    """
+
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize: Resize = "crop"
+    short_side: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.short_side:
+            object.__setattr__(self, "short_side", self.size)
+        if not 1 <= self.size <= self.short_side <= 4096:  # noqa: PLR2004
+            raise ManifestError(f"input.size is {self.size} and short_side {self.short_side}; 1 ≤ size ≤ short_side ≤ 4096")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:  # noqa: PLR2004
+            raise ManifestError(f"input.mean is {self.mean} and input.std {self.std}; both have 3 values, std above 0")
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How near a method computed from the bundle comes to `against`, over `pictures` pictures.
+
+    `relative_difference`: the median over pictures of max |ours − theirs| / max |theirs|; `cosine`: the median over pictures of
+    the cosine of the two maps. Medians, because rounding flips the mask of a ReLU or of a max pool now and then, in any runtime.
+    """
+
+    against: str
+    pictures: int
+    relative_difference: float
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Digest:
+    """A file of the bundle: its sha256 in hex and its `length` in bytes."""
+
+    sha256: str
+    length: int
+
+    @classmethod
+    def of(cls, content: bytes) -> "Digest":
+        """The digest of `content`."""
+        return cls(hashlib.sha256(content).hexdigest(), len(content))
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What the classifier is. `temperature` divides logits before softmax; `features` is the D of predict.onnx or None.
+
+    `self_test` is the label index that predict.onnx gives to the self-test picture of `service.engine`, with its logit.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    input: Input
+    temperature: float = 1.0
+    features: int | None = None
+    self_test: tuple[int, float] | None = None
+    parity: Mapping[str, Parity] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, Digest] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.labels) < 2 or len(set(self.labels)) != len(self.labels):  # noqa: PLR2004
+            raise ManifestError(
+                f"labels has {len(self.labels)} entries, {len(set(self.labels))} different; at least 2, all different"
+            )
+        if not self.temperature > 0:
+            raise ManifestError(f"temperature is {self.temperature}; it must be above 0")
+        for name in self.files:
+            if Path(name).name != name or name == MANIFEST:
+                raise ManifestError(f"files names {name!r}; a name of a file in the bundle's own folder is wanted")
+
+    @property
+    def version(self) -> str:
+        """The first 12 hex digits of the sha256 of the canonical manifest."""
+        return hashlib.sha256(self.canonical()).hexdigest()[:12]
+
+    def canonical(self) -> bytes:
+        """The one JSON text of this manifest: sorted keys, no spaces, UTF-8."""
+        return json.dumps(self.document(), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+    def document(self) -> dict[str, Any]:
+        """This manifest as JSON values."""
+        return {"schema_version": SCHEMA_VERSION} | asdict(self)
+
+    @classmethod
+    def parse(cls, text: bytes) -> "Manifest":
+        """The manifest that `text` holds.
+
+        Raises:
+            ManifestError: no JSON, or a field is missing, unknown or out of range.
+            SchemaVersionError: `schema_version` is not the one that this code reads.
+        """
+        try:
+            document = json.loads(text)
+            found = document.pop("schema_version")
+        except (ValueError, AttributeError, KeyError, TypeError) as error:
+            raise ManifestError(f"{MANIFEST} is no manifest ({error!r}): export the bundle again") from None
+        if found != SCHEMA_VERSION:
+            raise SchemaVersionError(
+                f"{MANIFEST} has schema version {found!r}; this Candor reads {SCHEMA_VERSION}: "
+                "export the bundle again, or serve it with the Candor that wrote it"
+            )
+        try:
+            return cls(**_typed(document))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ManifestError(f"{MANIFEST} breaks the contract ({error}): export the bundle again") from None
+
+
+def _typed(document: dict[str, Any]) -> dict[str, Any]:
+    given = dict(document["input"])
+    given |= {key: tuple(float(value) for value in given[key]) for key in ("mean", "std")}
+    self_test = document.get("self_test")
+    if given["resize"] not in get_args(Resize):
+        raise ValueError(f"input.resize is {given['resize']!r}, not one of {', '.join(get_args(Resize))}")
+    return document | {
+        "labels": tuple(str(label) for label in document["labels"]),
+        "input": Input(**given),
+        "self_test": None if self_test is None else (int(self_test[0]), float(self_test[1])),
+        "parity": {method: Parity(**values) for method, values in document.get("parity", {}).items()},
+        "files": {name: Digest(**values) for name, values in document["files"].items()},
+    }
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk whose files were verified once, and are verified again as they are read."""
+
+    folder: Path
+    manifest: Manifest
+
+    def has(self, name: str) -> bool:
+        """Whether the bundle holds the file `name`."""
+        return name in self.manifest.files
+
+    def read(self, name: str) -> bytes:
+        """The verified bytes of the file `name`: what was checked is what is used.
+
+        Raises:
+            MissingFileError: there is no such file.
+            DigestError: the file is not the one that the manifest was written for.
+            ExternalDataError: a graph keeps tensors in other files.
+        """
+        if not self.has(name):
+            raise MissingFileError(f"the bundle {self.folder} has no {name}; it has {', '.join(sorted(self.manifest.files))}")
+        try:
+            content = (self.folder / name).read_bytes()
+        except FileNotFoundError:
+            raise MissingFileError(f"{self.folder / name} is missing, and the manifest names it: copy the bundle again") from None
+        expected, found = self.manifest.files[name], Digest.of(content)
+        if found != expected:
+            raise DigestError(
+                f"{self.folder / name} has sha256 {found.sha256[:12]}… ({found.length} bytes); "
+                f"the manifest says {expected.sha256[:12]}… ({expected.length} bytes): it was changed or damaged, copy the bundle again"
+            )
+        _refuse_external_data(name, content)
+        return content
+
+
+def load(folder: Path) -> Bundle:
+    """The bundle in `folder`, every file verified.
+
+    Raises:
+        BundleError: the leaf says what is wrong.
+    """
+    try:
+        text = (folder / MANIFEST).read_bytes()
+    except OSError as error:
+        raise ManifestError(
+            f"{folder} is no bundle ({error.strerror}: {MANIFEST}): give the folder that `python -m training bundle` wrote"
+        ) from None
+    bundle = Bundle(folder, Manifest.parse(text))
+    if not bundle.has(PREDICT):
+        raise ManifestError(f"{folder / MANIFEST} names no {PREDICT}: export the bundle again")
+    for name in bundle.manifest.files:
+        bundle.read(name)
+    return bundle
+
+
+def write(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
+    """Writes `files` and a manifest with their digests; the bundle that was in `folder` is replaced whole.
+
+    Raises:
+        ExternalDataError: a graph keeps tensors in other files.
+        FileExistsError: `folder` holds something that is no bundle.
+    """
+    for name, content in files.items():
+        _refuse_external_data(name, content)
+    if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
+        raise FileExistsError(f"{folder} holds files and is no bundle: name an empty or a new folder")
+    complete = replace(manifest, files={name: Digest.of(content) for name, content in sorted(files.items())})
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        new = Path(scratch) / "new"
+        new.mkdir()
+        _write_files(new, {MANIFEST: _pretty(complete), **files})
+        if folder.exists():
+            folder.rename(Path(scratch) / "old")
+        new.rename(folder)
+    return load(folder)
+
+
+def _pretty(manifest: Manifest) -> bytes:
+    return (json.dumps(manifest.document(), indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name, content in files.items():
+        with (folder / name).open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _refuse_external_data(name: str, content: bytes) -> None:
+    if not name.endswith(".onnx") or b"location" not in content:  # the key that every external tensor carries
+        return
+    import onnx  # noqa: PLC0415 - 60 MB that only a suspect graph is worth
+
+    outside = [
+        tensor.name
+        for tensor in _tensors(onnx.load_model_from_string(content))
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+    ]
+    if outside:
+        raise ExternalDataError(
+            f"{name} keeps {len(outside)} tensors outside the file ({outside[0]} first), where no digest covers "
+            "them: save the graph with its weights inside"
+        )
+
+
+def _tensors(model: Any) -> Iterable[Any]:
+    from onnx import external_data_helper  # noqa: PLC0415
+
+    return external_data_helper._get_all_tensors(model)  # noqa: SLF001

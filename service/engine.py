@@ -1,0 +1,219 @@
+"""ONNX Runtime sessions of one bundle: device choice, warm-up, batched runs.
+
+Arrays: `batch` uint8 (N, S, S, 3) RGB; `x` float32 (N, 3, S, S) normalised; `target` int64 (N,), −1 = the predicted class;
+`logits` float32 (N, K). Any N is taken: more than `MAX_ROWS` rows run in several pieces, and on a GPU a piece is filled up to
+the next size of `BATCH_SIZES`, each of which was warmed, because every new shape costs a first slow run there.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime as ort
+from jaxtyping import Float32, Int64, UInt8
+
+from service import bundle as contract
+from service.bundle import Bundle, Manifest
+from service.errors import BundleError, DeviceError, MethodUnavailable
+from service.settings import Device
+
+BATCH_SIZES = (1, 2, 4, 8, 16, 32)
+MAX_ROWS = 16
+GRAPHS = (contract.PREDICT, contract.GRADIENT, contract.CAM)
+REMEDY = "install what is missing, or set CANDOR_DEVICE to cpu or auto"
+PROVIDERS: Mapping[Device, str] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+SELF_TEST_TOLERANCE = 0.05  # logits; half precision and other kernels stay well below, a wrong graph does not
+
+Logits = Float32[np.ndarray, "rows classes"]
+Batch = UInt8[np.ndarray, "rows size size 3"]
+Rows = Float32[np.ndarray, "rows 3 size size"]
+Targets = Int64[np.ndarray, "rows"]
+
+log = logging.getLogger("candor")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What predict.onnx gives: `logits` (N, K) and, where the bundle has them, penultimate `features` float32 (N, D)."""
+
+    logits: Logits
+    features: Float32[np.ndarray, "rows features"] | None
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """What gradient.onnx gives: `logits` (N, K) and the `gradient` (N, 3, S, S) of the target's logit, per unit of x."""
+
+    logits: Logits
+    gradient: Rows
+
+
+@dataclass(frozen=True)
+class Cam:
+    """What cam.onnx gives: the signed Grad-CAM `cam` (N, 1, h, w), and what it is made of at its layer, both (N, C, h, w)."""
+
+    logits: Logits
+    cam: Float32[np.ndarray, "rows 1 height width"]
+    activation: Float32[np.ndarray, "rows channels height width"]
+    activation_gradient: Float32[np.ndarray, "rows channels height width"]
+
+
+class Engine:
+    """The sessions of one bundle on one device. Nothing is global: a second bundle is a second Engine."""
+
+    def __init__(self, bundle: Bundle, device: Device = "auto", threads: int = 0) -> None:
+        """Opens, warms and self-tests every graph of `bundle`; `threads` is for one inference, 0 = every core.
+
+        Raises:
+            DeviceError: `cuda` or `tensorrt` was asked for and does not run here.
+            BundleError: a graph cannot be opened, or answers the self-test picture otherwise than the manifest says.
+        """
+        self.manifest: Manifest = bundle.manifest
+        self._threads = threads or os.cpu_count() or 1
+        spec = self.manifest.input
+        self._mean = (255 * np.asarray(spec.mean, np.float32)).reshape(1, 3, 1, 1)
+        self._scale = (1 / (255 * np.asarray(spec.std, np.float32))).reshape(1, 3, 1, 1)
+        graphs = {name: bundle.read(name) for name in GRAPHS if bundle.has(name)}
+        self.device: Device = self._start(graphs, device)
+        self._self_test()
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that the sessions really run on."""
+        return str(self._sessions[contract.PREDICT].get_providers()[0])
+
+    def has(self, graph: str) -> bool:
+        """Whether the bundle holds `graph`, for example `gradient.onnx`."""
+        return graph in self._sessions
+
+    def normalise(self, batch: Batch) -> Rows:
+        """`batch` as predict.onnx normalises it: (pixel / 255 − mean) / std, channels first."""
+        return (np.moveaxis(batch, -1, 1).astype(np.float32) - self._mean) * self._scale
+
+    def predict(self, batch: Batch) -> Prediction:
+        """Logits, and features where the bundle has them, of uint8 (N, S, S, 3) pictures."""
+        outputs = self._run(contract.PREDICT, {"image": batch})
+        return Prediction(outputs["logits"], outputs.get("features"))
+
+    def gradient(self, x: Rows, target: Targets) -> Gradient:
+        """The gradient of each row's target logit with respect to `x`.
+
+        Raises:
+            MethodUnavailable: the bundle has no gradient.onnx.
+        """
+        return Gradient(**self._run(contract.GRADIENT, {"x": x, "target": target}))
+
+    def cam(self, x: Rows, target: Targets) -> Cam:
+        """Grad-CAM of each row's target logit at the bundle's layer.
+
+        Raises:
+            MethodUnavailable: the bundle has no cam.onnx.
+        """
+        return Cam(**self._run(contract.CAM, {"x": x, "target": target}))
+
+    def _start(self, graphs: Mapping[str, bytes], wanted: Device) -> Device:
+        if wanted != "auto":
+            self._open_all(graphs, wanted)
+            return wanted
+        try:
+            self._open_all(graphs, "cuda")
+        except DeviceError as error:
+            log.info("running on the CPU: %s", error)
+            self._open_all(graphs, "cpu")
+            return "cpu"
+        return "cuda"
+
+    def _open_all(self, graphs: Mapping[str, bytes], device: Device) -> None:
+        """Opens and warms every graph on `device`: a list of providers is no proof that one runs, a run is."""
+        provider = PROVIDERS[device]
+        if provider not in ort.get_available_providers():
+            raise DeviceError(f"onnxruntime {ort.__version__} is built without {provider}: {REMEDY}")
+        self.device = device
+        self._sessions = {name: self._open(name, graph, provider) for name, graph in graphs.items()}
+        self._warm_up()
+
+    def _open(self, name: str, graph: bytes, provider: str) -> ort.InferenceSession:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 4 if provider != PROVIDERS["cpu"] else 3
+        providers = {PROVIDERS["tensorrt"]: [provider, PROVIDERS["cuda"]]}.get(provider, [provider])
+        try:
+            session = ort.InferenceSession(graph, options, providers=providers, enable_fallback=False)
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0]
+            if provider == PROVIDERS["cpu"]:
+                raise BundleError(f"ONNX Runtime cannot open {name}: {reason}") from error
+            raise DeviceError(f"{provider} does not start ({reason}): {REMEDY}") from error
+        if session.get_providers()[0] != provider:
+            raise DeviceError(f"{provider} cannot be loaded (no GPU, no driver, or a library is missing): {REMEDY}")
+        return session
+
+    def _run(self, name: str, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        session = self._sessions.get(name)
+        if session is None:
+            raise MethodUnavailable(f"this bundle has no {name}; GET /methods lists what it can explain with")
+        rows = len(next(iter(feeds.values())))
+        pieces = [
+            self._run_piece(session, {key: value[start : start + MAX_ROWS] for key, value in feeds.items()})
+            for start in range(0, max(rows, 1), MAX_ROWS)
+        ]
+        if len(pieces) == 1:
+            return pieces[0]
+        return {key: np.concatenate([piece[key] for piece in pieces]) for key in pieces[0]}
+
+    def _run_piece(self, session: ort.InferenceSession, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        rows = len(next(iter(feeds.values())))
+        names = [output.name for output in session.get_outputs()]
+        if self.device == "cpu":
+            return dict(zip(names, session.run(None, feeds), strict=True))
+        size = next(size for size in BATCH_SIZES if size >= rows)
+        outputs = session.run(None, {key: _fill(value, size) for key, value in feeds.items()})
+        return {key: value[:rows] for key, value in zip(names, outputs, strict=True)}
+
+    def _warm_up(self) -> None:
+        sizes = (1,) if self.device == "cpu" else tuple(size for size in BATCH_SIZES if size <= MAX_ROWS)
+        calls: dict[str, Callable[[Batch], object]] = {
+            contract.PREDICT: self.predict,
+            contract.GRADIENT: lambda batch: self.gradient(self.normalise(batch), _predicted(batch)),
+            contract.CAM: lambda batch: self.cam(self.normalise(batch), _predicted(batch)),
+        }
+        picture = self_test_picture(self.manifest.input.size)
+        for size in sizes:
+            for name in self._sessions:
+                calls[name](np.repeat(picture, size, axis=0))
+
+    def _self_test(self) -> None:
+        if self.manifest.self_test is None:
+            return
+        expected_index, expected_logit = self.manifest.self_test
+        logits = self.predict(self_test_picture(self.manifest.input.size)).logits[0]
+        index = int(logits.argmax())
+        if index != expected_index or abs(float(logits[index]) - expected_logit) > SELF_TEST_TOLERANCE:
+            raise BundleError(
+                f"the self-test picture gives class {index} with logit {logits[index]:.3f} on {self.provider}; "
+                f"the manifest says class {expected_index} with {expected_logit:.3f}: export the bundle "
+                "again, or try another CANDOR_DEVICE"
+            )
+
+
+def self_test_picture(size: int) -> UInt8[np.ndarray, "1 size size 3"]:
+    """The picture that every bundle is tested with at start: uint8 (1, size, size, 3), smooth colours, the same everywhere."""
+    ramp = np.arange(size, dtype=np.int64) * 255 // max(size - 1, 1)
+    red, green = np.broadcast_to(ramp, (size, size)), np.broadcast_to(ramp[:, None], (size, size))
+    return np.stack([red, green, 255 - red], axis=-1)[None].astype(np.uint8)
+
+
+def _predicted(batch: Batch) -> Targets:
+    return np.full(len(batch), -1, np.int64)
+
+
+def _fill(rows: np.ndarray, size: int) -> np.ndarray:
+    """`rows` repeated at its end up to `size` rows."""
+    return rows if len(rows) == size else np.concatenate([rows, np.repeat(rows[-1:], size - len(rows), axis=0)])

@@ -1,0 +1,97 @@
+"""One frozen settings object, read once from the environment: every variable begins with CANDOR_.
+
+An unknown CANDOR_ variable or a bad value stops the start with a sentence, so that a typing mistake never runs in silence.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from service.errors import SettingsError
+
+Device = Literal["auto", "cpu", "cuda", "tensorrt"]
+
+PREFIX = "CANDOR_"
+EMBEDDED_BUNDLE = Path(__file__).parent / "model"
+
+
+def _setting(default: Any, read: Callable[[str], Any], help_text: str) -> Any:
+    return field(default=default, metadata={"read": read, "help": help_text})
+
+
+def _integer(low: int, high: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        value = int(text) if text.strip().isdecimal() else -1
+        if not low <= value <= high:
+            raise ValueError(f"a whole number from {low:,} to {high:,}")
+        return value
+
+    return read
+
+
+def _device(text: str) -> Device:
+    if text not in get_args(Device):
+        raise ValueError(f"one of {', '.join(get_args(Device))}")
+    return cast("Device", text)
+
+
+def _text(text: str) -> str:
+    if not text.strip():
+        raise ValueError("not empty")
+    return text.strip()
+
+
+def _folder(text: str) -> Path:
+    path = Path(_text(text)).expanduser()
+    if not path.is_dir():
+        raise ValueError("a folder that exists")
+    return path
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an operator may choose; sizes in bytes and pixels, ports as numbers."""
+
+    bundle: Path = _setting(EMBEDDED_BUNDLE, _folder, "folder of the bundle to serve; the embedded one by default")
+    device: Device = _setting("auto", _device, "auto, cpu, cuda or tensorrt; auto takes CUDA where it really runs")
+    host: str = _setting("127.0.0.1", _text, "address to listen on")
+    port: int = _setting(3000, _integer(1, 65_535), "port to listen on")
+    threads: int = _setting(0, _integer(0, 1_024), "threads of one inference; 0 takes every core")
+    max_body_bytes: int = _setting(10 * 2**20, _integer(1, 2**30), "largest request body taken")
+    max_pixels: int = _setting(50_000_000, _integer(1, 10**9), "largest picture taken, width times height")
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
+        """The settings of `environment`.
+
+        Raises:
+            SettingsError: a CANDOR_ variable is unknown or has a bad value.
+        """
+        known = {PREFIX + f.name.upper(): f for f in fields(cls)}
+        given = {name: value for name, value in environment.items() if name.startswith(PREFIX)}
+        values = {}
+        for name, text in given.items():
+            if name not in known:
+                raise SettingsError(_unknown(name, list(known)))
+            try:
+                values[known[name].name] = known[name].metadata["read"](text)
+            except ValueError as error:
+                raise SettingsError(f"{name} is {text!r}; it must be {error}: correct it or unset it") from None
+        return cls(**values)
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    close = get_close_matches(name, known, n=1)
+    remedy = f"did you mean {close[0]}?" if close else f"the variables are {', '.join(known)}"
+    return f"{name} is no setting of Candor: {remedy}"
+
+
+def describe() -> str:
+    """One line a setting, for `--help`: its variable, what it is, its default."""
+    return "\n".join(
+        f"{PREFIX}{f.name.upper():<15} {f.metadata['help']}" + ("" if f.name == "bundle" else f" (default {f.default})")
+        for f in fields(Settings)
+    )
