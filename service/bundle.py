@@ -191,7 +191,8 @@ class Bundle:
         if found != expected:
             raise DigestError(
                 f"{self.folder / name} has sha256 {found.sha256[:12]}… ({found.length} bytes); "
-                f"the manifest says {expected.sha256[:12]}… ({expected.length} bytes): it was changed or damaged, copy the bundle again"
+                f"the manifest says {expected.sha256[:12]}… ({expected.length} bytes): "
+                "it was changed or damaged, copy the bundle again"
             )
         _refuse_external_data(name, content)
         return content
