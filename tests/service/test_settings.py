@@ -1,0 +1,53 @@
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from service.errors import SettingsError
+from service.settings import EMBEDDED_BUNDLE, Settings, describe
+
+
+def test_an_empty_environment_gives_the_documented_defaults():
+    settings = Settings.from_environment({"PATH": "/bin"})
+    assert (settings.host, settings.port, settings.device) == ("127.0.0.1", 3000, "auto")
+    assert (settings.max_body_bytes, settings.max_pixels) == (10 * 2**20, 50_000_000)
+    assert settings.bundle == EMBEDDED_BUNDLE
+
+
+def test_each_variable_sets_its_field(tmp_path):
+    settings = Settings.from_environment({"CANDOR_PORT": "8080", "CANDOR_DEVICE": "cpu", "CANDOR_BUNDLE": str(tmp_path)})
+    assert (settings.port, settings.device, settings.bundle) == (8080, "cpu", tmp_path)
+
+
+def test_an_unknown_variable_stops_the_start_and_names_the_nearest():
+    with pytest.raises(SettingsError, match=r"CANDOR_PROT is no setting.*did you mean CANDOR_PORT"):
+        Settings.from_environment({"CANDOR_PROT": "3000"})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "limit"),
+    [
+        ("CANDOR_PORT", "http", "1 to 65,535"),
+        ("CANDOR_PORT", "70000", "1 to 65,535"),
+        ("CANDOR_DEVICE", "gpu", "auto, cpu, cuda, tensorrt"),
+        ("CANDOR_BUNDLE", "/no/such/folder", "a folder that exists"),
+        ("CANDOR_MAX_PIXELS", "-1", "from 1 to"),
+        ("CANDOR_HOST", " ", "not empty"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_limit(variable, value, limit):
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environment({variable: value})
+    assert variable in str(caught.value)
+    assert repr(value) in str(caught.value)
+    assert limit in str(caught.value)
+
+
+def test_settings_cannot_be_changed_after_the_start():
+    with pytest.raises(FrozenInstanceError):
+        Settings().port = 1
+
+
+def test_the_help_names_every_variable():
+    assert [line.split()[0] for line in describe().splitlines()] == [
+        "CANDOR_" + name.upper() for name in Settings.__dataclass_fields__
+    ]
