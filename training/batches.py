@@ -1,0 +1,70 @@
+"""The pictures of each step, as a function of the seed and the number of the step alone: a resumed run sees what it would have seen.
+
+Batches are uint8 (N, 3, S, S) and int64 (N,). Augmentation: a shift by up to `translate` pixels over mirrored borders, and an
+alternating flip: half the pictures are mirrored in even epochs, the other half in odd ones (Jordan 2024), so that two epochs see
+each picture both ways.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int64, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+from training.data import Pictures
+from training.recipes import Recipe
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Training batches of `recipe` over `pictures`; incomplete last batches are left out, other pictures each epoch."""
+
+    pixels: UInt8[Tensor, "count 3 size size"]
+    labels: Int64[Tensor, " count"]
+    recipe: Recipe
+
+    @classmethod
+    def of(cls, pictures: Pictures, recipe: Recipe) -> "Batches":
+        """The batches of `pictures`, whose pixels are uint8 (N, S, S, 3)."""
+        pixels = torch.from_numpy(pictures.pixels).permute(0, 3, 1, 2).contiguous()
+        return cls(pixels, torch.from_numpy(pictures.labels), recipe)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in one epoch."""
+        return max(1, len(self.labels) // self.recipe.batch)
+
+    def step(self, step: int) -> tuple[UInt8[Tensor, "rows 3 size size"], Int64[Tensor, " rows"]]:
+        """The global batch of `step`, counted from 0."""
+        epoch, part = divmod(step, self.steps_per_epoch)
+        order = torch.randperm(len(self.labels), generator=self._generator(epoch, 0))
+        index = order[part * self.recipe.batch : (part + 1) * self.recipe.batch]
+        pixels = self.pixels[index]
+        if self.recipe.translate:
+            pixels = shift(pixels, self.recipe.translate, self._generator(step, 1))
+        if self.recipe.flip:
+            pixels = mirror(pixels, self._flips(epoch)[index])
+        return pixels, self.labels[index]
+
+    def _flips(self, epoch: int) -> Bool[Tensor, " count"]:
+        first = torch.randint(0, 2, (len(self.labels),), generator=self._generator(0, 2)).bool()
+        return ~first if epoch % 2 else first
+
+    def _generator(self, number: int, purpose: int) -> torch.Generator:
+        return torch.Generator().manual_seed((self.recipe.seed * 1_000_003 + number) * 3 + purpose)
+
+
+def shift(pixels: UInt8[Tensor, "rows 3 size size"], most: int, generator: torch.Generator) -> UInt8[Tensor, "rows 3 size size"]:
+    """Each picture moved by −most…most pixels each way, the border mirrored."""
+    rows, size = len(pixels), pixels.shape[-1]
+    padded = functional.pad(pixels.float(), (most,) * 4, mode="reflect").to(torch.uint8)
+    offsets = torch.randint(0, 2 * most + 1, (2, rows, 1), generator=generator)
+    lines, columns = offsets + torch.arange(size)
+    row = torch.arange(rows)[:, None, None]
+    return padded[row, :, lines[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
+def mirror(pixels: UInt8[Tensor, "rows 3 size size"], which: Bool[Tensor, " rows"]) -> UInt8[Tensor, "rows 3 size size"]:
+    """Pictures left and right exchanged where `which`."""
+    return torch.where(which[:, None, None, None], pixels.flip(-1), pixels)

@@ -1,0 +1,155 @@
+"""Labelled pictures in memory: pixels uint8 (N, S, S, 3) RGB, labels int64 (N,) in 0…K−1.
+
+A source is the word `cifar10` (downloaded by torchvision), a folder of pictures, or a tar of one:
+
+    ROOT/train/<class>/*.jpg   ROOT/test/<class>/*.jpg     or     ROOT/<class>/*.jpg, of which one picture in ten becomes the test set
+
+Validation pictures are held out of the training set, the same number of each class, by a seed; the test set is for reports alone.
+"""
+
+import hashlib
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from service import images
+from service.bundle import Input
+from service.errors import RequestError
+
+CIFAR10 = "cifar10"
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+SPLITS = ("train", "test")
+MAX_PIXELS = 100_000_000
+TEST_SHARE = 10  # one picture in so many, where the source has no test set of its own
+
+
+class DataError(Exception):
+    """The source holds no data set that can be trained on."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """`pixels` uint8 (N, S, S, 3) RGB and `labels` int64 (N,)."""
+
+    pixels: UInt8[np.ndarray, "count size size 3"]
+    labels: Int64[np.ndarray, " count"]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: np.ndarray) -> "Pictures":
+        """The pictures at `index`, in its order."""
+        return Pictures(self.pixels[index], self.labels[index])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A source read whole: `fingerprint` is the sha256 of classes, pixels and labels before anything was held out."""
+
+    name: str
+    classes: tuple[str, ...]
+    training: Pictures
+    validation: Pictures
+    test: Pictures
+    fingerprint: str
+
+
+def read(source: str, spec: Input, held_out: int, seed: int) -> Dataset:
+    """The data set of `source`, fitted to `spec`, with `held_out` training pictures set apart for validation.
+
+    Raises:
+        DataError: the source is missing, holds no pictures, or too few to hold that many out.
+    """
+    splits, classes = _cifar10(Path(source)) if source == CIFAR10 else _folder(Path(source), spec)
+    if "test" not in splits:
+        splits["train"], splits["test"] = _hold_out(splits["train"], len(splits["train"]) // TEST_SHARE, seed)
+    fingerprint = _fingerprint(classes, splits)
+    training, validation = _hold_out(splits["train"], held_out, seed)
+    return Dataset(Path(source).name.split(".")[0], classes, training, validation, splits["test"], fingerprint)
+
+
+def _hold_out(pictures: Pictures, count: int, seed: int) -> tuple[Pictures, Pictures]:
+    """(The rest, `count` pictures): the same number of each class, drawn by `seed`."""
+    classes = np.unique(pictures.labels)
+    each = count // len(classes)
+    if each < 1 or each >= np.bincount(pictures.labels)[classes].min():
+        fewest = np.bincount(pictures.labels)[classes].min()
+        raise DataError(
+            f"{count} pictures are to be held out, {each} of each class, and the smallest class has {fewest}: "
+            f"hold out between {len(classes)} and {len(classes) * (fewest - 1)}"
+        )
+    rng = np.random.default_rng(seed)
+    held = np.concatenate([rng.permutation(np.flatnonzero(pictures.labels == label))[:each] for label in classes])
+    rest = np.setdiff1d(np.arange(len(pictures)), held)
+    return pictures.take(rest), pictures.take(np.sort(held))
+
+
+def _fingerprint(classes: tuple[str, ...], splits: dict[str, Pictures]) -> str:
+    digest = hashlib.sha256("\n".join(classes).encode())
+    for name in SPLITS:
+        digest.update(splits[name].pixels.tobytes())
+        digest.update(splits[name].labels.tobytes())
+    return digest.hexdigest()
+
+
+def _cifar10(root: Path) -> tuple[dict[str, Pictures], tuple[str, ...]]:
+    from torchvision.datasets import CIFAR10 as Cifar10  # noqa: N811, PLC0415 - slow to import, and only asked for here
+
+    parts = {name: Cifar10(Path("data") / root, train=name == "train", download=True) for name in SPLITS}
+    splits = {name: Pictures(part.data, np.asarray(part.targets, np.int64)) for name, part in parts.items()}
+    return splits, tuple(parts["train"].classes)
+
+
+def _folder(root: Path, spec: Input) -> tuple[dict[str, Pictures], tuple[str, ...]]:
+    if not root.exists():
+        raise DataError(f"{root} does not exist: name a folder of pictures, a tar of one, or {CIFAR10}")
+    files = list(_tar_members(root) if root.is_file() else _folder_files(root))
+    found: dict[str, list[tuple[str, np.ndarray]]] = {}
+    for path, content in files:
+        found.setdefault(_split_of(path), []).append((path.parent.name, _fitted(path, content, spec)))
+    if "train" not in found:
+        raise DataError(f"{root} holds no pictures under train/<class>/ or <class>/ ({', '.join(SUFFIXES)})")
+    classes = tuple(sorted({label for label, _ in found["train"]}))
+    number = {label: index for index, label in enumerate(classes)}
+    unknown = {label for label, _ in found.get("test", [])} - set(classes)
+    if unknown:
+        raise DataError(f"{root} has test classes without training pictures: {', '.join(sorted(unknown))}")
+    splits = {
+        split: Pictures(np.stack([pixels for _, pixels in pictures]), np.array([number[label] for label, _ in pictures], np.int64))
+        for split, pictures in found.items()
+    }
+    return splits, classes
+
+
+def _split_of(path: PurePosixPath) -> str:
+    return "test" if "test" in path.parts[:-2] else "train"
+
+
+def _fitted(path: PurePosixPath, content: bytes, spec: Input) -> UInt8[np.ndarray, "size size 3"]:
+    try:
+        return images.fit(images.decode(content, MAX_PIXELS).pixels, spec)
+    except RequestError as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def _folder_files(root: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
+    for path in sorted(root.rglob("*")):
+        if path.suffix.lower() in SUFFIXES:
+            yield PurePosixPath(path.relative_to(root)), path.read_bytes()
+
+
+def _tar_members(path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
+    """Pictures of a tar in the order of their names; nothing is unpacked to disk, so no member can escape a folder."""
+    try:
+        with tarfile.open(path) as archive:
+            members = {member.name: archive.extractfile(member) for member in archive if member.isfile()}
+            for name in sorted(members):
+                file = members[name]
+                if file is not None and name.lower().endswith(SUFFIXES):
+                    yield PurePosixPath(name), file.read()
+    except tarfile.TarError as error:
+        raise DataError(f"{path} is neither a folder nor a tar ({error})") from None

@@ -1,0 +1,97 @@
+"""How a network is trained: one frozen `Recipe`, saved as JSON beside the weights, and the optimisers that it asks for."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from service.bundle import Input
+from training.muon import Muon
+from training.networks import CandorNet, Network, build
+
+Optimizer = Literal["adam", "muon"]
+SIZE = 32
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Hyper-parameters. A step sees `batch` pictures, in ghost batches of `ghost_batch` whose gradients are summed.
+
+    `translate` is the largest shift in pixels; `flip` mirrors every picture in every other epoch. `held_out` training pictures are
+    for validation. `precision` is one of Lightning Fabric's, or `auto`: bfloat16 autocast where the processor computes in it.
+    """
+
+    network: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    optimizer: Optimizer = "muon"
+    epochs: int = 10
+    batch: int = 2000
+    ghost_batch: int = 500
+    label_smoothing: float = 0.0
+    translate: int = 0
+    flip: bool = False
+    held_out: int = 5000
+    seed: int = 0
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.batch % self.ghost_batch:
+            raise ValueError(f"batch is {self.batch}, no multiple of ghost_batch {self.ghost_batch}: change one of them")
+
+    def input(self, mean: tuple[float, ...] = (0.5, 0.5, 0.5), std: tuple[float, ...] = (0.25, 0.25, 0.25)) -> Input:
+        """What the networks of this project take: 32×32, the middle of the picture."""
+        return Input(SIZE, mean, std)
+
+    def network_for(self, classes: int) -> Network:
+        """The untrained network, its weights drawn from `seed`."""
+        torch.manual_seed(self.seed)
+        return build(self.network, classes, self.options)
+
+
+RECIPES: Mapping[str, Recipe] = {
+    "candor_net": Recipe("candor_net", label_smoothing=0.2, translate=2, flip=True),
+    "seed_cnn": Recipe("seed_cnn", optimizer="adam", epochs=10, batch=64, ghost_batch=64),
+}
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """An optimiser whose rates are multiplied by `factor(share of the training done)`, share in 0…1."""
+
+    optimizer: torch.optim.Optimizer
+    factor: Callable[[float], float]
+
+    def set_rates(self, done: float) -> None:
+        """Sets the rates for the step that begins when `done` of all steps are behind."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * self.factor(done)
+
+
+def optimizers(network: nn.Module, recipe: Recipe) -> list[Scheduled]:
+    """The optimisers of `recipe` over the parameters of `network` that learn."""
+    if recipe.optimizer == "adam":
+        return [_scheduled(torch.optim.Adam(network.parameters(), lr=1e-3), lambda _done: 1.0)]
+    assert isinstance(network, CandorNet)
+    return _muon(network, recipe)
+
+
+def _muon(network: CandorNet, recipe: Recipe) -> list[Scheduled]:
+    """Filters by Muon, the rest by SGD on the summed loss; after airbench94's Muon variant, rates for batches of 2,000."""
+    filters = [p for name, p in network.named_parameters() if "convolution" in name]
+    biases = [p for name, p in network.named_parameters() if name.endswith("bias") and "norm" in name]
+    decay = 2e-6 * recipe.batch
+    sgd = [{"params": ps, "lr": lr, "weight_decay": decay / lr} for ps, lr in ((biases, 0.053), ([network.head.weight], 1e-5))]
+    whitening = [{"params": [network.whitening.bias], "lr": 0.053, "weight_decay": decay / 0.053}]
+    return [
+        _scheduled(Muon(filters, lr=0.24, momentum=0.6), lambda done: 1 - done),
+        _scheduled(torch.optim.SGD(sgd, momentum=0.85, nesterov=True), lambda done: 1 - done),
+        _scheduled(torch.optim.SGD(whitening, momentum=0.85, nesterov=True), lambda done: max(0.0, 1 - 3 * done)),
+    ]
+
+
+def _scheduled(optimizer: torch.optim.Optimizer, factor: Callable[[float], float]) -> Scheduled:
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    return Scheduled(optimizer, factor)
