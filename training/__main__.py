@@ -43,9 +43,9 @@ def fit(
 
     Several processes: torchrun --nproc-per-node 2 -m training fit … (gloo on CPUs, one process a GPU).
     """
-    from training import data, runs  # noqa: PLC0415 - torch takes seconds; --help must not
+    from training import data, runs
     from training import fit as fitting
-    from training.recipes import RECIPES  # noqa: PLC0415
+    from training.recipes import RECIPES
 
     given = {"epochs": epochs, "held_out": held_out, "seed": seed, "options": {"activation": activation} if activation else None}
     recipe = replace(RECIPES[network], **{name: value for name, value in given.items() if value is not None})
@@ -57,6 +57,35 @@ def fit(
     except fitting.Stopped as stopped:
         click.echo(str(stopped), err=True)
         raise SystemExit(130) from None
+
+
+@main.command()
+@click.option("--run", "run_folder", required=True, type=click.Path(path_type=Path, file_okay=False), help="What `fit` left.")
+@click.option("--out", "folder", required=True, type=click.Path(path_type=Path, file_okay=False), help="Where the bundle goes.")
+@click.option("--data", "source", help="Where the data is now, if it moved; it must be the same data.")
+@click.option("--name", help="The model's name; the data's if not given.")
+def bundle(*, run_folder: Path, folder: Path, source: str | None, name: str | None) -> None:
+    """Exports a run: ONNX graphs for prediction and explanation, with their parity against Captum.
+
+    Refuses to write a bundle whose explanations differ from Captum's.
+    """
+    from service.errors import BundleError
+    from training import data, export, runs
+    from training.autodiff import DifferentiationError
+    from training.parity import ParityError
+
+    try:
+        run = runs.load(run_folder)
+        dataset = data.read(source or run.subject.source, run.input, run.recipe.held_out, run.recipe.seed)
+        if dataset.fingerprint != run.subject.fingerprint:
+            raise data.DataError(f"{source or run.subject.source} is not the data that {run_folder} was trained on: name that with --data")
+        made = export.make_bundle(run, dataset, folder, name or dataset.name)
+    except (data.DataError, runs.RunError, DifferentiationError, ParityError, BundleError, FileExistsError) as error:
+        raise click.ClickException(str(error)) from None
+    for method, parity in made.manifest.parity.items():
+        click.echo(f"{method:<22} differs from Captum by {parity.relative_difference:.1e}, cosine {parity.cosine:.6f}")
+    click.echo((folder / "CARD.md").read_text())
+    click.echo(f"{folder}: {made.manifest.name} {made.manifest.version}")
 
 
 if __name__ == "__main__":

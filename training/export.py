@@ -11,40 +11,200 @@ A bundle is written twice: first to a scratch folder, where the service's own en
 method is measured; then, if the parity holds, to its place, with the parity in its manifest.
 """
 
-from dataclasses import dataclass
+import json
+import platform
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
+import torch
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+from sklearn.metrics import classification_report
 from torch import Tensor, nn
+
+from service import bundle as contract
+from service.bundle import Bundle, Input, Manifest
+from service.engine import Engine, self_test_picture
+from training import parity
+from training.autodiff import cam_graph, gradient_graph, prune
+from training.data import Dataset, Pictures
+from training.networks import Network
+from training.runs import Run
+from training.temperature import fit_temperature
 
 OPSET = 20
 IR_VERSION = 10  # the newest that every onnxruntime since 1.18 reads
-PRODUCER = "candor"
+EVALUATION_ROWS = 500
+MEASURED_WITH = ("onnx", "onnxruntime-gpu", "torch", "captum", "numpy")
 
 
 @dataclass(frozen=True)
 class Core:
-    """A classifier as an ONNX graph from `x` to `logits`, and to `features` where it has them.
+    """A classifier as an ONNX graph from `x` to `logits`, `features` and `activation`.
 
-    `activation` names the tensor float32 (N, C, h, w) whose channels the class activation map weighs.
+    `activation` float32 (N, C, h, w) is what the class activation map weighs; `features` float32 (N, `width`).
     """
 
-    model: onnx.ModelProto
-    activation: str | None
-    features: int | None
+    model: ModelProto
+    width: int
 
 
 class _Tapped(nn.Module):
     """The network with its penultimate features and the activation of its CAM layer as further outputs."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
-        self.tapped: list[Tensor] = []
-        network.get_submodule(str(network.cam_layer)).register_forward_hook(
-            lambda _module, _inputs, output: self.tapped.append(output)
-        )
+        self._tapped: list[Tensor] = []
+        layer = network.get_submodule(network.cam_layer)
+        layer.register_forward_hook(lambda _module, _inputs, output: self._tapped.append(output))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        self.tapped.clear()
+        self._tapped.clear()
         features = self.network.features(x)
-        return self.network.head(features), features, self.tapped.pop()
+        return self.network.head(features), features, self._tapped.pop()
+
+
+def export_core(network: Network, size: int) -> Core:
+    """The core of a torch network in evaluation mode that takes (N, 3, `size`, `size`)."""
+    example = torch.zeros(2, 3, size, size)
+    tapped = _Tapped(parity.copy_of(network))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's, about its own insides
+        program = torch.onnx.export(
+            tapped,
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["x"],
+            output_names=["logits", "features", "activation"],
+            dynamic_shapes={"x": {0: torch.export.Dim("N")}},
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    model.ir_version, model.producer_name, model.producer_version = IR_VERSION, "candor", ""
+    prune(model)
+    return Core(model, tapped(example)[1].shape[1])
+
+
+def graphs(core: Core, spec: Input) -> dict[str, bytes]:
+    """The bundle's ONNX files."""
+    made = {
+        contract.PREDICT: predict_graph(core.model, spec),
+        contract.GRADIENT: gradient_graph(core.model),
+        contract.CAM: cam_graph(core.model, "activation"),
+    }
+    return {name: model.SerializeToString(deterministic=True) for name, model in made.items()}
+
+
+def predict_graph(core: ModelProto, spec: Input) -> ModelProto:
+    """image uint8 (N, S, S, 3) → logits and features of the core on (pixel / 255 − mean) / std, as `Engine.normalise` computes it."""
+    model = onnx.ModelProto()
+    model.CopyFrom(core)
+    graph = model.graph
+    constants = {"mean": 255 * np.asarray(spec.mean, np.float32), "scale": 1 / (255 * np.asarray(spec.std, np.float32))}
+    for name, value in constants.items():
+        graph.initializer.append(numpy_helper.from_array(value.reshape(1, 3, 1, 1), f"input/{name}"))
+    nodes = [
+        helper.make_node("Transpose", ["image"], ["input/planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Cast", ["input/planes"], ["input/float"], to=TensorProto.FLOAT),
+        helper.make_node("Sub", ["input/float", "input/mean"], ["input/centred"]),
+        helper.make_node("Mul", ["input/centred", "input/scale"], ["x"]),
+    ]
+    behind = list(graph.node)
+    del graph.node[:], graph.input[:]
+    graph.node.extend([*nodes, *behind])
+    graph.input.append(helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", spec.size, spec.size, 3]))
+    kept = [output for output in graph.output if output.name in ("logits", "features")]
+    del graph.output[:]
+    graph.output.extend(kept)
+    prune(model)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def make_bundle(run: Run, dataset: Dataset, folder: Path, name: str) -> Bundle:
+    """The bundle of `run` in `folder`: temperature from the validation pictures, report from the test pictures, parity from 64.
+
+    Raises:
+        DifferentiationError: the network has an operator without a rule.
+        ParityError: a method differs from Captum's.
+    """
+    core = export_core(run.network, run.input.size)
+    files = graphs(core, run.input)
+    manifest = Manifest(name, run.subject.classes, run.input, features=core.width, provenance=_provenance(run))
+    with tempfile.TemporaryDirectory() as scratch:
+        engine = Engine(contract.write(Path(scratch) / "draft", manifest, files), "cpu")
+        logits = _logits(engine, dataset.validation)
+        report = _report(engine, dataset.test)
+        manifest = replace(
+            manifest,
+            temperature=fit_temperature(logits, dataset.validation.labels),
+            self_test=_self_test(engine),
+            parity=parity.check(parity.measure(engine, run.network, dataset.validation.pixels[: parity.PICTURES])),
+        )
+    files[contract.REPORT] = (json.dumps(report, indent=2) + "\n").encode()
+    files[contract.CARD] = _card(run, manifest, report).encode()
+    return contract.write(folder, manifest, files)
+
+
+def _logits(engine: Engine, pictures: Pictures) -> np.ndarray:
+    starts = range(0, len(pictures), EVALUATION_ROWS)
+    return np.concatenate([engine.predict(pictures.pixels[start : start + EVALUATION_ROWS]).logits for start in starts])
+
+
+def _report(engine: Engine, test: Pictures) -> dict[str, Any]:
+    """sklearn's classification report of predict.onnx itself on the test pictures, one view."""
+    predicted = _logits(engine, test).argmax(1)
+    labels = engine.manifest.labels
+    told = classification_report(
+        test.labels, predicted, labels=range(len(labels)), target_names=list(labels), output_dict=True, zero_division=0.0
+    )
+    return {"test": {"pictures": len(test), "accuracy": float((predicted == test.labels).mean()), "classes": told}}
+
+
+def _self_test(engine: Engine) -> tuple[int, float]:
+    logits = engine.predict(self_test_picture(engine.manifest.input.size)).logits[0]
+    return int(logits.argmax()), float(logits.max())
+
+
+def _provenance(run: Run) -> Mapping[str, Any]:
+    return {
+        "data": {"name": run.subject.name, "fingerprint": run.subject.fingerprint},
+        "recipe": run.recipe.document(),
+        "minutes": round(float(run.report["minutes"]), 1),
+        "versions": {"python": platform.python_version()} | {package: version(package) for package in MEASURED_WITH},
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the code that exports, if it is in a repository."""
+    asked = subprocess.run(  # noqa: S603
+        ["git", "rev-parse", "HEAD"],  # noqa: S607
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return asked.stdout.strip() or None
+
+
+def _card(run: Run, manifest: Manifest, report: Mapping[str, Any]) -> str:
+    test = report["test"]
+    return (
+        f"# {manifest.name}\n\n"
+        f"{run.recipe.network}, trained on {run.subject.name} ({len(manifest.labels)} classes: {', '.join(manifest.labels)}) "
+        f"for {run.recipe.epochs} epochs, seed {run.recipe.seed}. On {test['pictures']:,} test pictures, one view, predict.onnx has "
+        f"accuracy {test['accuracy']:.4f} and macro F1 {test['classes']['macro avg']['f1-score']:.4f}. "
+        f"Probabilities are softmax(logits / {manifest.temperature:.3f}), the temperature fitted on held-out training pictures.\n\n"
+        "It knows these classes only: a picture of anything else gets one of them, too.\n"
+    )

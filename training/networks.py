@@ -98,7 +98,7 @@ class CandorNet(Network):
     def __init__(
         self,
         classes: int,
-        widths: tuple[int, int, int] = (64, 192, 192),
+        widths: tuple[int, int, int] = (64, 256, 256),
         activation: Activation = "gelu",
         norm_momentum: float = 0.12,
     ) -> None:

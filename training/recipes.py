@@ -1,7 +1,7 @@
 """How a network is trained: one frozen `Recipe`, saved as JSON beside the weights, and the optimisers that it asks for."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -44,6 +44,10 @@ class Recipe:
         """What the networks of this project take: 32×32, the middle of the picture."""
         return Input(SIZE, mean, std)
 
+    def document(self) -> dict[str, Any]:
+        """This recipe as JSON values."""
+        return asdict(self)
+
     def network_for(self, classes: int) -> Network:
         """The untrained network, its weights drawn from `seed`."""
         torch.manual_seed(self.seed)
@@ -51,7 +55,7 @@ class Recipe:
 
 
 RECIPES: Mapping[str, Recipe] = {
-    "candor_net": Recipe("candor_net", label_smoothing=0.2, translate=2, flip=True),
+    "candor_net": Recipe("candor_net", epochs=16, label_smoothing=0.2, translate=2, flip=True),
     "seed_cnn": Recipe("seed_cnn", optimizer="adam", epochs=10, batch=64, ghost_batch=64),
 }
 

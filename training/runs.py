@@ -61,7 +61,7 @@ class Run:
 
 def save_recipe(folder: Path, recipe: Recipe, subject: Subject) -> None:
     """Writes recipe.json."""
-    (folder / RECIPE).write_text(json.dumps({"recipe": asdict(recipe), "subject": asdict(subject)}, indent=2) + "\n")
+    (folder / RECIPE).write_text(json.dumps({"recipe": recipe.document(), "subject": asdict(subject)}, indent=2) + "\n")
 
 
 def load(folder: Path) -> Run:

@@ -1,0 +1,11 @@
+"""From a picture and a question to an attribution: which pixels speak for the target, and how much.
+
+A map is float32 (S, S) over the network's input, positive = speaks for the target; `Method.sign` says whether it can be negative.
+Everything is computed on ONNX Runtime by `service.engine`; no method holds state, and the same question gets the same bytes.
+"""
+
+from service.explain.attribution import Attribution, explain
+from service.explain.methods import METHODS, Method, Parameter, available
+from service.explain.question import Question, ask
+
+__all__ = ["METHODS", "Attribution", "Method", "Parameter", "Question", "ask", "available", "explain"]

@@ -1,0 +1,66 @@
+"""What is asked of a picture: a method, a target and the method's parameters, all checked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from service.bundle import Manifest
+from service.errors import InvalidParameter, MethodUnavailable
+from service.explain.methods import METHODS, Method, Parameter, available
+from service.predictions import find_class
+
+
+@dataclass(frozen=True)
+class Question:
+    """`target` is a class index, or None for the predicted class; `parameters` has a value for each of the method's."""
+
+    method: Method
+    target: int | None
+    parameters: Mapping[str, Any]
+
+
+def ask(manifest: Manifest, method: str, target: str | None, given: Mapping[str, Any]) -> Question:
+    """The question; values in `given` may be text or JSON values, and only those of the method's parameters may be there.
+
+    Raises:
+        InvalidParameter: no such method, no such class, or a parameter is unknown or out of its range.
+        MethodUnavailable: the bundle lacks the graph of the method.
+    """
+    if method not in METHODS:
+        raise InvalidParameter(f"method is {method!r}; the methods are {', '.join(METHODS)}")
+    chosen = METHODS[method]
+    if chosen not in available(manifest):
+        names = ", ".join(m.name for m in available(manifest)) or "none"
+        raise MethodUnavailable(f"{method} needs {chosen.graph}, and this model has none; it can be explained by: {names}")
+    known = {parameter.name for parameter in chosen.parameters}
+    for name in given:
+        if name not in known:
+            listed = ", ".join(sorted(known)) or "none"
+            raise InvalidParameter(f"{method} has no parameter {name!r}; its parameters: {listed}")
+    values = {p.name: _value(p, given[p.name]) if p.name in given else p.default for p in chosen.parameters}
+    return Question(chosen, None if target is None else find_class(target, manifest), values)
+
+
+def _value(parameter: Parameter, given: Any) -> int | float | str:
+    if parameter.choices:
+        if given not in parameter.choices:
+            raise InvalidParameter(f"{parameter.name} is {given!r}; it is one of {', '.join(parameter.choices)}")
+        return str(given)
+    whole = isinstance(parameter.default, int)
+    kind = "a whole number" if whole else "a number"
+    try:
+        if isinstance(given, bool):
+            raise ValueError
+        value = int(given) if whole else float(given)
+        if whole and not isinstance(given, str) and value != given:
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        value = parameter.low - 1
+    if not parameter.low <= value <= parameter.high:
+        raise InvalidParameter(f"{parameter.name} is {_short(given)}; give {kind} from {parameter.low:g} to {parameter.high:.10g}")
+    return value
+
+
+def _short(given: Any) -> str:
+    text = repr(given)
+    return text if len(text) <= 40 else f"{text[:40]}…"  # noqa: PLR2004

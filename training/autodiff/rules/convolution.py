@@ -1,0 +1,128 @@
+"""Convolutions: the way back from y to x is the transposed convolution with the same weights."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from training.autodiff.graph import Call, Graph, rule
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How windows of `kernel` elements lie on the spatial axes: `after` makes them end where the last one does.
+
+    size + before + after = (count − 1)·stride + (kernel − 1)·dilation + 1, for each axis; a negative `after` are elements that no
+    window reaches.
+    """
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+    @classmethod
+    def of(cls, call: Call, kernel: Sequence[int]) -> "Windows":
+        """The windows of a convolution or a pool, whatever way its padding is written."""
+        axes = range(2, len(kernel) + 2)
+        sizes = [call.graph.size(call.x, (axis,)) for axis in axes]
+        counts = [call.graph.size(call.y, (axis,)) for axis in axes]
+        strides = call.attribute("strides") or [1] * len(kernel)
+        dilations = call.attribute("dilations") or [1] * len(kernel)
+        reach = [
+            (count - 1) * stride + (k - 1) * dilation + 1
+            for count, stride, dilation, k in zip(counts, strides, dilations, kernel, strict=True)
+        ]
+        total = [spanned - size for spanned, size in zip(reach, sizes, strict=True)]
+        before = _padding_before(call, total)
+        after = [t - b for t, b in zip(total, before, strict=True)]
+        return cls(tuple(kernel), tuple(strides), tuple(dilations), tuple(before), tuple(after))
+
+    @property
+    def transposed(self) -> dict[str, list[int]]:
+        """The attributes of the ConvTranspose that spreads windows over the elements they came from."""
+        return {
+            "strides": list(self.strides),
+            "dilations": list(self.dilations),
+            "pads": [*self.before, *(max(pad, 0) for pad in self.after)],
+            "output_padding": [max(-pad, 0) for pad in self.after],
+        }
+
+
+def _padding_before(call: Call, total: Sequence[int]) -> list[int]:
+    automatic = call.attribute("auto_pad", "NOTSET")
+    if automatic in ("NOTSET", ""):
+        return list((call.attribute("pads") or [0] * 2 * len(total))[: len(total)])
+    if automatic == "VALID":
+        return [0] * len(total)
+    extra = 1 if automatic == "SAME_LOWER" else 0
+    return [max(pad + extra, 0) // 2 for pad in total]
+
+
+@rule("Conv")
+def _conv(call: Call) -> dict[int, str]:
+    """g convolved with the flipped weights where the stride is 1, else by ConvTranspose.
+
+    The flip is two nodes on the weights, which ONNX Runtime folds at load: the file holds them once. On a CPU the convolution
+    takes 10 to 35 % less time than the ConvTranspose that means the same.
+    """
+    if any(call.wanted[1:]):
+        raise call.unsupported("its weights depend on the picture")
+    graph, weights = call.graph, call.node.input[1]
+    shape = graph.shape(weights)
+    kernel, groups = [size or 0 for size in shape[2:]], call.attribute("group", 1)
+    windows = Windows.of(call, kernel)
+    pads = _full_pads(windows)
+    if set(windows.strides) == {1} and min(pads) >= 0 and len(kernel) == 2:  # noqa: PLR2004
+        flipped = _flipped(graph, weights, groups)
+        back = graph.node("Conv", call.gradient, flipped, pads=pads, dilations=list(windows.dilations), group=groups)
+    else:
+        back = graph.node("ConvTranspose", call.gradient, weights, group=groups, kernel_shape=kernel, **windows.transposed)
+    return {0: back}
+
+
+def _full_pads(windows: Windows) -> list[int]:
+    """The padding that makes the convolution of g as large as x."""
+    reach = [(k - 1) * d for k, d in zip(windows.kernel, windows.dilations, strict=True)]
+    return [r - pad for pads in (windows.before, windows.after) for r, pad in zip(reach, pads, strict=True)]
+
+
+def _flipped(graph: Graph, weights: str, groups: int) -> str:
+    """(out, in/groups, kh, kw) → (in, out/groups, kh, kw), the kernels turned by 180°."""
+    out, inside, *kernel = (size or 0 for size in graph.shape(weights))
+    if kernel != [1] * len(kernel):
+        first, past = [-1] * len(kernel), [-(2**31)] * len(kernel)
+        axes = list(range(2, 2 + len(kernel)))
+        weights = graph.node("Slice", weights, *(graph.integers(*values) for values in (first, past, axes, first)))
+    if groups == 1:
+        return graph.node("Transpose", weights, perm=[1, 0, 2, 3])
+    split = graph.node("Reshape", weights, graph.integers(groups, out // groups, inside, *kernel))
+    turned = graph.node("Transpose", split, perm=[0, 2, 1, 3, 4])
+    return graph.node("Reshape", turned, graph.integers(groups * inside, out // groups, *kernel))
+
+
+@rule("ConvTranspose")
+def _conv_transpose(call: Call) -> dict[int, str]:
+    """g convolved with the same weights."""
+    if any(call.wanted[1:]):
+        raise call.unsupported("its weights depend on the picture")
+    graph, weights = call.graph, call.node.input[1]
+    kernel = [size or 0 for size in graph.shape(weights)[2:]]
+    ones = [1] * len(kernel)
+    strides, dilations = call.attribute("strides") or ones, call.attribute("dilations") or ones
+    pads = _transposed_pads(call, kernel, strides, dilations)
+    attributes = {"strides": strides, "dilations": dilations, "pads": pads, "group": call.attribute("group", 1)}
+    return {0: graph.node("Conv", call.gradient, weights, kernel_shape=kernel, **attributes)}
+
+
+def _transposed_pads(call: Call, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> list[int]:
+    if call.attribute("auto_pad", "NOTSET") not in ("NOTSET", "", "VALID") or call.attribute("output_shape"):
+        raise call.unsupported("its padding is written as auto_pad or output_shape; write pads")
+    given = call.attribute("pads") or [0] * 2 * len(kernel)
+    axes = np.arange(2, 2 + len(kernel))
+    sizes = np.array([call.graph.size(call.x, (int(axis),)) for axis in axes])
+    found = np.array([call.graph.size(call.y, (int(axis),)) for axis in axes])
+    before = np.array(given[: len(kernel)])
+    after = (sizes - 1) * strides + (np.array(kernel) - 1) * dilations + 1 - before - found
+    return [*map(int, before), *(max(int(pad), 0) for pad in after)]

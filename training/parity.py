@@ -1,0 +1,91 @@
+"""How near a bundle's gradient methods come to Captum's on the torch network that it was made of.
+
+What is compared are the attributions before any sum over channels: the strictest place. Captum works on a copy of the network, because
+its hooks change the answers of everyone who shares a module.
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from captum.attr import InputXGradient, IntegratedGradients, LayerGradCam, Saliency
+from jaxtyping import Float32, UInt8
+from torch import Tensor
+
+from service.bundle import Parity
+from service.engine import Engine
+from service.explain import gradients
+from training.networks import Network
+
+PICTURES = 64
+RELATIVE_DIFFERENCE, COSINE = 2e-6, 0.999
+STEPS = 32
+AGAINST = "captum"
+
+Rows = Float32[np.ndarray, "rows channels height width"]
+
+
+class ParityError(Exception):
+    """A method of the bundle differs from Captum's: there must be no bundle."""
+
+
+def copy_of(network: Network) -> Network:
+    """A copy in evaluation mode, in the default memory layout."""
+    return copy.deepcopy(network).to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload, no-any-return]
+
+
+def measure(engine: Engine, network: Network, batch: UInt8[np.ndarray, "rows size size 3"]) -> dict[str, Parity]:
+    """The parity of the gradient methods on the pictures of `batch`, each for its predicted class."""
+    target = engine.predict(batch).logits.argmax(1)
+    x, classes = torch.from_numpy(engine.normalise(batch)), torch.from_numpy(target)
+    ours: Mapping[str, Callable[[], Rows]] = {
+        "saliency": lambda: gradients.saliency(engine, batch, target).attribution,
+        "input_x_gradient": lambda: gradients.input_x_gradient(engine, batch, target).attribution,
+        "integrated_gradients": lambda: gradients.integrated_gradients(engine, batch, target, STEPS, "mean").attribution,
+        "grad_cam": lambda: engine.cam(engine.normalise(batch), target).cam,
+    }
+    return {name: compare(ours[name](), theirs(copy_of(network), x, classes)) for name, theirs in CAPTUM.items()}
+
+
+def check(measured: Mapping[str, Parity]) -> Mapping[str, Parity]:
+    """`measured`, if every method is near enough.
+
+    Raises:
+        ParityError: one is not.
+    """
+    for method, parity in measured.items():
+        if parity.relative_difference > RELATIVE_DIFFERENCE or parity.cosine < COSINE:
+            raise ParityError(
+                f"{method} differs from {parity.against}: median relative difference {parity.relative_difference:.2e} "
+                f"(limit {RELATIVE_DIFFERENCE:.0e}), cosine {parity.cosine:.6f} (limit {COSINE}) over {parity.pictures} pictures: "
+                "the graph does not compute what the network does"
+            )
+    return measured
+
+
+def compare(ours: Rows, theirs: Tensor, against: str = AGAINST) -> Parity:
+    """The parity of two sets of attributions, row by row."""
+    a, b = (rows.reshape(len(rows), -1).astype(np.float64) for rows in (ours, theirs.detach().numpy()))
+    largest = np.abs(a - b).max(1) / np.maximum(np.abs(b).max(1), np.finfo(np.float32).tiny)
+    cosine = (a * b).sum(1) / np.maximum(np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), np.finfo(np.float32).tiny)
+    return Parity(against, len(a), float(np.median(largest)), float(np.median(cosine)))
+
+
+def _integrated(network: Network, x: Tensor, target: Tensor) -> Tensor:
+    method = IntegratedGradients(network)
+    attributed: Tensor = method.attribute(x, torch.zeros_like(x), target, n_steps=STEPS, method="gausslegendre", internal_batch_size=len(x))
+    return attributed
+
+
+def _grad_cam(network: Network, x: Tensor, target: Tensor) -> Tensor:
+    attributed: Tensor = LayerGradCam(network, network.get_submodule(network.cam_layer)).attribute(x, target)
+    return attributed
+
+
+CAPTUM: Mapping[str, Callable[[Network, Tensor, Tensor], Tensor]] = {
+    "saliency": lambda network, x, target: Saliency(network).attribute(x.requires_grad_(), target, abs=False),
+    "input_x_gradient": lambda network, x, target: InputXGradient(network).attribute(x.requires_grad_(), target),
+    "integrated_gradients": _integrated,
+    "grad_cam": _grad_cam,
+}
