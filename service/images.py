@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from service.bundle import Input
 from service.errors import PictureTooLarge, RequestError, UndecodablePicture, UnsupportedFormat
@@ -84,7 +84,7 @@ def decode(body: bytes, max_pixels: int) -> Picture:
             return Picture(_rgb(image), str(image.format))
     except RequestError:
         raise
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise _unidentified(body) from None
     except MemoryError:
         raise

@@ -58,7 +58,9 @@ def check_top_k(top_k: int, manifest: Manifest) -> int:
         InvalidParameter: it is below 1 or above the number of classes.
     """
     if not 1 <= top_k <= len(manifest.labels):
-        raise InvalidParameter(f"top_k is {top_k}; the model has {len(manifest.labels)} classes: ask for 1 to {len(manifest.labels)}")
+        raise InvalidParameter(
+            f"top_k is {top_k}; the model has {len(manifest.labels)} classes: ask for 1 to {len(manifest.labels)}"
+        )
     return top_k
 
 

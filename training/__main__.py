@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -47,7 +48,8 @@ def fit(
     from training import fit as fitting
     from training.recipes import RECIPES
 
-    given = {"epochs": epochs, "held_out": held_out, "seed": seed, "options": {"activation": activation} if activation else None}
+    options = {"activation": activation} if activation else None
+    given: dict[str, Any] = {"epochs": epochs, "held_out": held_out, "seed": seed, "options": options}
     recipe = replace(RECIPES[network], **{name: value for name, value in given.items() if value is not None})
     try:
         dataset = data.read(source, recipe.input(), recipe.held_out, recipe.seed)
@@ -77,8 +79,7 @@ def bundle(*, run_folder: Path, folder: Path, source: str | None, name: str | No
     try:
         run = runs.load(run_folder)
         dataset = data.read(source or run.subject.source, run.input, run.recipe.held_out, run.recipe.seed)
-        if dataset.fingerprint != run.subject.fingerprint:
-            raise data.DataError(f"{source or run.subject.source} is not the data that {run_folder} was trained on: name that with --data")
+        data.check_same(dataset, run.subject.fingerprint, run_folder)
         made = export.make_bundle(run, dataset, folder, name or dataset.name)
     except (data.DataError, runs.RunError, DifferentiationError, ParityError, BundleError, FileExistsError) as error:
         raise click.ClickException(str(error)) from None

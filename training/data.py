@@ -72,6 +72,18 @@ def read(source: str, spec: Input, held_out: int, seed: int) -> Dataset:
     return Dataset(Path(source).name.split(".")[0], classes, training, validation, splits["test"], fingerprint)
 
 
+def check_same(dataset: Dataset, fingerprint: str, place: Path) -> None:
+    """Nothing, if `dataset` is what the run in `place` was trained on.
+
+    Raises:
+        DataError: it is not.
+    """
+    if dataset.fingerprint != fingerprint:
+        raise DataError(
+            f"{dataset.name} has fingerprint {dataset.fingerprint[:12]}…, {place} was trained on {fingerprint[:12]}…: name that with --data"
+        )
+
+
 def _hold_out(pictures: Pictures, count: int, seed: int) -> tuple[Pictures, Pictures]:
     """(The rest, `count` pictures): the same number of each class, drawn by `seed`."""
     classes = np.unique(pictures.labels)

@@ -110,8 +110,8 @@ def predict_graph(core: ModelProto, spec: Input) -> ModelProto:
     model = onnx.ModelProto()
     model.CopyFrom(core)
     graph = model.graph
-    constants = {"mean": 255 * np.asarray(spec.mean, np.float32), "scale": 1 / (255 * np.asarray(spec.std, np.float32))}
-    for name, value in constants.items():
+    mean, scale = 255 * np.asarray(spec.mean, np.float32), 1 / (255 * np.asarray(spec.std, np.float32))
+    for name, value in (("mean", mean), ("scale", scale)):
         graph.initializer.append(numpy_helper.from_array(value.reshape(1, 3, 1, 1), f"input/{name}"))
     nodes = [
         helper.make_node("Transpose", ["image"], ["input/planes"], perm=[0, 3, 1, 2]),
@@ -162,7 +162,7 @@ def _logits(engine: Engine, pictures: Pictures) -> np.ndarray:
 
 
 def _report(engine: Engine, test: Pictures) -> dict[str, Any]:
-    """sklearn's classification report of predict.onnx itself on the test pictures, one view."""
+    """Sklearn's classification report of predict.onnx itself on the test pictures, one view."""
     predicted = _logits(engine, test).argmax(1)
     labels = engine.manifest.labels
     told = classification_report(
@@ -188,7 +188,7 @@ def _provenance(run: Run) -> Mapping[str, Any]:
 
 def _commit() -> str | None:
     """The commit of the code that exports, if it is in a repository."""
-    asked = subprocess.run(  # noqa: S603
+    asked = subprocess.run(
         ["git", "rev-parse", "HEAD"],  # noqa: S607
         cwd=Path(__file__).parent,
         capture_output=True,

@@ -77,7 +77,7 @@ class Trainer:
 
     def backward(self, pixels: UInt8[Tensor, "rows 3 size size"], labels: Int64[Tensor, " rows"]) -> float:
         """Accumulates the gradient of the global batch's loss (its sum, or its mean for Adam); gives this process's mean loss."""
-        mine = list(zip(pixels.split(self.recipe.ghost_batch), labels.split(self.recipe.ghost_batch), strict=True))
+        mine = list(zip(torch.split(pixels, self.recipe.ghost_batch), torch.split(labels, self.recipe.ghost_batch), strict=True))
         mine = mine[self.fabric.global_rank :: self.fabric.world_size]
         # distributed gradients are averaged over processes, so each scales its sum by their number
         scale = self.fabric.world_size / (len(labels) if self.recipe.optimizer == "adam" else 1)
@@ -104,7 +104,9 @@ class Trainer:
         network.eval()
         pixels = torch.from_numpy(pictures.pixels).permute(0, 3, 1, 2)
         with torch.no_grad():
-            parts = [network(self.normalise(part.to(self.fabric.device))).float().cpu() for part in pixels.split(EVALUATION_ROWS)]
+            parts = [
+                network(self.normalise(part.to(self.fabric.device))).float().cpu() for part in torch.split(pixels, EVALUATION_ROWS)
+            ]
         network.train()
         return torch.cat(parts)
 
@@ -149,7 +151,7 @@ def prepare(fabric: Fabric, dataset: Dataset, source: str, recipe: Recipe, folde
     if fabric.is_global_zero:
         runs.save_recipe(folder, recipe, subject)
     fabric.barrier()
-    network = recipe.network_for(len(dataset.classes)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = recipe.network_for(len(dataset.classes)).to(memory_format=torch.channels_last)
     batches = Batches.of(dataset.training, recipe)
     scheduled = optimizers(network, recipe)
     trainer = Trainer(fabric, recipe, subject, network, scheduled, batches, folder)
@@ -222,7 +224,7 @@ def _writer(fabric: Fabric, folder: Path) -> Iterator[SummaryWriter | None]:
     if not fabric.is_global_zero:
         yield None
         return
-    with SummaryWriter(str(folder)) as writer:  # type: ignore[no-untyped-call]
+    with SummaryWriter(str(folder)) as writer:
         yield writer
 
 

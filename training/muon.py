@@ -38,7 +38,7 @@ def orthogonal(matrix: Float32[Tensor, "rows columns"], iterations: int = 3) -> 
     """A matrix with the singular vectors of `matrix` and singular values near 1 (Newton-Schulz)."""
     a, b, c = COEFFICIENTS
     x = matrix / (matrix.norm() + 1e-7)
-    wide = x if len(x) <= x.shape[1] else x.T
+    wide: Tensor = x if len(x) <= x.shape[1] else x.T
     for _ in range(iterations):
         gram = wide @ wide.T
         wide = a * wide + (b * gram + c * gram @ gram) @ wide

@@ -130,4 +130,4 @@ NETWORKS: Mapping[str, type[Network]] = {"candor_net": CandorNet, "seed_cnn": Se
 
 def build(name: str, classes: int, options: Mapping[str, Any]) -> Network:
     """The network `name` with freshly drawn weights (seed torch first); `options` are its keyword arguments."""
-    return NETWORKS[name](classes, **options)  # type: ignore[call-arg]
+    return NETWORKS[name](classes, **options)

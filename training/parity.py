@@ -32,7 +32,7 @@ class ParityError(Exception):
 
 def copy_of(network: Network) -> Network:
     """A copy in evaluation mode, in the default memory layout."""
-    return copy.deepcopy(network).to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload, no-any-return]
+    return copy.deepcopy(network).to(memory_format=torch.contiguous_format).eval()
 
 
 def measure(engine: Engine, network: Network, batch: UInt8[np.ndarray, "rows size size 3"]) -> dict[str, Parity]:
@@ -74,7 +74,9 @@ def compare(ours: Rows, theirs: Tensor, against: str = AGAINST) -> Parity:
 
 def _integrated(network: Network, x: Tensor, target: Tensor) -> Tensor:
     method = IntegratedGradients(network)
-    attributed: Tensor = method.attribute(x, torch.zeros_like(x), target, n_steps=STEPS, method="gausslegendre", internal_batch_size=len(x))
+    attributed: Tensor = method.attribute(
+        x, torch.zeros_like(x), target, n_steps=STEPS, method="gausslegendre", internal_batch_size=len(x)
+    )
     return attributed
 
 

@@ -111,7 +111,7 @@ def load_checkpoint(folder: Path, network: torch.nn.Module, optimizers: Sequence
     path = folder / CHECKPOINT
     if not path.exists():
         raise RunError(f"{folder} has no checkpoint to resume from: start without --resume")
-    with safetensors.safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+    with safetensors.safe_open(path, "pt") as file:
         metadata = file.metadata()
     if metadata["recipe"] != _recipe_key(folder):
         raise RunError(f"{path} is of another recipe than {folder / RECIPE}: start anew in another folder")

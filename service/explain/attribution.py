@@ -30,9 +30,7 @@ def explain(engine: Engine, pixels: UInt8[np.ndarray, "size size 3"], question: 
     return Attribution(question, target, answer.maps[0], _quality(answer.maps[0], answer.difference))
 
 
-def _quality(
-    values: Float32[np.ndarray, "size size"], difference: Float32[np.ndarray, " rows"] | None
-) -> dict[str, float]:
+def _quality(values: Float32[np.ndarray, "size size"], difference: Float32[np.ndarray, " rows"] | None) -> dict[str, float]:
     if difference is None:
         return {}
     expected = float(difference[0])

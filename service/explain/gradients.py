@@ -33,7 +33,7 @@ def saliency(engine: Engine, batch: Batch, target: Targets) -> Explained:
 
 
 def input_x_gradient(engine: Engine, batch: Batch, target: Targets) -> Explained:
-    """x · gradient: the difference from the mean picture, to first order. Shrikumar et al., "Not Just a Black Box", arXiv 1605.01713."""
+    """X · gradient: the difference from the mean picture, to first order. Shrikumar et al., "Not Just a Black Box", arXiv 1605.01713."""
     x = engine.normalise(batch)
     return Explained(x * engine.gradient(x, target).gradient)
 

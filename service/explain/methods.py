@@ -63,7 +63,9 @@ STEPS = Parameter("steps", 32, "points on the way from the baseline to the pictu
 SAMPLES = Parameter("samples", 16, "noisy copies of the picture", 1, 512)
 NOISE = Parameter("noise", 0.15, "standard deviation of the noise, as a share of the picture's range", 0.0, 1.0)
 SEED = Parameter("seed", 0, "of the random numbers: the same seed gives the same bytes", 0, 2**32 - 1)
-BASELINE = Parameter("baseline", "mean", "what stands for nothing to see; mean is the mean grey of the training pictures", choices=BASELINES)
+BASELINE = Parameter(
+    "baseline", "mean", "what stands for nothing to see; mean is the mean grey of the training pictures", choices=BASELINES
+)
 
 
 def _signed(compute: Callable[..., Explained]) -> Callable[..., Answer]:

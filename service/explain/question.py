@@ -46,19 +46,21 @@ def _value(parameter: Parameter, given: Any) -> int | float | str:
         if given not in parameter.choices:
             raise InvalidParameter(f"{parameter.name} is {given!r}; it is one of {', '.join(parameter.choices)}")
         return str(given)
-    whole = isinstance(parameter.default, int)
-    kind = "a whole number" if whole else "a number"
-    try:
-        if isinstance(given, bool):
-            raise ValueError
-        value = int(given) if whole else float(given)
-        if whole and not isinstance(given, str) and value != given:
-            raise ValueError
-    except (TypeError, ValueError, OverflowError):
-        value = parameter.low - 1
-    if not parameter.low <= value <= parameter.high:
+    kind = "a whole number" if isinstance(parameter.default, int) else "a number"
+    value = _number(given, whole=isinstance(parameter.default, int))
+    if value is None or not parameter.low <= value <= parameter.high:
         raise InvalidParameter(f"{parameter.name} is {_short(given)}; give {kind} from {parameter.low:g} to {parameter.high:.10g}")
     return value
+
+
+def _number(given: Any, *, whole: bool) -> int | float | None:
+    """`given`, text or a JSON value, as a number; None if it is none."""
+    if isinstance(given, bool) or not isinstance(given, int | float | str) or (whole and isinstance(given, float)):
+        return None
+    try:
+        return int(given) if whole else float(given)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _short(given: Any) -> str:

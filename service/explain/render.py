@@ -24,18 +24,25 @@ MAX_PIXELS = 4_000_000  # a larger picture is drawn smaller: the overlay is look
 Scale = Literal["diverging", "sequential"]
 
 
+def ground(pixels: Pixels) -> Pixels:
+    """`pixels` as an overlay is drawn on them: scaled down to 4 MP if they are more."""
+    height, width = pixels.shape[:2]
+    factor = (MAX_PIXELS / (width * height)) ** 0.5
+    if factor >= 1:
+        return pixels
+    size = max(1, int(width * factor)), max(1, int(height * factor))
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+
+
 def overlay(pixels: Pixels, values: Float32[np.ndarray, "size size"], box: Box, scale: Scale) -> Pixels:
-    """`values`, a map of the part `box` of `pixels`, drawn over it; uint8 (H, W, 3) as large as `pixels`, or of 4 MP if that is less."""
-    image = Image.fromarray(pixels)
-    factor = min(1.0, (MAX_PIXELS / (image.width * image.height)) ** 0.5)
-    if factor < 1:
-        image = image.resize((max(1, int(image.width * factor)), max(1, int(image.height * factor))), Image.Resampling.BILINEAR)
-    grey = np.asarray(image.convert("L"), np.float32)[:, :, None]
-    ground = 255 - (255 - grey) * (1 - PALE)
-    strength = _placed(_relative(values, scale), image.size, Box(*(factor * edge for edge in box)))
-    colour = np.where(strength[:, :, None] >= 0, *(np.array(c, np.float32) for c in _colours(scale)))
-    opacity = STRONGEST * np.abs(strength)[:, :, None]
-    return np.asarray(np.rint(ground * (1 - opacity) + colour * opacity), np.uint8)
+    """`values`, a map of the part `box` of `pixels`, drawn over it; uint8 (H, W, 3) as large as `pixels`."""
+    grey = np.asarray(Image.fromarray(pixels).convert("L"), np.float32)[:, :, None]
+    pale = 255 - (255 - grey) * (1 - PALE)
+    height, width = pixels.shape[:2]
+    strength = _placed(_relative(values, scale), (width, height), box)[:, :, None]
+    colour = np.where(strength >= 0, *(np.array(c, np.float32) for c in _colours(scale)))
+    opacity = STRONGEST * np.abs(strength)
+    return np.asarray(np.rint(pale * (1 - opacity) + colour * opacity), np.uint8)
 
 
 def png(pixels: Pixels) -> bytes:
@@ -56,13 +63,10 @@ def _relative(values: Float32[np.ndarray, "size size"], scale: Scale) -> Float32
     return np.clip(shown / most, -1, 1) if most > 0 else np.zeros_like(shown)
 
 
-def _placed(
-    values: Float32[np.ndarray, "size size"], size: tuple[int, int], box: Box
-) -> Float[np.ndarray, "height width"]:
+def _placed(values: Float32[np.ndarray, "size size"], size: tuple[int, int], box: Box) -> Float[np.ndarray, "height width"]:
     """`values` scaled to `box` on a canvas of `size` (width, height), zero outside."""
     width, height = max(1, round(box.right) - round(box.left)), max(1, round(box.bottom) - round(box.top))
     patch = Image.fromarray(values).resize((width, height), Image.Resampling.BILINEAR)
     canvas = Image.new("F", size, 0.0)
     canvas.paste(patch, (round(box.left), round(box.top)))
     return np.asarray(canvas)
-

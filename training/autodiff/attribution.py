@@ -17,11 +17,14 @@ def gradient_graph(model: ModelProto, x: str = "x", logits: str = "logits") -> M
     """
     graph = Graph(model)
     gradient = graph.gradient({logits: _seed(graph, logits)}, [x])[x]
-    outputs = {"logits": (logits, FLOAT, ["N", *graph.shape(logits)[1:]]), "gradient": (gradient, FLOAT, ["N", *graph.shape(x)[1:]])}
+    outputs = {
+        "logits": (logits, FLOAT, ["N", *graph.shape(logits)[1:]]),
+        "gradient": (gradient, FLOAT, ["N", *graph.shape(x)[1:]]),
+    }
     return graph.finish(TARGET, outputs)
 
 
-def cam_graph(model: ModelProto, activation: str, x: str = "x", logits: str = "logits") -> ModelProto:
+def cam_graph(model: ModelProto, activation: str, logits: str = "logits") -> ModelProto:
     """x, target → logits, cam float32 (N, 1, h, w), activation and activation_gradient float32 (N, C, h, w).
 
     `activation` names a tensor (N, C, h, w) of the forward pass; nothing below it is differentiated. cam = Σ_c mean_hw(gradient)_c ·

@@ -165,9 +165,12 @@ class Graph:
             DifferentiationError: one of them is not.
         """
         sizes = [self.shape(name)[axis] for axis in axes]
-        if None in sizes:
-            raise DifferentiationError(f"{name} has shape {self.shape(name)}: only the batch may be free, export with static picture sizes")
-        return int(np.prod(sizes, dtype=np.int64))
+        known = [size for size in sizes if size is not None]
+        if len(known) < len(sizes):
+            raise DifferentiationError(
+                f"{name} has shape {self.shape(name)}: only the batch may be free, export with static picture sizes"
+            )
+        return int(np.prod(known, dtype=np.int64))
 
     def dtype(self, name: str) -> int:
         """The ONNX element type of a tensor of the forward pass."""
@@ -216,10 +219,14 @@ class Graph:
                 self._step_back(node, active, totals)
         missing = [name for name in wrt if name not in totals]
         if missing:
-            raise DifferentiationError(f"the answer does not depend on {', '.join(missing)}: name a tensor between input and answer")
+            raise DifferentiationError(
+                f"the answer does not depend on {', '.join(missing)}: name a tensor between input and answer"
+            )
         return {name: self._total(totals, name) for name in wrt}
 
-    def finish(self, inputs: Mapping[str, tuple[int, Sequence[Any]]], outputs: Mapping[str, tuple[str, int, Sequence[Any]]]) -> ModelProto:
+    def finish(
+        self, inputs: Mapping[str, tuple[int, Sequence[Any]]], outputs: Mapping[str, tuple[str, int, Sequence[Any]]]
+    ) -> ModelProto:
         """The model with further `inputs` (name → type, shape) and with `outputs` (name → tensor, type, shape) in place of its own."""
         graph = self.model.graph
         for name, (kind, shape) in inputs.items():
@@ -305,5 +312,7 @@ def _constants(nodes: Iterable[NodeProto]) -> Iterable[tuple[str, TensorProto]]:
         if node.op_type == "Constant":
             value = helper.get_attribute_value(node.attribute[0])
             if not isinstance(value, TensorProto):
-                value = numpy_helper.from_array(np.asarray(value, np.float32 if node.attribute[0].name.startswith("value_float") else None))
+                value = numpy_helper.from_array(
+                    np.asarray(value, np.float32 if node.attribute[0].name.startswith("value_float") else None)
+                )
             yield node.output[0], value

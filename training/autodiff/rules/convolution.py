@@ -62,7 +62,7 @@ def _padding_before(call: Call, total: Sequence[int]) -> list[int]:
 
 @rule("Conv")
 def _conv(call: Call) -> dict[int, str]:
-    """g convolved with the flipped weights where the stride is 1, else by ConvTranspose.
+    """G convolved with the flipped weights where the stride is 1, else by ConvTranspose.
 
     The flip is two nodes on the weights, which ONNX Runtime folds at load: the file holds them once. On a CPU the convolution
     takes 10 to 35 % less time than the ConvTranspose that means the same.
@@ -104,7 +104,7 @@ def _flipped(graph: Graph, weights: str, groups: int) -> str:
 
 @rule("ConvTranspose")
 def _conv_transpose(call: Call) -> dict[int, str]:
-    """g convolved with the same weights."""
+    """G convolved with the same weights."""
     if any(call.wanted[1:]):
         raise call.unsupported("its weights depend on the picture")
     graph, weights = call.graph, call.node.input[1]

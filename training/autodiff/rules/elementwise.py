@@ -19,16 +19,13 @@ def _times(slope: Slope) -> Callable[[Call], Mapping[int, str]]:
 
 
 def _gate(call: Call, condition: str, below: str | None = None) -> dict[int, str]:
-    """g where `condition`, else `below` (zero if not given)."""
+    """G where `condition`, else `below` (zero if not given)."""
     return {0: call.graph.node("Where", condition, call.gradient, below or call.graph.constant(0.0))}
 
 
 def _to_each(call: Call, gradients: Mapping[int, str]) -> dict[int, str]:
     """Each gradient, shaped like y, summed down to the shape of its input."""
-    return {
-        index: call.graph.unbroadcast(gradient, call.node.input[index], call.y)
-        for index, gradient in gradients.items()
-    }
+    return {index: call.graph.unbroadcast(gradient, call.node.input[index], call.y) for index, gradient in gradients.items()}
 
 
 @rule("Identity", "Dropout")
@@ -39,14 +36,16 @@ def _identity(call: Call) -> dict[int, str]:
 
 @rule("Cast")
 def _cast(call: Call) -> dict[int, str]:
-    """g in the type of x; nothing goes back through an integer."""
+    """G in the type of x; nothing goes back through an integer."""
     kinds = call.graph.dtype(call.x), call.attribute("to")
     if any(kind not in FLOATS for kind in kinds):
         return {}
     return {0: call.gradient if kinds[0] == kinds[1] else call.graph.node("Cast", call.gradient, to=kinds[0])}
 
 
-@rule("Floor", "Ceil", "Round", "Sign", "IsNaN", "IsInf", "Not", "Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Shape")
+@rule(
+    "Floor", "Ceil", "Round", "Sign", "IsNaN", "IsInf", "Not", "Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Shape"
+)
 def _constant_almost_everywhere(_call: Call) -> dict[int, str]:
     """Nothing: steps have gradient zero wherever they have one."""
     return {}
@@ -54,20 +53,20 @@ def _constant_almost_everywhere(_call: Call) -> dict[int, str]:
 
 @rule("Add", "Sum")
 def _add(call: Call) -> dict[int, str]:
-    """g to each."""
+    """G to each."""
     return _to_each(call, {index: call.gradient for index, wanted in enumerate(call.wanted) if wanted})
 
 
 @rule("Mean")
 def _mean(call: Call) -> dict[int, str]:
-    """g / n to each of the n inputs."""
+    """G / n to each of the n inputs."""
     share = call.graph.node("Mul", call.gradient, call.graph.constant(1 / len(call.node.input)))
     return _to_each(call, {index: share for index, wanted in enumerate(call.wanted) if wanted})
 
 
 @rule("Sub")
 def _sub(call: Call) -> dict[int, str]:
-    """g and −g."""
+    """G and −g."""
     gradients = {0: call.gradient}
     if call.wanted[1]:
         gradients[1] = call.graph.node("Neg", call.gradient)
@@ -76,7 +75,7 @@ def _sub(call: Call) -> dict[int, str]:
 
 @rule("Mul")
 def _mul(call: Call) -> dict[int, str]:
-    """g · the other factor."""
+    """G · the other factor."""
     other = dict(enumerate(reversed(call.node.input)))
     wanted = [index for index in (0, 1) if call.wanted[index]]
     return _to_each(call, {index: call.graph.node("Mul", call.gradient, other[index]) for index in wanted})
@@ -110,7 +109,7 @@ def _pow(call: Call) -> dict[int, str]:
 
 @rule("Max", "Min")
 def _extreme(call: Call) -> dict[int, str]:
-    """g to the first input that equals y."""
+    """G to the first input that equals y."""
     graph = call.graph
     zero, gradients, rest = graph.constant(0.0), {}, call.gradient
     for index, name in enumerate(call.node.input):
@@ -123,7 +122,7 @@ def _extreme(call: Call) -> dict[int, str]:
 
 @rule("Where")
 def _where(call: Call) -> dict[int, str]:
-    """g where the branch was taken."""
+    """G where the branch was taken."""
     condition, zero = call.node.input[0], call.graph.constant(0.0)
     branches = {1: (condition, call.gradient, zero), 2: (condition, zero, call.gradient)}
     return _to_each(call, {index: call.graph.node("Where", *branches[index]) for index in (1, 2) if call.wanted[index]})
@@ -131,7 +130,7 @@ def _where(call: Call) -> dict[int, str]:
 
 @rule("Clip")
 def _clip(call: Call) -> dict[int, str]:
-    """g inside the bounds, bounds included as in torch."""
+    """G inside the bounds, bounds included as in torch."""
     graph, inside = call.graph, []
     for operator, bound in zip(("GreaterOrEqual", "LessOrEqual"), call.node.input[1:], strict=False):
         if bound:
@@ -143,19 +142,19 @@ def _clip(call: Call) -> dict[int, str]:
 
 @rule("Relu")
 def _relu(call: Call) -> dict[int, str]:
-    """g where y > 0."""
+    """G where y > 0."""
     return _gate(call, call.graph.node("Greater", call.y, call.graph.constant(0.0)))
 
 
 @rule("ThresholdedRelu")
 def _thresholded_relu(call: Call) -> dict[int, str]:
-    """g where x > alpha."""
+    """G where x > alpha."""
     return _gate(call, call.graph.node("Greater", call.x, call.graph.constant(call.attribute("alpha", 1.0))))
 
 
 @rule("LeakyRelu")
 def _leaky_relu(call: Call) -> dict[int, str]:
-    """g above zero, alpha·g below."""
+    """G above zero, alpha·g below."""
     graph = call.graph
     below = graph.node("Mul", call.gradient, graph.constant(call.attribute("alpha", 0.01)))
     return _gate(call, graph.node("Greater", call.x, graph.constant(0.0)), below)
@@ -163,14 +162,14 @@ def _leaky_relu(call: Call) -> dict[int, str]:
 
 @rule("PRelu")
 def _prelu(call: Call) -> dict[int, str]:
-    """g above zero, slope·g below."""
+    """G above zero, slope·g below."""
     below = call.graph.node("Mul", call.gradient, call.node.input[1])
     return _gate(call, call.graph.node("Greater", call.x, call.graph.constant(0.0)), below)
 
 
 @rule("Elu")
 def _elu(call: Call) -> dict[int, str]:
-    """g above zero, g·(y + alpha) below."""
+    """G above zero, g·(y + alpha) below."""
     graph = call.graph
     slope = graph.node("Add", call.y, graph.constant(call.attribute("alpha", 1.0)))
     return _gate(call, graph.node("Greater", call.x, graph.constant(0.0)), graph.node("Mul", call.gradient, slope))
@@ -178,7 +177,7 @@ def _elu(call: Call) -> dict[int, str]:
 
 @rule("Celu")
 def _celu(call: Call) -> dict[int, str]:
-    """g above zero, g·(y/alpha + 1) below."""
+    """G above zero, g·(y/alpha + 1) below."""
     graph = call.graph
     scaled = graph.node("Mul", call.y, graph.constant(1 / call.attribute("alpha", 1.0)))
     below = graph.node("Mul", call.gradient, graph.node("Add", scaled, graph.constant(1.0)))

@@ -46,7 +46,9 @@ def _group(call: Call) -> dict[int, str]:
     graph, shape = call.graph, call.graph.shape(call.x)
     groups, channels, scale = call.attribute("num_groups"), graph.size(call.x, (1,)), call.node.input[1]
     if graph.shape(scale) != (channels,):
-        each = graph.node("Expand", graph.node("Reshape", scale, graph.integers(groups, 1)), graph.integers(groups, channels // groups))
+        each = graph.node(
+            "Expand", graph.node("Reshape", scale, graph.integers(groups, 1)), graph.integers(groups, channels // groups)
+        )
         scale = graph.node("Reshape", each, graph.integers(channels))
     gradient = graph.node("Mul", call.gradient, _per_channel(graph, scale, call.x))
     split = graph.integers(-1, groups, channels // groups * graph.size(call.x, range(2, len(shape))))

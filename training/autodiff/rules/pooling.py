@@ -11,7 +11,7 @@ from training.autodiff.rules.convolution import Windows
 
 @rule("MaxPool")
 def _max_pool(call: Call) -> dict[int, str]:
-    """g to the first element of each window that equals y, as in torch.
+    """G to the first element of each window that equals y, as in torch.
 
     x is seen through one strided slice for each place in the window: where the slice equals y and none before it did, it takes g.
     The slices are interleaved again. No scatter and no MaxUnpool: those have no kernel on a GPU.
@@ -118,7 +118,7 @@ def _cells_size(windows: Windows, size: int, axis: int) -> int:
 
 @rule("AveragePool")
 def _average_pool(call: Call) -> dict[int, str]:
-    """g / (elements in the window) to each of them: a transposed convolution with ones, channel by channel."""
+    """G / (elements in the window) to each of them: a transposed convolution with ones, channel by channel."""
     graph, kernel = call.graph, call.attribute("kernel_shape")
     windows = Windows.of(call, kernel)
     spatial = [graph.size(call.y, (axis + 2,)) for axis in range(len(kernel))]
@@ -144,7 +144,7 @@ def _window_sizes(call: Call, windows: Windows) -> Float[np.ndarray, "..."]:
 
 @rule("GlobalAveragePool")
 def _global_average_pool(call: Call) -> dict[int, str]:
-    """g / n to each of n elements."""
+    """G / n to each of n elements."""
     graph = call.graph
     share = graph.constant(1 / graph.size(call.x, range(2, len(graph.shape(call.x)))))
     return {0: graph.node("Expand", graph.node("Mul", call.gradient, share), graph.run_time_shape(call.x))}
@@ -152,7 +152,7 @@ def _global_average_pool(call: Call) -> dict[int, str]:
 
 @rule("GlobalMaxPool")
 def _global_max_pool(call: Call) -> dict[int, str]:
-    """g to the element that equals y, shared by several that do."""
+    """G to the element that equals y, shared by several that do."""
     graph = call.graph
     mask = graph.node("Where", graph.node("Equal", call.x, call.y), graph.constant(1.0), graph.constant(0.0))
     share = graph.node("Div", call.gradient, graph.sum(mask, range(2, len(graph.shape(call.x)))))

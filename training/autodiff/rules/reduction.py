@@ -30,14 +30,14 @@ def _spread(call: Call, gradient: str) -> str:
 
 @rule("ReduceSum")
 def _sum(call: Call) -> dict[int, str]:
-    """g to each element."""
+    """G to each element."""
     axes = _axes(call)
     return {0: call.gradient if axes is None else _spread(call, _kept(call, call.gradient, axes))}
 
 
 @rule("ReduceMean")
 def _mean(call: Call) -> dict[int, str]:
-    """g / n to each of n elements."""
+    """G / n to each of n elements."""
     axes = _axes(call)
     if axes is None:
         return {0: call.gradient}
@@ -47,7 +47,7 @@ def _mean(call: Call) -> dict[int, str]:
 
 @rule("ReduceMax", "ReduceMin")
 def _extreme(call: Call) -> dict[int, str]:
-    """g to the element that equals y; several that do share it, as torch.amax does."""
+    """G to the element that equals y; several that do share it, as torch.amax does."""
     axes, graph = _axes(call), call.graph
     if axes is None:
         return {0: call.gradient}
@@ -99,7 +99,7 @@ def _softmax(call: Call) -> dict[int, str]:
 
 @rule("LogSoftmax")
 def _log_softmax(call: Call) -> dict[int, str]:
-    """g − exp(y)·Σ g."""
+    """G − exp(y)·Σ g."""
     graph, axis = call.graph, call.attribute("axis", -1)
     total = graph.sum(call.gradient, (axis,))
     return {0: graph.node("Sub", call.gradient, graph.node("Mul", graph.node("Exp", call.y), total))}

@@ -12,13 +12,13 @@ from training.autodiff.graph import Call, Graph, rule
 
 @rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 def _reshape(call: Call) -> dict[int, str]:
-    """g in the shape of x."""
+    """G in the shape of x."""
     return {0: call.graph.like(call.gradient, call.x)}
 
 
 @rule("Transpose")
 def _transpose(call: Call) -> dict[int, str]:
-    """g with its axes put back."""
+    """G with its axes put back."""
     rank = len(call.graph.shape(call.x))
     order = call.attribute("perm") or list(reversed(range(rank)))
     return {0: call.graph.node("Transpose", call.gradient, perm=[int(axis) for axis in np.argsort(order)])}
@@ -26,13 +26,13 @@ def _transpose(call: Call) -> dict[int, str]:
 
 @rule("Expand")
 def _expand(call: Call) -> dict[int, str]:
-    """g summed over what was expanded."""
+    """G summed over what was expanded."""
     return {0: call.graph.unbroadcast(call.gradient, call.x, call.y)}
 
 
 @rule("Tile")
 def _tile(call: Call) -> dict[int, str]:
-    """g cut into its copies, summed."""
+    """G cut into its copies, summed."""
     graph, repeats = call.graph, call.constant_input(1)
     assert repeats is not None
     gradient = call.gradient
@@ -67,7 +67,7 @@ def _split(call: Call) -> dict[int, str]:
 
 @rule("Slice")
 def _slice_rule(call: Call) -> dict[int, str]:
-    """g at its place, zeros elsewhere."""
+    """G at its place, zeros elsewhere."""
     graph, shape = call.graph, call.graph.shape(call.x)
     starts, ends, axes, steps = (call.constant_input(index) for index in range(1, 5))
     assert starts is not None
@@ -91,7 +91,7 @@ def _end(end: int, size: int) -> int | None:
 
 @rule("Gather")
 def _gather(call: Call) -> dict[int, str]:
-    """g added up at the places it was taken from; the places must be known when the graph is made."""
+    """G added up at the places it was taken from; the places must be known when the graph is made."""
     graph, shape = call.graph, call.graph.shape(call.x)
     axis = call.attribute("axis", 0) % len(shape)
     if call.wanted[1]:
@@ -139,7 +139,7 @@ def _unpad(graph: Graph, gradient: str, axis: int, rank: int, source: Int[np.nda
 
 @rule("DepthToSpace")
 def _depth_to_space(call: Call) -> dict[int, str]:
-    """g by SpaceToDepth; in CRD order by reshaping."""
+    """G by SpaceToDepth; in CRD order by reshaping."""
     graph, block = call.graph, call.attribute("blocksize")
     if call.attribute("mode", "DCR") == "DCR":
         return {0: graph.node("SpaceToDepth", call.gradient, blocksize=block)}
@@ -151,7 +151,7 @@ def _depth_to_space(call: Call) -> dict[int, str]:
 
 @rule("SpaceToDepth")
 def _space_to_depth(call: Call) -> dict[int, str]:
-    """g by DepthToSpace."""
+    """G by DepthToSpace."""
     return {0: call.graph.node("DepthToSpace", call.gradient, blocksize=call.attribute("blocksize"), mode="DCR")}
 
 
@@ -185,8 +185,8 @@ def _interpolation(call: Call, small: int, large: int) -> Float[np.ndarray, "lar
         [helper.make_tensor_value_info("y", TensorProto.DOUBLE, None)],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", call.graph.opset)])
-    resized = ReferenceEvaluator(model).run(None, {"x": np.eye(small), "sizes": np.array([small, large])})
-    return np.asarray(resized[0]).T
+    resized, *_ = ReferenceEvaluator(model).run(None, {"x": np.eye(small), "sizes": np.array([small, large])})
+    return np.asarray(resized).T
 
 
 def _slice(graph: Graph, name: str, axis: int, start: int, end: int) -> str:

@@ -1,0 +1,98 @@
+"""Results → the JSON that design and OpenAPI describe."""
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+
+from service.bundle import Manifest
+from service.engine import Engine
+from service.explain import Attribution, Method, Parameter, available
+from service.pipeline import Sent
+from service.predictions import Class, Prediction
+
+
+def model(manifest: Manifest) -> dict[str, str]:
+    """Which model answers."""
+    return {"name": manifest.name, "version": manifest.version}
+
+
+def prediction(found: Prediction, sent: Sent) -> dict[str, Any]:
+    """The part of an answer that every request gets."""
+    return {
+        **_class(found.best),
+        "top": [_class(entry) for entry in found.top],
+        "image": {"width": sent.width, "height": sent.height, "format": sent.format},
+    }
+
+
+def explanation(attribution: Attribution, manifest: Manifest, overlay: bytes | None, *, array: bool) -> dict[str, Any]:
+    """The explanation: what was asked, the map as base64 of little-endian float32 if `array`, the overlay as a data URL if there is one."""
+    question, values = attribution.question, attribution.map
+    answer: dict[str, Any] = {
+        "method": question.method.name,
+        "target": {"label": manifest.labels[attribution.target], "index": attribution.target},
+        "parameters": dict(question.parameters),
+        "degraded_from": None,
+        "map": {
+            "shape": list(values.shape),
+            "dtype": "float32",
+            "sign": question.method.sign,
+            "unit": question.method.unit,
+            "scale": float(np.abs(values).max()),
+        },
+        "quality": dict(attribution.quality),
+    }
+    if array:
+        answer["map"]["data"] = base64.b64encode(values.astype("<f4").tobytes()).decode()
+    if overlay is not None:
+        answer["overlay"] = "data:image/png;base64," + base64.b64encode(overlay).decode()
+    return answer
+
+
+def npy(attribution: Attribution) -> bytes:
+    """The map as a .npy file, float32 (S, S)."""
+    buffer = io.BytesIO()
+    np.save(buffer, attribution.map.astype("<f4"), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def public_manifest(engine: Engine) -> dict[str, Any]:
+    """GET /model: the manifest, and what it runs on."""
+    manifest = engine.manifest
+    document = manifest.document()
+    del document["self_test"]
+    return document | {
+        "version": manifest.version,
+        "methods": [method.name for method in available(manifest)],
+        "device": {"name": engine.device, "provider": engine.provider},
+    }
+
+
+def methods(manifest: Manifest) -> dict[str, Any]:
+    """GET /methods: what this model can be explained with."""
+    return {"methods": [_method(method) for method in available(manifest)]}
+
+
+def _method(method: Method) -> dict[str, Any]:
+    defaults = {parameter.name: parameter.default for parameter in method.parameters}
+    return {
+        "name": method.name,
+        "title": method.title,
+        "says": method.says,
+        "source": method.source,
+        "sign": method.sign,
+        "unit": method.unit,
+        "forward_passes": method.passes(defaults),
+        "parameters": [_parameter(parameter) for parameter in method.parameters],
+    }
+
+
+def _parameter(parameter: Parameter) -> dict[str, Any]:
+    limits = {"choices": list(parameter.choices)} if parameter.choices else {"minimum": parameter.low, "maximum": parameter.high}
+    return {"name": parameter.name, "default": parameter.default, "says": parameter.says, **limits}
+
+
+def _class(entry: Class) -> dict[str, Any]:
+    return {"label": entry.label, "index": entry.index, "probability": entry.probability}

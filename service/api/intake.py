@@ -1,0 +1,151 @@
+"""What a caller sends, in any of its three forms: a raw picture, a form, or JSON."""
+
+import base64
+import binascii
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from service.errors import BodyTooLarge, InvalidParameter, MalformedRequest, UnsupportedFormat
+from service.images import MEDIA_TYPES
+
+MAX_PICTURES = 64
+FORM, JSON = "multipart/form-data", "application/json"
+TAKEN = ", ".join((*MEDIA_TYPES, FORM, JSON))
+RAW = (*MEDIA_TYPES, "application/octet-stream")
+
+
+@dataclass(frozen=True)
+class Submission:
+    """The pictures of one request as `bodies`, or the error in place of one; `many` says whether a list was asked for.
+
+    `options` holds the parameters of the query and of the body as they came: text, or JSON values.
+    """
+
+    bodies: tuple[bytes | MalformedRequest, ...]
+    many: bool
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+async def read(request: Request, max_body_bytes: int) -> Submission:
+    """The submission of `request`.
+
+    Raises:
+        BodyTooLarge: more than `max_body_bytes`.
+        UnsupportedFormat: none of the content types that are taken.
+        MalformedRequest: the body is empty, or not what its content type says.
+        InvalidParameter: a parameter is given twice, or there are more than 64 pictures.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    query = _once(request.query_params.multi_items(), "the query")
+    if kind not in (*RAW, FORM, JSON):
+        told = f"the content type is {kind!r}" if kind else "there is no Content-Type"
+        raise UnsupportedFormat(f"{told}; {TAKEN} are taken: name the one that was sent")
+    body = await _body(request, max_body_bytes)
+    if not body:
+        raise MalformedRequest("the body is empty (0 bytes): send a picture")
+    if kind == FORM:
+        return _merged(await _form(request, body), query)
+    if kind == JSON:
+        return _merged(_json(body), query)
+    return Submission((body,), many=False, options=query)
+
+
+async def _body(request: Request, most: int) -> bytes:
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > most:
+        raise _too_large(int(announced), most)
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > most:
+            raise _too_large(size, most)
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _too_large(size: int, most: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the body has {size:,} bytes or more; the limit is {most:,}: send a smaller picture, or fewer at once")
+
+
+async def _form(request: Request, body: bytes) -> Submission:
+    async def stream() -> AsyncGenerator[bytes, None]:
+        yield body
+
+    try:
+        parser = MultiPartParser(request.headers, stream(), max_files=MAX_PICTURES + 1, max_fields=100, max_part_size=len(body))
+        form = await parser.parse()
+    except (MultiPartException, KeyError, UnicodeDecodeError) as error:
+        raise MalformedRequest(f"the form cannot be read ({error}): send multipart/form-data with parts named 'image'") from None
+    pictures: list[bytes | MalformedRequest] = []
+    fields: list[tuple[str, str]] = []
+    try:
+        for name, value in form.multi_items():
+            if name == "image":
+                pictures.append(await _part(value))
+            elif isinstance(value, UploadFile):
+                raise MalformedRequest(f"the form has a file named {name!r}; name pictures 'image'")
+            else:
+                fields.append((name, value))
+    finally:
+        await form.close()
+    if not pictures:
+        raise MalformedRequest("the form has no part named 'image': send one or more")
+    return _checked(Submission(tuple(pictures), many=len(pictures) > 1, options=_once(fields, "the form")))
+
+
+async def _part(value: UploadFile | str) -> bytes | MalformedRequest:
+    body = await value.read() if isinstance(value, UploadFile) else value.encode("utf-8", "surrogateescape")
+    return body or MalformedRequest("a part named 'image' is empty (0 bytes): send a picture")
+
+
+def _json(body: bytes) -> Submission:
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise MalformedRequest(f'the body is no JSON ({error}): send {{"image": "<base64>"}}') from None
+    if not isinstance(document, dict) or ("image" in document) == ("images" in document):
+        raise MalformedRequest('the JSON holds neither or both of "image" and "images": send one of them')
+    many = "images" in document
+    given = document.pop("images") if many else [document.pop("image")]
+    if not isinstance(given, list) or not given:
+        raise MalformedRequest('"images" is no list of base64 texts, or an empty one: send one or more')
+    return _checked(Submission(tuple(_picture(text) for text in given), many=many, options=document))
+
+
+def _picture(text: object) -> bytes | MalformedRequest:
+    if not isinstance(text, str):
+        return MalformedRequest(f"a picture is given as {type(text).__name__}; in JSON it is base64 text (RFC 4648)")
+    try:
+        return base64.b64decode(text, validate=True) or MalformedRequest("a picture is empty (0 bytes): send one")
+    except (binascii.Error, ValueError) as error:
+        return MalformedRequest(
+            f"a picture of {len(text):,} characters is no base64 ({error}): encode it as RFC 4648 says, without line breaks"
+        )
+
+
+def _checked(submission: Submission) -> Submission:
+    count = len(submission.bodies)
+    if count > MAX_PICTURES:
+        raise InvalidParameter(f"{count} pictures or more were sent at once; the limit is {MAX_PICTURES}: send several requests")
+    return submission
+
+
+def _merged(submission: Submission, query: Mapping[str, Any]) -> Submission:
+    twice = set(query) & set(submission.options)
+    if twice:
+        raise InvalidParameter(f"{', '.join(sorted(twice))} is given in the query and in the body: give it once")
+    return Submission(submission.bodies, submission.many, {**submission.options, **query})
+
+
+def _once(pairs: list[tuple[str, str]], place: str) -> dict[str, str]:
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidParameter(f"{name} is given {names.count(name)} times in {place}: give it once")
+    return dict(pairs)

@@ -1,0 +1,160 @@
+"""Candor's own routes: POST /predict and /explain, GET /model, /methods, /openapi.json and /metrics."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from service import bundle as contract
+from service.api import answers, intake, openapi, options, problems
+from service.api.options import Options
+from service.bundle import Bundle, Manifest
+from service.errors import InvalidParameter, MalformedRequest, NotAcceptable, NotFound, RequestError
+from service.explain import Attribution
+from service.metrics import CONTENT_TYPE
+from service.pipeline import Pipeline, Sent, Timing
+from service.predictions import Prediction
+
+JSON, PNG, NPY = "application/json", "image/png", "application/x-npy"
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One picture, all the way."""
+
+    sent: Sent
+    prediction: Prediction
+    attribution: Attribution | None
+    overlay: bytes | None
+    timing: Timing
+
+
+class Native:
+    """The endpoints over one pipeline."""
+
+    def __init__(self, pipeline: Pipeline, bundle: Bundle, max_body_bytes: int) -> None:
+        """What does not depend on a request is written once, here."""
+        self._pipeline = pipeline
+        self._max_body_bytes = max_body_bytes
+        self._manifest: Manifest = bundle.manifest
+        self._model = answers.model(self._manifest)
+        self._card = bundle.read(contract.CARD) if bundle.has(contract.CARD) else None
+        self._documents = {
+            "/model": orjson.dumps(answers.public_manifest(pipeline.engine)),
+            "/methods": orjson.dumps(answers.methods(self._manifest)),
+            "/openapi.json": orjson.dumps(openapi.document(self._manifest, max_body_bytes)),
+        }
+
+    def routes(self) -> list[Route]:
+        """The routes that it serves."""
+        return [
+            Route("/predict", self.predict, methods=["POST"]),
+            Route("/explain", self.explain, methods=["POST"]),
+            Route("/model/card", self.card),
+            Route("/metrics", self.metrics),
+            *(Route(path, self._document(path)) for path in self._documents),
+        ]
+
+    async def predict(self, request: Request) -> Response:
+        """POST /predict."""
+        _accept(request, (JSON,))
+        timing = Timing(self._pipeline.metrics)
+        submission = await self._read(request, timing)
+        return await self._json(submission, options.of_predict(self._manifest, submission.options), timing)
+
+    async def explain(self, request: Request) -> Response:
+        """POST /explain; the Accept header chooses JSON, the overlay itself or the raw map."""
+        kind = _accept(request, (JSON, PNG, NPY))
+        timing = Timing(self._pipeline.metrics)
+        submission = await self._read(request, timing)
+        chosen = options.of_explain(self._manifest, submission.options)
+        if kind == JSON:
+            return await self._json(submission, chosen, timing)
+        if submission.many:
+            raise InvalidParameter(
+                f"{len(submission.bodies)} pictures were sent and {kind} can show one: send one, or accept {JSON}"
+            )
+        wanted = Options(chosen.top_k, chosen.question, "overlay" if kind == PNG else "array")
+        answered = await self._answer(submission.bodies[0], wanted, timing)
+        assert answered.attribution is not None
+        return Response(answered.overlay if kind == PNG else answers.npy(answered.attribution), media_type=kind)
+
+    async def card(self, _request: Request) -> Response:
+        """GET /model/card."""
+        if self._card is None:
+            raise NotFound("this model has no card")
+        return Response(self._card, media_type="text/markdown; charset=utf-8")
+
+    async def metrics(self, _request: Request) -> Response:
+        """GET /metrics."""
+        return Response(self._pipeline.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+
+    def _document(self, path: str) -> Callable[[Request], Any]:
+        async def answer(_request: Request) -> Response:
+            return Response(self._documents[path], media_type=JSON)
+
+        return answer
+
+    async def _read(self, request: Request, timing: Timing) -> intake.Submission:
+        with timing.of("read"):
+            return await intake.read(request, self._max_body_bytes)
+
+    async def _json(self, submission: intake.Submission, chosen: Options, timing: Timing) -> Response:
+        if not submission.many:
+            answered = await self._answer(submission.bodies[0], chosen, timing)
+            return self._encoded({"model": self._model, **self._document_of(answered, chosen)}, timing)
+        results = await asyncio.gather(*(self._result(body, chosen) for body in submission.bodies))
+        return self._encoded({"model": self._model, "results": results}, timing)
+
+    async def _result(self, body: bytes | MalformedRequest, chosen: Options) -> Mapping[str, Any]:
+        """One of several: its answer, or its own problem."""
+        try:
+            return self._document_of(await self._answer(body, chosen, Timing(self._pipeline.metrics)), chosen)
+        except RequestError as error:
+            return {"error": problems.problem(error)}
+        except Exception as error:  # noqa: BLE001 - its neighbours are answered all the same
+            return {"error": problems.problem(problems.defect(error))}
+
+    async def _answer(self, body: bytes | MalformedRequest, chosen: Options, timing: Timing) -> Answered:
+        if isinstance(body, MalformedRequest):
+            raise body
+        drawn = chosen.question is not None and chosen.map != "array"
+        sent = await self._pipeline.receive(body, timing, keep=drawn)
+        prediction = await self._pipeline.predict(sent, chosen.top_k, timing)
+        attribution = overlay = None
+        if chosen.question is not None:
+            attribution = await self._pipeline.explain(sent, chosen.question, prediction, timing)
+            overlay = await self._pipeline.overlay(sent, attribution, timing) if drawn else None
+        return Answered(sent, prediction, attribution, overlay, timing)
+
+    def _document_of(self, answered: Answered, chosen: Options) -> dict[str, Any]:
+        document = answers.prediction(answered.prediction, answered.sent)
+        if answered.attribution is not None:
+            document["explanation"] = answers.explanation(
+                answered.attribution, self._manifest, answered.overlay, array=chosen.map != "overlay"
+            )
+        return document | {"timing_ms": answered.timing.milliseconds()}
+
+    def _encoded(self, document: Mapping[str, Any], timing: Timing) -> Response:
+        with timing.of("encode"):
+            return Response(orjson.dumps(document), media_type=JSON)
+
+
+def _accept(request: Request, offered: tuple[str, ...]) -> str:
+    """The first of `offered` that the caller takes, by the order of its Accept header.
+
+    Raises:
+        NotAcceptable: none of them.
+    """
+    header = request.headers.get("accept", "*/*")
+    for entry in header.split(","):
+        kind = entry.partition(";")[0].strip().lower()
+        match = next((o for o in offered if kind in (o, o.partition("/")[0] + "/*", "*/*", "")), None)
+        if match:
+            return match
+    raise NotAcceptable(f"Accept is {header[:80]!r}; there is {', '.join(offered)}")

@@ -1,0 +1,72 @@
+"""The parameters of a request, checked before any picture is looked at."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from service.bundle import Manifest
+from service.errors import InvalidParameter
+from service.explain import METHODS, Question, ask
+from service.predictions import TOP_K, check_top_k
+
+DEFAULT_METHOD = "grad_cam"
+
+Map = Literal["overlay", "array", "both"]
+OF_PREDICT = ("top_k", "explain")
+OF_EXPLAIN = ("top_k", "method")
+OF_EXPLANATIONS = ("target", "map")
+OF_METHODS = tuple(sorted({parameter.name for method in METHODS.values() for parameter in method.parameters}))
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is asked for: the `top_k` classes, and the answer to `question` if there is one, as overlay, array or both."""
+
+    top_k: int
+    question: Question | None
+    map: Map = "both"
+
+
+def of_predict(manifest: Manifest, given: Mapping[str, Any]) -> Options:
+    """The options of POST /predict; `explain=METHOD` asks for an explanation alongside.
+
+    Raises:
+        InvalidParameter: a parameter is unknown or out of its range.
+        MethodUnavailable: the model cannot be explained that way.
+    """
+    method = given.get("explain")
+    known = (*OF_PREDICT, *OF_EXPLANATIONS, *OF_METHODS) if method is not None else OF_PREDICT
+    return _options(manifest, given, method, known)
+
+
+def of_explain(manifest: Manifest, given: Mapping[str, Any]) -> Options:
+    """The options of POST /explain.
+
+    Raises:
+        InvalidParameter: a parameter is unknown or out of its range.
+        MethodUnavailable: the model cannot be explained that way.
+    """
+    return _options(manifest, given, given.get("method", DEFAULT_METHOD), (*OF_EXPLAIN, *OF_EXPLANATIONS, *OF_METHODS))
+
+
+def _options(manifest: Manifest, given: Mapping[str, Any], method: Any, known: tuple[str, ...]) -> Options:
+    for name in given:
+        if name not in known:
+            raise InvalidParameter(f"there is no parameter {str(name)[:40]!r} here; there are {', '.join(known)}")
+    top_k = check_top_k(_whole("top_k", given.get("top_k", min(TOP_K, len(manifest.labels)))), manifest)
+    if method is None:
+        return Options(top_k, None)
+    shape = given.get("map", "both")
+    if shape not in get_args(Map):
+        raise InvalidParameter(f"map is {shape!r}; it is one of {', '.join(get_args(Map))}")
+    target = given.get("target")
+    rest = {name: value for name, value in given.items() if name in OF_METHODS}
+    return Options(top_k, ask(manifest, str(method), None if target is None else str(target), rest), shape)
+
+
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.strip().lstrip("-").isdecimal() and len(value) < 20:  # noqa: PLR2004
+        return int(value)
+    raise InvalidParameter(f"{name} is {str(value)[:40]!r}; give a whole number")

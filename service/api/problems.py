@@ -1,0 +1,64 @@
+"""Errors as application/problem+json (RFC 9457): type, title, status, detail, code."""
+
+import logging
+from typing import Any
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.errors import InternalError, MethodNotAllowed, NotFound, RequestError
+
+MEDIA_TYPE = "application/problem+json"
+TYPE = "urn:candor:problem:"
+METHOD_NOT_ALLOWED = 405
+
+log = logging.getLogger("candor")
+
+
+def problem(error: RequestError) -> dict[str, Any]:
+    """The problem document of `error`."""
+    return {
+        "type": TYPE + error.code.replace("_", "-"),
+        "title": error.title,
+        "status": error.status,
+        "detail": error.detail,
+        "code": error.code,
+    }
+
+
+def respond(error: RequestError) -> Response:
+    """The answer that tells `error`."""
+    seconds = getattr(error, "retry_after_seconds", None)
+    headers = {"Retry-After": str(seconds)} if seconds is not None else None
+    return Response(orjson.dumps(problem(error)), error.status, headers, MEDIA_TYPE)
+
+
+def defect(error: Exception) -> RequestError:
+    """An exception that nobody expected, as the caller may see it; the trace goes to the log."""
+    log.error("a defect", exc_info=error)
+    return InternalError("the service failed at this request; its log says why: tell the operator")
+
+
+async def on_request_error(_request: Request, error: Exception) -> Response:
+    """Starlette's handler for our own errors."""
+    assert isinstance(error, RequestError)
+    return respond(error)
+
+
+async def on_http_exception(request: Request, error: Exception) -> Response:
+    """Starlette's handler for what its router refuses."""
+    assert isinstance(error, HTTPException)
+    path = request.url.path
+    if error.status_code == METHOD_NOT_ALLOWED:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        answer = respond(MethodNotAllowed(f"{request.method} {path} is not served; use {allowed}"))
+        answer.headers["Allow"] = allowed
+        return answer
+    return respond(NotFound(f"{path} is not served; GET /openapi.json lists what is"))
+
+
+async def on_defect(_request: Request, error: Exception) -> Response:
+    """Starlette's handler for the rest."""
+    return respond(defect(error))
