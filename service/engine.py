@@ -35,6 +35,8 @@ Batch = UInt8[np.ndarray, "rows size size 3"]
 Rows = Float32[np.ndarray, "rows 3 size size"]
 Targets = Int64[np.ndarray, "rows"]
 
+SILENT, ERRORS = 4, 3  # severities of ONNX Runtime's own log
+
 log = logging.getLogger("candor")
 
 
@@ -135,6 +137,7 @@ class Engine:
         if provider not in ort.get_available_providers():
             raise DeviceError(f"onnxruntime {ort.__version__} is built without {provider}: {REMEDY}")
         self.device = device
+        ort.set_default_logger_severity(ERRORS if device == "cpu" else SILENT)  # a device that does not start is told by us
         self._sessions = {name: self._open(name, graph, provider) for name, graph in graphs.items()}
         self._warm_up()
 
@@ -142,7 +145,7 @@ class Engine:
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 4 if provider != PROVIDERS["cpu"] else 3
+        options.log_severity_level = ERRORS if provider == PROVIDERS["cpu"] else SILENT
         providers = {PROVIDERS["tensorrt"]: [provider, PROVIDERS["cuda"]]}.get(provider, [provider])
         try:
             session = ort.InferenceSession(graph, options, providers=providers, enable_fallback=False)
