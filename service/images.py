@@ -85,7 +85,7 @@ def decode(body: bytes, max_pixels: int) -> Picture:
     except RequestError:
         raise
     except UnidentifiedImageError:
-        raise _unidentified(body) from None
+        raise _unidentified(body, max_pixels) from None
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001 - decoders leak SyntaxError, ValueError, struct.error and more on damaged bytes
@@ -155,7 +155,9 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def _unidentified(body: bytes) -> RequestError:
+def _unidentified(body: bytes, max_pixels: int) -> RequestError:
+    if body[12:16] == b"IHDR":
+        _check_size(int.from_bytes(body[16:20]), int.from_bytes(body[20:24]), max_pixels)
     starts_well = body[:2] == b"\xff\xd8" or body[:4] == b"\x89PNG" or (body[:4] == b"RIFF" and body[8:12] == b"WEBP")
     if starts_well:
         return UndecodablePicture(f"the picture of {len(body):,} bytes is damaged or cut off: send it whole")

@@ -25,8 +25,8 @@ class Parameter:
     name: str
     default: int | float | str
     says: str
-    low: float = 0
-    high: float = 0
+    low: int | float = 0
+    high: int | float = 0
     choices: tuple[str, ...] = ()
 
 

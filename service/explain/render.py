@@ -9,7 +9,7 @@ import io
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 
 from service.images import Box, Pixels
@@ -21,10 +21,11 @@ STRONGEST = 0.9  # opacity of the strongest attribution
 PERCENTILE = 99.5  # a single pixel does not set the scale
 MAX_PIXELS = 4_000_000  # a larger picture is drawn smaller: the overlay is looked at, not measured
 
+Ground = UInt8[np.ndarray, "ground_height ground_width 3"]
 Scale = Literal["diverging", "sequential"]
 
 
-def ground(pixels: Pixels) -> Pixels:
+def ground(pixels: Pixels) -> Ground:
     """`pixels` as an overlay is drawn on them: scaled down to 4 MP if they are more."""
     height, width = pixels.shape[:2]
     factor = (MAX_PIXELS / (width * height)) ** 0.5

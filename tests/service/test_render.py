@@ -1,0 +1,70 @@
+"""Overlays are honest: in the coordinates of the picture, nothing where the map is zero, no division by zero."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.explain import render
+from service.images import Box
+
+GREY = np.full((40, 60, 3), 100, np.uint8)
+WHOLE = Box(0, 0, 60, 40)
+
+
+def colours(overlay):
+    return np.ptp(overlay.astype(int), axis=2)
+
+
+def test_an_all_zero_map_leaves_the_pale_picture():
+    found = render.overlay(GREY, np.zeros((8, 8), np.float32), WHOLE, "diverging")
+    assert found.shape == GREY.shape
+    assert (colours(found) == 0).all()
+    assert np.ptp(found) == 0
+
+
+def test_for_is_orange_and_against_is_blue():
+    values = np.zeros((8, 8), np.float32)
+    values[2:4, 1:3], values[5:7, 5:7] = 1, -1
+    found = render.overlay(GREY, values, WHOLE, "diverging").astype(int)
+    assert found[15, 15, 0] > found[15, 15, 2] + 100
+    assert found[30, 45, 2] > found[30, 45, 0] + 50
+
+
+def test_a_sequential_scale_shows_the_positive_part():
+    values = np.full((8, 8), -1, np.float32)
+    values[:, :4] = 1
+    shown = colours(render.overlay(GREY, values, WHOLE, "sequential"))
+    assert shown[:, :20].min() > 50
+    assert shown[:, 40:].max() == 0
+
+
+def test_the_map_lies_where_the_network_looked():
+    values = np.ones((8, 8), np.float32)
+    shown = colours(render.overlay(GREY, values, Box(10, 0, 50, 40), "diverging"))
+    assert (shown[:, 10:50] > 50).all()
+    assert (shown[:, :10] == 0).all()
+    assert (shown[:, 50:] == 0).all()
+
+
+def test_a_box_beyond_the_picture_is_cut():
+    found = render.overlay(GREY, np.ones((8, 8), np.float32), Box(0, -10, 60, 50), "diverging")
+    assert found.shape == GREY.shape
+
+
+def test_one_strong_pixel_does_not_hide_the_others():
+    values = np.full((32, 32), 1, np.float32)
+    values[0, 0] = 1000
+    assert colours(render.overlay(GREY, values, WHOLE, "diverging"))[20, 30] > 50
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 9000), (3000, 4000)])
+def test_the_ground_keeps_its_proportions_within_four_megapixels(height, width):
+    found = render.ground(np.zeros((height, width, 3), np.uint8))
+    assert found.shape[0] * found.shape[1] <= 4_000_000
+    assert found.shape[1] / found.shape[0] == pytest.approx(width / height, rel=0.01)
+
+
+def test_a_png_holds_the_overlay():
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(render.png(GREY)))), GREY)
