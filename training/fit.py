@@ -9,6 +9,7 @@ autocast to it. Without such hardware bfloat16 is emulated, 50 times slower than
 """
 
 import json
+import os
 import signal
 import sys
 import time
@@ -122,9 +123,7 @@ def fit(dataset: Dataset, source: str, recipe: Recipe, folder: Path, *, resume: 
         RunError: `resume` without a checkpoint, or with one of another recipe.
         Stopped: a signal asked to stop; a checkpoint is in `folder`.
     """
-    fabric = Fabric(
-        accelerator=accelerator, devices="auto" if accelerator != "cpu" else 1, precision=_precision(recipe), strategy="auto"
-    )
+    fabric = make_fabric(recipe, accelerator)
     trainer = prepare(fabric, dataset, source, recipe, folder)
     if resume:
         trainer.step = runs.load_checkpoint(folder, trainer.network.module, trainer.scheduled)
@@ -140,6 +139,19 @@ def fit(dataset: Dataset, source: str, recipe: Recipe, folder: Path, *, resume: 
             _report(trainer, dataset.test, time.monotonic() - started, writer)
     fabric.barrier()
     return runs.load(folder)
+
+
+def make_fabric(recipe: Recipe, accelerator: str) -> Fabric:
+    """Device, precision and distribution: one process, or as many as torchrun started."""
+    devices: Any = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
+        precision=_precision(recipe),
+    )
+    fabric.launch()
+    return fabric
 
 
 def prepare(fabric: Fabric, dataset: Dataset, source: str, recipe: Recipe, folder: Path) -> Trainer:

@@ -82,7 +82,7 @@ def _cuda_runs(bundle):
 def test_a_bundle_with_prediction_alone_says_what_is_missing(embedded, tmp_path):
     engine = Engine(contract.write(tmp_path / "b", embedded.manifest, files_of(embedded, contract.PREDICT)), "cpu")
     assert engine.predict(BATCH[:1]).logits.shape == (1, 10)
-    with pytest.raises(MethodUnavailable, match="no gradient.onnx"):
+    with pytest.raises(MethodUnavailable, match=r"no gradient.onnx"):
         engine.gradient(engine.normalise(BATCH[:1]), np.array([0]))
 
 

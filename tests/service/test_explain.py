@@ -49,7 +49,8 @@ def test_integrated_gradients_sum_to_the_difference_of_the_logits(baseline, engi
     start = gradients.baseline_of(engine, batch, baseline)
     logits = engine.gradient(np.concatenate([engine.normalise(batch), start]), np.array([3, 3])).logits[:, 3]
     assert float(found.map.sum()) == pytest.approx(float(logits[0] - logits[1]), rel=0.05, abs=0.02)
-    assert found.quality["completeness_gap"] < 0.05
+    gap = abs(float(found.map.sum()) - float(logits[0] - logits[1])) / abs(float(logits[0] - logits[1]))
+    assert found.quality["completeness_gap"] == pytest.approx(gap, abs=1e-3)
 
 
 def test_smooth_grad_without_noise_is_saliency(engine):

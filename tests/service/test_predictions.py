@@ -39,5 +39,5 @@ def test_a_class_is_found_by_label_and_by_number(embedded):
 
 @pytest.mark.parametrize("target", ["unicorn", "10", "-1", "", "³"])
 def test_an_unknown_class_is_refused_with_what_there_is(target, embedded):
-    with pytest.raises(InvalidParameter, match="airplane.*or an index from 0 to 9"):
+    with pytest.raises(InvalidParameter, match=r"airplane.*or an index from 0 to 9"):
         find_class(target, embedded.manifest)

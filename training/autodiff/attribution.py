@@ -1,12 +1,13 @@
 """The two graphs that explanations are computed with, made from a classifier x float32 (N, 3, H, W) → logits float32 (N, K)."""
 
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, compose
 
 from training.autodiff import rules  # noqa: F401 - registers the rules
 from training.autodiff.graph import Graph
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 TARGET = {"target": (INT64, ["N"])}
+FORWARD = "forward/"  # before every name of the given graph but its input, so that none is mistaken for one of ours
 
 
 def gradient_graph(model: ModelProto, x: str = "x", logits: str = "logits") -> ModelProto:
@@ -15,7 +16,7 @@ def gradient_graph(model: ModelProto, x: str = "x", logits: str = "logits") -> M
     Raises:
         DifferentiationError: an operator has no rule.
     """
-    graph = Graph(model)
+    graph, logits = _prefixed(model), FORWARD + logits
     gradient = graph.gradient({logits: _seed(graph, logits)}, [x])[x]
     outputs = {
         "logits": (logits, FLOAT, ["N", *graph.shape(logits)[1:]]),
@@ -33,7 +34,7 @@ def cam_graph(model: ModelProto, activation: str, logits: str = "logits") -> Mod
     Raises:
         DifferentiationError: an operator above the activation has no rule.
     """
-    graph = Graph(model)
+    graph, logits, activation = _prefixed(model), FORWARD + logits, FORWARD + activation
     gradient = graph.gradient({logits: _seed(graph, logits)}, [activation])[activation]
     height, width = graph.shape(activation)[2:]
     pixels = graph.size(activation, (2, 3))
@@ -49,6 +50,10 @@ def cam_graph(model: ModelProto, activation: str, logits: str = "logits") -> Mod
             "activation_gradient": (gradient, FLOAT, layer),
         },
     )
+
+
+def _prefixed(model: ModelProto) -> Graph:
+    return Graph(compose.add_prefix(model, FORWARD, rename_inputs=False))
 
 
 def _seed(graph: Graph, logits: str) -> str:

@@ -1,0 +1,97 @@
+"""What README tells to type works as it is written; only the port and the size of a training are other."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.servers import ROOT, Server, environment
+
+BLOCKS = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def blocks(word):
+    found = [block for block in BLOCKS if word in block]
+    assert found, word
+    return found
+
+
+def shell(script, tmp_path, **settings):
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=ROOT,
+        env=environment(tmp_path, **settings),
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+
+
+def test_every_block_is_known_to_these_tests():
+    for block in BLOCKS:
+        assert any(word in block for word in ("scripts/serve", "scripts/test", "curl", "service explain", "training fit")), block
+
+
+def test_the_commands_of_the_blocks_exist():
+    for name in re.findall(r"\bscripts/(\w+)", "".join(BLOCKS)):
+        assert (ROOT / "scripts" / name).stat().st_mode & 0o100, name
+
+
+def test_scripts_serve_serves_and_the_curl_blocks_answer(tmp_path):
+    with Server(tmp_path, command=["scripts/serve"]) as server:
+        for block in blocks("curl"):
+            script = block.replace("http://127.0.0.1:3000", server.url).replace("-o overlay.png", f"-o {tmp_path}/overlay.png")
+            done = shell(script, tmp_path)
+            assert done.returncode == 0, done.stderr
+            if "explain=grad_cam" in block:
+                assert json.loads(done.stdout)["explanation"]["method"] == "grad_cam"
+    assert server.process.returncode == 0
+    assert Image.open(tmp_path / "overlay.png").size == Image.open(ROOT / "docs/images/red-ball.jpg").size
+
+
+def test_the_explanation_without_a_server(tmp_path):
+    (block,) = blocks("service explain")
+    done = shell(block.replace("--out map.png", f"--out {tmp_path}/map.png").replace(".venv/bin/python", sys.executable), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert Image.open(tmp_path / "map.png").format == "PNG"
+
+
+def test_training_a_bundle_and_serving_it(drawn_folder, tmp_path):
+    (block,) = blocks("training fit")
+    training, serving = block.partition("CANDOR_BUNDLE=")[::2]
+    training = training.replace("--data cifar10", f"--data {drawn_folder} --held-out 30 --epochs 2").replace(
+        "runs/", f"{tmp_path}/"
+    )
+    done = shell(training.replace(".venv/bin/python", sys.executable).replace("scripts/setup\n", ""), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"runs/mine-bundle scripts/serve\n", serving)
+    with Server(tmp_path, bundle=tmp_path / "mine-bundle") as server:
+        assert server.client.get("/model").json()["labels"] == ["blue", "green", "red"]
+
+
+@pytest.fixture
+def drawn_folder(tmp_path):
+    from tests import pictures
+
+    folder = tmp_path / "discs"
+    pictures.folder(folder)
+    return folder
+
+
+def test_every_file_that_the_documents_link_is_there():
+    for document in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", document.read_text()):
+            assert (document.parent / target).exists(), (document.name, target)
+
+
+def test_no_document_or_program_names_a_path_of_a_machine():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    texts = [ROOT / name for name in listed if Path(name).suffix in (".py", ".md", ".yaml", ".toml", ".txt", ".json", "")]
+    for path in texts:
+        if path.exists() and path != Path(__file__):
+            assert not re.search(r"(?<![\w.])/(home|root|work|Users)/", path.read_text(errors="ignore")), path

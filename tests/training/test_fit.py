@@ -1,0 +1,155 @@
+"""Training: resumable to the same result, the same on two processes as on one."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.servers import ROOT
+from training import runs
+from training.batches import Batches, mirror, shift
+from training.fit import fit, make_fabric, prepare
+from training.muon import orthogonal
+from training.networks import CandorNet
+from training.recipes import Recipe
+from training.runs import RunError
+
+SMALL = Recipe(
+    "candor_net",
+    {"widths": (8, 8, 8)},
+    epochs=2,
+    batch=40,
+    ghost_batch=20,
+    held_out=30,
+    label_smoothing=0.2,
+    translate=2,
+    flip=True,
+    precision="32-true",
+)
+
+
+def test_a_run_keeps_all_that_an_export_needs(run, recipe, dataset):
+    assert run.recipe == recipe
+    assert run.subject.fingerprint == dataset.fingerprint
+    assert run.input.mean == pytest.approx(dataset.training.pixels.reshape(-1, 3).mean(0) / 255, abs=1e-6)
+    assert run.report["test"]["macro avg"]["f1-score"] > 0.5
+    assert not run.network.training
+
+
+def test_it_learns_to_tell_discs_apart(run, dataset):
+    x = (
+        torch.from_numpy(dataset.test.pixels).permute(0, 3, 1, 2) / 255 - torch.tensor(run.subject.mean).view(1, 3, 1, 1)
+    ) / torch.tensor(run.subject.std).view(1, 3, 1, 1)
+    assert (run.network(x).argmax(1).numpy() == dataset.test.labels).mean() > 0.6
+
+
+@pytest.mark.parametrize(
+    "recipe", [SMALL, replace(SMALL, network="seed_cnn", options={}, optimizer="adam")], ids=lambda r: r.network
+)
+def test_a_resumed_training_ends_where_an_uninterrupted_one_does(recipe, dataset, drawn, tmp_path):
+    fit(dataset, str(drawn), recipe, tmp_path / "whole", accelerator="cpu")
+    half = prepare(make_fabric(recipe, "cpu"), dataset, str(drawn), recipe, tmp_path / "halved")
+    for _ in range(half.steps // 2):
+        half.train_step()
+    runs.save_checkpoint(half.folder, half.network.module, half.scheduled, half.step)
+    fit(dataset, str(drawn), recipe, tmp_path / "halved", resume=True, accelerator="cpu")
+    whole, halved = (load_file(tmp_path / name / runs.WEIGHTS) for name in ("whole", "halved"))
+    assert all(torch.equal(whole[name], halved[name]) for name in whole)
+
+
+def test_resuming_nothing_is_refused(dataset, drawn, tmp_path):
+    with pytest.raises(RunError, match="no checkpoint to resume from"):
+        fit(dataset, str(drawn), SMALL, tmp_path, resume=True, accelerator="cpu")
+
+
+def test_resuming_another_recipe_is_refused(dataset, drawn, tmp_path):
+    started = prepare(make_fabric(SMALL, "cpu"), dataset, str(drawn), SMALL, tmp_path)
+    runs.save_checkpoint(started.folder, started.network.module, started.scheduled, 1)
+    with pytest.raises(RunError, match="of another recipe"):
+        fit(dataset, str(drawn), replace(SMALL, seed=1), tmp_path, resume=True, accelerator="cpu")
+
+
+def test_an_unfinished_run_is_no_run(tmp_path):
+    with pytest.raises(RunError, match=r"holds no finished run \(recipe.json, weights.safetensors, report.json missing\)"):
+        runs.load(tmp_path)
+
+
+def test_two_processes_have_the_gradient_of_one(drawn, tmp_path):
+    program = ROOT / "tests" / "training" / "gradient_of_a_step.py"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
+    for command, out in (([], one), (["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"], two)):
+        subprocess.run(
+            [sys.executable, *command, program, drawn, out],
+            env=environment,
+            cwd=tmp_path,
+            check=True,
+            timeout=240,
+            capture_output=True,
+        )
+    expected, found = load_file(one), load_file(two)
+    assert set(expected) == set(found)
+    for name, gradient in expected.items():
+        difference = (gradient - found[name]).abs().max()
+        assert difference <= 1e-5 * gradient.abs().max() + 1e-7, (name, float(difference), float(gradient.abs().max()))
+
+
+def test_batches_follow_from_seed_and_step_alone(dataset):
+    batches = Batches.of(dataset.training, SMALL)
+    for first, second in zip(batches.step(1), Batches.of(dataset.training, SMALL).step(1), strict=True):
+        assert torch.equal(first, second)
+    assert not torch.equal(batches.step(0)[0], batches.step(2)[0])
+
+
+def test_every_picture_is_seen_both_ways_in_two_epochs(dataset):
+    plain = replace(SMALL, translate=0, batch=90, ghost_batch=90)
+    batches = Batches.of(dataset.training, plain)
+    seen = [{row.numpy().tobytes() for row in batches.step(step)[0]} for step in (0, 1)]
+    pixels = np.moveaxis(dataset.training.pixels, -1, 1)
+    for row in pixels:
+        ways = {np.ascontiguousarray(row).tobytes(), np.ascontiguousarray(row[:, :, ::-1]).tobytes()}
+        assert ways <= seen[0] | seen[1]
+        assert all(len(ways & epoch) == 1 for epoch in seen)
+
+
+def test_shifting_moves_pixels_and_mirrors_the_border():
+    pixels = torch.arange(2 * 3 * 6 * 6, dtype=torch.uint8).view(2, 3, 6, 6)
+    moved = shift(pixels, 2, torch.Generator().manual_seed(0))
+    padded = torch.nn.functional.pad(pixels.float(), (2,) * 4, mode="reflect").to(torch.uint8)
+    for row in range(2):
+        assert any(torch.equal(moved[row], padded[row, :, y : y + 6, x : x + 6]) for y in range(5) for x in range(5))
+
+
+def test_mirroring_turns_the_chosen():
+    pixels = torch.rand(2, 3, 4, 4).mul(255).to(torch.uint8)
+    turned = mirror(pixels, torch.tensor([True, False]))
+    assert torch.equal(turned[0], pixels[0].flip(-1))
+    assert torch.equal(turned[1], pixels[1])
+
+
+@pytest.mark.parametrize("shape", [(8, 30), (30, 8), (9, 9)])
+def test_muons_direction_has_singular_values_near_one(shape):
+    values = torch.linalg.svdvals(orthogonal(torch.randn(*shape, generator=torch.Generator().manual_seed(0)), iterations=6))
+    assert values.min() > 0.5
+    assert values.max() < 1.3
+
+
+def test_whitening_makes_patches_uncorrelated():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.nn.functional.avg_pool2d(torch.randn(200, 3, 34, 34, generator=generator), 3, 1)
+    network = CandorNet(3, (8, 8, 8))
+    network.prepare(x)
+    seen = network.whitening(x)[:, :12].permute(1, 0, 2, 3).flatten(1)
+    covariance = seen @ seen.T / seen.shape[1]
+    assert (covariance - torch.diag(covariance.diagonal())).abs().max() < 0.05
+    assert covariance.diagonal().max() < 1.1
+
+
+def test_a_batch_that_ghost_batches_do_not_fill_is_refused():
+    with pytest.raises(ValueError, match="batch is 50, no multiple of ghost_batch 20"):
+        replace(SMALL, batch=50)
