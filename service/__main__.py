@@ -93,7 +93,7 @@ def explain(file: Path, method: str, target: str | None, given: tuple[str, ...],
     engine, sent = _opened(file)
     question = ask(engine.manifest, method, target, parameters)
     found = predictions.predict(engine.predict(sent.fitted[None]).logits[0], engine.manifest)
-    attribution = attribute(engine, sent.fitted, question, found.best.index)
+    attribution = attribute(engine, sent.fitted, question, found.logits)
     assert sent.ground is not None
     out.write_bytes(draw(engine, sent.ground, sent, attribution) if out.suffix == ".png" else answers.npy(attribution))
     told = answers.explanation(attribution, engine.manifest, None, array=False)

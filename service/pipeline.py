@@ -117,7 +117,7 @@ class Pipeline:
         """
         name = question.method.name
         try:
-            done = await self._explain.run((sent.fitted, question, prediction.best.index))
+            done = await self._explain.run((sent.fitted, question, prediction.logits))
         except Exception:
             self.metrics.explanations.labels(name, "refused").inc()
             raise
@@ -145,8 +145,8 @@ class Pipeline:
     def _infer(self, batch: list[Fitted]) -> list[Logits]:
         return list(self.engine.predict(np.stack(batch)).logits)
 
-    def _attribute(self, batch: list[tuple[Fitted, Question, int]]) -> list[Attribution]:
-        return [explain(self.engine, pixels, question, predicted) for pixels, question, predicted in batch]
+    def _attribute(self, batch: list[tuple[Fitted, Question, Logits]]) -> list[Attribution]:
+        return [explain(self.engine, pixels, question, logits) for pixels, question, logits in batch]
 
     async def _off_loop(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)

@@ -62,31 +62,66 @@ def fit(
 
 
 @main.command()
-@click.option("--run", "run_folder", required=True, type=click.Path(path_type=Path, file_okay=False), help="What `fit` left.")
+@click.option("--run", "run_folder", type=click.Path(path_type=Path, file_okay=False), help="What `fit` left.")
 @click.option("--out", "folder", required=True, type=click.Path(path_type=Path, file_okay=False), help="Where the bundle goes.")
-@click.option("--data", "source", help="Where the data is now, if it moved; it must be the same data.")
-@click.option("--name", help="The model's name; the data's if not given.")
-def bundle(*, run_folder: Path, folder: Path, source: str | None, name: str | None) -> None:
-    """Exports a run: ONNX graphs for prediction and explanation, with their parity against Captum.
+@click.option("--data", "source", help="With --run: where the data is now, if it moved; it must be the same data.")
+@click.option("--name", help="The model's name; the data's or the file's if not given.")
+@click.option(
+    "--onnx", "file", type=click.Path(path_type=Path, dir_okay=False), help="Instead of --run: any float32 ONNX classifier."
+)
+@click.option("--labels", type=click.Path(path_type=Path, dir_okay=False), help="With --onnx: a text file, one label a line.")
+@click.option("--size", type=click.IntRange(1, 4096), help="With --onnx: the side of its square input, in pixels.")
+@click.option(
+    "--short-side",
+    type=click.IntRange(1, 4096),
+    help="With --resize crop: what the shorter side is scaled to; --size if not given.",
+)
+@click.option(
+    "--resize", type=click.Choice(["crop", "stretch", "pad"]), default="crop", show_default=True, help="How pictures get that size."
+)
+@click.option("--mean", default="0.485,0.456,0.406", show_default=True, help="Of the channels of pixels in 0…1.")
+@click.option(
+    "--std",
+    default="0.229,0.224,0.225",
+    show_default=True,
+    help="Their standard deviations; 1/255 each for a network that takes 0…255.",
+)
+@click.option("--input", "input_name", help="The input tensor, where it cannot be found by its shape.")
+@click.option("--output", "output_name", help="The output tensor, where it cannot be found by its shape.")
+@click.option("--cam-layer", help="The tensor (N, C, h, w) for class activation maps; the last one with pixels if not given.")
+@click.option(
+    "--without-gradient", is_flag=True, help="Make the bundle although an operator has no rule: methods that perturb remain."
+)
+@click.option(
+    "--check", type=click.Path(path_type=Path, exists=True), help="Pictures whose predictions are compared with the file's own."
+)
+def bundle(*, run_folder: Path | None, file: Path | None, **given: Any) -> None:
+    """Makes a bundle of a run, or of any ONNX classifier: graphs for prediction and explanation, proven.
 
-    Refuses to write a bundle whose explanations differ from Captum's.
+    \b
+    python -m training bundle --run runs/mine --out my-bundle
+    python -m training bundle --onnx resnet18.onnx --labels imagenet.txt --size 224 --short-side 256 --out resnet18
+
+    Refuses to write a bundle whose explanations differ from Captum's, or from finite differences where there is no torch network.
     """
     from service.errors import BundleError
-    from training import data, export, runs
+    from training import commands
     from training.autodiff import DifferentiationError
+    from training.data import DataError
+    from training.foreign import ForeignError
     from training.parity import ParityError
+    from training.runs import RunError
 
+    if (run_folder is None) == (file is None):
+        raise click.UsageError("give one of --run and --onnx")
     try:
-        run = runs.load(run_folder)
-        dataset = data.read(source or run.subject.source, run.input, run.recipe.held_out, run.recipe.seed)
-        data.check_same(dataset, run.subject.fingerprint, run_folder)
-        made = export.make_bundle(run, dataset, folder, name or dataset.name)
-    except (data.DataError, runs.RunError, DifferentiationError, ParityError, BundleError, FileExistsError) as error:
+        if run_folder is not None:
+            commands.bundle_run(run_folder, given["folder"], given["source"], given["name"])
+        else:
+            assert file is not None
+            commands.bundle_file(file, **{name: value for name, value in given.items() if name != "source"})
+    except (DataError, RunError, DifferentiationError, ForeignError, ParityError, BundleError, FileExistsError) as error:
         raise click.ClickException(str(error)) from None
-    for method, parity in made.manifest.parity.items():
-        click.echo(f"{method:<22} differs from Captum by {parity.relative_difference:.1e}, cosine {parity.cosine:.6f}")
-    click.echo((folder / "CARD.md").read_text())
-    click.echo(f"{folder}: {made.manifest.name} {made.manifest.version}")
 
 
 if __name__ == "__main__":

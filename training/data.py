@@ -165,3 +165,13 @@ def _tar_members(path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
                     yield PurePosixPath(name), file.read()
     except tarfile.TarError as error:
         raise DataError(f"{path} is neither a folder nor a tar ({error})") from None
+
+
+def drawn_pictures(count: int, size: int) -> UInt8[np.ndarray, "count size size 3"]:
+    """Pictures that no one photographed, uint8 (`count`, S, S, 3): smooth colours with noise, for comparing graphs without data."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:size, :size] / size
+    waves = rng.uniform(0.5, 4, (count, 3, 2)), rng.uniform(0, 2 * np.pi, (count, 3))
+    phases = waves[0][..., 0, None, None] * x + waves[0][..., 1, None, None] * y
+    smooth = 127 + 100 * np.sin(2 * np.pi * phases + waves[1][..., None, None])
+    return np.asarray(np.clip(np.moveaxis(smooth, 1, -1) + rng.normal(0, 12, (count, size, size, 3)), 0, 255), np.uint8)

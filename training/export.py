@@ -34,7 +34,7 @@ from service.bundle import Bundle, Input, Manifest
 from service.engine import Engine, self_test_picture
 from training import parity
 from training.autodiff import cam_graph, gradient_graph, prune
-from training.data import Dataset, Pictures
+from training.data import Dataset, Pictures, drawn_pictures
 from training.networks import Network
 from training.runs import Run
 from training.temperature import fit_temperature
@@ -49,11 +49,13 @@ MEASURED_WITH = ("onnx", "onnxruntime-gpu", "torch", "captum", "numpy")
 class Core:
     """A classifier as an ONNX graph from `x` to `logits`, `features` and `activation`.
 
-    `activation` float32 (N, C, h, w) is what the class activation map weighs; `features` float32 (N, `width`).
+    `features` is float32 (N, `width`); the tensor `activation`, float32 (N, C, h, w), is what the class activation map weighs. Either may be
+    missing.
     """
 
     model: ModelProto
-    width: int
+    width: int | None
+    activation: str | None
 
 
 class _Tapped(nn.Module):
@@ -92,16 +94,20 @@ def export_core(network: Network, size: int) -> Core:
     model = program.model_proto
     model.ir_version, model.producer_name, model.producer_version = IR_VERSION, "candor", ""
     prune(model)
-    return Core(model, tapped(example)[1].shape[1])
+    return Core(model, tapped(example)[1].shape[1], "activation")
 
 
-def graphs(core: Core, spec: Input) -> dict[str, bytes]:
-    """The bundle's ONNX files."""
-    made = {
-        contract.PREDICT: predict_graph(core.model, spec),
-        contract.GRADIENT: gradient_graph(core.model),
-        contract.CAM: cam_graph(core.model, "activation"),
-    }
+def graphs(core: Core, spec: Input, *, gradients: bool = True) -> dict[str, bytes]:
+    """The bundle's ONNX files; without `gradients` the one for predictions alone.
+
+    Raises:
+        DifferentiationError: an operator has no rule.
+    """
+    made = {contract.PREDICT: predict_graph(core.model, spec)}
+    if gradients:
+        made[contract.GRADIENT] = gradient_graph(core.model)
+    if gradients and core.activation is not None:
+        made[contract.CAM] = cam_graph(core.model, core.activation)
     return {name: model.SerializeToString(deterministic=True) for name, model in made.items()}
 
 
@@ -153,6 +159,24 @@ def make_bundle(run: Run, dataset: Dataset, folder: Path, name: str) -> Bundle:
         )
     files[contract.REPORT] = (json.dumps(report, indent=2) + "\n").encode()
     files[contract.CARD] = _card(run, manifest, report).encode()
+    return contract.write(folder, manifest, files)
+
+
+def make_foreign_bundle(core: Core, manifest: Manifest, folder: Path, *, gradients: bool = True) -> Bundle:
+    """The bundle of a classifier that came as an ONNX file; its parity is against finite differences.
+
+    Raises:
+        DifferentiationError: an operator has no rule; without `gradients` the bundle can be made all the same.
+        ParityError: the gradients differ from finite differences.
+    """
+    files = graphs(core, manifest.input, gradients=gradients)
+    versions = {package: version(package) for package in ("onnx", "onnxruntime-gpu", "numpy")}
+    manifest = replace(manifest, features=core.width, provenance={"versions": versions, "commit": _commit(), **manifest.provenance})
+    with tempfile.TemporaryDirectory() as scratch:
+        engine = Engine(contract.write(Path(scratch) / "draft", manifest, files), "cpu")
+        batch = drawn_pictures(parity.DRAWN, manifest.input.size)
+        measured = parity.check(parity.slopes(engine, batch)) if gradients else {}
+        manifest = replace(manifest, self_test=_self_test(engine), parity=measured)
     return contract.write(folder, manifest, files)
 
 

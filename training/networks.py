@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
+from torch.nn import functional
 
 Activation = Literal["gelu", "relu"]
 ACTIVATIONS: Mapping[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
@@ -73,11 +74,10 @@ class _BatchNorm(nn.BatchNorm2d):
 
 
 class _Group(nn.Module):
-    """convolution, max pool of `pool` × `pool`, batch norm, activation, convolution, batch norm, activation."""
+    """convolution, 2×2 max pool, batch norm, activation, convolution, batch norm, activation: halves the picture."""
 
-    def __init__(self, channels_in: int, channels_out: int, pool: int, activation: Activation, momentum: float) -> None:
+    def __init__(self, channels_in: int, channels_out: int, activation: Activation, momentum: float) -> None:
         super().__init__()
-        self.pool = nn.MaxPool2d(pool) if pool > 1 else nn.Identity()
         self.convolution1 = _Convolution(channels_in, channels_out)
         self.norm1 = _BatchNorm(channels_out, momentum)
         self.convolution2 = _Convolution(channels_out, channels_out)
@@ -85,16 +85,13 @@ class _Group(nn.Module):
         self.activation = ACTIVATIONS[activation]()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.activation(self.norm1(self.pool(self.convolution1(x))))
-        answer: Tensor = self.activation(self.norm2(self.convolution2(x)))
-        return answer
+        x = self.activation(self.norm1(functional.max_pool2d(self.convolution1(x), 2)))
+        halved: Tensor = self.activation(self.norm2(self.convolution2(x)))
+        return halved
 
 
 class CandorNet(Network):
-    """Whitening 2×2 convolution, three groups of `widths` channels (31 → 15 → 7 → 7 pixels), their mean, linear head.
-
-    The last group keeps 7×7 pixels and the head sees their mean, so that a class activation map of it is exact and not too coarse.
-    """
+    """Whitening 2×2 convolution, three groups of `widths` channels (31 → 15 → 7 → 3 pixels), 3×3 max pool, linear head."""
 
     cam_layer = "groups.2"
 
@@ -110,16 +107,13 @@ class CandorNet(Network):
         self.whitening.weight.requires_grad_(False)
         self.activation = ACTIVATIONS[activation]()
         channels = (24, *widths)
-        pools = (2, 2, 1)
-        groups = (_Group(a, b, pool, activation, norm_momentum) for (a, b), pool in zip(pairwise(channels), pools, strict=True))
-        self.groups = nn.Sequential(*groups)
+        self.groups = nn.Sequential(*(_Group(a, b, activation, norm_momentum) for a, b in pairwise(channels)))
         self.head = nn.Linear(widths[-1], classes, bias=False)
         nn.init.uniform_(self.head.weight, -SMALL * widths[-1] ** -0.5, SMALL * widths[-1] ** -0.5)
 
     def features(self, x: Float[Tensor, "rows 3 height width"]) -> Float[Tensor, "rows features"]:
-        """The channel means of the last group."""
-        answer: Tensor = self.groups(self.activation(self.whitening(x))).mean((2, 3))
-        return answer
+        """The channel maxima of the last group."""
+        return torch.flatten(functional.max_pool2d(self.groups(self.activation(self.whitening(x))), 3), 1)
 
     def prepare(self, x: Float32[Tensor, "rows 3 height width"]) -> None:
         """Sets the fixed filters to the eigenvectors of the 2×2 patches of `x`, scaled to unit variance, and their negatives."""

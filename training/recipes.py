@@ -86,7 +86,7 @@ def _muon(network: CandorNet, recipe: Recipe) -> list[Scheduled]:
     filters = [p for name, p in network.named_parameters() if "convolution" in name]
     biases = [p for name, p in network.named_parameters() if name.endswith("bias") and "norm" in name]
     decay = 2e-6 * recipe.batch
-    sgd = [{"params": ps, "lr": lr, "weight_decay": decay / lr} for ps, lr in ((biases, 0.053), ([network.head.weight], 5e-5))]
+    sgd = [{"params": ps, "lr": lr, "weight_decay": decay / lr} for ps, lr in ((biases, 0.053), ([network.head.weight], 1e-5))]
     whitening = [{"params": [network.whitening.bias], "lr": 0.053, "weight_decay": decay / 0.053}]
     return [
         _scheduled(Muon(filters, lr=0.24, momentum=0.6), lambda done: 1 - done),

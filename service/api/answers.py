@@ -32,7 +32,8 @@ def explanation(attribution: Attribution, manifest: Manifest, overlay: bytes | N
     question, values = attribution.question, attribution.map
     answer: dict[str, Any] = {
         "method": question.method.name,
-        "target": {"label": manifest.labels[attribution.target], "index": attribution.target},
+        "target": _named(attribution.target.index, manifest),
+        "against": None if attribution.target.against is None else _named(attribution.target.against, manifest),
         "parameters": dict(question.parameters),
         "degraded_from": None,
         "map": {
@@ -92,6 +93,10 @@ def _method(method: Method) -> dict[str, Any]:
 def _parameter(parameter: Parameter) -> dict[str, Any]:
     limits = {"choices": list(parameter.choices)} if parameter.choices else {"minimum": parameter.low, "maximum": parameter.high}
     return {"name": parameter.name, "default": parameter.default, "says": parameter.says, **limits}
+
+
+def _named(index: int, manifest: Manifest) -> dict[str, Any]:
+    return {"label": manifest.labels[index], "index": index}
 
 
 def _class(entry: Class) -> dict[str, Any]:

@@ -95,15 +95,20 @@ def _method(name: str, manifest: Manifest, default: str | None = None) -> dict[s
 
 
 def _explaining(manifest: Manifest) -> list[dict[str, Any]]:
-    target, shape = OF_EXPLANATIONS
+    target, shape, quality = OF_EXPLANATIONS
     found = {parameter.name: parameter for method in available(manifest) for parameter in method.parameters}
     return [
         _query(
             target,
-            "What to explain, a label or an index; the predicted class if not given.",
+            "A label, an index, or two of them (cat,dog: why a cat rather than a dog); the predicted class if not given.",
             {"type": "string", "examples": list(manifest.labels[:3])},
         ),
         _query(shape, "How to give the map.", {"type": "string", "enum": ["overlay", "array", "both"], "default": "both"}),
+        _query(
+            quality,
+            "What is measured of the map; full asks the network some 170 times more.",
+            {"type": "string", "enum": ["basic", "full"], "default": "basic"},
+        ),
         *(
             _query(name, parameter.says[0].upper() + parameter.says[1:] + ".", _schema(parameter))
             for name, parameter in found.items()

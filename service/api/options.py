@@ -14,7 +14,7 @@ DEFAULT_METHOD = "grad_cam"
 Map = Literal["overlay", "array", "both"]
 OF_PREDICT = ("top_k", "explain")
 OF_EXPLAIN = ("top_k", "method")
-OF_EXPLANATIONS = ("target", "map")
+OF_EXPLANATIONS = ("target", "map", "quality")
 OF_METHODS = tuple(sorted({parameter.name for method in METHODS.values() for parameter in method.parameters}))
 
 
@@ -61,7 +61,9 @@ def _options(manifest: Manifest, given: Mapping[str, Any], method: Any, known: t
         raise InvalidParameter(f"map is {shape!r}; it is one of {', '.join(get_args(Map))}")
     target = given.get("target")
     rest = {name: value for name, value in given.items() if name in OF_METHODS}
-    return Options(top_k, ask(manifest, str(method), None if target is None else str(target), rest), shape)
+    return Options(
+        top_k, ask(manifest, str(method), None if target is None else str(target), rest, given.get("quality", "basic")), shape
+    )
 
 
 def _whole(name: str, value: Any) -> int:

@@ -7,31 +7,38 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from service.engine import Engine
+from service.explain import quality
 from service.explain.question import Question
+from service.explain.target import Target, rival_of
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """`map` float32 (S, S) in the method's unit, positive = speaks for class `target`; `quality` names its measures."""
+    """`map` float32 (S, S) in the method's unit, positive = speaks for `target`; `quality` names its measures."""
 
     question: Question
-    target: int
+    target: Target
     map: Float32[np.ndarray, "size size"]
     quality: Mapping[str, float]
 
 
-def explain(engine: Engine, pixels: UInt8[np.ndarray, "size size 3"], question: Question, predicted: int) -> Attribution:
-    """Answers `question` about one fitted picture whose predicted class is known.
+def explain(
+    engine: Engine, pixels: UInt8[np.ndarray, "size size 3"], question: Question, logits: Float32[np.ndarray, " classes"]
+) -> Attribution:
+    """Answers `question` about one fitted picture whose `logits` are known; without a target the predicted class is explained."""
+    target = question.target or Target(int(logits.argmax()))
+    rival = rival_of(target, logits)
 
-    Quality: `completeness_gap` = |Σ map − (f(x) − f(baseline))| / |f(x) − f(baseline)| of an additive method; 0 is perfect.
-    """
-    target = predicted if question.target is None else question.target
-    answer = question.method.run(engine, pixels[None], np.array([target]), question.parameters)
-    return Attribution(question, target, answer.maps[0], _quality(answer.maps[0], answer.difference))
+    def compute(
+        picture: UInt8[np.ndarray, "size size 3"], of: Target, beside: Target | None = None
+    ) -> tuple[np.ndarray, dict[str, float]]:
+        answer = question.method.compute(engine, picture, of, beside, **question.parameters)
+        return answer.map, answer.quality
 
-
-def _quality(values: Float32[np.ndarray, "size size"], difference: Float32[np.ndarray, " rows"] | None) -> dict[str, float]:
-    if difference is None:
-        return {}
-    expected = float(difference[0])
-    return {"completeness_gap": abs(float(values.sum(dtype=np.float64)) - expected) / max(abs(expected), 1e-6)}
+    values, measured = compute(pixels, target, rival)
+    if question.quality == "full":
+        if rival and "class_cosine" not in measured:
+            measured["class_cosine"] = quality.cosine(values, compute(pixels, rival)[0])
+        measured |= quality.faithfulness(engine, pixels, values, target.index)
+        measured["sensitivity"] = quality.sensitivity(pixels, values, lambda noisy: compute(noisy, target)[0])
+    return Attribution(question, target, values, measured)

@@ -2,7 +2,8 @@
 
 `batch` uint8 (N, S, S, 3); x float32 (N, 3, S, S) is the normalised batch; `target` int64 (N,); `attribution` float32 (N, 3, S, S).
 A gradient is in logits per unit of x (one standard deviation of the training pixels); gradient times a difference of x is in logits.
-Rows run in pieces of at most 16, so memory does not grow with the number of steps or samples.
+Rows run in pieces of at most 16, so memory does not grow with the number of steps or samples. Random numbers are the same for every
+row: a row's answer does not depend on its neighbours.
 """
 
 from collections.abc import Iterator
@@ -11,12 +12,9 @@ from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float32, Float64
-from PIL import Image, ImageFilter
 
 from service.engine import MAX_ROWS, Batch, Engine, Rows, Targets
-
-BASELINES = ("mean", "black", "white", "blur")
-BLUR_SHARE = 1 / 8  # the radius of the blur, as a share of the picture's side
+from service.explain.baselines import BASELINES, rows_of
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ def saliency(engine: Engine, batch: Batch, target: Targets) -> Explained:
 
 
 def input_x_gradient(engine: Engine, batch: Batch, target: Targets) -> Explained:
-    """X · gradient: the difference from the mean picture, to first order. Shrikumar et al., "Not Just a Black Box", arXiv 1605.01713."""
+    """x · gradient: the difference from the mean picture, to first order. Shrikumar et al., "Not Just a Black Box", arXiv 1605.01713."""
     x = engine.normalise(batch)
     return Explained(x * engine.gradient(x, target).gradient)
 
@@ -44,7 +42,7 @@ def integrated_gradients(engine: Engine, batch: Batch, target: Targets, steps: i
     The mean is a Gauss-Legendre quadrature of `steps` points; the two ends are run besides, for the completeness gap.
     """
     x = engine.normalise(batch)
-    start = baseline_of(engine, batch, baseline)
+    start = rows_of(engine, batch, baseline)
     nodes, weights = _quadrature(steps)
     places = np.append(nodes, (1.0, 0.0)).astype(np.float32)
     shares = np.append(weights, (0.0, 0.0)).astype(np.float32)
@@ -53,7 +51,7 @@ def integrated_gradients(engine: Engine, batch: Batch, target: Targets, steps: i
         points = start[row] + places[step, None, None, None] * (x - start)[row]
         answer = engine.gradient(points, target[row])
         np.add.at(total, row, shares[step, None, None, None] * answer.gradient)
-        logits[row, step] = np.take_along_axis(answer.logits, target[row, None], 1)[:, 0]
+        logits[row, step] = _of_target(answer.logits, target[row])
     return Explained((x - start) * total, logits[:, -2] - logits[:, -1])
 
 
@@ -63,26 +61,44 @@ def smooth_grad(engine: Engine, batch: Batch, target: Targets, samples: int, noi
     The noise is normal, its standard deviation `noise` times the range of x.
     """
     x = engine.normalise(batch)
-    rng = np.random.default_rng(seed)
-    spread = noise * (x.max((1, 2, 3), keepdims=True) - x.min((1, 2, 3), keepdims=True))
-    total = np.zeros_like(x)
-    for row, _ in _pieces(len(x), samples):
-        noisy = x[row] + spread[row] * rng.standard_normal((len(row), *x.shape[1:]), np.float32)
+    spread, total = noise * _range(x), np.zeros_like(x)
+    for row, sample in _pieces(len(x), samples):
+        noisy = x[row] + spread[row] * _normal(seed, sample, x.shape[1:])
         np.add.at(total, row, engine.gradient(noisy, target[row]).gradient)
     return Explained(total / np.float32(samples))
 
 
-def baseline_of(engine: Engine, batch: Batch, baseline: str) -> Rows:
-    """The normalised picture that stands for "nothing to see": the data's `mean`, `black`, `white`, or the picture itself under a `blur`."""
-    if baseline == "mean":
-        return np.zeros_like(engine.normalise(batch))
-    if baseline == "blur":
-        return engine.normalise(np.stack([_blurred(pixels) for pixels in batch]))
-    return engine.normalise(np.full_like(batch, 255 if baseline == "white" else 0))
+def gradient_shap(engine: Engine, batch: Batch, target: Targets, samples: int, noise: float, seed: int) -> Explained:
+    """The mean over `samples` of (noisy x − baseline) · gradient somewhere between. Erion et al., "Expected Gradients", arXiv 1906.10670;
+    Lundberg and Lee, arXiv 1705.07874.
+
+    Each sample draws noise, one of the four baselines and a place on the way. The difference is to the mean logit of those baselines.
+    """
+    x = engine.normalise(batch)
+    starts = np.stack([rows_of(engine, batch, baseline) for baseline in BASELINES])
+    drawn = np.random.default_rng(seed)
+    which, places = drawn.integers(len(BASELINES), size=samples), drawn.uniform(size=samples).astype(np.float32)
+    spread, total = noise * _range(x), np.zeros_like(x)
+    for row, sample in _pieces(len(x), samples):
+        noisy = x[row] + spread[row] * _normal(seed, sample, x.shape[1:])
+        way = noisy - starts[which[sample], row]
+        points = starts[which[sample], row] + places[sample, None, None, None] * way
+        np.add.at(total, row, way * engine.gradient(points, target[row]).gradient)
+    ends = np.stack([_of_target(engine.gradient(rows, target).logits, target) for rows in (x, *starts)])
+    return Explained(total / np.float32(samples), ends[0] - ends[1 + which].mean(0))
 
 
-def _blurred(pixels: np.ndarray) -> np.ndarray:
-    return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(len(pixels) * BLUR_SHARE)))
+def _of_target(logits: Float32[np.ndarray, "rows classes"], target: Targets) -> Float32[np.ndarray, " rows"]:
+    return np.asarray(np.take_along_axis(logits, target[:, None], 1)[:, 0])
+
+
+def _range(x: Rows) -> Float32[np.ndarray, "rows 1 1 1"]:
+    return np.asarray(x.max((1, 2, 3), keepdims=True) - x.min((1, 2, 3), keepdims=True))
+
+
+def _normal(seed: int, samples: np.ndarray, shape: tuple[int, ...]) -> Float32[np.ndarray, "pieces 3 size size"]:
+    """Noise that follows from `seed` and the number of the sample alone."""
+    return np.stack([np.random.default_rng((seed, int(sample))).standard_normal(shape, np.float32) for sample in samples])
 
 
 @lru_cache(maxsize=16)

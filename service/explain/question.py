@@ -2,24 +2,27 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from service.bundle import Manifest
 from service.errors import InvalidParameter, MethodUnavailable
 from service.explain.methods import METHODS, Method, Parameter, available
-from service.predictions import find_class
+from service.explain.target import Target, find_target
+
+Quality = Literal["basic", "full"]
 
 
 @dataclass(frozen=True)
 class Question:
-    """`target` is a class index, or None for the predicted class; `parameters` has a value for each of the method's."""
+    """`target` is None for the predicted class; `parameters` has a value for each of the method's; `quality` says what is measured."""
 
     method: Method
-    target: int | None
+    target: Target | None
     parameters: Mapping[str, Any]
+    quality: Quality = "basic"
 
 
-def ask(manifest: Manifest, method: str, target: str | None, given: Mapping[str, Any]) -> Question:
+def ask(manifest: Manifest, method: str, target: str | None, given: Mapping[str, Any], quality: Any = "basic") -> Question:
     """The question; values in `given` may be text or JSON values, and only those of the method's parameters may be there.
 
     Raises:
@@ -38,7 +41,9 @@ def ask(manifest: Manifest, method: str, target: str | None, given: Mapping[str,
             listed = ", ".join(sorted(known)) or "none"
             raise InvalidParameter(f"{method} has no parameter {name!r}; its parameters: {listed}")
     values = {p.name: _value(p, given[p.name]) if p.name in given else p.default for p in chosen.parameters}
-    return Question(chosen, None if target is None else find_class(target, manifest), values)
+    if quality not in get_args(Quality):
+        raise InvalidParameter(f"quality is {_short(quality)}; it is one of {', '.join(get_args(Quality))}")
+    return Question(chosen, None if target is None else find_target(target, manifest), values, quality)
 
 
 def _value(parameter: Parameter, given: Any) -> int | float | str:

@@ -6,12 +6,12 @@ edges that are not there (Borland and Taylor 2007).
 """
 
 import io
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 
+from service.explain.methods import Scale
 from service.images import Box, Pixels
 
 FOR, AGAINST = (230, 97, 1), (44, 103, 178)
@@ -22,7 +22,6 @@ PERCENTILE = 99.5  # a single pixel does not set the scale
 MAX_PIXELS = 4_000_000  # a larger picture is drawn smaller: the overlay is looked at, not measured
 
 Ground = UInt8[np.ndarray, "ground_height ground_width 3"]
-Scale = Literal["diverging", "sequential"]
 
 
 def ground(pixels: Pixels) -> Ground:

@@ -1,0 +1,52 @@
+"""What a map explains: the logit of a class, or the difference of two (why a cat rather than a dog)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from service.bundle import Manifest
+from service.engine import Logits, Targets
+from service.errors import InvalidParameter
+from service.predictions import find_class
+
+
+@dataclass(frozen=True)
+class Target:
+    """The score logit[index], or logit[index] − logit[against]; both are class indices."""
+
+    index: int
+    against: int | None = None
+
+    @property
+    def rows(self) -> Targets:
+        """The classes whose gradients are needed: one, or two to be subtracted."""
+        return np.array([self.index] if self.against is None else [self.index, self.against], np.int64)
+
+    def score(self, logits: Logits) -> Float32[np.ndarray, " rows"]:
+        """The score of each row of logits (N, K)."""
+        return logits[:, self.index] if self.against is None else logits[:, self.index] - logits[:, self.against]
+
+
+def find_target(given: Any, manifest: Manifest) -> Target:
+    """The target that a label, an index, or two of them with a comma between name.
+
+    Raises:
+        InvalidParameter: there is no such class, or a class is compared with itself.
+    """
+    text = str(given)
+    if "," not in text or text in manifest.labels:
+        return Target(find_class(text, manifest))
+    first, second = (find_class(part.strip(), manifest) for part in text.split(",", 1))
+    if first == second:
+        raise InvalidParameter(f"target is {text!r}, a class compared with itself: name two different ones")
+    return Target(first, second)
+
+
+def rival_of(target: Target, logits: Float32[np.ndarray, " classes"]) -> Target | None:
+    """The most probable other class, whose map should differ; None for a contrast, which names its rival."""
+    if target.against is not None:
+        return None
+    order = np.argsort(-logits, kind="stable")
+    return Target(int(order[1] if order[0] == target.index else order[0]))

@@ -1,0 +1,105 @@
+"""What the commands of `python -m training` do, and what they tell on the way."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import onnxruntime as ort
+from scipy.special import softmax
+
+from service import images
+from service.bundle import CARD, Bundle, Input, Manifest
+from service.engine import Engine
+from service.explain import available
+from training import data, export, foreign, runs
+from training.data import SUFFIXES
+from training.foreign import ForeignError
+
+MAX_PIXELS = 100_000_000
+
+
+def bundle_run(run_folder: Path, folder: Path, source: str | None, name: str | None) -> None:
+    """Exports a run."""
+    run = runs.load(run_folder)
+    dataset = data.read(source or run.subject.source, run.input, run.recipe.held_out, run.recipe.seed)
+    data.check_same(dataset, run.subject.fingerprint, run_folder)
+    made = export.make_bundle(run, dataset, folder, name or dataset.name)
+    _tell(made)
+    click.echo(made.read(CARD).decode())
+
+
+def bundle_file(file: Path, *, folder: Path, check: Path | None, without_gradient: bool, **given: Any) -> None:
+    """Makes a bundle of an ONNX file."""
+    labels, spec = _labels(given["labels"]), _input(given)
+    names = foreign.Names(given["input_name"], given["output_name"], given["cam_layer"])
+    core = foreign.read_core(file, spec.size, len(labels), names)
+    manifest = Manifest(given["name"] or file.stem, labels, spec, provenance={"file": file.name})
+    made = export.make_foreign_bundle(core, manifest, folder, gradients=not without_gradient)
+    _tell(made)
+    if check is not None:
+        _check(file, made, names, check)
+
+
+def _tell(made: Bundle) -> None:
+    for method, parity in made.manifest.parity.items():
+        click.echo(f"{method:<22} differs from {parity.against} by {parity.relative_difference:.1e}, cosine {parity.cosine:.6f}")
+    click.echo(f"can be explained by {', '.join(method.name for method in available(made.manifest))}")
+    click.echo(f"{made.folder}: {made.manifest.name} {made.manifest.version}")
+
+
+def _labels(path: Path | None) -> tuple[str, ...]:
+    if path is None:
+        raise ForeignError("--labels is missing: give a text file with one label a line, in the order of the outputs")
+    try:
+        return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ForeignError(f"{path} cannot be read as text ({error}): give one label a line") from None
+
+
+def _input(given: dict[str, Any]) -> Input:
+    if given["size"] is None:
+        raise ForeignError("--size is missing: give the side of the network's square input, in pixels")
+    mean, std = (_numbers(name, given[name]) for name in ("mean", "std"))
+    return Input(given["size"], mean, std, given["resize"], given["short_side"] or given["size"])
+
+
+def _numbers(name: str, text: str) -> tuple[float, ...]:
+    """Three numbers with commas between, fractions allowed."""
+    try:
+        parts = [part.partition("/") for part in text.split(",")]
+        values = tuple(float(top) / float(below or 1) for top, _, below in parts)
+    except (ValueError, ZeroDivisionError):
+        values = ()
+    if len(values) != 3:  # noqa: PLR2004
+        raise ForeignError(f"--{name} is {text!r}; give three numbers with commas between, for example 0.485,0.456,0.406")
+    return values
+
+
+def _check(file: Path, made: Bundle, names: foreign.Names, pictures: Path) -> None:
+    """Compares the bundle's predictions with those of the file itself, fed as its own code would feed it."""
+    engine = Engine(made, "cpu")
+    session = ort.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    image = next(i for i in session.get_inputs() if names.input in (None, i.name))
+    last = image.shape[-1] == foreign.CHANNELS
+    files = sorted(path for path in ([pictures] if pictures.is_file() else pictures.rglob("*")) if path.suffix.lower() in SUFFIXES)
+    if not files:
+        raise ForeignError(f"{pictures} holds no pictures ({', '.join(SUFFIXES)})")
+    same, largest = 0, 0.0
+    for path in files:
+        fitted = images.fit(images.decode(path.read_bytes(), MAX_PIXELS).pixels, made.manifest.input)[None]
+        x = engine.normalise(fitted)
+        theirs = session.run([names.output] if names.output else None, {image.name: np.moveaxis(x, 1, -1) if last else x})[0][0]
+        ours = engine.predict(fitted).logits[0]
+        same += int(ours.argmax() == theirs.argmax())
+        largest = max(largest, float(np.abs(softmax(ours) - (theirs if _are_probabilities(theirs) else softmax(theirs))).max()))
+    told = (
+        f"{same} of {len(files)} pictures get the class that {file.name} gives them; probabilities differ by {largest:.1e} at most"
+    )
+    if same < len(files):
+        raise ForeignError(f"{told}: the bundle does not answer as the file does")
+    click.echo(told)
+
+
+def _are_probabilities(values: np.ndarray) -> bool:
+    return bool(values.min() >= 0 and abs(float(values.sum()) - 1) < 1e-3)  # noqa: PLR2004
