@@ -212,8 +212,8 @@ def _report(trainer: Trainer, test: Pictures, seconds: float, writer: SummaryWri
     """Prints and keeps sklearn's classification report of the test set; saves the weights."""
     predicted = trainer.logits(test).argmax(1).numpy()
     names = list(trainer.subject.classes)
-    text = classification_report(test.labels, predicted, target_names=names, digits=4)
-    report = classification_report(test.labels, predicted, target_names=names, output_dict=True)
+    text = classification_report(test.labels, predicted, target_names=names, digits=4, zero_division=0.0)
+    report = classification_report(test.labels, predicted, target_names=names, output_dict=True, zero_division=0.0)
     print(f"{len(test)} test pictures, one view, after {trainer.step} steps in {seconds / 60:.1f} minutes:\n{text}")
     runs.save_weights(trainer.folder, trainer.network.module)
     (trainer.folder / runs.REPORT_TEXT).write_text(text)

@@ -38,7 +38,7 @@ def test_explain_writes_the_overlay(tmp_path, picture):
         tmp_path, "explain", picture, "--method", "integrated_gradients", "--set", "steps=4", "--target", "cat", "--out", out
     )
     found = json.loads(done.stdout)["explanation"]
-    assert found["parameters"] == {"steps": 4, "baseline": "mean"}
+    assert found["parameters"] == {"steps": 4, "baseline": "mean", "max_steps": 128}
     assert found["target"]["label"] == "cat"
     assert Image.open(io.BytesIO(out.read_bytes())).size == (64, 48)
 

@@ -150,7 +150,7 @@ def test_the_command_line_trains_exports_and_tells(drawn, tmp_path):
     assert "macro avg" in fitted.stdout
     done = command("bundle", "--run", folder, "--out", out, "--name", "discs")
     assert done.returncode == 0, done.stderr
-    assert "differs from Captum by" in done.stdout
+    assert "differs from captum by" in done.stdout
     assert contract.load(out).manifest.name == "discs"
     refused = command("bundle", "--run", tmp_path, "--out", out)
     assert refused.returncode == 1

@@ -49,15 +49,15 @@ def test_it_learns_to_tell_discs_apart(run, dataset):
 
 
 @pytest.mark.parametrize(
-    "recipe", [SMALL, replace(SMALL, network="seed_cnn", options={}, optimizer="adam")], ids=lambda r: r.network
+    "small", [SMALL, replace(SMALL, network="seed_cnn", options={}, optimizer="adam")], ids=lambda r: r.network
 )
-def test_a_resumed_training_ends_where_an_uninterrupted_one_does(recipe, dataset, drawn, tmp_path):
-    fit(dataset, str(drawn), recipe, tmp_path / "whole", accelerator="cpu")
-    half = prepare(make_fabric(recipe, "cpu"), dataset, str(drawn), recipe, tmp_path / "halved")
+def test_a_resumed_training_ends_where_an_uninterrupted_one_does(small, dataset, drawn, tmp_path):
+    fit(dataset, str(drawn), small, tmp_path / "whole", accelerator="cpu")
+    half = prepare(make_fabric(small, "cpu"), dataset, str(drawn), small, tmp_path / "halved")
     for _ in range(half.steps // 2):
         half.train_step()
     runs.save_checkpoint(half.folder, half.network.module, half.scheduled, half.step)
-    fit(dataset, str(drawn), recipe, tmp_path / "halved", resume=True, accelerator="cpu")
+    fit(dataset, str(drawn), small, tmp_path / "halved", resume=True, accelerator="cpu")
     whole, halved = (load_file(tmp_path / name / runs.WEIGHTS) for name in ("whole", "halved"))
     assert all(torch.equal(whole[name], halved[name]) for name in whole)
 
@@ -83,7 +83,7 @@ def test_two_processes_have_the_gradient_of_one(drawn, tmp_path):
     program = ROOT / "tests" / "training" / "gradient_of_a_step.py"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
-    for command, out in (([], one), (["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"], two)):
+    for command, out in (([], one), (["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"], two)):
         subprocess.run(
             [sys.executable, *command, program, drawn, out],
             env=environment,
