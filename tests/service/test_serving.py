@@ -33,6 +33,7 @@ def test_it_is_ready_quickly_stays_small_and_knows_no_torch(tmp_path):
         assert memory_mib(worker) < 300, f"{memory_mib(worker):.0f} MiB"
         assert "libtorch" not in Path(f"/proc/{worker}/maps").read_text()
     assert server.process.returncode == 0
+    assert "serving cifar10" in server.log.read_text()
 
 
 def test_the_service_imports_neither_torch_nor_training():
