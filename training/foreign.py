@@ -36,7 +36,7 @@ from training.autodiff.graph import NEWEST_OPSET, OLDEST_OPSET
 from training.export import IR_VERSION, Core
 
 CHANNELS, PICTURE_RANK, LOGITS_RANK = 3, 4, 2
-LATE = 0.25  # a last convolution in the first quarter of the network (a patch embedding) has no late pixels
+LATE = 0.1  # a last convolution in the first tenth of the network (a patch embedding) has no late pixels
 POINTWISE = (
     *(
         "Add",
@@ -222,21 +222,19 @@ def _folded(model: ModelProto) -> ModelProto:
 def _core(
     model: ModelProto, image: str, output: str, size: int, classes: int, cam_layer: str | None, *, channels_last: bool
 ) -> Core:
-    _rename(model, {image: "image" if channels_last else "x", output: "logits"})
+    _rename(model, {image: "theirs/image" if channels_last else "x", output: "logits"})
     if channels_last:
-        model.graph.node.insert(0, helper.make_node("Transpose", ["x"], ["image"], perm=[0, 2, 3, 1]))
+        model.graph.node.insert(0, helper.make_node("Transpose", ["x"], ["theirs/image"], perm=[0, 2, 3, 1]))
     del model.graph.input[:], model.graph.output[:]
     model.graph.input.append(helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", CHANNELS, size, size]))
     model.graph.output.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", classes]))
     prune(model)
     shapes = _shapes(model, classes)
-    features = _features(model, shapes)
+    features, width = _features(model, shapes)
     activation = cam_layer or _last_with_pixels(model, shapes)
     if activation is not None and len(shapes.get(activation, [])) != PICTURE_RANK:
         raise ForeignError(f"--cam-layer {activation} names no tensor (N, C, h, w) of the graph")
-    width = None
     if features is not None:
-        width = shapes[features][1]
         model.graph.node.append(helper.make_node("Identity", [features], ["features"]))
         model.graph.output.append(helper.make_tensor_value_info("features", TensorProto.FLOAT, ["N", width]))
     model.ir_version, model.producer_name, model.producer_version = IR_VERSION, "candor", ""
@@ -265,11 +263,16 @@ def _shapes(model: ModelProto, classes: int) -> dict[str, list[int | None]]:
     return {info.name: _dims(info) for info in (*inferred.value_info, *inferred.input, *inferred.output)}
 
 
-def _features(model: ModelProto, shapes: dict[str, list[int | None]]) -> str | None:
-    """What the last linear layer reads, if it is (N, D)."""
+def _features(model: ModelProto, shapes: dict[str, list[int | None]]) -> tuple[str | None, int | None]:
+    """What the last linear layer reads, and its width D, if it is (N, D)."""
     linear = [node for node in model.graph.node if node.op_type in ("Gemm", "MatMul")]
-    name = linear[-1].input[0] if linear else None
-    return name if name is not None and len(shapes.get(name, [])) == LOGITS_RANK and shapes[name][1] else None
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    if not linear or linear[-1].input[1] not in weights:
+        return None, None
+    node = linear[-1]
+    turned = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+    known = node.op_type == "Gemm" or len(shapes.get(node.input[0], [])) == LOGITS_RANK
+    return (str(node.input[0]), int(weights[node.input[1]].dims[int(turned)])) if known else (None, None)
 
 
 def _last_with_pixels(model: ModelProto, shapes: dict[str, list[int | None]]) -> str | None:

@@ -1,0 +1,121 @@
+"""Milliseconds a map: Candor on ONNX Runtime beside Captum on torch, the same network, one core, runs interleaved, medians.
+
+The network is candor_net with fresh weights: time does not depend on their values. Captum works on its own copy.
+"""
+
+import platform
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import captum
+import click
+import numpy as np
+import onnxruntime as ort
+import torch
+from captum.attr import IntegratedGradients, LayerGradCam, NoiseTunnel, Saliency
+
+from service import bundle as contract
+from service.bundle import Input, Manifest
+from service.engine import Engine
+from service.explain import cam, gradients
+from training.data import drawn_pictures
+from training.export import export_core, graphs
+from training.parity import copy_of
+from training.recipes import RECIPES
+
+SPEC = Input(32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+STEPS, SAMPLES, NOISE = 50, 16, 0.15
+MEBI = 1024
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One method, ours and theirs, and how often it is run."""
+
+    name: str
+    ours: Callable[[], object]
+    theirs: Callable[[], object]
+    runs: int
+
+
+@click.command()
+@click.option("--runs", default=15, show_default=True, help="Interleaved runs of a cheap method; dear ones run a fifth of it.")
+def main(runs: int) -> None:
+    """Prints the table."""
+    torch.set_num_threads(1)
+    network = RECIPES["candor_net"].network_for(10).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        files = graphs(export_core(network, SPEC.size), SPEC)
+        engine = Engine(contract.write(Path(folder) / "b", Manifest("bench", tuple("abcdefghij"), SPEC), files), "cpu", 1)
+    told = f"{platform.processor() or platform.machine()}, one core, onnxruntime {ort.__version__}, torch {torch.__version__}"
+    click.echo(f"{told}, captum {captum.__version__}, {date.today().isoformat()}\n")  # noqa: DTZ011 - the day where it runs
+    click.echo("| method | batch | Candor ms a map | Captum ms a map | Captum / Candor |\n| --- | --- | --- | --- | --- |")
+    for batch in (1, 16):
+        for pair in pairs(engine, copy_of(network), batch, runs):
+            ours, theirs = interleaved(pair)
+            click.echo(f"| {pair.name} | {batch} | {ours / batch:.2f} | {theirs / batch:.2f} | {theirs / ours:.2f} |")
+    forward, grad_cam = forward_and_cam(engine, runs)
+    click.echo(f"\nGrad-CAM costs {grad_cam / forward:.2f} times a forward pass (batch 16).")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    rows = drawn_pictures(16, SPEC.size)
+    gradients.integrated_gradients(engine, rows, engine.predict(rows).logits.argmax(1), 200, "mean")
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / MEBI
+    click.echo(f"Integrated Gradients with 200 steps at batch 16 raises the peak memory of this process by {grown:.0f} MiB.")
+
+
+def pairs(engine: Engine, network: torch.nn.Module, batch: int, runs: int) -> Iterator[Pair]:
+    """Every method that Captum has, too."""
+    pixels = drawn_pictures(batch, SPEC.size)
+    target = engine.predict(pixels).logits.argmax(1)
+    x, classes = torch.from_numpy(engine.normalise(pixels)), torch.from_numpy(target)
+    layer = network.get_submodule(str(network.cam_layer))
+    dear = max(3, runs // 5)
+
+    def leaf() -> torch.Tensor:
+        return x.clone().requires_grad_()
+
+    yield Pair(
+        "saliency", lambda: gradients.saliency(engine, pixels, target), lambda: Saliency(network).attribute(leaf(), classes), runs
+    )
+    yield Pair(
+        f"integrated_gradients, {STEPS} steps",
+        lambda: gradients.integrated_gradients(engine, pixels, target, STEPS, "mean"),
+        lambda: IntegratedGradients(network).attribute(x, torch.zeros_like(x), classes, n_steps=STEPS),
+        dear,
+    )
+    yield Pair(
+        f"smooth_grad, {SAMPLES} samples",
+        lambda: gradients.smooth_grad(engine, pixels, target, SAMPLES, NOISE, 0),
+        lambda: NoiseTunnel(Saliency(network)).attribute(leaf(), target=classes, nt_samples=SAMPLES, stdevs=NOISE, abs=False),
+        dear,
+    )
+    yield Pair(
+        "grad_cam", lambda: cam.grad_cam(engine, pixels, target), lambda: LayerGradCam(network, layer).attribute(x, classes), runs
+    )
+
+
+def interleaved(pair: Pair) -> tuple[float, float]:
+    """The medians of both, in milliseconds; the first run of each does not count."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(pair.runs + 1):
+        for which, work in enumerate((pair.ours, pair.theirs)):
+            started = time.perf_counter()
+            work()
+            times[which].append(1000 * (time.perf_counter() - started))
+    return float(np.median(times[0][1:])), float(np.median(times[1][1:]))
+
+
+def forward_and_cam(engine: Engine, runs: int) -> tuple[float, float]:
+    """Milliseconds of a plain forward pass and of cam.onnx, 16 rows."""
+    pixels = drawn_pictures(16, SPEC.size)
+    x, target = engine.normalise(pixels), np.full(16, -1)
+    return interleaved(Pair("", lambda: engine.predict(pixels), lambda: engine.cam(x, target), runs))
+
+
+if __name__ == "__main__":
+    main()
