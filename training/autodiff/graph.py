@@ -18,6 +18,24 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, inliner, numpy_helper, shape_inference
 
 OLDEST_OPSET, NEWEST_OPSET = 13, 21
+DISCRETE = {  # steps: their gradient is zero wherever they have one
+    *(
+        "And",
+        "ArgMax",
+        "ArgMin",
+        "Ceil",
+        "Equal",
+        "Floor",
+        "Greater",
+        "GreaterOrEqual",
+        "IsInf",
+        "IsNaN",
+        "Less",
+        "LessOrEqual",
+        "NonZero",
+    ),
+    *("Not", "Or", "Round", "Shape", "Sign", "Size", "Xor"),
+}
 
 Shape = tuple[int | None, ...]
 
@@ -299,10 +317,10 @@ def _reads(node: NodeProto) -> set[str]:
 
 
 def _active(nodes: Iterable[NodeProto], wrt: Iterable[str]) -> set[str]:
-    """The tensors that depend on `wrt`."""
+    """The tensors that depend on `wrt`, otherwise than by its shape or by a comparison."""
     active = set(wrt)
     for node in nodes:
-        if any(name in active for name in node.input):
+        if node.op_type not in DISCRETE and any(name in active for name in node.input):
             active.update(node.output)
     return active
 

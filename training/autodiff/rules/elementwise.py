@@ -43,14 +43,6 @@ def _cast(call: Call) -> dict[int, str]:
     return {0: call.gradient if kinds[0] == kinds[1] else call.graph.node("Cast", call.gradient, to=kinds[0])}
 
 
-@rule(
-    "Floor", "Ceil", "Round", "Sign", "IsNaN", "IsInf", "Not", "Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Shape"
-)
-def _constant_almost_everywhere(_call: Call) -> dict[int, str]:
-    """Nothing: steps have gradient zero wherever they have one."""
-    return {}
-
-
 @rule("Add", "Sum")
 def _add(call: Call) -> dict[int, str]:
     """G to each."""

@@ -9,6 +9,8 @@ from onnx.reference import ReferenceEvaluator
 
 from training.autodiff.graph import Call, Graph, rule
 
+SCATTER_ADDS = 16  # the opset since which ScatterND can add
+
 
 @rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 def _reshape(call: Call) -> dict[int, str]:
@@ -96,14 +98,23 @@ def _gather(call: Call) -> dict[int, str]:
     axis = call.attribute("axis", 0) % len(shape)
     if call.wanted[1]:
         raise call.unsupported("its indices depend on the picture")
-    indices = call.constant_input(1)
-    assert indices is not None
+    indices = graph.value(call.node.input[1])
+    if indices is None:
+        return {0: _scatter_rows(call, axis)}
     size = graph.size(call.x, (axis,))
     flat = [*shape[:axis], indices.size, *shape[axis + 1 :]]
     gradient = call.gradient
     if indices.ndim != 1:
         gradient = graph.node("Reshape", gradient, graph.integers(*(-1 if n is None else n for n in flat)))
     return {0: _scatter(graph, gradient, axis, len(shape), indices.reshape(-1) % size, size)}
+
+
+def _scatter_rows(call: Call, axis: int) -> str:
+    """The same for places that are computed at run time, along the first axis."""
+    if axis or call.graph.opset < SCATTER_ADDS:
+        raise call.unsupported(f"its indices are computed at run time, along axis {axis}, in opset {call.graph.opset}")
+    places = call.graph.node("Unsqueeze", call.node.input[1], call.graph.integers(-1))
+    return call.graph.node("ScatterND", call.graph.zeros_like(call.x), places, call.gradient, reduction="add")
 
 
 @rule("Pad")
