@@ -109,8 +109,9 @@ def _opened(file: Path) -> "tuple[Engine, Sent]":
     from service.pipeline import receive
 
     settings = Settings.from_environment()
-    sent = receive(file.read_bytes(), load(settings.bundle).manifest.input, settings.max_pixels, keep=True)
-    return Engine(load(settings.bundle), settings.device, settings.threads), sent
+    bundle = load(settings.bundle)
+    sent = receive(file.read_bytes(), bundle.manifest.input, settings.max_pixels, keep=True)
+    return Engine(bundle, settings.device, settings.threads), sent
 
 
 if __name__ == "__main__":

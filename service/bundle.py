@@ -26,7 +26,7 @@ from service.errors import DigestError, ExternalDataError, ManifestError, Missin
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 PREDICT, GRADIENT, CAM = "predict.onnx", "gradient.onnx", "cam.onnx"
-REFERENCE, REPORT, CARD = "reference.npz", "report.json", "CARD.md"
+REPORT, CARD = "report.json", "CARD.md"
 
 Resize = Literal["crop", "stretch", "pad"]
 

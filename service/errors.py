@@ -22,13 +22,20 @@
         ├── MethodUnavailable    422 this bundle lacks the graph that the method needs
         ├── TooManyRequests      429 the queue is full
         ├── Unavailable          503 starting, stopping or overloaded
-        ├── DeadlineExceeded     504 the answer would have come too late
         └── InternalError        500 a defect of ours, never of a picture
 
 A message says what was wrong, the value, the limit and the remedy.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
+
+SHOWN = 40  # characters of a caller's value that a message repeats
+
+
+def short(value: Any) -> str:
+    """`value` as a message repeats it: a caller may send megabytes."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 class CandorError(Exception):
@@ -158,12 +165,6 @@ class Unavailable(RequestError):
     def __init__(self, message: str, retry_after_seconds: int = 1) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
-
-
-class DeadlineExceeded(RequestError):
-    """The answer would have come too late."""
-
-    status, code, title = 504, "deadline_exceeded", "The deadline has passed"
 
 
 class InternalError(RequestError):

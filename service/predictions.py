@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from service.bundle import Manifest
-from service.errors import InvalidParameter
+from service.errors import InvalidParameter, short
 
 TOP_K = 3
 
@@ -75,4 +75,4 @@ def find_class(target: str, manifest: Manifest) -> int:
     if target.isdecimal() and int(target) < len(manifest.labels):
         return int(target)
     shown = ", ".join(manifest.labels[:20]) + (", …" if len(manifest.labels) > 20 else "")  # noqa: PLR2004
-    raise InvalidParameter(f"target is {target!r}; name a label ({shown}) or an index from 0 to {len(manifest.labels) - 1}")
+    raise InvalidParameter(f"target is {short(target)}; name a label ({shown}) or an index from 0 to {len(manifest.labels) - 1}")

@@ -104,11 +104,6 @@ def read_core(path: Path, size: int, classes: int, names: Names) -> Core:
     return _core(model, image.name, output, size, classes, names.cam_layer, channels_last=channels_last)
 
 
-def original(path: Path) -> ModelProto:
-    """The file as it is, for comparing predictions."""
-    return onnx.load(path)
-
-
 def _modern(model: ModelProto) -> ModelProto:
     """The model in an opset that is differentiated."""
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)

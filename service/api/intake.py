@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+from collections import Counter
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from service.errors import BodyTooLarge, InvalidParameter, MalformedRequest, UnsupportedFormat
+from service.errors import BodyTooLarge, InvalidParameter, MalformedRequest, UnsupportedFormat, short
 from service.images import MEDIA_TYPES
 
 MAX_PICTURES = 64
@@ -44,7 +45,7 @@ async def read(request: Request, max_body_bytes: int) -> Submission:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     query = _once(request.query_params.multi_items(), "the query")
     if kind not in (*RAW, FORM, JSON):
-        told = f"the content type is {kind!r}" if kind else "there is no Content-Type"
+        told = f"the content type is {short(kind)}" if kind else "there is no Content-Type"
         raise UnsupportedFormat(f"{told}; {TAKEN} are taken: name the one that was sent")
     body = await _body(request, max_body_bytes)
     if not body:
@@ -89,7 +90,7 @@ async def _form(request: Request, body: bytes) -> Submission:
             if name == "image":
                 pictures.append(await _part(value))
             elif isinstance(value, UploadFile):
-                raise MalformedRequest(f"the form has a file named {name!r}; name pictures 'image'")
+                raise MalformedRequest(f"the form has a file named {short(name)}; name pictures 'image'")
             else:
                 fields.append((name, value))
     finally:
@@ -144,8 +145,7 @@ def _merged(submission: Submission, query: Mapping[str, Any]) -> Submission:
 
 
 def _once(pairs: list[tuple[str, str]], place: str) -> dict[str, str]:
-    names = [name for name, _ in pairs]
-    for name in names:
-        if names.count(name) > 1:
-            raise InvalidParameter(f"{name} is given {names.count(name)} times in {place}: give it once")
+    name, times = next(iter(Counter(name for name, _ in pairs).most_common(1)), ("", 0))
+    if times > 1:
+        raise InvalidParameter(f"{short(name)} is given {times} times in {place}: give it once")
     return dict(pairs)

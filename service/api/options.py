@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from service.bundle import Manifest
-from service.errors import InvalidParameter
+from service.errors import InvalidParameter, short
 from service.explain import METHODS, Question, ask
 from service.predictions import TOP_K, check_top_k
 
@@ -52,13 +52,13 @@ def of_explain(manifest: Manifest, given: Mapping[str, Any]) -> Options:
 def _options(manifest: Manifest, given: Mapping[str, Any], method: Any, known: tuple[str, ...]) -> Options:
     for name in given:
         if name not in known:
-            raise InvalidParameter(f"there is no parameter {str(name)[:40]!r} here; there are {', '.join(known)}")
+            raise InvalidParameter(f"there is no parameter {short(name)} here; there are {', '.join(known)}")
     top_k = check_top_k(_whole("top_k", given.get("top_k", min(TOP_K, len(manifest.labels)))), manifest)
     if method is None:
         return Options(top_k, None)
     shape = given.get("map", "both")
     if shape not in get_args(Map):
-        raise InvalidParameter(f"map is {shape!r}; it is one of {', '.join(get_args(Map))}")
+        raise InvalidParameter(f"map is {short(shape)}; it is one of {', '.join(get_args(Map))}")
     target = given.get("target")
     rest = {name: value for name, value in given.items() if name in OF_METHODS}
     return Options(
@@ -71,4 +71,4 @@ def _whole(name: str, value: Any) -> int:
         return value
     if isinstance(value, str) and value.strip().lstrip("-").isdecimal() and len(value) < 20:  # noqa: PLR2004
         return int(value)
-    raise InvalidParameter(f"{name} is {str(value)[:40]!r}; give a whole number")
+    raise InvalidParameter(f"{name} is {short(value)}; give a whole number")

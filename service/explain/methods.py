@@ -19,7 +19,6 @@ from service.explain.target import Target
 
 Sign = Literal["signed", "positive"]
 Scale = Literal["diverging", "sequential"]
-Kind = Literal["gradient", "cam", "perturbation"]
 Map = Float32[np.ndarray, "size size"]
 LOGIT, SLOPE, DROP = "logit", "logit per standard deviation of a pixel", "logit per segment"
 ENOUGH = 0.05  # the completeness gap above which Integrated Gradients doubles its steps
@@ -58,7 +57,6 @@ class Method:
     title: str
     says: str
     source: str
-    kind: Kind
     graph: str
     sign: Sign
     unit: str
@@ -77,8 +75,8 @@ BASELINE = Parameter(
     "baseline", "mean", "what stands for nothing to see; mean is the mean colour of the training pictures", choices=BASELINES
 )
 SEGMENTS = Parameter("segments", 8, "cells a side of the grid that cuts the picture", 2, 32)
-WINDOW = Parameter("window", 0.25, "side of the covering window, as a share of the picture's side", 0.01, 1.0)
-STRIDE = Parameter("stride", 0.125, "step of the window, as a share of the picture's side", 0.01, 1.0)
+WINDOW = Parameter("window", 0.25, "side of the covering window, as a share of the picture's side", 0.05, 1.0)
+STRIDE = Parameter("stride", 0.125, "step of the window, as a share of the picture's side", 0.05, 1.0)
 CELLS = Parameter("cells", 7, "cells a side of the coarse random masks", 2, 32)
 
 
@@ -159,24 +157,22 @@ def _windows(given: Mapping[str, Any]) -> int:
 
 def _steepness(name: str, title: str, says: str, source: str, **rest: Any) -> Method:
     """A method whose map is a slope, without a sign."""
-    return Method(name, title, says, source, "gradient", bundle.GRADIENT, "positive", SLOPE, "sequential", **rest)
+    return Method(name, title, says, source, bundle.GRADIENT, "positive", SLOPE, "sequential", **rest)
 
 
 def _share(name: str, title: str, says: str, source: str, **rest: Any) -> Method:
     """A method of gradients whose map shares out a difference of logits."""
-    return Method(name, title, says, source, "gradient", bundle.GRADIENT, "signed", LOGIT, "diverging", **rest)
+    return Method(name, title, says, source, bundle.GRADIENT, "signed", LOGIT, "diverging", **rest)
 
 
 def _activation(name: str, title: str, says: str, source: str, compute: Callable[..., np.ndarray]) -> Method:
     """A class activation map."""
-    return Method(name, title, says, source, "cam", bundle.CAM, "signed", LOGIT, "sequential", _cam(compute), lambda _: 1)
+    return Method(name, title, says, source, bundle.CAM, "signed", LOGIT, "sequential", _cam(compute), lambda _: 1)
 
 
 def _trial(name: str, title: str, says: str, source: str, *, unit: str, compute: Callable[..., Perturbed], **rest: Any) -> Method:
     """A method that changes the picture."""
-    return Method(
-        name, title, says, source, "perturbation", bundle.PREDICT, "signed", unit, "diverging", _perturbing(compute), **rest
-    )
+    return Method(name, title, says, source, bundle.PREDICT, "signed", unit, "diverging", _perturbing(compute), **rest)
 
 
 _ALL: tuple[Method, ...] = (

@@ -4,8 +4,9 @@
 away is replaced by the `baseline`. Rows run in pieces of at most 16.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ def occlusion(engine: Engine, pixels: Fitted, targets: Sequence[Target], window:
     side, step = max(1, round(window * size)), max(1, round(stride * size))
     starts = range(0, -(-max(size - side, 0) // step) * step + 1, step)
     boxes = [np.s_[top : top + side, left : left + side] for top in starts for left in starts]
-    drops = _drops(engine, pixels, targets, [_covered(pixels, ground, box) for box in boxes])
+    drops = _drops(engine, pixels, targets, (_covered(pixels, ground, box) for box in boxes))
     total, covers = np.zeros((len(targets), size, size)), np.zeros((size, size))
     for box, drop in zip(boxes, drops, strict=True):
         total[:, *box] += drop[:, None, None]
@@ -54,7 +55,7 @@ def occlusion(engine: Engine, pixels: Fitted, targets: Sequence[Target], window:
 def feature_ablation(engine: Engine, pixels: Fitted, targets: Sequence[Target], segments: int, baseline: str) -> Perturbed:
     """How much the score drops when a segment is taken away; each pixel shows its segment's drop."""
     cut, ground = grid(len(pixels), segments), pixels_of(engine, pixels, baseline)
-    drops = _drops(engine, pixels, targets, [_covered(pixels, ground, cut == number) for number in range(count(cut))])
+    drops = _drops(engine, pixels, targets, (_covered(pixels, ground, cut == number) for number in range(count(cut))))
     return Perturbed(drops.T[:, cut].astype(np.float32))
 
 
@@ -102,10 +103,16 @@ def rise(
     """
     size, ground = len(pixels), pixels_of(engine, pixels, baseline).astype(np.float32)
     rng = np.random.default_rng(seed)
-    masks = np.stack([_smooth_mask(size, cells, rng) for _ in range(samples)])
-    blended = (ground + mask[:, :, None] * (pixels - ground) for mask in masks)
-    scores = _scores(engine, targets, [np.rint(picture).astype(np.uint8) for picture in blended])
-    total = np.einsum("nt,nhw->thw", scores - scores.mean(0), masks - RISE_SHOWN)
+    scores: list[Scores] = []
+    weighed, shown = np.zeros((len(targets), size, size)), np.zeros((size, size))
+    for start in range(0, samples, MAX_ROWS):
+        masks = np.stack([_smooth_mask(size, cells, rng) for _ in range(min(MAX_ROWS, samples - start))])
+        blended = np.rint(ground + masks[..., None] * (pixels - ground)).astype(np.uint8)
+        scores.append(_scored(engine, targets, blended))
+        weighed += np.einsum("nt,nhw->thw", scores[-1], masks - RISE_SHOWN)
+        shown += (masks - RISE_SHOWN).sum(0)
+    mean = np.concatenate(scores).mean(0)
+    total = weighed - mean[:, None, None] * shown
     return Perturbed((total / (samples * RISE_SHOWN * (1 - RISE_SHOWN))).astype(np.float32))
 
 
@@ -115,16 +122,17 @@ def _covered(pixels: Fitted, ground: Fitted, where: Any) -> Fitted:
     return changed
 
 
-def _drops(engine: Engine, pixels: Fitted, targets: Sequence[Target], changed: Sequence[Fitted]) -> Scores:
+def _drops(engine: Engine, pixels: Fitted, targets: Sequence[Target], changed: Iterable[Fitted]) -> Scores:
     """How much each change lowers each score."""
-    scores = _scores(engine, targets, [pixels, *changed])
+    scores = _scores(engine, targets, chain([pixels], changed))
     return np.asarray(scores[:1] - scores[1:])
 
 
-def _scores(engine: Engine, targets: Sequence[Target], pictures: Sequence[Fitted]) -> Scores:
+def _scores(engine: Engine, targets: Sequence[Target], pictures: Iterable[Fitted]) -> Scores:
     """The scores of each picture, a piece at a time."""
-    pieces = [np.stack(pictures[start : start + MAX_ROWS]) for start in range(0, len(pictures), MAX_ROWS)]
-    return np.concatenate([_scored(engine, targets, piece) for piece in pieces])
+    waiting = iter(pictures)
+    pieces = iter(lambda: list(islice(waiting, MAX_ROWS)), [])
+    return np.concatenate([_scored(engine, targets, np.stack(piece)) for piece in pieces])
 
 
 def _scored(engine: Engine, targets: Sequence[Target], batch: Batch) -> Scores:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from service.bundle import Manifest
-from service.errors import InvalidParameter, MethodUnavailable
+from service.errors import InvalidParameter, MethodUnavailable, short
 from service.explain.methods import METHODS, Method, Parameter, available
 from service.explain.target import Target, find_target
 
@@ -30,7 +30,7 @@ def ask(manifest: Manifest, method: str, target: str | None, given: Mapping[str,
         MethodUnavailable: the bundle lacks the graph of the method.
     """
     if method not in METHODS:
-        raise InvalidParameter(f"method is {method!r}; the methods are {', '.join(METHODS)}")
+        raise InvalidParameter(f"method is {short(method)}; the methods are {', '.join(METHODS)}")
     chosen = METHODS[method]
     if chosen not in available(manifest):
         names = ", ".join(m.name for m in available(manifest)) or "none"
@@ -39,22 +39,22 @@ def ask(manifest: Manifest, method: str, target: str | None, given: Mapping[str,
     for name in given:
         if name not in known:
             listed = ", ".join(sorted(known)) or "none"
-            raise InvalidParameter(f"{method} has no parameter {name!r}; its parameters: {listed}")
+            raise InvalidParameter(f"{method} has no parameter {short(name)}; its parameters: {listed}")
     values = {p.name: _value(p, given[p.name]) if p.name in given else p.default for p in chosen.parameters}
     if quality not in get_args(Quality):
-        raise InvalidParameter(f"quality is {_short(quality)}; it is one of {', '.join(get_args(Quality))}")
+        raise InvalidParameter(f"quality is {short(quality)}; it is one of {', '.join(get_args(Quality))}")
     return Question(chosen, None if target is None else find_target(target, manifest), values, quality)
 
 
 def _value(parameter: Parameter, given: Any) -> int | float | str:
     if parameter.choices:
         if given not in parameter.choices:
-            raise InvalidParameter(f"{parameter.name} is {given!r}; it is one of {', '.join(parameter.choices)}")
+            raise InvalidParameter(f"{parameter.name} is {short(given)}; it is one of {', '.join(parameter.choices)}")
         return str(given)
     kind = "a whole number" if isinstance(parameter.default, int) else "a number"
     value = _number(given, whole=isinstance(parameter.default, int))
     if value is None or not parameter.low <= value <= parameter.high:
-        raise InvalidParameter(f"{parameter.name} is {_short(given)}; give {kind} from {parameter.low:g} to {parameter.high:.10g}")
+        raise InvalidParameter(f"{parameter.name} is {short(given)}; give {kind} from {parameter.low:g} to {parameter.high:.10g}")
     return value
 
 
@@ -66,8 +66,3 @@ def _number(given: Any, *, whole: bool) -> int | float | None:
         return int(given) if whole else float(given)
     except (ValueError, OverflowError):
         return None
-
-
-def _short(given: Any) -> str:
-    text = repr(given)
-    return text if len(text) <= 40 else f"{text[:40]}…"  # noqa: PLR2004

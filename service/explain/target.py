@@ -8,7 +8,7 @@ from jaxtyping import Float32
 
 from service.bundle import Manifest
 from service.engine import Logits, Targets
-from service.errors import InvalidParameter
+from service.errors import InvalidParameter, short
 from service.predictions import find_class
 
 
@@ -40,7 +40,7 @@ def find_target(given: Any, manifest: Manifest) -> Target:
         return Target(find_class(text, manifest))
     first, second = (find_class(part.strip(), manifest) for part in text.split(",", 1))
     if first == second:
-        raise InvalidParameter(f"target is {text!r}, a class compared with itself: name two different ones")
+        raise InvalidParameter(f"target is {short(text)}, a class compared with itself: name two different ones")
     return Target(first, second)
 
 

@@ -108,6 +108,10 @@ def test_a_huge_value_is_not_repeated_whole(embedded):
     with pytest.raises(InvalidParameter) as refused:
         ask(embedded.manifest, "integrated_gradients", None, {"steps": "9" * 4000})
     assert len(str(refused.value)) < 200
+    for method, target in (("m" * 10**6, None), ("saliency", "t" * 10**6), ("saliency", "a," + "b" * 10**6)):
+        with pytest.raises(InvalidParameter) as refused:
+            ask(embedded.manifest, method, target, {})
+        assert len(str(refused.value)) < 600
 
 
 def test_a_method_without_its_graph_is_refused_with_those_that_work(embedded):
