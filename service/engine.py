@@ -145,6 +145,7 @@ class Engine:
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")  # a gradient of many takes 1.5 times as long on Intel
         options.log_severity_level = ERRORS if provider == PROVIDERS["cpu"] else SILENT
         providers = {PROVIDERS["tensorrt"]: [provider, PROVIDERS["cuda"]]}.get(provider, [provider])
         try:
