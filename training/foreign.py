@@ -25,14 +25,13 @@ from onnx import (
     helper,
     inliner,
     numpy_helper,
-    shape_inference,
     version_converter,
 )
 from onnxscript import ir
 from onnxscript.optimizer import fold_constants
 
 from training.autodiff import prune
-from training.autodiff.graph import NEWEST_OPSET, OLDEST_OPSET
+from training.autodiff.graph import NEWEST_OPSET, OLDEST_OPSET, with_shapes
 from training.export import IR_VERSION, Core
 
 CHANNELS, PICTURE_RANK, LOGITS_RANK = 3, 4, 2
@@ -251,8 +250,8 @@ def _rename(model: ModelProto, names: dict[str, str]) -> None:
 
 def _shapes(model: ModelProto, classes: int) -> dict[str, list[int | None]]:
     try:
-        inferred = shape_inference.infer_shapes(model, data_prop=True, strict_mode=True).graph
-    except shape_inference.InferenceError as error:
+        inferred = with_shapes(model, strict=True).graph
+    except onnx.shape_inference.InferenceError as error:
         told = str(error).strip().splitlines()[-1][:160]
         raise ForeignError(f"the output does not have {classes} classes, or the graph needs another picture size: {told}") from None
     return {info.name: _dims(info) for info in (*inferred.value_info, *inferred.input, *inferred.output)}

@@ -37,6 +37,8 @@ DISCRETE = {  # steps: their gradient is zero wherever they have one
     *("Not", "Or", "Round", "Shape", "Sign", "Size", "Xor"),
 }
 
+UNINFERRED = ("GroupNormalization",)  # as large as their first input; onnx has no shape inference for them
+
 Shape = tuple[int | None, ...]
 
 
@@ -124,7 +126,7 @@ class Graph:
             raise DifferentiationError(
                 f"the graph has opset {self.opset}; {OLDEST_OPSET} to {NEWEST_OPSET} are differentiated: convert it with onnx.version_converter"
             )
-        self.model = shape_inference.infer_shapes(inlined, data_prop=True)
+        self.model = with_shapes(inlined)
         graph = self.model.graph
         self._values = {tensor.name: tensor for tensor in graph.initializer} | dict(_constants(graph.node))
         self._types = {info.name: info for info in (*graph.value_info, *graph.input, *graph.output)}
@@ -282,6 +284,31 @@ class Graph:
     def _name(self, operator: str) -> str:
         self._count += 1
         return f"gradient/{operator}_{self._count}"
+
+
+def with_shapes(model: ModelProto, *, strict: bool = False) -> ModelProto:
+    """A copy of `model` that says the shape of every tensor whose shape can be known.
+
+    Raises:
+        InferenceError: the shapes contradict each other, if `strict`.
+    """
+    stand_in = onnx.ModelProto()
+    stand_in.CopyFrom(model)
+    for node in stand_in.graph.node:
+        if node.op_type in UNINFERRED:
+            node.op_type = "Identity"
+            del node.input[1:], node.attribute[:]
+    inferred = shape_inference.infer_shapes(stand_in, data_prop=True, strict_mode=strict).graph
+    known = onnx.ModelProto()
+    known.CopyFrom(model)
+    for ours, theirs in (
+        (known.graph.value_info, inferred.value_info),
+        (known.graph.input, inferred.input),
+        (known.graph.output, inferred.output),
+    ):
+        del ours[:]
+        ours.extend(theirs)
+    return known
 
 
 def prune(model: ModelProto) -> None:
