@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import onnxruntime as ort
@@ -89,6 +90,12 @@ class Engine:
     def provider(self) -> str:
         """The execution provider that the sessions really run on."""
         return str(self._sessions[contract.PREDICT].get_providers()[0])
+
+    @cached_property
+    def mean_logits(self) -> Float32[np.ndarray, " classes"]:
+        """The logits of x = 0, the mean colour, with which most explanations compare a picture; computed once."""
+        size = self.manifest.input.size
+        return self.gradient(np.zeros((1, 3, size, size), np.float32), np.zeros(1, np.int64)).logits[0]
 
     def has(self, graph: str) -> bool:
         """Whether the bundle holds `graph`, for example `gradient.onnx`."""

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageFilter
 
-from service.engine import Batch, Engine, Rows
+from service.engine import Batch, Engine, Logits, Rows
 
 BASELINES = ("mean", "black", "white", "blur")
 BLUR_SHARE = 1 / 8  # the radius of the blur, as a share of the picture's side
@@ -27,3 +27,10 @@ def rows_of(engine: Engine, batch: Batch, baseline: str) -> Rows:
     if baseline == "mean":
         return np.zeros(np.moveaxis(batch, -1, 1).shape, np.float32)
     return engine.normalise(np.stack([pixels_of(engine, pixels, baseline) for pixels in batch]))
+
+
+def logits_of(engine: Engine, batch: Batch, baseline: str) -> Logits:
+    """The logits of each picture's baseline; those of `mean` are known since the start."""
+    if baseline == "mean":
+        return np.broadcast_to(engine.mean_logits, (len(batch), len(engine.mean_logits)))
+    return engine.predict(np.stack([pixels_of(engine, pixels, baseline) for pixels in batch])).logits

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32, Int64
 
 from service.engine import MAX_ROWS, Batch, Engine, Rows, Targets
-from service.explain.baselines import BASELINES, rows_of
+from service.explain.baselines import BASELINES, logits_of, rows_of
 
 
 @dataclass(frozen=True)
@@ -39,20 +39,17 @@ def input_x_gradient(engine: Engine, batch: Batch, target: Targets) -> Explained
 def integrated_gradients(engine: Engine, batch: Batch, target: Targets, steps: int, baseline: str) -> Explained:
     """(x − baseline) · the mean gradient on the straight way between them. Sundararajan, Taly, Yan, arXiv 1703.01365.
 
-    The mean is a Gauss-Legendre quadrature of `steps` points; the two ends are run besides, for the completeness gap.
+    The mean is a Gauss-Legendre quadrature of `steps` points, none of which is an end; the ends are predicted for the completeness gap.
     """
     x = engine.normalise(batch)
     start = rows_of(engine, batch, baseline)
-    nodes, weights = _quadrature(steps)
-    places = np.append(nodes, (1.0, 0.0)).astype(np.float32)
-    shares = np.append(weights, (0.0, 0.0)).astype(np.float32)
-    total, logits = np.zeros_like(x), np.zeros((len(x), len(places)), np.float32)
-    for row, step in _pieces(len(x), len(places)):
+    places, shares = _quadrature(steps)
+    total = np.zeros_like(x)
+    for row, step in _pieces(len(x), steps):
         points = start[row] + places[step, None, None, None] * (x - start)[row]
-        answer = engine.gradient(points, target[row])
-        np.add.at(total, row, shares[step, None, None, None] * answer.gradient)
-        logits[row, step] = _of_target(answer.logits, target[row])
-    return Explained((x - start) * total, logits[:, -2] - logits[:, -1])
+        _add(total, row, engine.gradient(points, target[row]).gradient, shares[step])
+    difference = engine.predict(batch).logits - logits_of(engine, batch, baseline)
+    return Explained((x - start) * total, _of_target(difference, target))
 
 
 def smooth_grad(engine: Engine, batch: Batch, target: Targets, samples: int, noise: float, seed: int) -> Explained:
@@ -64,7 +61,7 @@ def smooth_grad(engine: Engine, batch: Batch, target: Targets, samples: int, noi
     spread, total = noise * _range(x), np.zeros_like(x)
     for row, sample in _pieces(len(x), samples):
         noisy = x[row] + spread[row] * _normal(seed, sample, x.shape[1:])
-        np.add.at(total, row, engine.gradient(noisy, target[row]).gradient)
+        _add(total, row, engine.gradient(noisy, target[row]).gradient)
     return Explained(total / np.float32(samples))
 
 
@@ -83,9 +80,18 @@ def gradient_shap(engine: Engine, batch: Batch, target: Targets, samples: int, n
         noisy = x[row] + spread[row] * _normal(seed, sample, x.shape[1:])
         way = noisy - starts[which[sample], row]
         points = starts[which[sample], row] + places[sample, None, None, None] * way
-        np.add.at(total, row, way * engine.gradient(points, target[row]).gradient)
-    ends = np.stack([_of_target(engine.gradient(rows, target).logits, target) for rows in (x, *starts)])
-    return Explained(total / np.float32(samples), ends[0] - ends[1 + which].mean(0))
+        _add(total, row, way * engine.gradient(points, target[row]).gradient)
+    ends = np.stack([_of_target(logits_of(engine, batch, baseline), target) for baseline in BASELINES])
+    return Explained(total / np.float32(samples), _of_target(engine.predict(batch).logits, target) - ends[which].mean(0))
+
+
+def _add(
+    total: Rows, row: Int64[np.ndarray, " copies"], values: Rows, shares: Float32[np.ndarray, " copies"] | None = None
+) -> None:
+    """Adds to each row of `total` its copies' `values`, each times its share."""
+    for one in np.unique(row):
+        mine = row == one
+        total[one] += values[mine].sum(0) if shares is None else np.tensordot(shares[mine], values[mine], 1)
 
 
 def _of_target(logits: Float32[np.ndarray, "rows classes"], target: Targets) -> Float32[np.ndarray, " rows"]:
@@ -102,14 +108,13 @@ def _normal(seed: int, samples: np.ndarray, shape: tuple[int, ...]) -> Float32[n
 
 
 @lru_cache(maxsize=16)
-def _quadrature(steps: int) -> tuple[Float64[np.ndarray, " steps"], Float64[np.ndarray, " steps"]]:
+def _quadrature(steps: int) -> tuple[Float32[np.ndarray, " steps"], Float32[np.ndarray, " steps"]]:
     """Points in 0…1 and their weights, which sum to 1."""
     nodes, weights = np.polynomial.legendre.leggauss(steps)
-    return (1 + nodes) / 2, weights / 2
+    return ((1 + nodes) / 2).astype(np.float32), (weights / 2).astype(np.float32)
 
 
 def _pieces(rows: int, copies: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(Row, copy) of every copy of every row, at most MAX_ROWS at a time."""
-    for start in range(0, rows * copies, MAX_ROWS):
-        index = np.arange(start, min(start + MAX_ROWS, rows * copies))
+    """(Row, copy) of every copy of every row, in as few equal pieces of at most MAX_ROWS as will do."""
+    for index in np.array_split(np.arange(rows * copies), -(-rows * copies // MAX_ROWS)):
         yield index // copies, index % copies
