@@ -2,11 +2,13 @@
 
 Batches are uint8 (N, 3, S, S) and int64 (N,). Augmentation: a shift by up to `translate` pixels over mirrored borders, and an
 alternating flip: half the pictures are mirrored in even epochs, the other half in odd ones (Jordan 2024), so that two epochs see
-each picture both ways.
+each picture both ways; and blocks of the mean colour, as Hide-and-Seek hides them (Singh and Lee, arXiv 1811.02545): a network that has
+seen pictures with holes looks at all of a thing, and what it says when a block is taken away is no answer to a stranger's question.
 """
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
@@ -14,6 +16,8 @@ from torch.nn import functional
 
 from training.data import Pictures
 from training.recipes import Recipe
+
+BLOCKS = 8  # a side
 
 
 @dataclass(frozen=True)
@@ -23,12 +27,14 @@ class Batches:
     pixels: UInt8[Tensor, "count 3 size size"]
     labels: Int64[Tensor, " count"]
     recipe: Recipe
+    mean_colour: UInt8[Tensor, "3 1 1"]
 
     @classmethod
     def of(cls, pictures: Pictures, recipe: Recipe) -> "Batches":
         """The batches of `pictures`, whose pixels are uint8 (N, S, S, 3)."""
         pixels = torch.from_numpy(pictures.pixels).permute(0, 3, 1, 2).contiguous()
-        return cls(pixels, torch.from_numpy(pictures.labels), recipe)
+        colour = torch.from_numpy(pictures.pixels.mean((0, 1, 2)).round().astype(np.uint8)).view(3, 1, 1)
+        return cls(pixels, torch.from_numpy(pictures.labels), recipe, colour)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -45,6 +51,8 @@ class Batches:
             pixels = shift(pixels, self.recipe.translate, self._generator(step, 1))
         if self.recipe.flip:
             pixels = mirror(pixels, self._flips(epoch)[index])
+        if self.recipe.hide:
+            pixels = hide(pixels, self.recipe.hide, self.mean_colour, self._generator(step, 3))
         return pixels, self.labels[index]
 
     def _flips(self, epoch: int) -> Bool[Tensor, " count"]:
@@ -52,7 +60,7 @@ class Batches:
         return ~first if epoch % 2 else first
 
     def _generator(self, number: int, purpose: int) -> torch.Generator:
-        return torch.Generator().manual_seed((self.recipe.seed * 1_000_003 + number) * 3 + purpose)
+        return torch.Generator().manual_seed((self.recipe.seed * 1_000_003 + number) * 4 + purpose)
 
 
 def shift(pixels: UInt8[Tensor, "rows 3 size size"], most: int, generator: torch.Generator) -> UInt8[Tensor, "rows 3 size size"]:
@@ -63,6 +71,18 @@ def shift(pixels: UInt8[Tensor, "rows 3 size size"], most: int, generator: torch
     lines, columns = offsets + torch.arange(size)
     row = torch.arange(rows)[:, None, None]
     return padded[row, :, lines[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
+def hide(
+    pixels: UInt8[Tensor, "rows 3 size size"], share: float, colour: UInt8[Tensor, "3 1 1"], generator: torch.Generator
+) -> UInt8[Tensor, "rows 3 size size"]:
+    """In a `share` of the pictures, up to half of the 8 × 8 blocks replaced by `colour`."""
+    rows, size = len(pixels), pixels.shape[-1]
+    chosen = torch.rand(rows, 1, 1, generator=generator) < share
+    hidden = torch.rand(rows, 1, 1, generator=generator) / 2
+    blocks = (torch.rand(rows, BLOCKS, BLOCKS, generator=generator) < hidden) & chosen
+    block = torch.arange(size) * BLOCKS // size
+    return torch.where(blocks[:, block][:, :, block][:, None], colour, pixels)
 
 
 def mirror(pixels: UInt8[Tensor, "rows 3 size size"], which: Bool[Tensor, " rows"]) -> UInt8[Tensor, "rows 3 size size"]:

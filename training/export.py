@@ -1,7 +1,7 @@
 """From a trained network to a bundle: the graphs, their proof, the folder.
 
 The network is exported once, as the *core*: x float32 (N, 3, S, S) normalised → logits float32 (N, K) and features float32
-(N, D). The bundle's graphs are made from the core and share its weights bit for bit:
+(N, D), pools and norms folded into its convolutions. The bundle's graphs are made from the core and share its weights bit for bit:
 
     predict.onnx    the core behind its normalisation, from uint8 pictures
     gradient.onnx   the core and its own reverse pass (training.autodiff)
@@ -35,6 +35,7 @@ from service.engine import Engine, self_test_picture
 from training import parity
 from training.autodiff import cam_graph, gradient_graph, prune
 from training.data import Dataset, Pictures, drawn_pictures
+from training.folding import fold
 from training.networks import Network
 from training.runs import Run
 from training.temperature import fit_temperature
@@ -91,7 +92,7 @@ def export_core(network: Network, size: int) -> Core:
             verbose=False,
         )
     assert program is not None
-    model = program.model_proto
+    model = fold(program.model_proto)
     model.ir_version, model.producer_name, model.producer_version = IR_VERSION, "candor", ""
     prune(model)
     return Core(model, tapped(example)[1].shape[1], "activation")

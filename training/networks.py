@@ -1,7 +1,9 @@
 """The two networks: x float32 (N, 3, 32, 32) normalised → logits float32 (N, K).
 
 `seed_cnn` is the plain reference. `candor_net` is a small modern one after airbench94 (K. Jordan, "94% on CIFAR-10 in 3.29 seconds
-on a single GPU", arXiv 2404.00498): a fixed whitening layer, three groups of two convolutions, no affine scale in the batch norms.
+on a single GPU", arXiv 2404.00498): a fixed whitening layer, three groups of two convolutions, no affine scale in the batch norms. Its
+pools average, where airbench's take the maximum: the network is smooth, its class activation map adds up to the logit, and
+`training.folding` makes one convolution of a convolution and its pool.
 
 Each names its `cam_layer`, the module whose activation a class activation map weighs, and gives its penultimate `features`.
 """
@@ -74,7 +76,7 @@ class _BatchNorm(nn.BatchNorm2d):
 
 
 class _Group(nn.Module):
-    """convolution, 2×2 max pool, batch norm, activation, convolution, batch norm, activation: halves the picture."""
+    """convolution, 2×2 average pool, batch norm, activation, convolution, batch norm, activation: halves the picture."""
 
     def __init__(self, channels_in: int, channels_out: int, activation: Activation, momentum: float) -> None:
         super().__init__()
@@ -85,13 +87,13 @@ class _Group(nn.Module):
         self.activation = ACTIVATIONS[activation]()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.activation(self.norm1(functional.max_pool2d(self.convolution1(x), 2)))
+        x = self.activation(self.norm1(functional.avg_pool2d(self.convolution1(x), 2)))
         halved: Tensor = self.activation(self.norm2(self.convolution2(x)))
         return halved
 
 
 class CandorNet(Network):
-    """Whitening 2×2 convolution, three groups of `widths` channels (31 → 15 → 7 → 3 pixels), 3×3 max pool, linear head."""
+    """Whitening 2×2 convolution, three groups of `widths` channels (33 → 16 → 8 → 4 pixels), their mean, linear head."""
 
     cam_layer = "groups.2"
 
@@ -103,7 +105,7 @@ class CandorNet(Network):
         norm_momentum: float = 0.12,
     ) -> None:
         super().__init__()
-        self.whitening = nn.Conv2d(3, 24, 2)
+        self.whitening = nn.Conv2d(3, 24, 2, padding=1)
         self.whitening.weight.requires_grad_(False)
         self.activation = ACTIVATIONS[activation]()
         channels = (24, *widths)
@@ -112,8 +114,9 @@ class CandorNet(Network):
         nn.init.uniform_(self.head.weight, -SMALL * widths[-1] ** -0.5, SMALL * widths[-1] ** -0.5)
 
     def features(self, x: Float[Tensor, "rows 3 height width"]) -> Float[Tensor, "rows features"]:
-        """The channel maxima of the last group."""
-        return torch.flatten(functional.max_pool2d(self.groups(self.activation(self.whitening(x))), 3), 1)
+        """The channel means of the last group."""
+        last: Tensor = self.groups(self.activation(self.whitening(x)))
+        return last.mean((2, 3))
 
     def prepare(self, x: Float32[Tensor, "rows 3 height width"]) -> None:
         """Sets the fixed filters to the eigenvectors of the 2×2 patches of `x`, scaled to unit variance, and their negatives."""

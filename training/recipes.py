@@ -19,7 +19,8 @@ SIZE = 32
 class Recipe:
     """Hyper-parameters. A step sees `batch` pictures, in ghost batches of `ghost_batch` whose gradients are summed.
 
-    `translate` is the largest shift in pixels; `flip` mirrors every picture in every other epoch. `held_out` training pictures are
+    `translate` is the largest shift in pixels; `flip` mirrors every picture in every other epoch; `hide` is the share of pictures of which
+    up to half of the 8 × 8 blocks are replaced by the mean colour. `held_out` training pictures are
     for validation. `precision` is one of Lightning Fabric's, or `auto`: bfloat16 autocast where the processor computes in it.
     """
 
@@ -32,6 +33,7 @@ class Recipe:
     label_smoothing: float = 0.0
     translate: int = 0
     flip: bool = False
+    hide: float = 0.0
     held_out: int = 5000
     seed: int = 0
     precision: str = "auto"
@@ -55,7 +57,7 @@ class Recipe:
 
 
 RECIPES: Mapping[str, Recipe] = {
-    "candor_net": Recipe("candor_net", epochs=16, label_smoothing=0.2, translate=2, flip=True),
+    "candor_net": Recipe("candor_net", epochs=20, label_smoothing=0.2, translate=2, flip=True, hide=0.3),
     "seed_cnn": Recipe("seed_cnn", optimizer="adam", epochs=10, batch=64, ghost_batch=64),
 }
 
@@ -86,7 +88,7 @@ def _muon(network: CandorNet, recipe: Recipe) -> list[Scheduled]:
     filters = [p for name, p in network.named_parameters() if "convolution" in name]
     biases = [p for name, p in network.named_parameters() if name.endswith("bias") and "norm" in name]
     decay = 2e-6 * recipe.batch
-    sgd = [{"params": ps, "lr": lr, "weight_decay": decay / lr} for ps, lr in ((biases, 0.053), ([network.head.weight], 1e-5))]
+    sgd = [{"params": ps, "lr": lr, "weight_decay": decay / lr} for ps, lr in ((biases, 0.053), ([network.head.weight], 2.5e-4))]
     whitening = [{"params": [network.whitening.bias], "lr": 0.053, "weight_decay": decay / 0.053}]
     return [
         _scheduled(Muon(filters, lr=0.24, momentum=0.6), lambda done: 1 - done),

@@ -1,0 +1,106 @@
+"""Average pools and batch norms go into the convolutions before them, and the function stays the same."""
+
+import warnings
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from training.export import export_core
+from training.folding import fold, pooled_filters
+from training.recipes import RECIPES
+
+
+def exported(*layers):
+    """The layers as an ONNX graph from x (N, 3, 17, 17)."""
+    network = nn.Sequential(*layers).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's, about its own insides
+        program = torch.onnx.export(
+            network,
+            (torch.zeros(2, 3, 17, 17),),
+            dynamo=True,
+            opset_version=20,
+            input_names=["x"],
+            dynamic_shapes=({0: torch.export.Dim("N")},),
+            verbose=False,
+        )
+    return program.model_proto
+
+
+def operators(model):
+    return [node.op_type for node in model.graph.node]
+
+
+def answer(model):
+    x = np.random.default_rng(0).standard_normal((3, 3, 17, 17)).astype(np.float32)
+    return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+
+
+def norm():
+    layer = nn.BatchNorm2d(8)
+    torch.manual_seed(0)
+    for tensor in (layer.running_mean, layer.weight.data, layer.bias.data):
+        tensor.normal_()
+    layer.running_var.uniform_(0.5, 2)
+    return layer
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("padding", [0, 1])
+def test_convolution_pool_and_norm_become_one_convolution(bias, padding):
+    torch.manual_seed(1)
+    model = exported(nn.Conv2d(3, 8, 3, padding=padding, bias=bias), nn.AvgPool2d(2), norm(), nn.GELU())
+    folded = fold(model)
+    assert operators(folded) == ["Conv", "Gelu"]
+    assert np.abs(answer(folded) - answer(model)).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (nn.Conv2d(3, 8, 1), nn.AvgPool2d(2)),  # one convolution would multiply as much
+        (nn.Conv2d(3, 8, 3, stride=2), nn.AvgPool2d(2)),
+        (nn.Conv2d(3, 8, 3), nn.AvgPool2d(2, padding=1)),
+        (nn.Conv2d(3, 8, 3), nn.AvgPool2d(3, stride=2)),
+        (nn.Conv2d(3, 8, 3), nn.GELU(), nn.AvgPool2d(2)),
+        (nn.Conv2d(3, 8, 3), nn.MaxPool2d(2)),
+    ],
+    ids=["pointwise", "strided", "padded", "overlapping", "not linear", "maximum"],
+)
+def test_what_is_no_gain_or_not_the_same_is_left(layers):
+    model = exported(*layers)
+    before, expected = operators(model), answer(model)
+    folded = fold(model)
+    assert operators(folded) == before
+    assert np.array_equal(answer(folded), expected)
+
+
+def test_a_convolution_that_something_else_reads_is_left():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.convolution = nn.Conv2d(3, 8, 3)
+
+        def forward(self, x):
+            y = self.convolution(x)
+            return functional.avg_pool2d(y, 2).mean((2, 3)) + y.mean((2, 3))
+
+    model = exported(Twice())
+    assert "AveragePool" in operators(fold(model))
+
+
+def test_pooled_filters_are_the_mean_of_shifted_filters():
+    filters = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
+    x = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    two = functional.avg_pool2d(functional.conv2d(x, torch.from_numpy(filters)), 2)
+    one = functional.conv2d(x, torch.from_numpy(pooled_filters(filters, 2)), stride=2)
+    assert (two - one).abs().max() < 1e-5
+
+
+def test_candor_net_is_convolutions_and_gelus_alone():
+    core = export_core(RECIPES["candor_net"].network_for(10).eval(), 32)
+    assert operators(core.model) == ["Conv", "Gelu"] * 7 + ["ReduceMean", "Gemm"]

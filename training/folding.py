@@ -1,0 +1,78 @@
+"""Linear layers that follow each other become one, so that predicting and explaining multiply less; the function stays the same.
+
+An average pool behind a convolution is a convolution with stride: of 3×3 weights and a 2×2 pool, one of 4×4 that multiplies 16 times an
+output where the two multiplied 36 times. The batch norm behind it is a scale and a bias, which weights and bias take over. Sums are taken
+in float64 and rounded once.
+
+Only networks that are trained here are folded: the weights of a foreign ONNX file stay what they are, bit for bit.
+"""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+from onnx import ModelProto
+from onnxscript import ir
+from onnxscript.rewriter import MatchResult, RewriteRuleClassBase, RewriteRuleSet, rewrite
+from onnxscript.rewriter.rules.common import fuse_batchnorm_into_conv_rule
+
+Filters = Float32[np.ndarray, "out in height width"]
+
+
+def fold(model: ModelProto) -> ModelProto:
+    """`model` with its average pools and batch norms in the convolutions before them, where that saves multiplications."""
+    pooled: ModelProto = rewrite(model, pattern_rewrite_rules=RewriteRuleSet([_AveragePoolIntoConv.rule()]))
+    folded: ModelProto = rewrite(pooled, pattern_rewrite_rules=RewriteRuleSet([fuse_batchnorm_into_conv_rule]))
+    return folded
+
+
+def pooled_filters(filters: Filters, pool: int) -> Filters:
+    """What convolves like `filters` (out, in, K, K) followed by the mean of pool × pool outputs: (out, in, K + pool − 1, K + pool − 1)."""
+    out, inside, height, width = filters.shape
+    total = np.zeros((out, inside, height + pool - 1, width + pool - 1))
+    for top in range(pool):
+        for left in range(pool):
+            total[:, :, top : top + height, left : left + width] += filters
+    return (total / pool**2).astype(np.float32)
+
+
+class _AveragePoolIntoConv(RewriteRuleClassBase):
+    """AveragePool ∘ Conv → Conv with stride."""
+
+    def pattern(self, op: Any, x: Any) -> Any:
+        """A convolution whose output nothing but the pool reads."""
+        convolved = op.Conv(x, _allow_other_inputs=True, _allow_other_attributes=True, _outputs=["convolved"])
+        return op.AveragePool(convolved, _allow_other_attributes=True, _outputs=["pooled"])
+
+    def check(self, _context: Any, x: Any, convolved: ir.Value, pooled: ir.Value) -> MatchResult:
+        """Whether both are plain, the weights are constant, and one convolution multiplies less than two steps."""
+        del x
+        conv, pool = convolved.producer(), pooled.producer()
+        result = MatchResult()
+        assert conv is not None
+        assert pool is not None
+        weights = conv.inputs[1]
+        kernel = pool.attributes.get_ints("kernel_shape")
+        if weights is None or weights.const_value is None or kernel is None or len(set(kernel)) != 1:
+            return result.fail("the weights are computed, or the pool is not square")
+        strides = pool.attributes.get_ints("strides", [1, 1])
+        plain = not any(pool.attributes.get_ints("pads", [0])) and not pool.attributes.get_int("ceil_mode", 0)
+        unit = all(set(conv.attributes.get_ints(name, [1])) == {1} for name in ("strides", "dilations"))
+        explicit = all(node.attributes.get_string("auto_pad", "NOTSET") == "NOTSET" for node in (conv, pool))
+        if not (plain and unit and explicit and set(strides) == set(kernel)):
+            return result.fail("strides, pads or dilations are not those of a plain pool behind a plain convolution")
+        side = weights.const_value.shape[2]
+        if (side + kernel[0] - 1) ** 2 >= (side * kernel[0]) ** 2:
+            return result.fail("it would not multiply less")
+        return result
+
+    def rewrite(self, op: Any, x: Any, convolved: ir.Value, pooled: ir.Value) -> Any:
+        """The one convolution; its padding is that of the first, for the pool leaves out what does not fill a window."""
+        conv, pool = convolved.producer(), pooled.producer()
+        assert conv is not None
+        assert pool is not None
+        weights, size = conv.inputs[1], pool.attributes.get_ints("kernel_shape")[0]
+        filters = pooled_filters(weights.const_value.numpy(), size)
+        attributes = {name: value for name, value in conv.attributes.items() if name not in ("kernel_shape", "strides")}
+        initializer = op.initializer(ir.tensor(filters), name=weights.name)
+        return op.op("Conv", x, initializer, *conv.inputs[2:], **attributes, strides=[size, size])
