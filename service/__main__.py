@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from service.pipeline import Sent
 
 SETTINGS_HELP = "\b\nSettings come from the environment:\n" + describe()
-FILE = click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+PATH = click.Path(path_type=Path, exists=True, dir_okay=False)
+FILE = click.argument("file", type=PATH)
 
 
 class Command(click.Group):
@@ -76,22 +77,26 @@ def predict(file: Path, top_k: int) -> None:
 @click.option("--method", default="grad_cam", show_default=True, help="How to explain; an unknown one lists what there is.")
 @click.option("--target", help="Label or index to explain; the predicted class if not given.")
 @click.option("--set", "given", multiple=True, metavar="NAME=VALUE", help="A parameter of the method, for example --set steps=64.")
+@click.option("--mask", type=PATH, help="The picture's segments as a PNG file of its size, each value a segment.")
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The overlay (.png) or the raw map (.npy)."
 )
-def explain(file: Path, method: str, target: str | None, given: tuple[str, ...], out: Path) -> None:
+def explain(file: Path, method: str, target: str | None, given: tuple[str, ...], mask: Path | None, out: Path) -> None:
     """Explains what the model sees in the picture FILE, and prints the explanation as JSON."""
     from service import predictions
     from service.api import answers
-    from service.explain import ask
+    from service.explain import ask, check_masked
     from service.explain import explain as attribute
-    from service.pipeline import draw
+    from service.pipeline import cut, draw
 
     if out.suffix not in (".png", ".npy"):
         raise click.BadParameter(f"{out} ends neither in .png (the overlay) nor in .npy (the raw map)", param_hint="--out")
     parameters = dict(entry.partition("=")[::2] for entry in given)
     engine, sent = _opened(file)
     question = ask(engine.manifest, method, target, parameters)
+    if mask is not None:
+        check_masked(method, parameters)
+        question = cut(sent, mask.read_bytes(), question, engine.manifest.input)
     found = predictions.predict(engine.predict(sent.fitted[None]).logits[0], engine.manifest)
     attribution = attribute(engine, sent.fitted, question, found.logits)
     assert sent.ground is not None

@@ -5,7 +5,8 @@ applied, transparency is laid over white, 16-bit samples are scaled, palettes, g
 not applied: data sets come without them, and a network sees what its training saw. Whatever the bytes are, only a `RequestError` is
 raised.
 
-`fit` is the one resize of training, evaluation and serving; `view` says which part of the sent picture it shows the network.
+`fit` is the one resize of training, evaluation and serving; `view` says which part of the sent picture it shows the network, and
+`fit_labels` takes what is said about the picture's pixels along.
 """
 
 import io
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8, UInt16
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from service.bundle import Input
@@ -26,6 +27,7 @@ TAKEN = "JPEG, PNG and WebP are taken"
 MEGA = 1_000_000
 
 Pixels = UInt8[np.ndarray, "height width 3"]
+Labels = UInt16[np.ndarray, "height width"]
 
 _BEGINNINGS = (
     (b"GIF8", "a GIF"),
@@ -99,10 +101,9 @@ def fit(pixels: Pixels, spec: Input) -> UInt8[np.ndarray, "size size 3"]:
     if height == width == size == spec.short_side:
         return pixels
     image = Image.fromarray(pixels)
-    box = view(width, height, spec)
     if spec.resize == "pad":
-        return _padded(image, box, spec)
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+        return _padded(image, spec)
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=view(width, height, spec)))
 
 
 def view(width: int, height: int, spec: Input) -> Box:
@@ -114,13 +115,38 @@ def view(width: int, height: int, spec: Input) -> Box:
     return Box(left, top, left + side, top + side)
 
 
-def _padded(image: Image.Image, box: Box, spec: Input) -> UInt8[np.ndarray, "size size 3"]:
-    scale = spec.size / (box.right - box.left)
-    inner = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.BILINEAR)
+def fit_labels(labels: Labels, spec: Input) -> Int64[np.ndarray, "size size"]:
+    """The label of each pixel of the network's input: that of the nearest pixel of the picture, −1 where `pad` reaches beyond it."""
+    height, width = labels.shape
+    fitted = np.full((spec.size, spec.size), -1, np.int64)
+    if spec.resize == "pad":
+        x, y, across, down = _inside(width, height, spec)
+        nearest = np.ix_(_nearest(0.0, float(height), down), _nearest(0.0, float(width), across))
+        fitted[y : y + down, x : x + across] = labels[nearest]
+    else:
+        left, top, right, bottom = map(float, view(width, height, spec))
+        fitted[:] = labels[np.ix_(_nearest(top, bottom, spec.size), _nearest(left, right, spec.size))]
+    return fitted
+
+
+def _nearest(start: float, end: float, count: int) -> Int64[np.ndarray, " count"]:
+    """The pixels that hold the middles of `count` equal parts of start…end."""
+    return np.floor(start + (np.arange(count) + 0.5) * (end - start) / count).astype(np.int64)
+
+
+def _padded(image: Image.Image, spec: Input) -> UInt8[np.ndarray, "size size 3"]:
+    left, top, across, down = _inside(image.width, image.height, spec)
     mean = tuple(round(255 * value) for value in spec.mean)
     canvas = Image.new("RGB", (spec.size, spec.size), (mean[0], mean[1], mean[2]))
-    canvas.paste(inner, (round(-box.left * scale), round(-box.top * scale)))
+    canvas.paste(image.resize((across, down), Image.Resampling.BILINEAR), (left, top))
     return np.asarray(canvas)
+
+
+def _inside(width: int, height: int, spec: Input) -> tuple[int, int, int, int]:
+    """Where a padded picture lies in the network's input: left, top, width and height."""
+    box = view(width, height, spec)
+    scale = spec.size / (box.right - box.left)
+    return round(-box.left * scale), round(-box.top * scale), max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def _rgb(image: Image.Image) -> Pixels:

@@ -15,11 +15,11 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from service import images
+from service import images, masks
 from service.bundle import Input
 from service.engine import MAX_ROWS, Engine
 from service.errors import RequestError
-from service.explain import Attribution, Question, explain, render
+from service.explain import Attribution, Question, explain, masked, render, segments
 from service.images import Pixels
 from service.lanes import Lane
 from service.metrics import Metrics
@@ -95,6 +95,15 @@ class Pipeline:
                 self.metrics.images_rejected.labels(error.code).inc()
                 raise
 
+    async def cut(self, sent: Sent, mask: bytes, question: Question, timing: Timing) -> Question:
+        """`question`, asked of the segments of `mask`.
+
+        Raises:
+            InvalidParameter: it is no mask of this picture.
+        """
+        with timing.of("decode"):
+            return await self._off_loop(lambda: cut(sent, mask, question, self.engine.manifest.input))
+
     async def predict(self, sent: Sent, top_k: int, timing: Timing) -> Prediction:
         """The prediction of one picture.
 
@@ -161,6 +170,16 @@ def receive(body: bytes, spec: Input, max_pixels: int, *, keep: bool) -> Sent:
     picture = images.decode(body, max_pixels)
     ground = render.ground(picture.pixels) if keep else None
     return Sent(images.fit(picture.pixels, spec), picture.width, picture.height, picture.format, ground)
+
+
+def cut(sent: Sent, mask: bytes, question: Question, spec: Input) -> Question:
+    """`question`, asked of the segments of `mask`.
+
+    Raises:
+        InvalidParameter: it is no mask of this picture.
+    """
+    labels = images.fit_labels(masks.decode(mask, sent.width, sent.height), spec)
+    return masked(question, segments.of_labels(labels))
 
 
 def draw(engine: Engine, ground: Pixels, sent: Sent, attribution: Attribution) -> bytes:

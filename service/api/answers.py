@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from service.bundle import Manifest
 from service.engine import Engine
 from service.explain import Attribution, Method, Parameter, available
+from service.explain.segments import count
 from service.pipeline import Sent
 from service.predictions import Class, Prediction
 
@@ -34,7 +36,7 @@ def explanation(attribution: Attribution, manifest: Manifest, overlay: bytes | N
         "method": question.method.name,
         "target": _named(attribution.target.index, manifest),
         "against": None if attribution.target.against is None else _named(attribution.target.against, manifest),
-        "parameters": dict(question.parameters),
+        "parameters": _told(question.parameters),
         "degraded_from": None,
         "map": {
             "shape": list(values.shape),
@@ -87,7 +89,17 @@ def _method(method: Method) -> dict[str, Any]:
         "unit": method.unit,
         "forward_passes": method.passes(defaults),
         "parameters": [_parameter(parameter) for parameter in method.parameters],
+        "mask": method.takes_mask,
     }
+
+
+def _told(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters as they were given; of a mask, how many segments the network sees."""
+    cut = parameters.get("segments")
+    if not isinstance(cut, np.ndarray):
+        return dict(parameters)
+    rest = {name: value for name, value in parameters.items() if name != "segments"}
+    return {"mask": {"segments": count(cut)}, **rest}
 
 
 def _parameter(parameter: Parameter) -> dict[str, Any]:

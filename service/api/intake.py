@@ -4,7 +4,7 @@ import base64
 import binascii
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -25,12 +25,14 @@ RAW = (*MEDIA_TYPES, "application/octet-stream")
 class Submission:
     """The pictures of one request as `bodies`, or the error in place of one; `many` says whether a list was asked for.
 
-    `options` holds the parameters of the query and of the body as they came: text, or JSON values.
+    `options` holds the parameters of the query and of the body as they came: text, or JSON values. `mask` is the file of the
+    picture's segments, if one was sent.
     """
 
     bodies: tuple[bytes | MalformedRequest, ...]
     many: bool
     options: Mapping[str, Any] = field(default_factory=dict)
+    mask: bytes | None = None
 
 
 async def read(request: Request, max_body_bytes: int) -> Submission:
@@ -40,10 +42,12 @@ async def read(request: Request, max_body_bytes: int) -> Submission:
         BodyTooLarge: more than `max_body_bytes`.
         UnsupportedFormat: none of the content types that are taken.
         MalformedRequest: the body is empty, or not what its content type says.
-        InvalidParameter: a parameter is given twice, or there are more than 64 pictures.
+        InvalidParameter: a parameter is given twice, there are more than 64 pictures, or a mask that is not of one picture.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     query = _once(request.query_params.multi_items(), "the query")
+    if "mask" in query:
+        raise InvalidParameter("mask is in the query, and it is a file: send it as a part of a form, or in JSON")
     if kind not in (*RAW, FORM, JSON):
         told = f"the content type is {short(kind)}" if kind else "there is no Content-Type"
         raise UnsupportedFormat(f"{told}; {TAKEN} are taken: name the one that was sent")
@@ -84,25 +88,35 @@ async def _form(request: Request, body: bytes) -> Submission:
     except (MultiPartException, KeyError, UnicodeDecodeError) as error:
         raise MalformedRequest(f"the form cannot be read ({error}): send multipart/form-data with parts named 'image'") from None
     pictures: list[bytes | MalformedRequest] = []
+    masks: list[bytes | MalformedRequest] = []
     fields: list[tuple[str, str]] = []
     try:
         for name, value in form.multi_items():
-            if name == "image":
-                pictures.append(await _part(value))
+            if name in ("image", "mask"):
+                (pictures if name == "image" else masks).append(await _part(name, value))
             elif isinstance(value, UploadFile):
-                raise MalformedRequest(f"the form has a file named {short(name)}; name pictures 'image'")
+                raise MalformedRequest(f"the form has a file named {short(name)}; name pictures 'image' and the mask of one 'mask'")
             else:
                 fields.append((name, value))
     finally:
         await form.close()
     if not pictures:
         raise MalformedRequest("the form has no part named 'image': send one or more")
-    return _checked(Submission(tuple(pictures), many=len(pictures) > 1, options=_once(fields, "the form")))
+    if len(masks) > 1:
+        raise InvalidParameter(f"'mask' is given {len(masks)} times in the form: give it once")
+    mask = _mask(masks[0]) if masks else None
+    return _checked(Submission(tuple(pictures), len(pictures) > 1, _once(fields, "the form"), mask))
 
 
-async def _part(value: UploadFile | str) -> bytes | MalformedRequest:
+async def _part(name: str, value: UploadFile | str) -> bytes | MalformedRequest:
     body = await value.read() if isinstance(value, UploadFile) else value.encode("utf-8", "surrogateescape")
-    return body or MalformedRequest("a part named 'image' is empty (0 bytes): send a picture")
+    return body or MalformedRequest(f"a part named '{name}' is empty (0 bytes): send a file")
+
+
+def _mask(given: bytes | MalformedRequest) -> bytes:
+    if isinstance(given, MalformedRequest):
+        raise given
+    return given
 
 
 def _json(body: bytes) -> Submission:
@@ -116,17 +130,18 @@ def _json(body: bytes) -> Submission:
     given = document.pop("images") if many else [document.pop("image")]
     if not isinstance(given, list) or not given:
         raise MalformedRequest('"images" is no list of base64 texts, or an empty one: send one or more')
-    return _checked(Submission(tuple(_picture(text) for text in given), many=many, options=document))
+    mask = _mask(_decoded("mask", document.pop("mask"))) if "mask" in document else None
+    return _checked(Submission(tuple(_decoded("picture", text) for text in given), many, document, mask))
 
 
-def _picture(text: object) -> bytes | MalformedRequest:
+def _decoded(what: str, text: object) -> bytes | MalformedRequest:
     if not isinstance(text, str):
-        return MalformedRequest(f"a picture is given as {type(text).__name__}; in JSON it is base64 text (RFC 4648)")
+        return MalformedRequest(f"a {what} is given as {type(text).__name__}; in JSON it is base64 text (RFC 4648)")
     try:
-        return base64.b64decode(text, validate=True) or MalformedRequest("a picture is empty (0 bytes): send one")
+        return base64.b64decode(text, validate=True) or MalformedRequest(f"a {what} is empty (0 bytes): send one")
     except (binascii.Error, ValueError) as error:
         return MalformedRequest(
-            f"a picture of {len(text):,} characters is no base64 ({error}): encode it as RFC 4648 says, without line breaks"
+            f"a {what} of {len(text):,} characters is no base64 ({error}): encode it as RFC 4648 says, without line breaks"
         )
 
 
@@ -134,6 +149,8 @@ def _checked(submission: Submission) -> Submission:
     count = len(submission.bodies)
     if count > MAX_PICTURES:
         raise InvalidParameter(f"{count} pictures or more were sent at once; the limit is {MAX_PICTURES}: send several requests")
+    if submission.mask is not None and count > 1:
+        raise InvalidParameter(f"a mask was sent with {count} pictures, and it is of one: send a request for each")
     return submission
 
 
@@ -141,7 +158,7 @@ def _merged(submission: Submission, query: Mapping[str, Any]) -> Submission:
     twice = set(query) & set(submission.options)
     if twice:
         raise InvalidParameter(f"{', '.join(sorted(twice))} is given in the query and in the body: give it once")
-    return Submission(submission.bodies, submission.many, {**submission.options, **query})
+    return replace(submission, options={**submission.options, **query})
 
 
 def _once(pairs: list[tuple[str, str]], place: str) -> dict[str, str]:

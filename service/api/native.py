@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -65,21 +65,21 @@ class Native:
         _accept(request, (JSON,))
         timing = Timing(self._pipeline.metrics)
         submission = await self._read(request, timing)
-        return await self._json(submission, options.of_predict(self._manifest, submission.options), timing)
+        return await self._json(submission, options.of_predict(self._manifest, submission.options, submission.mask), timing)
 
     async def explain(self, request: Request) -> Response:
         """POST /explain; the Accept header chooses JSON, the overlay itself or the raw map."""
         kind = _accept(request, (JSON, PNG, NPY))
         timing = Timing(self._pipeline.metrics)
         submission = await self._read(request, timing)
-        chosen = options.of_explain(self._manifest, submission.options)
+        chosen = options.of_explain(self._manifest, submission.options, submission.mask)
         if kind == JSON:
             return await self._json(submission, chosen, timing)
         if submission.many:
             raise InvalidParameter(
                 f"{len(submission.bodies)} pictures were sent and {kind} can show one: send one, or accept {JSON}"
             )
-        wanted = Options(chosen.top_k, chosen.question, "overlay" if kind == PNG else "array")
+        wanted = replace(chosen, map="overlay" if kind == PNG else "array")
         answered = await self._answer(submission.bodies[0], wanted, timing)
         assert answered.attribution is not None
         return Response(answered.overlay if kind == PNG else answers.npy(answered.attribution), media_type=kind)
@@ -123,12 +123,14 @@ class Native:
     async def _answer(self, body: bytes | MalformedRequest, chosen: Options, timing: Timing) -> Answered:
         if isinstance(body, MalformedRequest):
             raise body
-        drawn = chosen.question is not None and chosen.map != "array"
+        question, drawn = chosen.question, chosen.question is not None and chosen.map != "array"
         sent = await self._pipeline.receive(body, timing, keep=drawn)
+        if question is not None and chosen.mask is not None:
+            question = await self._pipeline.cut(sent, chosen.mask, question, timing)
         prediction = await self._pipeline.predict(sent, chosen.top_k, timing)
         attribution = overlay = None
-        if chosen.question is not None:
-            attribution = await self._pipeline.explain(sent, chosen.question, prediction, timing)
+        if question is not None:
+            attribution = await self._pipeline.explain(sent, question, prediction, timing)
             overlay = await self._pipeline.overlay(sent, attribution, timing) if drawn else None
         return Answered(sent, prediction, attribution, overlay, timing)
 

@@ -6,10 +6,16 @@ import service
 from service.api.options import DEFAULT_METHOD, OF_EXPLANATIONS
 from service.bundle import Manifest
 from service.explain import Parameter, available
+from service.explain.segments import LEAST, MOST
 from service.images import MEDIA_TYPES
 from service.predictions import TOP_K
 
 _OBJECT = {"type": "object"}
+_MASK = (
+    "Of one picture, for the methods of which GET /methods says that they take a mask: its segments as a PNG file, as large as the "
+    "picture is displayed, greyscale of up to 16 bits or with a palette. Pixels of the same value are a segment; the network must "
+    f"see {LEAST} to {MOST:,}."
+)
 
 
 def document(manifest: Manifest, max_body_bytes: int) -> dict[str, Any]:
@@ -53,7 +59,10 @@ def _post(summary: str, parameters: list[dict[str, Any]], answers: list[str]) ->
     form = {
         "type": "object",
         "required": ["image"],
-        "properties": {"image": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+        "properties": {
+            "image": {"type": "array", "items": {"type": "string", "format": "binary"}},
+            "mask": {"type": "string", "format": "binary", "description": _MASK},
+        },
     }
     return {
         "summary": summary,
@@ -138,6 +147,10 @@ def _submission() -> dict[str, Any]:
     return {
         "type": "object",
         "description": "One picture as `image` or several as `images`; the parameters may be fields, too.",
-        "properties": {"image": picture, "images": {"type": "array", "items": picture}},
+        "properties": {
+            "image": picture,
+            "images": {"type": "array", "items": picture},
+            "mask": picture | {"description": _MASK},
+        },
         "oneOf": [{"required": ["image"]}, {"required": ["images"]}],
     }

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 from service.bundle import Manifest
 from service.errors import InvalidParameter, short
-from service.explain import METHODS, Question, ask
+from service.explain import METHODS, Question, ask, check_masked
 from service.predictions import TOP_K, check_top_k
 
 DEFAULT_METHOD = "grad_cam"
@@ -20,36 +20,42 @@ OF_METHODS = tuple(sorted({parameter.name for method in METHODS.values() for par
 
 @dataclass(frozen=True)
 class Options:
-    """What is asked for: the `top_k` classes, and the answer to `question` if there is one, as overlay, array or both."""
+    """What is asked for: the `top_k` classes, and the answer to `question` if there is one, as overlay, array or both.
+
+    `mask` is the file of the segments that the question is of, if one was sent.
+    """
 
     top_k: int
     question: Question | None
     map: Map = "both"
+    mask: bytes | None = None
 
 
-def of_predict(manifest: Manifest, given: Mapping[str, Any]) -> Options:
+def of_predict(manifest: Manifest, given: Mapping[str, Any], mask: bytes | None = None) -> Options:
     """The options of POST /predict; `explain=METHOD` asks for an explanation alongside.
 
     Raises:
-        InvalidParameter: a parameter is unknown or out of its range.
+        InvalidParameter: a parameter is unknown or out of its range, or there is a mask that nothing asks for.
         MethodUnavailable: the model cannot be explained that way.
     """
     method = given.get("explain")
     known = (*OF_PREDICT, *OF_EXPLANATIONS, *OF_METHODS) if method is not None else OF_PREDICT
-    return _options(manifest, given, method, known)
+    if mask is not None and method is None:
+        raise InvalidParameter("a mask was sent, and no explanation is asked for: add explain=METHOD")
+    return _options(manifest, given, method, known, mask)
 
 
-def of_explain(manifest: Manifest, given: Mapping[str, Any]) -> Options:
+def of_explain(manifest: Manifest, given: Mapping[str, Any], mask: bytes | None = None) -> Options:
     """The options of POST /explain.
 
     Raises:
-        InvalidParameter: a parameter is unknown or out of its range.
+        InvalidParameter: a parameter is unknown or out of its range, or there is a mask that the method has no use for.
         MethodUnavailable: the model cannot be explained that way.
     """
-    return _options(manifest, given, given.get("method", DEFAULT_METHOD), (*OF_EXPLAIN, *OF_EXPLANATIONS, *OF_METHODS))
+    return _options(manifest, given, given.get("method", DEFAULT_METHOD), (*OF_EXPLAIN, *OF_EXPLANATIONS, *OF_METHODS), mask)
 
 
-def _options(manifest: Manifest, given: Mapping[str, Any], method: Any, known: tuple[str, ...]) -> Options:
+def _options(manifest: Manifest, given: Mapping[str, Any], method: Any, known: tuple[str, ...], mask: bytes | None) -> Options:
     for name in given:
         if name not in known:
             raise InvalidParameter(f"there is no parameter {short(name)} here; there are {', '.join(known)}")
@@ -61,9 +67,10 @@ def _options(manifest: Manifest, given: Mapping[str, Any], method: Any, known: t
         raise InvalidParameter(f"map is {short(shape)}; it is one of {', '.join(get_args(Map))}")
     target = given.get("target")
     rest = {name: value for name, value in given.items() if name in OF_METHODS}
-    return Options(
-        top_k, ask(manifest, str(method), None if target is None else str(target), rest, given.get("quality", "basic")), shape
-    )
+    question = ask(manifest, str(method), None if target is None else str(target), rest, given.get("quality", "basic"))
+    if mask is not None:
+        check_masked(str(method), rest)
+    return Options(top_k, question, shape, mask)
 
 
 def _whole(name: str, value: Any) -> int:

@@ -6,7 +6,19 @@ Everything is computed on ONNX Runtime by `service.engine`; no method holds stat
 
 from service.explain.attribution import Attribution, explain
 from service.explain.methods import METHODS, Method, Parameter, available
-from service.explain.question import Question, ask
+from service.explain.question import Question, ask, check_masked, masked
 from service.explain.target import Target
 
-__all__ = ["METHODS", "Attribution", "Method", "Parameter", "Question", "Target", "ask", "available", "explain"]
+__all__ = [
+    "METHODS",
+    "Attribution",
+    "Method",
+    "Parameter",
+    "Question",
+    "Target",
+    "ask",
+    "available",
+    "check_masked",
+    "explain",
+    "masked",
+]

@@ -15,6 +15,7 @@ from service.explain.baselines import BASELINES, Fitted
 from service.explain.gradients import Explained
 from service.explain.perturbation import Perturbed
 from service.explain.quality import completeness_gap, cosine
+from service.explain.segments import cells
 from service.explain.target import Target
 
 Sign = Literal["signed", "positive"]
@@ -65,6 +66,11 @@ class Method:
     passes: Callable[[Mapping[str, Any]], int]
     parameters: tuple[Parameter, ...] = ()
 
+    @property
+    def takes_mask(self) -> bool:
+        """Whether it cuts the picture into segments, which a caller may draw."""
+        return SEGMENTS in self.parameters
+
 
 STEPS = Parameter("steps", 32, "points on the way from the baseline to the picture", 1, 512)
 MAX_STEPS = Parameter("max_steps", 128, "how far the steps are doubled while the completeness gap exceeds 5 %", 1, 512)
@@ -74,7 +80,7 @@ SEED = Parameter("seed", 0, "of the random numbers: the same seed gives the same
 BASELINE = Parameter(
     "baseline", "mean", "what stands for nothing to see; mean is the mean colour of the training pictures", choices=BASELINES
 )
-SEGMENTS = Parameter("segments", 8, "cells a side of the grid that cuts the picture", 2, 32)
+SEGMENTS = Parameter("segments", 8, "cells a side of the grid that cuts the picture; a mask sent with it takes their place", 2, 32)
 WINDOW = Parameter("window", 0.25, "side of the covering window, as a share of the picture's side", 0.05, 1.0)
 STRIDE = Parameter("stride", 0.125, "step of the window, as a share of the picture's side", 0.05, 1.0)
 CELLS = Parameter("cells", 7, "cells a side of the coarse random masks", 2, 32)
@@ -261,7 +267,7 @@ _ALL: tuple[Method, ...] = (
         "Covert et al. 2021, arXiv 2011.14878",
         unit=DROP,
         compute=perturbation.feature_ablation,
-        passes=lambda given: given["segments"] ** 2 + 1,
+        passes=lambda given: cells(given["segments"]) + 1,
         parameters=(SEGMENTS, BASELINE),
     ),
     _trial(

@@ -15,7 +15,8 @@ from PIL import Image
 
 from service.engine import MAX_ROWS, Batch, Engine
 from service.explain.baselines import Fitted, pixels_of
-from service.explain.segments import Segments, areas, count, grid
+from service.explain.segments import Segments, areas, count
+from service.explain.segments import cut as segments_of
 from service.explain.target import Target
 
 LIME_KERNEL_WIDTH, LIME_RIDGE = 0.25, 1.0  # those of the reference implementation
@@ -52,21 +53,23 @@ def occlusion(engine: Engine, pixels: Fitted, targets: Sequence[Target], window:
     return Perturbed((total / covers.clip(1)).astype(np.float32))
 
 
-def feature_ablation(engine: Engine, pixels: Fitted, targets: Sequence[Target], segments: int, baseline: str) -> Perturbed:
+def feature_ablation(
+    engine: Engine, pixels: Fitted, targets: Sequence[Target], segments: int | Segments, baseline: str
+) -> Perturbed:
     """How much the score drops when a segment is taken away; each pixel shows its segment's drop."""
-    cut, ground = grid(len(pixels), segments), pixels_of(engine, pixels, baseline)
+    cut, ground = segments_of(len(pixels), segments), pixels_of(engine, pixels, baseline)
     drops = _drops(engine, pixels, targets, (_covered(pixels, ground, cut == number) for number in range(count(cut))))
     return Perturbed(drops.T[:, cut].astype(np.float32))
 
 
 def lime(
-    engine: Engine, pixels: Fitted, targets: Sequence[Target], segments: int, samples: int, baseline: str, seed: int
+    engine: Engine, pixels: Fitted, targets: Sequence[Target], segments: int | Segments, samples: int, baseline: str, seed: int
 ) -> Perturbed:
     """The coefficients of a linear model of the score, fitted to random coalitions near the picture. Ribeiro et al., arXiv 1602.04938.
 
     Ridge regression, weighed by exp(−d²/0.25²)^½ with d the cosine distance; R² says how well a linear model describes the network here.
     """
-    cut = grid(len(pixels), segments)
+    cut = segments_of(len(pixels), segments)
     shown = np.random.default_rng(seed).random((samples, count(cut))) < 0.5  # noqa: PLR2004 - a fair coin
     shown[0] = True
     scores = _coalitions(engine, pixels, targets, cut, shown, baseline)
@@ -77,14 +80,14 @@ def lime(
 
 
 def kernel_shap(
-    engine: Engine, pixels: Fitted, targets: Sequence[Target], segments: int, samples: int, baseline: str, seed: int
+    engine: Engine, pixels: Fitted, targets: Sequence[Target], segments: int | Segments, samples: int, baseline: str, seed: int
 ) -> Perturbed:
     """Shapley values of the segments, estimated from random coalitions. Lundberg and Lee, arXiv 1705.07874; Covert and Lee, arXiv 2012.01536.
 
     Coalitions are drawn from the Shapley kernel, each with its complement; the values sum to f(x) − f(baseline) exactly. A segment's
     value is shared out evenly over its pixels, so the map sums to it, too.
     """
-    cut = grid(len(pixels), segments)
+    cut = segments_of(len(pixels), segments)
     shown = _shapley_coalitions(count(cut), samples, np.random.default_rng(seed))
     scores = _coalitions(
         engine, pixels, targets, cut, np.concatenate([shown, np.array([[True], [False]]) & np.ones(count(cut), bool)]), baseline

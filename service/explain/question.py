@@ -1,12 +1,13 @@
 """What is asked of a picture: a method, a target and the method's parameters, all checked."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from service.bundle import Manifest
 from service.errors import InvalidParameter, MethodUnavailable, short
 from service.explain.methods import METHODS, Method, Parameter, available
+from service.explain.segments import Segments
 from service.explain.target import Target, find_target
 
 Quality = Literal["basic", "full"]
@@ -14,7 +15,10 @@ Quality = Literal["basic", "full"]
 
 @dataclass(frozen=True)
 class Question:
-    """`target` is None for the predicted class; `parameters` has a value for each of the method's; `quality` says what is measured."""
+    """`target` is None for the predicted class; `parameters` has a value for each of the method's; `quality` says what is measured.
+
+    `segments` among the parameters is a number, the cells a side of a grid, or the segments of a mask.
+    """
 
     method: Method
     target: Target | None
@@ -44,6 +48,24 @@ def ask(manifest: Manifest, method: str, target: str | None, given: Mapping[str,
     if quality not in get_args(Quality):
         raise InvalidParameter(f"quality is {short(quality)}; it is one of {', '.join(get_args(Quality))}")
     return Question(chosen, None if target is None else find_target(target, manifest), values, quality)
+
+
+def check_masked(method: str, given: Mapping[str, Any]) -> None:
+    """Whether a mask may come with a question for `method` with the parameters `given`.
+
+    Raises:
+        InvalidParameter: the method does not cut the picture, or the number of cells is given, too.
+    """
+    if not METHODS[method].takes_mask:
+        listed = ", ".join(name for name, known in METHODS.items() if known.takes_mask)
+        raise InvalidParameter(f"a mask was sent, and {method} cuts no picture into segments; those that do: {listed}")
+    if "segments" in given:
+        raise InvalidParameter(f"segments is {short(given['segments'])} and a mask was sent: give one of them")
+
+
+def masked(question: Question, segments: Segments) -> Question:
+    """`question`, asked of the `segments` of a mask instead of those of a grid."""
+    return replace(question, parameters={**question.parameters, "segments": segments})
 
 
 def _value(parameter: Parameter, given: Any) -> int | float | str:
