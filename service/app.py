@@ -11,6 +11,8 @@ import logging
 import bentoml
 from starlette.types import Receive, Scope, Send
 
+from service.settings import Settings
+
 TIMEOUT_SECONDS = 60
 
 
@@ -43,7 +45,7 @@ def _settle() -> None:
 
 @bentoml.service(
     name="candor",
-    workers=1,
+    workers=Settings.from_environment().processes,
     traffic={"timeout": TIMEOUT_SECONDS},
     logging={"access": {"enabled": False}},
     tracing={"excluded_urls": ".*"},
@@ -60,13 +62,12 @@ class Candor:
         from service.engine import Engine  # noqa: PLC0415
         from service.metrics import Metrics  # noqa: PLC0415
         from service.pipeline import Pipeline  # noqa: PLC0415
-        from service.settings import Settings  # noqa: PLC0415
 
         log = _log()
         settings = Settings.from_environment()
         bundle = load(settings.bundle)
         engine = Engine(bundle, settings.device, settings.threads)
-        metrics = Metrics()
+        metrics = Metrics(bundle.manifest.labels)
         metrics.model.labels(bundle.manifest.name, bundle.manifest.version).set(1)
         metrics.device.labels(engine.provider).set(1)
         self._pipeline = Pipeline(engine, settings, metrics)

@@ -3,11 +3,16 @@
 Arrays: `batch` uint8 (N, S, S, 3) RGB; `x` float32 (N, 3, S, S) normalised; `target` int64 (N,), −1 = the predicted class;
 `logits` float32 (N, K). Any N is taken: more than `MAX_ROWS` rows run in several pieces, and on a GPU a piece is filled up to
 the next size of `BATCH_SIZES`, each of which was warmed, because every new shape costs a first slow run there.
+
+On a CPU with several cores every graph is open twice: for one thread, which wastes nothing while all cores have work, and for all of
+them, which answers a lone request sooner. `wide` says which is taken; it is a matter of speed alone.
 """
 
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -35,6 +40,7 @@ Logits = Float32[np.ndarray, "rows classes"]
 Batch = UInt8[np.ndarray, "rows size size 3"]
 Rows = Float32[np.ndarray, "rows 3 size size"]
 Targets = Int64[np.ndarray, "rows"]
+Turn = Callable[[int], int]
 
 SILENT, ERRORS = 4, 3  # severities of ONNX Runtime's own log
 
@@ -78,7 +84,9 @@ class Engine:
             BundleError: a graph cannot be opened, or answers the self-test picture otherwise than the manifest says.
         """
         self.manifest: Manifest = bundle.manifest
+        self.wide = True
         self._threads = threads or os.cpu_count() or 1
+        self._turn: Turn = lambda rows: min(rows, MAX_ROWS)
         spec = self.manifest.input
         self._mean = (255 * np.asarray(spec.mean, np.float32)).reshape(1, 3, 1, 1)
         self._scale = (1 / (255 * np.asarray(spec.std, np.float32))).reshape(1, 3, 1, 1)
@@ -89,17 +97,32 @@ class Engine:
     @property
     def provider(self) -> str:
         """The execution provider that the sessions really run on."""
-        return str(self._sessions[contract.PREDICT].get_providers()[0])
+        return str(self._wide[contract.PREDICT].get_providers()[0])
+
+    @cached_property
+    def forward_seconds(self) -> float:
+        """How long one picture takes alone, by a clock: the unit of `Method.passes`."""
+        picture = self_test_picture(self.manifest.input.size)
+        return min(_seconds(lambda: self.predict(picture)) for _ in range(3))
 
     @cached_property
     def mean_logits(self) -> Float32[np.ndarray, " classes"]:
         """The logits of x = 0, the mean colour, with which most explanations compare a picture; computed once."""
         size = self.manifest.input.size
-        return self.gradient(np.zeros((1, 3, size, size), np.float32), np.zeros(1, np.int64)).logits[0]
+        return np.asarray(self.gradient(np.zeros((1, 3, size, size), np.float32), np.zeros(1, np.int64)).logits[0])
 
     def has(self, graph: str) -> bool:
         """Whether the bundle holds `graph`, for example `gradient.onnx`."""
-        return graph in self._sessions
+        return graph in self._wide
+
+    def paced(self, turn: "Callable[[Engine, int], int]") -> "Engine":
+        """The same engine, which asks `turn` before every piece how many of the rows that are left it may have.
+
+        `turn` may wait, raise, or set `wide`.
+        """
+        slow = copy(self)
+        slow._turn = lambda rows: turn(slow, rows)  # noqa: SLF001 - our own
+        return slow
 
     def normalise(self, batch: Batch) -> Rows:
         """`batch` as predict.onnx normalises it: (pixel / 255 − mean) / std, channels first."""
@@ -145,12 +168,16 @@ class Engine:
             raise DeviceError(f"onnxruntime {ort.__version__} is built without {provider}: {REMEDY}")
         self.device = device
         ort.set_default_logger_severity(ERRORS if device == "cpu" else SILENT)  # a device that does not start is told by us
-        self._sessions = {name: self._open(name, graph, provider) for name, graph in graphs.items()}
+        self._wide = {name: self._open(name, graph, provider, self._threads) for name, graph in graphs.items()}
+        self._narrow = self._wide
+        if device == "cpu" and self._threads > 1:
+            self._narrow = {name: self._open(name, graph, provider, 1) for name, graph in graphs.items()}
+        self._outputs = {name: [output.name for output in session.get_outputs()] for name, session in self._wide.items()}
         self._warm_up()
 
-    def _open(self, name: str, graph: bytes, provider: str) -> ort.InferenceSession:
+    def _open(self, name: str, graph: bytes, provider: str, threads: int) -> ort.InferenceSession:
         options = ort.SessionOptions()
-        options.intra_op_num_threads = self._threads
+        options.intra_op_num_threads = threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.set_denormal_as_zero", "1")  # a gradient of many takes 1.5 times as long on Intel
         options.log_severity_level = ERRORS if provider == PROVIDERS["cpu"] else SILENT
@@ -167,25 +194,24 @@ class Engine:
         return session
 
     def _run(self, name: str, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        session = self._sessions.get(name)
-        if session is None:
+        if not self.has(name):
             raise MethodUnavailable(f"this bundle has no {name}; GET /methods lists what it can explain with")
-        rows = len(next(iter(feeds.values())))
-        pieces = [
-            self._run_piece(session, {key: value[start : start + MAX_ROWS] for key, value in feeds.items()})
-            for start in range(0, max(rows, 1), MAX_ROWS)
-        ]
+        rows, end = len(next(iter(feeds.values()))), 0
+        pieces: list[dict[str, np.ndarray]] = []
+        while end < rows or not pieces:
+            start, end = end, end + self._turn(rows - end)
+            pieces.append(self._run_piece(name, {key: value[start:end] for key, value in feeds.items()}))
         if len(pieces) == 1:
             return pieces[0]
         return {key: np.concatenate([piece[key] for piece in pieces]) for key in pieces[0]}
 
-    def _run_piece(self, session: ort.InferenceSession, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        rows = len(next(iter(feeds.values())))
-        names = [output.name for output in session.get_outputs()]
+    def _run_piece(self, name: str, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        session, names = (self._wide if self.wide else self._narrow)[name], self._outputs[name]
         if self.device == "cpu":
-            return dict(zip(names, session.run(None, feeds), strict=True))
+            return dict(zip(names, session.run(names, feeds), strict=True))
+        rows = len(next(iter(feeds.values())))
         size = next(size for size in BATCH_SIZES if size >= rows)
-        outputs = session.run(None, {key: _fill(value, size) for key, value in feeds.items()})
+        outputs = session.run(names, {key: _fill(value, size) for key, value in feeds.items()})
         return {key: value[:rows] for key, value in zip(names, outputs, strict=True)}
 
     def _warm_up(self) -> None:
@@ -196,9 +222,10 @@ class Engine:
             contract.CAM: lambda batch: self.cam(self.normalise(batch), _predicted(batch)),
         }
         picture = self_test_picture(self.manifest.input.size)
-        for size in sizes:
-            for name in self._sessions:
-                calls[name](np.repeat(picture, size, axis=0))
+        for batch in (np.repeat(picture, size, axis=0) for size in sizes):
+            for self.wide in (False, True):
+                for name in self._wide:
+                    calls[name](batch)
 
     def _self_test(self) -> None:
         if self.manifest.self_test is None:
@@ -219,6 +246,12 @@ def self_test_picture(size: int) -> UInt8[np.ndarray, "1 size size 3"]:
     ramp = np.arange(size, dtype=np.int64) * 255 // max(size - 1, 1)
     red, green = np.broadcast_to(ramp, (size, size)), np.broadcast_to(ramp[:, None], (size, size))
     return np.stack([red, green, 255 - red], axis=-1)[None].astype(np.uint8)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
 
 
 def _predicted(batch: Batch) -> Targets:

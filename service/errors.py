@@ -22,6 +22,7 @@
         ├── MethodUnavailable    422 this bundle lacks the graph that the method needs
         ├── TooManyRequests      429 the queue is full
         ├── Unavailable          503 starting, stopping or overloaded
+        ├── DeadlineExceeded     504 the caller's time is over
         └── InternalError        500 a defect of ours, never of a picture
 
 A message says what was wrong, the value, the limit and the remedy.
@@ -165,6 +166,12 @@ class Unavailable(RequestError):
     def __init__(self, message: str, retry_after_seconds: int = 1) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class DeadlineExceeded(RequestError):
+    """The time that the caller gave is over."""
+
+    status, code, title = 504, "deadline_exceeded", "The deadline has passed"
 
 
 class InternalError(RequestError):

@@ -11,8 +11,9 @@ raised.
 
 import io
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Int64, UInt8, UInt16
@@ -27,6 +28,7 @@ TAKEN = "JPEG, PNG and WebP are taken"
 MEGA = 1_000_000
 
 Pixels = UInt8[np.ndarray, "height width 3"]
+Result = TypeVar("Result")
 Labels = UInt16[np.ndarray, "height width"]
 
 _BEGINNINGS = (
@@ -70,8 +72,29 @@ class Box(NamedTuple):
     bottom: float
 
 
-def decode(body: bytes, max_pixels: int) -> Picture:
-    """The picture that `body` holds.
+@dataclass(frozen=True)
+class Opened:
+    """A picture of which only the header has been read: `pixel_count` tells what unpacking it takes."""
+
+    image: Image.Image
+    body_bytes: int
+
+    @property
+    def pixel_count(self) -> int:
+        """Width times height."""
+        return self.image.width * self.image.height
+
+    def decode(self) -> Picture:
+        """The picture, unpacked.
+
+        Raises:
+            UndecodablePicture: the bytes are damaged.
+        """
+        return _guarded(self.body_bytes, lambda: Picture(_rgb(self.image), str(self.image.format)))
+
+
+def open_header(body: bytes, max_pixels: int) -> Opened:
+    """The picture that `body` holds, not unpacked yet.
 
     Raises:
         UnsupportedFormat: the bytes are of no format that is taken.
@@ -79,19 +102,41 @@ def decode(body: bytes, max_pixels: int) -> Picture:
         UndecodablePicture: the bytes begin like a picture and cannot be decoded.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata: the pixels are what counts
-            image = Image.open(io.BytesIO(body), formats=FORMATS)
-            _check_size(image.width, image.height, max_pixels)
-            return Picture(_rgb(image), str(image.format))
-    except RequestError:
-        raise
+        opened = _guarded(len(body), lambda: Opened(Image.open(io.BytesIO(body), formats=FORMATS), len(body)))
     except UnidentifiedImageError:
         raise _unidentified(body, max_pixels) from None
-    except MemoryError:
+    _check_size(opened.image.width, opened.image.height, max_pixels)
+    return opened
+
+
+def decode(body: bytes, max_pixels: int) -> Picture:
+    """The picture that `body` holds, unpacked.
+
+    Raises:
+        UnsupportedFormat: the bytes are of no format that is taken.
+        PictureTooLarge: the header announces more than `max_pixels`.
+        UndecodablePicture: the bytes begin like a picture and cannot be decoded.
+    """
+    return open_header(body, max_pixels).decode()
+
+
+def encode(pixels: Pixels, kind: str) -> bytes:
+    """`pixels` as a file of the format `kind`."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def _guarded(body_bytes: int, work: Callable[[], Result]) -> Result:
+    """What `work` gives; whatever a decoder raises on damaged bytes becomes our own error."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd metadata: the pixels are what counts
+            return work()
+    except (RequestError, UnidentifiedImageError, MemoryError):
         raise
-    except Exception as error:  # noqa: BLE001 - decoders leak SyntaxError, ValueError, struct.error and more on damaged bytes
-        raise UndecodablePicture(f"the picture of {len(body):,} bytes is damaged or cut off ({error}): send it whole") from None
+    except Exception as error:  # noqa: BLE001 - decoders leak SyntaxError, ValueError, struct.error and more
+        raise UndecodablePicture(f"the picture of {body_bytes:,} bytes is damaged or cut off ({error}): send it whole") from None
 
 
 def fit(pixels: Pixels, spec: Input) -> UInt8[np.ndarray, "size size 3"]:

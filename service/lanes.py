@@ -2,6 +2,10 @@
 
 A lane gathers what waits, up to `most_rows` items, and runs them as one batch; it never waits for more. If a batch raises, its items
 run again one by one, so that a bad one fails alone.
+
+Nobody waits in vain. Whoever cannot be answered before its deadline is refused when it comes, with the time after which another try
+makes sense; whose deadline passes in the queue is told then; whose caller goes away leaves the queue at once. Times are seconds of
+`time.perf_counter`.
 """
 
 import asyncio
@@ -12,11 +16,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from service.errors import TooManyRequests, Unavailable
+from service.errors import DeadlineExceeded, TooManyRequests, Unavailable
 from service.metrics import Metrics
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+RECENT = 0.2  # weight of the latest batch in the mean time of an item
 
 
 @dataclass(frozen=True)
@@ -28,53 +34,98 @@ class Done(Generic[Result]):
     run_seconds: float
 
 
-@dataclass(frozen=True)
-class _Waiting(Generic[Item, Result]):
+@dataclass(frozen=True, eq=False)
+class Ticket(Generic[Item, Result]):
+    """One caller's place: `item`, its `deadline`, and the seconds that it is expected to run."""
+
     item: Item
+    deadline: float
+    cost: float
     future: "asyncio.Future[Done[Result]]"
     loop: asyncio.AbstractEventLoop
     since: float
 
+    @property
+    def abandoned(self) -> bool:
+        """Whether its caller gave up."""
+        return self.future.cancelled()
+
 
 class Lane(Generic[Item, Result]):
-    """`work` turns a list of items into the list of their results, on the lane's own thread."""
+    """`work` turns a list of tickets into the list of their results, on the lane's own thread; an exception may stand for a result."""
 
     def __init__(
-        self, name: str, work: Callable[[list[Item]], Sequence[Result]], *, most_rows: int, capacity: int, metrics: Metrics
+        self,
+        name: str,
+        work: Callable[[list[Ticket[Item, Result]]], Sequence[Result | Exception]],
+        *,
+        most_rows: int,
+        capacity: int,
+        metrics: Metrics,
+        cost: Callable[[Item], float] | None = None,
     ) -> None:
-        """At most `capacity` items wait, at most `most_rows` run together."""
+        """At most `capacity` items wait, at most `most_rows` run together. `cost` foretells the seconds of an item; without it the
+        mean of the latest is taken.
+        """
         self.name = name
+        self.last_active = 0.0
         self._work = work
         self._most_rows = most_rows
         self._capacity = capacity
-        self._metrics = metrics
-        self._waiting: deque[_Waiting[Item, Result]] = deque()
+        self._mean_seconds: float = 0.0
+        self._cost: Callable[[Item], float] = cost or (lambda _item: self._mean_seconds)
+        self._backlog = 0.0
+        self._batch_size = metrics.batch_size.labels(name)
+        self._in_flight = metrics.in_flight.labels(name)
+        self._queue_depth = metrics.queue_depth.labels(name)
+        self._rejected = {reason: metrics.rejected.labels(name, reason) for reason in ("queue_full", "deadline", "stopping")}
+        self._waiting: deque[Ticket[Item, Result]] = deque()
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._serve, name=f"lane {name}", daemon=True)
         self._thread.start()
 
-    async def run(self, item: Item) -> Done[Result]:
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
+    def admit(self) -> None:
+        """Refuses at once, before anything is read or decoded, if the lane is full.
+
+        Raises:
+            TooManyRequests: `capacity` items wait already.
+        """
+        if len(self._waiting) >= self._capacity:
+            self._rejected["queue_full"].inc()
+            raise TooManyRequests(
+                f"{self._capacity} pictures wait in the {self.name} lane, which is its limit: ask again later",
+                _whole_seconds(self._backlog),
+            )
+
+    async def run(self, item: Item, deadline: float) -> Done[Result]:
         """The result of `item`.
 
         Raises:
             TooManyRequests: `capacity` items wait already.
-            Unavailable: the lane is closed.
+            Unavailable: the lane is closed, or what waits takes longer than until `deadline`.
+            DeadlineExceeded: `deadline` passed while the item waited.
         """
         loop = asyncio.get_running_loop()
-        entry: _Waiting[Item, Result] = _Waiting(item, loop.create_future(), loop, time.perf_counter())
+        now = time.perf_counter()
+        ticket: Ticket[Item, Result] = Ticket(item, deadline, self._cost(item), loop.create_future(), loop, now)
         with self._changed:
-            if self._closed:
-                raise Unavailable("the service is stopping: ask another replica")
-            if len(self._waiting) >= self._capacity:
-                self._metrics.rejected.labels(self.name, "queue_full").inc()
-                raise TooManyRequests(
-                    f"{len(self._waiting)} pictures wait in the {self.name} lane, which is its limit: ask again later"
-                )
-            self._waiting.append(entry)
-            self._metrics.queue_depth.labels(self.name).set(len(self._waiting))
+            self._check(ticket, now)
+            self._waiting.append(ticket)
+            self._backlog += ticket.cost
+            self.last_active = now
+            self._queue_depth.set(len(self._waiting))
             self._changed.notify()
-        return await entry.future
+        try:
+            return await ticket.future
+        except asyncio.CancelledError:
+            self._leave(ticket)
+            raise
 
     def close(self) -> None:
         """Finishes what waits, then ends the thread; later callers are refused."""
@@ -83,41 +134,88 @@ class Lane(Generic[Item, Result]):
             self._changed.notify()
         self._thread.join()
 
+    def _check(self, ticket: Ticket[Item, Result], now: float) -> None:
+        if self._closed:
+            self._rejected["stopping"].inc()
+            raise Unavailable("the service is stopping: ask another replica")
+        self.admit()
+        if now + self._backlog + ticket.cost > ticket.deadline:
+            self._rejected["deadline"].inc()
+            left = max(0.0, ticket.deadline - now)
+            raise Unavailable(
+                f"the {self.name} lane needs about {self._backlog + ticket.cost:.2g} s and {left:.2g} s are left of deadline_ms: "
+                "ask again later, or give more time",
+                _whole_seconds(self._backlog),
+            )
+
+    def _leave(self, ticket: Ticket[Item, Result]) -> None:
+        with self._changed:
+            if ticket in self._waiting:
+                self._waiting.remove(ticket)
+                self._forget([ticket])
+                self._queue_depth.set(len(self._waiting))
+
+    def _forget(self, tickets: Sequence[Ticket[Item, Result]]) -> None:
+        """Takes what `tickets` were expected to run out of the backlog: the seconds of all that waits and runs."""
+        with self._changed:
+            self._backlog = max(0.0, self._backlog - sum(ticket.cost for ticket in tickets))
+
     def _serve(self) -> None:
         while batch := self._take():
             started = time.perf_counter()
             results = self._attempt(batch)
-            ran = time.perf_counter() - started
-            for entry, result in zip(batch, results, strict=True):
-                entry.loop.call_soon_threadsafe(_hand_over, entry.future, result, started - entry.since, ran)
+            ended = time.perf_counter()
+            self.last_active = ended
+            self._forget(batch)
+            self._in_flight.set(0)
+            self._mean_seconds += RECENT * ((ended - started) / len(batch) - self._mean_seconds)
+            batch[0].loop.call_soon_threadsafe(_hand_over, batch, results, started, ended - started)
 
-    def _take(self) -> list[_Waiting[Item, Result]]:
-        """What waits, up to `most_rows`; nothing when the lane is closed and empty. Whoever gave up is left out."""
+    def _take(self) -> list[Ticket[Item, Result]]:
+        """What waits, up to `most_rows`; nothing when the lane is closed and empty. Whose deadline passed is told so."""
         with self._changed:
             while True:
                 while not self._waiting and not self._closed:
                     self._changed.wait()
                 batch = [self._waiting.popleft() for _ in range(min(self._most_rows, len(self._waiting)))]
-                self._metrics.queue_depth.labels(self.name).set(len(self._waiting))
-                wanted = [entry for entry in batch if not entry.future.cancelled()]
-                if wanted or self._closed:
+                self._queue_depth.set(len(self._waiting))
+                wanted = [ticket for ticket in batch if self._in_time(ticket)]
+                self._forget([ticket for ticket in batch if ticket not in wanted])
+                if wanted or (self._closed and not self._waiting):
+                    self._in_flight.set(len(wanted))
                     return wanted
 
-    def _attempt(self, batch: list[_Waiting[Item, Result]]) -> Sequence[Result | Exception]:
-        self._metrics.batch_size.labels(self.name).observe(len(batch))
-        self._metrics.in_flight.labels(self.name).set(len(batch))
+    def _in_time(self, ticket: Ticket[Item, Result]) -> bool:
+        now = time.perf_counter()
+        if now > ticket.deadline:
+            error = DeadlineExceeded(
+                f"{now - ticket.since:.2g} s passed in the {self.name} lane and deadline_ms is over: ask again later, or give more time"
+            )
+            ticket.loop.call_soon_threadsafe(_hand_over, [ticket], [error], now, 0.0)
+            return False
+        return not ticket.abandoned
+
+    def _attempt(self, batch: list[Ticket[Item, Result]]) -> Sequence[Result | Exception]:
+        self._batch_size.observe(len(batch))
         try:
-            return self._work([entry.item for entry in batch])
+            return self._work(batch)
         except Exception as error:  # noqa: BLE001 - it belongs to a caller, whatever it is
-            return [error] if len(batch) == 1 else [self._attempt([entry])[0] for entry in batch]
-        finally:
-            self._metrics.in_flight.labels(self.name).set(0)
+            return self._one_by_one(batch, error)
+
+    def _one_by_one(self, batch: list[Ticket[Item, Result]], error: Exception) -> Sequence[Result | Exception]:
+        return [error] if len(batch) == 1 else [self._attempt([ticket])[0] for ticket in batch]
 
 
-def _hand_over(future: "asyncio.Future[Done[Result]]", result: Result | Exception, queued: float, ran: float) -> None:
-    if future.done():  # its caller gave up
-        return
-    if isinstance(result, Exception):
-        future.set_exception(result)
-    else:
-        future.set_result(Done(result, queued, ran))
+def _hand_over(batch: list[Ticket[Item, Result]], results: Sequence[Result | Exception], started: float, ran: float) -> None:
+    """Gives every caller its own, in one turn of the event loop."""
+    for ticket, result in zip(batch, results, strict=True):
+        if ticket.future.done():  # its caller gave up
+            continue
+        if isinstance(result, Exception):
+            ticket.future.set_exception(result)
+        else:
+            ticket.future.set_result(Done(result, started - ticket.since, ran))
+
+
+def _whole_seconds(seconds: float) -> int:
+    return max(1, round(seconds + 0.5))

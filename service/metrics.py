@@ -4,6 +4,7 @@ Under BentoML prometheus_client keeps its values in files (multi-process mode), 
 """
 
 import os
+from collections.abc import Sequence
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -14,13 +15,16 @@ SECONDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 
 ROWS = (1, 2, 4, 8, 16, 32)
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 GAPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+STAGES = ("read", "decode", "queue", "infer", "explain", "render", "encode")
 LIVE: Literal["livesum"] = "livesum"  # a process that died counts no longer
+ONE: Literal["livemax"] = "livemax"  # all processes say the same
 
 
 class Metrics:
     """The metrics of one service, on a registry of their own."""
 
-    def __init__(self) -> None:
+    def __init__(self, labels: Sequence[str] = ()) -> None:
+        """`labels` are the classes that may be predicted."""
         registry = CollectorRegistry()
         self._registry = registry
         self.requests = Counter("candor_requests", "Answered requests.", ("route", "code"), registry=registry)
@@ -31,14 +35,16 @@ class Metrics:
             buckets=SECONDS,
             registry=registry,
         )
-        self.stage_seconds = Histogram(
+        stage_seconds = Histogram(
             "candor_stage_duration_seconds", "The stages of a request.", ("stage",), buckets=SECONDS, registry=registry
         )
+        self.stages = {stage: stage_seconds.labels(stage) for stage in STAGES}
         self.batch_size = Histogram("candor_batch_size", "Pictures that ran together.", ("lane",), buckets=ROWS, registry=registry)
         self.queue_depth = Gauge("candor_queue_depth", "Pictures waiting.", ("lane",), multiprocess_mode=LIVE, registry=registry)
         self.in_flight = Gauge("candor_in_flight", "Pictures running.", ("lane",), multiprocess_mode=LIVE, registry=registry)
         self.rejected = Counter("candor_rejected", "Pictures refused for load.", ("lane", "reason"), registry=registry)
-        self.predictions = Counter("candor_predictions", "Predicted classes.", ("label",), registry=registry)
+        predictions = Counter("candor_predictions", "Predicted classes.", ("label",), registry=registry)
+        self.predictions = [predictions.labels(label) for label in labels]
         self.confidence = Histogram(
             "candor_prediction_confidence", "Calibrated probability of the predicted class.", buckets=SHARES, registry=registry
         )
@@ -55,9 +61,9 @@ class Metrics:
         )
         self.images_rejected = Counter("candor_image_rejected", "Pictures that were not taken.", ("reason",), registry=registry)
         self.model = Gauge(
-            "candor_model_info", "The model that is served.", ("name", "version"), multiprocess_mode=LIVE, registry=registry
+            "candor_model_info", "The model that is served.", ("name", "version"), multiprocess_mode=ONE, registry=registry
         )
-        self.device = Gauge("candor_device_info", "What computes.", ("provider",), multiprocess_mode=LIVE, registry=registry)
+        self.device = Gauge("candor_device_info", "What computes.", ("provider",), multiprocess_mode=ONE, registry=registry)
 
     def text(self) -> bytes:
         """The exposition, in Prometheus's text format."""

@@ -1,6 +1,8 @@
-"""The way of a picture: bytes → fitted pixels → logits → prediction → explanation → overlay, none of it on the event loop.
+"""The way of a picture: bytes → fitted pixels → logits → prediction → explanation → overlay.
 
-Pictures are decoded and overlays drawn on a few threads; inference and explanation each have a lane. Every stage is timed.
+Small pictures are decoded where they arrive, on the event loop: it takes less than handing them over. Larger ones are decoded, and
+overlays drawn, on a few threads. Inference and explanation each have a lane. Every stage is timed, and all of them end by the request's
+deadline or say that they cannot.
 """
 
 import asyncio
@@ -9,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
@@ -17,16 +19,20 @@ from jaxtyping import Float32, UInt8
 
 from service import images, masks
 from service.bundle import Input
-from service.engine import MAX_ROWS, Engine
-from service.errors import RequestError
-from service.explain import Attribution, Question, explain, masked, render, segments
-from service.images import Pixels
-from service.lanes import Lane
+from service.engine import MAX_ROWS, Engine, self_test_picture
+from service.errors import DeadlineExceeded, RequestError
+from service.explain import Attribution, Question, explain, ladder, masked, passes, render, segments
+from service.images import Opened, Pixels
+from service.lanes import Lane, Ticket
 from service.metrics import Metrics
 from service.predictions import Prediction, predict
 from service.settings import Settings
+from service.turns import QUIET_SECONDS, Turns
 
 PREDICT_CAPACITY, EXPLAIN_CAPACITY = 512, 64
+DEADLINE_MS = 10_000  # where a request gives none
+SMALL_PIXELS = 128 * 128  # takes about as long to decode as to hand over to a thread
+RECENT = 0.2  # weight of the latest explanation in the mean time of a forward pass
 
 Fitted = UInt8[np.ndarray, "size size 3"]
 Logits = Float32[np.ndarray, " classes"]
@@ -44,18 +50,35 @@ class Sent:
     ground: Pixels | None
 
 
+@dataclass(frozen=True)
+class Job:
+    """What an explanation is made of."""
+
+    fitted: Fitted
+    question: Question
+    logits: Logits
+
+
 @dataclass
 class Timing:
-    """Seconds by stage, of one picture."""
+    """Seconds by stage, of one picture, and the `deadline` of its request, by the clock of `time.perf_counter`."""
 
     metrics: Metrics
     started: float = field(default_factory=time.perf_counter)
     seconds: dict[str, float] = field(default_factory=dict)
+    deadline: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.allow(DEADLINE_MS)
+
+    def allow(self, milliseconds: int) -> None:
+        """Sets the deadline so long after the start."""
+        self.deadline = self.started + milliseconds / 1000
 
     def add(self, stage: str, seconds: float) -> None:
         """Counts `seconds` for `stage`."""
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
-        self.metrics.stage_seconds.labels(stage).observe(seconds)
+        self.metrics.stages[stage].observe(seconds)
 
     @contextmanager
     def of(self, stage: str) -> Iterator[None]:
@@ -78,9 +101,29 @@ class Pipeline:
         self.engine = engine
         self.metrics = metrics
         self._max_pixels = settings.max_pixels
+        self._pass_seconds = engine.forward_seconds
+        self._open = 0
+        self._last_crowd = self._last_prediction = 0.0
         self._threads = ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1), thread_name_prefix="pictures")
         self._predict = Lane("predict", self._infer, most_rows=MAX_ROWS, capacity=PREDICT_CAPACITY, metrics=metrics)
-        self._explain = Lane("explain", self._attribute, most_rows=1, capacity=EXPLAIN_CAPACITY, metrics=metrics)
+        self._explain = Lane(
+            "explain", self._attribute, most_rows=1, capacity=EXPLAIN_CAPACITY, metrics=metrics, cost=self._least_seconds
+        )
+
+        self._rehearse()
+
+    def admit(self) -> None:
+        """Refuses before anything is read, if predictions wait in great number.
+
+        Raises:
+            TooManyRequests: the lane is full.
+        """
+        self._predict.admit()
+
+    @property
+    def backlogged(self) -> bool:
+        """Whether more predictions wait than run together."""
+        return self._predict.waiting > MAX_ROWS
 
     async def receive(self, body: bytes, timing: Timing, *, keep: bool) -> Sent:
         """Decodes and fits a picture; `keep` its ground for an overlay.
@@ -88,9 +131,13 @@ class Pipeline:
         Raises:
             RequestError: it is no picture that can be taken.
         """
+        spec = self.engine.manifest.input
         with timing.of("decode"):
             try:
-                return await self._off_loop(lambda: receive(body, self.engine.manifest.input, self._max_pixels, keep=keep))
+                opened = images.open_header(body, self._max_pixels)
+                if opened.pixel_count <= SMALL_PIXELS:
+                    return fitted(opened, spec, keep=keep)
+                return await self._off_loop(lambda: fitted(opened, spec, keep=keep))
             except RequestError as error:
                 self.metrics.images_rejected.labels(error.code).inc()
                 raise
@@ -104,35 +151,40 @@ class Pipeline:
         with timing.of("decode"):
             return await self._off_loop(lambda: cut(sent, mask, question, self.engine.manifest.input))
 
-    async def predict(self, sent: Sent, top_k: int, timing: Timing) -> Prediction:
-        """The prediction of one picture.
+    async def predict(self, sent: Sent, top_k: int, timing: Timing, *, explained: bool = False) -> Prediction:
+        """The prediction of one picture; `explained` if it is only the beginning of an explanation.
 
         Raises:
             TooManyRequests: the lane is full.
+            Unavailable: it cannot be answered by the deadline.
+            DeadlineExceeded: it waited too long.
         """
-        done = await self._predict.run(sent.fitted)
+        with self._counted(alone=explained):
+            done = await self._predict.run(sent.fitted, timing.deadline)
         timing.add("queue", done.queue_seconds)
         timing.add("infer", done.run_seconds)
         prediction = predict(done.result, self.engine.manifest, top_k)
-        self.metrics.predictions.labels(prediction.best.label).inc()
+        self.metrics.predictions[prediction.best.index].inc()
         self.metrics.confidence.observe(prediction.best.probability)
         return prediction
 
     async def explain(self, sent: Sent, question: Question, prediction: Prediction, timing: Timing) -> Attribution:
-        """The map that answers `question`.
+        """The map that answers `question`, or a cheaper one where time is short.
 
         Raises:
             TooManyRequests: the lane is full.
+            Unavailable: not even the cheapest answer can be given by the deadline.
+            DeadlineExceeded: it waited or took too long.
         """
         name = question.method.name
         try:
-            done = await self._explain.run((sent.fitted, question, prediction.logits))
+            done = await self._explain.run(Job(sent.fitted, question, prediction.logits), timing.deadline)
         except Exception:
             self.metrics.explanations.labels(name, "refused").inc()
             raise
         timing.add("queue", done.queue_seconds)
         timing.add("explain", done.run_seconds)
-        self.metrics.explanations.labels(name, "answered").inc()
+        self.metrics.explanations.labels(name, "degraded" if done.result.degraded_from else "answered").inc()
         self.metrics.explanation_seconds.labels(name).observe(done.run_seconds)
         if "completeness_gap" in done.result.quality:
             self.metrics.completeness_gap.labels(name).observe(done.result.quality["completeness_gap"])
@@ -151,11 +203,55 @@ class Pipeline:
         self._explain.close()
         self._threads.shutdown()
 
-    def _infer(self, batch: list[Fitted]) -> list[Logits]:
-        return list(self.engine.predict(np.stack(batch)).logits)
+    def _rehearse(self) -> None:
+        """Decodes and draws once: decoders and fonts are loaded at their first use, which a request should not pay for."""
+        picture = self_test_picture(self.engine.manifest.input.size)[0]
+        for kind in images.FORMATS:
+            sent = receive(images.encode(picture, kind), self.engine.manifest.input, self._max_pixels, keep=True)
+        assert sent.ground is not None
+        render.png(sent.ground)
 
-    def _attribute(self, batch: list[tuple[Fitted, Question, Logits]]) -> list[Attribution]:
-        return [explain(self.engine, pixels, question, logits) for pixels, question, logits in batch]
+    @contextmanager
+    def _counted(self, *, alone: bool) -> Iterator[None]:
+        """Notes when more than one prediction was open, and when someone wanted nothing but a prediction."""
+        self._open += 1
+        now = time.perf_counter()
+        if self._open > 1:
+            self._last_crowd = now
+        if not alone:
+            self._last_prediction = now
+        try:
+            yield
+        finally:
+            self._open -= 1
+
+    def _infer(self, batch: list[Ticket[Fitted, Logits]]) -> list[Logits]:
+        """A lone request has all cores; several share them out, one each."""
+        self.engine.wide = time.perf_counter() - self._last_crowd > QUIET_SECONDS
+        return list(self.engine.predict(np.stack([ticket.item for ticket in batch])).logits)
+
+    def _attribute(self, batch: list[Ticket[Job, Attribution]]) -> list[Attribution]:
+        (ticket,) = batch
+        job, started = ticket.item, time.perf_counter()
+        chosen = self._affordable(job.question, ticket.deadline - started)
+        turns = Turns(ticket.deadline, lambda: ticket.abandoned, lambda: self._last_prediction)
+        answer = explain(self.engine.paced(turns), job.fitted, chosen, job.logits)
+        self._pass_seconds += RECENT * ((time.perf_counter() - started) / passes(chosen) - self._pass_seconds)
+        return [answer if chosen is job.question else replace(answer, degraded_from=job.question)]
+
+    def _affordable(self, question: Question, seconds: float) -> Question:
+        """`question`, or the dearest of the cheaper ones that takes at most `seconds`."""
+        for rung in ladder(question, self.engine.manifest):
+            if passes(rung) * self._pass_seconds <= seconds:
+                return rung
+        raise DeadlineExceeded(
+            f"{max(0.0, seconds):.2g} s are left of deadline_ms, and no explanation takes less: ask again later, or give more time"
+        )
+
+    def _least_seconds(self, job: Job) -> float:
+        """What the cheapest answer takes."""
+        *_, cheapest = ladder(job.question, self.engine.manifest)
+        return passes(cheapest) * self._pass_seconds
 
     async def _off_loop(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
@@ -167,7 +263,16 @@ def receive(body: bytes, spec: Input, max_pixels: int, *, keep: bool) -> Sent:
     Raises:
         RequestError: it is no picture that can be taken.
     """
-    picture = images.decode(body, max_pixels)
+    return fitted(images.open_header(body, max_pixels), spec, keep=keep)
+
+
+def fitted(opened: Opened, spec: Input, *, keep: bool) -> Sent:
+    """Unpacks and fits a picture; `keep` its ground for an overlay.
+
+    Raises:
+        UndecodablePicture: it is damaged.
+    """
+    picture = opened.decode()
     ground = render.ground(picture.pixels) if keep else None
     return Sent(images.fit(picture.pixels, spec), picture.width, picture.height, picture.format, ground)
 

@@ -60,8 +60,17 @@ class Settings:
     host: str = _setting("127.0.0.1", _text, "address to listen on")
     port: int = _setting(3000, _integer(1, 65_535), "port to listen on")
     threads: int = _setting(0, _integer(0, 1_024), "threads of one inference; 0 takes every core")
+    workers: int = _setting(0, _integer(0, 64), "processes that serve; 0 takes one a core, or one if a GPU may compute")
     max_body_bytes: int = _setting(10 * 2**20, _integer(1, 2**30), "largest request body taken")
     max_pixels: int = _setting(50_000_000, _integer(1, 10**9), "largest picture taken, width times height")
+
+    @property
+    def processes(self) -> int:
+        """How many processes serve: the interpreter lock lets each use little more than one core; a GPU is best fed by one."""
+        if self.workers:
+            return self.workers
+        on_gpu = self.device in ("cuda", "tensorrt") or (self.device == "auto" and Path("/dev/nvidia0").exists())
+        return 1 if on_gpu else os.cpu_count() or 1
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":

@@ -9,7 +9,7 @@ import numpy as np
 
 from service.bundle import Manifest
 from service.engine import Engine
-from service.explain import Attribution, Method, Parameter, available
+from service.explain import Attribution, Method, Parameter, Question, available
 from service.explain.segments import count
 from service.pipeline import Sent
 from service.predictions import Class, Prediction
@@ -37,7 +37,7 @@ def explanation(attribution: Attribution, manifest: Manifest, overlay: bytes | N
         "target": _named(attribution.target.index, manifest),
         "against": None if attribution.target.against is None else _named(attribution.target.against, manifest),
         "parameters": _told(question.parameters),
-        "degraded_from": None,
+        "degraded_from": _asked(attribution.degraded_from),
         "map": {
             "shape": list(values.shape),
             "dtype": "float32",
@@ -52,6 +52,13 @@ def explanation(attribution: Attribution, manifest: Manifest, overlay: bytes | N
     if overlay is not None:
         answer["overlay"] = "data:image/png;base64," + base64.b64encode(overlay).decode()
     return answer
+
+
+def _asked(question: Question | None) -> dict[str, Any] | None:
+    """What was asked before time made it cheaper."""
+    if question is None:
+        return None
+    return {"method": question.method.name, "parameters": _told(question.parameters), "quality": question.quality}
 
 
 def npy(attribution: Attribution) -> bytes:

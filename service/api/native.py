@@ -13,6 +13,7 @@ from starlette.routing import Route
 from service import bundle as contract
 from service.api import answers, intake, openapi, options, problems
 from service.api.options import Options
+from service.api.presence import while_connected
 from service.bundle import Bundle, Manifest
 from service.errors import InvalidParameter, MalformedRequest, NotAcceptable, NotFound, RequestError
 from service.explain import Attribution
@@ -65,7 +66,11 @@ class Native:
         _accept(request, (JSON,))
         timing = Timing(self._pipeline.metrics)
         submission = await self._read(request, timing)
-        return await self._json(submission, options.of_predict(self._manifest, submission.options, submission.mask), timing)
+        chosen = options.of_predict(self._manifest, submission.options, submission.mask)
+        timing.allow(chosen.deadline_ms)
+        if chosen.question is None and not self._pipeline.backlogged:
+            return await self._json(submission, chosen, timing)
+        return await while_connected(request, self._json(submission, chosen, timing))
 
     async def explain(self, request: Request) -> Response:
         """POST /explain; the Accept header chooses JSON, the overlay itself or the raw map."""
@@ -73,6 +78,10 @@ class Native:
         timing = Timing(self._pipeline.metrics)
         submission = await self._read(request, timing)
         chosen = options.of_explain(self._manifest, submission.options, submission.mask)
+        timing.allow(chosen.deadline_ms)
+        return await while_connected(request, self._explained(submission, chosen, kind, timing))
+
+    async def _explained(self, submission: intake.Submission, chosen: Options, kind: str, timing: Timing) -> Response:
         if kind == JSON:
             return await self._json(submission, chosen, timing)
         if submission.many:
@@ -101,6 +110,7 @@ class Native:
         return answer
 
     async def _read(self, request: Request, timing: Timing) -> intake.Submission:
+        self._pipeline.admit()
         with timing.of("read"):
             return await intake.read(request, self._max_body_bytes)
 
@@ -108,13 +118,15 @@ class Native:
         if not submission.many:
             answered = await self._answer(submission.bodies[0], chosen, timing)
             return self._encoded({"model": self._model, **self._document_of(answered, chosen)}, timing)
-        results = await asyncio.gather(*(self._result(body, chosen) for body in submission.bodies))
+        results = await asyncio.gather(*(self._result(body, chosen, timing) for body in submission.bodies))
         return self._encoded({"model": self._model, "results": results}, timing)
 
-    async def _result(self, body: bytes | MalformedRequest, chosen: Options) -> Mapping[str, Any]:
+    async def _result(self, body: bytes | MalformedRequest, chosen: Options, request: Timing) -> Mapping[str, Any]:
         """One of several: its answer, or its own problem."""
+        timing = Timing(self._pipeline.metrics, request.started)
+        timing.allow(chosen.deadline_ms)
         try:
-            return self._document_of(await self._answer(body, chosen, Timing(self._pipeline.metrics)), chosen)
+            return self._document_of(await self._answer(body, chosen, timing), chosen)
         except RequestError as error:
             return {"error": problems.problem(error)}
         except Exception as error:  # noqa: BLE001 - its neighbours are answered all the same
@@ -127,7 +139,7 @@ class Native:
         sent = await self._pipeline.receive(body, timing, keep=drawn)
         if question is not None and chosen.mask is not None:
             question = await self._pipeline.cut(sent, chosen.mask, question, timing)
-        prediction = await self._pipeline.predict(sent, chosen.top_k, timing)
+        prediction = await self._pipeline.predict(sent, chosen.top_k, timing, explained=question is not None)
         attribution = overlay = None
         if question is not None:
             attribution = await self._pipeline.explain(sent, question, prediction, timing)

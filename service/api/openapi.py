@@ -3,11 +3,12 @@
 from typing import Any
 
 import service
-from service.api.options import DEFAULT_METHOD, OF_EXPLANATIONS
+from service.api.options import DEFAULT_METHOD, MOST_MS, OF_EXPLANATIONS
 from service.bundle import Manifest
 from service.explain import Parameter, available
 from service.explain.segments import LEAST, MOST
 from service.images import MEDIA_TYPES
+from service.pipeline import DEADLINE_MS
 from service.predictions import TOP_K
 
 _OBJECT = {"type": "object"}
@@ -26,13 +27,15 @@ def document(manifest: Manifest, max_body_bytes: int) -> dict[str, Any]:
         "paths": {
             "/predict": {
                 "post": _post(
-                    "Predict", [_top_k(manifest), _method("explain", manifest), *_explaining(manifest)], ["application/json"]
+                    "Predict",
+                    [_top_k(manifest), _deadline(), _method("explain", manifest), *_explaining(manifest)],
+                    ["application/json"],
                 )
             },
             "/explain": {
                 "post": _post(
                     "Explain",
-                    [_top_k(manifest), _method("method", manifest, DEFAULT_METHOD), *_explaining(manifest)],
+                    [_top_k(manifest), _deadline(), _method("method", manifest, DEFAULT_METHOD), *_explaining(manifest)],
                     ["application/json", "image/png", "application/x-npy"],
                 )
             },
@@ -94,6 +97,11 @@ def _top_k(manifest: Manifest) -> dict[str, Any]:
     return _query(
         "top_k", "How many classes to name.", {"type": "integer", "minimum": 1, "maximum": classes, "default": min(TOP_K, classes)}
     )
+
+
+def _deadline() -> dict[str, Any]:
+    schema = {"type": "integer", "minimum": 1, "maximum": MOST_MS, "default": DEADLINE_MS}
+    return _query("deadline_ms", "The time that an answer may take; what cannot be given in it is refused at once.", schema)
 
 
 def _method(name: str, manifest: Manifest, default: str | None = None) -> dict[str, Any]:

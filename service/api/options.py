@@ -7,13 +7,16 @@ from typing import Any, Literal, get_args
 from service.bundle import Manifest
 from service.errors import InvalidParameter, short
 from service.explain import METHODS, Question, ask, check_masked
+from service.pipeline import DEADLINE_MS
 from service.predictions import TOP_K, check_top_k
 
 DEFAULT_METHOD = "grad_cam"
 
+MOST_MS = 60_000
+
 Map = Literal["overlay", "array", "both"]
-OF_PREDICT = ("top_k", "explain")
-OF_EXPLAIN = ("top_k", "method")
+OF_PREDICT = ("top_k", "deadline_ms", "explain")
+OF_EXPLAIN = ("top_k", "deadline_ms", "method")
 OF_EXPLANATIONS = ("target", "map", "quality")
 OF_METHODS = tuple(sorted({parameter.name for method in METHODS.values() for parameter in method.parameters}))
 
@@ -22,13 +25,14 @@ OF_METHODS = tuple(sorted({parameter.name for method in METHODS.values() for par
 class Options:
     """What is asked for: the `top_k` classes, and the answer to `question` if there is one, as overlay, array or both.
 
-    `mask` is the file of the segments that the question is of, if one was sent.
+    `mask` is the file of the segments that the question is of, if one was sent. `deadline_ms` is the caller's time, from the first byte.
     """
 
     top_k: int
     question: Question | None
     map: Map = "both"
     mask: bytes | None = None
+    deadline_ms: int = DEADLINE_MS
 
 
 def of_predict(manifest: Manifest, given: Mapping[str, Any], mask: bytes | None = None) -> Options:
@@ -60,8 +64,9 @@ def _options(manifest: Manifest, given: Mapping[str, Any], method: Any, known: t
         if name not in known:
             raise InvalidParameter(f"there is no parameter {short(name)} here; there are {', '.join(known)}")
     top_k = check_top_k(_whole("top_k", given.get("top_k", min(TOP_K, len(manifest.labels)))), manifest)
+    deadline_ms = _deadline(_whole("deadline_ms", given.get("deadline_ms", DEADLINE_MS)))
     if method is None:
-        return Options(top_k, None)
+        return Options(top_k, None, deadline_ms=deadline_ms)
     shape = given.get("map", "both")
     if shape not in get_args(Map):
         raise InvalidParameter(f"map is {short(shape)}; it is one of {', '.join(get_args(Map))}")
@@ -70,7 +75,13 @@ def _options(manifest: Manifest, given: Mapping[str, Any], method: Any, known: t
     question = ask(manifest, str(method), None if target is None else str(target), rest, given.get("quality", "basic"))
     if mask is not None:
         check_masked(str(method), rest)
-    return Options(top_k, question, shape, mask)
+    return Options(top_k, question, shape, mask, deadline_ms)
+
+
+def _deadline(milliseconds: int) -> int:
+    if not 1 <= milliseconds <= MOST_MS:
+        raise InvalidParameter(f"deadline_ms is {milliseconds}; give 1 to {MOST_MS:,} milliseconds")
+    return milliseconds
 
 
 def _whole(name: str, value: Any) -> int:

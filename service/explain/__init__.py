@@ -5,6 +5,7 @@ Everything is computed on ONNX Runtime by `service.engine`; no method holds stat
 """
 
 from service.explain.attribution import Attribution, explain
+from service.explain.cost import ladder, passes
 from service.explain.methods import METHODS, Method, Parameter, available
 from service.explain.question import Question, ask, check_masked, masked
 from service.explain.target import Target
@@ -20,5 +21,7 @@ __all__ = [
     "available",
     "check_masked",
     "explain",
+    "ladder",
     "masked",
+    "passes",
 ]

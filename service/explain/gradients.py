@@ -16,6 +16,8 @@ from jaxtyping import Float32, Int64
 from service.engine import MAX_ROWS, Batch, Engine, Rows, Targets
 from service.explain.baselines import BASELINES, logits_of, rows_of
 
+Copies = Float32[np.ndarray, "copies 3 size size"]
+
 
 @dataclass(frozen=True)
 class Explained:

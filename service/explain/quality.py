@@ -17,6 +17,7 @@ BLOCKS = 8  # a side: single pixels taken away at random fool a network more tha
 LEVELS = 17  # how many shares of the blocks, from none to all, are tried
 RANDOM_ORDERS = 4
 NOISY_COPIES, NOISE = 4, 3  # grey levels of 255
+FAITHFULNESS_PASSES = 2 * LEVELS * (1 + RANDOM_ORDERS)
 
 Map = Float32[np.ndarray, "size size"]
 

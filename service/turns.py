@@ -1,0 +1,52 @@
+"""Explanations take turns with predictions: a map is computed in pieces, and between two pieces whoever predicts goes first.
+
+While predictions come in, a piece takes about `PIECE_SECONDS` and the explanation then rests for `REST` times as long, so that it has a
+fifth of a core at most and no prediction waits longer than for one piece. When nobody has asked for a prediction for `QUIET_SECONDS`,
+an explanation has all cores and pieces of `MAX_ROWS`. Between pieces it is also seen whether anyone still waits for the map.
+"""
+
+import time
+from collections.abc import Callable
+
+from service.engine import MAX_ROWS, Engine
+from service.errors import DeadlineExceeded, Unavailable
+
+PIECE_SECONDS, REST, QUIET_SECONDS = 0.010, 4, 0.030
+
+
+class Turns:
+    """The turns of one explanation; times are seconds of `time.perf_counter`."""
+
+    def __init__(self, deadline: float, abandoned: Callable[[], bool], last_prediction: Callable[[], float]) -> None:
+        self._deadline = deadline
+        self._abandoned = abandoned
+        self._last_prediction = last_prediction
+        self._rows = 1
+        self._began = 0.0
+
+    def __call__(self, engine: Engine, left: int) -> int:
+        """The rows of the next piece, at most `left`, after a rest if there must be one.
+
+        Raises:
+            DeadlineExceeded: the caller's time is over.
+            Unavailable: the caller went away; nobody will read it.
+        """
+        now = time.perf_counter()
+        if self._abandoned():
+            raise Unavailable("the caller went away")
+        if now > self._deadline:
+            raise DeadlineExceeded(
+                "deadline_ms was over before the map was computed: give more time, or ask for fewer steps or samples"
+            )
+        engine.wide = now - self._last_prediction() > QUIET_SECONDS
+        self._rows = min(left, MAX_ROWS if engine.wide else self._rest(now))
+        self._began = time.perf_counter()
+        return self._rows
+
+    def _rest(self, now: float) -> int:
+        """Waits REST times as long as the last piece took; the rows that take PIECE_SECONDS."""
+        if not self._began:
+            return 1
+        took = now - self._began
+        time.sleep(REST * min(took, REST * PIECE_SECONDS))
+        return max(1, min(MAX_ROWS, round(self._rows * PIECE_SECONDS / took)))
