@@ -88,7 +88,7 @@ def gradient_shap(engine: Engine, batch: Batch, target: Targets, samples: int, n
 
 
 def _add(
-    total: Rows, row: Int64[np.ndarray, " copies"], values: Rows, shares: Float32[np.ndarray, " copies"] | None = None
+    total: Rows, row: Int64[np.ndarray, " copies"], values: Copies, shares: Float32[np.ndarray, " copies"] | None = None
 ) -> None:
     """Adds to each row of `total` its copies' `values`, each times its share."""
     for one in np.unique(row):

@@ -210,6 +210,18 @@ def test_full_quality_measures_everything(method, engine):
     assert found["sensitivity"] >= 0
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_every_answer_tells_how_far_the_map_depends_on_the_class(method, engine):
+    given = {p.name: 16 for p in METHODS[method].parameters if p.name == "samples"}
+    assert -1 <= answer(engine, draw("red", seed=1), method, None, **given).quality["class_cosine"] <= 1
+
+
+def test_a_map_that_does_not_depend_on_the_class_has_cosine_one(tmp_path):
+    weights = np.repeat(toys.weights_of(1), 2, axis=0) * np.array([[1], [0.5]], np.float32)
+    found = answer(toys.linear(tmp_path, weights), toys.picture(), "integrated_gradients", "a")
+    assert found.quality["class_cosine"] == pytest.approx(1, abs=1e-6)
+
+
 def test_a_map_of_the_patch_deletes_better_than_chance(tmp_path):
     engine = toys.planted(tmp_path)
     pixels = np.full((toys.SIZE, toys.SIZE, 3), 90, np.uint8)

@@ -123,3 +123,21 @@ def test_no_file_of_this_machine_is_named(core):
         assert b".py" not in model.SerializeToString()
         assert not model.metadata_props
         onnx.checker.check_model(model, full_check=True)
+
+
+def test_shapes_are_known_behind_a_group_normalization():
+    tensors = {"scale": np.ones(4, np.float32), "bias": np.zeros(4, np.float32), "W": np.ones((4, 4, 1, 1), np.float32)}
+    nodes = [
+        helper.make_node("GroupNormalization", ["x", "scale", "bias"], ["normed"], num_groups=2),
+        helper.make_node("Conv", ["normed", "W"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "normed",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 4, 6, 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(value, name) for name, value in tensors.items()],
+    )
+    built = Graph(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10))
+    assert built.shape("normed") == built.shape("y") == (None, 4, 6, 6)
+    assert [node.op_type for node in built.model.graph.node] == ["GroupNormalization", "Conv"]

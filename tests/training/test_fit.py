@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from tests.servers import ROOT
 from training import runs
-from training.batches import Batches, mirror, shift
+from training.batches import Batches, hide, mirror, shift
 from training.fit import fit, make_fabric, prepare
 from training.muon import orthogonal
 from training.networks import CandorNet
@@ -123,6 +123,18 @@ def test_shifting_moves_pixels_and_mirrors_the_border():
     padded = torch.nn.functional.pad(pixels.float(), (2,) * 4, mode="reflect").to(torch.uint8)
     for row in range(2):
         assert any(torch.equal(moved[row], padded[row, :, y : y + 6, x : x + 6]) for y in range(5) for x in range(5))
+
+
+def test_hiding_puts_blocks_of_the_mean_colour_into_some_pictures():
+    pixels = torch.full((400, 3, 32, 32), 200, dtype=torch.uint8)
+    colour = torch.tensor([10, 20, 30], dtype=torch.uint8).view(3, 1, 1)
+    hidden = (hide(pixels, 0.3, colour, torch.Generator().manual_seed(0)) == colour).all(1)
+    blocks = hidden.view(400, 8, 4, 8, 4).float().mean((2, 4))
+    assert set(blocks.unique().tolist()) == {0.0, 1.0}
+    share = blocks.mean((1, 2))
+    assert 0.2 < (share > 0).float().mean() < 0.4
+    assert 0.15 < share[share > 0].mean() < 0.35
+    assert torch.equal(hide(pixels, 0.0, colour, torch.Generator().manual_seed(0)), pixels)
 
 
 def test_mirroring_turns_the_chosen():
