@@ -81,12 +81,21 @@ def predict(file: Path, top_k: int) -> None:
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The overlay (.png) or the raw map (.npy)."
 )
-def explain(file: Path, method: str, target: str | None, given: tuple[str, ...], mask: Path | None, out: Path) -> None:
+@click.option(
+    "--legend/--no-legend",
+    default=True,
+    show_default=True,
+    help="Whether a legend is drawn below the overlay; with it, a small picture is magnified.",
+)
+def explain(
+    file: Path, method: str, target: str | None, given: tuple[str, ...], mask: Path | None, out: Path, *, legend: bool
+) -> None:
     """Explains what the model sees in the picture FILE, and prints the explanation as JSON."""
     from service import predictions
     from service.api import answers
-    from service.explain import ask, check_masked
+    from service.explain import ask, check_masked, render
     from service.explain import explain as attribute
+    from service.explain.legend import legend_of
     from service.pipeline import cut, draw
 
     if out.suffix not in (".png", ".npy"):
@@ -100,10 +109,16 @@ def explain(file: Path, method: str, target: str | None, given: tuple[str, ...],
     found = predictions.predict(engine.predict(sent.fitted[None]).logits[0], engine.manifest)
     attribution = attribute(engine, sent.fitted, question, found.logits)
     assert sent.ground is not None
-    out.write_bytes(draw(engine, sent.ground, sent, attribution) if out.suffix == ".png" else answers.npy(attribution))
-    told = answers.explanation(attribution, engine.manifest, None, array=False)
+    if out.suffix == ".npy":
+        out.write_bytes(answers.npy(attribution))
+    elif legend:
+        told = legend_of(attribution, engine.manifest, found.logits)
+        out.write_bytes(draw(engine, render.magnified(sent.ground), sent, attribution, told))
+    else:
+        out.write_bytes(draw(engine, sent.ground, sent, attribution))
+    answer = answers.explanation(attribution, engine.manifest, None, array=False)
     click.echo(
-        json.dumps({"model": answers.model(engine.manifest), **answers.prediction(found, sent), "explanation": told}, indent=2)
+        json.dumps({"model": answers.model(engine.manifest), **answers.prediction(found, sent), "explanation": answer}, indent=2)
     )
 
 

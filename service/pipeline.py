@@ -21,7 +21,8 @@ from service import images, masks
 from service.bundle import Input
 from service.engine import MAX_ROWS, Engine, self_test_picture
 from service.errors import DeadlineExceeded, RequestError
-from service.explain import Attribution, Question, explain, ladder, masked, passes, render, segments
+from service.explain import Attribution, Question, explain, ladder, legend, masked, passes, render, segments
+from service.explain.legend import Legend
 from service.images import Opened, Pixels
 from service.lanes import Lane, Ticket
 from service.metrics import Metrics
@@ -190,12 +191,12 @@ class Pipeline:
             self.metrics.completeness_gap.labels(name).observe(done.result.quality["completeness_gap"])
         return done.result
 
-    async def overlay(self, sent: Sent, attribution: Attribution, timing: Timing) -> bytes:
-        """The map over the picture, as a PNG."""
+    async def overlay(self, sent: Sent, attribution: Attribution, timing: Timing, told: Legend | None = None) -> bytes:
+        """The map over the picture, as a PNG, with the legend below it if one is `told`."""
         assert sent.ground is not None
         ground = sent.ground
         with timing.of("render"):
-            return await self._off_loop(lambda: draw(self.engine, ground, sent, attribution))
+            return await self._off_loop(lambda: draw(self.engine, ground, sent, attribution, told))
 
     def close(self) -> None:
         """Finishes what is waiting, then refuses the rest."""
@@ -287,9 +288,12 @@ def cut(sent: Sent, mask: bytes, question: Question, spec: Input) -> Question:
     return masked(question, segments.of_labels(labels))
 
 
-def draw(engine: Engine, ground: Pixels, sent: Sent, attribution: Attribution) -> bytes:
-    """The overlay of a map as a PNG."""
+def draw(engine: Engine, ground: Pixels, sent: Sent, attribution: Attribution, told: Legend | None = None) -> bytes:
+    """The overlay of a map as a PNG, with the legend below it if one is `told`."""
+    if told is not None:
+        ground = render.ground(ground, legend.LEAST_WIDTH)
     box = images.view(sent.width, sent.height, engine.manifest.input)
-    factor = ground.shape[1] / sent.width
-    placed = images.Box(*(edge * factor for edge in box))
-    return render.png(render.overlay(ground, attribution.map, placed, attribution.question.method.scale))
+    across, down = ground.shape[1] / sent.width, ground.shape[0] / sent.height
+    placed = images.Box(box.left * across, box.top * down, box.right * across, box.bottom * down)
+    overlay = render.overlay(ground, attribution.map, placed, attribution.question.method.scale)
+    return render.png(overlay if told is None else legend.below(overlay, told))

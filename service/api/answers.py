@@ -9,7 +9,7 @@ import numpy as np
 
 from service.bundle import Manifest
 from service.engine import Engine
-from service.explain import Attribution, Method, Parameter, Question, available
+from service.explain import Attribution, Method, Parameter, Question, available, render
 from service.explain.segments import count
 from service.pipeline import Sent
 from service.predictions import Class, Prediction
@@ -44,6 +44,8 @@ def explanation(attribution: Attribution, manifest: Manifest, overlay: bytes | N
             "sign": question.method.sign,
             "unit": question.method.unit,
             "scale": float(np.abs(values).max()),
+            "colours": question.method.scale,
+            "limit": render.limit(values, question.method.scale),
         },
         "quality": dict(attribution.quality),
     }

@@ -17,6 +17,7 @@ from service.api.presence import while_connected
 from service.bundle import Bundle, Manifest
 from service.errors import InvalidParameter, MalformedRequest, NotAcceptable, NotFound, RequestError
 from service.explain import Attribution
+from service.explain.legend import legend_of
 from service.metrics import CONTENT_TYPE
 from service.pipeline import Pipeline, Sent, Timing
 from service.predictions import Prediction
@@ -143,7 +144,8 @@ class Native:
         attribution = overlay = None
         if question is not None:
             attribution = await self._pipeline.explain(sent, question, prediction, timing)
-            overlay = await self._pipeline.overlay(sent, attribution, timing) if drawn else None
+            told = legend_of(attribution, self._manifest, prediction.logits) if chosen.legend else None
+            overlay = await self._pipeline.overlay(sent, attribution, timing, told) if drawn else None
         return Answered(sent, prediction, attribution, overlay, timing)
 
     def _document_of(self, answered: Answered, chosen: Options) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def _method(name: str, manifest: Manifest, default: str | None = None) -> dict[s
 
 
 def _explaining(manifest: Manifest) -> list[dict[str, Any]]:
-    target, shape, quality = OF_EXPLANATIONS
+    target, shape, quality, legend = OF_EXPLANATIONS
     found = {parameter.name: parameter for method in available(manifest) for parameter in method.parameters}
     return [
         _query(
@@ -125,6 +125,11 @@ def _explaining(manifest: Manifest) -> list[dict[str, Any]]:
             quality,
             "What is measured of the map; full asks the network some 170 times more.",
             {"type": "string", "enum": ["basic", "full"], "default": "basic"},
+        ),
+        _query(
+            legend,
+            "Whether a legend is drawn below the overlay; the picture keeps its place at the upper left.",
+            {"type": "boolean", "default": False},
         ),
         *(
             _query(name, parameter.says[0].upper() + parameter.says[1:] + ".", _schema(parameter))

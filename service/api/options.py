@@ -17,7 +17,7 @@ MOST_MS = 60_000
 Map = Literal["overlay", "array", "both"]
 OF_PREDICT = ("top_k", "deadline_ms", "explain")
 OF_EXPLAIN = ("top_k", "deadline_ms", "method")
-OF_EXPLANATIONS = ("target", "map", "quality")
+OF_EXPLANATIONS = ("target", "map", "quality", "legend")
 OF_METHODS = tuple(sorted({parameter.name for method in METHODS.values() for parameter in method.parameters}))
 
 
@@ -25,13 +25,15 @@ OF_METHODS = tuple(sorted({parameter.name for method in METHODS.values() for par
 class Options:
     """What is asked for: the `top_k` classes, and the answer to `question` if there is one, as overlay, array or both.
 
-    `mask` is the file of the segments that the question is of, if one was sent. `deadline_ms` is the caller's time, from the first byte.
+    `mask` is the file of the segments that the question is of, if one was sent; `legend` goes below the overlay. `deadline_ms` is the
+    caller's time, from the first byte.
     """
 
     top_k: int
     question: Question | None
     map: Map = "both"
     mask: bytes | None = None
+    legend: bool = False
     deadline_ms: int = DEADLINE_MS
 
 
@@ -70,18 +72,29 @@ def _options(manifest: Manifest, given: Mapping[str, Any], method: Any, known: t
     shape = given.get("map", "both")
     if shape not in get_args(Map):
         raise InvalidParameter(f"map is {short(shape)}; it is one of {', '.join(get_args(Map))}")
+    legend = _truth("legend", given.get("legend", False))
+    if legend and shape == "array":
+        raise InvalidParameter("legend is true and map is array, and a legend goes below an overlay: ask for both, or for overlay")
     target = given.get("target")
     rest = {name: value for name, value in given.items() if name in OF_METHODS}
     question = ask(manifest, str(method), None if target is None else str(target), rest, given.get("quality", "basic"))
     if mask is not None:
         check_masked(str(method), rest)
-    return Options(top_k, question, shape, mask, deadline_ms)
+    return Options(top_k, question, shape, mask, legend, deadline_ms)
 
 
 def _deadline(milliseconds: int) -> int:
     if not 1 <= milliseconds <= MOST_MS:
         raise InvalidParameter(f"deadline_ms is {milliseconds}; give 1 to {MOST_MS:,} milliseconds")
     return milliseconds
+
+
+def _truth(name: str, value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if value not in ("true", "false"):
+        raise InvalidParameter(f"{name} is {short(value)}; give true or false")
+    return bool(value == "true")
 
 
 def _whole(name: str, value: Any) -> int:

@@ -15,11 +15,11 @@ from service.explain.baselines import BASELINES, Fitted
 from service.explain.gradients import Explained
 from service.explain.perturbation import Perturbed
 from service.explain.quality import completeness_gap, cosine
+from service.explain.scales import Scale
 from service.explain.segments import cells
 from service.explain.target import Target
 
 Sign = Literal["signed", "positive"]
-Scale = Literal["diverging", "sequential"]
 Map = Float32[np.ndarray, "size size"]
 LOGIT, SLOPE, DROP = "logit", "logit per standard deviation of a pixel", "logit per segment"
 ENOUGH = 0.05  # the completeness gap above which Integrated Gradients doubles its steps

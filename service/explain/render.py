@@ -1,8 +1,8 @@
 """A map as a picture: drawn over what was sent, in its coordinates, so that the picture stays recognisable.
 
-Signed maps take a diverging, colour-blind-safe scale: orange speaks for the target, blue against it. Others take a sequential one, the
-stronger the darker violet. The picture is pale grey below; where the map is zero nothing is drawn. No JET: its bright bands invent
-edges that are not there (Borland and Taylor 2007).
+The picture becomes a pale grey print, and the map an ink upon it (`service.explain.scales`): each pixel of the print is multiplied with the
+colour of the map there, so that light and shade of the picture show through the strongest colour, and nothing is drawn where the map
+is zero. No JET: its bright bands invent edges that are not there (Borland and Taylor 2007).
 """
 
 import io
@@ -11,56 +11,71 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 
-from service.explain.methods import Scale
+from service.explain.scales import Scale, ink
 from service.images import Box, Pixels
 
-FOR, AGAINST = (230, 97, 1), (44, 103, 178)
-STRONG = (101, 31, 135)
-PALE = 0.55  # how far the picture is taken towards white
-STRONGEST = 0.9  # opacity of the strongest attribution
+DARKEST = 0.5  # of the print, 0…1: black would swallow the ink
 PERCENTILE = 99.5  # a single pixel does not set the scale
 MAX_PIXELS = 4_000_000  # a larger picture is drawn smaller: the overlay is looked at, not measured
+LEAST_SIDE = 256  # a smaller picture is magnified for a person
 
+Map = Float32[np.ndarray, "size size"]
 Ground = UInt8[np.ndarray, "ground_height ground_width 3"]
 
 
-def ground(pixels: Pixels) -> Ground:
-    """`pixels` as an overlay is drawn on them: scaled down to 4 MP if they are more."""
+def ground(pixels: Pixels, least_width: int = 1) -> Ground:
+    """`pixels` as an overlay is drawn on them: scaled down so that 4 MP hold them, on a canvas of at least `least_width`."""
     height, width = pixels.shape[:2]
-    factor = (MAX_PIXELS / (width * height)) ** 0.5
+    factor = min((MAX_PIXELS / (width * height)) ** 0.5, MAX_PIXELS / (least_width * height))
     if factor >= 1:
         return pixels
     size = max(1, int(width * factor)), max(1, int(height * factor))
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
 
 
-def overlay(pixels: Pixels, values: Float32[np.ndarray, "size size"], box: Box, scale: Scale) -> Pixels:
+def magnified(pixels: Pixels) -> Ground:
+    """`pixels`, each repeated so often that the longer side has up to 256 pixels."""
+    times = max(1, LEAST_SIDE // max(pixels.shape[:2]))
+    return pixels.repeat(times, axis=0).repeat(times, axis=1)
+
+
+def overlay(pixels: Pixels, values: Map, box: Box, scale: Scale) -> Pixels:
     """`values`, a map of the part `box` of `pixels`, drawn over it; uint8 (H, W, 3) as large as `pixels`."""
     grey = np.asarray(Image.fromarray(pixels).convert("L"), np.float32)[:, :, None]
-    pale = 255 - (255 - grey) * (1 - PALE)
+    print_ = 255 * DARKEST + grey * np.float32(1 - DARKEST)
     height, width = pixels.shape[:2]
-    strength = _placed(_relative(values, scale), (width, height), box)[:, :, None]
-    colour = np.where(strength >= 0, *(np.array(c, np.float32) for c in _colours(scale)))
-    opacity = STRONGEST * np.abs(strength)
-    return np.asarray(np.rint(pale * (1 - opacity) + colour * opacity), np.uint8)
+    strength = _placed(_relative(values, scale), (width, height), box)
+    return np.asarray(np.rint(print_ * ink(strength, scale)), np.uint8)
 
 
-def png(pixels: Pixels) -> bytes:
+def limit(values: Map, scale: Scale) -> float:
+    """The value that the strongest colour stands for: the 99.5th percentile of what is shown; 0 where all of it is zero."""
+    shown = np.abs(_shown(values, scale))
+    return float(np.percentile(shown, PERCENTILE)) or float(shown.max())
+
+
+def exceeds(values: Map, scale: Scale) -> tuple[bool, bool]:
+    """Whether values lie below and above those that the scale ends with."""
+    shown, most = _shown(values, scale), limit(values, scale)
+    return bool(shown.min() < -most), bool(shown.max() > most)
+
+
+def png(pixels: UInt8[np.ndarray, "height width 3"]) -> bytes:
     """`pixels` as a PNG file."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=3)
     return buffer.getvalue()
 
 
-def _colours(scale: Scale) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    return (FOR, AGAINST) if scale == "diverging" else (STRONG, STRONG)
+def _shown(values: Map, scale: Scale) -> Map:
+    """A sequential scale shows the positive part."""
+    return values if scale == "diverging" else np.maximum(values, 0)
 
 
-def _relative(values: Float32[np.ndarray, "size size"], scale: Scale) -> Float32[np.ndarray, "size size"]:
+def _relative(values: Map, scale: Scale) -> Map:
     """`values` in −1…1 (0…1 where the scale is sequential); all zeros stay zeros."""
-    shown = values if scale == "diverging" else np.maximum(values, 0)
-    most = float(np.percentile(np.abs(shown), PERCENTILE)) or float(np.abs(shown).max())
-    return np.clip(shown / most, -1, 1) if most > 0 else np.zeros_like(shown)
+    shown, most = _shown(values, scale), limit(values, scale)
+    return np.clip(shown / np.float32(most), -1, 1) if most > 0 else np.zeros_like(shown)
 
 
 def _placed(values: Float32[np.ndarray, "size size"], size: tuple[int, int], box: Box) -> Float[np.ndarray, "height width"]:

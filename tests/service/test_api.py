@@ -133,6 +133,26 @@ def test_the_overlay_itself(server):
     assert Image.open(io.BytesIO(response.content)).size == (96, 64)
 
 
+def test_a_legend_goes_below_the_picture_and_moves_nothing(server):
+    path = "/explain?method=saliency&legend="
+    plain_one, told = (
+        np.asarray(Image.open(io.BytesIO(post(server, path + asked, accept="image/png").content))) for asked in ("false", "true")
+    )
+    assert told.shape[1] == 256
+    assert told.shape[0] > 64 + 50
+    assert np.array_equal(told[:64, :96], plain_one)
+    document = answered(server.client.post("/explain", json={"image": b64(GOOD), "legend": True, "map": "overlay"}))
+    overlay = Image.open(io.BytesIO(base64.b64decode(document["explanation"]["overlay"].partition(",")[2])))
+    assert overlay.size[0] == 256
+
+
+def test_the_map_tells_how_it_is_coloured(server):
+    found = answered(post(server, "/explain?method=integrated_gradients"))["explanation"]["map"]
+    assert (found["colours"], found["unit"]) == ("diverging", "logit")
+    assert 0 < found["limit"] <= found["scale"]
+    assert answered(post(server, "/explain?method=grad_cam"))["explanation"]["map"]["colours"] == "sequential"
+
+
 def test_the_raw_map_itself(server):
     response = post(server, "/explain?method=saliency", accept="application/x-npy")
     values = np.load(io.BytesIO(response.content), allow_pickle=False)
@@ -210,6 +230,8 @@ BAD = [
     ("unknown parameter", "/predict?topk=3", GOOD, "image/png", 422, "invalid_parameter", "'topk'"),
     ("a parameter twice", "/predict?top_k=1&top_k=2", GOOD, "image/png", 422, "invalid_parameter", "2 times"),
     ("a bad map", "/explain?map=huge", GOOD, "image/png", 422, "invalid_parameter", "overlay, array, both"),
+    ("a bad legend", "/explain?legend=yes", GOOD, "image/png", 422, "invalid_parameter", "legend is 'yes'; give true or false"),
+    ("a legend of nothing", "/explain?legend=true&map=array", GOOD, "image/png", 422, "invalid_parameter", "below an overlay"),
     ("explaining without a method", "/predict?steps=3", GOOD, "image/png", 422, "invalid_parameter", "'steps'"),
 ]
 

@@ -40,6 +40,14 @@ def test_explain_writes_the_overlay(tmp_path, picture):
     found = json.loads(done.stdout)["explanation"]
     assert found["parameters"] == {"steps": 4, "baseline": "mean", "max_steps": 128}
     assert found["target"]["label"] == "cat"
+    width, height = Image.open(io.BytesIO(out.read_bytes())).size
+    assert width == 256  # magnified, and a legend below
+    assert height > 192 + 50
+
+
+def test_explain_writes_the_overlay_alone(tmp_path, picture):
+    out = tmp_path / "map.png"
+    assert run(tmp_path, "explain", picture, "--no-legend", "--out", out).returncode == 0
     assert Image.open(io.BytesIO(out.read_bytes())).size == (64, 48)
 
 

@@ -1,0 +1,171 @@
+"""The legend of an overlay: a strip below it with what was asked, a colour bar, and the values and the unit that it stands for.
+
+The picture keeps its place at the upper left, pixel for pixel; where it is narrower than words need, the canvas is wider than the picture.
+Text is drawn in the font that Pillow brings along, which holds little more than ASCII: a label that it cannot draw is called by its index.
+"""
+
+import unicodedata
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from service.bundle import Manifest
+from service.explain import render
+from service.explain.attribution import Attribution
+from service.explain.scales import Scale, ink
+from service.images import Pixels
+from service.predictions import probabilities
+
+LEAST_WIDTH = 256  # pixels
+SMALLEST, LARGEST, SHARE = 13, 40, 1 / 32  # the height of the text in pixels, and as a share of the width
+MOST_LINES = 3
+PAPER, TEXT, FRAME = (255, 255, 255), (45, 45, 45), (150, 150, 150)
+NO_GLYPH = "\uffff"
+PLAIN = str.maketrans({"×": "x", "−": "-", "–": "-", "—": "-"})
+
+Font = ImageFont.FreeTypeFont
+Sheet = UInt8[np.ndarray, "sheet_height sheet_width 3"]
+Row = tuple[str, str, str]  # what stands at the left, in the middle, at the right
+
+
+@dataclass(frozen=True)
+class Legend:
+    """What a legend tells: a `heading`, a `note` or none, and the colours of `scale` up to `limit` in `unit`; a zero `limit` has no bar.
+
+    `below` and `above` say whether values lie beyond the ends of the bar.
+    """
+
+    heading: str
+    note: str
+    scale: Scale
+    limit: float
+    unit: str
+    below: bool
+    above: bool
+
+
+def legend_of(attribution: Attribution, manifest: Manifest, logits: Float32[np.ndarray, " classes"]) -> Legend:
+    """The legend of an attribution of a picture with `logits` (K,)."""
+    method, target, values = attribution.question.method, attribution.target, attribution.map
+    shares = probabilities(logits, manifest.temperature)
+
+    def named(index: int) -> str:
+        return f"{_label(manifest.labels[index], index)} ({_percent(float(shares[index]))})"
+
+    rival = "" if target.against is None else f" rather than {named(target.against)}"
+    hidden = method.scale == "sequential" and bool(values.min() < 0)
+    limit = render.limit(values, method.scale)
+    note = "what speaks against it is not shown" if hidden else ""
+    if limit == 0:
+        note = "nothing speaks for it" if hidden else "the map is zero everywhere"
+    heading = f"{_plain(method.title)} for {named(target.index)}{rival}"
+    return Legend(heading, note, method.scale, limit, method.unit, *render.exceeds(values, method.scale))
+
+
+def below(pixels: Pixels, legend: Legend) -> Sheet:
+    """`pixels` with the legend below them; uint8 (H + strip, max(W, 256), 3)."""
+    height, width = pixels.shape[:2]
+    strip = _strip(legend, max(width, LEAST_WIDTH))
+    canvas = np.full((height + len(strip), strip.shape[1], 3), PAPER, np.uint8)
+    canvas[:height, :width] = pixels
+    canvas[height:] = strip
+    return canvas
+
+
+def _strip(legend: Legend, width: int) -> Sheet:
+    font = _font(min(LARGEST, max(SMALLEST, round(SHARE * width))))
+    line, edge = round(1.35 * font.size), round(0.7 * font.size)
+    heading, words = _rows(legend, font, width - 2 * edge)
+    bar = line if legend.limit > 0 else 0
+    strip = Image.new("RGB", (width, line * (len(heading) + len(words)) + bar + 2 * edge), PAPER)
+    _write(strip, heading, font, edge)
+    if legend.limit > 0:
+        top = edge + line * len(heading) + line // 8
+        _bar(strip, legend, (edge, top), (width - edge, top + round(0.7 * line)))
+    _write(strip, words, font, edge + line * len(heading) + bar)
+    return np.asarray(strip)
+
+
+def _rows(legend: Legend, font: Font, width: int) -> tuple[list[Row], list[Row]]:
+    """The lines above and below the bar."""
+    heading, note = ([(text, "", "") for text in _lines(words, font, width)] for words in (legend.heading, legend.note))
+    most = f"{legend.limit:.3g}"
+    if legend.limit == 0:
+        return heading, note
+    if legend.scale == "diverging":
+        return heading, [(f"-{most}", "0", f"+{most}"), ("against", legend.unit, "for"), *note]
+    return heading, [("0", "", most), *((text, "", "") for text in _lines(legend.unit, font, width)), *note]
+
+
+def _write(strip: Image.Image, rows: list[Row], font: Font, y: int) -> None:
+    draw, line, edge = ImageDraw.Draw(strip), round(1.35 * font.size), round(0.7 * font.size)
+    for left, middle, right in rows:
+        draw.text((edge, y), left, TEXT, font)
+        draw.text((strip.width // 2, y), middle, TEXT, font, anchor="ma")
+        draw.text((strip.width - edge, y), right, TEXT, font, anchor="ra")
+        y += line
+
+
+def _bar(strip: Image.Image, legend: Legend, start: tuple[int, int], end: tuple[int, int]) -> None:
+    """The colours from the least to the most; an end is pointed where values lie beyond it."""
+    (left, top), (right, bottom) = start, end
+    strengths = np.linspace(-1 if legend.scale == "diverging" else 0, 1, right - left)
+    colours = np.rint(255 * ink(np.tile(strengths, (bottom - top, 1)), legend.scale)).astype(np.uint8)
+    strip.paste(Image.fromarray(colours), (left, top))
+    draw, middle, point = ImageDraw.Draw(strip), (top + bottom) // 2, (bottom - top) // 2
+    for beyond, tip, inner in ((legend.below, left, left + point), (legend.above, right, right - point)):
+        if beyond:
+            draw.polygon([(tip, top), (inner, top), (tip, middle)], PAPER)
+            draw.polygon([(tip, bottom), (inner, bottom), (tip, middle)], PAPER)
+    first, last = left + point * legend.below, right - point * legend.above
+    draw.polygon([(first, top), (last, top), (right, middle), (last, bottom), (first, bottom), (left, middle)], outline=FRAME)
+
+
+def _lines(text: str, font: Font, width: int) -> list[str]:
+    """`text` in lines of at most `width` pixels; what does not fit into three of them, or a word into one, ends with dots."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] = f"{lines[-1]} {word}"
+        else:
+            lines.append(word)
+    cut = lines[: MOST_LINES - 1] + ([" ".join(lines[MOST_LINES - 1 :])] if len(lines) >= MOST_LINES else [])
+    return [_shortened(line, font, width) for line in cut]
+
+
+def _shortened(line: str, font: Font, width: int) -> str:
+    if font.getlength(line) <= width:
+        return line
+    fits = next(count for count in range(min(len(line), width), -1, -1) if font.getlength(line[:count] + "...") <= width)
+    return line[:fits] + "..."
+
+
+def _label(label: str, index: int) -> str:
+    """`label` in the font's characters, accents left away; the index of a class where that is not enough."""
+    plain = _plain(label)
+    return plain if plain and all(_drawable(character) for character in plain) else f"class {index}"
+
+
+def _plain(text: str) -> str:
+    apart = unicodedata.normalize("NFKD", text.translate(PLAIN))
+    return " ".join("".join(character for character in apart if not unicodedata.combining(character)).split())
+
+
+def _percent(share: float) -> str:
+    return "< 0.1 %" if share < 0.001 else f"{100 * share:.1f} %"  # noqa: PLR2004 - what the second would round to zero
+
+
+@lru_cache(maxsize=1024)
+def _drawable(character: str) -> bool:
+    missing, glyph = _font(SMALLEST).getmask(NO_GLYPH), _font(SMALLEST).getmask(character)
+    return (glyph.size, bytes(glyph)) != (missing.size, bytes(missing))
+
+
+@lru_cache(maxsize=LARGEST)
+def _font(size: int) -> Font:
+    font = ImageFont.load_default(size)
+    assert isinstance(font, Font), "Pillow is built without FreeType"
+    return font
