@@ -3,11 +3,13 @@
 Arrays: `batch` uint8 (N, S, S, 3) RGB; `x` float32 (N, 3, S, S) normalised; `target` int64 (N,), −1 = the predicted class;
 `logits` float32 (N, K). Any N is taken: more than `MAX_ROWS` rows run in several pieces, and on a GPU a piece is filled up to
 the next size of `BATCH_SIZES`, each of which was warmed, because every new shape costs a first slow run there.
+
+A GPU runs the half-precision graphs of a bundle that has them; a CPU never does, it would compute them by casting to float32 and back.
 """
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,8 +83,7 @@ class Engine:
         spec = self.manifest.input
         self._mean = (255 * np.asarray(spec.mean, np.float32)).reshape(1, 3, 1, 1)
         self._scale = (1 / (255 * np.asarray(spec.std, np.float32))).reshape(1, 3, 1, 1)
-        graphs = {name: bundle.read(name) for name in GRAPHS if bundle.has(name)}
-        self.device: Device = self._start(graphs, device)
+        self.device: Device = self._start(bundle, device)
         self._self_test()
 
     @property
@@ -119,26 +120,27 @@ class Engine:
         """
         return Cam(**self._run(contract.CAM, {"x": x, "target": target}))
 
-    def _start(self, graphs: Mapping[str, bytes], wanted: Device) -> Device:
+    def _start(self, bundle: Bundle, wanted: Device) -> Device:
         if wanted != "auto":
-            self._open_all(graphs, wanted)
+            self._open_all(bundle, wanted)
             return wanted
         try:
-            self._open_all(graphs, "cuda")
+            self._open_all(bundle, "cuda")
         except DeviceError as error:
             log.info("running on the CPU: %s", error)
-            self._open_all(graphs, "cpu")
+            self._open_all(bundle, "cpu")
             return "cpu"
         return "cuda"
 
-    def _open_all(self, graphs: Mapping[str, bytes], device: Device) -> None:
+    def _open_all(self, bundle: Bundle, device: Device) -> None:
         """Opens and warms every graph on `device`: a list of providers is no proof that one runs, a run is."""
         provider = PROVIDERS[device]
         if provider not in ort.get_available_providers():
             raise DeviceError(f"onnxruntime {ort.__version__} is built without {provider}: {REMEDY}")
         self.device = device
         ort.set_default_logger_severity(ERRORS if device == "cpu" else SILENT)  # a device that does not start is told by us
-        self._sessions = {name: self._open(name, graph, provider) for name, graph in graphs.items()}
+        files = {graph: file_of(graph, bundle.manifest.files, device) for graph in GRAPHS if bundle.has(graph)}
+        self._sessions = {graph: self._open(file, bundle.read(file), provider) for graph, file in files.items()}
         self._warm_up()
 
     def _open(self, name: str, graph: bytes, provider: str) -> ort.InferenceSession:
@@ -147,9 +149,8 @@ class Engine:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.set_denormal_as_zero", "1")  # a gradient of many takes 1.5 times as long on Intel
         options.log_severity_level = ERRORS if provider == PROVIDERS["cpu"] else SILENT
-        providers = {PROVIDERS["tensorrt"]: [provider, PROVIDERS["cuda"]]}.get(provider, [provider])
         try:
-            session = ort.InferenceSession(graph, options, providers=providers, enable_fallback=False)
+            session = ort.InferenceSession(graph, options, providers=_providers(name, provider), enable_fallback=False)
         except Exception as error:
             reason = str(error).strip().splitlines()[0]
             if provider == PROVIDERS["cpu"]:
@@ -205,6 +206,20 @@ class Engine:
                 f"the manifest says class {expected_index} with {expected_logit:.3f}: export the bundle "
                 "again, or try another CANDOR_DEVICE"
             )
+
+
+def file_of(graph: str, files: Container[str], device: Device) -> str:
+    """The one of the bundle's `files` that serves `graph` on `device`: in half precision on a GPU, where there is such a file."""
+    half = contract.HALVES[graph]
+    return half if device != "cpu" and half in files else graph
+
+
+def _providers(file: str, provider: str) -> list[str | tuple[str, dict[str, str]]]:
+    """What runs `file`: TensorRT leaves to CUDA what it lacks, and takes float16 only if told (github.com/NVIDIA/TensorRT/issues/3277)."""
+    if provider != PROVIDERS["tensorrt"]:
+        return [provider]
+    half = file in contract.HALVES.values()
+    return [(provider, {"trt_fp16_enable": "True"} if half else {}), PROVIDERS["cuda"]]
 
 
 def self_test_picture(size: int) -> UInt8[np.ndarray, "1 size size 3"]:
