@@ -6,7 +6,8 @@ digest is checked. There is no pickle and no external tensor data, so the digest
     predict.onnx    image uint8 (N, H, W, 3) RGB → logits float32 (N, K) [, features float32 (N, D)]
     gradient.onnx   x float32 (N, 3, H, W) normalised, target int64 (N), −1 = the predicted class → logits, gradient (N, 3, H, W)
     cam.onnx        x, target → logits, cam float32 (N, 1, h, w), activation and activation_gradient float32 (N, C, h, w)
-    reference.npz, report.json, CARD.md   optional
+    predict.half.onnx, gradient.half.onnx, cam.half.onnx   optional: the same in float16 inside, for GPUs; inputs and outputs as above
+    reference.npz, report.json, CARD.md                    optional
 
 Laws: `load(folder)` of what `write(folder, manifest, files)` wrote equals what `write` returned; `Manifest.parse(m.canonical())`
 equals `m`; the version changes when, and only when, the manifest (hence any file) changes.
@@ -26,6 +27,7 @@ from service.errors import DigestError, ExternalDataError, ManifestError, Missin
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 PREDICT, GRADIENT, CAM = "predict.onnx", "gradient.onnx", "cam.onnx"
+HALVES = {PREDICT: "predict.half.onnx", GRADIENT: "gradient.half.onnx", CAM: "cam.half.onnx"}
 REPORT, CARD = "report.json", "CARD.md"
 
 Resize = Literal["crop", "stretch", "pad"]
@@ -86,7 +88,9 @@ class Digest:
 class Manifest:
     """What the classifier is. `temperature` divides logits before softmax; `features` is the D of predict.onnx or None.
 
-    `self_test` is the label index that predict.onnx gives to the self-test picture of `service.engine`, with its logit.
+    `self_test` is the label index that predict.onnx gives to the self-test picture of `service.engine`, with its logit. `parity` has an
+    entry for each method that was compared, and `half/logits`, `half/probabilities`, `half/features`, `half/saliency` and
+    `half/grad_cam` for the graphs in half precision, against the float32 ones of the same bundle.
     """
 
     name: str

@@ -6,12 +6,14 @@ the next size of `BATCH_SIZES`, each of which was warmed, because every new shap
 
 On a CPU with several cores every graph is open twice: for one thread, which wastes nothing while all cores have work, and for all of
 them, which answers a lone request sooner. `wide` says which is taken; it is a matter of speed alone.
+
+A GPU runs the half-precision graphs of a bundle that has them; a CPU never does, it would compute them by casting to float32 and back.
 """
 
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
@@ -90,8 +92,7 @@ class Engine:
         spec = self.manifest.input
         self._mean = (255 * np.asarray(spec.mean, np.float32)).reshape(1, 3, 1, 1)
         self._scale = (1 / (255 * np.asarray(spec.std, np.float32))).reshape(1, 3, 1, 1)
-        graphs = {name: bundle.read(name) for name in GRAPHS if bundle.has(name)}
-        self.device: Device = self._start(graphs, device)
+        self.device: Device = self._start(bundle, device)
         self._self_test()
 
     @property
@@ -149,30 +150,34 @@ class Engine:
         """
         return Cam(**self._run(contract.CAM, {"x": x, "target": target}))
 
-    def _start(self, graphs: Mapping[str, bytes], wanted: Device) -> Device:
+    def _start(self, bundle: Bundle, wanted: Device) -> Device:
         if wanted != "auto":
-            self._open_all(graphs, wanted)
+            self._open_all(bundle, wanted)
             return wanted
         try:
-            self._open_all(graphs, "cuda")
+            self._open_all(bundle, "cuda")
         except DeviceError as error:
             log.info("running on the CPU: %s", error)
-            self._open_all(graphs, "cpu")
+            self._open_all(bundle, "cpu")
             return "cpu"
         return "cuda"
 
-    def _open_all(self, graphs: Mapping[str, bytes], device: Device) -> None:
+    def _open_all(self, bundle: Bundle, device: Device) -> None:
         """Opens and warms every graph on `device`: a list of providers is no proof that one runs, a run is."""
         provider = PROVIDERS[device]
         if provider not in ort.get_available_providers():
             raise DeviceError(f"onnxruntime {ort.__version__} is built without {provider}: {REMEDY}")
         self.device = device
         ort.set_default_logger_severity(ERRORS if device == "cpu" else SILENT)  # a device that does not start is told by us
-        self._wide = {name: self._open(name, graph, provider, self._threads) for name, graph in graphs.items()}
-        self._narrow = self._wide
-        if device == "cpu" and self._threads > 1:
-            self._narrow = {name: self._open(name, graph, provider, 1) for name, graph in graphs.items()}
-        self._outputs = {name: [output.name for output in session.get_outputs()] for name, session in self._wide.items()}
+        files = {graph: file_of(graph, bundle.manifest.files, device) for graph in GRAPHS if bundle.has(graph)}
+        contents = {graph: bundle.read(file) for graph, file in files.items()}
+
+        def opened(threads: int) -> dict[str, ort.InferenceSession]:
+            return {graph: self._open(files[graph], content, provider, threads) for graph, content in contents.items()}
+
+        self._wide = opened(self._threads)
+        self._narrow = opened(1) if device == "cpu" and self._threads > 1 else self._wide
+        self._outputs = {graph: [output.name for output in session.get_outputs()] for graph, session in self._wide.items()}
         self._warm_up()
 
     def _open(self, name: str, graph: bytes, provider: str, threads: int) -> ort.InferenceSession:
@@ -181,9 +186,8 @@ class Engine:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.set_denormal_as_zero", "1")  # a gradient of many takes 1.5 times as long on Intel
         options.log_severity_level = ERRORS if provider == PROVIDERS["cpu"] else SILENT
-        providers = {PROVIDERS["tensorrt"]: [provider, PROVIDERS["cuda"]]}.get(provider, [provider])
         try:
-            session = ort.InferenceSession(graph, options, providers=providers, enable_fallback=False)
+            session = ort.InferenceSession(graph, options, providers=_providers(name, provider), enable_fallback=False)
         except Exception as error:
             reason = str(error).strip().splitlines()[0]
             if provider == PROVIDERS["cpu"]:
@@ -239,6 +243,20 @@ class Engine:
                 f"the manifest says class {expected_index} with {expected_logit:.3f}: export the bundle "
                 "again, or try another CANDOR_DEVICE"
             )
+
+
+def file_of(graph: str, files: Container[str], device: Device) -> str:
+    """The one of the bundle's `files` that serves `graph` on `device`: in half precision on a GPU, where there is such a file."""
+    half = contract.HALVES[graph]
+    return half if device != "cpu" and half in files else graph
+
+
+def _providers(file: str, provider: str) -> list[str | tuple[str, dict[str, str]]]:
+    """What runs `file`: TensorRT leaves to CUDA what it lacks, and takes float16 only if told (github.com/NVIDIA/TensorRT/issues/3277)."""
+    if provider != PROVIDERS["tensorrt"]:
+        return [provider]
+    half = file in contract.HALVES.values()
+    return [(provider, {"trt_fp16_enable": "True"} if half else {}), PROVIDERS["cuda"]]
 
 
 def self_test_picture(size: int) -> UInt8[np.ndarray, "1 size size 3"]:

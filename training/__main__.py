@@ -92,6 +92,7 @@ def fit(
 @click.option(
     "--without-gradient", is_flag=True, help="Make the bundle although an operator has no rule: methods that perturb remain."
 )
+@click.option("--half", is_flag=True, help="Add the graphs in half precision, which a GPU runs instead; proven against float32.")
 @click.option(
     "--check", type=click.Path(path_type=Path, exists=True), help="Pictures whose predictions are compared with the file's own."
 )
@@ -116,7 +117,7 @@ def bundle(*, run_folder: Path | None, file: Path | None, **given: Any) -> None:
         raise click.UsageError("give one of --run and --onnx")
     try:
         if run_folder is not None:
-            commands.bundle_run(run_folder, given["folder"], given["source"], given["name"])
+            commands.bundle_run(run_folder, given["folder"], given["source"], given["name"], half=given["half"])
         else:
             assert file is not None
             commands.bundle_file(file, **{name: value for name, value in given.items() if name != "source"})

@@ -19,23 +19,23 @@ from training.foreign import ForeignError
 MAX_PIXELS = 100_000_000
 
 
-def bundle_run(run_folder: Path, folder: Path, source: str | None, name: str | None) -> None:
+def bundle_run(run_folder: Path, folder: Path, source: str | None, name: str | None, *, half: bool) -> None:
     """Exports a run."""
     run = runs.load(run_folder)
     dataset = data.read(source or run.subject.source, run.input, run.recipe.held_out, run.recipe.seed)
     data.check_same(dataset, run.subject.fingerprint, run_folder)
-    made = export.make_bundle(run, dataset, folder, name or dataset.name)
+    made = export.make_bundle(run, dataset, folder, name or dataset.name, halves=half)
     _tell(made)
     click.echo(made.read(CARD).decode())
 
 
-def bundle_file(file: Path, *, folder: Path, check: Path | None, without_gradient: bool, **given: Any) -> None:
+def bundle_file(file: Path, *, folder: Path, check: Path | None, without_gradient: bool, half: bool, **given: Any) -> None:
     """Makes a bundle of an ONNX file."""
     labels, spec = _labels(given["labels"]), _input(given)
     names = foreign.Names(given["input_name"], given["output_name"], given["cam_layer"])
     core = foreign.read_core(file, spec.size, len(labels), names)
     manifest = Manifest(given["name"] or file.stem, labels, spec, provenance={"file": file.name})
-    made = export.make_foreign_bundle(core, manifest, folder, gradients=not without_gradient)
+    made = export.make_foreign_bundle(core, manifest, folder, gradients=not without_gradient, halves=half)
     _tell(made)
     if check is not None:
         _check(file, made, names, check)

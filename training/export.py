@@ -6,6 +6,7 @@ The network is exported once, as the *core*: x float32 (N, 3, S, S) normalised â
     predict.onnx    the core behind its normalisation, from uint8 pictures
     gradient.onnx   the core and its own reverse pass (training.autodiff)
     cam.onnx        the core and its reverse pass down to the layer of the class activation map
+    *.half.onnx     on request, each of the three in half precision (training.half)
 
 A bundle is written twice: first to a scratch folder, where the service's own engine runs it and the parity of every gradient
 method is measured; then, if the parity holds, to its place, with the parity in its manifest.
@@ -32,7 +33,7 @@ from torch import Tensor, nn
 from service import bundle as contract
 from service.bundle import Bundle, Input, Manifest
 from service.engine import Engine, self_test_picture
-from training import parity
+from training import half, parity
 from training.autodiff import cam_graph, gradient_graph, prune
 from training.data import Dataset, Pictures, drawn_pictures
 from training.folding import fold
@@ -109,7 +110,7 @@ def graphs(core: Core, spec: Input, *, gradients: bool = True) -> dict[str, byte
         made[contract.GRADIENT] = gradient_graph(core.model)
     if gradients and core.activation is not None:
         made[contract.CAM] = cam_graph(core.model, core.activation)
-    return {name: model.SerializeToString(deterministic=True) for name, model in made.items()}
+    return {name: _content(model) for name, model in made.items()}
 
 
 def predict_graph(core: ModelProto, spec: Input) -> ModelProto:
@@ -138,12 +139,23 @@ def predict_graph(core: ModelProto, spec: Input) -> ModelProto:
     return model
 
 
-def make_bundle(run: Run, dataset: Dataset, folder: Path, name: str) -> Bundle:
+def half_graphs(core: Core, spec: Input, files: Mapping[str, bytes]) -> dict[str, ModelProto]:
+    """The graphs of `files` in half precision, by the name of the float32 file; pictures are normalised in float32 all the same."""
+    made = {contract.PREDICT: predict_graph(half.halved(core.model), spec)}
+    for name in (contract.GRADIENT, contract.CAM):
+        if name in files:
+            made[name] = half.halved(onnx.load_model_from_string(files[name]))
+    return made
+
+
+def make_bundle(run: Run, dataset: Dataset, folder: Path, name: str, *, halves: bool = False) -> Bundle:
     """The bundle of `run` in `folder`: temperature from the validation pictures, report from the test pictures, parity from 64.
+
+    With `halves` it has the graphs in half precision, too.
 
     Raises:
         DifferentiationError: the network has an operator without a rule.
-        ParityError: a method differs from Captum's.
+        ParityError: a method differs from Captum's, or half precision from float32.
     """
     core = export_core(run.network, run.input.size)
     files = graphs(core, run.input)
@@ -158,17 +170,21 @@ def make_bundle(run: Run, dataset: Dataset, folder: Path, name: str) -> Bundle:
             self_test=_self_test(engine),
             parity=parity.check(parity.measure(engine, run.network, dataset.validation.pixels[: parity.PICTURES])),
         )
+        if halves:
+            manifest, files = _with_halves(engine, core, manifest, files, dataset.validation.pixels[: parity.PICTURES])
     files[contract.REPORT] = (json.dumps(report, indent=2) + "\n").encode()
     files[contract.CARD] = _card(run, manifest, report).encode()
     return contract.write(folder, manifest, files)
 
 
-def make_foreign_bundle(core: Core, manifest: Manifest, folder: Path, *, gradients: bool = True) -> Bundle:
+def make_foreign_bundle(core: Core, manifest: Manifest, folder: Path, *, gradients: bool = True, halves: bool = False) -> Bundle:
     """The bundle of a classifier that came as an ONNX file; its parity is against finite differences.
+
+    With `halves` it has the graphs in half precision, too.
 
     Raises:
         DifferentiationError: an operator has no rule; without `gradients` the bundle can be made all the same.
-        ParityError: the gradients differ from finite differences.
+        ParityError: the gradients differ from finite differences, or half precision from float32.
     """
     files = graphs(core, manifest.input, gradients=gradients)
     versions = {package: version(package) for package in ("onnx", "onnxruntime-gpu", "numpy")}
@@ -178,7 +194,26 @@ def make_foreign_bundle(core: Core, manifest: Manifest, folder: Path, *, gradien
         batch = drawn_pictures(parity.DRAWN, manifest.input.size)
         measured = parity.check(parity.slopes(engine, batch)) if gradients else {}
         manifest = replace(manifest, self_test=_self_test(engine), parity=measured)
+        if halves:
+            manifest, files = _with_halves(engine, core, manifest, files, batch)
     return contract.write(folder, manifest, files)
+
+
+def _with_halves(
+    full: Engine, core: Core, manifest: Manifest, files: dict[str, bytes], batch: np.ndarray
+) -> tuple[Manifest, dict[str, bytes]]:
+    """The manifest with the parity of the half-precision graphs on `batch`, and the files with those graphs."""
+    made = half_graphs(core, manifest.input, files)
+    with tempfile.TemporaryDirectory() as scratch:
+        rounded = {name: _content(half.rounded(model)) for name, model in made.items()}
+        near = Engine(contract.write(Path(scratch) / "draft", replace(manifest, self_test=None), rounded), "cpu")
+        measured = half.prove(full, near, batch, manifest.temperature)
+    halves = {contract.HALVES[name]: _content(model) for name, model in made.items()}
+    return replace(manifest, parity={**manifest.parity, **measured}), files | halves
+
+
+def _content(model: ModelProto) -> bytes:
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 def _logits(engine: Engine, pictures: Pictures) -> np.ndarray:

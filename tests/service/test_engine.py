@@ -7,7 +7,7 @@ import onnxruntime as ort
 import pytest
 
 from service import bundle as contract
-from service.engine import Engine, self_test_picture
+from service.engine import Engine, file_of, self_test_picture
 from service.errors import BundleError, DeviceError, MethodUnavailable
 from tests.pictures import draw
 
@@ -77,6 +77,18 @@ def _cuda_runs(bundle):
         return session.get_providers()[0] == "CUDAExecutionProvider"
     except Exception:  # noqa: BLE001 - onnxruntime raises what it likes
         return False
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cpu", "cam.onnx"), ("cuda", "cam.half.onnx"), ("tensorrt", "cam.half.onnx")])
+def test_half_precision_serves_gpus_alone(device, expected):
+    assert file_of(contract.CAM, {*contract.HALVES, *contract.HALVES.values()}, device) == expected
+    assert file_of(contract.CAM, {*contract.HALVES, contract.HALVES[contract.PREDICT]}, device) == contract.CAM
+
+
+def test_the_cpu_opens_no_half_precision(embedded, tmp_path):
+    files = files_of(embedded, contract.PREDICT) | {contract.HALVES[contract.PREDICT]: b"no graph"}
+    engine = Engine(contract.write(tmp_path / "b", embedded.manifest, files), "cpu")
+    assert engine.predict(BATCH[:1]).logits.shape == (1, 10)
 
 
 def test_a_bundle_with_prediction_alone_says_what_is_missing(embedded, tmp_path):

@@ -148,10 +148,12 @@ def test_the_command_line_trains_exports_and_tells(drawn, tmp_path):
     )
     assert fitted.returncode == 0, fitted.stderr
     assert "macro avg" in fitted.stdout
-    done = command("bundle", "--run", folder, "--out", out, "--name", "discs")
+    done = command("bundle", "--run", folder, "--out", out, "--name", "discs", "--half")
     assert done.returncode == 0, done.stderr
     assert "differs from captum by" in done.stdout
+    assert "half/saliency          differs from float32 by" in done.stdout
     assert contract.load(out).manifest.name == "discs"
+    assert set(contract.HALVES.values()) <= set(contract.load(out).manifest.files)
     refused = command("bundle", "--run", tmp_path, "--out", out)
     assert refused.returncode == 1
     assert "holds no finished run" in refused.stderr
