@@ -26,7 +26,7 @@ def fold(model: ModelProto) -> ModelProto:
     return folded
 
 
-def pooled_filters(filters: Filters, pool: int) -> Filters:
+def pooled_filters(filters: Filters, pool: int) -> Float32[np.ndarray, "out in pooled_height pooled_width"]:
     """What convolves like `filters` (out, in, K, K) followed by the mean of pool × pool outputs: (out, in, K + pool − 1, K + pool − 1)."""
     out, inside, height, width = filters.shape
     total = np.zeros((out, inside, height + pool - 1, width + pool - 1))

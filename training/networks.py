@@ -2,13 +2,13 @@
 
 `seed_cnn` is the plain reference. `candor_net` is a small modern one after airbench94 (K. Jordan, "94% on CIFAR-10 in 3.29 seconds
 on a single GPU", arXiv 2404.00498): a fixed whitening layer, three groups of two convolutions, no affine scale in the batch norms. Its
-pools average, where airbench's take the maximum: the network is smooth, its class activation map adds up to the logit, and
-`training.folding` makes one convolution of a convolution and its pool.
+pools take the maximum, as airbench's do, or average: then the network is smooth, its class activation map adds up to the logit, and
+`training.folding` makes one convolution of a convolution and its pool (docs/decisions/0003).
 
 Each names its `cam_layer`, the module whose activation a class activation map weighs, and gives its penultimate `features`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Activation = Literal["gelu", "relu"]
+Pool = Literal["max", "average"]
+POOLS: Mapping[str, Callable[[Tensor, int], Tensor]] = {"max": functional.max_pool2d, "average": functional.avg_pool2d}
 ACTIVATIONS: Mapping[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
 SMALL = 1 / 256  # the head of candor_net starts that much below torch's default, so that training starts from even odds
 
@@ -76,10 +78,11 @@ class _BatchNorm(nn.BatchNorm2d):
 
 
 class _Group(nn.Module):
-    """convolution, 2×2 average pool, batch norm, activation, convolution, batch norm, activation: halves the picture."""
+    """convolution, 2×2 pool, batch norm, activation, convolution, batch norm, activation: halves the picture."""
 
-    def __init__(self, channels_in: int, channels_out: int, activation: Activation, momentum: float) -> None:
+    def __init__(self, channels_in: int, channels_out: int, activation: Activation, momentum: float, pool: Pool) -> None:
         super().__init__()
+        self.pool = POOLS[pool]
         self.convolution1 = _Convolution(channels_in, channels_out)
         self.norm1 = _BatchNorm(channels_out, momentum)
         self.convolution2 = _Convolution(channels_out, channels_out)
@@ -87,13 +90,16 @@ class _Group(nn.Module):
         self.activation = ACTIVATIONS[activation]()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.activation(self.norm1(functional.avg_pool2d(self.convolution1(x), 2)))
+        x = self.activation(self.norm1(self.pool(self.convolution1(x), 2)))
         halved: Tensor = self.activation(self.norm2(self.convolution2(x)))
         return halved
 
 
 class CandorNet(Network):
-    """Whitening 2×2 convolution, three groups of `widths` channels (33 → 16 → 8 → 4 pixels), their mean, linear head."""
+    """Whitening 2×2 convolution, three groups of `widths` channels, one value of each channel of the last, linear head.
+
+    With `pool` max the groups see 31 → 15 → 7 → 3 pixels and the value is the maximum; with average, 33 → 16 → 8 → 4 and the mean.
+    """
 
     cam_layer = "groups.2"
 
@@ -103,20 +109,22 @@ class CandorNet(Network):
         widths: tuple[int, int, int] = (64, 256, 256),
         activation: Activation = "gelu",
         norm_momentum: float = 0.12,
+        pool: Pool = "max",
     ) -> None:
         super().__init__()
-        self.whitening = nn.Conv2d(3, 24, 2, padding=1)
+        self.pool = pool
+        self.whitening = nn.Conv2d(3, 24, 2, padding=int(pool == "average"))
         self.whitening.weight.requires_grad_(False)
         self.activation = ACTIVATIONS[activation]()
         channels = (24, *widths)
-        self.groups = nn.Sequential(*(_Group(a, b, activation, norm_momentum) for a, b in pairwise(channels)))
+        self.groups = nn.Sequential(*(_Group(a, b, activation, norm_momentum, pool) for a, b in pairwise(channels)))
         self.head = nn.Linear(widths[-1], classes, bias=False)
         nn.init.uniform_(self.head.weight, -SMALL * widths[-1] ** -0.5, SMALL * widths[-1] ** -0.5)
 
     def features(self, x: Float[Tensor, "rows 3 height width"]) -> Float[Tensor, "rows features"]:
-        """The channel means of the last group."""
+        """The channel maxima, or means, of the last group."""
         last: Tensor = self.groups(self.activation(self.whitening(x)))
-        return last.mean((2, 3))
+        return last.mean((2, 3)) if self.pool == "average" else torch.flatten(functional.max_pool2d(last, 3), 1)
 
     def prepare(self, x: Float32[Tensor, "rows 3 height width"]) -> None:
         """Sets the fixed filters to the eigenvectors of the 2×2 patches of `x`, scaled to unit variance, and their negatives."""
