@@ -155,7 +155,7 @@ def _plain(text: str) -> str:
 
 
 def _percent(share: float) -> str:
-    return "< 0.1 %" if share < 0.001 else f"{100 * share:.1f} %"  # noqa: PLR2004 - what the second would round to zero
+    return "<0.1%" if share < 0.001 else f"{share:.1%}"  # noqa: PLR2004 - what the second would round to zero
 
 
 @lru_cache(maxsize=1024)

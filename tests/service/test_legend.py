@@ -21,13 +21,13 @@ def told(method="integrated_gradients", target=0, against=None, values=None):
 
 
 def test_the_heading_names_method_target_and_probability():
-    assert told().heading == "Integrated Gradients for ship (56.4 %)"
-    assert told("grad_cam", 1, 0).heading == "Grad-CAM for cafe au lait (20.7 %) rather than ship (56.4 %)"
+    assert told().heading == "Integrated Gradients for ship (56.4%)"
+    assert told("grad_cam", 1, 0).heading == "Grad-CAM for cafe au lait (20.7%) rather than ship (56.4%)"
 
 
 @pytest.mark.parametrize(
     ("target", "words"),
-    [(2, "for class 2 (7.6 %)"), (4, "for sea lion, lying (7.6 %)"), (5, "for class 5 (< 0.1 %)")],
+    [(2, "for class 2 (7.6%)"), (4, "for sea lion, lying (7.6%)"), (5, "for class 5 (<0.1%)")],
 )
 def test_a_label_that_cannot_be_drawn_is_called_by_its_index(target, words):
     assert told(target=target).heading.endswith(words)
