@@ -5,7 +5,8 @@ Arrays: `batch` uint8 (N, S, S, 3) RGB; `x` float32 (N, 3, S, S) normalised; `ta
 the next size of `BATCH_SIZES`, each of which was warmed, because every new shape costs a first slow run there.
 
 On a CPU with several cores every graph is open twice: for one thread, which wastes nothing while all cores have work, and for all of
-them, which answers a lone request sooner. `wide` says which is taken; it is a matter of speed alone.
+them, which answers a lone request sooner. `wide` says which is taken; it is a matter of speed alone. The threads of the second spin for
+a moment between operators, for waking one takes longer than most operators do.
 
 A GPU runs the half-precision graphs of a bundle that has them; a CPU never does, it would compute them by casting to float32 and back.
 """
@@ -183,7 +184,6 @@ class Engine:
     def _open(self, name: str, graph: bytes, provider: str, threads: int) -> ort.InferenceSession:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.set_denormal_as_zero", "1")  # a gradient of many takes 1.5 times as long on Intel
         options.log_severity_level = ERRORS if provider == PROVIDERS["cpu"] else SILENT
         try:
