@@ -32,7 +32,7 @@ HALF, FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT
 LARGEST = float(np.finfo(np.float16).max)
 IN_FLOAT32 = (*DEFAULT_OP_BLOCK_LIST, "ScatterND")  # the converter's choice, and one whose sums not every provider has in half
 AGAINST = "float32"
-LIMITS = {  # relative difference, cosine: three to ten times what was measured; masks of ReLU and max pools flip in a gradient
+LIMITS = {  # relative difference, cosine: beyond all that was measured on sound networks (docs/training.md); masks flip in a gradient
     "logits": (0.01, 0.9999),
     "probabilities": (0.02, 0.9999),
     "features": (0.01, 0.9999),
