@@ -7,6 +7,7 @@ times the request. The supervisor imports this module too, so everything heavy i
 import ctypes
 import gc
 import logging
+import os
 
 import bentoml
 from starlette.types import Receive, Scope, Send
@@ -14,6 +15,8 @@ from starlette.types import Receive, Scope, Send
 from service.settings import Settings
 
 TIMEOUT_SECONDS = 60
+# libuv, under uvloop, takes every connection that waits; told so, it leaves some to the other processes
+os.environ.setdefault("UV_TCP_SINGLE_ACCEPT", "1")
 
 
 async def api(scope: Scope, receive: Receive, send: Send) -> None:

@@ -40,8 +40,8 @@ class Prediction:
 def predict(logits: Float32[np.ndarray, " classes"], manifest: Manifest, top_k: int = TOP_K) -> Prediction:
     """The `top_k` most probable classes of one row of logits; of equal ones the first in the order of the labels."""
     share = probabilities(logits, manifest.temperature)
-    order = np.argsort(-share, kind="stable")[:top_k]
-    return Prediction(tuple(Class(manifest.labels[i], int(i), float(share[i])) for i in order), logits)
+    order, shares = np.argsort(-share, kind="stable")[:top_k].tolist(), share.tolist()
+    return Prediction(tuple(Class(manifest.labels[index], index, shares[index]) for index in order), logits)
 
 
 def probabilities(logits: Float32[np.ndarray, "*rows classes"], temperature: float) -> Float64[np.ndarray, "*rows classes"]:
