@@ -1,4 +1,4 @@
-"""Candor's own routes: POST /predict and /explain, GET /model, /methods, /openapi.json and /metrics."""
+"""Candor's own routes: POST /predict and /explain, GET /model, /methods, /openapi.json, /schema.json and /metrics."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from service import bundle as contract
-from service.api import answers, intake, openapi, options, problems
+from service.api import answers, client_schema, intake, openapi, options, problems
 from service.api.options import Options
 from service.api.presence import while_connected
 from service.api.rows import together
@@ -51,6 +51,7 @@ class Native:
             "/model": orjson.dumps(answers.public_manifest(pipeline.engine)),
             "/methods": orjson.dumps(answers.methods(self._manifest)),
             "/openapi.json": orjson.dumps(openapi.document(self._manifest, max_body_bytes)),
+            "/schema.json": orjson.dumps(client_schema.document(self._manifest)),
         }
 
     def routes(self) -> list[Route]:
