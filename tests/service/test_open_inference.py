@@ -188,6 +188,29 @@ def test_an_attribution_alone_needs_no_parameters(infer, embedded):
     assert found["attribution"].shape == (1, embedded.manifest.input.size, embedded.manifest.input.size)
 
 
+def test_rows_that_were_explained_more_cheaply_are_named(embedded):
+    from service.api.open_inference import _told
+    from service.explain import Attribution, ask
+    from service.explain.target import Target
+
+    asked = ask(embedded.manifest, "integrated_gradients", None, {"steps": 32})
+    cheaper = ask(embedded.manifest, "integrated_gradients", None, {"steps": 8})
+    values = np.zeros((32, 32), np.float32)
+    maps = [Attribution(asked, Target(0), values, {}), Attribution(cheaper, Target(0), values, {}, degraded_from=asked)]
+    assert "degraded" not in _told(maps[:1])
+    assert _told(maps)["steps"] == _told(maps[::-1])["steps"] == 32
+    assert _told(maps)["degraded"].startswith("row 1: integrated_gradients steps=8")
+
+
+@pytest.mark.parametrize("place", ["output", "request"])
+def test_what_cannot_be_given_by_the_deadline_is_refused(place, infer):
+    slow = {"method": "kernel_shap", "samples": 4096, "deadline_ms": 1}
+    output = {"name": "attribution"} | ({"parameters": slow} if place == "output" else {})
+    response = infer(asking(texts(*[GOOD] * 8), outputs=[output], **({"parameters": slow} if place == "request" else {})))
+    assert response.status_code in (503, 504)
+    assert list(response.json()) == ["error"]
+
+
 def test_rows_run_together(infer, server):
     def batches():
         text = server.client.get("/metrics").text
