@@ -10,7 +10,7 @@ import logging
 import os
 
 import bentoml
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.settings import Settings
 
@@ -22,6 +22,17 @@ os.environ.setdefault("UV_TCP_SINGLE_ACCEPT", "1")
 async def api(scope: Scope, receive: Receive, send: Send) -> None:
     """Hands a request to the service that lives in this process."""
     await bentoml.get_current_service().app(scope, receive, send)
+
+
+class OwnSchema:
+    """Answers GET /schema.json ourselves: BentoML's client reads there what can be called, and BentoML knows nothing of our API."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes on everything else."""
+        await (api if scope.get("path") == "/schema.json" else self._app)(scope, receive, send)
 
 
 def _log() -> logging.Logger:
@@ -82,3 +93,6 @@ class Candor:
     def close(self) -> None:
         """Finishes what is waiting."""
         self._pipeline.close()
+
+
+Candor.add_asgi_middleware(OwnSchema)  # type: ignore[attr-defined] # bentoml.service makes a Service of the class

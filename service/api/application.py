@@ -5,8 +5,10 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from service.api import problems
+from service.api.kserve_v1 import KServeV1
 from service.api.middleware import Measured
 from service.api.native import Native
+from service.api.open_inference import OpenInference
 from service.bundle import Bundle
 from service.errors import RequestError
 from service.pipeline import Pipeline
@@ -15,7 +17,9 @@ from service.settings import Settings
 
 def build(pipeline: Pipeline, bundle: Bundle, settings: Settings) -> Starlette:
     """The application that serves `bundle` through `pipeline`."""
-    routes = Native(pipeline, bundle, settings.max_body_bytes).routes()
+    native = Native(pipeline, bundle, settings.max_body_bytes)
+    kserve_v1 = KServeV1(pipeline, native, settings.max_body_bytes)
+    routes = [*native.routes(), *OpenInference(pipeline, bundle, settings).routes(), *kserve_v1.routes()]
     return Starlette(
         routes=routes,
         middleware=[Middleware(Measured, metrics=pipeline.metrics, routes=routes)],

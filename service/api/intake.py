@@ -45,23 +45,42 @@ async def read(request: Request, max_body_bytes: int) -> Submission:
         InvalidParameter: a parameter is given twice, there are more than 64 pictures, or a mask that is not of one picture.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    query = _once(request.query_params.multi_items(), "the query")
-    if "mask" in query:
-        raise InvalidParameter("mask is in the query, and it is a file: send it as a part of a form, or in JSON")
+    query = query_of(request)
     if kind not in (*RAW, FORM, JSON):
         told = f"the content type is {short(kind)}" if kind else "there is no Content-Type"
         raise UnsupportedFormat(f"{told}; {TAKEN} are taken: name the one that was sent")
-    body = await _body(request, max_body_bytes)
+    body = await body_of(request, max_body_bytes)
     if not body:
         raise MalformedRequest("the body is empty (0 bytes): send a picture")
     if kind == FORM:
-        return _merged(await _form(request, body), query)
+        return merged(await _form(request, body), query)
     if kind == JSON:
-        return _merged(_json(body), query)
+        return merged(_json(body), query)
     return Submission((body,), many=False, options=query)
 
 
-async def _body(request: Request, most: int) -> bytes:
+def query_of(request: Request) -> Mapping[str, str]:
+    """The parameters in the query.
+
+    Raises:
+        InvalidParameter: one is given twice, or is a file.
+    """
+    query = _once(request.query_params.multi_items(), "the query")
+    if "mask" in query:
+        raise InvalidParameter("mask is in the query, and it is a file: send it as a part of a form, or in JSON")
+    return query
+
+
+async def body_of(request: Request, most: int) -> bytes:
+    """The body of `request`.
+
+    Raises:
+        BodyTooLarge: more than `most` bytes.
+        UnsupportedFormat: it is compressed.
+    """
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding != "identity":
+        raise UnsupportedFormat(f"the body is compressed ({short(encoding)}), and pictures are already: send it as it is")
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > most:
         raise _too_large(int(announced), most)
@@ -97,7 +116,7 @@ async def _form(request: Request, body: bytes) -> Submission:
             elif isinstance(value, UploadFile):
                 raise MalformedRequest(f"the form has a file named {short(name)}; name pictures 'image' and the mask of one 'mask'")
             else:
-                fields.append((name, value))
+                fields.append((name, _unquoted(value)))
     finally:
         await form.close()
     if not pictures:
@@ -105,12 +124,21 @@ async def _form(request: Request, body: bytes) -> Submission:
     if len(masks) > 1:
         raise InvalidParameter(f"'mask' is given {len(masks)} times in the form: give it once")
     mask = _mask(masks[0]) if masks else None
-    return _checked(Submission(tuple(pictures), len(pictures) > 1, _once(fields, "the form"), mask))
+    return checked(Submission(tuple(pictures), len(pictures) > 1, _once(fields, "the form"), mask))
 
 
 async def _part(name: str, value: UploadFile | str) -> bytes | MalformedRequest:
     body = await value.read() if isinstance(value, UploadFile) else value.encode("utf-8", "surrogateescape")
     return body or MalformedRequest(f"a part named '{name}' is empty (0 bytes): send a file")
+
+
+def _unquoted(value: str) -> str:
+    """A field's text; BentoML's client sends it as JSON, in quotes."""
+    quoted = len(value) > 1 and value[0] == value[-1] == '"'
+    try:
+        return str(orjson.loads(value)) if quoted else value
+    except orjson.JSONDecodeError:
+        return value
 
 
 def _mask(given: bytes | MalformedRequest) -> bytes:
@@ -130,11 +158,12 @@ def _json(body: bytes) -> Submission:
     given = document.pop("images") if many else [document.pop("image")]
     if not isinstance(given, list) or not given:
         raise MalformedRequest('"images" is no list of base64 texts, or an empty one: send one or more')
-    mask = _mask(_decoded("mask", document.pop("mask"))) if "mask" in document else None
-    return _checked(Submission(tuple(_decoded("picture", text) for text in given), many, document, mask))
+    mask = _mask(from_base64("mask", document.pop("mask"))) if "mask" in document else None
+    return checked(Submission(tuple(from_base64("picture", text) for text in given), many, document, mask))
 
 
-def _decoded(what: str, text: object) -> bytes | MalformedRequest:
+def from_base64(what: str, text: object) -> bytes | MalformedRequest:
+    """The file that a text in JSON holds: a `what`, or the error in place of one."""
     if not isinstance(text, str):
         return MalformedRequest(f"a {what} is given as {type(text).__name__}; in JSON it is base64 text (RFC 4648)")
     try:
@@ -145,7 +174,12 @@ def _decoded(what: str, text: object) -> bytes | MalformedRequest:
         )
 
 
-def _checked(submission: Submission) -> Submission:
+def checked(submission: Submission) -> Submission:
+    """`submission`, if it holds no more than what goes at once.
+
+    Raises:
+        InvalidParameter: more than 64 pictures, or a mask of several.
+    """
     count = len(submission.bodies)
     if count > MAX_PICTURES:
         raise InvalidParameter(f"{count} pictures or more were sent at once; the limit is {MAX_PICTURES}: send several requests")
@@ -154,7 +188,12 @@ def _checked(submission: Submission) -> Submission:
     return submission
 
 
-def _merged(submission: Submission, query: Mapping[str, Any]) -> Submission:
+def merged(submission: Submission, query: Mapping[str, Any]) -> Submission:
+    """`submission` with the parameters of the query, too.
+
+    Raises:
+        InvalidParameter: one is given in both.
+    """
     twice = set(query) & set(submission.options)
     if twice:
         raise InvalidParameter(f"{', '.join(sorted(twice))} is given in the query and in the body: give it once")

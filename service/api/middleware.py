@@ -9,15 +9,22 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.metrics import Metrics
 
 UNKNOWN = "unknown"
+PROBES = (
+    "/metrics",
+    "/v2/health/live",
+    "/v2/health/ready",
+    "/v2/models/{name}/ready",
+    "/v2/models/{name}/versions/{version}/ready",
+)
 
 
 class Measured:
-    """Observes `app`; what no route serves is counted together."""
+    """Observes `app`; what no route serves is counted together, and probes and scrapes, which are no traffic, not at all."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, routes: Iterable[Route]) -> None:
         self._app = app
         self._requests = metrics.requests
-        templates = [*(route.path for route in routes), UNKNOWN]
+        templates = [*(route.path for route in routes if route.path not in PROBES), UNKNOWN]
         self._seconds = {template: metrics.request_seconds.labels(template) for template in templates}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -26,7 +33,6 @@ class Measured:
             await self._app(scope, receive, send)
             return
         started, status = time.perf_counter(), 500
-        template = scope["path"] if scope["path"] in self._seconds else UNKNOWN
 
         async def sending(message: Message) -> None:
             nonlocal status
@@ -37,5 +43,10 @@ class Measured:
         try:
             await self._app(scope, receive, sending)
         finally:
-            self._seconds[template].observe(time.perf_counter() - started)
-            self._requests.labels(template, str(status)).inc()
+            template = getattr(scope.get("route"), "path", UNKNOWN)  # the router leaves here what matched
+            if template not in PROBES:
+                self._count(template if template in self._seconds else UNKNOWN, status, time.perf_counter() - started)
+
+    def _count(self, template: str, status: int, seconds: float) -> None:
+        self._seconds[template].observe(seconds)
+        self._requests.labels(template, str(status)).inc()

@@ -1,7 +1,7 @@
-"""Candor's own routes: POST /predict and /explain, GET /model, /methods, /openapi.json and /metrics."""
+"""Candor's own routes: POST /predict and /explain, GET /model, /methods, /openapi.json, /schema.json and /metrics."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,9 +11,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from service import bundle as contract
-from service.api import answers, intake, openapi, options, problems
+from service.api import answers, client_schema, intake, openapi, options, problems
 from service.api.options import Options
 from service.api.presence import while_connected
+from service.api.rows import together
 from service.bundle import Bundle, Manifest
 from service.errors import InvalidParameter, MalformedRequest, NotAcceptable, NotFound, RequestError
 from service.explain import Attribution
@@ -50,6 +51,7 @@ class Native:
             "/model": orjson.dumps(answers.public_manifest(pipeline.engine)),
             "/methods": orjson.dumps(answers.methods(self._manifest)),
             "/openapi.json": orjson.dumps(openapi.document(self._manifest, max_body_bytes)),
+            "/schema.json": orjson.dumps(client_schema.document(self._manifest)),
         }
 
     def routes(self) -> list[Route]:
@@ -94,6 +96,16 @@ class Native:
         assert answered.attribution is not None
         return Response(answered.overlay if kind == PNG else answers.npy(answered.attribution), media_type=kind)
 
+    async def documents(
+        self, name: str, bodies: Sequence[bytes | MalformedRequest], chosen: Options, request: Timing
+    ) -> list[dict[str, Any]]:
+        """What is answered to each of several pictures, of a `request` that began some time ago.
+
+        Raises:
+            RequestError: one cannot be answered; the message calls it `name` with its number.
+        """
+        return await together(name, (self._document_for(body, chosen, request) for body in bodies))
+
     async def card(self, _request: Request) -> Response:
         """GET /model/card."""
         if self._card is None:
@@ -124,14 +136,17 @@ class Native:
 
     async def _result(self, body: bytes | MalformedRequest, chosen: Options, request: Timing) -> Mapping[str, Any]:
         """One of several: its answer, or its own problem."""
-        timing = Timing(self._pipeline.metrics, request.started)
-        timing.allow(chosen.deadline_ms)
         try:
-            return self._document_of(await self._answer(body, chosen, timing), chosen)
+            return await self._document_for(body, chosen, request)
         except RequestError as error:
             return {"error": problems.problem(error)}
         except Exception as error:  # noqa: BLE001 - its neighbours are answered all the same
             return {"error": problems.problem(problems.defect(error))}
+
+    async def _document_for(self, body: bytes | MalformedRequest, chosen: Options, request: Timing) -> dict[str, Any]:
+        timing = Timing(self._pipeline.metrics, request.started)
+        timing.allow(chosen.deadline_ms)
+        return self._document_of(await self._answer(body, chosen, timing), chosen)
 
     async def _answer(self, body: bytes | MalformedRequest, chosen: Options, timing: Timing) -> Answered:
         if isinstance(body, MalformedRequest):

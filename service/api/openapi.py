@@ -3,15 +3,34 @@
 from typing import Any
 
 import service
+from service.api import problems, protocol_paths
 from service.api.options import DEFAULT_METHOD, MOST_MS, OF_EXPLANATIONS
+from service.api.schemas import BASE64, OBJECT, PICTURE, TEXT, components, either, errors, ref
 from service.bundle import Manifest
+from service.errors import NotFound, RequestError, TooManyRequests, Unavailable
 from service.explain import Parameter, available
 from service.explain.segments import LEAST, MOST
 from service.images import MEDIA_TYPES
 from service.pipeline import DEADLINE_MS
 from service.predictions import TOP_K
 
-_OBJECT = {"type": "object"}
+_JSON = "application/json"
+_FILE = {"type": "string", "format": "binary"}
+_DETAILS = {
+    "malformed_request": "the body is empty (0 bytes): send a picture",
+    "not_found": "this model has no card",
+    "not_acceptable": "Accept is 'text/html'; there is application/json",
+    "body_too_large": "the body has 12,000,000 bytes or more; the limit is 10,485,760: send a smaller picture, or fewer at once",
+    "picture_too_large": "the picture is 9000×9000 px (81 MP); the limit is 50 MP: send a smaller one",
+    "unsupported_format": "the 43 bytes look like a GIF; JPEG, PNG and WebP are taken: convert it",
+    "undecodable_picture": "the picture of 1,024 bytes is damaged or cut off: send it whole",
+    "invalid_parameter": "steps is '0'; give a whole number from 1 to 512",
+    "method_unavailable": "grad_cam needs cam.onnx, and this model has none; it can be explained by: occlusion",
+    "too_many_requests": "512 pictures wait in the predict lane, which is its limit: ask again later",
+    "unavailable": "the service is stopping: ask another replica",
+    "deadline_exceeded": "0.01 s are left of deadline_ms, and no explanation takes less: ask again later, or give more time",
+    "internal_error": "the service failed at this request; its log says why: tell the operator",
+}
 _MASK = (
     "Of one picture, for the methods of which GET /methods says that they take a mask: its segments as a PNG file, as large as the "
     "picture is displayed, greyscale of up to 16 bits or with a palette. Pixels of the same value are a segment; the network must "
@@ -25,29 +44,30 @@ def document(manifest: Manifest, max_body_bytes: int) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": f"Candor: {manifest.name}", "version": service.__version__, "description": _description(max_body_bytes)},
         "paths": {
-            "/predict": {
-                "post": _post(
-                    "Predict",
-                    [_top_k(manifest), _deadline(), _method("explain", manifest), *_explaining(manifest)],
-                    ["application/json"],
-                )
-            },
-            "/explain": {
-                "post": _post(
-                    "Explain",
-                    [_top_k(manifest), _deadline(), _method("method", manifest, DEFAULT_METHOD), *_explaining(manifest)],
-                    ["application/json", "image/png", "application/x-npy"],
-                )
-            },
-            "/model": {"get": _get("The public manifest of the model", "application/json")},
-            "/model/card": {"get": _get("The model card", "text/markdown")},
-            "/methods": {"get": _get("The methods that explain this model, with their parameters", "application/json")},
-            "/metrics": {"get": _get("Prometheus metrics", "text/plain")},
-            "/livez": {"get": _get("Whether the process lives", "text/plain")},
-            "/readyz": {"get": _get("Whether it answers", "text/plain")},
+            "/predict": {"post": _post("Predict", of_predict(manifest), _answer(manifest))},
+            "/explain": {"post": _post("Explain", of_explain(manifest), _answer(manifest) | _pictures(manifest))},
+            "/model": {"get": _get("The public manifest of the model", _JSON, ref("Manifest"))},
+            "/model/card": {"get": _card()},
+            "/methods": {"get": _get("The methods that explain this model, with their parameters", _JSON, ref("Methods"))},
+            "/openapi.json": {"get": _get("This document", _JSON, OBJECT)},
+            "/schema.json": {"get": _get("What BentoML's client reads", _JSON, OBJECT)},
+            "/metrics": {"get": _get("Prometheus metrics", "text/plain", TEXT)},
+            "/livez": {"get": _get("Whether the process lives", "text/plain", TEXT)},
+            "/readyz": {"get": _get("Whether it answers", "text/plain", TEXT)},
+            **protocol_paths.paths(manifest),
         },
-        "components": {"schemas": {"Problem": _problem(), "Submission": _submission()}},
+        "components": {"schemas": {**components(manifest), "Submission": _submission()}},
     }
+
+
+def of_predict(manifest: Manifest) -> list[dict[str, Any]]:
+    """The parameters of POST /predict."""
+    return [_top_k(manifest), _deadline(), _method("explain", manifest), *_explaining(manifest)]
+
+
+def of_explain(manifest: Manifest) -> list[dict[str, Any]]:
+    """The parameters of POST /explain."""
+    return [_top_k(manifest), _deadline(), _method("method", manifest, DEFAULT_METHOD), *_explaining(manifest)]
 
 
 def _description(max_body_bytes: int) -> str:
@@ -57,15 +77,12 @@ def _description(max_body_bytes: int) -> str:
     )
 
 
-def _post(summary: str, parameters: list[dict[str, Any]], answers: list[str]) -> dict[str, Any]:
-    picture = {"schema": {"type": "string", "format": "binary"}}
+def _post(summary: str, parameters: list[dict[str, Any]], answers: dict[str, Any]) -> dict[str, Any]:
+    picture = {"schema": _FILE}
     form = {
         "type": "object",
         "required": ["image"],
-        "properties": {
-            "image": {"type": "array", "items": {"type": "string", "format": "binary"}},
-            "mask": {"type": "string", "format": "binary", "description": _MASK},
-        },
+        "properties": {"image": {"type": "array", "items": _FILE}, "mask": _FILE | {"description": _MASK}},
     }
     return {
         "summary": summary,
@@ -75,21 +92,56 @@ def _post(summary: str, parameters: list[dict[str, Any]], answers: list[str]) ->
             "content": {
                 **dict.fromkeys(MEDIA_TYPES, picture),
                 "multipart/form-data": {"schema": form},
-                "application/json": {"schema": {"$ref": "#/components/schemas/Submission"}},
+                _JSON: {"schema": ref("Submission"), "examples": _submissions()},
             },
         },
-        "responses": {
-            "200": {"description": "The answer", "content": {kind: {"schema": _OBJECT} for kind in answers}},
-            "default": {
-                "description": "A problem",
-                "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
-            },
-        },
+        "responses": {"200": {"description": "The answer", "content": answers}, **_problems()},
     }
 
 
-def _get(summary: str, kind: str) -> dict[str, Any]:
-    return {"summary": summary, "responses": {"200": {"description": summary, "content": {kind: {}}}}}
+def _answer(manifest: Manifest) -> dict[str, Any]:
+    best = {"label": manifest.labels[0], "index": 0, "probability": 0.93}
+    one = {
+        "model": {"name": manifest.name, "version": manifest.version},
+        **best,
+        "top": [best],
+        "image": {"width": 8, "height": 8, "format": "PNG"},
+        "timing_ms": {"read": 0.05, "decode": 0.1, "queue": 0.02, "infer": 1.1, "total": 1.4},
+    }
+    return {_JSON: {"schema": either(ref("Answer"), ref("Answers")), "examples": {"one picture": {"value": one}}}}
+
+
+def _pictures(manifest: Manifest) -> dict[str, Any]:
+    side = manifest.input.size
+    array = _FILE | {"description": f"The map of one picture as a .npy file, float32 ({side}, {side})"}
+    return {"image/png": {"schema": _FILE | {"description": "The overlay of one picture"}}, "application/x-npy": {"schema": array}}
+
+
+def _problems() -> dict[str, Any]:
+    """The responses other than 200: a status, and the codes that tell what it is about."""
+    return {str(status): _problem(leaves) for status, leaves in errors().items()}
+
+
+def _problem(leaves: list[type[RequestError]]) -> dict[str, Any]:
+    codes = {"properties": {"status": {"const": leaves[0].status}, "code": {"enum": [leaf.code for leaf in leaves]}}}
+    examples = {leaf.code: {"value": problems.problem(leaf(_DETAILS.get(leaf.code, leaf.title)))} for leaf in leaves}
+    response: dict[str, Any] = {
+        "description": "; ".join(leaf.title for leaf in leaves),
+        "content": {problems.MEDIA_TYPE: {"schema": {"allOf": [ref("Problem"), codes]}, "examples": examples}},
+    }
+    if leaves[0].status in (TooManyRequests.status, Unavailable.status):
+        response["headers"] = {"Retry-After": {"description": "Seconds after which to ask again", "schema": {"type": "integer"}}}
+    return response
+
+
+def _get(summary: str, kind: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"summary": summary, "responses": {"200": {"description": summary, "content": {kind: {"schema": schema}}}}}
+
+
+def _card() -> dict[str, Any]:
+    found = _get("The model card", "text/markdown", TEXT)
+    found["responses"]["404"] = _problem([NotFound])
+    return found
 
 
 def _top_k(manifest: Manifest) -> dict[str, Any]:
@@ -113,7 +165,6 @@ def _method(name: str, manifest: Manifest, default: str | None = None) -> dict[s
 
 def _explaining(manifest: Manifest) -> list[dict[str, Any]]:
     target, shape, quality, legend = OF_EXPLANATIONS
-    found = {parameter.name: parameter for method in available(manifest) for parameter in method.parameters}
     return [
         _query(
             target,
@@ -131,32 +182,61 @@ def _explaining(manifest: Manifest) -> list[dict[str, Any]]:
             "Whether a legend is drawn below the overlay; the picture keeps its place at the upper left.",
             {"type": "boolean", "default": False},
         ),
-        *(
-            _query(name, parameter.says[0].upper() + parameter.says[1:] + ".", _schema(parameter))
-            for name, parameter in found.items()
-        ),
+        *(_query(name, _says(same), _schema([parameter for _, parameter in same])) for name, same in _by_name(manifest).items()),
     ]
 
 
-def _schema(parameter: Parameter) -> dict[str, Any]:
+def _by_name(manifest: Manifest) -> dict[str, list[tuple[str, Parameter]]]:
+    """The parameters of the methods, each with the methods that take one of its name."""
+    found: dict[str, list[tuple[str, Parameter]]] = {}
+    for method in available(manifest):
+        for parameter in method.parameters:
+            found.setdefault(parameter.name, []).append((method.name, parameter))
+    return found
+
+
+def _says(same: list[tuple[str, Parameter]]) -> str:
+    """What a parameter is, and where its default or range depends on the method, which."""
+    meanings = dict.fromkeys(parameter.says for _, parameter in same)
+    text = "; or ".join(meanings)
+    if len({_limits(parameter) for _, parameter in same}) > 1:
+        text += ". " + "; ".join(f"{method}: {_told(parameter)}" for method, parameter in same)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _told(parameter: Parameter) -> str:
     if parameter.choices:
-        return {"type": "string", "enum": list(parameter.choices), "default": parameter.default}
-    kind = "integer" if isinstance(parameter.default, int) else "number"
-    return {"type": kind, "minimum": parameter.low, "maximum": parameter.high, "default": parameter.default}
+        return f"{', '.join(parameter.choices)}, {parameter.default} if not given"
+    return f"{parameter.low:g} to {parameter.high:.10g}, {parameter.default:g} if not given"
+
+
+def _limits(parameter: Parameter) -> tuple[Any, ...]:
+    return (parameter.default, parameter.low, parameter.high, parameter.choices)
+
+
+def _schema(same: list[Parameter]) -> dict[str, Any]:
+    """What all methods take; the default where they agree."""
+    first = same[0]
+    default = {"default": first.default} if all(parameter.default == first.default for parameter in same) else {}
+    if first.choices:
+        return {"type": "string", "enum": list(first.choices), **default}
+    low, high = min(parameter.low for parameter in same), max(parameter.high for parameter in same)
+    return {"type": "integer" if isinstance(first.default, int) else "number", "minimum": low, "maximum": high, **default}
 
 
 def _query(name: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "in": "query", "description": description, "schema": schema}
 
 
-def _problem() -> dict[str, Any]:
-    text = {"type": "string"}
-    names = {"type": text, "title": text, "status": {"type": "integer"}, "detail": text, "code": text}
-    return {"type": "object", "description": "RFC 9457", "required": list(names), "properties": names}
+def _submissions() -> dict[str, Any]:
+    return {
+        "one picture": {"value": {"image": PICTURE}},
+        "several, and a parameter": {"value": {"images": [PICTURE, PICTURE], "top_k": 1}},
+    }
 
 
 def _submission() -> dict[str, Any]:
-    picture = {"type": "string", "contentEncoding": "base64"}
+    picture = BASE64
     return {
         "type": "object",
         "description": "One picture as `image` or several as `images`; the parameters may be fields, too.",

@@ -19,6 +19,8 @@ OF_PREDICT = ("top_k", "deadline_ms", "explain")
 OF_EXPLAIN = ("top_k", "deadline_ms", "method")
 OF_EXPLANATIONS = ("target", "map", "quality", "legend")
 OF_METHODS = tuple(sorted({parameter.name for method in METHODS.values() for parameter in method.parameters}))
+OF_INFER = ("deadline_ms",)
+OF_ATTRIBUTIONS = ("method", "target", "quality", *OF_METHODS)
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,18 @@ def of_explain(manifest: Manifest, given: Mapping[str, Any], mask: bytes | None 
         MethodUnavailable: the model cannot be explained that way.
     """
     return _options(manifest, given, given.get("method", DEFAULT_METHOD), (*OF_EXPLAIN, *OF_EXPLANATIONS, *OF_METHODS), mask)
+
+
+def of_infer(manifest: Manifest, given: Mapping[str, Any], *, explained: bool) -> Options:
+    """The options of an inference by tensors, which is `explained` or not.
+
+    Raises:
+        InvalidParameter: a parameter is unknown or out of its range.
+        MethodUnavailable: the model cannot be explained that way.
+    """
+    if not explained:
+        return _options(manifest, given, None, OF_INFER, None)
+    return _options(manifest, given, given.get("method", DEFAULT_METHOD), (*OF_INFER, *OF_ATTRIBUTIONS), None)
 
 
 def _options(manifest: Manifest, given: Mapping[str, Any], method: Any, known: tuple[str, ...], mask: bytes | None) -> Options:

@@ -1,4 +1,7 @@
-"""Errors as application/problem+json (RFC 9457): type, title, status, detail, code."""
+"""Errors as application/problem+json (RFC 9457): type, title, status, detail, code; under /v1 and /v2 as KServe's protocols have it.
+
+There an error is application/json, {"error": the detail}.
+"""
 
 import logging
 from typing import Any
@@ -13,6 +16,7 @@ from service.errors import InternalError, MethodNotAllowed, NotFound, RequestErr
 MEDIA_TYPE = "application/problem+json"
 TYPE = "urn:candor:problem:"
 METHOD_NOT_ALLOWED = 405
+PROTOCOLS = ("/v1/", "/v2/")
 
 log = logging.getLogger("candor")
 
@@ -28,10 +32,12 @@ def problem(error: RequestError) -> dict[str, Any]:
     }
 
 
-def respond(error: RequestError) -> Response:
-    """The answer that tells `error`."""
+def respond(request: Request, error: RequestError) -> Response:
+    """The answer that tells `error`, in the form of what was asked."""
     seconds = getattr(error, "retry_after_seconds", None)
     headers = {"Retry-After": str(seconds)} if seconds is not None else None
+    if f"{request.url.path}/".startswith(PROTOCOLS):
+        return Response(orjson.dumps({"error": error.detail}), error.status, headers, "application/json")
     return Response(orjson.dumps(problem(error)), error.status, headers, MEDIA_TYPE)
 
 
@@ -41,10 +47,10 @@ def defect(error: Exception) -> RequestError:
     return InternalError("the service failed at this request; its log says why: tell the operator")
 
 
-async def on_request_error(_request: Request, error: Exception) -> Response:
+async def on_request_error(request: Request, error: Exception) -> Response:
     """Starlette's handler for our own errors."""
     assert isinstance(error, RequestError)
-    return respond(error)
+    return respond(request, error)
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
@@ -53,12 +59,12 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     path = request.url.path
     if error.status_code == METHOD_NOT_ALLOWED:
         allowed = (error.headers or {}).get("Allow", "another method")
-        answer = respond(MethodNotAllowed(f"{request.method} {path} is not served; use {allowed}"))
+        answer = respond(request, MethodNotAllowed(f"{request.method} {path} is not served; use {allowed}"))
         answer.headers["Allow"] = allowed
         return answer
-    return respond(NotFound(f"{path} is not served; GET /openapi.json lists what is"))
+    return respond(request, NotFound(f"{path} is not served; GET /openapi.json lists what is"))
 
 
-async def on_defect(_request: Request, error: Exception) -> Response:
+async def on_defect(request: Request, error: Exception) -> Response:
     """Starlette's handler for the rest."""
-    return respond(defect(error))
+    return respond(request, defect(error))

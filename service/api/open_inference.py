@@ -1,0 +1,206 @@
+"""The Open Inference Protocol (KServe's V2) over HTTP: health, metadata and inference, with JSON or binary tensors.
+
+An inference has one input, a picture a row, and of N rows, K classes and maps of side S these outputs: `logits` FP32 (N, K), `probabilities`
+FP32 (N, K), calibrated, `label` BYTES (N,) and `attribution` FP32 (N, S, S), the explanation. Without outputs asked for, all but
+`attribution` are given. What the explanation is of (`method`, `target`, `steps` …) stands in the parameters of that output, or of the request
+for clients that cannot give parameters to an output. A row that cannot be answered fails the request: the protocol has no error for one row.
+
+Source: https://github.com/kserve/open-inference-protocol, specification/protocol/inference_rest.md.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+import service
+from service import images
+from service.api import intake, options, tensors
+from service.api.options import Options
+from service.api.presence import while_connected
+from service.api.rows import together
+from service.api.tensors import Inference, Output, Requested, Row
+from service.bundle import Bundle, Manifest
+from service.errors import InvalidParameter, MalformedRequest, NotFound, RequestError, short
+from service.explain import Attribution, Question
+from service.pipeline import SMALL_PIXELS, Pipeline, Sent, Timing
+from service.predictions import Prediction, probabilities
+from service.settings import Settings
+
+PREFIX = "/v2"
+ATTRIBUTION, DEFAULT = "attribution", ("logits", "probabilities", "label")
+PLATFORM = "onnx_onnxv1"
+PIXELS = "pixels"  # the format of a picture that was sent as a tensor
+
+
+class OpenInference:
+    """The endpoints over one pipeline."""
+
+    def __init__(self, pipeline: Pipeline, bundle: Bundle, settings: Settings) -> None:
+        self._pipeline = pipeline
+        self._manifest = bundle.manifest
+        self._max_body_bytes, self._max_pixels = settings.max_body_bytes, settings.max_pixels
+
+    def routes(self) -> list[Route]:
+        """The routes that it serves."""
+        models = (f"{PREFIX}/models/{{name}}", f"{PREFIX}/models/{{name}}/versions/{{version}}")
+        return [
+            Route(PREFIX, self.server),
+            Route(f"{PREFIX}/health/live", self.live),
+            Route(f"{PREFIX}/health/ready", self.ready),
+            *(Route(f"{model}/infer", self.infer, methods=["POST"]) for model in models),
+            *(Route(f"{model}/ready", self.model_ready) for model in models),
+            *(Route(model, self.model) for model in models),
+        ]
+
+    async def server(self, _request: Request) -> Response:
+        """GET /v2."""
+        return _json({"name": "candor", "version": service.__version__, "extensions": [tensors.EXTENSION]})
+
+    async def live(self, _request: Request) -> Response:
+        """GET /v2/health/live."""
+        return _json({"live": True})
+
+    async def ready(self, _request: Request) -> Response:
+        """GET /v2/health/ready: nothing is served before the model is warm."""
+        return _json({"ready": True})
+
+    async def model(self, request: Request) -> Response:
+        """GET /v2/models/NAME."""
+        self._check(request)
+        return _json(metadata(self._manifest))
+
+    async def model_ready(self, request: Request) -> Response:
+        """GET /v2/models/NAME/ready."""
+        self._check(request)
+        return _json({"name": self._manifest.name, "ready": True})
+
+    async def infer(self, request: Request) -> Response:
+        """POST /v2/models/NAME/infer."""
+        self._check(request)
+        self._pipeline.admit()
+        timing = Timing(self._pipeline.metrics)
+        with timing.of("read"):
+            body = await intake.body_of(request, self._max_body_bytes)
+            asked = tensors.read(body, request.headers.get(tensors.HEADER), self._max_pixels)
+        outputs = asked.outputs or tuple(Requested(name, asked.binary) for name in DEFAULT)
+        chosen = self._chosen(asked, outputs)
+        timing.allow(chosen.deadline_ms)
+        return await while_connected(request, self._answer(asked, outputs, chosen.question, timing))
+
+    async def _answer(self, asked: Inference, outputs: Sequence[Requested], question: Question | None, timing: Timing) -> Response:
+        explained = question is not None
+        sent = await together("row", (self._receive(row, timing) for row in asked.rows))
+        predictions = await together("row", (self._pipeline.predict(one, 1, timing, explained=explained) for one in sent))
+        maps: Sequence[Attribution] = ()
+        if question is not None:
+            pairs = zip(sent, predictions, strict=True)
+            maps = await together("row", (self._pipeline.explain(one, question, found, timing) for one, found in pairs))
+        with timing.of("encode"):
+            given = [self._output(output, predictions, maps) for output in outputs]
+            return tensors.write(self._head(asked.id), given)
+
+    def _check(self, request: Request) -> None:
+        name, version = request.path_params["name"], request.path_params.get("version", self._manifest.version)
+        if (name, version) != (self._manifest.name, self._manifest.version):
+            raise NotFound(
+                f"there is no model {short(name)} of version {short(version)}; "
+                f"{self._manifest.name!r} of version {self._manifest.version!r} is served"
+            )
+
+    def _chosen(self, asked: Inference, outputs: Sequence[Requested]) -> Options:
+        """What is asked for, by the parameters of the request and those of the explanation's output.
+
+        Raises:
+            InvalidParameter: an output that there is not, a parameter that nothing takes, or one that is given twice.
+            MethodUnavailable: the model cannot be explained that way.
+        """
+        for output in outputs:
+            if output.name not in (*DEFAULT, ATTRIBUTION):
+                raise InvalidParameter(f"there is no output {short(output.name)}; there are {', '.join((*DEFAULT, ATTRIBUTION))}")
+            if output.parameters and output.name != ATTRIBUTION:
+                raise InvalidParameter(
+                    f"{output.name} has no parameter {short(next(iter(output.parameters)))}; there is binary_data"
+                )
+        own = next((output.parameters for output in outputs if output.name == ATTRIBUTION), None)
+        idle = set(asked.parameters) & set(options.OF_ATTRIBUTIONS)
+        if own is None and idle:
+            raise InvalidParameter(
+                f"{', '.join(sorted(idle))} is for the output {ATTRIBUTION!r}, which is not asked for: ask for it"
+            )
+        twice = set(own or ()) & set(asked.parameters)
+        if twice:
+            raise InvalidParameter(f"{', '.join(sorted(twice))} is given with the output and with the request: give it once")
+        return options.of_infer(self._manifest, {**asked.parameters, **(own or {})}, explained=own is not None)
+
+    async def _receive(self, row: Row | MalformedRequest, timing: Timing) -> Sent:
+        if isinstance(row, RequestError):
+            raise row
+        if isinstance(row, bytes):
+            return await self._pipeline.receive(row, timing, keep=False)
+        height, width = row.shape[:2]
+        with timing.of("decode"):
+            small = height * width <= SMALL_PIXELS
+            spec = self._manifest.input
+            fitted = images.fit(row, spec) if small else await asyncio.to_thread(images.fit, row, spec)
+        return Sent(fitted, width, height, PIXELS, None)
+
+    def _head(self, identity: str | None) -> dict[str, str]:
+        named = {"model_name": self._manifest.name, "model_version": self._manifest.version}
+        return named if identity is None else {**named, "id": identity}
+
+    def _output(self, asked: Requested, predictions: Sequence[Prediction], maps: Sequence[Attribution]) -> Output:
+        if asked.name == ATTRIBUTION:
+            return Output(asked, np.stack([found.map for found in maps]).astype(np.float32), _told(maps))
+        if asked.name == "label":
+            return Output(asked, [found.best.label for found in predictions])
+        logits = np.stack([found.logits for found in predictions])
+        if asked.name == "logits":
+            return Output(asked, logits)
+        return Output(asked, probabilities(logits, self._manifest.temperature).astype(np.float32))
+
+
+def metadata(manifest: Manifest) -> dict[str, Any]:
+    """GET /v2/models/NAME. Of the inputs one is sent: encoded pictures, or pixels."""
+    classes, size = len(manifest.labels), manifest.input.size
+    return {
+        "name": manifest.name,
+        "versions": [manifest.version],
+        "platform": PLATFORM,
+        "inputs": [
+            {"name": "image", "datatype": tensors.BYTES, "shape": [-1]},
+            {"name": PIXELS, "datatype": tensors.PIXELS, "shape": [-1, -1, -1, 3]},
+        ],
+        "outputs": [
+            {"name": "logits", "datatype": tensors.FLOATS, "shape": [-1, classes]},
+            {"name": "probabilities", "datatype": tensors.FLOATS, "shape": [-1, classes]},
+            {"name": "label", "datatype": tensors.BYTES, "shape": [-1]},
+            {"name": ATTRIBUTION, "datatype": tensors.FLOATS, "shape": [-1, size, size]},
+        ],
+    }
+
+
+def _told(maps: Sequence[Attribution]) -> dict[str, str | int | float]:
+    """What the maps are: the question, what the values mean, and the rows for which time allowed only a cheaper question."""
+    asked = maps[0].degraded_from or maps[0].question
+    told = {"method": asked.method.name, **_scalars(asked), "sign": asked.method.sign, "unit": asked.method.unit}
+    cheaper = [f"row {row}: {_named(found.question)}" for row, found in enumerate(maps) if found.degraded_from]
+    return told | ({"degraded": "; ".join(cheaper)} if cheaper else {})
+
+
+def _named(question: Question) -> str:
+    return " ".join([question.method.name, *(f"{name}={value}" for name, value in _scalars(question).items())])
+
+
+def _scalars(question: Question) -> dict[str, str | int | float]:
+    """The parameters that the protocol can write."""
+    return {name: value for name, value in question.parameters.items() if isinstance(value, str | int | float)}
+
+
+def _json(document: Mapping[str, Any]) -> Response:
+    return Response(orjson.dumps(document), media_type="application/json")

@@ -1,0 +1,35 @@
+"""Asks a server by BentoML's client: URL PICTURE MASK NOISE → JSON on standard output. In a process of its own: importing bentoml warns."""
+
+import json
+import sys
+from pathlib import Path
+
+import bentoml
+from bentoml.exceptions import BentoMLException
+from PIL import Image
+
+url, *paths = sys.argv[1:]
+picture, mask, noise = map(Path, paths)
+
+
+def refused(call):
+    try:
+        call()
+    except (BentoMLException, TypeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+with bentoml.SyncHTTPClient(url, timeout=120) as client, picture.open("rb") as file, Image.open(file) as image:
+    found = {
+        "predicted": client.predict(image=picture),
+        "both": client.predict(image=picture, top_k=5, explain="grad_cam", map="array"),
+        "pillow": client.predict(image=image),
+        "several": client.predict(image=[picture, picture]),
+        "explained": client.explain(image=picture, method="integrated_gradients", steps=4, target="0", map="array"),
+        "masked": client.explain(image=picture, mask=mask, method="feature_ablation"),
+        "bad_picture": refused(lambda: client.predict(image=noise)),
+        "bad_method": refused(lambda: client.explain(image=picture, method="magic")),
+        "bad_parameter": refused(lambda: client.explain(image=picture, stepz=4)),
+    }
+json.dump(found, sys.stdout)

@@ -1,0 +1,74 @@
+"""Asks a server by KServe's client: URL MODEL PICTURE → JSON on standard output. Runs where kserve is installed."""
+
+import asyncio
+import base64
+import json
+import sys
+from pathlib import Path
+
+import httpx
+import numpy as np
+from kserve import InferenceRESTClient, InferInput, InferRequest
+from kserve.inference_client import RESTConfig
+from kserve.protocol.infer_type import RequestedOutput
+
+url, model, picture = sys.argv[1:]
+body = Path(picture).read_bytes()
+text = base64.b64encode(body).decode()
+MAP = {"method": "integrated_gradients", "steps": 4, "target": "0"}
+
+
+def tensor(value, binary):
+    given = InferInput("image", [1], "BYTES")
+    given.set_data_from_numpy(np.array([value], dtype=object), binary_data=binary)
+    return [given]
+
+
+def told(answer):
+    return {"id": answer.id, "model": answer.model_name} | {
+        "values": {output.name: np.asarray(output.as_numpy()).tolist() for output in answer.outputs}
+    }
+
+
+async def v2(client):
+    wanted = [RequestedOutput("label"), RequestedOutput("attribution", MAP | {"binary_data": True})]
+    plain = [RequestedOutput("label"), RequestedOutput("attribution", MAP)]
+    binary = InferRequest(model, tensor(body, binary=True), request_id="seven", request_outputs=wanted)
+    coded = InferRequest(model, tensor(text.encode(), binary=False), request_outputs=plain)
+    return {
+        "ready": await client.is_server_ready(url),
+        "live": await client.is_server_live(url),
+        "model_ready": await client.is_model_ready(url, model),
+        "binary": told(await client.infer(url, binary, model_name=model)),
+        "json": told(await client.infer(url, coded, model_name=model)),
+        "refused": await refused(client.infer(url, InferRequest(model, tensor(b"noise", binary=True)), model_name=model)),
+    }
+
+
+async def v1(client):
+    instances = {"instances": [{"image_bytes": {"b64": text}}, {"b64": text}, text]}
+    return {
+        "v1_ready": await client.is_model_ready(url, model),
+        "predicted": await client.infer(url, instances, model_name=model),
+        "explained": await client.explain(url, model, instances | {"method": "grad_cam", "map": "array"}),
+        "v1_refused": await refused(client.infer(url, {"instances": ["%%%"]}, model_name=model)),
+    }
+
+
+async def refused(call):
+    try:
+        await call
+    except httpx.HTTPStatusError as error:
+        return {"status": error.response.status_code, "message": str(error)}
+    return None
+
+
+async def main():
+    async with (
+        InferenceRESTClient(RESTConfig(protocol="v2", timeout=120)) as second,
+        InferenceRESTClient(RESTConfig(timeout=120)) as first,
+    ):
+        json.dump(await v2(second) | await v1(first), sys.stdout)
+
+
+asyncio.run(main())

@@ -1,0 +1,78 @@
+"""Asks a server by tritonclient: HOST:PORT MODEL PICTURE PIXELS.npy → JSON on standard output. Runs where tritonclient is installed."""
+
+import base64
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from tritonclient import http as triton
+from tritonclient.utils import InferenceServerException
+
+address, model, picture, pixels = sys.argv[1:]
+body, array = Path(picture).read_bytes(), np.load(pixels)
+client = triton.InferenceServerClient(address, network_timeout=120, connection_timeout=120)
+
+
+def encoded(*bodies, binary=True, column=False):
+    shape = [len(bodies), 1] if column else [len(bodies)]
+    tensor = triton.InferInput("image", shape, "BYTES")
+    return [tensor.set_data_from_numpy(np.array(bodies, dtype=object).reshape(shape), binary_data=binary)]
+
+
+def raw(values, *, binary=True):
+    return [triton.InferInput("pixels", list(values.shape), "UINT8").set_data_from_numpy(values, binary_data=binary)]
+
+
+def told(answer):
+    response = answer.get_response()
+    found = {entry["name"]: answer.as_numpy(entry["name"]) for entry in response["outputs"]}
+    texts = {
+        name: [text.decode() if isinstance(text, bytes) else text for text in values]
+        for name, values in found.items()
+        if values.dtype == object
+    }
+    return response | {"values": {name: values.tolist() for name, values in found.items()} | texts}
+
+
+def refused(call):
+    try:
+        call()
+    except InferenceServerException as error:
+        return {"status": error.status(), "message": error.message()}
+    return None
+
+
+def explained(tensor, binary):
+    wanted = [
+        triton.InferRequestedOutput("attribution", binary_data=binary),
+        triton.InferRequestedOutput("label", binary_data=binary),
+    ]
+    parameters = {"method": "integrated_gradients", "steps": 4, "target": "0"}
+    return told(client.infer(model, tensor, outputs=wanted, parameters=parameters))
+
+
+json.dump(
+    {
+        "live": client.is_server_live(),
+        "ready": client.is_server_ready(),
+        "model_ready": client.is_model_ready(model),
+        "other_ready": client.is_model_ready("other"),
+        "server": client.get_server_metadata(),
+        "model": client.get_model_metadata(model),
+        "encoded": told(client.infer(model, encoded(body, body), request_id="seven")),
+        "column": told(client.infer(model, encoded(body, column=True))),
+        "base64": told(client.infer(model, encoded(base64.b64encode(body), binary=False))),
+        "pixels": told(client.infer(model, raw(array))),
+        "pixels_json": told(
+            client.infer(model, raw(array, binary=False), outputs=[triton.InferRequestedOutput("logits", binary_data=False)])
+        ),
+        "explained": explained(encoded(body), binary=True),
+        "explained_json": explained(encoded(body), binary=False),
+        "bad_picture": refused(lambda: client.infer(model, encoded(body, b"noise"))),
+        "compressed": refused(lambda: client.infer(model, encoded(body), request_compression_algorithm="gzip")),
+        "other_model": refused(lambda: client.infer("other", encoded(body))),
+        "other_version": refused(lambda: client.infer(model, encoded(body), model_version="1")),
+    },
+    sys.stdout,
+)
