@@ -76,7 +76,7 @@ def predict(file: Path, top_k: int) -> None:
 @FILE
 @click.option("--method", default="grad_cam", show_default=True, help="How to explain; an unknown one lists what there is.")
 @click.option("--target", help="Label or index to explain; the predicted class if not given.")
-@click.option("--set", "given", multiple=True, metavar="NAME=VALUE", help="A parameter of the method, for example --set steps=64.")
+@click.option("--set", "given", multiple=True, metavar="NAME=VALUE", help="A parameter of the method: --set steps=64.")
 @click.option("--mask", type=PATH, help="The picture's segments as a PNG file of its size, each value a segment.")
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The overlay (.png) or the raw map (.npy)."

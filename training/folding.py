@@ -21,7 +21,7 @@ Filters = Float32[np.ndarray, "out in height width"]
 
 def fold(model: ModelProto) -> ModelProto:
     """`model` with its average pools and batch norms in the convolutions before them, where that saves multiplications."""
-    pooled: ModelProto = rewrite(model, pattern_rewrite_rules=RewriteRuleSet([_AveragePoolIntoConv.rule()]))
+    pooled: ModelProto = rewrite(model, pattern_rewrite_rules=RewriteRuleSet([_AveragePoolIntoConv.rule()]))  # type: ignore[no-untyped-call]
     folded: ModelProto = rewrite(pooled, pattern_rewrite_rules=RewriteRuleSet([fuse_batchnorm_into_conv_rule]))
     return folded
 
@@ -47,13 +47,10 @@ class _AveragePoolIntoConv(RewriteRuleClassBase):
     def check(self, _context: Any, x: Any, convolved: ir.Value, pooled: ir.Value) -> MatchResult:
         """Whether both are plain, the weights are constant, and one convolution multiplies less than two steps."""
         del x
-        conv, pool = convolved.producer(), pooled.producer()
+        conv, pool = _nodes(convolved, pooled)
         result = MatchResult()
-        assert conv is not None
-        assert pool is not None
-        weights = conv.inputs[1]
-        kernel = pool.attributes.get_ints("kernel_shape")
-        if weights is None or weights.const_value is None or kernel is None or len(set(kernel)) != 1:
+        filters, kernel = _constant(conv.inputs[1]), pool.attributes.get_ints("kernel_shape")
+        if filters is None or not kernel or len(set(kernel)) != 1:
             return result.fail("the weights are computed, or the pool is not square")
         strides = pool.attributes.get_ints("strides", [1, 1])
         plain = not any(pool.attributes.get_ints("pads", [0])) and not pool.attributes.get_int("ceil_mode", 0)
@@ -61,18 +58,26 @@ class _AveragePoolIntoConv(RewriteRuleClassBase):
         explicit = all(node.attributes.get_string("auto_pad", "NOTSET") == "NOTSET" for node in (conv, pool))
         if not (plain and unit and explicit and set(strides) == set(kernel)):
             return result.fail("strides, pads or dilations are not those of a plain pool behind a plain convolution")
-        side = weights.const_value.shape[2]
+        side = filters.shape[2]
         if (side + kernel[0] - 1) ** 2 >= (side * kernel[0]) ** 2:
             return result.fail("it would not multiply less")
         return result
 
     def rewrite(self, op: Any, x: Any, convolved: ir.Value, pooled: ir.Value) -> Any:
         """The one convolution; its padding is that of the first, for the pool leaves out what does not fill a window."""
-        conv, pool = convolved.producer(), pooled.producer()
-        assert conv is not None
-        assert pool is not None
-        weights, size = conv.inputs[1], pool.attributes.get_ints("kernel_shape")[0]
-        filters = pooled_filters(weights.const_value.numpy(), size)
+        conv, pool = _nodes(convolved, pooled)
+        filters, (size, *_) = _constant(conv.inputs[1]), pool.attributes.get_ints("kernel_shape")
+        assert filters is not None
         attributes = {name: value for name, value in conv.attributes.items() if name not in ("kernel_shape", "strides")}
-        initializer = op.initializer(ir.tensor(filters), name=weights.name)
+        initializer = op.initializer(ir.tensor(pooled_filters(filters, size)), name=conv.inputs[1].name)
         return op.op("Conv", x, initializer, *conv.inputs[2:], **attributes, strides=[size, size])
+
+
+def _nodes(convolved: ir.Value, pooled: ir.Value) -> tuple[Any, Any]:
+    """The two nodes, loosely typed: their inputs and attributes have many kinds, of which a convolution has one each."""
+    return convolved.producer(), pooled.producer()
+
+
+def _constant(value: Any) -> np.ndarray | None:
+    """The weights that a node reads, if they are constant."""
+    return None if value is None or value.const_value is None else np.asarray(value.const_value.numpy())
