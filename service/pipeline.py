@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -20,21 +20,21 @@ from jaxtyping import Float32, UInt8
 from service import images, masks
 from service.bundle import Input
 from service.engine import MAX_ROWS, Engine, self_test_picture
-from service.errors import DeadlineExceeded, RequestError
-from service.explain import Attribution, Question, explain, ladder, legend, masked, passes, render, segments
+from service.errors import RequestError
+from service.explain import Attribution, Question, legend, masked, render, segments
 from service.explain.legend import Legend
+from service.explainer import Explainer, Job
 from service.images import Opened, Pixels
 from service.lanes import Lane, Ticket
 from service.metrics import Metrics
 from service.predictions import Prediction, predict
 from service.settings import Settings
-from service.turns import QUIET_SECONDS, Turns
+from service.turns import QUIET_SECONDS
 
 PREDICT_CAPACITY, EXPLAIN_CAPACITY = 512, 64
 DEADLINE_MS = 10_000  # where a request gives none
 INLINE_SECONDS = 0.005  # a lone prediction that takes less is made on the event loop
 SMALL_PIXELS = 128 * 128  # takes about as long to decode as to hand over to a thread
-RECENT = 0.2  # weight of the latest explanation in the mean time of a forward pass
 
 Fitted = UInt8[np.ndarray, "size size 3"]
 Logits = Float32[np.ndarray, " classes"]
@@ -50,15 +50,6 @@ class Sent:
     height: int
     format: str
     ground: Pixels | None
-
-
-@dataclass(frozen=True)
-class Job:
-    """What an explanation is made of."""
-
-    fitted: Fitted
-    question: Question
-    logits: Logits
 
 
 @dataclass
@@ -103,15 +94,19 @@ class Pipeline:
         self.engine = engine
         self.metrics = metrics
         self._max_pixels = settings.max_pixels
-        self._pass_seconds = engine.forward_seconds
         self._open = 0
         self._last_crowd = self._last_prediction = 0.0
         self._threads = ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1), thread_name_prefix="pictures")
         self._predict = Lane("predict", self._infer, most_rows=MAX_ROWS, capacity=PREDICT_CAPACITY, metrics=metrics)
+        explainer = Explainer(engine, lambda: self._last_prediction)
         self._explain = Lane(
-            "explain", self._attribute, most_rows=1, capacity=EXPLAIN_CAPACITY, metrics=metrics, cost=self._least_seconds
+            "explain",
+            lambda batch: [explainer(ticket) for ticket in batch],
+            most_rows=1,
+            capacity=EXPLAIN_CAPACITY,
+            metrics=metrics,
+            cost=explainer.least_seconds,
         )
-
         self._rehearse()
 
     def admit(self) -> None:
@@ -241,29 +236,6 @@ class Pipeline:
         """A lone request has all cores; several share them out, one each."""
         self.engine.wide = self._quiet()
         return list(self.engine.predict(np.stack([ticket.item for ticket in batch])).logits)
-
-    def _attribute(self, batch: list[Ticket[Job, Attribution]]) -> list[Attribution]:
-        (ticket,) = batch
-        job, started = ticket.item, time.perf_counter()
-        chosen = self._affordable(job.question, ticket.deadline - started)
-        turns = Turns(ticket.deadline, lambda: ticket.abandoned, lambda: self._last_prediction)
-        answer = explain(self.engine.paced(turns), job.fitted, chosen, job.logits)
-        self._pass_seconds += RECENT * ((time.perf_counter() - started) / passes(chosen) - self._pass_seconds)
-        return [answer if chosen is job.question else replace(answer, degraded_from=job.question)]
-
-    def _affordable(self, question: Question, seconds: float) -> Question:
-        """`question`, or the dearest of the cheaper ones that takes at most `seconds`."""
-        for rung in ladder(question, self.engine.manifest):
-            if passes(rung) * self._pass_seconds <= seconds:
-                return rung
-        raise DeadlineExceeded(
-            f"{max(0.0, seconds):.2g} s are left of deadline_ms, and no explanation takes less: ask again later, or give more time"
-        )
-
-    def _least_seconds(self, job: Job) -> float:
-        """What the cheapest answer takes."""
-        *_, cheapest = ladder(job.question, self.engine.manifest)
-        return passes(cheapest) * self._pass_seconds
 
     async def _off_loop(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
