@@ -8,11 +8,16 @@ import ctypes
 import gc
 import logging
 import os
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import bentoml
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.neighbours import Neighbours
 
 TIMEOUT_SECONDS = 60
 # libuv, under uvloop, takes every connection that waits; told so, it leaves some to the other processes
@@ -57,6 +62,16 @@ def _settle() -> None:
         libc.malloc_trim(0)
 
 
+def _neighbours(settings: Settings) -> "Neighbours | None":
+    """The other processes: BentoML numbers them from 1, and gives them a folder that is empty at every start."""
+    from service.neighbours import Neighbours  # noqa: PLC0415
+
+    folder, number = os.environ.get("PROMETHEUS_MULTIPROC_DIR"), bentoml.server_context.worker_index
+    if settings.processes == 1 or folder is None or number is None:
+        return None
+    return Neighbours(Path(folder) / "neighbours", number - 1)
+
+
 @bentoml.service(
     name="candor",
     workers=Settings.from_environment().processes,
@@ -84,7 +99,7 @@ class Candor:
         metrics = Metrics(bundle.manifest.labels)
         metrics.model.labels(bundle.manifest.name, bundle.manifest.version).set(1)
         metrics.device.labels(engine.provider).set(1)
-        self._pipeline = Pipeline(engine, settings, metrics)
+        self._pipeline = Pipeline(engine, settings, metrics, _neighbours(settings))
         self.app = build(self._pipeline, bundle, settings)
         log.info("serving %s %s on %s", bundle.manifest.name, bundle.manifest.version, engine.provider)
         _settle()

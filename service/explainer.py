@@ -5,7 +5,6 @@ Where the forecast was wrong and time runs out on the way, what is left of it is
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +14,7 @@ from service.engine import Engine
 from service.errors import DeadlineExceeded
 from service.explain import Attribution, Question, explain, ladder, passes
 from service.lanes import Ticket
+from service.neighbours import Neighbours
 from service.turns import Turns
 
 RECENT = 0.2  # weight of the latest explanation in the mean time of a pass
@@ -33,10 +33,9 @@ class Job:
 class Explainer:
     """The work of the explain lane."""
 
-    def __init__(self, engine: Engine, last_prediction: Callable[[], float]) -> None:
-        """`last_prediction` tells when someone last wanted nothing but a prediction, by `time.perf_counter`."""
+    def __init__(self, engine: Engine, neighbours: Neighbours) -> None:
         self._engine = engine
-        self._last_prediction = last_prediction
+        self._neighbours = neighbours
         self._pass_seconds = engine.forward_seconds
 
     def least_seconds(self, job: Job) -> float:
@@ -69,7 +68,7 @@ class Explainer:
     def _answer(self, ticket: Ticket[Job, Attribution], question: Question, reserve: float) -> Attribution:
         """The answer to `question`, given up `reserve` seconds before the deadline."""
         started = time.perf_counter()
-        turns = Turns(ticket.deadline - reserve, lambda: ticket.abandoned, self._last_prediction)
+        turns = Turns(ticket.deadline - reserve, lambda: ticket.abandoned, self._neighbours)
         answer = explain(self._engine.paced(turns), ticket.item.fitted, question, ticket.item.logits)
         self._pass_seconds += RECENT * ((time.perf_counter() - started) / passes(question) - self._pass_seconds)
         return answer

@@ -27,9 +27,9 @@ from service.explainer import Explainer, Job
 from service.images import Opened, Pixels
 from service.lanes import Lane, Ticket
 from service.metrics import Metrics
+from service.neighbours import QUIET_SECONDS, Neighbours
 from service.predictions import Prediction, predict
 from service.settings import Settings
-from service.turns import QUIET_SECONDS
 
 PREDICT_CAPACITY, EXPLAIN_CAPACITY = 512, 64
 DEADLINE_MS = 10_000  # where a request gives none
@@ -90,15 +90,17 @@ class Timing:
 class Pipeline:
     """The stages over one engine; `close` finishes what is waiting."""
 
-    def __init__(self, engine: Engine, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, engine: Engine, settings: Settings, metrics: Metrics, neighbours: Neighbours | None = None) -> None:
+        """`neighbours` are the other processes of the same service, if there are any."""
         self.engine = engine
         self.metrics = metrics
         self._max_pixels = settings.max_pixels
         self._open = 0
-        self._last_crowd = self._last_prediction = 0.0
+        self._last_crowd = 0.0
+        self._neighbours = neighbours or Neighbours()
         self._threads = ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1), thread_name_prefix="pictures")
         self._predict = Lane("predict", self._infer, most_rows=MAX_ROWS, capacity=PREDICT_CAPACITY, metrics=metrics)
-        explainer = Explainer(engine, lambda: self._last_prediction)
+        explainer = Explainer(engine, self._neighbours)
         self._explain = Lane(
             "explain",
             lambda batch: [explainer(ticket) for ticket in batch],
@@ -213,11 +215,10 @@ class Pipeline:
     def _counted(self, *, alone: bool) -> Iterator[None]:
         """Notes when more than one prediction was open, and when someone wanted nothing but a prediction."""
         self._open += 1
-        now = time.perf_counter()
         if self._open > 1:
-            self._last_crowd = now
+            self._last_crowd = time.perf_counter()
         if not alone:
-            self._last_prediction = now
+            self._neighbours.predict()
         try:
             yield
         finally:
@@ -227,14 +228,12 @@ class Pipeline:
         """Whether this is the only prediction that is open, and has been for a while: whoever is at the door comes in first."""
         for _ in range(2):
             await asyncio.sleep(0)
-        return self._open == 1 and self._quiet()
-
-    def _quiet(self) -> bool:
-        return time.perf_counter() - self._last_crowd > QUIET_SECONDS
+        return self._open == 1 and time.perf_counter() - self._last_crowd > QUIET_SECONDS
 
     def _infer(self, batch: list[Ticket[Fitted, Logits]]) -> list[Logits]:
-        """A lone request has all cores; several share them out, one each."""
-        self.engine.wide = self._quiet()
+        """A process that computes alone has all cores; several have one each."""
+        self.engine.wide = self._neighbours.idle
+        self._neighbours.compute()
         return list(self.engine.predict(np.stack([ticket.item for ticket in batch])).logits)
 
     async def _off_loop(self, work: Callable[[], Result]) -> Result:

@@ -1,8 +1,9 @@
 """Explanations take turns with predictions: a map is computed in pieces, and between two pieces whoever predicts goes first.
 
-While predictions come in, a piece takes about `PIECE_SECONDS` and the explanation then rests for `REST` times as long, so that it has a
-fifth of a core at most and no prediction waits longer than for one piece. When nobody has asked for a prediction for `QUIET_SECONDS`,
-an explanation has all cores and pieces of `MAX_ROWS`. Between pieces it is also seen whether anyone still waits for the map.
+While predictions come in, to any process, a piece takes about `PIECE_SECONDS` and the explanation then rests for `REST` times as long, so
+that it has a fifth of a core at most and no prediction waits longer than for one piece. When nobody has asked for a prediction lately, an
+explanation has pieces of `MAX_ROWS`, and all cores if no other process computes. Between pieces it is also seen whether anyone still waits
+for the map.
 """
 
 import time
@@ -10,17 +11,18 @@ from collections.abc import Callable
 
 from service.engine import MAX_ROWS, Engine
 from service.errors import DeadlineExceeded, Unavailable
+from service.neighbours import QUIET_SECONDS, Neighbours
 
-PIECE_SECONDS, REST, QUIET_SECONDS = 0.010, 4, 0.030
+PIECE_SECONDS, REST = 0.010, 4
 
 
 class Turns:
     """The turns of one explanation; times are seconds of `time.perf_counter`."""
 
-    def __init__(self, deadline: float, abandoned: Callable[[], bool], last_prediction: Callable[[], float]) -> None:
+    def __init__(self, deadline: float, abandoned: Callable[[], bool], neighbours: Neighbours) -> None:
         self._deadline = deadline
         self._abandoned = abandoned
-        self._last_prediction = last_prediction
+        self._neighbours = neighbours
         self._rows = 1
         self._began = 0.0
 
@@ -38,8 +40,10 @@ class Turns:
             raise DeadlineExceeded(
                 "deadline_ms was over before the map was computed: give more time, or ask for fewer steps or samples"
             )
-        engine.wide = now - self._last_prediction() > QUIET_SECONDS
-        self._rows = min(left, MAX_ROWS if engine.wide else self._rest(now))
+        quiet = now - self._neighbours.last_prediction > QUIET_SECONDS
+        engine.wide = quiet and self._neighbours.idle
+        self._rows = min(left, MAX_ROWS if quiet else self._rest(now))
+        self._neighbours.compute()
         self._began = time.perf_counter()
         return self._rows
 

@@ -10,12 +10,13 @@ from service.explain import ask
 from service.explainer import Explainer, Job
 from service.images import fit
 from service.lanes import Ticket
+from service.neighbours import Neighbours
 from tests.pictures import draw
 
 
 @pytest.fixture
 def explainer(engine):
-    return Explainer(engine, lambda: 0.0)
+    return Explainer(engine, Neighbours())
 
 
 def ticket(engine, method, seconds, **given):

@@ -6,6 +6,7 @@ import pytest
 
 from service.engine import MAX_ROWS
 from service.errors import DeadlineExceeded, Unavailable
+from service.neighbours import Neighbours
 from service.turns import PIECE_SECONDS, REST, Turns
 
 
@@ -16,8 +17,10 @@ def device(engine):
 
 
 def turns(*, deadline=60.0, abandoned=False, quiet=True):
-    last = 0.0 if quiet else time.perf_counter() + 60
-    return Turns(time.perf_counter() + deadline, lambda: abandoned, lambda: last)
+    neighbours = Neighbours()
+    if not quiet:
+        neighbours.predict()
+    return Turns(time.perf_counter() + deadline, lambda: abandoned, neighbours)
 
 
 def test_when_nobody_predicts_a_piece_has_all_cores_and_all_rows(device):
@@ -43,6 +46,7 @@ def test_a_piece_that_took_too_long_is_followed_by_a_smaller_one(device):
     time.sleep(PIECE_SECONDS / 8)
     first = turn(device, 100)
     time.sleep(2 * PIECE_SECONDS)
+    turn._neighbours.predict()
     assert turn(device, 100) < first
 
 

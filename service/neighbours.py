@@ -1,0 +1,50 @@
+"""What the processes of one service know of each other: when each last computed, in memory that they share.
+
+A process that computes alone may take all cores; several take one each. Nobody waits for anybody: a process writes its own times and reads
+those of the others. Times are seconds of `time.perf_counter`, which is one clock for all processes of a Linux machine.
+"""
+
+import mmap
+import time
+from pathlib import Path
+
+import numpy as np
+
+MOST = 64  # processes
+QUIET_SECONDS = 0.030  # who has not computed for so long is idle
+COMPUTED, PREDICTED = 0, 1  # columns: anything at all; a prediction that is not the beginning of an explanation
+
+
+class Neighbours:
+    """The view of process number `own`, counted from 0, on the times that all keep in `path`; a process alone needs no file."""
+
+    def __init__(self, path: Path | None = None, own: int = 0) -> None:
+        self._own = own
+        self._times = np.zeros((MOST, 2)) if path is None else _shared(path)
+        self._others = np.arange(MOST) != own
+
+    def compute(self) -> None:
+        """Notes that this process computes now."""
+        self._times[self._own, COMPUTED] = time.perf_counter()
+
+    def predict(self) -> None:
+        """Notes that someone wants a prediction of this process."""
+        self._times[self._own, PREDICTED] = time.perf_counter()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no other process has computed lately: all cores are this one's."""
+        return bool(time.perf_counter() - self._times[self._others, COMPUTED].max() > QUIET_SECONDS)
+
+    @property
+    def last_prediction(self) -> float:
+        """When any process was last asked for a prediction."""
+        return float(self._times[:, PREDICTED].max())
+
+
+def _shared(path: Path) -> np.ndarray:
+    """float64 (MOST, 2) in the file `path`, which is made if it is not there."""
+    size = MOST * 2 * 8
+    with path.open("a+b") as file:
+        file.truncate(size)
+        return np.frombuffer(mmap.mmap(file.fileno(), size), np.float64).reshape(MOST, 2)

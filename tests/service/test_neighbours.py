@@ -1,0 +1,30 @@
+"""Processes see when the others computed, and share the cores accordingly."""
+
+import subprocess
+import sys
+import time
+
+from service.neighbours import QUIET_SECONDS, Neighbours
+from tests.servers import ROOT
+
+
+def test_a_process_alone_is_always_idle_beside():
+    alone = Neighbours()
+    alone.compute()
+    assert alone.idle
+
+
+def test_another_process_that_computes_is_seen_and_then_forgotten(tmp_path):
+    path = tmp_path / "neighbours"
+    first = Neighbours(path, 0)
+    assert first.idle
+    code = f"from pathlib import Path; from service.neighbours import Neighbours as N; n = N(Path({str(path)!r}), 1); n.compute(); n.predict()"
+    before = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    assert before < first.last_prediction < time.perf_counter()
+    second = Neighbours(path, 1)
+    second.compute()
+    assert not first.idle
+    assert second.idle, "its own work is no neighbour's"
+    time.sleep(2 * QUIET_SECONDS)
+    assert first.idle
