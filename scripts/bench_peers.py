@@ -212,7 +212,7 @@ def measured(bench: Bench, key: str, before: Measured) -> Measured:
                 ]
                 for connections in CONNECTIONS
             }
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         return Measured(before.name, before.version, {}, f"does not run: {error}")
     return Measured(before.name, before.version, readings)
 

@@ -38,7 +38,7 @@ ROOT = Path(__file__).parent.parent
 HOST = "127.0.0.1"
 CORES = os.cpu_count() or 1
 START_FIELD = 19  # of /proc/PID/stat, after the name
-READY_SECONDS, STOP_SECONDS, ANSWER_SECONDS = 90, 15, 10
+READY_SECONDS, STOP_SECONDS, ANSWER_SECONDS = 120, 15, 10
 SIZES = {"32×32": (32, 32), "640×480": (640, 480)}
 SLOTS = 100  # requests in one turn of a mix: a share is met to a hundredth
 
