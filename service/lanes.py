@@ -1,7 +1,8 @@
-"""Bounded lanes between the event loop and the device: each has one thread, a queue with a bound, and answers every caller by itself.
+"""Bounded lanes between the event loop and the device: a queue with a bound, batches, and for every caller an answer of its own.
 
 A lane gathers what waits, up to `most_rows` items, and runs them as one batch; it never waits for more. If a batch raises, its items
-run again one by one, so that a bad one fails alone.
+run again one by one, so that a bad one fails alone. A lane works on a thread of its own, or, where the work is quick, on the event loop:
+then no thread must wake another, which takes as long as the work, and whoever is at the door comes into the batch.
 
 Nobody waits in vain. Whoever cannot be answered before its deadline is refused when it comes, with the time after which another try
 makes sense; whose deadline passes in the queue is told then; whose caller goes away leaves the queue at once. Times are seconds of
@@ -23,6 +24,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 RECENT = 0.2  # weight of the latest batch in the mean time of an item
+TURNS = 3  # of the event loop before a batch begins on it: connections are read, requests begun, pictures decoded
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Ticket(Generic[Item, Result]):
 
 
 class Lane(Generic[Item, Result]):
-    """`work` turns a list of tickets into the list of their results, on the lane's own thread; an exception may stand for a result."""
+    """`work` turns a list of tickets into the list of their results; an exception may stand for a result."""
 
     def __init__(
         self,
@@ -63,19 +65,19 @@ class Lane(Generic[Item, Result]):
         capacity: int,
         metrics: Metrics,
         cost: Callable[[Item], float] | None = None,
+        on_loop: bool = False,
     ) -> None:
         """At most `capacity` items wait, at most `most_rows` run together. `cost` foretells the seconds of an item; without it the
-        mean of the latest is taken.
+        mean of the latest is taken. `on_loop` is for work of a few milliseconds.
         """
         self.name = name
-        self.last_active = 0.0
         self._work = work
         self._most_rows = most_rows
         self._capacity = capacity
         self._mean_seconds: float = 0.0
         self._cost: Callable[[Item], float] = cost or (lambda _item: self._mean_seconds)
         self._backlog = 0.0
-        self._busy = False
+        self._scheduled = False
         self._batch_size = metrics.batch_size.labels(name)
         self._in_flight = metrics.in_flight.labels(name)
         self._queue_depth = metrics.queue_depth.labels(name)
@@ -83,8 +85,9 @@ class Lane(Generic[Item, Result]):
         self._waiting: deque[Ticket[Item, Result]] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        self._thread = threading.Thread(target=self._serve, name=f"lane {name}", daemon=True)
-        self._thread.start()
+        self._thread = None if on_loop else threading.Thread(target=self._serve, name=f"lane {name}", daemon=True)
+        if self._thread:
+            self._thread.start()
 
     @property
     def waiting(self) -> int:
@@ -119,40 +122,25 @@ class Lane(Generic[Item, Result]):
             self._check(ticket, now)
             self._waiting.append(ticket)
             self._backlog += ticket.cost
-            self.last_active = now
             self._queue_depth.set(len(self._waiting))
             self._changed.notify()
+        if self._thread is None:
+            self._schedule(loop)
         try:
             return await ticket.future
         except asyncio.CancelledError:
             self._leave(ticket)
             raise
 
-    def run_here(self, item: Item) -> Done[Result] | None:
-        """The result of `item`, computed on the caller's own thread, if the lane has nothing else to do: a lone item is done sooner where
-        no thread must wake another. None if the lane has work.
-        """
-        with self._changed:
-            if self._busy or self._waiting or self._closed:
-                return None
-            self._busy = True
-        loop, started = asyncio.get_running_loop(), time.perf_counter()
-        try:
-            (result,) = self._attempt([Ticket(item, float("inf"), 0.0, loop.create_future(), loop, started)])
-        finally:
-            with self._changed:
-                self._busy = False
-                self._changed.notify()
-        if isinstance(result, Exception):
-            raise result
-        return Done(result, 0.0, time.perf_counter() - started)
-
     def close(self) -> None:
         """Finishes what waits, then ends the thread; later callers are refused."""
         with self._changed:
             self._closed = True
             self._changed.notify()
-        self._thread.join()
+        if self._thread:
+            self._thread.join()
+        while self._thread is None and self._waiting:
+            self._drain()
 
     def _check(self, ticket: Ticket[Item, Result], now: float) -> None:
         if self._closed:
@@ -180,32 +168,54 @@ class Lane(Generic[Item, Result]):
         with self._changed:
             self._backlog = max(0.0, self._backlog - sum(ticket.cost for ticket in tickets))
 
+    def _schedule(self, loop: asyncio.AbstractEventLoop, turns: int = TURNS) -> None:
+        """Lets the event loop turn `turns` times, then runs what waits on it."""
+        if turns == TURNS and self._scheduled:
+            return
+        self._scheduled = True
+        if turns:
+            loop.call_soon(self._schedule, loop, turns - 1)
+            return
+        self._scheduled = False
+        self._drain()
+        if self._waiting:
+            self._schedule(loop)
+
+    def _drain(self) -> None:
+        if batch := self._take():
+            _hand_over(*self._run(batch))
+
     def _serve(self) -> None:
-        while batch := self._take():
-            started = time.perf_counter()
-            results = self._attempt(batch)
-            ended = time.perf_counter()
-            self.last_active = ended
-            self._forget(batch)
-            self._busy = False
-            self._in_flight.set(0)
-            self._mean_seconds += RECENT * ((ended - started) / len(batch) - self._mean_seconds)
-            batch[0].loop.call_soon_threadsafe(_hand_over, batch, results, started, ended - started)
+        while True:
+            with self._changed:
+                while not self._waiting and not self._closed:
+                    self._changed.wait()
+                if not self._waiting:
+                    return
+            if batch := self._take():
+                batch[0].loop.call_soon_threadsafe(_hand_over, *self._run(batch))
+
+    def _run(
+        self, batch: list[Ticket[Item, Result]]
+    ) -> "tuple[list[Ticket[Item, Result]], Sequence[Result | Exception], float, float]":
+        """The batch with its results, when it began and how long it took."""
+        self._in_flight.set(len(batch))
+        started = time.perf_counter()
+        results = self._attempt(batch)
+        ran = time.perf_counter() - started
+        self._in_flight.set(0)
+        self._forget(batch)
+        self._mean_seconds += RECENT * (ran / len(batch) - self._mean_seconds)
+        return batch, results, started, ran
 
     def _take(self) -> list[Ticket[Item, Result]]:
-        """What waits, up to `most_rows`; nothing when the lane is closed and empty. Whose deadline passed is told so."""
+        """What waits, up to `most_rows`. Whose deadline passed is told so and left out, like those who gave up."""
         with self._changed:
-            while True:
-                while self._busy or (not self._waiting and not self._closed):
-                    self._changed.wait()
-                batch = [self._waiting.popleft() for _ in range(min(self._most_rows, len(self._waiting)))]
-                self._queue_depth.set(len(self._waiting))
-                wanted = [ticket for ticket in batch if self._in_time(ticket)]
-                self._forget([ticket for ticket in batch if ticket not in wanted])
-                if wanted or (self._closed and not self._waiting):
-                    self._busy = bool(wanted)
-                    self._in_flight.set(len(wanted))
-                    return wanted
+            batch = [self._waiting.popleft() for _ in range(min(self._most_rows, len(self._waiting)))]
+            self._queue_depth.set(len(self._waiting))
+        wanted = [ticket for ticket in batch if self._in_time(ticket)]
+        self._forget([ticket for ticket in batch if ticket not in wanted])
+        return wanted
 
     def _in_time(self, ticket: Ticket[Item, Result]) -> bool:
         now = time.perf_counter()

@@ -27,13 +27,14 @@ from service.explainer import Explainer, Job
 from service.images import Opened, Pixels
 from service.lanes import Lane, Ticket
 from service.metrics import Metrics
-from service.neighbours import QUIET_SECONDS, Neighbours
+from service.neighbours import Neighbours
 from service.predictions import Prediction, predict
 from service.settings import Settings
 
 PREDICT_CAPACITY, EXPLAIN_CAPACITY = 512, 64
 DEADLINE_MS = 10_000  # where a request gives none
-INLINE_SECONDS = 0.005  # a lone prediction that takes less is made on the event loop
+WAIT_SECONDS = 0.25  # of predictions may wait; who comes later is refused rather than left to wait longer
+QUICK_SECONDS = 0.005  # predictions that take less are made on the event loop
 SMALL_PIXELS = 128 * 128  # takes about as long to decode as to hand over to a thread
 
 Fitted = UInt8[np.ndarray, "size size 3"]
@@ -95,11 +96,16 @@ class Pipeline:
         self.engine = engine
         self.metrics = metrics
         self._max_pixels = settings.max_pixels
-        self._open = 0
-        self._last_crowd = 0.0
         self._neighbours = neighbours or Neighbours()
         self._threads = ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1), thread_name_prefix="pictures")
-        self._predict = Lane("predict", self._infer, most_rows=MAX_ROWS, capacity=PREDICT_CAPACITY, metrics=metrics)
+        self._predict = Lane(
+            "predict",
+            self._infer,
+            most_rows=MAX_ROWS,
+            capacity=max(2 * MAX_ROWS, min(PREDICT_CAPACITY, round(WAIT_SECONDS / engine.forward_seconds))),
+            metrics=metrics,
+            on_loop=engine.device == "cpu" and engine.forward_seconds < QUICK_SECONDS,
+        )
         explainer = Explainer(engine, self._neighbours)
         self._explain = Lane(
             "explain",
@@ -158,9 +164,9 @@ class Pipeline:
             Unavailable: it cannot be answered by the deadline.
             DeadlineExceeded: it waited too long.
         """
-        with self._counted(alone=explained):
-            lone = self.engine.forward_seconds < INLINE_SECONDS and await self._lone()
-            done = (self._predict.run_here(sent.fitted) if lone else None) or await self._predict.run(sent.fitted, timing.deadline)
+        if not explained:
+            self._neighbours.predict()
+        done = await self._predict.run(sent.fitted, timing.deadline)
         timing.add("queue", done.queue_seconds)
         timing.add("infer", done.run_seconds)
         prediction = predict(done.result, self.engine.manifest, top_k)
@@ -210,25 +216,6 @@ class Pipeline:
             sent = receive(images.encode(picture, kind), self.engine.manifest.input, self._max_pixels, keep=True)
         assert sent.ground is not None
         render.png(sent.ground)
-
-    @contextmanager
-    def _counted(self, *, alone: bool) -> Iterator[None]:
-        """Notes when more than one prediction was open, and when someone wanted nothing but a prediction."""
-        self._open += 1
-        if self._open > 1:
-            self._last_crowd = time.perf_counter()
-        if not alone:
-            self._neighbours.predict()
-        try:
-            yield
-        finally:
-            self._open -= 1
-
-    async def _lone(self) -> bool:
-        """Whether this is the only prediction that is open, and has been for a while: whoever is at the door comes in first."""
-        for _ in range(2):
-            await asyncio.sleep(0)
-        return self._open == 1 and time.perf_counter() - self._last_crowd > QUIET_SECONDS
 
     def _infer(self, batch: list[Ticket[Fitted, Logits]]) -> list[Logits]:
         """A process that computes alone has all cores; several have one each."""
