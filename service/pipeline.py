@@ -31,7 +31,7 @@ from service.neighbours import Neighbours
 from service.predictions import Prediction, predict
 from service.settings import Settings
 
-PREDICT_CAPACITY, EXPLAIN_CAPACITY = 512, 64
+FEWEST, MOST = 128, 512  # places in a lane: two of the largest requests, or what runs in WAIT_SECONDS
 DEADLINE_MS = 10_000  # where a request gives none
 WAIT_SECONDS = 0.25  # of predictions may wait; who comes later is refused rather than left to wait longer
 QUICK_SECONDS = 0.005  # predictions that take less are made on the event loop
@@ -102,7 +102,7 @@ class Pipeline:
             "predict",
             self._infer,
             most_rows=MAX_ROWS,
-            capacity=max(2 * MAX_ROWS, min(PREDICT_CAPACITY, round(WAIT_SECONDS / engine.forward_seconds))),
+            capacity=min(MOST, max(FEWEST, round(WAIT_SECONDS / engine.forward_seconds))),
             metrics=metrics,
             on_loop=engine.device == "cpu" and engine.forward_seconds < QUICK_SECONDS,
         )
@@ -111,7 +111,7 @@ class Pipeline:
             "explain",
             lambda batch: [explainer(ticket) for ticket in batch],
             most_rows=1,
-            capacity=EXPLAIN_CAPACITY,
+            capacity=FEWEST,
             metrics=metrics,
             cost=explainer.least_seconds,
         )
