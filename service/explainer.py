@@ -69,7 +69,8 @@ class Explainer:
         """The answer to `question`, given up `reserve` seconds before the deadline."""
         started = time.perf_counter()
         turns = Turns(ticket.deadline - reserve, lambda: ticket.abandoned, self._neighbours)
-        answer = explain(self._engine.paced(turns), ticket.item.fitted, question, ticket.item.logits)
+        with self._neighbours.computing():
+            answer = explain(self._engine.paced(turns), ticket.item.fitted, question, ticket.item.logits)
         self._pass_seconds += RECENT * ((time.perf_counter() - started) / passes(question) - self._pass_seconds)
         return answer
 

@@ -6,12 +6,15 @@ those of the others. Times are seconds of `time.perf_counter`, which is one cloc
 
 import mmap
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 MOST = 64  # processes
 QUIET_SECONDS = 0.030  # who has not computed for so long is idle
+LEASE_SECONDS = 10.0  # who has begun is at work for so long, unless it says sooner that it has ended
 COMPUTED, PREDICTED = 0, 1  # columns: anything at all; a prediction that is not the beginning of an explanation
 
 
@@ -23,9 +26,14 @@ class Neighbours:
         self._times = np.zeros((MOST, 2)) if path is None else _shared(path)
         self._others = np.arange(MOST) != own
 
-    def compute(self) -> None:
-        """Notes that this process computes now."""
-        self._times[self._own, COMPUTED] = time.perf_counter()
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Notes that this process computes while what is inside runs."""
+        self._times[self._own, COMPUTED] = time.perf_counter() + LEASE_SECONDS
+        try:
+            yield
+        finally:
+            self._times[self._own, COMPUTED] = time.perf_counter()
 
     def predict(self) -> None:
         """Notes that someone wants a prediction of this process."""

@@ -220,8 +220,8 @@ class Pipeline:
     def _infer(self, batch: list[Ticket[Fitted, Logits]]) -> list[Logits]:
         """A process that computes alone has all cores; several have one each."""
         self.engine.wide = self._neighbours.idle
-        self._neighbours.compute()
-        return list(self.engine.predict(np.stack([ticket.item for ticket in batch])).logits)
+        with self._neighbours.computing():
+            return list(self.engine.predict(np.stack([ticket.item for ticket in batch])).logits)
 
     async def _off_loop(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)

@@ -43,7 +43,6 @@ class Turns:
         quiet = now - self._neighbours.last_prediction > QUIET_SECONDS
         engine.wide = quiet and self._neighbours.idle
         self._rows = min(left, MAX_ROWS if quiet else self._rest(now))
-        self._neighbours.compute()
         self._began = time.perf_counter()
         return self._rows
 

@@ -10,21 +10,23 @@ from tests.servers import ROOT
 
 def test_a_process_alone_is_always_idle_beside():
     alone = Neighbours()
-    alone.compute()
-    assert alone.idle
+    with alone.computing():
+        assert alone.idle
 
 
 def test_another_process_that_computes_is_seen_and_then_forgotten(tmp_path):
     path = tmp_path / "neighbours"
     first = Neighbours(path, 0)
     assert first.idle
-    code = f"from pathlib import Path; from service.neighbours import Neighbours as N; n = N(Path({str(path)!r}), 1); n.compute(); n.predict()"
+    code = f"from pathlib import Path; from service.neighbours import Neighbours as N; n = N(Path({str(path)!r}), 1); n.predict()"
     before = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
     assert before < first.last_prediction < time.perf_counter()
     second = Neighbours(path, 1)
-    second.compute()
+    with second.computing():
+        time.sleep(2 * QUIET_SECONDS)
+        assert not first.idle, "a long piece of work is work to its end"
+        assert second.idle, "its own work is no neighbour's"
     assert not first.idle
-    assert second.idle, "its own work is no neighbour's"
     time.sleep(2 * QUIET_SECONDS)
     assert first.idle
