@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from service.errors import CandorError
+from service.errors import CandorError, Stopped
 from service.settings import Settings, describe
 
 if TYPE_CHECKING:
+    from service.bulk import Run
     from service.engine import Engine
     from service.pipeline import Sent
 
 SETTINGS_HELP = "\b\nSettings come from the environment:\n" + describe()
 PATH = click.Path(path_type=Path, exists=True, dir_okay=False)
 FILE = click.argument("file", type=PATH)
+STOPPED = 130  # the exit status of a command that was interrupted
 
 
 class Command(click.Group):
@@ -39,6 +42,7 @@ def main() -> None:
     \b
     python -m service serve                                   the embedded model on http://127.0.0.1:3000
     python -m service predict cat.jpg                         its three most probable classes, as JSON
+    python -m service predict pictures --out results.parquet  those of a whole folder, as a table
     python -m service explain cat.jpg --method grad_cam --out map.png
     """
 
@@ -59,17 +63,88 @@ def serve() -> None:
 
 
 @main.command()
-@FILE
+@click.argument("path", type=click.Path(path_type=Path, exists=True))
 @click.option("--top-k", type=click.IntRange(1), default=3, show_default=True, help="How many classes to name.")
-def predict(file: Path, top_k: int) -> None:
-    """Prints the most probable classes of the picture FILE as JSON."""
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="DIR: the table to write, a Parquet file.")
+@click.option("--overwrite", is_flag=True, help="DIR: replace the table if it is there.")
+@click.option(
+    "--shard", default="1/1", show_default=True, help="DIR: only such a share of the files: 3/8 is every eighth from the third."
+)
+@click.option("--explain", "method", help="DIR: explain every prediction by this method.")
+@click.option("--target", help="DIR: label or index to explain; the predicted class if not given.")
+@click.option("--set", "given", multiple=True, metavar="NAME=VALUE", help="DIR: a parameter of the method: --set steps=64.")
+@click.option(
+    "--quality", default="basic", show_default=True, help="DIR: which measures of the maps: basic, or full, which are dear."
+)
+@click.option("--maps", type=click.Path(path_type=Path, file_okay=False), help="DIR: a folder to write the maps to, as .npy files.")
+@click.pass_context
+def predict(ctx: click.Context, /, path: Path, top_k: int, out: Path | None, **asked: Any) -> None:
+    """Prints the most probable classes of the picture PATH as JSON, or writes those of all pictures in the folder PATH to a table.
+
+    A run of a folder that was stopped, or killed, goes on when it is started again.
+    """
     from service import predictions
     from service.api import answers
 
-    engine, sent = _opened(file)
+    if path.is_dir():
+        _predict_folder(path, top_k, out, **asked)
+        return
+    for name in asked if out is None else ("out", *asked):
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{name} is asked of a folder, and {path} is a file: leave it out, or use `explain`")
+    engine, sent = _opened(path)
     chosen = predictions.check_top_k(top_k, engine.manifest)
     found = predictions.predict(engine.predict(sent.fitted[None]).logits[0], engine.manifest, chosen)
     click.echo(json.dumps({"model": answers.model(engine.manifest), **answers.prediction(found, sent)}, indent=2))
+
+
+def _predict_folder(
+    folder: Path,
+    top_k: int,
+    out: Path | None,
+    *,
+    overwrite: bool,
+    shard: str,
+    method: str | None,
+    target: str | None,
+    given: tuple[str, ...],
+    quality: str,
+    maps: Path | None,
+) -> None:
+    from service import bulk
+    from service.bundle import load
+    from service.engine import Engine
+    from service.explain import ask
+    from service.predictions import check_top_k
+
+    if out is None:
+        raise click.UsageError(f"{folder} is a folder: name the table to write with --out")
+    if out.exists() and not overwrite:
+        raise click.UsageError(f"{out} is there: give --overwrite to replace it, or another --out")
+    if method is None and (target or given or maps or quality != "basic"):
+        raise click.UsageError("--target, --set, --quality and --maps say how to explain: give --explain METHOD, too")
+    settings = Settings.from_environment()
+    bundle = load(settings.bundle)
+    parameters = dict(entry.partition("=")[::2] for entry in given)
+    question = ask(bundle.manifest, method, target, parameters, quality) if method else None
+    job = bulk.Job(folder, out, question, maps, bulk.Shard.parse(shard), check_top_k(top_k, bundle.manifest))
+    workers = settings.threads or os.cpu_count() or 1
+    run = bulk.Run(Engine(bundle, settings.device, settings.threads), job, settings.max_pixels, workers)
+    _show(run, out)
+
+
+def _show(run: "Run", out: Path) -> None:
+    """Works with a progress bar."""
+    try:
+        with click.progressbar(length=run.total, label="Predicting", show_pos=True, file=sys.stderr) as bar:
+            bar.update(run.done)
+            for files in run.work():
+                bar.update(files)
+    except Stopped as stopped:
+        click.echo(str(stopped), err=True)
+        sys.exit(STOPPED)
+    errors = run.finish()
+    click.echo(f"{out}: {run.total:,} files, {errors:,} of them with an error")
 
 
 @main.command()

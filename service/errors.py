@@ -9,6 +9,8 @@
     │   ├── MissingFileError         the manifest names a file that is not there
     │   ├── DigestError              a file is not the one that the manifest was written for
     │   └── ExternalDataError        a graph keeps its tensors in other files, which no digest covers
+    ├── BulkError                a folder cannot be worked through: nothing was changed
+    │   └── Stopped                  the run was told to stop: what is finished is kept
     └── RequestError             the caller is told, as a problem (RFC 9457)
         ├── MalformedRequest     400 the body or a parameter cannot be read
         ├── NotFound             404 nothing is served there
@@ -73,6 +75,14 @@ class DigestError(BundleError):
 
 class ExternalDataError(BundleError):
     """A graph keeps tensors in other files, which no digest covers."""
+
+
+class BulkError(CandorError):
+    """A folder cannot be worked through; nothing was changed."""
+
+
+class Stopped(BulkError):
+    """The run was told to stop; what is finished is kept."""
 
 
 class RequestError(CandorError):
