@@ -18,7 +18,8 @@ def passes(question: Question) -> int:
     """The forward passes of an answer, its measures of quality included."""
     method = question.method
     own = method.passes(question.parameters)
-    total = own + method.passes({**question.parameters, **quartered(question.parameters)})
+    free = method.graph == bundle.PREDICT  # the map of the other class comes with the same passes
+    total = own if free else own + method.passes({**question.parameters, **quartered(question.parameters)})
     return total + NOISY_COPIES * own + FAITHFULNESS_PASSES if question.quality == "full" else total
 
 

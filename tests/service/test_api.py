@@ -100,7 +100,7 @@ def test_a_list_of_one_is_a_list(server):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_explains_over_http(method, server, engine):
-    found = answered(post(server, f"/explain?method={method}&target=cat"))
+    found = answered(post(server, f"/explain?method={method}&target=cat&deadline_ms=60000"))
     explanation = found["explanation"]
     values = np.frombuffer(base64.b64decode(explanation["map"]["data"]), "<f4").reshape(explanation["map"]["shape"])
     assert values.shape == (32, 32)
