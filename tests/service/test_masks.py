@@ -178,7 +178,9 @@ def test_every_way_in_explains_the_segments_of_the_mask(method, server):
     path = f"/explain?method={method}&map=array&deadline_ms=60000"
     form = answered(server.client.post(path, files={"image": PICTURE, "mask": MASK}))
     told = answered(server.client.post(path, json={"image": b64(PICTURE), "mask": b64(MASK)}))
-    beside = answered(server.client.post(f"/predict?explain={method}&map=array&deadline_ms=60000", files={"mask": MASK, "image": PICTURE}))
+    beside = answered(
+        server.client.post(f"/predict?explain={method}&map=array&deadline_ms=60000", files={"mask": MASK, "image": PICTURE})
+    )
     assert plain(form) == plain(told) == plain(beside)
     explanation = form["explanation"]
     assert explanation["parameters"]["mask"] == {"segments": 4}
