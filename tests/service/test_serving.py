@@ -50,7 +50,12 @@ def test_what_has_begun_is_answered_when_it_is_told_to_stop(number, tmp_path):
 
         def ask():
             answers.append(
-                httpx.post(f"{server.url}/explain?method=integrated_gradients&steps=512", content=PICTURE, headers=PNG, timeout=60)
+                httpx.post(
+                    f"{server.url}/explain?method=integrated_gradients&steps=512&deadline_ms=60000",
+                    content=PICTURE,
+                    headers=PNG,
+                    timeout=60,
+                )
             )
 
         asking = threading.Thread(target=ask)
