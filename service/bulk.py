@@ -87,6 +87,7 @@ class Job:
         """What the rows depend on, as JSON values."""
         asked = self.question
         return {
+            "folder": str(self.folder.resolve()),
             "model": f"{manifest.name} {manifest.version}",
             "method": asked and asked.method.name,
             "target": asked and asked.target and _named(asked.target, manifest),

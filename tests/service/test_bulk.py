@@ -1,6 +1,7 @@
 """A folder of pictures becomes one table, whatever happens to the process."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -193,6 +194,14 @@ def test_it_does_not_go_on_with_other_files(tmp_path, engine, pictures):
     (pictures / "large.png").rename(pictures / "larger.png")
     with pytest.raises(BulkError, match="sha256 of their names"):
         bulk.Run(engine, bulk.Job(pictures, out), MAX_PIXELS, workers=2)
+
+
+def test_it_does_not_go_on_with_another_folder_of_the_same_names(tmp_path, engine, pictures):
+    out, other = tmp_path / "out.parquet", tmp_path / "other"
+    shutil.copytree(pictures, other)
+    bulk.Run(engine, bulk.Job(pictures, out), MAX_PIXELS, workers=2)
+    with pytest.raises(BulkError, match="folder"):
+        bulk.Run(engine, bulk.Job(other, out), MAX_PIXELS, workers=2)
 
 
 def test_a_folder_without_pictures_is_refused(tmp_path, engine):
