@@ -50,10 +50,12 @@ def main() -> None:
 @main.command(epilog=SETTINGS_HELP)
 def serve() -> None:
     """Serves the bundle until SIGTERM or SIGINT, finishing what it has begun."""
-    from service.bundle import load
+    from service.bundle import check_int8, load
 
     settings = Settings.from_environment()
-    load(settings.bundle)
+    bundle = load(settings.bundle)
+    if settings.precision == "int8":
+        check_int8(bundle, settings.device)
     home = Path(tempfile.gettempdir()) / f"candor-{os.getuid()}-{settings.port}"
     os.environ.setdefault("BENTOML_HOME", str(home))  # two servers that shared one would erase each other's metrics
     os.environ["BENTOML_DO_NOT_TRACK"] = "true"

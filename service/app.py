@@ -104,7 +104,7 @@ class Candor:
         _few_arenas()
         settings = Settings.from_environment()
         bundle = load(settings.bundle)
-        engine = Engine(bundle, settings.device, settings.threads)
+        engine = Engine(bundle, settings.device, settings.threads, settings.precision)
         metrics = Metrics(bundle.manifest.labels)
         metrics.model.labels(bundle.manifest.name, bundle.manifest.version).set(1)
         metrics.device.labels(engine.provider).set(1)

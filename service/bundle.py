@@ -7,6 +7,7 @@ digest is checked. There is no pickle and no external tensor data, so the digest
     gradient.onnx   x float32 (N, 3, H, W) normalised, target int64 (N), −1 = the predicted class → logits, gradient (N, 3, H, W)
     cam.onnx        x, target → logits, cam float32 (N, 1, h, w), activation and activation_gradient float32 (N, C, h, w)
     predict.half.onnx, gradient.half.onnx, cam.half.onnx   optional: the same in float16 inside, for GPUs; inputs and outputs as above
+    predict.int8.onnx    optional: predict.onnx in 8-bit integers inside, for predictions on CPUs; inputs and outputs as above
     reference.npz, report.json, CARD.md                    optional
 
 Laws: `load(folder)` of what `write(folder, manifest, files)` wrote equals what `write` returned; `Manifest.parse(m.canonical())`
@@ -22,12 +23,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from service.errors import DigestError, ExternalDataError, ManifestError, MissingFileError, SchemaVersionError
+from service.errors import DigestError, ExternalDataError, ManifestError, MissingFileError, PrecisionError, SchemaVersionError
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 PREDICT, GRADIENT, CAM = "predict.onnx", "gradient.onnx", "cam.onnx"
 HALVES = {PREDICT: "predict.half.onnx", GRADIENT: "gradient.half.onnx", CAM: "cam.half.onnx"}
+INT8 = "predict.int8.onnx"
 REPORT, CARD = "report.json", "CARD.md"
 
 Resize = Literal["crop", "stretch", "pad"]
@@ -72,6 +74,27 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class Int8:
+    """What predict.int8.onnx is worth beside predict.onnx, over `test_pictures` test pictures, and its own self-test.
+
+    `agreement`: share of the pictures that get the same class. `log_loss`: mean of −log p(label), in nats, with the manifest's
+    temperature, which serves both graphs. `speed_ratio`: by the batch, how many times as fast it is on one core of `machine`.
+    """
+
+    self_test: tuple[int, float]
+    calibration_pictures: int
+    test_pictures: int
+    macro_f1: float
+    macro_f1_float32: float
+    log_loss: float
+    log_loss_float32: float
+    agreement: float
+    speed_ratio: Mapping[str, float]
+    machine: str
+    date: str
+
+
+@dataclass(frozen=True)
 class Digest:
     """A file of the bundle: its sha256 in hex and its `length` in bytes."""
 
@@ -90,7 +113,8 @@ class Manifest:
 
     `self_test` is the label index that predict.onnx gives to the self-test picture of `service.engine`, with its logit. `parity` has an
     entry for each method that was compared, and `half/logits`, `half/probabilities`, `half/features`, `half/saliency` and
-    `half/grad_cam` for the graphs in half precision, against the float32 ones of the same bundle.
+    `half/grad_cam` for the graphs in half precision, against the float32 ones of the same bundle. `int8` is there where predict.int8.onnx
+    is; a manifest without it has no such key, so that the versions of older bundles stay.
     """
 
     name: str
@@ -102,6 +126,7 @@ class Manifest:
     parity: Mapping[str, Parity] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, Digest] = field(default_factory=dict)
+    int8: Int8 | None = None
 
     def __post_init__(self) -> None:
         if len(self.labels) < 2 or len(set(self.labels)) != len(self.labels):  # noqa: PLR2004
@@ -125,7 +150,10 @@ class Manifest:
 
     def document(self) -> dict[str, Any]:
         """This manifest as JSON values."""
-        return {"schema_version": SCHEMA_VERSION} | asdict(self)
+        document = {"schema_version": SCHEMA_VERSION} | asdict(self)
+        if self.int8 is None:
+            del document["int8"]
+        return document
 
     @classmethod
     def parse(cls, text: bytes) -> "Manifest":
@@ -154,16 +182,21 @@ class Manifest:
 def _typed(document: dict[str, Any]) -> dict[str, Any]:
     given = dict(document["input"])
     given |= {key: tuple(float(value) for value in given[key]) for key in ("mean", "std")}
-    self_test = document.get("self_test")
+    int8 = document.get("int8")
     if given["resize"] not in get_args(Resize):
         raise ValueError(f"input.resize is {given['resize']!r}, not one of {', '.join(get_args(Resize))}")
     return document | {
         "labels": tuple(str(label) for label in document["labels"]),
         "input": Input(**given),
-        "self_test": None if self_test is None else (int(self_test[0]), float(self_test[1])),
+        "self_test": _self_test(document.get("self_test")),
+        "int8": None if int8 is None else Int8(**int8 | {"self_test": _self_test(int8["self_test"])}),
         "parity": {method: Parity(**values) for method, values in document.get("parity", {}).items()},
         "files": {name: Digest(**values) for name, values in document["files"].items()},
     }
+
+
+def _self_test(entry: Any) -> Any:
+    return None if entry is None else (int(entry[0]), float(entry[1]))
 
 
 @dataclass(frozen=True)
@@ -220,6 +253,21 @@ def load(folder: Path) -> Bundle:
     for name in bundle.manifest.files:
         bundle.read(name)
     return bundle
+
+
+def check_int8(bundle: Bundle, device: str) -> None:
+    """Nothing, if `bundle` can predict in int8 on `device`.
+
+    Raises:
+        PrecisionError: it holds no such graph, or `device` is a GPU.
+    """
+    if bundle.manifest.int8 is None or not bundle.has(INT8):
+        raise PrecisionError(
+            f"CANDOR_PRECISION is 'int8', and the bundle {bundle.folder} has no {INT8}: "
+            "make one with `python -m training quantise`, or unset CANDOR_PRECISION"
+        )
+    if device in ("cuda", "tensorrt"):
+        raise PrecisionError(f"CANDOR_PRECISION is 'int8', for CPUs alone, and the device is {device}: set CANDOR_DEVICE to cpu")
 
 
 def write(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:

@@ -9,6 +9,8 @@ them, which answers a lone request sooner. `wide` says which is taken; it is a m
 a moment between operators, for waking one takes longer than most operators do.
 
 A GPU runs the half-precision graphs of a bundle that has them; a CPU never does, it would compute them by casting to float32 and back.
+
+In the precision `int8`, for CPUs alone, `predict_quick` runs predict.int8.onnx; `predict`, and so every explanation, stays in float32.
 """
 
 import logging
@@ -26,7 +28,7 @@ from jaxtyping import Float32, Int64, UInt8
 from service import bundle as contract
 from service.bundle import Bundle, Manifest
 from service.errors import BundleError, DeviceError, MethodUnavailable
-from service.settings import Device
+from service.settings import Device, Precision
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 MAX_ROWS = 16
@@ -38,6 +40,9 @@ PROVIDERS: Mapping[Device, str] = {
     "tensorrt": "TensorrtExecutionProvider",
 }
 SELF_TEST_TOLERANCE = 0.05  # logits; half precision and other kernels stay well below, a wrong graph does not
+INT8_TOLERANCE = (
+    0.03  # of the spread of the logits, more: a kernel that rounds otherwise moves one by two steps, each a 255th of its range
+)
 
 Logits = Float32[np.ndarray, "rows classes"]
 Batch = UInt8[np.ndarray, "rows size size 3"]
@@ -79,22 +84,30 @@ class Cam:
 class Engine:
     """The sessions of one bundle on one device. Nothing is global: a second bundle is a second Engine."""
 
-    def __init__(self, bundle: Bundle, device: Device = "auto", threads: int = 0) -> None:
+    def __init__(self, bundle: Bundle, device: Device = "auto", threads: int = 0, precision: Precision = "float32") -> None:
         """Opens, warms and self-tests every graph of `bundle`; `threads` is for one inference, 0 = every core.
+
+        `precision` is that of `predict_quick`.
 
         Raises:
             DeviceError: `cuda` or `tensorrt` was asked for and does not run here.
+            PrecisionError: `int8` was asked for, and the bundle has no such graph or the device is a GPU.
             BundleError: a graph cannot be opened, or answers the self-test picture otherwise than the manifest says.
         """
         self.manifest: Manifest = bundle.manifest
+        self.precision: Precision = precision
         self.wide = True
         self._threads = threads or os.cpu_count() or 1
         self._turn: Turn = lambda rows: min(rows, MAX_ROWS)
         spec = self.manifest.input
         self._mean = (255 * np.asarray(spec.mean, np.float32)).reshape(1, 3, 1, 1)
         self._scale = (1 / (255 * np.asarray(spec.std, np.float32))).reshape(1, 3, 1, 1)
+        self._quick = contract.INT8 if precision == "int8" else contract.PREDICT
         self.device: Device = self._start(bundle, device)
-        self._self_test()
+        self._self_test(self.predict, self.manifest.self_test)
+        if precision == "int8" and self.manifest.int8 is not None:
+            contract.check_int8(bundle, self.device)  # `auto` may have found a GPU
+            self._self_test(self.predict_quick, self.manifest.int8.self_test, INT8_TOLERANCE)
 
     @property
     def provider(self) -> str:
@@ -104,8 +117,12 @@ class Engine:
     @cached_property
     def forward_seconds(self) -> float:
         """How long one picture takes alone, by a clock: the unit of `Method.passes`."""
-        picture = self_test_picture(self.manifest.input.size)
-        return min(_seconds(lambda: self.predict(picture)) for _ in range(3))
+        return self._alone(self.predict)
+
+    @cached_property
+    def quick_seconds(self) -> float:
+        """The same of `predict_quick`."""
+        return self._alone(self.predict_quick)
 
     @cached_property
     def mean_logits(self) -> Float32[np.ndarray, " classes"]:
@@ -132,8 +149,11 @@ class Engine:
 
     def predict(self, batch: Batch) -> Prediction:
         """Logits, and features where the bundle has them, of uint8 (N, S, S, 3) pictures."""
-        outputs = self._run(contract.PREDICT, {"image": batch})
-        return Prediction(outputs["logits"], outputs.get("features"))
+        return self._predict(contract.PREDICT, batch)
+
+    def predict_quick(self, batch: Batch) -> Prediction:
+        """What `predict` gives, in the engine's precision: for answers that no explanation is computed from."""
+        return self._predict(self._quick, batch)
 
     def gradient(self, x: Rows, target: Targets) -> Gradient:
         """The gradient of each row's target logit with respect to `x`.
@@ -151,7 +171,17 @@ class Engine:
         """
         return Cam(**self._run(contract.CAM, {"x": x, "target": target}))
 
+    def _predict(self, graph: str, batch: Batch) -> Prediction:
+        outputs = self._run(graph, {"image": batch})
+        return Prediction(outputs["logits"], outputs.get("features"))
+
+    def _alone(self, call: Callable[[Batch], object]) -> float:
+        picture = self_test_picture(self.manifest.input.size)
+        return min(_seconds(lambda: call(picture)) for _ in range(3))
+
     def _start(self, bundle: Bundle, wanted: Device) -> Device:
+        if self.precision == "int8":
+            contract.check_int8(bundle, wanted)
         if wanted != "auto":
             self._open_all(bundle, wanted)
             return wanted
@@ -170,7 +200,7 @@ class Engine:
             raise DeviceError(f"onnxruntime {ort.__version__} is built without {provider}: {REMEDY}")
         self.device = device
         ort.set_default_logger_severity(ERRORS if device == "cpu" else SILENT)  # a device that does not start is told by us
-        files = {graph: file_of(graph, bundle.manifest.files, device) for graph in GRAPHS if bundle.has(graph)}
+        files = {graph: file_of(graph, bundle.manifest.files, device) for graph in {*GRAPHS, self._quick} if bundle.has(graph)}
         contents = {graph: bundle.read(file) for graph, file in files.items()}
 
         def opened(threads: int) -> dict[str, ort.InferenceSession]:
@@ -221,6 +251,7 @@ class Engine:
         sizes = (1,) if self.device == "cpu" else tuple(size for size in BATCH_SIZES if size <= MAX_ROWS)
         calls: dict[str, Callable[[Batch], object]] = {
             contract.PREDICT: self.predict,
+            contract.INT8: self.predict_quick,
             contract.GRADIENT: lambda batch: self.gradient(self.normalise(batch), _predicted(batch)),
             contract.CAM: lambda batch: self.cam(self.normalise(batch), _predicted(batch)),
         }
@@ -230,13 +261,14 @@ class Engine:
                 for name in self._wide:
                     calls[name](batch)
 
-    def _self_test(self) -> None:
-        if self.manifest.self_test is None:
+    def _self_test(self, call: Callable[[Batch], Prediction], expected: tuple[int, float] | None, share: float = 0.0) -> None:
+        """Refuses a class or a logit other than `expected`; `share` of the spread of the logits is added to the tolerance."""
+        if expected is None:
             return
-        expected_index, expected_logit = self.manifest.self_test
-        logits = self.predict(self_test_picture(self.manifest.input.size)).logits[0]
-        index = int(logits.argmax())
-        if index != expected_index or abs(float(logits[index]) - expected_logit) > SELF_TEST_TOLERANCE:
+        expected_index, expected_logit = expected
+        logits = call(self_test_picture(self.manifest.input.size)).logits[0]
+        index, tolerance = int(logits.argmax()), SELF_TEST_TOLERANCE + share * float(np.ptp(logits))
+        if index != expected_index or abs(float(logits[index]) - expected_logit) > tolerance:
             raise BundleError(
                 f"the self-test picture gives class {index} with logit {logits[index]:.3f} on {self.provider}; "
                 f"the manifest says class {expected_index} with {expected_logit:.3f}: export the bundle "
@@ -246,7 +278,7 @@ class Engine:
 
 def file_of(graph: str, files: Container[str], device: Device) -> str:
     """The one of the bundle's `files` that serves `graph` on `device`: in half precision on a GPU, where there is such a file."""
-    half = contract.HALVES[graph]
+    half = contract.HALVES.get(graph, graph)
     return half if device != "cpu" and half in files else graph
 
 

@@ -3,6 +3,7 @@
     CandorError
     ├── SettingsError            a CANDOR_ variable is unknown or has a bad value: the start stops
     ├── DeviceError              the device asked for does not run here: the start stops
+    ├── PrecisionError           the precision asked for cannot be had here: the start stops
     ├── BundleError              the bundle cannot be used: the start stops
     │   ├── ManifestError            manifest.json is missing, is no JSON or breaks the contract
     │   ├── SchemaVersionError       written for another version of the contract
@@ -51,6 +52,10 @@ class SettingsError(CandorError):
 
 class DeviceError(CandorError):
     """The device asked for does not run here."""
+
+
+class PrecisionError(CandorError):
+    """The precision asked for cannot be had here."""
 
 
 class BundleError(CandorError):

@@ -102,9 +102,9 @@ class Pipeline:
             "predict",
             self._infer,
             most_rows=MAX_ROWS,
-            capacity=min(MOST, max(FEWEST, round(WAIT_SECONDS / engine.forward_seconds))),
+            capacity=min(MOST, max(FEWEST, round(WAIT_SECONDS / engine.quick_seconds))),
             metrics=metrics,
-            on_loop=engine.device == "cpu" and engine.forward_seconds < QUICK_SECONDS,
+            on_loop=engine.device == "cpu" and engine.quick_seconds < QUICK_SECONDS,
         )
         explainer = Explainer(engine, self._neighbours)
         self._explain = Lane(
@@ -221,7 +221,7 @@ class Pipeline:
         """A process that computes alone has all cores; several have one each."""
         self.engine.wide = self._neighbours.idle
         with self._neighbours.computing():
-            return list(self.engine.predict(np.stack([ticket.item for ticket in batch])).logits)
+            return list(self.engine.predict_quick(np.stack([ticket.item for ticket in batch])).logits)
 
     async def _off_loop(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)

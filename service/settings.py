@@ -13,6 +13,7 @@ from typing import Any, Literal, cast, get_args
 from service.errors import SettingsError
 
 Device = Literal["auto", "cpu", "cuda", "tensorrt"]
+Precision = Literal["float32", "int8"]
 
 PREFIX = "CANDOR_"
 EMBEDDED_BUNDLE = Path(__file__).parent / "model"
@@ -38,6 +39,12 @@ def _device(text: str) -> Device:
     return cast("Device", text)
 
 
+def _precision(text: str) -> Precision:
+    if text not in get_args(Precision):
+        raise ValueError(f"one of {', '.join(get_args(Precision))}")
+    return cast("Precision", text)
+
+
 def _text(text: str) -> str:
     if not text.strip():
         raise ValueError("not empty")
@@ -57,6 +64,7 @@ class Settings:
 
     bundle: Path = _setting(EMBEDDED_BUNDLE, _folder, "folder of the bundle to serve; the embedded one by default")
     device: Device = _setting("auto", _device, "auto, cpu, cuda or tensorrt; auto takes CUDA where it really runs")
+    precision: Precision = _setting("float32", _precision, "of the predictions served by a CPU: float32 or int8")
     host: str = _setting("127.0.0.1", _text, "address to listen on")
     port: int = _setting(3000, _integer(1, 65_535), "port to listen on")
     threads: int = _setting(0, _integer(0, 1_024), "threads of one inference; 0 takes every core")

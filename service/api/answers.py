@@ -74,11 +74,12 @@ def public_manifest(engine: Engine) -> dict[str, Any]:
     """GET /model: the manifest, and what it runs on."""
     manifest = engine.manifest
     document = manifest.document()
-    del document["self_test"]
+    for told in (document, document.get("int8", {})):
+        told.pop("self_test", None)
     return document | {
         "version": manifest.version,
         "methods": [method.name for method in available(manifest)],
-        "device": {"name": engine.device, "provider": engine.provider},
+        "device": {"name": engine.device, "provider": engine.provider, "precision": engine.precision},
     }
 
 

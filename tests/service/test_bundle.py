@@ -6,7 +6,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from service.bundle import GRADIENT, MANIFEST, PREDICT, Digest, Input, Manifest, Parity, load, write
+from service.bundle import GRADIENT, MANIFEST, PREDICT, Digest, Input, Int8, Manifest, Parity, load, write
 from service.errors import DigestError, ExternalDataError, ManifestError, MissingFileError, SchemaVersionError
 
 MANIFEST_OF_TWO = Manifest(
@@ -52,6 +52,14 @@ def test_what_is_written_is_what_is_loaded(bundle):
 
 def test_a_manifest_survives_its_canonical_text(bundle):
     assert Manifest.parse(bundle.manifest.canonical()) == bundle.manifest
+
+
+def test_the_figures_of_int8_survive_and_their_absence_leaves_no_trace(bundle):
+    figures = Int8((1, 0.5), 100, 10, 0.9, 0.91, 0.3, 0.31, 0.98, {"1": 2.8, "16": 2.9}, "a CPU", "2026-11-24")
+    told = replace(bundle.manifest, int8=figures)
+    assert Manifest.parse(told.canonical()) == told
+    assert told.version != bundle.manifest.version
+    assert b"int8" not in bundle.manifest.canonical()
 
 
 def test_the_version_follows_every_file(bundle, tmp_path):
