@@ -129,5 +129,33 @@ def bundle(*, run_folder: Path | None, file: Path | None, **given: Any) -> None:
         raise click.ClickException(str(error)) from None
 
 
+@main.command()
+@click.argument("bundle_folder", metavar="BUNDLE", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--data", "source", required=True, help="What the bundle was made for: cifar10, a folder, or a tar of one.")
+@click.option("--out", "folder", required=True, type=click.Path(path_type=Path, file_okay=False), help="Where the bundle goes.")
+@click.option(
+    "--pictures", type=click.IntRange(1), default=1000, show_default=True, help="Held-out training pictures to calibrate on."
+)
+@click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True, help="Which pictures those are.")
+def quantise(*, bundle_folder: Path, source: str, folder: Path, pictures: int, seed: int) -> None:
+    """Adds predict.int8.onnx to BUNDLE, for predictions on CPUs; explanations stay in float32.
+
+    \b
+    python -m training quantise my-bundle --data cifar10 --out my-bundle
+    CANDOR_BUNDLE=my-bundle CANDOR_PRECISION=int8 scripts/serve
+
+    Refuses to write a bundle whose int8 graph loses accuracy on the test pictures or is hardly faster.
+    """
+    from service.errors import BundleError
+    from training import commands
+    from training.data import DataError
+    from training.int8 import Int8Error
+
+    try:
+        commands.quantise(bundle_folder, source, folder, pictures, seed)
+    except (DataError, Int8Error, BundleError, FileExistsError) as error:
+        raise click.ClickException(str(error)) from None
+
+
 if __name__ == "__main__":
     main()
