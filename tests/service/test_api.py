@@ -292,7 +292,7 @@ def test_the_model_tells_what_it_is(server, embedded):
     found = answered(server.client.get("/model"))
     assert found["version"] == embedded.manifest.version
     assert found["labels"] == list(embedded.manifest.labels)
-    assert found["device"] == {"name": "cpu", "provider": "CPUExecutionProvider"}
+    assert found["device"] == {"name": "cpu", "provider": "CPUExecutionProvider", "precision": "float32"}
     assert set(found["methods"]) == set(METHODS)
     assert "trained on" in server.client.get("/model/card").text
 

@@ -77,6 +77,8 @@ def test_what_has_begun_is_answered_when_it_is_told_to_stop(number, tmp_path):
         ({"device": "tpu"}, "CANDOR_DEVICE is 'tpu'; it must be one of auto, cpu, cuda, tensorrt"),
         ({"bundle": "/nowhere"}, "CANDOR_BUNDLE is '/nowhere'; it must be a folder that exists"),
         ({"bundle": "/tmp"}, "/tmp is no bundle"),
+        ({"precision": "int4"}, "CANDOR_PRECISION is 'int4'; it must be one of float32, int8"),
+        ({"precision": "int8", "device": "cuda"}, "CANDOR_PRECISION is 'int8', for CPUs alone, and the device is cuda"),
     ],
 )
 def test_a_bad_setting_stops_the_start_with_a_sentence(settings, told, tmp_path):
