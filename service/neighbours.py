@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-MOST = 64  # processes
+from service.settings import MOST_WORKERS
+
 QUIET_SECONDS = 0.030  # who has not computed for so long is idle
 LEASE_SECONDS = 10.0  # who has begun is at work for so long, unless it says sooner that it has ended
 COMPUTED, PREDICTED = 0, 1  # columns: anything at all; a prediction that is not the beginning of an explanation
@@ -23,8 +24,8 @@ class Neighbours:
 
     def __init__(self, path: Path | None = None, own: int = 0) -> None:
         self._own = own
-        self._times = np.zeros((MOST, 2)) if path is None else _shared(path)
-        self._others = np.arange(MOST) != own
+        self._times = np.zeros((MOST_WORKERS, 2)) if path is None else _shared(path)
+        self._others = np.arange(MOST_WORKERS) != own
 
     @contextmanager
     def computing(self) -> Iterator[None]:
@@ -51,8 +52,8 @@ class Neighbours:
 
 
 def _shared(path: Path) -> np.ndarray:
-    """float64 (MOST, 2) in the file `path`, which is made if it is not there."""
-    size = MOST * 2 * 8
+    """float64 (MOST_WORKERS, 2) in the file `path`, which is made if it is not there."""
+    size = MOST_WORKERS * 2 * 8
     with path.open("a+b") as file:
         file.truncate(size)
-        return np.frombuffer(mmap.mmap(file.fileno(), size), np.float64).reshape(MOST, 2)
+        return np.frombuffer(mmap.mmap(file.fileno(), size), np.float64).reshape(MOST_WORKERS, 2)

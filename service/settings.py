@@ -16,6 +16,7 @@ Device = Literal["auto", "cpu", "cuda", "tensorrt"]
 Precision = Literal["float32", "int8"]
 
 PREFIX = "CANDOR_"
+MOST_WORKERS = 64
 EMBEDDED_BUNDLE = Path(__file__).parent / "model"
 
 
@@ -68,7 +69,7 @@ class Settings:
     host: str = _setting("127.0.0.1", _text, "address to listen on")
     port: int = _setting(3000, _integer(1, 65_535), "port to listen on")
     threads: int = _setting(0, _integer(0, 1_024), "threads of one inference; 0 takes every core")
-    workers: int = _setting(0, _integer(0, 64), "processes that serve; 0 takes one a core, or one if a GPU may compute")
+    workers: int = _setting(0, _integer(0, MOST_WORKERS), "processes that serve; 0 takes one a core, or one if a GPU may compute")
     max_body_bytes: int = _setting(10 * 2**20, _integer(1, 2**30), "largest request body taken")
     max_pixels: int = _setting(50_000_000, _integer(1, 10**9), "largest picture taken, width times height")
 
@@ -78,7 +79,7 @@ class Settings:
         if self.workers:
             return self.workers
         on_gpu = self.device in ("cuda", "tensorrt") or (self.device == "auto" and Path("/dev/nvidia0").exists())
-        return 1 if on_gpu else os.cpu_count() or 1
+        return 1 if on_gpu else min(os.cpu_count() or 1, MOST_WORKERS)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":

@@ -5,6 +5,7 @@ import sys
 import time
 
 from service.neighbours import QUIET_SECONDS, Neighbours
+from service.settings import MOST_WORKERS
 from tests.servers import ROOT
 
 
@@ -12,6 +13,12 @@ def test_a_process_alone_is_always_idle_beside():
     alone = Neighbours()
     with alone.computing():
         assert alone.idle
+
+
+def test_there_is_room_for_the_last_process(tmp_path):
+    last = Neighbours(tmp_path / "neighbours", MOST_WORKERS - 1)
+    with last.computing():
+        assert last.idle
 
 
 def test_another_process_that_computes_is_seen_and_then_forgotten(tmp_path):

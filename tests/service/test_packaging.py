@@ -34,6 +34,13 @@ def test_it_holds_the_service_and_its_model_alone(bento):
     assert (bento / "src" / "service" / "model" / "predict.onnx").exists()
 
 
+def test_its_image_has_our_settings(bento):
+    lines = (bento / "env" / "docker" / "Dockerfile").read_text().splitlines()
+    for setting in ("CANDOR_HOST=0.0.0.0", "CANDOR_WORKERS=1", "BENTOML_DO_NOT_TRACK=true"):
+        name = setting.partition("=")[0]
+        assert {f"ARG {setting}", f"ENV {name}=${name}"} <= set(lines)
+
+
 def test_it_serves_from_an_empty_home(bento, tmp_path):
     port = free_port()
     command = [sys.executable, "-m", "bentoml", "serve", bento, "--host", "127.0.0.1", "--port", str(port)]
