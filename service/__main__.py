@@ -31,7 +31,7 @@ class Command(click.Group):
         """Runs the command."""
         try:
             return super().invoke(ctx)
-        except CandorError as error:
+        except (CandorError, OSError) as error:
             raise click.ClickException(str(error)) from None
 
 

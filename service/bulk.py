@@ -264,12 +264,20 @@ class Run:
 def _files(folder: Path, inside: str = "") -> Iterator[str]:
     """The pictures of `folder` by name, relative, folders in their place among the files; links to folders are not followed."""
     with os.scandir(folder / inside) as entries:
-        listed = sorted((entry.name, entry.is_dir(follow_symlinks=False), entry.is_file()) for entry in entries)
+        listed = sorted((entry.name, entry.is_dir(follow_symlinks=False), _is_file(entry)) for entry in entries)
     for name, is_folder, is_file in listed:
         if is_folder:
             yield from _files(folder, f"{inside}{name}/")
         elif is_file and name.lower().endswith(SUFFIXES):
             yield inside + name
+
+
+def _is_file(entry: "os.DirEntry[str]") -> bool:
+    """Whether it is to be read: a link that leads nowhere is, too, and becomes a row that says so."""
+    try:
+        return entry.is_file() or not Path(entry.path).exists()
+    except OSError:  # a link to itself
+        return True
 
 
 def _pieces(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

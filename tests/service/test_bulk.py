@@ -204,6 +204,13 @@ def test_it_does_not_go_on_with_another_folder_of_the_same_names(tmp_path, engin
         bulk.Run(engine, bulk.Job(other, out), MAX_PIXELS, workers=2)
 
 
+def test_a_link_that_leads_nowhere_is_a_row_that_says_so(tmp_path, engine, pictures):
+    (pictures / "loop.png").symlink_to("loop.png")
+    (pictures / "broken.png").symlink_to("nothing.png")
+    rows = {row["path"]: row for row in work(engine, pictures, tmp_path / "out.parquet")}
+    assert {rows[name]["error_code"] for name in ("loop.png", "broken.png")} == {bulk.UNREADABLE}
+
+
 def test_a_folder_without_pictures_is_refused(tmp_path, engine):
     with pytest.raises(BulkError, match="holds no file that ends in"):
         bulk.Run(engine, bulk.Job(tmp_path, tmp_path / "out.parquet"), MAX_PIXELS, workers=2)
