@@ -61,7 +61,7 @@ def check(measured: Mapping[str, Parity]) -> Mapping[str, Parity]:
     """
     for method, parity in measured.items():
         most, least = LIMITS[parity.against]
-        if parity.relative_difference > most or parity.cosine < least:
+        if not (parity.relative_difference <= most and parity.cosine >= least):  # NaN is neither
             raise ParityError(
                 f"{method} differs from {parity.against}: median relative difference {parity.relative_difference:.2e} "
                 f"(limit {most:.0e}), cosine {parity.cosine:.6f} (limit {least}) over {parity.pictures} pictures: "

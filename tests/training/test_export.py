@@ -91,6 +91,12 @@ def test_a_wrong_direction_is_refused():
         parity.check({"saliency": Parity("captum", 64, 1e-7, 0.5)})
 
 
+@pytest.mark.parametrize("numbers", [(float("nan"), 1.0), (1e-7, float("nan"))])
+def test_what_is_no_number_is_refused(numbers):
+    with pytest.raises(parity.ParityError, match="nan"):
+        parity.check({"saliency": Parity("captum", 64, *numbers)})
+
+
 def test_comparing_takes_medians_over_pictures():
     ours = np.ones((3, 1, 2, 2), np.float32)
     theirs = torch.ones(3, 1, 2, 2)
