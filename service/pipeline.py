@@ -35,6 +35,7 @@ FEWEST, MOST = 128, 512  # places in a lane: two of the largest requests, or wha
 DEADLINE_MS = 10_000  # where a request gives none
 WAIT_SECONDS = 0.25  # of predictions may wait; who comes later is refused rather than left to wait longer
 QUICK_SECONDS = 0.005  # predictions that take less are made on the event loop
+PIXELS = "pixels"  # the format of a picture that came as such
 SMALL_PIXELS = 128 * 128  # takes about as long to decode as to hand over to a thread
 
 Fitted = UInt8[np.ndarray, "size size 3"]
@@ -147,6 +148,15 @@ class Pipeline:
                 self.metrics.images_rejected.labels(error.code).inc()
                 raise
 
+    async def fit(self, pixels: Pixels, timing: Timing) -> Sent:
+        """Fits a picture that came as pixels."""
+        height, width = pixels.shape[:2]
+        spec = self.engine.manifest.input
+        with timing.of("decode"):
+            small = height * width <= SMALL_PIXELS
+            fitted = images.fit(pixels, spec) if small else await self._off_loop(lambda: images.fit(pixels, spec))
+        return Sent(fitted, width, height, PIXELS, None)
+
     async def cut(self, sent: Sent, mask: bytes, question: Question, timing: Timing) -> Question:
         """`question`, asked of the segments of `mask`.
 
@@ -210,7 +220,7 @@ class Pipeline:
         self._threads.shutdown()
 
     def _rehearse(self) -> None:
-        """Decodes and draws once: decoders and fonts are loaded at their first use, which a request should not pay for."""
+        """Decodes every format and writes a PNG once: Pillow loads what it needs for them at the first use, which no request should pay for."""
         picture = self_test_picture(self.engine.manifest.input.size)[0]
         for kind in images.FORMATS:
             sent = receive(images.encode(picture, kind), self.engine.manifest.input, self._max_pixels, keep=True)

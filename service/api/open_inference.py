@@ -8,7 +8,6 @@ for clients that cannot give parameters to an output. A row that cannot be answe
 Source: https://github.com/kserve/open-inference-protocol, specification/protocol/inference_rest.md.
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +18,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 import service
-from service import images
 from service.api import intake, options, tensors
 from service.api.options import Options
 from service.api.presence import while_connected
@@ -28,14 +26,13 @@ from service.api.tensors import Inference, Output, Requested, Row
 from service.bundle import Bundle, Manifest
 from service.errors import InvalidParameter, MalformedRequest, NotFound, RequestError, short
 from service.explain import Attribution, Question
-from service.pipeline import SMALL_PIXELS, Pipeline, Sent, Timing
+from service.pipeline import PIXELS, Pipeline, Sent, Timing
 from service.predictions import Prediction, probabilities
 from service.settings import Settings
 
 PREFIX = "/v2"
 ATTRIBUTION, DEFAULT = "attribution", ("logits", "probabilities", "label")
 PLATFORM = "onnx_onnxv1"
-PIXELS = "pixels"  # the format of a picture that was sent as a tensor
 
 
 class OpenInference:
@@ -143,12 +140,7 @@ class OpenInference:
             raise row
         if isinstance(row, bytes):
             return await self._pipeline.receive(row, timing, keep=False)
-        height, width = row.shape[:2]
-        with timing.of("decode"):
-            small = height * width <= SMALL_PIXELS
-            spec = self._manifest.input
-            fitted = images.fit(row, spec) if small else await asyncio.to_thread(images.fit, row, spec)
-        return Sent(fitted, width, height, PIXELS, None)
+        return await self._pipeline.fit(row, timing)
 
     def _head(self, identity: str | None) -> dict[str, str]:
         named = {"model_name": self._manifest.name, "model_version": self._manifest.version}
