@@ -1,7 +1,8 @@
 """The BentoML service: wires the parts and mounts the HTTP API at /.
 
-BentoML gives the process, the probes (/livez, /readyz) and the packaging. Its access log, tracing and metrics are off: they cost four
-times the request. The supervisor imports this module too, so everything heavy is imported where the service starts.
+BentoML gives the processes, the probes (/livez, /readyz) and the packaging. Its access log, tracing and metrics are off: they cost four
+times the request, and what else it puts before a mounted application is taken away (`Front`). The supervisor imports this module too, so
+everything heavy is imported where the service starts.
 """
 
 import ctypes
@@ -17,28 +18,39 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.settings import Settings
 
 if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
     from service.neighbours import Neighbours
 
-TIMEOUT_SECONDS = 60
+PROBES = ("/livez", "/readyz", "/healthz")
 M_ARENA_MAX = -8  # of glibc's malloc.h
 # libuv, under uvloop, takes every connection that waits; told so, it leaves some to the other processes
 os.environ.setdefault("UV_TCP_SINGLE_ACCEPT", "1")
 
 
-async def api(scope: Scope, receive: Receive, send: Send) -> None:
-    """Hands a request to the service that lives in this process."""
-    await bentoml.get_current_service().app(scope, receive, send)
+class Front:
+    """Stands before everything: BentoML answers its probes, our application the rest, /schema.json of BentoML's client included.
 
-
-class OwnSchema:
-    """Answers GET /schema.json ourselves: BentoML's client reads there what can be called, and BentoML knows nothing of our API."""
+    BentoML leads a request through four layers to a mounted application: tracing, which asks for every URL whether it is excluded; a
+    timeout, which makes a task and keeps a timer for a minute; a context; a router. Ours has deadlines of its own and needs none of
+    them. Its middleware is a list that grows from the outside to us, so we take the others off it when the application starts.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes on everything else."""
-        await (api if scope.get("path") == "/schema.json" else self._app)(scope, receive, send)
+        """Leads to the service that lives in this process."""
+        if scope["type"] == "lifespan":
+            _first(scope["app"])
+        theirs = scope["type"] == "lifespan" or scope["path"] in PROBES
+        await (self._app if theirs else bentoml.get_current_service().app)(scope, receive, send)
+
+
+def _first(app: "Starlette") -> None:
+    """Leaves no middleware but ours."""
+    app.user_middleware = [middleware for middleware in app.user_middleware if middleware.cls is Front]
+    app.middleware_stack = app.build_middleware_stack()
 
 
 def _log() -> logging.Logger:
@@ -83,12 +95,10 @@ def _neighbours(settings: Settings) -> "Neighbours | None":
 @bentoml.service(
     name="candor",
     workers=Settings.from_environment().processes,
-    traffic={"timeout": TIMEOUT_SECONDS},
     logging={"access": {"enabled": False}},
     tracing={"excluded_urls": ".*"},
     metrics={"enabled": False},
 )
-@bentoml.asgi_app(api, path="/", name="candor")
 class Candor:
     """One bundle, served."""
 
@@ -119,4 +129,4 @@ class Candor:
         self._pipeline.close()
 
 
-Candor.add_asgi_middleware(OwnSchema)  # type: ignore[attr-defined] # bentoml.service makes a Service of the class
+Candor.add_asgi_middleware(Front)  # type: ignore[attr-defined] # bentoml.service makes a Service of the class

@@ -17,6 +17,7 @@
         ├── NotFound             404 nothing is served there
         ├── MethodNotAllowed     405 not with this HTTP method
         ├── NotAcceptable        406 no such representation
+        ├── SlowRequest          408 the body did not come in time
         ├── BodyTooLarge         413 more bytes than the limit
         ├── PictureTooLarge      413 more pixels than the limit
         ├── UnsupportedFormat    415 not a content type, or not a picture format, that is taken
@@ -125,6 +126,12 @@ class NotAcceptable(RequestError):
     """The representation asked for with Accept does not exist."""
 
     status, code, title = 406, "not_acceptable", "No such representation"
+
+
+class SlowRequest(RequestError):
+    """The body did not come in time."""
+
+    status, code, title = 408, "slow_request", "The body came too slowly"
 
 
 class BodyTooLarge(RequestError):

@@ -6,7 +6,7 @@ from starlette.middleware import Middleware
 
 from service.api import problems
 from service.api.kserve_v1 import KServeV1
-from service.api.middleware import Measured
+from service.api.middleware import Admitted, Measured
 from service.api.native import Native
 from service.api.open_inference import OpenInference
 from service.bundle import Bundle
@@ -22,7 +22,10 @@ def build(pipeline: Pipeline, bundle: Bundle, settings: Settings) -> Starlette:
     routes = [*native.routes(), *OpenInference(pipeline, bundle, settings).routes(), *kserve_v1.routes()]
     return Starlette(
         routes=routes,
-        middleware=[Middleware(Measured, metrics=pipeline.metrics, routes=routes)],
+        middleware=[
+            Middleware(Measured, metrics=pipeline.metrics, routes=routes),
+            Middleware(Admitted, pipeline=pipeline, routes=routes),
+        ],
         exception_handlers={
             RequestError: problems.on_request_error,
             HTTPException: problems.on_http_exception,

@@ -1,5 +1,6 @@
 """What a caller sends, in any of its three forms: a raw picture, a form, or JSON."""
 
+import asyncio
 import base64
 import binascii
 from collections import Counter
@@ -12,10 +13,11 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from service.errors import BodyTooLarge, InvalidParameter, MalformedRequest, UnsupportedFormat, short
+from service.errors import BodyTooLarge, InvalidParameter, MalformedRequest, SlowRequest, UnsupportedFormat, short
 from service.images import MEDIA_TYPES
 
 MAX_PICTURES = 64
+READ_SECONDS = 30
 FORM, JSON = "multipart/form-data", "application/json"
 TAKEN = ", ".join((*MEDIA_TYPES, FORM, JSON))
 RAW = (*MEDIA_TYPES, "application/octet-stream")
@@ -77,6 +79,7 @@ async def body_of(request: Request, most: int) -> bytes:
     Raises:
         BodyTooLarge: more than `most` bytes.
         UnsupportedFormat: it is compressed.
+        SlowRequest: it is not all there after READ_SECONDS.
     """
     encoding = request.headers.get("content-encoding", "identity")
     if encoding != "identity":
@@ -84,6 +87,16 @@ async def body_of(request: Request, most: int) -> bytes:
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > most:
         raise _too_large(int(announced), most)
+    try:
+        async with asyncio.timeout(READ_SECONDS):
+            return await _collected(request, most)
+    except TimeoutError:
+        raise SlowRequest(
+            f"{READ_SECONDS} s have passed and the body is not all there: send it faster, or a smaller picture"
+        ) from None
+
+
+async def _collected(request: Request, most: int) -> bytes:
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)

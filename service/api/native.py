@@ -123,7 +123,6 @@ class Native:
         return answer
 
     async def _read(self, request: Request, timing: Timing) -> intake.Submission:
-        self._pipeline.admit()
         with timing.of("read"):
             return await intake.read(request, self._max_body_bytes)
 
