@@ -24,7 +24,6 @@ def main() -> None:
 @click.option("--network", type=click.Choice(["candor_net", "seed_cnn"]), default="candor_net", show_default=True)
 @click.option("--epochs", type=click.IntRange(1, 1000), help="As the recipe says (10) if not given.")
 @click.option("--activation", type=click.Choice(["gelu", "relu"]), help="Of candor_net; gelu if not given.")
-@click.option("--pool", type=click.Choice(["max", "average"]), help="Of candor_net; max if not given.")
 @click.option("--hide", type=click.FloatRange(0, 1), help="Share of the pictures that get holes of the mean colour (0).")
 @click.option("--held-out", type=click.IntRange(1), help="Training pictures kept for validation (5000).")
 @click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True)
@@ -37,7 +36,6 @@ def fit(
     network: str,
     epochs: int | None,
     activation: str | None,
-    pool: str | None,
     hide: float | None,
     held_out: int | None,
     seed: int,
@@ -52,8 +50,8 @@ def fit(
     from training import fit as fitting
     from training.recipes import RECIPES
 
-    options = {name: value for name, value in (("activation", activation), ("pool", pool)) if value}
-    given: dict[str, Any] = {"epochs": epochs, "held_out": held_out, "seed": seed, "hide": hide, "options": options or None}
+    options = {"activation": activation} if activation else None
+    given: dict[str, Any] = {"epochs": epochs, "held_out": held_out, "seed": seed, "hide": hide, "options": options}
     recipe = replace(RECIPES[network], **{name: value for name, value in given.items() if value is not None})
     try:
         dataset = data.read(source, recipe.input(), recipe.held_out, recipe.seed)

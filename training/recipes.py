@@ -13,7 +13,6 @@ from training.networks import CandorNet, Network, build
 
 Optimizer = Literal["adam", "muon"]
 SIZE = 32
-HEAD_RATES = {"max": 1e-5, "average": 2.5e-4}  # the means of channels are a fifth of their maxima
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Recipe:
 
 
 RECIPES: Mapping[str, Recipe] = {
-    "candor_net": Recipe("candor_net", epochs=16, label_smoothing=0.2, translate=2, flip=True),
+    "candor_net": Recipe("candor_net", epochs=27, label_smoothing=0.2, translate=4, flip=True, hide=0.5),
     "seed_cnn": Recipe("seed_cnn", optimizer="adam", epochs=10, batch=64, ghost_batch=64),
 }
 
@@ -89,10 +88,7 @@ def _muon(network: CandorNet, recipe: Recipe) -> list[Scheduled]:
     filters = [p for name, p in network.named_parameters() if "convolution" in name]
     biases = [p for name, p in network.named_parameters() if name.endswith("bias") and "norm" in name]
     decay = 2e-6 * recipe.batch
-    sgd = [
-        {"params": ps, "lr": lr, "weight_decay": decay / lr}
-        for ps, lr in ((biases, 0.053), ([network.head.weight], HEAD_RATES[network.pool]))
-    ]
+    sgd = [{"params": ps, "lr": lr, "weight_decay": decay / lr} for ps, lr in ((biases, 0.053), ([network.head.weight], 2.5e-4))]
     whitening = [{"params": [network.whitening.bias], "lr": 0.053, "weight_decay": decay / 0.053}]
     return [
         _scheduled(Muon(filters, lr=0.24, momentum=0.6), lambda done: 1 - done),
