@@ -9,12 +9,14 @@ names, and `part-00000.parquet` and so on the rows of a fixed number of files ea
 same command goes on where it was stopped, or killed. What the rows hold is in `service.table`.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
 import signal
+import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +25,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from threading import Event
+from types import FrameType
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -31,7 +34,7 @@ from jaxtyping import Float32, UInt8
 from service import table
 from service.bundle import Manifest
 from service.engine import MAX_ROWS, Engine
-from service.errors import BulkError, InvalidParameter, RequestError, Stopped, short
+from service.errors import BodyTooLarge, BulkError, InvalidParameter, RequestError, Stopped, short
 from service.explain import Question, Target, explain
 from service.pipeline import receive
 from service.predictions import TOP_K, predict
@@ -40,7 +43,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 FILES_A_PART = 256
 EXPLAINED_A_PART = 32  # a map costs as much as hundreds of predictions, and an unfinished part is lost
 BATCHES_A_WORKER = 4  # a large picture should not leave the other threads without work
-JOB, NAMES = "job.json", "names"
+MOST_BYTES = 2**28  # of one file: all threads hold a batch of them
+JOB, NAMES, LOCK = "job.json", "names", "lock"
 UNREADABLE = "unreadable_file"
 
 Fitted = UInt8[np.ndarray, "size size 3"]
@@ -114,7 +118,7 @@ class Run:
         """Lists the files; `workers` threads will work, and pictures of more than `max_pixels` become errors.
 
         Raises:
-            BulkError: there are no pictures, or OUT.parts was begun with other settings or other files.
+            BulkError: there are no pictures, another run is at work in OUT.parts, or it was begun with other settings or other files.
         """
         engine.wide = False
         self._engine, self._job, self._max_pixels, self._workers = engine, job, max_pixels, workers
@@ -124,6 +128,7 @@ class Run:
         about = {"candor.name": engine.manifest.name, "candor.version": engine.manifest.version, "candor.job": json.dumps(asked)}
         self._columns = table.schema(about, explained=job.question is not None)
         self._unwritten: list[Any] = []
+        self._unlock = weakref.finalize(self, os.close, _locked(self._parts))
         self.total = self._begin(asked | {"max_pixels": max_pixels, "files_a_part": self._part_files})
 
     @property
@@ -157,13 +162,13 @@ class Run:
         """Joins the parts to the table and removes them; the number of rows with an error."""
         errors = table.join(list(self._part_paths()), self._job.out, self._columns)
         shutil.rmtree(self._parts)
+        self._unlock()
         return errors
 
     def _begin(self, asked: dict[str, Any]) -> int:
         """Lists the files, and begins or agrees with what was begun; the number of files."""
         if next(_files(self._job.folder), None) is None:
             raise BulkError(f"{self._job.folder} holds no file that ends in {', '.join(SUFFIXES)}: name a folder of pictures")
-        self._parts.mkdir(parents=True, exist_ok=True)
         digest, total = hashlib.sha256(), 0
         with table.replacing(self._parts / NAMES) as file:
             for name in islice(_files(self._job.folder), self._job.shard.number - 1, None, self._job.shard.count):
@@ -227,7 +232,7 @@ class Run:
     def _read(self, name: str, row: Row) -> Fitted | None:
         """The fitted picture, its size and format noted in `row`; None, and the reason in `row`, if it cannot be taken."""
         try:
-            sent = receive((self._job.folder / name).read_bytes(), self._engine.manifest.input, self._max_pixels, keep=False)
+            sent = receive(_body(self._job.folder / name), self._engine.manifest.input, self._max_pixels, keep=False)
         except OSError as error:
             row |= {
                 "error_code": UNREADABLE,
@@ -259,6 +264,35 @@ class Run:
             np.save(path, found.map.astype("<f4"), allow_pickle=False)
         target = _named(found.target, self._engine.manifest)
         return {"method": question.method.name, "target": target, "quality": list(found.quality.items())}
+
+
+def _locked(parts: Path) -> int:
+    """Makes the folder `parts` this process's own until the file descriptor that is returned is closed.
+
+    Raises:
+        BulkError: another run is at it.
+    """
+    parts.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(parts / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise BulkError(f"another run is at work in {parts}: wait for it, or give another --out") from None
+    return descriptor
+
+
+def _body(path: Path) -> bytes:
+    """What the file holds.
+
+    Raises:
+        BodyTooLarge: more than MOST_BYTES.
+    """
+    with path.open("rb") as file:
+        body = file.read(MOST_BYTES + 1)
+    if len(body) > MOST_BYTES:
+        raise BodyTooLarge(f"the file has more than {MOST_BYTES:,} bytes, which is the limit: make the picture smaller")
+    return body
 
 
 def _files(folder: Path, inside: str = "") -> Iterator[str]:
@@ -299,9 +333,16 @@ def _text(name: str) -> str:
 
 @contextmanager
 def _told_to_stop() -> Iterator[Event]:
-    """An event that SIGTERM and SIGINT set, instead of what they did before."""
+    """An event that SIGTERM and SIGINT set; the second one does what the first would have done before."""
     told = Event()
-    before = {number: signal.signal(number, lambda *_: told.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def tell(number: int, _frame: FrameType | None) -> None:
+        told.set()
+        signal.signal(number, before[number])
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, tell)
     try:
         yield told
     finally:

@@ -14,7 +14,7 @@ from service.engine import Engine
 from service.errors import DeadlineExceeded
 from service.explain import Attribution, Question, explain, ladder, passes
 from service.lanes import Ticket
-from service.neighbours import Neighbours
+from service.neighbours import EXPLAINING, Neighbours
 from service.turns import Turns
 
 RECENT = 0.2  # weight of the latest explanation in the mean time of a pass
@@ -69,7 +69,7 @@ class Explainer:
         """The answer to `question`, given up `reserve` seconds before the deadline."""
         started = time.perf_counter()
         turns = Turns(ticket.deadline - reserve, lambda: ticket.abandoned, self._neighbours)
-        with self._neighbours.computing():
+        with self._neighbours.computing(EXPLAINING):
             answer = explain(self._engine.paced(turns), ticket.item.fitted, question, ticket.item.logits)
         self._pass_seconds += RECENT * ((time.perf_counter() - started) / passes(question) - self._pass_seconds)
         return answer

@@ -27,7 +27,7 @@ from service.explainer import Explainer, Job
 from service.images import Opened, Pixels
 from service.lanes import Lane, Ticket
 from service.metrics import Metrics
-from service.neighbours import Neighbours
+from service.neighbours import PREDICTING, Neighbours
 from service.predictions import Prediction, predict
 from service.settings import Settings
 
@@ -230,7 +230,7 @@ class Pipeline:
     def _infer(self, batch: list[Ticket[Fitted, Logits]]) -> list[Logits]:
         """A process that computes alone has all cores; several have one each."""
         self.engine.wide = self._neighbours.idle
-        with self._neighbours.computing():
+        with self._neighbours.computing(PREDICTING):
             return list(self.engine.predict_quick(np.stack([ticket.item for ticket in batch])).logits)
 
     async def _off_loop(self, work: Callable[[], Result]) -> Result:

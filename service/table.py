@@ -69,7 +69,11 @@ def write(batches: Sequence[pa.RecordBatch], path: Path, columns: pa.Schema) -> 
 
 
 def join(parts: Sequence[Path], out: Path, columns: pa.Schema) -> int:
-    """Writes the rows of all `parts`, in their order, to `out`, a row group at a time in memory; the number of rows with an error."""
+    """Writes the rows of all `parts`, in their order, to `out`, a row group at a time in memory; the number of rows with an error.
+
+    Raises:
+        BulkError: a part is damaged.
+    """
     errors = 0
     with replacing(out) as file, pq.ParquetWriter(file, columns, compression=COMPRESSION) as writer:
         for group in _groups(parts):
@@ -95,9 +99,16 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 def _groups(parts: Sequence[Path]) -> Iterator[pa.Table]:
     held: list[pa.Table] = []
     for part in parts:
-        held.append(pq.read_table(part))
+        held.append(_read(part))
         if sum(map(len, held)) >= GROUP_ROWS:
             yield pa.concat_tables(held)
             held = []
     if held:
         yield pa.concat_tables(held)
+
+
+def _read(part: Path) -> pa.Table:
+    try:
+        return pq.read_table(part)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise BulkError(f"{part} is damaged ({error}): remove that file, and the same command makes it again") from None

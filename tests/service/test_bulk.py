@@ -211,6 +211,31 @@ def test_a_link_that_leads_nowhere_is_a_row_that_says_so(tmp_path, engine, pictu
     assert {rows[name]["error_code"] for name in ("loop.png", "broken.png")} == {bulk.UNREADABLE}
 
 
+def test_two_runs_do_not_work_on_one_table(tmp_path, engine, pictures):
+    out = tmp_path / "out.parquet"
+    first = bulk.Run(engine, bulk.Job(pictures, out), MAX_PIXELS, workers=2)
+    with pytest.raises(BulkError, match="another run is at work"):
+        bulk.Run(engine, bulk.Job(pictures, out), MAX_PIXELS, workers=2)
+    del first
+    assert work(engine, pictures, out)
+
+
+def test_a_file_that_is_too_large_is_a_row_that_says_so(tmp_path, engine, pictures):
+    with (pictures / "huge.png").open("wb") as file:
+        file.truncate(bulk.MOST_BYTES + 1)
+    rows = {row["path"]: row for row in work(engine, pictures, tmp_path / "out.parquet")}
+    assert rows["huge.png"]["error_code"] == "body_too_large"
+
+
+def test_a_damaged_part_is_named(tmp_path, engine, pictures):
+    begun = bulk.Run(engine, bulk.Job(pictures, tmp_path / "out.parquet"), MAX_PIXELS, workers=2)
+    assert sum(begun.work()) == begun.total
+    part = tmp_path / "out.parquet.parts" / "part-00000.parquet"
+    part.write_bytes(part.read_bytes()[:-100])
+    with pytest.raises(BulkError, match=r"part-00000\.parquet is damaged"):
+        begun.finish()
+
+
 def test_a_folder_without_pictures_is_refused(tmp_path, engine):
     with pytest.raises(BulkError, match="holds no file that ends in"):
         bulk.Run(engine, bulk.Job(tmp_path, tmp_path / "out.parquet"), MAX_PIXELS, workers=2)

@@ -74,6 +74,7 @@ def tensor(array):
 
 
 W = weights(6, 4, 3, 2)
+PHASED = weights(5, 4, 4, 4)
 GROUPED = weights(8, 2, 3, 3)
 UP = weights(4, 3, 3, 3)
 VARIANCE = np.abs(weights(4)) + 0.5
@@ -235,6 +236,17 @@ CONVOLUTIONS = [
         exact=False,
         label="strided groups",
     ),
+    Case(
+        "Conv",
+        (2, 4, 8, 6),
+        (PHASED,),
+        {"strides": [2, 2], "pads": [1, 1, 1, 1]},
+        against=lambda x: functional.conv2d(x, tensor(PHASED), stride=2, padding=1),
+        label="phases",
+    ),
+    Case("Conv", (2, 4, 7, 8), (PHASED,), {"strides": [2, 2], "pads": [0, 2, 1, 0]}, label="uneven phases"),
+    Case("Conv", (2, 4, 6, 9), (weights(5, 4, 3, 3),), {"strides": [3, 3]}, label="patches"),
+    Case("Conv", (2, 4, 7, 8), (weights(5, 4, 2, 2),), {"strides": [2, 2]}, label="patches that leave a line"),
     Case("Conv", inputs=(weights(4, 1, 3, 3),), attributes={"group": 4, "pads": [1, 1, 1, 1]}, label="depthwise"),
     Case("Conv", inputs=(W,), attributes={"auto_pad": "SAME_UPPER", "strides": [2, 2]}, label="same upper"),
     Case("Conv", inputs=(W,), attributes={"auto_pad": "SAME_LOWER"}, label="same lower"),
