@@ -52,18 +52,18 @@ def main(pictures: tuple[str, ...], methods: tuple[str, ...], folder: Path, into
 def contact_sheet(engine: Engine, name: str, drawing: Drawing, methods: Sequence[str]) -> tuple[Pixels, str]:
     """The picture and its maps as one, and a sentence about it."""
     fitted = images.fit(drawing.pixels, engine.manifest.input)
-    logits = engine.predict(fitted[None]).logits[0]
-    best = predictions.predict(logits, engine.manifest).best
+    (row,) = engine.predict(fitted[None]).rows()
+    best = predictions.predict(row, engine.manifest).best
     target = name if name in engine.manifest.labels else None
     percent = f"{best.probability:.1%}"
     told = f"A drawn {name}, taken for `{best.label}` with {percent}."
     heading = Legend(f"The picture: {best.label} ({percent})", "", "diverging", 0, "", below=False, above=False)
     cells = [legend.below(drawing.pixels, heading)]
     for question, note in questions(engine, drawing, target, methods):
-        found = explain(engine, fitted, question, logits)
+        found = explain(engine, fitted, question, row.logits)
         box = images.view(*drawing.pixels.shape[1::-1], engine.manifest.input)
         overlay = render.overlay(drawing.pixels, found.map, box, question.method.scale)
-        caption = legend.legend_of(found, engine.manifest, logits)
+        caption = legend.legend_of(found, engine.manifest, row.logits)
         cells.append(legend.below(overlay, replace(caption, note=note or caption.note)))
     return tiled(cells), told
 

@@ -95,8 +95,8 @@ def predict(ctx: click.Context, /, path: Path, top_k: int, out: Path | None, **a
         if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise click.UsageError(f"{name} is asked of a folder, and {path} is a file: leave it out, or use `explain`")
     engine, sent = _opened(path)
-    chosen = predictions.check_top_k(top_k, engine.manifest)
-    found = predictions.predict(engine.predict(sent.fitted[None]).logits[0], engine.manifest, chosen)
+    wanted = predictions.Asked(predictions.check_top_k(top_k, engine.manifest))
+    found = predictions.predict(engine.predict(sent.fitted[None]).rows()[0], engine.manifest, wanted)
     click.echo(json.dumps({"model": answers.model(engine.manifest), **answers.prediction(found, sent)}, indent=2))
 
 
@@ -183,7 +183,7 @@ def explain(
     if mask is not None:
         check_masked(method, parameters)
         question = cut(sent, mask.read_bytes(), question, engine.manifest.input)
-    found = predictions.predict(engine.predict(sent.fitted[None]).logits[0], engine.manifest)
+    found = predictions.predict(engine.predict(sent.fitted[None]).rows()[0], engine.manifest)
     attribution = attribute(engine, sent.fitted, question, found.logits)
     assert sent.ground is not None
     if out.suffix == ".npy":

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import bentoml
+from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.settings import Settings
@@ -49,7 +50,7 @@ class Front:
 
 def _first(app: "Starlette") -> None:
     """Leaves no middleware but ours."""
-    app.user_middleware = [middleware for middleware in app.user_middleware if middleware.cls is Front]
+    app.user_middleware = [Middleware(Front)]
     app.middleware_stack = app.build_middleware_stack()
 
 

@@ -33,11 +33,11 @@ from jaxtyping import Float32, UInt8
 
 from service import table
 from service.bundle import Manifest
-from service.engine import MAX_ROWS, Engine
+from service.engine import MAX_ROWS, Engine, Row
 from service.errors import BodyTooLarge, BulkError, InvalidParameter, RequestError, Stopped, short
 from service.explain import Question, Target, explain
 from service.pipeline import receive
-from service.predictions import TOP_K, predict
+from service.predictions import TOP_K, Asked, predict
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 FILES_A_PART = 256
@@ -48,7 +48,7 @@ JOB, NAMES, LOCK = "job.json", "names", "lock"
 UNREADABLE = "unreadable_file"
 
 Fitted = UInt8[np.ndarray, "size size 3"]
-Row = dict[str, Any]
+Record = dict[str, Any]
 Item = TypeVar("Item")
 
 
@@ -218,18 +218,18 @@ class Run:
 
     def _answer(self, names: list[str]) -> Any:
         """The rows of the files `names`, as an Arrow batch."""
-        rows: list[Row] = [{"path": _text(name)} for name in names]
+        rows: list[Record] = [{"path": _text(name)} for name in names]
         read = [self._read(name, row) for name, row in zip(names, rows, strict=True)]
         good = [(name, row, fitted) for name, row, fitted in zip(names, rows, read, strict=True) if fitted is not None]
         if good:
-            every = self._engine.predict(np.stack([fitted for _, _, fitted in good])).logits
-            for (name, row, fitted), logits in zip(good, every, strict=True):
-                row.update(self._predicted(logits))
+            every = self._engine.predict(np.stack([fitted for _, _, fitted in good])).rows()
+            for (name, row, fitted), said in zip(good, every, strict=True):
+                row.update(self._predicted(said))
                 if self._job.question is not None:
-                    row.update(self._explained(name, fitted, self._job.question, logits))
+                    row.update(self._explained(name, fitted, self._job.question, said.logits))
         return table.batch(rows, self._columns)
 
-    def _read(self, name: str, row: Row) -> Fitted | None:
+    def _read(self, name: str, row: Record) -> Fitted | None:
         """The fitted picture, its size and format noted in `row`; None, and the reason in `row`, if it cannot be taken."""
         try:
             sent = receive(_body(self._job.folder / name), self._engine.manifest.input, self._max_pixels, keep=False)
@@ -245,18 +245,21 @@ class Run:
         row |= {"width": sent.width, "height": sent.height, "format": sent.format}
         return sent.fitted
 
-    def _predicted(self, logits: Float32[np.ndarray, " classes"]) -> Row:
-        found = predict(logits, self._engine.manifest, self._job.top_k)
+    def _predicted(self, said: Row) -> Record:
+        found = predict(said, self._engine.manifest, Asked(self._job.top_k))
         return {
             "label": found.best.label,
             "index": found.best.index,
             "probability": found.best.probability,
             "top_labels": [entry.label for entry in found.top],
             "top_probabilities": [entry.probability for entry in found.top],
-            "logits": logits,
+            "logits": said.logits,
+            "prediction_set": found.prediction_set and found.prediction_set.labels,
+            "familiarity": found.familiarity and found.familiarity.score,
+            "familiar": found.familiarity and found.familiarity.familiar,
         }
 
-    def _explained(self, name: str, fitted: Fitted, question: Question, logits: Float32[np.ndarray, " classes"]) -> Row:
+    def _explained(self, name: str, fitted: Fitted, question: Question, logits: Float32[np.ndarray, " classes"]) -> Record:
         found = explain(self._engine, fitted, question, logits)
         if self._job.maps is not None:
             path = self._job.maps / f"{name}.npy"
@@ -340,7 +343,7 @@ def _told_to_stop() -> Iterator[Event]:
         told.set()
         signal.signal(number, before[number])
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     for number in before:
         signal.signal(number, tell)
     try:

@@ -4,11 +4,13 @@ Concept: `manifest.json` says what the classifier is and names every other file 
 digest is checked. There is no pickle and no external tensor data, so the digests cover all that can change an answer.
 
     predict.onnx    image uint8 (N, H, W, 3) RGB → logits float32 (N, K) [, features float32 (N, D)]
+                    [, similarity float32 (N, k), neighbour int64 (N, k): the nearest rows of reference.npz, nearest first]
     gradient.onnx   x float32 (N, 3, H, W) normalised, target int64 (N), −1 = the predicted class → logits, gradient (N, 3, H, W)
     cam.onnx        x, target → logits, cam float32 (N, 1, h, w), activation and activation_gradient float32 (N, C, h, w)
     predict.half.onnx, gradient.half.onnx, cam.half.onnx   optional: the same in float16 inside, for GPUs; inputs and outputs as above
     predict.int8.onnx    optional: predict.onnx in 8-bit integers inside, for predictions on CPUs; inputs and outputs as above
-    reference.npz, report.json, CARD.md                    optional
+    reference.npz   optional: features int8 (R, D), labels int64 (R,) and names (R,) of training pictures, for familiarity
+    report.json, CARD.md                                   optional
 
 Laws: `load(folder)` of what `write(folder, manifest, files)` wrote equals what `write` returned; `Manifest.parse(m.canonical())`
 equals `m`; the version changes when, and only when, the manifest (hence any file) changes.
@@ -30,9 +32,11 @@ MANIFEST = "manifest.json"
 PREDICT, GRADIENT, CAM = "predict.onnx", "gradient.onnx", "cam.onnx"
 HALVES = {PREDICT: "predict.half.onnx", GRADIENT: "gradient.half.onnx", CAM: "cam.half.onnx"}
 INT8 = "predict.int8.onnx"
-REPORT, CARD = "report.json", "CARD.md"
+LATER = ("int8", "prediction_sets", "familiarity")  # fields that older bundles lack
+REFERENCE, REPORT, CARD = "reference.npz", "report.json", "CARD.md"
 
 Resize = Literal["crop", "stretch", "pad"]
+Evidence = Literal["neighbours", "energy"]
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,33 @@ class Int8:
 
 
 @dataclass(frozen=True)
+class PredictionSets:
+    """Thresholds of prediction sets, fitted on `pictures` held-out pictures: a class whose probability is not below it is in the set.
+
+    By coverage, "0.90" for example: `marginal` has one threshold, `by_class` one for each class, in the order of the labels.
+    """
+
+    pictures: int
+    marginal: Mapping[str, float]
+    by_class: Mapping[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class Familiarity:
+    """What tells whether a picture is like those of the training: a score, and the `threshold` below which it is unfamiliar.
+
+    `evidence` of `neighbours`: the cosine of the picture's features and those of the last of its `neighbours` nearest among `references`
+    training pictures, −1…1. `energy`: log Σ exp(logits). 95 % of `pictures` held-out pictures are familiar.
+    """
+
+    evidence: Evidence
+    threshold: float
+    pictures: int
+    neighbours: int = 0
+    references: int = 0
+
+
+@dataclass(frozen=True)
 class Digest:
     """A file of the bundle: its sha256 in hex and its `length` in bytes."""
 
@@ -114,7 +145,8 @@ class Manifest:
     `self_test` is the label index that predict.onnx gives to the self-test picture of `service.engine`, with its logit. `parity` has an
     entry for each method that was compared, and `half/logits`, `half/probabilities`, `half/features`, `half/saliency` and
     `half/grad_cam` for the graphs in half precision, against the float32 ones of the same bundle. `int8` is there where predict.int8.onnx
-    is; a manifest without it has no such key, so that the versions of older bundles stay.
+    is, `prediction_sets` and `familiarity` where there were pictures to fit them on; a manifest without one has no such key, so that
+    the versions of older bundles stay.
     """
 
     name: str
@@ -127,6 +159,8 @@ class Manifest:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, Digest] = field(default_factory=dict)
     int8: Int8 | None = None
+    prediction_sets: PredictionSets | None = None
+    familiarity: Familiarity | None = None
 
     def __post_init__(self) -> None:
         if len(self.labels) < 2 or len(set(self.labels)) != len(self.labels):  # noqa: PLR2004
@@ -135,9 +169,23 @@ class Manifest:
             )
         if not self.temperature > 0:
             raise ManifestError(f"temperature is {self.temperature}; it must be above 0")
+        self._check_trust()
         for name in self.files:
             if Path(name).name != name or name == MANIFEST:
                 raise ManifestError(f"files names {name!r}; a name of a file in the bundle's own folder is wanted")
+
+    def _check_trust(self) -> None:
+        sets = self.prediction_sets
+        if sets and any(len(thresholds) != len(self.labels) for thresholds in sets.by_class.values()):
+            raise ManifestError(
+                f"prediction_sets.by_class has lists that are not of {len(self.labels)} thresholds, one for each label"
+            )
+        if sets and set(sets.by_class) != set(sets.marginal):
+            raise ManifestError("prediction_sets.marginal and by_class are of different coverages; both need the same")
+        if self.familiarity and self.familiarity.evidence not in get_args(Evidence):
+            raise ManifestError(
+                f"familiarity.evidence is {self.familiarity.evidence!r}, not one of {', '.join(get_args(Evidence))}"
+            )
 
     @property
     def version(self) -> str:
@@ -151,9 +199,7 @@ class Manifest:
     def document(self) -> dict[str, Any]:
         """This manifest as JSON values."""
         document = {"schema_version": SCHEMA_VERSION} | asdict(self)
-        if self.int8 is None:
-            del document["int8"]
-        return document
+        return {key: value for key, value in document.items() if value is not None or key not in LATER}
 
     @classmethod
     def parse(cls, text: bytes) -> "Manifest":
@@ -182,7 +228,7 @@ class Manifest:
 def _typed(document: dict[str, Any]) -> dict[str, Any]:
     given = dict(document["input"])
     given |= {key: tuple(float(value) for value in given[key]) for key in ("mean", "std")}
-    int8 = document.get("int8")
+    int8, sets, familiarity = (document.get(key) for key in LATER)
     if given["resize"] not in get_args(Resize):
         raise ValueError(f"input.resize is {given['resize']!r}, not one of {', '.join(get_args(Resize))}")
     return document | {
@@ -190,9 +236,15 @@ def _typed(document: dict[str, Any]) -> dict[str, Any]:
         "input": Input(**given),
         "self_test": _self_test(document.get("self_test")),
         "int8": None if int8 is None else Int8(**int8 | {"self_test": _self_test(int8["self_test"])}),
+        "prediction_sets": None if sets is None else _prediction_sets(**sets),
+        "familiarity": None if familiarity is None else Familiarity(**familiarity),
         "parity": {method: Parity(**values) for method, values in document.get("parity", {}).items()},
         "files": {name: Digest(**values) for name, values in document["files"].items()},
     }
+
+
+def _prediction_sets(pictures: int, marginal: Mapping[str, float], by_class: Mapping[str, Iterable[float]]) -> PredictionSets:
+    return PredictionSets(pictures, dict(marginal), {coverage: tuple(thresholds) for coverage, thresholds in by_class.items()})
 
 
 def _self_test(entry: Any) -> Any:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Container, Mapping
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import onnxruntime as ort
@@ -55,12 +56,31 @@ SILENT, ERRORS = 4, 3  # severities of ONNX Runtime's own log
 log = logging.getLogger("candor")
 
 
+class Row(NamedTuple):
+    """What predict.onnx says of one picture: `logits` (K,) and, where the bundle can tell, its nearest reference rows, nearest first."""
+
+    logits: Float32[np.ndarray, " classes"]
+    similarity: Float32[np.ndarray, " neighbours"] | None = None
+    neighbour: Int64[np.ndarray, " neighbours"] | None = None
+
+
 @dataclass(frozen=True)
 class Prediction:
-    """What predict.onnx gives: `logits` (N, K) and, where the bundle has them, penultimate `features` float32 (N, D)."""
+    """What predict.onnx gives: `logits` (N, K) and, where the bundle has them, penultimate `features` float32 (N, D).
+
+    Where it has reference pictures: the `similarity` float32 (N, k) of the nearest and their rows, `neighbour` int64 (N, k).
+    """
 
     logits: Logits
-    features: Float32[np.ndarray, "rows features"] | None
+    features: Float32[np.ndarray, "rows features"] | None = None
+    similarity: Float32[np.ndarray, "rows neighbours"] | None = None
+    neighbour: Int64[np.ndarray, "rows neighbours"] | None = None
+
+    def rows(self) -> list[Row]:
+        """The same, picture by picture."""
+        if self.similarity is None or self.neighbour is None:
+            return [Row(logits) for logits in self.logits]
+        return [Row(*row) for row in zip(self.logits, self.similarity, self.neighbour, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -172,8 +192,7 @@ class Engine:
         return Cam(**self._run(contract.CAM, {"x": x, "target": target}))
 
     def _predict(self, graph: str, batch: Batch) -> Prediction:
-        outputs = self._run(graph, {"image": batch})
-        return Prediction(outputs["logits"], outputs.get("features"))
+        return Prediction(**self._run(graph, {"image": batch}))
 
     def _alone(self, call: Callable[[Batch], object]) -> float:
         picture = self_test_picture(self.manifest.input.size)

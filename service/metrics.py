@@ -48,6 +48,7 @@ class Metrics:
         self.confidence = Histogram(
             "candor_prediction_confidence", "Calibrated probability of the predicted class.", buckets=SHARES, registry=registry
         )
+        self.unfamiliar = Counter("candor_unfamiliar", "Pictures unlike those of the training.", registry=registry)
         self.explanations = Counter("candor_explanations", "Explanations.", ("method", "outcome"), registry=registry)
         self.explanation_seconds = Histogram(
             "candor_explanation_duration_seconds", "Computing one map.", ("method",), buckets=SECONDS, registry=registry

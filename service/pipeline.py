@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import UInt8
 
 from service import images, masks
 from service.bundle import Input
-from service.engine import MAX_ROWS, Engine, self_test_picture
+from service.engine import MAX_ROWS, Engine, Row, self_test_picture
 from service.errors import RequestError
 from service.explain import Attribution, Question, legend, masked, render, segments
 from service.explain.legend import Legend
@@ -28,7 +28,7 @@ from service.images import Opened, Pixels
 from service.lanes import Lane, Ticket
 from service.metrics import Metrics
 from service.neighbours import PREDICTING, Neighbours
-from service.predictions import Prediction, predict
+from service.predictions import Asked, Prediction, predict
 from service.settings import Settings
 
 FEWEST, MOST = 128, 512  # places in a lane: two of the largest requests, or what runs in WAIT_SECONDS
@@ -39,7 +39,6 @@ PIXELS = "pixels"  # the format of a picture that came as such
 SMALL_PIXELS = 128 * 128  # takes about as long to decode as to hand over to a thread
 
 Fitted = UInt8[np.ndarray, "size size 3"]
-Logits = Float32[np.ndarray, " classes"]
 Result = TypeVar("Result")
 
 
@@ -166,7 +165,7 @@ class Pipeline:
         with timing.of("decode"):
             return await self._off_loop(lambda: cut(sent, mask, question, self.engine.manifest.input))
 
-    async def predict(self, sent: Sent, top_k: int, timing: Timing, *, explained: bool = False) -> Prediction:
+    async def predict(self, sent: Sent, asked: Asked, timing: Timing, *, explained: bool = False) -> Prediction:
         """The prediction of one picture; `explained` if it is only the beginning of an explanation.
 
         Raises:
@@ -179,9 +178,11 @@ class Pipeline:
         done = await self._predict.run(sent.fitted, timing.deadline)
         timing.add("queue", done.queue_seconds)
         timing.add("infer", done.run_seconds)
-        prediction = predict(done.result, self.engine.manifest, top_k)
+        prediction = predict(done.result, self.engine.manifest, asked)
         self.metrics.predictions[prediction.best.index].inc()
         self.metrics.confidence.observe(prediction.best.probability)
+        if prediction.familiarity is not None and not prediction.familiarity.familiar:
+            self.metrics.unfamiliar.inc()
         return prediction
 
     async def explain(self, sent: Sent, question: Question, prediction: Prediction, timing: Timing) -> Attribution:
@@ -227,11 +228,11 @@ class Pipeline:
         assert sent.ground is not None
         render.png(sent.ground)
 
-    def _infer(self, batch: list[Ticket[Fitted, Logits]]) -> list[Logits]:
+    def _infer(self, batch: list[Ticket[Fitted, Row]]) -> list[Row]:
         """A process that computes alone has all cores; several have one each."""
         self.engine.wide = self._neighbours.idle
         with self._neighbours.computing(PREDICTING):
-            return list(self.engine.predict_quick(np.stack([ticket.item for ticket in batch])).logits)
+            return self.engine.predict_quick(np.stack([ticket.item for ticket in batch])).rows()
 
     async def _off_loop(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)

@@ -1,7 +1,9 @@
-"""Logits → what a caller reads: calibrated probabilities and the labels that they belong to.
+"""Logits → what a caller reads: calibrated probabilities, the classes that may be meant, and whether the picture is a familiar one.
 
 Probabilities are softmax(logits / temperature), the temperature fitted on pictures held out of training (Guo et al., "On Calibration
-of Modern Neural Networks", ICML 2017, arXiv 1706.04599).
+of Modern Neural Networks", ICML 2017, arXiv 1706.04599). A prediction set holds the classes whose probability is not below a threshold, and
+the most probable one in any case. Familiarity is a score from the nearest training pictures or from the logits, with a threshold. All
+thresholds are in the manifest; docs/trust.md says what they promise.
 """
 
 from dataclasses import dataclass
@@ -10,9 +12,21 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from service.bundle import Manifest
+from service.engine import Row
 from service.errors import InvalidParameter, short
 
 TOP_K = 3
+COVERAGE = "0.95"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a caller wants to read: `top_k` classes, the set that has a `coverage`, `by_class` or over all, and `nearest` reference pictures."""
+
+    top_k: int = TOP_K
+    coverage: str = COVERAGE
+    by_class: bool = False
+    nearest: int = 0
 
 
 @dataclass(frozen=True)
@@ -25,11 +39,47 @@ class Class:
 
 
 @dataclass(frozen=True)
+class PredictionSet:
+    """The `labels`, most probable first, among which the true one is with probability `coverage`; of each class if `by_class`."""
+
+    labels: tuple[str, ...]
+    coverage: float
+    by_class: bool
+
+
+@dataclass(frozen=True)
+class Familiarity:
+    """How like the pictures of the training this one is: a `score`, and the `threshold` that 5 % of held-out pictures are below."""
+
+    score: float
+    threshold: float
+
+    @property
+    def familiar(self) -> bool:
+        """Whether it is not below the threshold."""
+        return self.score >= self.threshold
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A reference picture by its `row`, and the `similarity` of its features to those of the picture that was sent: a cosine."""
+
+    row: int
+    similarity: float
+
+
+@dataclass(frozen=True)
 class Prediction:
-    """The classes of one picture, most probable first; `logits` float32 (K,) as the network gave them."""
+    """The classes of one picture, most probable first; `logits` float32 (K,) as the network gave them.
+
+    What the bundle cannot tell is None; of the `nearest` reference pictures as many are there as were asked for.
+    """
 
     top: tuple[Class, ...]
     logits: Float32[np.ndarray, " classes"]
+    prediction_set: PredictionSet | None = None
+    familiarity: Familiarity | None = None
+    nearest: tuple[Neighbour, ...] = ()
 
     @property
     def best(self) -> Class:
@@ -37,11 +87,47 @@ class Prediction:
         return self.top[0]
 
 
-def predict(logits: Float32[np.ndarray, " classes"], manifest: Manifest, top_k: int = TOP_K) -> Prediction:
-    """The `top_k` most probable classes of one row of logits; of equal ones the first in the order of the labels."""
-    share = probabilities(logits, manifest.temperature)
-    order, shares = np.argsort(-share, kind="stable")[:top_k].tolist(), share.tolist()
-    return Prediction(tuple(Class(manifest.labels[index], index, shares[index]) for index in order), logits)
+def predict(row: Row, manifest: Manifest, asked: Asked = Asked()) -> Prediction:
+    """What is `asked` of one picture; of equally probable classes the first in the order of the labels comes first."""
+    share = probabilities(row.logits, manifest.temperature)
+    order, shares = np.argsort(-share, kind="stable").tolist(), share.tolist()
+    top = tuple(Class(manifest.labels[index], index, shares[index]) for index in order[: asked.top_k])
+    return Prediction(top, row.logits, _set(order, shares, manifest, asked), _familiarity(row, manifest), _nearest(row, asked))
+
+
+def _set(order: list[int], shares: list[float], manifest: Manifest, asked: Asked) -> PredictionSet | None:
+    sets = manifest.prediction_sets
+    if sets is None:
+        return None
+    if asked.by_class:
+        thresholds = sets.by_class[asked.coverage]
+        held = [index for index in order if shares[index] >= thresholds[index]]
+    else:
+        threshold = sets.marginal[asked.coverage]
+        held = [index for index in order if shares[index] >= threshold]
+    return PredictionSet(tuple(manifest.labels[index] for index in held or order[:1]), float(asked.coverage), asked.by_class)
+
+
+def _familiarity(row: Row, manifest: Manifest) -> Familiarity | None:
+    known = manifest.familiarity
+    if known is None:
+        return None
+    score = float(row.similarity[-1]) if row.similarity is not None else energy(row.logits)
+    return Familiarity(score, known.threshold)
+
+
+def _nearest(row: Row, asked: Asked) -> tuple[Neighbour, ...]:
+    if not asked.nearest or row.similarity is None or row.neighbour is None:
+        return ()
+    pairs = zip(row.neighbour.tolist(), row.similarity.tolist(), strict=True)
+    return tuple(Neighbour(*pair) for pair in pairs)[: asked.nearest]
+
+
+def energy(logits: Float32[np.ndarray, " classes"]) -> float:
+    """Log Σ exp(logits): high for pictures like those of the training (Liu et al., NeurIPS 2020, arXiv 2010.03759)."""
+    values = logits.astype(np.float64)
+    most = values.max()
+    return float(most + np.log(np.exp(values - most).sum()))
 
 
 def probabilities(logits: Float32[np.ndarray, "*rows classes"], temperature: float) -> Float64[np.ndarray, "*rows classes"]:
@@ -62,6 +148,35 @@ def check_top_k(top_k: int, manifest: Manifest) -> int:
             f"top_k is {top_k}; the model has {len(manifest.labels)} classes: ask for 1 to {len(manifest.labels)}"
         )
     return top_k
+
+
+def check_coverage(coverage: str, manifest: Manifest) -> str:
+    """`coverage` as the manifest writes it.
+
+    Raises:
+        InvalidParameter: the model has no prediction sets, or none of that coverage.
+    """
+    if manifest.prediction_sets is None:
+        raise InvalidParameter(f"coverage is {short(coverage)}, and this model has no prediction sets: leave it out")
+    known = {float(key): key for key in manifest.prediction_sets.marginal}
+    try:
+        return known[float(coverage)]
+    except (ValueError, KeyError):
+        raise InvalidParameter(f"coverage is {short(coverage)}; it is one of {', '.join(known.values())}") from None
+
+
+def check_nearest(nearest: int, manifest: Manifest) -> int:
+    """`nearest` if the model knows so many reference pictures.
+
+    Raises:
+        InvalidParameter: it does not.
+    """
+    known = manifest.familiarity.neighbours if manifest.familiarity else 0
+    if not known and nearest:
+        raise InvalidParameter(f"nearest is {nearest}, and this model has no reference pictures: leave it out")
+    if not 0 <= nearest <= known:
+        raise InvalidParameter(f"nearest is {nearest}; give 0 to {known}")
+    return nearest
 
 
 def find_class(target: str, manifest: Manifest) -> int:

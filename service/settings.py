@@ -65,6 +65,7 @@ class Settings:
 
     bundle: Path = _setting(EMBEDDED_BUNDLE, _folder, "folder of the bundle to serve; the embedded one by default")
     device: Device = _setting("auto", _device, "auto, cpu, cuda or tensorrt; auto takes CUDA where it really runs")
+    reference: Path | None = _setting(None, _folder, "folder of the training pictures, whose nearest ones /reference shows")
     precision: Precision = _setting("float32", _precision, "of the predictions served by a CPU: float32 or int8")
     host: str = _setting("127.0.0.1", _text, "address to listen on")
     port: int = _setting(3000, _integer(1, 65_535), "port to listen on")
@@ -110,6 +111,7 @@ def _unknown(name: str, known: list[str]) -> str:
 def describe() -> str:
     """One line a setting, for `--help`: its variable, what it is, its default."""
     return "\n".join(
-        f"{PREFIX}{f.name.upper():<15} {f.metadata['help']}" + ("" if f.name == "bundle" else f" (default {f.default})")
+        f"{PREFIX}{f.name.upper():<15} {f.metadata['help']}"
+        + ("" if f.default is None or f.name == "bundle" else f" (default {f.default})")
         for f in fields(Settings)
     )

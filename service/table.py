@@ -3,6 +3,7 @@
     path string, relative to the folder, with slashes      width, height int32, format string: as the picture was sent
     label string, index int32, probability double          the predicted class, probability calibrated, 0…1
     top_labels list<string>, top_probabilities list<double>, logits list<float>
+    prediction_set list<string>, of coverage 0.95, familiarity double, familiar bool    null where the bundle cannot tell
     error_code, error_detail string                        null where there is a prediction; all of the above but `path` else
     method, target string, quality map<string, double>     only where maps were asked for; `target` is "cat", or "cat,dog" of a contrast
 
@@ -42,6 +43,9 @@ PREDICTED = (
     pa.field("top_labels", pa.list_(pa.string())),
     pa.field("top_probabilities", pa.list_(pa.float64())),
     pa.field("logits", pa.list_(pa.float32())),
+    pa.field("prediction_set", pa.list_(pa.string())),
+    pa.field("familiarity", pa.float64()),
+    pa.field("familiar", pa.bool_()),
     pa.field("error_code", pa.string()),
     pa.field("error_detail", pa.string()),
 )

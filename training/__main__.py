@@ -96,6 +96,11 @@ def fit(
 )
 @click.option("--half", is_flag=True, help="Add the graphs in half precision, which a GPU runs instead; proven against float32.")
 @click.option(
+    "--calibrate",
+    type=click.Path(path_type=Path, exists=True),
+    help="With --onnx: pictures LABEL/*.jpg that it was not trained on, for temperature, prediction sets and familiarity.",
+)
+@click.option(
     "--check", type=click.Path(path_type=Path, exists=True), help="Pictures whose predictions are compared with the file's own."
 )
 def bundle(*, run_folder: Path | None, file: Path | None, **given: Any) -> None:
@@ -117,6 +122,8 @@ def bundle(*, run_folder: Path | None, file: Path | None, **given: Any) -> None:
 
     if (run_folder is None) == (file is None):
         raise click.UsageError("give one of --run and --onnx")
+    if run_folder is not None and given["calibrate"] is not None:
+        raise click.UsageError("--calibrate is for --onnx: a run has pictures of its own that it held out")
     try:
         if run_folder is not None:
             commands.bundle_run(run_folder, given["folder"], given["source"], given["name"], half=given["half"])
@@ -152,6 +159,28 @@ def quantise(*, bundle_folder: Path, source: str, folder: Path, pictures: int, s
     try:
         commands.quantise(bundle_folder, source, folder, pictures, seed)
     except (DataError, Int8Error, BundleError, FileExistsError) as error:
+        raise click.ClickException(str(error)) from None
+
+
+@main.command()
+@click.argument("bundle_folder", metavar="BUNDLE", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--data", "source", required=True, help="What the bundle was made for: cifar10, a folder, or a tar of one.")
+@click.option(
+    "--out", "folder", type=click.Path(path_type=Path, file_okay=False), help="Where the bundle goes; BUNDLE if not given."
+)
+@click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True, help="The same seed, the same report.")
+def audit(*, bundle_folder: Path, source: str, folder: Path | None, seed: int) -> None:
+    """Measures BUNDLE on the test pictures, as it is served, and writes report.json, plots and CARD.md into it.
+
+    Accuracy, calibration, prediction sets, familiarity, bias, spoilt pictures, attacks, explanations, labels that may be wrong.
+    """
+    from service.errors import BundleError
+    from training import commands
+    from training.data import DataError
+
+    try:
+        commands.audit_bundle(bundle_folder, source, folder or bundle_folder, seed)
+    except (DataError, BundleError, FileExistsError) as error:
         raise click.ClickException(str(error)) from None
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from training.data import Pictures
-from training.recipes import Recipe
+from training.recipes import SETTLED_TRANSLATE, Recipe
 
 BLOCKS = 8  # a side
 
@@ -47,11 +47,13 @@ class Batches:
         order = torch.randperm(len(self.labels), generator=self._generator(epoch, 0))
         index = order[part * self.recipe.batch : (part + 1) * self.recipe.batch]
         pixels = self.pixels[index]
-        if self.recipe.translate:
-            pixels = shift(pixels, self.recipe.translate, self._generator(step, 1))
+        settling = epoch >= self.recipe.epochs
+        translate = min(self.recipe.translate, SETTLED_TRANSLATE) if settling else self.recipe.translate
+        if translate:
+            pixels = shift(pixels, translate, self._generator(step, 1))
         if self.recipe.flip:
             pixels = mirror(pixels, self._flips(epoch)[index])
-        if self.recipe.hide:
+        if self.recipe.hide and not settling:
             pixels = hide(pixels, self.recipe.hide, self.mean_colour, self._generator(step, 3))
         return pixels, self.labels[index]
 

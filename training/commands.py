@@ -1,5 +1,7 @@
 """What the commands of `python -m training` do, and what they tell on the way."""
 
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +9,16 @@ import click
 import numpy as np
 import onnxruntime as ort
 from scipy.special import softmax
+from tqdm import tqdm
 
 from service import bundle as contract
 from service import images
 from service.bundle import CARD, Bundle, Input, Manifest
 from service.engine import Engine
 from service.explain import available
-from training import data, export, foreign, int8, runs
+from training import audit, data, export, foreign, int8, runs
+from training.audit.card import card
+from training.audit.plots import plots
 from training.data import SUFFIXES
 from training.foreign import ForeignError
 
@@ -30,16 +35,44 @@ def bundle_run(run_folder: Path, folder: Path, source: str | None, name: str | N
     click.echo(made.read(CARD).decode())
 
 
-def bundle_file(file: Path, *, folder: Path, check: Path | None, without_gradient: bool, half: bool, **given: Any) -> None:
+def bundle_file(
+    file: Path, *, folder: Path, check: Path | None, calibrate: Path | None, without_gradient: bool, half: bool, **given: Any
+) -> None:
     """Makes a bundle of an ONNX file."""
     labels, spec = _labels(given["labels"]), _input(given)
     names = foreign.Names(given["input_name"], given["output_name"], given["cam_layer"])
     core = foreign.read_core(file, spec.size, len(labels), names)
     manifest = Manifest(given["name"] or file.stem, labels, spec, provenance={"file": file.name})
-    made = export.make_foreign_bundle(core, manifest, folder, gradients=not without_gradient, halves=half)
+    held_out = None if calibrate is None else data.read_labelled(calibrate, spec, labels)
+    made = export.make_foreign_bundle(core, manifest, folder, held_out, gradients=not without_gradient, halves=half)
     _tell(made)
     if check is not None:
         _check(file, made, names, check)
+
+
+def audit_bundle(bundle_folder: Path, source: str, folder: Path, seed: int) -> None:
+    """Measures a bundle and writes the report, its plots and the card into it."""
+    bundle = contract.load(bundle_folder)
+    dataset = data.read(source, bundle.manifest.input, 10 * len(bundle.manifest.labels), seed)
+    data.check_classes(dataset, bundle.manifest.labels)
+    report = audit.audit(bundle, dataset, seed, _watched)
+    files = {name: bundle.read(name) for name in bundle.manifest.files if not name.endswith(".png")}
+    files[contract.REPORT] = (json.dumps(report, indent=1) + "\n").encode()
+    files[CARD] = card(bundle.manifest, report).encode()
+    made = contract.write(folder, bundle.manifest, files | plots(report))
+    click.echo(made.read(CARD).decode())
+    click.echo(f"{made.folder}: {made.manifest.name} {made.manifest.version}")
+
+
+def _watched(sections: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
+    """What the sections say, with a bar that names the one at work."""
+    found = {}
+    with tqdm(total=len(sections), unit="section", disable=None) as bar:
+        for name, section in sections.items():
+            bar.set_description(name)
+            found[name] = section()
+            bar.update()
+    return found
 
 
 def quantise(bundle_folder: Path, source: str, folder: Path, pictures: int, seed: int) -> None:

@@ -10,7 +10,7 @@ Validation pictures are held out of the training set, the same number of each cl
 import hashlib
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -33,17 +33,22 @@ class DataError(Exception):
 
 @dataclass(frozen=True)
 class Pictures:
-    """`pixels` uint8 (N, S, S, 3) RGB and `labels` int64 (N,)."""
+    """`pixels` uint8 (N, S, S, 3) RGB, `labels` int64 (N,), and `names` (N,): paths in the source, or else numbers."""
 
     pixels: UInt8[np.ndarray, "count size size 3"]
     labels: Int64[np.ndarray, " count"]
+    names: np.ndarray = field(default_factory=lambda: np.zeros(0, np.str_))
+
+    def __post_init__(self) -> None:
+        if not len(self.names):
+            object.__setattr__(self, "names", np.arange(len(self.labels)).astype(np.str_))
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, index: np.ndarray) -> "Pictures":
         """The pictures at `index`, in its order."""
-        return Pictures(self.pixels[index], self.labels[index])
+        return Pictures(self.pixels[index], self.labels[index], self.names[index])
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,23 @@ def read(source: str, spec: Input, held_out: int, seed: int) -> Dataset:
     return Dataset(Path(source).name.split(".")[0], classes, training, validation, splits["test"], fingerprint)
 
 
+def read_labelled(source: Path, spec: Input, classes: tuple[str, ...]) -> Pictures:
+    """All pictures of a folder <class>/*.jpg or of a tar of one, whatever split they are in, with their places in `classes` as labels.
+
+    Raises:
+        DataError: the source is missing, holds no pictures, or has folders that are none of `classes`.
+    """
+    splits, found = _folder(source, spec)
+    unknown = sorted(set(found) - set(classes))
+    if unknown:
+        raise DataError(
+            f"{source} has folders that are no label of the model ({', '.join(unknown[:5])}): name folders as --labels does"
+        )
+    number = np.array([classes.index(label) for label in found])
+    every = [Pictures(part.pixels, number[part.labels], part.names) for part in splits.values()]
+    return Pictures(*(np.concatenate(arrays) for arrays in zip(*((p.pixels, p.labels, p.names) for p in every), strict=True)))
+
+
 def check_same(dataset: Dataset, fingerprint: str, place: Path) -> None:
     """Nothing, if `dataset` is what the run in `place` was trained on.
 
@@ -81,6 +103,19 @@ def check_same(dataset: Dataset, fingerprint: str, place: Path) -> None:
     if dataset.fingerprint != fingerprint:
         raise DataError(
             f"{dataset.name} has fingerprint {dataset.fingerprint[:12]}…, {place} was trained on {fingerprint[:12]}…: name that with --data"
+        )
+
+
+def check_classes(dataset: Dataset, labels: tuple[str, ...]) -> None:
+    """Nothing, if `dataset` has the classes of a bundle, in its order.
+
+    Raises:
+        DataError: it has others.
+    """
+    if dataset.classes != labels:
+        raise DataError(
+            f"{dataset.name} has the classes {', '.join(dataset.classes)}, the bundle {', '.join(labels)}: "
+            "give the data that the bundle was made for"
         )
 
 
@@ -119,22 +154,22 @@ def _cifar10(root: Path) -> tuple[dict[str, Pictures], tuple[str, ...]]:
 def _folder(root: Path, spec: Input) -> tuple[dict[str, Pictures], tuple[str, ...]]:
     if not root.exists():
         raise DataError(f"{root} does not exist: name a folder of pictures, a tar of one, or {CIFAR10}")
-    files = list(_tar_members(root) if root.is_file() else _folder_files(root))
-    found: dict[str, list[tuple[str, np.ndarray]]] = {}
-    for path, content in files:
-        found.setdefault(_split_of(path), []).append((path.parent.name, _fitted(path, content, spec)))
+    found: dict[str, list[tuple[str, np.ndarray, str]]] = {}
+    for path, content in _tar_members(root) if root.is_file() else _folder_files(root):
+        found.setdefault(_split_of(path), []).append((path.parent.name, _fitted(path, content, spec), str(path)))
     if "train" not in found:
         raise DataError(f"{root} holds no pictures under train/<class>/ or <class>/ ({', '.join(SUFFIXES)})")
-    classes = tuple(sorted({label for label, _ in found["train"]}))
-    number = {label: index for index, label in enumerate(classes)}
-    unknown = {label for label, _ in found.get("test", [])} - set(classes)
+    classes = tuple(sorted({label for label, _, _ in found["train"]}))
+    unknown = {label for label, _, _ in found.get("test", [])} - set(classes)
     if unknown:
         raise DataError(f"{root} has test classes without training pictures: {', '.join(sorted(unknown))}")
-    splits = {
-        split: Pictures(np.stack([pixels for _, pixels in pictures]), np.array([number[label] for label, _ in pictures], np.int64))
-        for split, pictures in found.items()
-    }
-    return splits, classes
+    return {split: _stacked(pictures, classes) for split, pictures in found.items()}, classes
+
+
+def _stacked(found: list[tuple[str, np.ndarray, str]], classes: tuple[str, ...]) -> Pictures:
+    number = {label: index for index, label in enumerate(classes)}
+    labels, pixels, names = zip(*found, strict=True)
+    return Pictures(np.stack(pixels), np.array([number[label] for label in labels], np.int64), np.array(names))
 
 
 def _split_of(path: PurePosixPath) -> str:

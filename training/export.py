@@ -36,14 +36,14 @@ from service.engine import Engine, self_test_picture
 from training import half, parity
 from training.autodiff import cam_graph, gradient_graph, prune
 from training.data import Dataset, Pictures, drawn_pictures
+from training.familiarity import Reference, attach
 from training.folding import fold
 from training.networks import Network
 from training.runs import Run
-from training.temperature import fit_temperature
+from training.trust import trusted
 
 OPSET = 20
 IR_VERSION = 10  # the newest that every onnxruntime since 1.18 reads
-EVALUATION_ROWS = 500
 MEASURED_WITH = ("onnx", "onnxruntime-gpu", "torch", "captum", "numpy")
 
 
@@ -149,7 +149,7 @@ def half_graphs(core: Core, spec: Input, files: Mapping[str, bytes]) -> dict[str
 
 
 def make_bundle(run: Run, dataset: Dataset, folder: Path, name: str, *, halves: bool = False) -> Bundle:
-    """The bundle of `run` in `folder`: temperature from the validation pictures, report from the test pictures, parity from 64.
+    """The bundle of `run` in `folder`: trust from the validation pictures, report from the test pictures, parity from 64.
 
     With `halves` it has the graphs in half precision, too.
 
@@ -158,15 +158,13 @@ def make_bundle(run: Run, dataset: Dataset, folder: Path, name: str, *, halves: 
         ParityError: a method differs from Captum's, or half precision from float32.
     """
     core = export_core(run.network, run.input.size)
-    files = graphs(core, run.input)
     manifest = Manifest(name, run.subject.classes, run.input, features=core.width, provenance=_provenance(run))
+    manifest, files = trusted(manifest, graphs(core, run.input), dataset.validation, dataset.training)
     with tempfile.TemporaryDirectory() as scratch:
         engine = Engine(contract.write(Path(scratch) / "draft", manifest, files), "cpu")
-        logits = _logits(engine, dataset.validation)
         report = _report(engine, dataset.test)
         manifest = replace(
             manifest,
-            temperature=fit_temperature(logits, dataset.validation.labels),
             self_test=_self_test(engine),
             parity=parity.check(parity.measure(engine, run.network, dataset.validation.pixels[: parity.PICTURES])),
         )
@@ -177,8 +175,10 @@ def make_bundle(run: Run, dataset: Dataset, folder: Path, name: str, *, halves: 
     return contract.write(folder, manifest, files)
 
 
-def make_foreign_bundle(core: Core, manifest: Manifest, folder: Path, *, gradients: bool = True, halves: bool = False) -> Bundle:
-    """The bundle of a classifier that came as an ONNX file; its parity is against finite differences.
+def make_foreign_bundle(
+    core: Core, manifest: Manifest, folder: Path, held_out: Pictures | None = None, *, gradients: bool = True, halves: bool = False
+) -> Bundle:
+    """The bundle of a classifier that came as an ONNX file; its parity is against finite differences, its trust from `held_out`.
 
     With `halves` it has the graphs in half precision, too.
 
@@ -189,6 +189,8 @@ def make_foreign_bundle(core: Core, manifest: Manifest, folder: Path, *, gradien
     files = graphs(core, manifest.input, gradients=gradients)
     versions = {package: version(package) for package in ("onnx", "onnxruntime-gpu", "numpy")}
     manifest = replace(manifest, features=core.width, provenance={"versions": versions, "commit": _commit(), **manifest.provenance})
+    if held_out is not None:
+        manifest, files = trusted(manifest, files, held_out, None)
     with tempfile.TemporaryDirectory() as scratch:
         engine = Engine(contract.write(Path(scratch) / "draft", manifest, files), "cpu")
         batch = drawn_pictures(parity.DRAWN, manifest.input.size)
@@ -204,6 +206,8 @@ def _with_halves(
 ) -> tuple[Manifest, dict[str, bytes]]:
     """The manifest with the parity of the half-precision graphs on `batch`, and the files with those graphs."""
     made = half_graphs(core, manifest.input, files)
+    if contract.REFERENCE in files:
+        made[contract.PREDICT] = attach(made[contract.PREDICT], Reference.read(files[contract.REFERENCE]))
     with tempfile.TemporaryDirectory() as scratch:
         rounded = {name: _content(half.rounded(model)) for name, model in made.items()}
         near = Engine(contract.write(Path(scratch) / "draft", replace(manifest, self_test=None), rounded), "cpu")
@@ -216,14 +220,9 @@ def _content(model: ModelProto) -> bytes:
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def _logits(engine: Engine, pictures: Pictures) -> np.ndarray:
-    starts = range(0, len(pictures), EVALUATION_ROWS)
-    return np.concatenate([engine.predict(pictures.pixels[start : start + EVALUATION_ROWS]).logits for start in starts])
-
-
 def _report(engine: Engine, test: Pictures) -> dict[str, Any]:
     """Sklearn's classification report of predict.onnx itself on the test pictures, one view."""
-    predicted = _logits(engine, test).argmax(1)
+    predicted = engine.predict(test.pixels).logits.argmax(1)
     labels = engine.manifest.labels
     told = classification_report(
         test.labels, predicted, labels=range(len(labels)), target_names=list(labels), output_dict=True, zero_division=0.0

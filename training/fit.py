@@ -25,8 +25,9 @@ import torch
 from jaxtyping import Float32, Int64, UInt8
 from lightning_fabric import Fabric
 from sklearn.metrics import classification_report
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, update_bn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -48,7 +49,7 @@ class Stopped(Exception):
 
 @dataclass
 class Trainer:
-    """A training in progress: `step` steps of `steps` are done."""
+    """A training in progress: `step` steps of `steps` are done, in `seconds`; `mean` is the network with the mean of the settling weights."""
 
     fabric: Fabric
     recipe: Recipe
@@ -57,23 +58,34 @@ class Trainer:
     scheduled: list[Scheduled]
     batches: Batches
     folder: Path
+    mean: AveragedModel
     step: int = 0
+    seconds: float = 0.0
     stopping: bool = False
 
     @property
     def steps(self) -> int:
         """All steps of the recipe."""
-        return self.recipe.epochs * self.batches.steps_per_epoch
+        return (self.recipe.epochs + self.recipe.settle) * self.batches.steps_per_epoch
+
+    @property
+    def state(self) -> dict[str, nn.Module]:
+        """What a checkpoint keeps of the network."""
+        return {"network": self.network.module, "mean": self.mean}
 
     def train_step(self) -> float:
         """One optimiser step; the mean loss of this process's share of the batch."""
+        started = time.monotonic()
         for scheduled in self.scheduled:
-            scheduled.set_rates(self.step / self.steps)
+            scheduled.set_rates(self.step / (self.recipe.epochs * self.batches.steps_per_epoch))
             scheduled.optimizer.zero_grad(set_to_none=True)
         loss = self.backward(*self.batches.step(self.step))
         for scheduled in self.scheduled:
             scheduled.optimizer.step()
+        if self.step >= self.recipe.epochs * self.batches.steps_per_epoch:
+            self.mean.update_parameters(self.network.module)
         self.step += 1
+        self.seconds += time.monotonic() - started
         return loss
 
     def backward(self, pixels: UInt8[Tensor, "rows 3 size size"], labels: Int64[Tensor, " rows"]) -> float:
@@ -126,19 +138,37 @@ def fit(dataset: Dataset, source: str, recipe: Recipe, folder: Path, *, resume: 
     fabric = make_fabric(recipe, accelerator)
     trainer = prepare(fabric, dataset, source, recipe, folder)
     if resume:
-        trainer.step = runs.load_checkpoint(folder, trainer.network.module, trainer.scheduled)
+        trainer.step, trainer.seconds = runs.load_checkpoint(folder, trainer.state, trainer.scheduled)
     with _writer(fabric, folder) as writer, _stopped_by_signals(trainer):
         if writer:
             writer.add_images("batch/augmented", trainer.batches.step(trainer.step)[0][:16], trainer.step)
-        started = time.monotonic()
         for loss in _progress(trainer, writer, dataset.validation):
             if writer:
                 writer.add_scalar("loss/train", loss, trainer.step)
                 writer.add_scalar("rate", trainer.scheduled[0].optimizer.param_groups[0]["lr"], trainer.step)
+        started = time.monotonic()
+        settle(trainer, dataset.training)
+        trainer.seconds += time.monotonic() - started
         if fabric.is_global_zero:
-            _report(trainer, dataset.test, time.monotonic() - started, writer)
+            _report(trainer, dataset.test, writer)
     fabric.barrier()
     return runs.load(folder)
+
+
+def settle(trainer: Trainer, training: Pictures) -> None:
+    """Gives the network the mean of the weights it had while it settled, and batch norms the statistics of whole training pictures.
+
+    Those gathered on the way are of the latest few thousand pictures and of weights that were still moving. Pictures are mixed, for their order
+    may be that of the classes.
+    """
+    if not trainer.recipe.settle:
+        return
+    order = torch.randperm(len(training), generator=torch.Generator().manual_seed(trainer.recipe.seed))
+    pixels = torch.from_numpy(training.pixels).permute(0, 3, 1, 2)
+    network = trainer.network.module
+    network.load_state_dict(trainer.mean.module.state_dict())
+    parts = torch.split(order, trainer.recipe.ghost_batch)
+    update_bn((trainer.normalise(pixels[rows].to(trainer.fabric.device)) for rows in parts), network)
 
 
 def make_fabric(recipe: Recipe, accelerator: str) -> Fabric:
@@ -166,7 +196,7 @@ def prepare(fabric: Fabric, dataset: Dataset, source: str, recipe: Recipe, folde
     network = recipe.network_for(len(dataset.classes)).to(memory_format=torch.channels_last)
     batches = Batches.of(dataset.training, recipe)
     scheduled = optimizers(network, recipe)
-    trainer = Trainer(fabric, recipe, subject, network, scheduled, batches, folder)
+    trainer = Trainer(fabric, recipe, subject, network, scheduled, batches, folder, AveragedModel(network))
     network.prepare(trainer.normalise(batches.pixels[:PREPARE_ROWS]).contiguous())
     trainer.network, *wrapped = fabric.setup(network, *(scheduled.optimizer for scheduled in trainer.scheduled))
     del wrapped  # the optimisers step themselves: precision needs no gradient scaler
@@ -192,7 +222,10 @@ def _progress(trainer: Trainer, writer: SummaryWriter | None, validation: Pictur
         bar.update()
         if trainer.step % trainer.batches.steps_per_epoch == 0 and first:
             epoch, accuracy = trainer.step // trainer.batches.steps_per_epoch, trainer.accuracy(validation)
-            bar.write(f"epoch {epoch}/{trainer.recipe.epochs}: validation accuracy {accuracy:.4f}", file=sys.stderr)
+            bar.write(
+                f"epoch {epoch}/{trainer.recipe.epochs + trainer.recipe.settle}: validation accuracy {accuracy:.4f}",
+                file=sys.stderr,
+            )
             if writer:
                 writer.add_scalar("accuracy/validation", accuracy, trainer.step)
         if trainer.stopping or time.monotonic() - saved > CHECKPOINT_SECONDS:
@@ -205,19 +238,19 @@ def _progress(trainer: Trainer, writer: SummaryWriter | None, validation: Pictur
 
 def _checkpoint(trainer: Trainer) -> None:
     if trainer.fabric.is_global_zero:
-        runs.save_checkpoint(trainer.folder, trainer.network.module, trainer.scheduled, trainer.step)
+        runs.save_checkpoint(trainer.folder, trainer.state, trainer.scheduled, trainer.step, trainer.seconds)
 
 
-def _report(trainer: Trainer, test: Pictures, seconds: float, writer: SummaryWriter | None) -> None:
+def _report(trainer: Trainer, test: Pictures, writer: SummaryWriter | None) -> None:
     """Prints and keeps sklearn's classification report of the test set; saves the weights."""
     predicted = trainer.logits(test).argmax(1).numpy()
     names = list(trainer.subject.classes)
     text = classification_report(test.labels, predicted, target_names=names, digits=4, zero_division=0.0)
     report = classification_report(test.labels, predicted, target_names=names, output_dict=True, zero_division=0.0)
-    print(f"{len(test)} test pictures, one view, after {trainer.step} steps in {seconds / 60:.1f} minutes:\n{text}")
+    print(f"{len(test)} test pictures, one view, after {trainer.step} steps in {trainer.seconds / 60:.1f} minutes:\n{text}")
     runs.save_weights(trainer.folder, trainer.network.module)
     (trainer.folder / runs.REPORT_TEXT).write_text(text)
-    (trainer.folder / runs.REPORT_JSON).write_text(json.dumps({"minutes": seconds / 60, "test": report}, indent=2) + "\n")
+    (trainer.folder / runs.REPORT_JSON).write_text(json.dumps({"minutes": trainer.seconds / 60, "test": report}, indent=2) + "\n")
     if writer:
         writer.add_scalar("macro F1/test", report["macro avg"]["f1-score"], trainer.step)
         writer.add_image("confusion/test (row: truth)", _confusion(test.labels, predicted, len(names)), dataformats="HW")

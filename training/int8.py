@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from sklearn.metrics import f1_score
@@ -23,8 +24,10 @@ from sklearn.metrics import f1_score
 from service import bundle as contract
 from service.bundle import Bundle, Int8
 from service.engine import Batch, Engine, self_test_picture
-from training.data import DataError, Dataset, Pictures
+from training.data import Dataset, Pictures, check_classes
+from training.familiarity import Reference, detach
 from training.temperature import negative_log_likelihood
+from training.trust import searching
 
 MOST_LOSS = 0.003  # of macro F1
 LEAST_RATIO = 1.5  # of speed
@@ -78,12 +81,8 @@ def add_int8(bundle: Bundle, dataset: Dataset, folder: Path) -> Bundle:
         DataError: the data set has other classes than the bundle.
         Int8Error: the graph loses too much or gains too little.
     """
-    if dataset.classes != bundle.manifest.labels:
-        raise DataError(
-            f"{dataset.name} has the classes {', '.join(dataset.classes)}, the bundle {', '.join(bundle.manifest.labels)}: "
-            "give the data that the bundle was made for"
-        )
-    graph = quantised(bundle.read(contract.PREDICT), dataset.validation.pixels)
+    check_classes(dataset, bundle.manifest.labels)
+    graph = _quantised(bundle, dataset.validation.pixels)
     plain = replace(bundle.manifest, self_test=None, int8=None)
     with tempfile.TemporaryDirectory() as scratch:
         full, near = (
@@ -94,6 +93,13 @@ def add_int8(bundle: Bundle, dataset: Dataset, folder: Path) -> Bundle:
     check(figures)
     files = {name: bundle.read(name) for name in bundle.manifest.files}
     return contract.write(folder, replace(bundle.manifest, int8=figures), files | {contract.INT8: graph})
+
+
+def _quantised(bundle: Bundle, pixels: Batch) -> bytes:
+    """The network in 8 bits; the search among reference pictures, which is a small part of the time, stays as it is."""
+    model = onnx.load_model_from_string(bundle.read(contract.PREDICT))
+    graph = quantised(detach(model).SerializeToString(), pixels)
+    return searching(graph, Reference.read(bundle.read(contract.REFERENCE))) if bundle.has(contract.REFERENCE) else graph
 
 
 def measure(full: Engine, near: Engine, test: Pictures, calibration_pictures: int) -> Int8:

@@ -95,6 +95,7 @@ class _Group(nn.Module):
     def halve(self, x: Tensor) -> Tensor:
         """The first convolution and its pool; in training, where time is, as one convolution with stride: 16 products instead of 36."""
         first = self.convolutions[0]
+        assert isinstance(first, _Convolution)
         if self.training:
             return functional.conv2d(x, functional.avg_pool2d(first.weight, 2, stride=1, padding=1), stride=2, padding=1)
         return functional.avg_pool2d(first(x), 2)

@@ -13,6 +13,7 @@ from training.networks import CandorNet, Network, build
 
 Optimizer = Literal["adam", "muon"]
 SIZE = 32
+SETTLED_RATE, SETTLED_TRANSLATE = 0.1, 2
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,10 @@ class Recipe:
     """Hyper-parameters. A step sees `batch` pictures, in ghost batches of `ghost_batch` whose gradients are summed.
 
     `translate` is the largest shift in pixels; `flip` mirrors every picture in every other epoch; `hide` is the share of pictures of which
-    up to half of the 8 × 8 blocks are replaced by the mean colour. `held_out` training pictures are
-    for validation. `precision` is one of Lightning Fabric's, or `auto`: bfloat16 autocast where the processor computes in it.
+    up to half of the 8 × 8 blocks are replaced by the mean colour. After `epochs`, whose rates fall to nothing, come `settle` more at a
+    tenth of the first rates, of whole pictures shifted by SETTLED_TRANSLATE at most; the weights in the end are the mean of those
+    (Izmailov et al., "Averaging Weights Leads to Wider Optima", arXiv 1803.05407). `held_out` training pictures are for validation.
+    `precision` is one of Lightning Fabric's, or `auto`: bfloat16 autocast where the processor computes in it.
     """
 
     network: str
@@ -34,6 +37,7 @@ class Recipe:
     translate: int = 0
     flip: bool = False
     hide: float = 0.0
+    settle: int = 0
     held_out: int = 5000
     seed: int = 0
     precision: str = "auto"
@@ -57,20 +61,20 @@ class Recipe:
 
 
 RECIPES: Mapping[str, Recipe] = {
-    "candor_net": Recipe("candor_net", epochs=27, label_smoothing=0.2, translate=4, flip=True, hide=0.5),
+    "candor_net": Recipe("candor_net", epochs=27, label_smoothing=0.2, translate=4, flip=True, hide=0.5, settle=4),
     "seed_cnn": Recipe("seed_cnn", optimizer="adam", epochs=10, batch=64, ghost_batch=64),
 }
 
 
 @dataclass(frozen=True)
 class Scheduled:
-    """An optimiser whose rates are multiplied by `factor(share of the training done)`, share in 0…1."""
+    """An optimiser whose rates are multiplied by `factor(share of the epochs done)`, 1 and more while it settles."""
 
     optimizer: torch.optim.Optimizer
     factor: Callable[[float], float]
 
     def set_rates(self, done: float) -> None:
-        """Sets the rates for the step that begins when `done` of all steps are behind."""
+        """Sets the rates for the step that begins when so many of the recipe's epochs are `done`."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * self.factor(done)
 
@@ -91,10 +95,15 @@ def _muon(network: CandorNet, recipe: Recipe) -> list[Scheduled]:
     sgd = [{"params": ps, "lr": lr, "weight_decay": decay / lr} for ps, lr in ((biases, 0.053), ([network.head.weight], 2.5e-4))]
     whitening = [{"params": [network.whitening.bias], "lr": 0.053, "weight_decay": decay / 0.053}]
     return [
-        _scheduled(Muon(filters, lr=0.24, momentum=0.6), lambda done: 1 - done),
-        _scheduled(torch.optim.SGD(sgd, momentum=0.85, nesterov=True), lambda done: 1 - done),
+        _scheduled(Muon(filters, lr=0.24, momentum=0.6), _falling),
+        _scheduled(torch.optim.SGD(sgd, momentum=0.85, nesterov=True), _falling),
         _scheduled(torch.optim.SGD(whitening, momentum=0.85, nesterov=True), lambda done: max(0.0, 1 - 3 * done)),
     ]
+
+
+def _falling(done: float) -> float:
+    """From 1 to 0 in a line; afterwards, while the network settles, the same."""
+    return 1 - done if done < 1 else SETTLED_RATE
 
 
 def _scheduled(optimizer: torch.optim.Optimizer, factor: Callable[[float], float]) -> Scheduled:

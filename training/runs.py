@@ -93,17 +93,19 @@ def save_weights(folder: Path, network: torch.nn.Module) -> None:
     _save(folder / WEIGHTS, dict(network.state_dict()), {})
 
 
-def save_checkpoint(folder: Path, network: torch.nn.Module, optimizers: Sequence[Scheduled], step: int) -> None:
-    """Writes checkpoint.safetensors whole or not at all: `step` steps are done."""
-    tensors = {f"network/{name}": tensor for name, tensor in network.state_dict().items()}
+def save_checkpoint(
+    folder: Path, state: Mapping[str, torch.nn.Module], optimizers: Sequence[Scheduled], step: int, seconds: float
+) -> None:
+    """Writes checkpoint.safetensors whole or not at all: `step` steps are done, in `seconds`; `state` are modules by name."""
+    tensors = {f"{part}/{name}": tensor for part, module in state.items() for name, tensor in module.state_dict().items()}
     for number, scheduled in enumerate(optimizers):
-        for parameter, state in scheduled.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{number}/{parameter}/{name}": torch.as_tensor(value) for name, value in state.items()}
-    _save(folder / CHECKPOINT, tensors, {"step": str(step), "recipe": _recipe_key(folder)})
+        for parameter, entries in scheduled.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{number}/{parameter}/{name}": torch.as_tensor(value) for name, value in entries.items()}
+    _save(folder / CHECKPOINT, tensors, {"step": str(step), "seconds": str(seconds), "recipe": _recipe_key(folder)})
 
 
-def load_checkpoint(folder: Path, network: torch.nn.Module, optimizers: Sequence[Scheduled]) -> int:
-    """Puts the state of checkpoint.safetensors into `network` and `optimizers`; gives the number of steps done.
+def load_checkpoint(folder: Path, state: Mapping[str, torch.nn.Module], optimizers: Sequence[Scheduled]) -> tuple[int, float]:
+    """Puts what checkpoint.safetensors holds into the modules of `state` and `optimizers`; gives the steps done, and their seconds.
 
     Raises:
         RunError: there is no checkpoint, or it is of another recipe.
@@ -116,10 +118,11 @@ def load_checkpoint(folder: Path, network: torch.nn.Module, optimizers: Sequence
     if metadata["recipe"] != _recipe_key(folder):
         raise RunError(f"{path} is of another recipe than {folder / RECIPE}: start anew in another folder")
     tensors = load_file(path)
-    network.load_state_dict(_part(tensors, "network/"))
+    for part, module in state.items():
+        module.load_state_dict(_part(tensors, f"{part}/"))
     for number, scheduled in enumerate(optimizers):
         _load_optimizer(scheduled.optimizer, _part(tensors, f"optimizer/{number}/"))
-    return int(metadata["step"])
+    return int(metadata["step"]), float(metadata["seconds"])
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:

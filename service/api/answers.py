@@ -12,7 +12,8 @@ from service.engine import Engine
 from service.explain import Attribution, Method, Parameter, Question, available, render
 from service.explain.segments import count
 from service.pipeline import Sent
-from service.predictions import Class, Prediction
+from service.predictions import Class, Familiarity, Prediction, PredictionSet
+from service.reference import Reference
 
 
 def model(manifest: Manifest) -> dict[str, str]:
@@ -21,12 +22,27 @@ def model(manifest: Manifest) -> dict[str, str]:
 
 
 def prediction(found: Prediction, sent: Sent) -> dict[str, Any]:
-    """The part of an answer that every request gets."""
+    """The part of an answer that every request gets; what the bundle cannot tell is null."""
     return {
         **_class(found.best),
         "top": [_class(entry) for entry in found.top],
+        "prediction_set": _set(found.prediction_set),
+        "familiarity": _familiarity(found.familiarity),
         "image": {"width": sent.width, "height": sent.height, "format": sent.format},
     }
+
+
+def nearest(found: Prediction, reference: Reference) -> dict[str, Any]:
+    """The reference pictures, where they were asked for."""
+    return {"nearest": [reference.told(neighbour) for neighbour in found.nearest]} if found.nearest else {}
+
+
+def _set(found: PredictionSet | None) -> dict[str, Any] | None:
+    return None if found is None else {"labels": list(found.labels), "coverage": found.coverage, "by_class": found.by_class}
+
+
+def _familiarity(found: Familiarity | None) -> dict[str, Any] | None:
+    return None if found is None else {"score": found.score, "threshold": found.threshold, "familiar": found.familiar}
 
 
 def explanation(attribution: Attribution, manifest: Manifest, overlay: bytes | None, *, array: bool) -> dict[str, Any]:

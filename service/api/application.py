@@ -17,7 +17,7 @@ from service.settings import Settings
 
 def build(pipeline: Pipeline, bundle: Bundle, settings: Settings) -> Starlette:
     """The application that serves `bundle` through `pipeline`."""
-    native = Native(pipeline, bundle, settings.max_body_bytes)
+    native = Native(pipeline, bundle, settings)
     kserve_v1 = KServeV1(pipeline, native, settings.max_body_bytes)
     routes = [*native.routes(), *OpenInference(pipeline, bundle, settings).routes(), *kserve_v1.routes()]
     return Starlette(

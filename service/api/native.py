@@ -22,6 +22,8 @@ from service.explain.legend import legend_of
 from service.metrics import CONTENT_TYPE
 from service.pipeline import Pipeline, Sent, Timing
 from service.predictions import Prediction
+from service.reference import Reference
+from service.settings import Settings
 
 JSON, PNG, NPY = "application/json", "image/png", "application/x-npy"
 
@@ -40,10 +42,11 @@ class Answered:
 class Native:
     """The endpoints over one pipeline."""
 
-    def __init__(self, pipeline: Pipeline, bundle: Bundle, max_body_bytes: int) -> None:
+    def __init__(self, pipeline: Pipeline, bundle: Bundle, settings: Settings) -> None:
         """What does not depend on a request is written once, here."""
         self._pipeline = pipeline
-        self._max_body_bytes = max_body_bytes
+        self._max_body_bytes = max_body_bytes = settings.max_body_bytes
+        self._reference = Reference.of(bundle, settings.reference)
         self._manifest: Manifest = bundle.manifest
         self._model = answers.model(self._manifest)
         self._card = bundle.read(contract.CARD) if bundle.has(contract.CARD) else None
@@ -60,6 +63,7 @@ class Native:
             Route("/predict", self.predict, methods=["POST"]),
             Route("/explain", self.explain, methods=["POST"]),
             Route("/model/card", self.card),
+            Route("/reference/{row:int}", self.reference),
             Route("/metrics", self.metrics),
             *(Route(path, self._document(path)) for path in self._documents),
         ]
@@ -112,6 +116,11 @@ class Native:
             raise NotFound("this model has no card")
         return Response(self._card, media_type="text/markdown; charset=utf-8")
 
+    async def reference(self, request: Request) -> Response:
+        """GET /reference/ROW: a reference picture, where the operator supplies them."""
+        body = await asyncio.to_thread(self._reference.picture, request.path_params["row"])
+        return Response(body, media_type=PNG, headers={"Cache-Control": "max-age=86400"})
+
     async def metrics(self, _request: Request) -> Response:
         """GET /metrics."""
         return Response(self._pipeline.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
@@ -154,7 +163,7 @@ class Native:
         sent = await self._pipeline.receive(body, timing, keep=drawn)
         if question is not None and chosen.mask is not None:
             question = await self._pipeline.cut(sent, chosen.mask, question, timing)
-        prediction = await self._pipeline.predict(sent, chosen.top_k, timing, explained=question is not None)
+        prediction = await self._pipeline.predict(sent, chosen.asked, timing, explained=question is not None)
         attribution = overlay = None
         if question is not None:
             attribution = await self._pipeline.explain(sent, question, prediction, timing)
@@ -163,7 +172,7 @@ class Native:
         return Answered(sent, prediction, attribution, overlay, timing)
 
     def _document_of(self, answered: Answered, chosen: Options) -> dict[str, Any]:
-        document = answers.prediction(answered.prediction, answered.sent)
+        document = answers.prediction(answered.prediction, answered.sent) | answers.nearest(answered.prediction, self._reference)
         if answered.attribution is not None:
             document["explanation"] = answers.explanation(
                 answered.attribution, self._manifest, answered.overlay, array=chosen.map != "overlay"

@@ -27,7 +27,7 @@ from service.bundle import Bundle, Manifest
 from service.errors import InvalidParameter, MalformedRequest, NotFound, RequestError, short
 from service.explain import Attribution, Question
 from service.pipeline import PIXELS, Pipeline, Sent, Timing
-from service.predictions import Prediction, probabilities
+from service.predictions import Asked, Prediction, probabilities
 from service.settings import Settings
 
 PREFIX = "/v2"
@@ -93,7 +93,9 @@ class OpenInference:
     async def _answer(self, asked: Inference, outputs: Sequence[Requested], question: Question | None, timing: Timing) -> Response:
         explained = question is not None
         sent = await together("row", (self._receive(row, timing) for row in asked.rows))
-        predictions = await together("row", (self._pipeline.predict(one, 1, timing, explained=explained) for one in sent))
+        predictions = await together(
+            "row", (self._pipeline.predict(one, Asked(top_k=1), timing, explained=explained) for one in sent)
+        )
         maps: Sequence[Attribution] = ()
         if question is not None:
             pairs = zip(sent, predictions, strict=True)

@@ -12,7 +12,7 @@ from service.explain import Parameter, available
 from service.explain.segments import LEAST, MOST
 from service.images import MEDIA_TYPES
 from service.pipeline import DEADLINE_MS
-from service.predictions import TOP_K
+from service.predictions import COVERAGE, TOP_K
 
 _JSON = "application/json"
 _FILE = {"type": "string", "format": "binary"}
@@ -20,6 +20,7 @@ _DETAILS = {
     "malformed_request": "the body is empty (0 bytes): send a picture",
     "not_found": "this model has no card",
     "not_acceptable": "Accept is 'text/html'; there is application/json",
+    "slow_request": "30 s have passed and the body is not all there: send it faster, or a smaller picture",
     "body_too_large": "the body has 12,000,000 bytes or more; the limit is 10,485,760: send a smaller picture, or fewer at once",
     "picture_too_large": "the picture is 9000×9000 px (81 MP); the limit is 50 MP: send a smaller one",
     "unsupported_format": "the 43 bytes look like a GIF; JPEG, PNG and WebP are taken: convert it",
@@ -31,6 +32,7 @@ _DETAILS = {
     "deadline_exceeded": "0.01 s are left of deadline_ms, and no explanation takes less: ask again later, or give more time",
     "internal_error": "the service failed at this request; its log says why: tell the operator",
 }
+_ROW = {"parameters": [{"name": "row", "in": "path", "required": True, "schema": {"type": "integer", "minimum": 0}}]}
 _MASK = (
     "Of one picture, for the methods of which GET /methods says that they take a mask: its segments as a PNG file, as large as the "
     "picture is displayed, greyscale of up to 16 bits or with a palette. Pixels of the same value are a segment; the network must "
@@ -47,7 +49,8 @@ def document(manifest: Manifest, max_body_bytes: int) -> dict[str, Any]:
             "/predict": {"post": _post("Predict", of_predict(manifest), _answer(manifest))},
             "/explain": {"post": _post("Explain", of_explain(manifest), _answer(manifest) | _pictures(manifest))},
             "/model": {"get": _get("The public manifest of the model", _JSON, ref("Manifest"))},
-            "/model/card": {"get": _card()},
+            "/model/card": {"get": _missing(_get("The model card", "text/markdown", TEXT))},
+            "/reference/{row}": {"get": _missing(_get("A training picture as the network sees it", "image/png", _FILE) | _ROW)},
             "/methods": {"get": _get("The methods that explain this model, with their parameters", _JSON, ref("Methods"))},
             "/openapi.json": {"get": _get("This document", _JSON, OBJECT)},
             "/schema.json": {"get": _get("What BentoML's client reads", _JSON, OBJECT)},
@@ -62,12 +65,12 @@ def document(manifest: Manifest, max_body_bytes: int) -> dict[str, Any]:
 
 def of_predict(manifest: Manifest) -> list[dict[str, Any]]:
     """The parameters of POST /predict."""
-    return [_top_k(manifest), _deadline(), _method("explain", manifest), *_explaining(manifest)]
+    return [*_predicting(manifest), _method("explain", manifest), *_explaining(manifest)]
 
 
 def of_explain(manifest: Manifest) -> list[dict[str, Any]]:
     """The parameters of POST /explain."""
-    return [_top_k(manifest), _deadline(), _method("method", manifest, DEFAULT_METHOD), *_explaining(manifest)]
+    return [*_predicting(manifest), _method("method", manifest, DEFAULT_METHOD), *_explaining(manifest)]
 
 
 def _description(max_body_bytes: int) -> str:
@@ -105,6 +108,8 @@ def _answer(manifest: Manifest) -> dict[str, Any]:
         "model": {"name": manifest.name, "version": manifest.version},
         **best,
         "top": [best],
+        "prediction_set": None,
+        "familiarity": None,
         "image": {"width": 8, "height": 8, "format": "PNG"},
         "timing_ms": {"read": 0.05, "decode": 0.1, "queue": 0.02, "infer": 1.1, "total": 1.4},
     }
@@ -138,10 +143,23 @@ def _get(summary: str, kind: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"summary": summary, "responses": {"200": {"description": summary, "content": {kind: {"schema": schema}}}}}
 
 
-def _card() -> dict[str, Any]:
-    found = _get("The model card", "text/markdown", TEXT)
+def _missing(found: dict[str, Any]) -> dict[str, Any]:
     found["responses"]["404"] = _problem([NotFound])
     return found
+
+
+def _predicting(manifest: Manifest) -> list[dict[str, Any]]:
+    """What may be asked of any prediction of this model."""
+    sets, known = manifest.prediction_sets, manifest.familiarity
+    trust = []
+    if sets is not None:
+        coverages = {"type": "string", "enum": list(sets.marginal), "default": COVERAGE}
+        trust.append(_query("coverage", "How often the true class shall be in the prediction set.", coverages))
+        trust.append(_query("by_class", "Whether that holds for each class.", {"type": "boolean", "default": False}))
+    if known is not None and known.neighbours:
+        count = {"type": "integer", "minimum": 0, "maximum": known.neighbours, "default": 0}
+        trust.append(_query("nearest", "How many of the nearest training pictures to name.", count))
+    return [_top_k(manifest), *trust, _deadline()]
 
 
 def _top_k(manifest: Manifest) -> dict[str, Any]:

@@ -8,15 +8,16 @@ from service.bundle import Manifest
 from service.errors import InvalidParameter, short
 from service.explain import METHODS, Question, ask, check_masked
 from service.pipeline import DEADLINE_MS
-from service.predictions import TOP_K, check_top_k
+from service.predictions import COVERAGE, TOP_K, Asked, check_coverage, check_nearest, check_top_k
 
 DEFAULT_METHOD = "grad_cam"
 
 MOST_MS = 60_000
 
 Map = Literal["overlay", "array", "both"]
-OF_PREDICT = ("top_k", "deadline_ms", "explain")
-OF_EXPLAIN = ("top_k", "deadline_ms", "method")
+OF_PREDICTIONS = ("top_k", "coverage", "by_class", "nearest", "deadline_ms")
+OF_PREDICT = (*OF_PREDICTIONS, "explain")
+OF_EXPLAIN = (*OF_PREDICTIONS, "method")
 OF_EXPLANATIONS = ("target", "map", "quality", "legend")
 OF_METHODS = tuple(sorted({parameter.name for method in METHODS.values() for parameter in method.parameters}))
 OF_INFER = ("deadline_ms",)
@@ -25,13 +26,13 @@ OF_ATTRIBUTIONS = ("method", "target", "quality", *OF_METHODS)
 
 @dataclass(frozen=True)
 class Options:
-    """What is asked for: the `top_k` classes, and the answer to `question` if there is one, as overlay, array or both.
+    """What is `asked` of the prediction, and the answer to `question` if there is one, as overlay, array or both.
 
     `mask` is the file of the segments that the question is of, if one was sent; `legend` goes below the overlay. `deadline_ms` is the
     caller's time, from the first byte.
     """
 
-    top_k: int
+    asked: Asked
     question: Question | None
     map: Map = "both"
     mask: bytes | None = None
@@ -79,10 +80,10 @@ def _options(manifest: Manifest, given: Mapping[str, Any], method: Any, known: t
     for name in given:
         if name not in known:
             raise InvalidParameter(f"there is no parameter {short(name)} here; there are {', '.join(known)}")
-    top_k = check_top_k(_whole("top_k", given.get("top_k", min(TOP_K, len(manifest.labels)))), manifest)
+    asked = _asked(manifest, given)
     deadline_ms = _deadline(_whole("deadline_ms", given.get("deadline_ms", DEADLINE_MS)))
     if method is None:
-        return Options(top_k, None, deadline_ms=deadline_ms)
+        return Options(asked, None, deadline_ms=deadline_ms)
     shape = given.get("map", "both")
     if shape not in get_args(Map):
         raise InvalidParameter(f"map is {short(shape)}; it is one of {', '.join(get_args(Map))}")
@@ -94,7 +95,16 @@ def _options(manifest: Manifest, given: Mapping[str, Any], method: Any, known: t
     question = ask(manifest, str(method), None if target is None else str(target), rest, given.get("quality", "basic"))
     if mask is not None:
         check_masked(str(method), rest)
-    return Options(top_k, question, shape, mask, legend, deadline_ms)
+    return Options(asked, question, shape, mask, legend, deadline_ms)
+
+
+def _asked(manifest: Manifest, given: Mapping[str, Any]) -> Asked:
+    top_k = check_top_k(_whole("top_k", given.get("top_k", min(TOP_K, len(manifest.labels)))), manifest)
+    coverage = check_coverage(str(given["coverage"]), manifest) if "coverage" in given else COVERAGE
+    by_class = _truth("by_class", given.get("by_class", False))
+    if by_class and manifest.prediction_sets is None:
+        raise InvalidParameter("by_class is true, and this model has no prediction sets: leave it out")
+    return Asked(top_k, coverage, by_class, check_nearest(_whole("nearest", given.get("nearest", 0)), manifest))
 
 
 def _deadline(milliseconds: int) -> int:

@@ -11,6 +11,7 @@ from service.errors import MethodNotAllowed, NotFound, RequestError
 Schema = dict[str, Any]
 
 TEXT, NUMBER, WHOLE, OBJECT, FLAG = ({"type": name} for name in ("string", "number", "integer", "object", "boolean"))
+NOTHING = {"type": "null"}
 BASE64 = {"type": "string", "contentEncoding": "base64"}
 PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEUlEQVR42mO4Y6SBFTEMLQkAdYpNgewyRzAAAAAASUVORK5CYII="  # 8×8, red
 NOT_OF_A_ROUTE = (NotFound, MethodNotAllowed)  # told where nothing is served
@@ -74,8 +75,27 @@ def _share() -> Schema:
 def _prediction(manifest: Manifest, image: Schema) -> Schema:
     named = {"label": _label(manifest), "index": WHOLE, "probability": _share()}
     timing = {"type": "object", "description": "Milliseconds by stage", "additionalProperties": NUMBER}
-    schema = closed("The predicted class", **named, top=listed(ref("Class")), image=image, timing_ms=timing)
-    schema["properties"]["explanation"] = ref("Explanation")
+    trust = {"prediction_set": either(_set(manifest), NOTHING), "familiarity": either(_familiarity(), NOTHING)}
+    schema = closed("The predicted class", **named, top=listed(ref("Class")), **trust, image=image, timing_ms=timing)
+    schema["properties"] |= {"explanation": ref("Explanation"), "nearest": listed(_neighbour(manifest))}
+    return schema
+
+
+def _set(manifest: Manifest) -> Schema:
+    labels = listed(_label(manifest)) | {"minItems": 1}
+    return closed("Classes among which the true one is, as often as `coverage`", labels=labels, coverage=_share(), by_class=FLAG)
+
+
+def _familiarity() -> Schema:
+    return closed(
+        "How like the training pictures it is: familiar from `threshold` on", score=NUMBER, threshold=NUMBER, familiar=FLAG
+    )
+
+
+def _neighbour(manifest: Manifest) -> Schema:
+    distance = {"type": "number", "minimum": 0, "maximum": 2, "description": "1 − cosine of the features"}
+    schema = closed("A training picture", index=WHOLE, label=_label(manifest), name=TEXT, distance=distance)
+    schema["properties"]["picture"] = {"type": "string", "description": "Where it is served"}
     return schema
 
 
@@ -94,9 +114,9 @@ def _explanation(manifest: Manifest) -> Schema:
         "Which pixels speak for the target",
         method=TEXT,
         target=target,
-        against=either(target, {"type": "null"}),
+        against=either(target, NOTHING),
         parameters=OBJECT,
-        degraded_from=either(OBJECT, {"type": "null"}),
+        degraded_from=either(OBJECT, NOTHING),
         map=values,
         quality={"type": "object", "description": "What the map is worth", "additionalProperties": NUMBER},
     )

@@ -81,7 +81,7 @@ BASELINE = Parameter(
     "baseline", "mean", "what stands for nothing to see; mean is the mean colour of the training pictures", choices=BASELINES
 )
 SEGMENTS = Parameter("segments", 8, "cells a side of the grid that cuts the picture; a mask sent with it takes their place", 2, 32)
-WINDOW = Parameter("window", 0.25, "side of the covering window, as a share of the picture's side", 0.05, 1.0)
+WINDOW = Parameter("window", 0.375, "side of the covering window, as a share of the picture's side", 0.05, 1.0)
 STRIDE = Parameter("stride", 0.125, "step of the window, as a share of the picture's side", 0.05, 1.0)
 CELLS = Parameter("cells", 7, "cells a side of the coarse random masks", 2, 32)
 

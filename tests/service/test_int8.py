@@ -9,7 +9,7 @@ from service import bundle as contract
 from service.bundle import check_int8
 from service.engine import Engine
 from service.errors import BundleError, PrecisionError
-from service.predictions import predict
+from service.predictions import Asked, predict
 from tests.pictures import draw, encode
 from tests.servers import Server
 
@@ -66,7 +66,7 @@ def test_a_wrong_graph_stops_the_start(embedded, tmp_path):
 
 
 def test_a_served_prediction_is_the_engines(quick, tmp_path):
-    expected = predict(quick.predict_quick(BATCH[:1]).logits[0], quick.manifest, 10)
+    expected = predict(quick.predict_quick(BATCH[:1]).rows()[0], quick.manifest, Asked(10))
     with Server(tmp_path, precision="int8", workers=1) as server:
         told = server.client.get("/model").json()
         response = server.client.post("/predict?top_k=10", content=encode(BATCH[0]), headers={"Content-Type": "image/png"})

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
+from service.engine import Row
 from service.errors import InvalidParameter
-from service.predictions import check_top_k, find_class, predict, probabilities
+from service.predictions import Asked, check_top_k, find_class, predict, probabilities
 
 LOGITS = np.array([1, 4, 2, 4, 0, 0, 0, 0, 0, -1], np.float32)
 
@@ -21,7 +22,7 @@ def test_large_logits_do_not_overflow():
 
 
 def test_the_top_is_sorted_and_ties_keep_the_order_of_the_labels(embedded):
-    found = predict(LOGITS, replace(embedded.manifest, temperature=1.0), top_k=3)
+    found = predict(Row(LOGITS), replace(embedded.manifest, temperature=1.0), Asked(top_k=3))
     assert [entry.index for entry in found.top] == [1, 3, 2]
     assert found.best.label == embedded.manifest.labels[1]
     assert found.best.probability == pytest.approx(softmax(LOGITS)[1])

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tests.servers import ROOT
 from training import runs
 from training.batches import Batches, hide, mirror, shift
-from training.fit import fit, make_fabric, prepare
+from training.fit import fit, make_fabric, prepare, settle
 from training.muon import orthogonal
 from training.networks import CandorNet
 from training.recipes import Recipe
@@ -48,15 +48,44 @@ def test_it_learns_to_tell_discs_apart(run, dataset):
     assert (run.network(x).argmax(1).numpy() == dataset.test.labels).mean() > 0.6
 
 
+def test_a_settled_network_has_the_mean_of_its_last_weights_and_the_statistics_of_whole_pictures(dataset, drawn, tmp_path):
+    small = replace(SMALL, epochs=1, settle=2, batch=30, ghost_batch=30, hide=0.5)
+    trainer = prepare(make_fabric(small, "cpu"), dataset, str(drawn), small, tmp_path)
+    group, weights = trainer.network.module.groups[0], []
+    while trainer.step < trainer.steps:
+        trainer.train_step()
+        weights.append(group.convolutions[0].weight.detach().clone())
+    settle(trainer, dataset.training)
+    assert torch.allclose(
+        group.convolutions[0].weight, torch.stack(weights[-2 * trainer.batches.steps_per_epoch :]).mean(0), atol=1e-6
+    )
+
+    seen = []
+    group.norms[0].register_forward_pre_hook(lambda _norm, inputs: seen.append(inputs[0]))
+    trainer.logits(dataset.training)
+    assert torch.allclose(group.norms[0].running_mean, torch.cat(seen).mean((0, 2, 3)), atol=1e-5)
+
+
+def test_a_settling_network_sees_whole_pictures_that_hardly_move(dataset):
+    recipe = replace(SMALL, epochs=1, settle=1, translate=8, hide=1.0, flip=False, batch=30, ghost_batch=30)
+    last = Batches.of(dataset.training, recipe).step(3)[0]
+    plain = {tuple(picture[:, 8:24, 8:24].flatten().tolist()) for picture in Batches.of(dataset.training, recipe).pixels}
+    windows = [last[:, :, 8 + down : 24 + down, 8 + right : 24 + right] for down in range(-2, 3) for right in range(-2, 3)]
+    found = [any(tuple(window[row].flatten().tolist()) in plain for window in windows) for row in range(len(last))]
+    assert all(found)
+
+
 @pytest.mark.parametrize(
-    "small", [SMALL, replace(SMALL, network="seed_cnn", options={}, optimizer="adam")], ids=lambda r: r.network
+    "small",
+    [replace(SMALL, epochs=1, settle=1), replace(SMALL, network="seed_cnn", options={}, optimizer="adam")],
+    ids=lambda r: r.network,
 )
 def test_a_resumed_training_ends_where_an_uninterrupted_one_does(small, dataset, drawn, tmp_path):
     fit(dataset, str(drawn), small, tmp_path / "whole", accelerator="cpu")
     half = prepare(make_fabric(small, "cpu"), dataset, str(drawn), small, tmp_path / "halved")
     for _ in range(half.steps // 2):
         half.train_step()
-    runs.save_checkpoint(half.folder, half.network.module, half.scheduled, half.step)
+    runs.save_checkpoint(half.folder, half.state, half.scheduled, half.step, half.seconds)
     fit(dataset, str(drawn), small, tmp_path / "halved", resume=True, accelerator="cpu")
     whole, halved = (load_file(tmp_path / name / runs.WEIGHTS) for name in ("whole", "halved"))
     assert all(torch.equal(whole[name], halved[name]) for name in whole)
@@ -69,7 +98,7 @@ def test_resuming_nothing_is_refused(dataset, drawn, tmp_path):
 
 def test_resuming_another_recipe_is_refused(dataset, drawn, tmp_path):
     started = prepare(make_fabric(SMALL, "cpu"), dataset, str(drawn), SMALL, tmp_path)
-    runs.save_checkpoint(started.folder, started.network.module, started.scheduled, 1)
+    runs.save_checkpoint(started.folder, started.state, started.scheduled, 1, 1.0)
     with pytest.raises(RunError, match="of another recipe"):
         fit(dataset, str(drawn), replace(SMALL, seed=1), tmp_path, resume=True, accelerator="cpu")
 

@@ -1,0 +1,60 @@
+"""The training pictures that others are compared with: the label and the name of each, and the pictures, where an operator has them.
+
+A bundle holds features of pictures and no pictures, for those may often not be passed on. Whoever has the data set names its folder with
+CANDOR_REFERENCE; a picture is then served as the network sees it.
+"""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from service import bundle as contract
+from service import images
+from service.bundle import Bundle, Input
+from service.errors import NotFound
+from service.predictions import Neighbour
+
+MAX_PIXELS = 100_000_000
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The rows of reference.npz: `labels` and `names`, which are paths in `folder` if there is one."""
+
+    labels: tuple[str, ...]
+    names: tuple[str, ...]
+    spec: Input
+    folder: Path | None
+
+    @classmethod
+    def of(cls, bundle: Bundle, folder: Path | None) -> "Reference":
+        """That of `bundle`; it has no rows if the bundle has none."""
+        if not bundle.has(contract.REFERENCE):
+            return cls((), (), bundle.manifest.input, None)
+        with np.load(io.BytesIO(bundle.read(contract.REFERENCE)), allow_pickle=False) as arrays:
+            labels = tuple(bundle.manifest.labels[index] for index in arrays["labels"])
+            return cls(labels, tuple(arrays["names"].tolist()), bundle.manifest.input, folder)
+
+    def told(self, neighbour: Neighbour) -> dict[str, Any]:
+        """What a caller reads of a row; `distance` is 1 − cosine, in 0…2."""
+        row = neighbour.row
+        told = {"index": row, "label": self.labels[row], "name": self.names[row], "distance": 1 - neighbour.similarity}
+        return told | ({"picture": f"/reference/{row}"} if self.folder else {})
+
+    def picture(self, row: int) -> bytes:
+        """The picture of a row as PNG, (S, S).
+
+        Raises:
+            NotFound: there is no such row, or no picture of it.
+        """
+        if self.folder is None:
+            raise NotFound("this service has no reference pictures; an operator may name their folder with CANDOR_REFERENCE")
+        if row >= len(self.names):
+            raise NotFound(f"there is no reference picture {row}; there are {len(self.names)}, from 0 on")
+        path = (self.folder / self.names[row]).resolve()
+        if not path.is_relative_to(self.folder.resolve()) or not path.is_file():
+            raise NotFound(f"reference picture {row}, {self.names[row]}, is not in the folder that CANDOR_REFERENCE names")
+        return images.encode(images.fit(images.decode(path.read_bytes(), MAX_PIXELS).pixels, self.spec), "PNG")

@@ -1,0 +1,171 @@
+"""The audit's figures are right where the answer is known, and its findings name what was planted."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from captum.robust import PGD
+from scipy.special import softmax
+
+from service import bundle as contract
+from service.engine import Engine
+from service.predictions import Asked, predict
+from tests.servers import ROOT
+from training import export
+from training.audit import attacks, calibration, corruptions, edits, findings, labels, sets, slices, strangers
+from training.audit.accuracy import interval, macro_f1
+from training.audit.explanations import border_share
+from training.audit.familiarity import auroc
+
+
+@pytest.fixture(scope="module")
+def bundle(run, dataset, tmp_path_factory):
+    return export.make_bundle(run, dataset, tmp_path_factory.mktemp("bundle") / "discs", "discs")
+
+
+@pytest.fixture(scope="module")
+def made(bundle):
+    return Engine(bundle, "cpu")
+
+
+def test_calibration_error_is_the_gap_between_confidence_and_accuracy():
+    shares = np.tile([0.8, 0.2], (10, 1))
+    right = np.array([0] * 8 + [1] * 2)
+    assert calibration.error(shares, right) == pytest.approx(0.0)
+    assert calibration.error(shares, np.zeros(10, np.int64)) == pytest.approx(0.2)
+    assert calibration.log_loss(shares, right) == pytest.approx(-0.8 * np.log(0.8) - 0.2 * np.log(0.2))
+
+
+def test_macro_f1_is_that_of_scikit_learn():
+    from sklearn.metrics import f1_score
+
+    rng = np.random.default_rng(0)
+    truth, said = rng.integers(0, 5, 400), rng.integers(0, 5, 400)
+    assert macro_f1(said, truth, 5) == pytest.approx(f1_score(truth, said, average="macro"))
+
+
+def test_an_interval_of_a_share_is_as_wide_as_theory_says():
+    right = np.arange(1000) % 10 > 0
+    low, high = interval(lambda rows: right[rows].mean(), 1000, seed=0)
+    assert low < 0.9 < high
+    assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt(0.09 / 1000), rel=0.15)
+
+
+def test_measured_sets_are_the_served_ones(made, dataset):
+    found = made.predict(dataset.test.pixels)
+    shares = softmax(found.logits.astype(np.float64) / made.manifest.temperature, axis=1)
+    for by_class, kind in ((False, "marginal"), (True, "by_class")):
+        held = sets.members(shares, np.asarray(getattr(made.manifest.prediction_sets, kind)["0.90"]))
+        for row, members in zip(found.rows(), held, strict=True):
+            served = predict(row, made.manifest, Asked(3, "0.90", by_class)).prediction_set
+            assert set(served.labels) == {made.manifest.labels[index] for index in np.flatnonzero(members)}
+
+
+def test_an_area_of_one_half_is_a_guess():
+    rng = np.random.default_rng(0)
+    assert auroc(rng.normal(size=2000), rng.normal(size=2000)) == pytest.approx(0.5, abs=0.03)
+    assert auroc(np.array([2.0, 3.0]), np.array([0.0, 1.0])) == 1.0
+
+
+def test_strangers_fit_the_network_and_scrambling_keeps_every_pixel(made, dataset):
+    found = strangers.strangers(dataset.test.pixels, made.manifest.input, 5, seed=0)
+    assert set(found) == {"noise", "scrambled", "textures", "digits"}
+    assert all(pixels.shape == (5, 32, 32, 3) and pixels.dtype == np.uint8 for pixels in found.values())
+    for before, after in zip(dataset.test.pixels, found["scrambled"], strict=False):
+        assert not np.array_equal(before, after)
+        assert np.array_equal(np.sort(before.reshape(-1, 3), axis=0), np.sort(after.reshape(-1, 3), axis=0))
+
+
+@pytest.mark.parametrize("attack", attacks.ATTACKS, ids=lambda attack: attack.name)
+def test_an_attack_stays_within_its_radius(attack, made, dataset):
+    pixels, truth = dataset.test.pixels[:8], dataset.test.labels[:8]
+    for radius in (1, 3):
+        found = attacks.attacked_by(attack, made, pixels, truth, radius / 255, seed=0)
+        assert np.abs(found.astype(int) - pixels).max() <= radius
+        assert not np.array_equal(found, pixels)
+
+
+def test_attacks_through_the_bundle_succeed_as_often_as_captums(made, run, dataset):
+    pixels, truth, radius = dataset.test.pixels, dataset.test.labels, 16 / 255
+    ours = attacks.attacked_by(attacks.ATTACKS[1], made, pixels, truth, radius, seed=0)
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (made.manifest.input.mean, made.manifest.input.std))
+    torch.manual_seed(0)
+    pgd = PGD(
+        lambda x: run.network((x - mean) / std), torch.nn.CrossEntropyLoss(reduction="none"), lower_bound=0.0, upper_bound=1.0
+    )
+    start = torch.from_numpy(np.moveaxis(pixels, -1, 1).astype(np.float32) / 255)
+    theirs = pgd.perturb(start, radius=radius, step_size=radius / 8, step_num=20, target=torch.from_numpy(truth), random_start=True)
+    with torch.no_grad():
+        fooled = (run.network((theirs - mean) / std).argmax(1).numpy() != truth).mean()
+    assert (made.predict(ours).logits.argmax(1) != truth).mean() >= fooled
+
+
+@pytest.mark.parametrize("name", sorted(corruptions.CORRUPTIONS))
+def test_a_corruption_spoils_more_the_more_severe_it_is_and_always_alike(name, dataset):
+    pixels = dataset.test.pixels[:6]
+    damage = []
+    for severity in (1, 3, 5):
+        spoilt = corruptions.corrupted(name, severity, pixels, seed=0)
+        assert spoilt.shape == pixels.shape
+        assert np.array_equal(spoilt, corruptions.corrupted(name, severity, pixels, seed=0))
+        damage.append(np.abs(spoilt.astype(int) - pixels).mean())
+    assert damage[0] > 0
+    assert damage[2] > damage[0] or name == "saturation", "whose severities go both ways"
+
+
+def test_a_slice_that_is_served_worse_is_found_and_no_other(made):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (900, 8, 8, 3), np.uint8) // 2 + np.repeat(rng.integers(0, 100, (900, 1, 1, 1)), 3, -1).astype(
+        np.uint8
+    )
+    truth = rng.integers(0, 3, 900)
+    dark = slices.grouped("brightness", pixels) == "low"
+    said = np.where(rng.uniform(size=900) < np.where(dark, 0.5, 0.05), (truth + 1) % 3, truth)
+    found = {(s["property"], s["slice"]): s for s in slices.slices(pixels, said, truth, made.manifest, seed=0)["slices"]}
+    assert found["brightness", "low"]["p_value"] < 0.01
+    assert found["brightness", "low"]["excess"] < -0.15
+    assert found["background_uniformity", "low"]["p_value"] > 0.05
+
+
+def test_edits_change_what_they_say_and_nothing_else(dataset):
+    pixels = dataset.test.pixels[:4]
+    assert np.array_equal(edits.mirror(edits.mirror(pixels)), pixels)
+    assert np.array_equal(edits.hue(edits.hue(edits.hue(pixels))), pixels)
+    assert np.ptp(edits.grey(pixels), axis=-1).max() == 0
+    assert np.array_equal(edits.border(pixels)[:, 4:-4, 4:-4], pixels[:, 4:-4, 4:-4])
+
+
+def test_exchanged_labels_are_the_first_suspects(made):
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 3, 300)
+    shares = softmax(4 * np.eye(3)[truth] + rng.normal(size=(300, 3)), axis=1)
+    given = truth.copy()
+    given[:5] = (truth[:5] + 1) % 3
+    found = labels.label_issues(shares, given, np.arange(300).astype(np.str_), made.manifest)
+    assert {int(entry["name"]) for entry in found[:5]} == set(range(5))
+
+
+def test_a_map_that_is_spread_evenly_has_a_border_share_of_one():
+    assert border_share(np.ones((32, 32), np.float32)) == pytest.approx(1.0)
+    inside = np.zeros((32, 32), np.float32)
+    inside[16, 16] = 1
+    assert border_share(inside) == 0.0
+
+
+def test_the_command_audits_a_bundle_twice_to_the_same_report(bundle, drawn, tmp_path):
+    reports = []
+    for name in ("first", "second"):
+        asked = [sys.executable, "-m", "training", "audit", str(bundle.folder), "--data", str(drawn), "--out", str(tmp_path / name)]
+        done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+        assert done.returncode == 0, done.stderr
+        audited = contract.load(tmp_path / name)
+        reports.append(audited.read(contract.REPORT))
+    assert reports[0] == reports[1]
+    report, card = json.loads(reports[0]), audited.read(contract.CARD).decode()
+    assert f"**{report['test']['accuracy']:.4f}**" in card
+    assert audited.read("reliability.png").startswith(b"\x89PNG")
+    assert any(finding.startswith("colour") for finding in findings.findings(report)), "these classes differ by their colour alone"
+    assert all(name in report for name in ("calibration", "prediction_sets", "familiarity", "bias", "corruptions", "attacks"))

@@ -1,0 +1,5 @@
+"""The audit: what a bundle is worth, measured as it is served, on ONNX Runtime through `service.engine`."""
+
+from training.audit.report import audit
+
+__all__ = ["audit"]

@@ -1,0 +1,64 @@
+"""What a bundle says of its own answers: how probable, which classes else, and whether the picture is like those of the training.
+
+All of it is fitted on pictures that the network was not trained on, through predict.onnx itself.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+
+from service import bundle as contract
+from service.bundle import Familiarity, Manifest
+from service.engine import Engine, Prediction
+from service.predictions import probabilities
+from training import familiarity
+from training.conformal import fit_sets
+from training.data import Pictures
+from training.familiarity import Reference
+from training.temperature import fit_temperature
+
+SEED = 0  # of the sample that becomes the reference
+
+Files = Mapping[str, bytes]
+
+
+def trusted(manifest: Manifest, files: Files, held_out: Pictures, training: Pictures | None) -> tuple[Manifest, dict[str, bytes]]:
+    """`manifest` with temperature, prediction sets and familiarity; `files` with the reference, where features and `training` are known."""
+    made = dict(files)
+    if manifest.features is not None and training is not None:
+        reference = _reference(manifest, files, training)
+        made[contract.PREDICT] = searching(files[contract.PREDICT], reference)
+        made[contract.REFERENCE] = reference.content()
+    found = _predicted(manifest, made, held_out)
+    temperature = fit_temperature(found.logits, held_out.labels)
+    sets = fit_sets(probabilities(found.logits, temperature), held_out.labels)
+    return replace(manifest, temperature=temperature, prediction_sets=sets, familiarity=_familiarity(found, made)), made
+
+
+def searching(predict: bytes, reference: Reference) -> bytes:
+    """A predict.onnx that searches `reference`, too."""
+    model = familiarity.attach(onnx.load_model_from_string(predict), reference)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _reference(manifest: Manifest, files: Files, training: Pictures) -> Reference:
+    assert manifest.features is not None
+    chosen = training.take(familiarity.sample(training, manifest.features, SEED))
+    features = _predicted(manifest, files, chosen).features
+    assert features is not None
+    return Reference.of(features, chosen.labels, chosen.names)
+
+
+def _familiarity(found: Prediction, files: Files) -> Familiarity:
+    if found.similarity is None:
+        return familiarity.fit_energy(found.logits)
+    return familiarity.fit_familiarity(found.similarity, len(Reference.read(files[contract.REFERENCE]).labels))
+
+
+def _predicted(manifest: Manifest, files: Files, pictures: Pictures) -> Prediction:
+    with tempfile.TemporaryDirectory() as scratch:
+        draft = contract.write(Path(scratch) / "draft", manifest, {contract.PREDICT: files[contract.PREDICT]})
+        return Engine(draft, "cpu").predict(pictures.pixels)
