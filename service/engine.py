@@ -192,7 +192,12 @@ class Engine:
         return Cam(**self._run(contract.CAM, {"x": x, "target": target}))
 
     def _predict(self, graph: str, batch: Batch) -> Prediction:
-        return Prediction(**self._run(graph, {"image": batch}))
+        outputs = self._run(graph, {"image": batch})
+        if "neighbour" in outputs:
+            outputs["neighbour"] = outputs["neighbour"].astype(
+                np.int64
+            )  # ONNX Runtime's TopK gives C's long long, another type of as many bits
+        return Prediction(**outputs)
 
     def _alone(self, call: Callable[[Batch], object]) -> float:
         picture = self_test_picture(self.manifest.input.size)

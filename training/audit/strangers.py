@@ -15,7 +15,7 @@ from service.bundle import Input
 
 TILES = 8  # a side
 
-Pixels = UInt8[np.ndarray, "count size size 3"]
+Pixels = UInt8[np.ndarray, "_ size size 3"]
 
 
 def strangers(familiar: Pixels, spec: Input, count: int, seed: int) -> Mapping[str, Pixels]:
