@@ -3,7 +3,7 @@
 import shutil
 from contextlib import contextmanager
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 # a camera that shows a test picture, and nobody who has to allow it
 ARGUMENTS = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
@@ -72,10 +72,8 @@ class Visit:
 
     def settle(self):
         """Waits for every map."""
-        self.page.wait_for_function(
-            "document.querySelector('.panel') && !document.querySelector('#why [aria-busy]') && "
-            "[...document.querySelectorAll('.panel')].every((panel) => panel.querySelector('.quality, .bad'))"
-        )
+        self.page.locator("#why .panel").first.wait_for()
+        expect(self.page.locator("#why [aria-busy], #why .panel:not(:has(.quality, .bad))")).to_have_count(0)
 
     def close(self):
         """Ends the visit."""

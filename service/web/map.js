@@ -20,7 +20,7 @@ export function view(width, height, input) {
   return { left, top, right: left + side, bottom: top + side };
 }
 
-/** A picture ready to be drawn on: a canvas of at most SIDE pixels a side, and the network's view in its pixels. */
+/** A picture ready to be drawn on: a `canvas` whose longer side has SIDE pixels, its `image`, and in its pixels the network's view. */
 export async function ground(blob, input) {
   const bitmap = await createImageBitmap(blob);
   const scale = SIDE / Math.max(bitmap.width, bitmap.height);
@@ -31,9 +31,9 @@ export async function ground(blob, input) {
   context.fillStyle = "white"; // under what is transparent, as the service does
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
-  const size = { width: bitmap.width, height: bitmap.height };
   bitmap.close();
-  return { canvas, size, box: view(canvas.width, canvas.height, input) };
+  const image = context.getImageData(0, 0, canvas.width, canvas.height);
+  return { canvas, image, box: view(canvas.width, canvas.height, input) };
 }
 
 /** An empty canvas. */
@@ -51,17 +51,16 @@ export function strengths(values, limit, scale, shown) {
 }
 
 /** The print of `ground` under the ink of `strength`, on a canvas as large. */
-export function overlay({ canvas, box }, strength, side, scale) {
-  const { width, height } = canvas;
-  const sheet = blank(width, height);
-  const context = sheet.getContext("2d");
-  const image = canvas.getContext("2d").getImageData(0, 0, width, height);
+export function overlay({ image: picture, box }, strength, side, scale) {
+  const { width, height } = picture;
+  const image = new ImageData(new Uint8ClampedArray(picture.data), width, height);
   const [across, down] = [weights(width, box.left, box.right, side), weights(height, box.top, box.bottom, side)];
   const table = colours(scale);
   for (let y = 0, at = 0; y < height; y++) {
     for (let x = 0; x < width; x++, at += 4) ink(image.data, at, table, place(between(strength, side, across[x], down[y])));
   }
-  context.putImageData(image, 0, 0);
+  const sheet = blank(width, height);
+  sheet.getContext("2d").putImageData(image, 0, 0);
   return sheet;
 }
 

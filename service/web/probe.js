@@ -17,6 +17,7 @@ export class Probe {
     Object.assign(this, { ground, looked, panels, question, size: 0.12, at: { x: 0.5, y: 0.5 }, before: null, after: null });
     const { width, height } = ground.canvas;
     this.mask = blank(width, height);
+    this.brush = this.mask.getContext("2d", { willReadFrequently: true });
     const heard = { role: "application", "aria-label": t("probe.canvas"), "aria-describedby": "probe-help" };
     this.canvas = el("canvas", { width, height, tabindex: 0, ...heard });
     this.result = el("div", { class: "result", "aria-live": "polite" });
@@ -42,7 +43,7 @@ export class Probe {
 
   /** Takes the brush's traces away, and what was found out by them. */
   clear() {
-    this.mask.getContext("2d").clearRect(0, 0, this.mask.width, this.mask.height);
+    this.brush.clearRect(0, 0, this.mask.width, this.mask.height);
     this.after = null;
     this.asking?.abort();
     this.node.removeAttribute("aria-busy");
@@ -65,7 +66,7 @@ export class Probe {
     const { left, top, right, bottom } = this.ground.box;
     const [across, down] = [(right - left) / side, (bottom - top) / side];
     const [x, y] = [left + (cell % side) * across, top + Math.floor(cell / side) * down];
-    this.mask.getContext("2d").fillRect(Math.floor(x), Math.floor(y), Math.ceil(across), Math.ceil(down));
+    this.brush.fillRect(Math.floor(x), Math.floor(y), Math.ceil(across), Math.ceil(down));
   }
 
   #pointers() {
@@ -103,10 +104,8 @@ export class Probe {
   }
 
   #paint() {
-    const context = this.mask.getContext("2d");
-    context.beginPath();
-    context.arc(this.at.x * this.mask.width, this.at.y * this.mask.height, this.#radius(), 0, 2 * Math.PI);
-    context.fill();
+    this.#circle(this.brush);
+    this.brush.fill();
     this.#brushed();
   }
 
@@ -138,10 +137,14 @@ export class Probe {
     for (const [colour, width] of [["black", 3], ["white", 1.5]]) {
       context.strokeStyle = colour;
       context.lineWidth = width;
-      context.beginPath();
-      context.arc(this.at.x * this.mask.width, this.at.y * this.mask.height, this.#radius(), 0, 2 * Math.PI);
+      this.#circle(context);
       context.stroke();
     }
+  }
+
+  #circle(context) {
+    context.beginPath();
+    context.arc(this.at.x * this.mask.width, this.at.y * this.mask.height, this.#radius(), 0, 2 * Math.PI);
   }
 
   /** Both pictures go the same way, as PNG files of this canvas, so that nothing but the brush makes the difference. */
