@@ -16,7 +16,7 @@ from tests.browser import TABS, Visit, chromium
 from tests.servers import ROOT, Server
 
 WIDTHS = {1280: 1.0, 390: 2.0}  # pixels of a screen, and how many of ours make one of them
-HEIGHTS = {"try": 900, "why": 1240, "watch": 1080, "model": 900}
+HEIGHTS = {"try": 900, "why": 1290, "watch": 1080, "model": 900}
 NARROW_HEIGHT = 844
 METHODS = ("Integrated Gradients", "Grad-CAM", "Occlusion")
 SAMPLES = ROOT / "service" / "web" / "samples"
@@ -30,6 +30,7 @@ QUALITY = 80
 def main(tabs: tuple[str, ...], into: Path) -> None:
     """Writes page-TAB-SCHEME-WIDTH.webp for each tab, colour scheme and width."""
     with tempfile.TemporaryDirectory() as scratch, Server(Path(scratch)) as server, chromium() as browser:
+        warm(server)
         for width, scale in WIDTHS.items():
             visits = {
                 scheme: Visit(
@@ -49,6 +50,12 @@ def main(tabs: tuple[str, ...], into: Path) -> None:
                         visits["light"].page.wait_for_timeout(1000 * WATCHED_SECONDS)
                     for scheme, visit in visits.items():
                         take(visit, tab, width, into / f"page-{tab}-{scheme}-{width}.webp")
+
+
+def warm(server: Server) -> None:
+    """Asks for a few predictions and explanations: the first ones take longer than those that a visitor sees."""
+    for path in ("/predict", "/explain?method=grad_cam") * 20:
+        server.client.post(path, content=(SAMPLES / "ship.webp").read_bytes(), headers={"content-type": "image/webp"})
 
 
 @contextmanager
@@ -94,6 +101,8 @@ def take(visit: Any, tab: str, width: int, path: Path) -> None:
     """Writes what is seen as WebP."""
     if width > 1000:  # noqa: PLR2004 - a wide screen shows a tab to its end
         visit.page.set_viewport_size({"width": width, "height": HEIGHTS[tab]})
+    elif tab == "why":
+        visit.page.locator(".question").evaluate("question => scrollTo(0, question.offsetTop - 16)")
     visit.page.mouse.move(0, 0)
     visit.page.evaluate("document.activeElement.blur()")
     shot = visit.page.screenshot()

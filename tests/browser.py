@@ -28,7 +28,9 @@ class Visit:
 
     def __init__(self, browser, url, **options):
         self.url = url
-        self.context = browser.new_context(base_url=url, **{"locale": "en-GB", "viewport": {"width": 1280, "height": 900}} | options)
+        self.context = browser.new_context(
+            base_url=url, **{"locale": "en-GB", "viewport": {"width": 1280, "height": 900}} | options
+        )
         self.page = self.context.new_page()
         self.page.set_default_timeout(15_000)
         self.errors, self.strangers, self.requests = [], [], []

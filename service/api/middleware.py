@@ -23,9 +23,9 @@ PROBES = (
 
 
 class Measured:
-    """Observes `app`; what no route serves is counted together, and probes, scrapes and the files of the page, which are no traffic, not at all.
+    """Observes `app`, whose API has `routes`; what no route serves is counted together.
 
-    `routes` are those of the API.
+    Probes, scrapes and the files of the page are no traffic, and are not counted.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, routes: Iterable[Route]) -> None:

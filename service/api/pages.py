@@ -29,19 +29,10 @@ KINDS = {
     ".webp": "image/webp",
 }
 GRAFANA = b"@GRAFANA@"
-POLICY = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "img-src 'self' data: blob:",  # overlays come as data, chosen pictures are blobs
-        "connect-src 'self'",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-        "require-trusted-types-for 'script'",
-        "trusted-types 'none'",
-    )
+# Overlays come as data, chosen pictures are blobs.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 )
 HEADERS = {
     "Cache-Control": "no-cache",  # keep it, and ask whether it is still the same
@@ -81,7 +72,7 @@ class File:
 
 
 def routes(bundle: Bundle, grafana_url: str) -> list[Route]:
-    """A route for each file, and for each plot of `bundle`: no other path leads into a folder. `grafana_url` is what the page links, or empty."""
+    """A route for each file and each plot of `bundle`; no other path leads into a folder. The page links `grafana_url`, unless it is empty."""
     return [Route(path, _endpoint(file)) for path, file in (*_files(grafana_url), *_plots(bundle))]
 
 

@@ -23,7 +23,7 @@ function drawn(points, kind) {
   const line = points.map(([x, y]) => `${x.toFixed(1)},${y.toFixed(1)}`).join(" L");
   const [first, last] = [points[0][0].toFixed(1), points.at(-1)[0].toFixed(1)];
   const area = `M${first},${HEIGHT - PAD} L${line} L${last},${HEIGHT - PAD} Z`;
-  return [kind === "area" ? svg("path", { class: "area", d: area }) : null, svg("path", { class: `line ${kind}`, d: `M${line}` })];
+  return [kind === "all" ? svg("path", { class: "area", d: area }) : null, svg("path", { class: `line ${kind}`, d: `M${line}` })];
 }
 
 const [SPAN, TALL] = [300, 22];

@@ -13,8 +13,8 @@ const MOST_LABELS = 20; // that are named
 /** Draws the tab into `root`. */
 export async function draw(root) {
   const card = el("section", { class: "sheet card-text" }, words(t("try.waiting"), "quiet"));
-  const beside = el("div", {}, what(), parity(), files());
-  fill(root, title(t("model.title"), t("model.lead")), el("div", { class: "two wide-left" }, card, beside), plots(), raw());
+  const columns = el("div", { class: "two wide-left" }, el("div", {}, card, parity()), el("div", {}, what(), files()));
+  fill(root, title(t("model.title"), t("model.lead")), columns, plots(), raw());
   try {
     const there = CARD in state.manifest.files;
     fill(card, there ? markdown(await text("/model/card"), address) : words(t("model.no-card")));
@@ -71,9 +71,11 @@ function parity() {
   return sheet(t("model.parity"), words(t("model.parity.lead"), "quiet"), table(t("model.parity"), heads, entries.map(row)));
 }
 
+const size = (bytes) => (bytes < 1e5 ? `${number(bytes / 1000, 1)} kB` : `${number(bytes / 1e6)} MB`);
+
 function files() {
   const digest = (sha256) => el("code", {}, `${sha256.slice(0, 16)}…`);
-  const row = ([name, { sha256, length }]) => el("li", {}, el("b", {}, name), ` ${number(length / 1e6)} MB `, digest(sha256));
+  const row = ([name, { sha256, length }]) => el("li", {}, el("b", {}, name), ` ${size(length)} `, digest(sha256));
   const list = el("ul", { class: "files" }, Object.entries(state.manifest.files).map(row));
   return sheet(t("model.files"), words(t("model.files.lead"), "quiet"), list);
 }

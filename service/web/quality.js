@@ -1,6 +1,6 @@
 // What the measures of a map say, in words; docs/explanations.md says where they mislead.
 
-import { figure, percent, t } from "/web/text.js";
+import { number, percent, t } from "/web/text.js";
 
 /** Sentences about an explanation's quality as {tone: good | fair | poor, text}. */
 export function sentences(quality) {
@@ -20,7 +20,7 @@ function adds({ completeness_gap: gap }) {
 }
 
 function specific({ class_cosine: cosine }) {
-  return cosine === undefined ? null : told("specific", toned(cosine, 0.5, 0.9), { cosine: figure(cosine) });
+  return cosine === undefined ? null : told("specific", toned(cosine, 0.5, 0.9), { cosine: number(cosine) });
 }
 
 function linear({ surrogate_r2: r2 }) {

@@ -47,7 +47,8 @@ export const number = (value, digits = 2) => shown(value, { maximumFractionDigit
 
 /** A number of about three figures, whatever its size, with its sign if `signed`. */
 export function figure(value, signed = false) {
-  return shown(value, { maximumSignificantDigits: 3, signDisplay: signed ? "exceptZero" : "auto" });
+  const notation = value !== 0 && Math.abs(value) < 0.001 ? "scientific" : "standard";
+  return shown(value, { maximumSignificantDigits: 3, signDisplay: signed ? "exceptZero" : "auto", notation });
 }
 
 /** A share as percent; what would round to nothing or to all is said to be below or above. */

@@ -18,10 +18,11 @@ export function draw(root) {
   parts.given = el("div", { class: "frame" });
   parts.answer = el("div", { class: "answer", "aria-live": "polite" });
   parts.grid = el("ul", { class: "grid" });
+  parts.stage = el("div", { class: "stage" }, el("div", { class: "left" }, parts.given, parts.grid, sources()), parts.answer);
   fill(
     root,
     title(t("try.title"), t("try.lead", { classes: state.manifest.labels.length })),
-    el("div", { class: "stage" }, el("div", {}, parts.given, parts.grid, sources()), parts.answer),
+    parts.stage,
   );
   show();
 }
@@ -29,6 +30,7 @@ export function draw(root) {
 function show() {
   const looked = shot();
   fill(parts.given, looked ? picture(looked) : el("p", { class: "drop" }, t("try.drop")));
+  parts.stage.classList.toggle("given", looked !== undefined);
   fill(parts.answer, looked ? answer(looked) : nothing());
   fill(parts.grid, state.shots.length > 1 ? state.shots.map(card) : []);
 }

@@ -130,7 +130,7 @@ function rate() {
   if (all.length < 2) return words(t("watch.waiting"), "quiet");
   const top = Math.max(1, ...all.filter(Number.isFinite));
   const label = t("watch.rate.label", { now: figure(all.at(-1)), most: figure(top) });
-  const series = [{ values: all, kind: "area" }, { values: failed, kind: "errors" }];
+  const series = [{ values: all, kind: "all" }, { values: failed, kind: "errors" }];
   return [lines(series, label), el("p", { class: "ends quiet" }, el("span", {}, label), key())];
 }
 
@@ -165,7 +165,7 @@ function load() {
   const depth = scrapes.map(({ found }) => total(found, "candor_queue_depth"));
   const refused = figure(total(last(), "candor_rejected_total"));
   const label = t("watch.queue.label", { now: figure(depth.at(-1)), most: figure(Math.max(...depth)) });
-  return [lines([{ values: depth, kind: "area" }], label), words(label, "quiet"), facts([...batches(), [t("watch.refused"), refused]])];
+  return [lines([{ values: depth, kind: "all" }], label), words(label, "quiet"), facts([...batches(), [t("watch.refused"), refused]])];
 }
 
 /** How many pictures ran together, by lane. */

@@ -64,7 +64,9 @@ def visitor(browser, server):
 def marked(tmp_path_factory, embedded):
     """A server whose model has a script for a label, another in its card, and a plot."""
     folder = tmp_path_factory.mktemp("marked")
-    card = f"# A card\n\n{SCRIPT}\n\n| a | b |\n|---|---|\n| {SCRIPT} | [x](javascript:window.ran=1) |\n\n![the plot](confusion.png)\n"
+    card = (
+        f"# A card\n\n{SCRIPT}\n\n| a | b |\n|---|---|\n| {SCRIPT} | [x](javascript:window.ran=1) |\n\n![the plot](confusion.png)\n"
+    )
     files = {name: embedded.read(name) for name in embedded.manifest.files} | {"CARD.md": card.encode(), "confusion.png": PLOT}
     labels = (*embedded.manifest.labels[:-2], SCRIPT, "truck, or lorry")
     bundle.write(folder / "bundle", replace(embedded.manifest, labels=labels), files)
@@ -100,19 +102,24 @@ def test_the_first_load_is_light_and_quick(visit, capsys):
     client.send("Network.enable")
     client.on("Network.loadingFinished", lambda event: lengths.update({event["requestId"]: event["encodedDataLength"]}))
     unpacked = []
-    visit.page.on("response", lambda response: unpacked.append(response))
+    visit.page.on("response", lambda response: unpacked.append(response))  # noqa: PLW0108 - Playwright marks what it calls
     visit.open()
     seconds = visit.page.evaluate("performance.now()") / 1000
     visit.page.wait_for_load_state("networkidle")
     sent, plain = sum(lengths.values()), sum(len(response.body()) for response in unpacked)
     with capsys.disabled():
-        print(f"\nfirst load: {len(lengths)} files, {sent:,.0f} bytes sent ({plain:,} unpacked), {seconds:.2f} s")
+        print(f"\nfirst load: {len(lengths)} files, {sent:,.0f} bytes sent ({plain:,} unpacked), {seconds:.2f} s")  # noqa: T201 - the figure that the limits are about
     assert plain <= MOST_BYTES
     assert seconds <= MOST_SECONDS
 
 
 def test_files_are_answered_with_a_policy_and_asked_for_again_only_when_they_changed(server):
-    for path, kind in (("/", "text/html"), ("/docs", "text/html"), ("/web/app.js", "text/javascript"), ("/web/zh.json", "application/json")):
+    for path, kind in (
+        ("/", "text/html"),
+        ("/docs", "text/html"),
+        ("/web/app.js", "text/javascript"),
+        ("/web/zh.json", "application/json"),
+    ):
         response = server.client.get(path)
         assert (response.status_code, response.headers["content-type"].partition(";")[0]) == (200, kind)
         policy = response.headers["content-security-policy"]
@@ -134,7 +141,11 @@ def test_no_other_path_leads_into_the_folder(path, server):
 
 def test_looking_at_the_page_is_no_traffic(visit, server):
     def counted():
-        return sum(float(line.rpartition(" ")[2]) for line in server.client.get("/metrics").text.splitlines() if line.startswith("candor_requests_total"))
+        return sum(
+            float(line.rpartition(" ")[2])
+            for line in server.client.get("/metrics").text.splitlines()
+            if line.startswith("candor_requests_total")
+        )
 
     server.client.get("/metrics")
     before = counted()
@@ -153,7 +164,9 @@ def test_a_sample_is_answered_with_bars_and_times(visit, server):
     page = visit.sample()
     response = server.client.post("/predict?top_k=5", content=SHIP.read_bytes(), headers={"content-type": "image/webp"}).json()
     assert page.locator(".verdict strong").inner_text() == response["label"] == "ship"
-    assert shares(page, "#try .bars") == pytest.approx([min(0.999, max(0.001, entry["probability"])) for entry in response["top"]], abs=0.001)
+    assert shares(page, "#try .bars") == pytest.approx(
+        [min(0.999, max(0.001, entry["probability"])) for entry in response["top"]], abs=0.001
+    )
     expect(page.locator(".sense")).to_contain_text("Calibrated")
     expect(page.locator(".times")).to_contain_text("Compute")
     assert re.search(r"Answered in [\d.]+ ms", page.locator(".times").inner_text())
@@ -162,7 +175,9 @@ def test_a_sample_is_answered_with_bars_and_times(visit, server):
 def test_doubt_is_told_as_far_as_the_bundle_measures_it(visit, server):
     visit.open()
     page = visit.sample("Ball")
-    answer = server.client.post("/predict", content=(SAMPLES / "ball.webp").read_bytes(), headers={"content-type": "image/webp"}).json()
+    answer = server.client.post(
+        "/predict", content=(SAMPLES / "ball.webp").read_bytes(), headers={"content-type": "image/webp"}
+    ).json()
     told = page.locator(".trust").inner_text()
     assert ("This model has none" in told) == ("prediction_set" not in answer)
     assert ("does not measure it" in told) == ("familiarity" not in answer)
@@ -188,7 +203,9 @@ def test_sets_and_familiarity_are_told_where_an_answer_has_them(familiar, words,
 
 def test_several_pictures_are_a_grid_and_a_bad_one_says_why(visit, tmp_path):
     names = ["a.png", "b.png", "bad.png", "c.gif"]
-    for name, content in zip(names, [encode(draw("red")), encode(draw("blue")), b"\x89PNG\r\n\x1a\ncut", encode(draw("green"), "GIF")], strict=True):
+    for name, content in zip(
+        names, [encode(draw("red")), encode(draw("blue")), b"\x89PNG\r\n\x1a\ncut", encode(draw("green"), "GIF")], strict=True
+    ):
         (tmp_path / name).write_bytes(content)
     page = visit.open()
     page.locator("#files").set_input_files([tmp_path / name for name in names])
@@ -267,7 +284,7 @@ def test_up_to_three_methods_explain_one_picture_side_by_side(visit):
     assert "logits for each piece" in told[2]
     for text in told:
         assert "Beware" in text
-        assert re.search(r"most of what speaks for it is .+ \(\d", text, re.IGNORECASE)
+        assert re.search(r"what speaks for it is strongest .+ \([\d.]+% of it", text, re.IGNORECASE)
     panels.nth(1).get_by_role("button", name="Remove").click()
     expect(panels).to_have_count(2)
 
@@ -280,7 +297,9 @@ def test_every_method_has_its_sentence_and_its_map(visit):
         page.get_by_label("Method", exact=True).select_option(value=method)
         visit.settle()
         assert METHODS[method].says[1:] in page.locator(".panel .sense").inner_text()
-        expect(page.locator(".panel canvas[role=img]")).to_have_attribute("aria-label", re.compile(f"^{re.escape(METHODS[method].title)}: "))
+        expect(page.locator(".panel canvas[role=img]")).to_have_attribute(
+            "aria-label", re.compile(f"^{re.escape(METHODS[method].title)}: ")
+        )
 
 
 def test_the_colours_are_those_of_the_service(visit):
@@ -298,16 +317,18 @@ def test_the_colours_are_those_of_the_service(visit):
         assert difference.max() < 6e-3, (scale, difference.max(), difference.mean())
 
 
-@pytest.mark.parametrize("method", ["integrated_gradients", "grad_cam"])
-def test_the_map_is_drawn_as_the_service_draws_it(method, visit, server):
-    page = visit.explained(METHODS[method].title)
+def test_the_map_is_drawn_as_the_service_draws_it(visit, server):
+    page = visit.explained("Integrated Gradients")
     page.get_by_label("Strength of the map").fill("1")
-    ours = pixels(page).astype(int)
-    overlay = explained(server, f"method={method}&target=ship&map=overlay")["overlay"]
-    with Image.open(io.BytesIO(base64.b64decode(overlay.partition(",")[2]))) as image:
-        theirs = np.asarray(image.convert("RGB").resize(ours.shape[1::-1], Image.Resampling.BICUBIC)).astype(int)
-    difference = np.abs(ours - theirs)
-    assert difference.mean() < 4, (difference.mean(), difference.max())
+    for method in ("integrated_gradients", "grad_cam"):
+        page.get_by_label("Method", exact=True).select_option(value=method)
+        visit.settle()
+        ours = pixels(page).astype(int)
+        overlay = explained(server, f"method={method}&target=ship&map=overlay")["overlay"]
+        with Image.open(io.BytesIO(base64.b64decode(overlay.partition(",")[2]))) as image:
+            theirs = np.asarray(image.convert("RGB").resize(ours.shape[1::-1], Image.Resampling.BICUBIC)).astype(int)
+        difference = np.abs(ours - theirs)
+        assert difference.mean() < 4, (method, difference.mean(), difference.max())
 
 
 def test_strength_and_sides_change_what_is_drawn_and_nothing_is_asked_again(visit):
@@ -578,18 +599,28 @@ def test_the_keyboard_alone_does_it_all(visit):
     expect(page.locator("#try")).to_be_visible()
 
 
-@pytest.mark.parametrize("width", [360, 1920])
-def test_every_tab_fits_its_screen(width, visitor):
-    visit = visitor(viewport={"width": width, "height": 740})
-    visit.explained("Integrated Gradients", "Grad-CAM", "Occlusion")
+def test_every_tab_fits_its_screen(visitor):
+    visit = visitor(viewport={"width": 360, "height": 740})
+    visit.explained("Integrated Gradients", "Grad-CAM")
     for tab in (*TABS, "docs"):
+        visit.page.set_viewport_size({"width": 360, "height": 740})
         if tab == "docs":
             visit.page.goto("/docs")
             visit.page.locator("summary").first.click()
         else:
             visit.page.locator(f"#tab-{tab}").click()
             visit.page.wait_for_selector(f"#{tab} h1")
-        assert visit.page.evaluate("document.documentElement.scrollWidth") <= width, tab
+        for width in (360, 1920):
+            visit.page.set_viewport_size({"width": width, "height": 740})
+            assert visit.page.evaluate("document.documentElement.scrollWidth") <= width, tab
+
+
+def test_on_a_narrow_screen_the_answer_comes_right_below_the_picture(visitor):
+    visit = visitor(viewport={"width": 390, "height": 844})
+    visit.open()
+    page = visit.sample()
+    places = [page.locator(f"#try {part}").bounding_box()["y"] for part in (".frame", ".verdict", ".sources")]
+    assert places == sorted(places)
 
 
 def test_the_theme_is_the_systems_until_one_is_chosen(visitor):
@@ -612,7 +643,7 @@ def test_the_theme_is_the_systems_until_one_is_chosen(visitor):
 def test_the_language_is_the_browsers_until_one_is_chosen(visitor):
     visit = visitor(locale="zh-CN")
     page = visit.open()
-    expect(page.locator("#try h1")).to_have_text("它看到了什么？")
+    expect(page.locator("#try h1")).to_have_text(re.compile("^它看到了什么"))
     assert page.evaluate("document.documentElement.lang") == "zh"
     page.get_by_role("button", name="轮船").click()
     expect(page.locator(".verdict strong")).to_have_text("ship")
@@ -665,8 +696,13 @@ def test_both_languages_say_the_same_things(server):
 def test_a_script_in_a_label_in_a_card_or_in_a_name_does_not_run(visitor, marked, tmp_path):
     visit = visitor(marked.url)
     page = visit.open()
-    name = SCRIPT.replace("/", "∕") + ".png"
-    page.locator("#files").set_input_files([{"name": name, "mimeType": "image/png", "buffer": SHIP.read_bytes()}, {"name": name, "mimeType": "image/png", "buffer": b"noise"}])
+    name = SCRIPT.replace("/", "") + ".png"
+    page.locator("#files").set_input_files(
+        [
+            {"name": name, "mimeType": "image/png", "buffer": SHIP.read_bytes()},
+            {"name": name, "mimeType": "image/png", "buffer": b"noise"},
+        ]
+    )
     page.wait_for_selector(".verdict")
     expect(page.locator("figcaption")).to_contain_text("<script>")
     page.locator("#tab-why").click()
