@@ -37,7 +37,7 @@ export const json = async (path) => (await ask(path)).json();
 /** A document of the service as text. */
 export const text = async (path) => (await ask(path)).text();
 
-/** What is asked of an explanation, as the query of /explain. */
+/** What is asked, as the query of a request; what is empty is left out. */
 export function query(question) {
   const given = Object.entries(question).filter(([, value]) => value !== null && value !== undefined && value !== "");
   return new URLSearchParams(given.map(([name, value]) => [name, String(value)])).toString();
@@ -53,27 +53,27 @@ export async function explain(blob, question, accept = "application/json", signa
   return accept === "application/json" ? response.json() : response.blob();
 }
 
-/** The prediction of one picture. */
-export async function predict(blob, classes, signal = undefined) {
+/** The prediction of one picture; `asked` are parameters of /predict. */
+export async function predict(blob, asked, signal = undefined) {
   const headers = { "Content-Type": kindOf(blob) };
-  return (await ask(`/predict?top_k=${classes}`, { method: "POST", body: blob, headers, signal })).json();
+  return (await ask(`/predict?${query(asked)}`, { method: "POST", body: blob, headers, signal })).json();
 }
 
 /** For each picture its prediction or {error: problem}, in their order; as many go together as one request takes. */
-export async function predictAll(blobs, classes) {
-  const answers = await Promise.all(groups(blobs).map((group) => together(group, classes)));
+export async function predictAll(blobs, asked) {
+  const answers = await Promise.all(groups(blobs).map((group) => together(group, asked)));
   return answers.flat();
 }
 
-async function together(blobs, classes) {
-  if (blobs.length === 1) return [await predict(blobs[0], classes).catch(failed)];
+async function together(blobs, asked) {
+  if (blobs.length === 1) return [await predict(blobs[0], asked).catch(failed)];
   const form = new FormData();
-  form.append("top_k", classes);
+  for (const [name, value] of Object.entries(asked)) form.append(name, value);
   for (const blob of blobs) form.append("image", blob);
   try {
     return (await (await ask("/predict", { method: "POST", body: form })).json()).results;
   } catch {
-    return Promise.all(blobs.map((blob) => predict(blob, classes).catch(failed))); // one at a time says whose fault it was
+    return Promise.all(blobs.map((blob) => predict(blob, asked).catch(failed))); // one at a time says whose fault it was
   }
 }
 

@@ -2,7 +2,7 @@
 
 import { predictAll } from "/web/api.js";
 import { button, el } from "/web/dom.js";
-import { forget, listed, state } from "/web/state.js";
+import { asked, forget, state } from "/web/state.js";
 import { t } from "/web/text.js";
 
 const SAMPLES = ["ship", "airplane", "automobile", "ball"];
@@ -28,7 +28,7 @@ export async function take(files) {
   const shot = (blob) => ({ name: blob.name ?? t("picture.unnamed"), blob, url: URL.createObjectURL(blob), answer: null });
   state.shots = files.map(shot);
   changed();
-  const answers = await predictAll(files, listed());
+  const answers = await predictAll(files, asked());
   if (mine !== round) return;
   answers.forEach((answer, index) => (state.shots[index].answer = answer));
   state.chosen = Math.max(0, answers.findIndex((answer) => !answer.error));

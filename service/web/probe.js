@@ -151,10 +151,10 @@ export class Probe {
   async #ask() {
     this.asking?.abort();
     const mine = (this.asking = new AbortController());
-    const classes = state.manifest.labels.length;
+    const all = { top_k: state.manifest.labels.length };
     try {
-      this.before ??= await predict(await png(this.ground.canvas), classes, mine.signal);
-      this.after = await predict(await png(this.#replaced()), classes, mine.signal);
+      this.before ??= await predict(await png(this.ground.canvas), all, mine.signal);
+      this.after = await predict(await png(this.#replaced()), all, mine.signal);
       if (mine === this.asking) this.compare();
     } catch (error) {
       if (error.name !== "AbortError") fill(this.result, trouble(error.message));

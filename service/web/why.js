@@ -192,9 +192,10 @@ function sides() {
 
 /** The nearest reference examples, where the bundle has them: they help people more than maps do. */
 function nearest({ answer }) {
-  const found = answer.familiarity?.nearest ?? [];
+  const found = answer.nearest ?? [];
   if (found.length === 0) return null;
-  const where = ({ index, distance }) => ` ${t("why.nearest.one", { index, distance: figure(distance) })}`;
-  const one = (example) => el("li", {}, el("b", {}, example.label), where(example));
+  const where = ({ name, distance }) => ` ${t("why.nearest.one", { name, distance: figure(distance) })}`;
+  const image = ({ picture, name }) => picture && el("img", { src: picture, alt: name });
+  const one = (example) => el("li", {}, image(example), el("b", {}, example.label), where(example));
   return el("section", { class: "nearest" }, el("h2", {}, t("why.nearest")), el("ol", {}, found.map(one)));
 }

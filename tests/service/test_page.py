@@ -179,8 +179,8 @@ def test_doubt_is_told_as_far_as_the_bundle_measures_it(visit, server):
         "/predict", content=(SAMPLES / "ball.webp").read_bytes(), headers={"content-type": "image/webp"}
     ).json()
     told = page.locator(".trust").inner_text()
-    assert ("This model has none" in told) == ("prediction_set" not in answer)
-    assert ("does not measure it" in told) == ("familiarity" not in answer)
+    assert ("This model has none" in told) == (answer.get("prediction_set") is None)
+    assert ("does not measure it" in told) == (answer.get("familiarity") is None)
 
 
 @pytest.mark.parametrize(("familiar", "words"), [(True, "looks like what the model knows"), (False, "do not rely on this answer")])
@@ -381,6 +381,12 @@ def test_quality_is_told_in_words_with_what_can_be_measured(visit):
     expect(quality).to_contain_text("random order")
     expect(quality).to_contain_text("noise that nobody sees")
     expect(page.locator(".caveat")).to_contain_text("331 people")
+
+
+def test_the_nearest_training_pictures_are_named_where_the_model_knows_any(visit, server):
+    known = server.client.get("/model").json().get("familiarity")
+    page = visit.explained("Grad-CAM")
+    assert page.locator(".nearest li").count() == (min(5, known["neighbours"]) if known else 0)
 
 
 def test_parameters_can_be_changed_and_a_bad_one_is_told_with_its_limits(visit):
