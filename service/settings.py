@@ -59,6 +59,12 @@ def _folder(text: str) -> Path:
     return path
 
 
+def _link(text: str) -> str:
+    if text and not text.startswith(("https://", "http://")):
+        raise ValueError("an address that begins with https:// or http://")
+    return text
+
+
 @dataclass(frozen=True)
 class Settings:
     """What an operator may choose; sizes in bytes and pixels, ports as numbers."""
@@ -73,6 +79,7 @@ class Settings:
     workers: int = _setting(0, _integer(0, MOST_WORKERS), "processes that serve; 0 takes one a core, or one if a GPU may compute")
     max_body_bytes: int = _setting(10 * 2**20, _integer(1, 2**30), "largest request body taken")
     max_pixels: int = _setting(50_000_000, _integer(1, 10**9), "largest picture taken, width times height")
+    grafana_url: str = _setting("", _link, "address of your Grafana dashboards, for the page to link; none by default")
 
     @property
     def processes(self) -> int:
@@ -112,6 +119,6 @@ def describe() -> str:
     """One line a setting, for `--help`: its variable, what it is, its default."""
     return "\n".join(
         f"{PREFIX}{f.name.upper():<15} {f.metadata['help']}"
-        + ("" if f.default is None or f.name == "bundle" else f" (default {f.default})")
+        + ("" if f.default in (None, "", EMBEDDED_BUNDLE) else f" (default {f.default})")
         for f in fields(Settings)
     )

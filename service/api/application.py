@@ -4,7 +4,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
-from service.api import problems
+from service.api import pages, problems
 from service.api.kserve_v1 import KServeV1
 from service.api.middleware import Admitted, Measured
 from service.api.native import Native
@@ -21,7 +21,7 @@ def build(pipeline: Pipeline, bundle: Bundle, settings: Settings) -> Starlette:
     kserve_v1 = KServeV1(pipeline, native, settings.max_body_bytes)
     routes = [*native.routes(), *OpenInference(pipeline, bundle, settings).routes(), *kserve_v1.routes()]
     return Starlette(
-        routes=routes,
+        routes=[*routes, *pages.routes(bundle, settings.grafana_url)],
         middleware=[
             Middleware(Measured, metrics=pipeline.metrics, routes=routes),
             Middleware(Admitted, pipeline=pipeline, routes=routes),

@@ -23,7 +23,10 @@ PROBES = (
 
 
 class Measured:
-    """Observes `app`; what no route serves is counted together, and probes and scrapes, which are no traffic, not at all."""
+    """Observes `app`, whose API has `routes`; what no route serves is counted together.
+
+    Probes, scrapes and the files of the page are no traffic, and are not counted.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, routes: Iterable[Route]) -> None:
         self._app = app
@@ -48,8 +51,8 @@ class Measured:
             await self._app(scope, receive, sending)
         finally:
             template = getattr(scope.get("route"), "path", UNKNOWN)  # the router leaves here what matched
-            if template not in PROBES:
-                self._count(template if template in self._seconds else UNKNOWN, status, time.perf_counter() - started)
+            if template in self._seconds:
+                self._count(template, status, time.perf_counter() - started)
 
     def _count(self, template: str, status: int, seconds: float) -> None:
         self._seconds[template].observe(seconds)
