@@ -21,6 +21,12 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def descendants(pid):
+    """The processes that a process has started, nearest first."""
+    listed = [int(child) for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
+    return [*listed, *(further for child in listed for further in descendants(child))]
+
+
 def environment(home, **settings):
     """The environment of a server: nothing of Candor's is inherited."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("CANDOR_", "BENTOML_", "PROMETHEUS_"))}
@@ -67,11 +73,10 @@ class Server:
             raise
 
     def worker(self):
-        """The process id that answers requests: the one that holds onnxruntime."""
-        for children in Path(f"/proc/{self.process.pid}/task").glob("*/children"):
-            for pid in children.read_text().split():
-                if "onnxruntime" in Path(f"/proc/{pid}/maps").read_text():
-                    return int(pid)
+        """The process id that answers requests: one that holds onnxruntime."""
+        for pid in descendants(self.process.pid):
+            if "onnxruntime" in Path(f"/proc/{pid}/maps").read_text():
+                return pid
         raise AssertionError("no process of the server has loaded onnxruntime")
 
     def _ready(self):
