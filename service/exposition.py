@@ -43,7 +43,7 @@ class Family:
 
     def text(self, values: Mapping[str, float]) -> str:
         """The metric with its `values`."""
-        told = (f"{line} {floatToGoString(sum(map(values.__getitem__, keys)))}\n" for line, keys in self.lines)
+        told = (f"{line} {_number(sum(map(values.__getitem__, keys)))}\n" for line, keys in self.lines)
         return self.head + "".join(told)
 
 
@@ -129,11 +129,15 @@ def _buckets(names: list[Name], keys: Mapping[Name, str]) -> Iterable[tuple[str,
     for name in names:
         if name.bound is not None:
             below = (*below, keys[name])
-            yield _line(name.name, (*name.labels, ("le", floatToGoString(name.bound)))), below
+            yield _line(name.name, (*name.labels, ("le", _number(name.bound)))), below
         else:
             yield _line(f"{name.family}_count", name.labels), below
             yield _line(name.name, name.labels), (keys[name],)
             below = ()
+
+
+def _number(value: float) -> str:
+    return str(floatToGoString(value))  # type: ignore[no-untyped-call]
 
 
 def _line(name: str, labels: Iterable[tuple[str, str]]) -> str:

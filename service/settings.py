@@ -87,7 +87,9 @@ class Settings:
     drain_seconds: int = _setting(30, _integer(1, 3_600), "how long what was begun may take to its end after SIGTERM")
     log_format: LogFormat = _setting("text", _one_of(*get_args(LogFormat)), "text or json")
     access_log: bool = _setting(False, _truth, "true writes a line for every request")
-    otlp_endpoint: str | None = _setting(None, _address, "where traces go (OTLP over HTTP): http://collector:4318; nowhere by default")
+    otlp_endpoint: str | None = _setting(
+        None, _address, "where traces go (OTLP over HTTP): http://collector:4318; nowhere by default"
+    )
 
     @property
     def processes(self) -> int:

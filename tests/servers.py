@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -78,6 +79,21 @@ class Server:
             if "onnxruntime" in Path(f"/proc/{pid}/maps").read_text():
                 return pid
         raise AssertionError("no process of the server has loaded onnxruntime")
+
+    def metric(self, name):
+        """The value of a metric without labels, over a connection of its own: whichever process answers."""
+        text = httpx.get(f"{self.url}/metrics", timeout=5).text
+        return next(float(line.split()[1]) for line in text.splitlines() if line.startswith(f"{name} "))
+
+    def wait_for_processes(self, count):
+        """Waits until so many take requests."""
+        end = time.monotonic() + READY_SECONDS
+        while time.monotonic() < end:
+            with suppress(httpx.TransportError):
+                if self.metric("candor_ready") == count:
+                    return
+            time.sleep(0.05)
+        raise AssertionError(f"there are not {count} processes after {READY_SECONDS} s:\n{self.log.read_text()}")
 
     def _ready(self):
         try:

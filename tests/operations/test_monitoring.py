@@ -26,6 +26,11 @@ def recorded():
     return {rule["record"]: rule["expr"] for group in RULES["groups"] for rule in group["rules"] if "record" in rule}
 
 
+def slow():
+    """What is recorded so seldom that no test waits for it, with its expression."""
+    return {rule["record"]: rule["expr"] for group in RULES["groups"] if "interval" in group for rule in group["rules"]}
+
+
 def alerts():
     return [rule for group in RULES["groups"] for rule in group["rules"] if "alert" in rule]
 
@@ -49,7 +54,9 @@ def ruled():
 
 
 def plain(expression):
-    """The expression as Grafana sends it."""
+    """The expression as Grafana sends it; in place of what is seldom recorded stands how."""
+    for name, recording in slow().items():
+        expression = expression.replace(f'{name}{{job=~"$job"}}', f"({recording})")
     replaced = {"$__rate_interval": "30s", '"$job"': '"candor"', '"$instance"': '".+"'}
     for variable, value in replaced.items():
         expression = expression.replace(variable, value)
@@ -65,6 +72,7 @@ def watched(tmp_path_factory):
     """A server that has seen every kind of traffic, and the Prometheus that has seen the server."""
     folder = tmp_path_factory.mktemp("watched")
     with Server(folder, workers=2) as server, Prometheus(folder, server.port) as prometheus:
+        server.wait_for_processes(2)
         prometheus.wait_for('up{job="candor"} == 1')
         for turn in range(2):
             traffic(server)
@@ -145,10 +153,10 @@ def test_every_rule_is_healthy_and_nothing_fires(watched):
     _, prometheus = watched
     rules = [rule for group in prometheus.get("rules")["groups"] for rule in group["rules"]]
     assert len(rules) == len(recorded()) + len(alerts())
-    assert {rule["health"] for rule in rules} == {"ok"}, [rule.get("lastError") for rule in rules]
+    assert {rule["health"] for rule in rules if rule["name"] not in slow()} == {"ok"}, [rule.get("lastError") for rule in rules]
     assert not [alert for alert in prometheus.get("alerts")["alerts"] if alert["state"] == "firing"]
-    for name in recorded():
-        assert prometheus.query(name), name
+    for name, expression in recorded().items():
+        assert prometheus.query(expression if name in slow() else name), name
 
 
 def test_a_scrape_is_clean_to_promtool(watched):
@@ -229,7 +237,7 @@ def test_a_dashboard_fits_any_data_source_and_any_job(name):
         assert {panel["datasource"]["uid"], *(target["datasource"]["uid"] for target in panel["targets"])} == {"${datasource}"}
 
 
-@pytest.mark.parametrize("expression", shown())
+@pytest.mark.parametrize("expression", [*shown()])
 def test_an_expression_asks_for_the_chosen_job_and_a_window_that_fits_the_scrapes(expression):
     for name, selector in SELECTOR.findall(expression):
         if name.startswith(ELSEWHERE):

@@ -87,23 +87,8 @@ def test_in_a_pod_a_killed_worker_ends_the_service(tmp_path):
 
 def test_elsewhere_a_killed_worker_is_started_again_and_its_gauges_are_gone(tmp_path):
     with Server(tmp_path, workers=2) as server:
-        assert gauge(server, "candor_ready") == 2
+        server.wait_for_processes(2)
         os.kill(server.worker(), signal.SIGKILL)
-        wait_for_ready(server, 1)
-        wait_for_ready(server, 2)
-        assert gauge(server, "candor_workers") == 2
-
-
-def wait_for_ready(server, processes, seconds=30):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        with suppress(httpx.TransportError):
-            if gauge(server, "candor_ready") == processes:
-                return
-        time.sleep(0.05)
-    raise AssertionError(f"not {processes} processes ready after {seconds} s")
-
-
-def gauge(server, name):
-    text = httpx.get(f"{server.url}/metrics", timeout=5).text
-    return next(float(line.split()[1]) for line in text.splitlines() if line.startswith(f"{name} "))
+        server.wait_for_processes(1)
+        server.wait_for_processes(2)
+        assert server.metric("candor_workers") == 2

@@ -114,7 +114,7 @@ def test_ten_thousand_random_paths_and_methods_leave_the_number_of_series_unchan
     from scripts import arrivals
 
     chance = random.Random(5)
-    methods = ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD", "PROPFIND")
+    methods = ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "PROPFIND")
     prefixes = ("/", "/", "/predict/", "/v2/models/", "/v1/models/", "/model/", "/metrics/", "/explain?x=")
 
     def request():
@@ -125,6 +125,8 @@ def test_ten_thousand_random_paths_and_methods_leave_the_number_of_series_unchan
     arrivals.run(arrivals.closed_loop(server.port, [request() for _ in range(500)], 16, answers.append))
     before = series(server.client.get("/metrics").text).keys()
     arrivals.run(arrivals.closed_loop(server.port, [request() for _ in range(10_000)], 16, answers.append))
+    for number in range(100):  # whose answers have no body, which the loop above waits for
+        server.client.head(f"/{number}")
     after = series(server.client.get("/metrics").text).keys()
     assert len(answers) == 10_500
     assert {answer.status for answer in answers} <= {200, 404, 405, 415, 422}
@@ -145,6 +147,7 @@ def test_scrapes_and_probes_are_no_traffic(server):
 def test_several_processes_count_together(tmp_path):
     picture, png = encode(draw()), {"content-type": "image/png", "connection": "close"}
     with Server(tmp_path, workers=2) as server:
+        server.wait_for_processes(2)
         for _ in range(40):
             assert server.client.post("/predict", content=picture, headers=png).status_code == 200
         for _ in range(5):  # whichever answers
@@ -163,13 +166,13 @@ def test_several_processes_count_together(tmp_path):
         ("0::/", {"memory.max": "536870912"}, 2**29),
         ("0::/pod/candor", {"pod/memory.max": "1073741824", "pod/candor/memory.max": "max"}, 2**30),
         ("4:cpu:/x\n3:memory:/pod\n0::/x", {"memory/pod/memory.limit_in_bytes": "268435456"}, 2**28),
-        ("3:memory:/", {"memory/memory.limit_in_bytes": "9223372036854771712"}, 2048 * 1024),
-        ("0::/nowhere", {}, 2048 * 1024),
+        ("3:memory:/", {"memory/memory.limit_in_bytes": "9223372036854771712"}, 2**33),
+        ("0::/nowhere", {}, 2**33),
     ],
 )
 def test_the_limit_of_memory_is_that_of_the_control_group_or_of_the_machine(groups, files, limit, tmp_path):
     for name, text in (
-        {"proc/self/cgroup": groups, "proc/meminfo": "MemTotal: 2048 kB\n"} | {f"fs/{n}": t for n, t in files.items()}
+        {"proc/self/cgroup": groups, "proc/meminfo": "MemTotal: 8388608 kB\n"} | {f"fs/{n}": t for n, t in files.items()}
     ).items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
