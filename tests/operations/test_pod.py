@@ -46,23 +46,8 @@ def memory_group():
 
 def pod(home, members):
     """`python -m service serve` behind a read-only root, as user 1034 without rights, in the control group."""
-    inside = [
-        "bwrap",
-        "--unshare-user",
-        "--uid",
-        "1034",
-        "--gid",
-        "1034",
-        "--cap-drop",
-        "ALL",
-        "--ro-bind",
-        "/",
-        "/",
-        "--dev",
-        "/dev",
-    ]
-    inside += ["--proc", "/proc", "--tmpfs", "/tmp", "--ro-bind", str(ROOT), str(ROOT), "--bind", str(home), str(home)]
-    inside += ["--die-with-parent", "--chdir", str(ROOT)]
+    root = f"--ro-bind / / --dev /dev --proc /proc --tmpfs /tmp --ro-bind {ROOT} {ROOT} --bind {home} {home} --chdir {ROOT}"
+    inside = f"bwrap --unshare-user --uid 1034 --gid 1034 --cap-drop ALL {root} --die-with-parent".split()
     join = f"echo $$ > {members} && " if members else ""
     return ["sh", "-c", f'{join}exec "$@"', "sh", *inside, sys.executable, "-m", "service", "serve"]
 
