@@ -208,14 +208,12 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def find_wrk() -> str:
-    """The path of wrk, installed with apt-get if it is missing and this user may.
+    """The path of wrk, installed if it is missing and this user may.
 
     Raises:
         ClickException: it is missing, and cannot be installed.
     """
-    if not shutil.which("wrk") and shutil.which("apt-get") and os.geteuid() == 0:
-        for arguments in (["update"], ["install", "--yes", "--no-install-recommends", "wrk"]):
-            subprocess.run(["apt-get", "-qq", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)  # noqa: S603, S607
+    subprocess.run([ROOT / "scripts" / "packages", "wrk"], check=False)  # noqa: S603 - our own
     found = shutil.which("wrk")
     if found is None:
         raise click.ClickException("wrk is missing, and makes the load: install it (Debian and Ubuntu have it as the package wrk)")

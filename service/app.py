@@ -14,17 +14,24 @@ from typing import TYPE_CHECKING
 
 import bentoml
 from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service import logs
 from service.settings import Settings
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
     from service.neighbours import Neighbours
+    from service.tracing import Traced
 
-PROBES = ("/livez", "/readyz", "/healthz")
+READY = "/readyz"
+PROBES = ("/livez", READY, "/healthz")
+SETTINGS = Settings.from_environment()
 M_ARENA_MAX = -8  # of glibc's malloc.h
+log = logging.getLogger("candor")
+logs.configure(SETTINGS.log_format)
 # libuv, under uvloop, takes every connection that waits; told so, it leaves some to the other processes
 os.environ.setdefault("UV_TCP_SINGLE_ACCEPT", "1")
 
@@ -44,26 +51,19 @@ class Front:
         """Leads to the service that lives in this process."""
         if scope["type"] == "lifespan":
             _first(scope["app"])
-        theirs = scope["type"] == "lifespan" or scope["path"] in PROBES
-        await (self._app if theirs else bentoml.get_current_service().app)(scope, receive, send)
+            await self._app(scope, receive, send)
+        elif scope["path"] not in PROBES:
+            await bentoml.get_current_service().app(scope, receive, send)
+        elif scope["path"] == READY and bentoml.get_current_service().drain.stopping:
+            await PlainTextResponse("stopping\n", 503)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
 
 def _first(app: "Starlette") -> None:
     """Leaves no middleware but ours."""
     app.user_middleware = [Middleware(Front)]
     app.middleware_stack = app.build_middleware_stack()
-
-
-def _log() -> logging.Logger:
-    """Our own log, on standard error beside BentoML's."""
-    log = logging.getLogger("candor")
-    if not log.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s [%(levelname)s] [candor] %(message)s", "%Y-%m-%dT%H:%M:%S%z"))
-        log.addHandler(handler)
-        log.setLevel(logging.INFO)
-        log.propagate = False
-    return log
 
 
 def _few_arenas() -> None:
@@ -83,19 +83,19 @@ def _settle() -> None:
         libc.malloc_trim(0)
 
 
-def _neighbours(settings: Settings) -> "Neighbours | None":
+def _neighbours() -> "Neighbours | None":
     """The other processes: BentoML numbers them from 1, and gives them a folder that is empty at every start."""
     from service.neighbours import Neighbours  # noqa: PLC0415
 
     folder, number = os.environ.get("PROMETHEUS_MULTIPROC_DIR"), bentoml.server_context.worker_index
-    if settings.processes == 1 or folder is None or number is None:
+    if SETTINGS.processes == 1 or folder is None or number is None:
         return None
     return Neighbours(Path(folder) / "neighbours", number - 1)
 
 
 @bentoml.service(
     name="candor",
-    workers=Settings.from_environment().processes,
+    workers=SETTINGS.processes,
     logging={"access": {"enabled": False}},
     tracing={"excluded_urls": ".*"},
     metrics={"enabled": False},
@@ -107,27 +107,45 @@ class Candor:
         """Loads and verifies the bundle, warms the engine, opens the lanes: ready when it returns."""
         from service.api import build  # noqa: PLC0415
         from service.bundle import load  # noqa: PLC0415
+        from service.drain import Drain  # noqa: PLC0415
         from service.engine import Engine  # noqa: PLC0415
         from service.metrics import Metrics  # noqa: PLC0415
         from service.pipeline import Pipeline  # noqa: PLC0415
 
-        log = _log()
         _few_arenas()
-        settings = Settings.from_environment()
-        bundle = load(settings.bundle)
-        engine = Engine(bundle, settings.device, settings.threads, settings.precision)
+        bundle = load(SETTINGS.bundle)
+        engine = Engine(bundle, SETTINGS.device, SETTINGS.threads, SETTINGS.precision)
         metrics = Metrics(bundle.manifest.labels)
         metrics.model.labels(bundle.manifest.name, bundle.manifest.version).set(1)
-        metrics.device.labels(engine.provider).set(1)
-        self._pipeline = Pipeline(engine, settings, metrics, _neighbours(settings))
-        self.app = build(self._pipeline, bundle, settings)
+        metrics.device.labels(engine.provider, SETTINGS.wanted).set(1)
+        metrics.workers.set(SETTINGS.processes)
+        self.drain = Drain(SETTINGS.drain_seconds, metrics)
+        self._pipeline = Pipeline(engine, SETTINGS, metrics, _neighbours())
+        self.app: ASGIApp = build(self._pipeline, bundle, SETTINGS, self.drain)
+        self._traced = self._trace()
         log.info("serving %s %s on %s", bundle.manifest.name, bundle.manifest.version, engine.provider)
         _settle()
+
+    @bentoml.on_startup  # type: ignore[untyped-decorator]
+    async def listen(self) -> None:
+        """Is ready, until a signal says to stop."""
+        self.drain.listen()
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     def close(self) -> None:
         """Finishes what is waiting."""
         self._pipeline.close()
+        if self._traced is not None:
+            self._traced.close()
+
+    def _trace(self) -> "Traced | None":
+        """Traces every request, if somebody wants to know."""
+        if not SETTINGS.otlp_endpoint:
+            return None
+        from service.tracing import Traced  # noqa: PLC0415
+
+        self.app = traced = Traced(self.app, SETTINGS.otlp_endpoint)
+        return traced
 
 
 Candor.add_asgi_middleware(Front)  # type: ignore[attr-defined] # bentoml.service makes a Service of the class

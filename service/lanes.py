@@ -81,6 +81,7 @@ class Lane(Generic[Item, Result]):
         self._batch_size = metrics.batch_size.labels(name)
         self._in_flight = metrics.in_flight.labels(name)
         self._queue_depth = metrics.queue_depth.labels(name)
+        metrics.queue_limit.labels(name).set(capacity)
         self._rejected = {reason: metrics.rejected.labels(name, reason) for reason in ("queue_full", "deadline", "stopping")}
         self._waiting: deque[Ticket[Item, Result]] = deque()
         self._changed = threading.Condition()

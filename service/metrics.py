@@ -4,11 +4,16 @@ Under BentoML prometheus_client keeps its values in files (multi-process mode), 
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from service import processes
+from service.exposition import Exposition
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -18,6 +23,22 @@ GAPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 STAGES = ("read", "decode", "queue", "infer", "explain", "render", "encode")
 LIVE: Literal["livesum"] = "livesum"  # a process that died counts no longer
 ONE: Literal["livemax"] = "livemax"  # all processes say the same
+
+
+class Machine(Collector):
+    """What the processes take, read when it is asked for."""
+
+    def __init__(self, exposition: Exposition | None) -> None:
+        self._exposition = exposition
+        self._limit_bytes = processes.memory_limit_bytes()
+
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+        """The processes of all metrics, and the supervisor of several."""
+        pids = {os.getpid()} if self._exposition is None else {os.getppid(), *self._exposition.processes()}
+        yield GaugeMetricFamily("candor_memory_bytes", "Resident memory of all processes.", processes.resident_bytes(pids))
+        yield CounterMetricFamily("candor_cpu_seconds", "Processor time of all processes.", processes.cpu_seconds(pids))
+        if self._limit_bytes is not None:
+            yield GaugeMetricFamily("candor_memory_limit_bytes", "What all processes may have at most.", self._limit_bytes)
 
 
 class Metrics:
@@ -35,12 +56,18 @@ class Metrics:
             buckets=SECONDS,
             registry=registry,
         )
+        self.requests_in_flight = Gauge(
+            "candor_requests_in_flight", "Requests that are being answered.", multiprocess_mode=LIVE, registry=registry
+        )
         stage_seconds = Histogram(
             "candor_stage_duration_seconds", "The stages of a request.", ("stage",), buckets=SECONDS, registry=registry
         )
         self.stages = {stage: stage_seconds.labels(stage) for stage in STAGES}
         self.batch_size = Histogram("candor_batch_size", "Pictures that ran together.", ("lane",), buckets=ROWS, registry=registry)
         self.queue_depth = Gauge("candor_queue_depth", "Pictures waiting.", ("lane",), multiprocess_mode=LIVE, registry=registry)
+        self.queue_limit = Gauge(
+            "candor_queue_limit", "Pictures that may wait; more are refused.", ("lane",), multiprocess_mode=LIVE, registry=registry
+        )
         self.in_flight = Gauge("candor_in_flight", "Pictures running.", ("lane",), multiprocess_mode=LIVE, registry=registry)
         self.rejected = Counter("candor_rejected", "Pictures refused for load.", ("lane", "reason"), registry=registry)
         predictions = Counter("candor_predictions", "Predicted classes.", ("label",), registry=registry)
@@ -48,7 +75,7 @@ class Metrics:
         self.confidence = Histogram(
             "candor_prediction_confidence", "Calibrated probability of the predicted class.", buckets=SHARES, registry=registry
         )
-        self.unfamiliar = Counter("candor_unfamiliar", "Pictures unlike those of the training.", registry=registry)
+        self.unfamiliar = Counter("candor_unfamiliar", "Pictures unlike those that the model was trained on.", registry=registry)
         self.explanations = Counter("candor_explanations", "Explanations.", ("method", "outcome"), registry=registry)
         self.explanation_seconds = Histogram(
             "candor_explanation_duration_seconds", "Computing one map.", ("method",), buckets=SECONDS, registry=registry
@@ -64,12 +91,21 @@ class Metrics:
         self.model = Gauge(
             "candor_model_info", "The model that is served.", ("name", "version"), multiprocess_mode=ONE, registry=registry
         )
-        self.device = Gauge("candor_device_info", "What computes.", ("provider",), multiprocess_mode=ONE, registry=registry)
+        self.device = Gauge(
+            "candor_device_info",
+            "What computes, and what should: a CPU although there is a GPU is worth a look.",
+            ("provider", "wanted"),
+            multiprocess_mode=ONE,
+            registry=registry,
+        )
+        self.ready = Gauge("candor_ready", "Processes that take requests.", multiprocess_mode=LIVE, registry=registry)
+        self.workers = Gauge("candor_workers", "Processes that there should be.", multiprocess_mode=ONE, registry=registry)
+        folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        self._exposition = Exposition(Path(folder)) if folder else None
+        self._machine = CollectorRegistry()
+        self._machine.register(Machine(self._exposition))
 
     def text(self) -> bytes:
         """The exposition, in Prometheus's text format."""
-        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-            return bytes(generate_latest(self._registry))
-        together = CollectorRegistry()
-        MultiProcessCollector(together)  # type: ignore[no-untyped-call]
-        return bytes(generate_latest(together))
+        told = bytes(generate_latest(self._registry)) if self._exposition is None else self._exposition.text().encode()
+        return told + bytes(generate_latest(self._machine))

@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
@@ -53,6 +54,18 @@ class Sent:
     ground: Pixels | None
 
 
+class Stage(NamedTuple):
+    """A stage that a picture has passed, by the clock of `time.perf_counter`."""
+
+    name: str
+    ended: float
+    seconds: float
+
+
+# The stages of the request, where somebody collects them.
+passed: ContextVar[list[Stage] | None] = ContextVar("passed", default=None)
+
+
 @dataclass
 class Timing:
     """Seconds by stage, of one picture, and the `deadline` of its request, by the clock of `time.perf_counter`."""
@@ -69,10 +82,13 @@ class Timing:
         """Sets the deadline so long after the start."""
         self.deadline = self.started + milliseconds / 1000
 
-    def add(self, stage: str, seconds: float) -> None:
-        """Counts `seconds` for `stage`."""
+    def add(self, stage: str, seconds: float, ago: float = 0.0) -> None:
+        """Counts `seconds` for `stage`, which ended so long `ago`."""
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
         self.metrics.stages[stage].observe(seconds)
+        stages = passed.get()
+        if stages is not None:
+            stages.append(Stage(stage, time.perf_counter() - ago, seconds))
 
     @contextmanager
     def of(self, stage: str) -> Iterator[None]:
@@ -176,7 +192,7 @@ class Pipeline:
         if not explained:
             self._neighbours.predict()
         done = await self._predict.run(sent.fitted, timing.deadline)
-        timing.add("queue", done.queue_seconds)
+        timing.add("queue", done.queue_seconds, ago=done.run_seconds)
         timing.add("infer", done.run_seconds)
         prediction = predict(done.result, self.engine.manifest, asked)
         self.metrics.predictions[prediction.best.index].inc()
@@ -199,7 +215,7 @@ class Pipeline:
         except Exception:
             self.metrics.explanations.labels(name, "refused").inc()
             raise
-        timing.add("queue", done.queue_seconds)
+        timing.add("queue", done.queue_seconds, ago=done.run_seconds)
         timing.add("explain", done.run_seconds)
         self.metrics.explanations.labels(name, "degraded" if done.result.degraded_from else "answered").inc()
         self.metrics.explanation_seconds.labels(name).observe(done.run_seconds)

@@ -8,16 +8,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 from service.errors import SettingsError
 
 Device = Literal["auto", "cpu", "cuda", "tensorrt"]
 Precision = Literal["float32", "int8"]
+LogFormat = Literal["text", "json"]
 
 PREFIX = "CANDOR_"
 MOST_WORKERS = 64
 EMBEDDED_BUNDLE = Path(__file__).parent / "model"
+GPU = Path("/dev/nvidia0")
 
 
 def _setting(default: Any, read: Callable[[str], Any], help_text: str) -> Any:
@@ -34,16 +36,23 @@ def _integer(low: int, high: int) -> Callable[[str], int]:
     return read
 
 
-def _device(text: str) -> Device:
-    if text not in get_args(Device):
-        raise ValueError(f"one of {', '.join(get_args(Device))}")
-    return cast("Device", text)
+def _one_of(*values: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in values:
+            raise ValueError(f"one of {', '.join(values)}")
+        return text
+
+    return read
 
 
-def _precision(text: str) -> Precision:
-    if text not in get_args(Precision):
-        raise ValueError(f"one of {', '.join(get_args(Precision))}")
-    return cast("Precision", text)
+def _truth(text: str) -> bool:
+    return _one_of("true", "false")(text) == "true"
+
+
+def _address(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise ValueError("an address that begins with http:// or https://")
+    return text.rstrip("/")
 
 
 def _text(text: str) -> str:
@@ -70,9 +79,11 @@ class Settings:
     """What an operator may choose; sizes in bytes and pixels, ports as numbers."""
 
     bundle: Path = _setting(EMBEDDED_BUNDLE, _folder, "folder of the bundle to serve; the embedded one by default")
-    device: Device = _setting("auto", _device, "auto, cpu, cuda or tensorrt; auto takes CUDA where it really runs")
+    device: Device = _setting(
+        "auto", _one_of(*get_args(Device)), "auto, cpu, cuda or tensorrt; auto takes CUDA where it really runs"
+    )
     reference: Path | None = _setting(None, _folder, "folder of the training pictures, whose nearest ones /reference shows")
-    precision: Precision = _setting("float32", _precision, "of the predictions served by a CPU: float32 or int8")
+    precision: Precision = _setting("float32", _one_of(*get_args(Precision)), "of the predictions served by a CPU: float32 or int8")
     host: str = _setting("127.0.0.1", _text, "address to listen on")
     port: int = _setting(3000, _integer(1, 65_535), "port to listen on")
     threads: int = _setting(0, _integer(0, 1_024), "threads of one inference; 0 takes every core")
@@ -80,14 +91,26 @@ class Settings:
     max_body_bytes: int = _setting(10 * 2**20, _integer(1, 2**30), "largest request body taken")
     max_pixels: int = _setting(50_000_000, _integer(1, 10**9), "largest picture taken, width times height")
     grafana_url: str = _setting("", _link, "address of your Grafana dashboards, for the page to link; none by default")
+    drain_seconds: int = _setting(30, _integer(1, 3_600), "how long what was begun may take to its end after SIGTERM")
+    log_format: LogFormat = _setting("text", _one_of(*get_args(LogFormat)), "text or json")
+    access_log: bool = _setting(False, _truth, "true writes a line for every request")
+    otlp_endpoint: str | None = _setting(
+        None, _address, "where traces go (OTLP over HTTP): http://collector:4318; nowhere by default"
+    )
 
     @property
     def processes(self) -> int:
         """How many processes serve: the interpreter lock lets each use little more than one core; a GPU is best fed by one."""
         if self.workers:
             return self.workers
-        on_gpu = self.device in ("cuda", "tensorrt") or (self.device == "auto" and Path("/dev/nvidia0").exists())
-        return 1 if on_gpu else min(os.cpu_count() or 1, MOST_WORKERS)
+        return min(os.cpu_count() or 1, MOST_WORKERS) if self.wanted == "cpu" else 1
+
+    @property
+    def wanted(self) -> Device:
+        """The device that should compute: `auto` is CUDA where there is a GPU."""
+        if self.device != "auto":
+            return self.device
+        return "cuda" if GPU.exists() else "cpu"
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":

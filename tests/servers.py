@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -19,6 +20,12 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def descendants(pid):
+    """The processes that a process has started, nearest first."""
+    listed = [int(child) for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
+    return [*listed, *(further for child in listed for further in descendants(child))]
 
 
 def environment(home, **settings):
@@ -67,12 +74,26 @@ class Server:
             raise
 
     def worker(self):
-        """The process id that answers requests: the one that holds onnxruntime."""
-        for children in Path(f"/proc/{self.process.pid}/task").glob("*/children"):
-            for pid in children.read_text().split():
-                if "onnxruntime" in Path(f"/proc/{pid}/maps").read_text():
-                    return int(pid)
+        """The process id that answers requests: one that holds onnxruntime."""
+        for pid in descendants(self.process.pid):
+            if "onnxruntime" in Path(f"/proc/{pid}/maps").read_text():
+                return pid
         raise AssertionError("no process of the server has loaded onnxruntime")
+
+    def metric(self, name):
+        """The value of a metric without labels, over a connection of its own: whichever process answers."""
+        text = httpx.get(f"{self.url}/metrics", timeout=5).text
+        return next(float(line.split()[1]) for line in text.splitlines() if line.startswith(f"{name} "))
+
+    def wait_for_processes(self, count):
+        """Waits until so many take requests."""
+        end = time.monotonic() + READY_SECONDS
+        while time.monotonic() < end:
+            with suppress(httpx.TransportError):
+                if self.metric("candor_ready") == count:
+                    return
+            time.sleep(0.05)
+        raise AssertionError(f"there are not {count} processes after {READY_SECONDS} s:\n{self.log.read_text()}")
 
     def _ready(self):
         try:

@@ -39,7 +39,10 @@ def shell(script, tmp_path, **settings):
 
 def test_every_block_is_known_to_these_tests():
     for block in BLOCKS:
-        assert any(word in block for word in ("scripts/serve", "scripts/test", "curl", "service explain", "training fit")), block
+        assert any(
+            word in block
+            for word in ("scripts/serve", "scripts/test", "scripts/monitor", "curl", "service explain", "training fit")
+        ), block
 
 
 def test_the_commands_of_the_blocks_exist():

@@ -2,33 +2,30 @@
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
+from starlette.types import ASGIApp
 
 from service.api import pages, problems
 from service.api.kserve_v1 import KServeV1
-from service.api.middleware import Admitted, Measured
+from service.api.middleware import Admitted, Measured, Stopping
 from service.api.native import Native
 from service.api.open_inference import OpenInference
 from service.bundle import Bundle
+from service.drain import Drain
 from service.errors import RequestError
 from service.pipeline import Pipeline
 from service.settings import Settings
 
 
-def build(pipeline: Pipeline, bundle: Bundle, settings: Settings) -> Starlette:
+def build(pipeline: Pipeline, bundle: Bundle, settings: Settings, drain: Drain) -> ASGIApp:
     """The application that serves `bundle` through `pipeline`."""
     native = Native(pipeline, bundle, settings)
     kserve_v1 = KServeV1(pipeline, native, settings.max_body_bytes)
     routes = [*native.routes(), *OpenInference(pipeline, bundle, settings).routes(), *kserve_v1.routes()]
-    return Starlette(
-        routes=[*routes, *pages.routes(bundle, settings.grafana_url)],
-        middleware=[
-            Middleware(Measured, metrics=pipeline.metrics, routes=routes),
-            Middleware(Admitted, pipeline=pipeline, routes=routes),
-        ],
-        exception_handlers={
-            RequestError: problems.on_request_error,
-            HTTPException: problems.on_http_exception,
-            Exception: problems.on_defect,
-        },
-    )
+    every = [*routes, *pages.routes(bundle, settings.grafana_url)]
+    handlers = {
+        RequestError: problems.on_request_error,
+        HTTPException: problems.on_http_exception,
+        Exception: problems.on_defect,
+    }
+    app = Stopping(Admitted(Starlette(routes=every, exception_handlers=handlers), pipeline, routes), drain)
+    return Measured(app, pipeline.metrics, routes, tell=settings.access_log)

@@ -1,5 +1,14 @@
-"""Pure ASGI middleware: counts and times every request by the template of its route, never by its path, and refuses what is too many."""
+"""Pure ASGI middleware, from the outside to the inside: `Measured`, `Stopping`, `Admitted`.
 
+Every request is counted and timed by the template of its route, never by its path, has an id, is refused while the service stops, and
+is refused before anything of it is read if too many wait.
+"""
+
+import asyncio
+import itertools
+import logging
+import re
+import secrets
 import time
 from collections.abc import Iterable
 
@@ -7,8 +16,10 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import logs
 from service.api import problems
-from service.errors import TooManyRequests
+from service.drain import Drain
+from service.errors import TooManyRequests, Unavailable
 from service.metrics import Metrics
 from service.pipeline import Pipeline
 
@@ -20,31 +31,42 @@ PROBES = (
     "/v2/models/{name}/ready",
     "/v2/models/{name}/versions/{version}/ready",
 )
+ALIVE = ("/metrics", "/v2/health/live")  # are answered to the end
+REQUEST_ID, SANE = b"x-request-id", re.compile(rb"[\w.:/+=@-]{1,128}")
+
+log = logging.getLogger("candor.access")
 
 
 class Measured:
     """Observes `app`, whose API has `routes`; what no route serves is counted together.
 
     Probes, scrapes and the files of the page are no traffic, and are not counted.
+
+    Every answer has an id in `X-Request-Id`: the caller's, if it is a sane one, or one that no other request of any process has. With
+    `tell`, every request is a line in the log.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, routes: Iterable[Route]) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, routes: Iterable[Route], *, tell: bool = False) -> None:
         self._app = app
+        self._tell = tell
         self._requests = metrics.requests
         templates = [*(route.path for route in routes if route.path not in PROBES), UNKNOWN]
         self._seconds = {template: metrics.request_seconds.labels(template) for template in templates}
+        self._own_ids = (f"{secrets.token_hex(6)}-{number}".encode() for number in itertools.count(1))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes on, and looks at the status and the end of the answer."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started, status = time.perf_counter(), 500
+        started, status, identity = time.perf_counter(), 500, self._identity(scope)
+        logs.request_id.set(identity.decode())
 
         async def sending(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (REQUEST_ID, identity)]
             await send(message)
 
         try:
@@ -52,11 +74,56 @@ class Measured:
         finally:
             template = getattr(scope.get("route"), "path", UNKNOWN)  # the router leaves here what matched
             if template in self._seconds:
-                self._count(template, status, time.perf_counter() - started)
+                seconds = time.perf_counter() - started
+                self._count(template, status, seconds)
+                if self._tell:
+                    _tell(scope, template, status, seconds)
+
+    def _identity(self, scope: Scope) -> bytes:
+        for name, value in scope["headers"]:
+            if name == REQUEST_ID:
+                return bytes(value) if SANE.fullmatch(value) else next(self._own_ids)
+        return next(self._own_ids)
 
     def _count(self, template: str, status: int, seconds: float) -> None:
         self._seconds[template].observe(seconds)
         self._requests.labels(template, str(status)).inc()
+
+
+class Stopping:
+    """Knows who is being answered, and refuses in words who comes when the service stops."""
+
+    def __init__(self, app: ASGIApp, drain: Drain) -> None:
+        self._app = app
+        self._drain = drain
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes on what can still be answered."""
+        if scope["type"] != "http" or scope["path"] in ALIVE:
+            await self._app(scope, receive, send)
+        elif self._drain.refusing or (self._drain.stopping and scope["path"].endswith("/ready")):
+            self._drain.refuse()
+            await _refuse(scope, receive, send, "the service is stopping: ask another replica")
+        else:
+            await self._answer(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def sending(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        task = self._drain.begin()
+        try:
+            await self._app(scope, receive, sending)
+        except asyncio.CancelledError:
+            if begun or not self._drain.over:
+                raise
+            await _refuse(scope, receive, send, "the service has stopped before this was answered: ask another replica")
+        finally:
+            self._drain.end(task)
 
 
 class Admitted:
@@ -80,3 +147,21 @@ class Admitted:
                 await problems.respond(Request(scope), error)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send, why: str) -> None:
+    answer = problems.respond(Request(scope), Unavailable(why))
+    answer.headers["Connection"] = "close"
+    await answer(scope, receive, send)
+
+
+def _tell(scope: Scope, template: str, status: int, seconds: float) -> None:
+    path = scope["raw_path"].decode("ascii", "replace")  # as it was sent: percent signs, no line breaks
+    fields = {
+        "method": scope["method"],
+        "path": path,
+        "route": template,
+        "status": status,
+        "milliseconds": round(1000 * seconds, 3),
+    }
+    log.info("%s %s %d %.1f ms", scope["method"], path, status, 1000 * seconds, extra={"fields": fields})

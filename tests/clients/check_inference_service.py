@@ -1,0 +1,29 @@
+"""Checks the InferenceService on standard input, JSON, field by field against the models of KServe's client; prints what they do not know."""
+
+import json
+import re
+import sys
+
+import kserve
+from kubernetes import client
+
+
+def unknown(value, kind, place):
+    """The places in `value` that the model named `kind` does not know."""
+    inner = re.fullmatch(r"[Ll]ist\[(.+)\]", kind)
+    if isinstance(value, list):
+        assert inner, kind
+        return [found for number, one in enumerate(value) for found in unknown(one, inner[1], f"{place}[{number}]")]
+    model = getattr(kserve, kind, None) or getattr(client, kind, None)
+    if not isinstance(value, dict) or model is None:
+        return []
+    fields = {name: model.openapi_types[attribute] for attribute, name in model.attribute_map.items()}
+    return [
+        found
+        for name, one in value.items()
+        for found in (unknown(one, fields[name], f"{place}.{name}") if name in fields else [f"{place}.{name}"])
+    ]
+
+
+for line in unknown(json.load(sys.stdin), "V1beta1InferenceService", "InferenceService"):
+    sys.stdout.write(line + "\n")

@@ -1,0 +1,14 @@
+// Validates the custom resources on standard input, a JSON list, against the schemas of their operators; says what is wrong with each.
+import { ScaledObject } from "@kubernetes-models/keda/keda.sh/v1alpha1/ScaledObject";
+import { PrometheusRule } from "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/PrometheusRule";
+import { ServiceMonitor } from "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/ServiceMonitor";
+import { readFileSync } from "node:fs";
+
+const models = { PrometheusRule, ScaledObject, ServiceMonitor };
+for (const resource of JSON.parse(readFileSync(0, "utf8"))) {
+  try {
+    new models[resource.kind](resource).validate();
+  } catch (error) {
+    console.log(`${resource.kind} ${resource.metadata.name}: ${error.message}`);
+  }
+}

@@ -1,0 +1,267 @@
+"""Dashboards and rules are proved against the running service: a real Prometheus looks at a real server after real traffic."""
+
+import json
+import re
+import subprocess
+
+import pytest
+import yaml
+
+from tests.operations.prometheus import Prometheus
+from tests.pictures import draw, encode
+from tests.servers import ROOT, Server
+
+MONITORING = ROOT / "k8s" / "monitoring"
+RULES = yaml.safe_load((MONITORING / "prometheusrule.yaml").read_text())["spec"]
+DASHBOARDS = {path.stem: json.loads(path.read_text()) for path in sorted((MONITORING / "dashboards").glob("*.json"))}
+ELSEWHERE = ("DCGM_",)  # metrics of NVIDIA's exporter: no GPU here
+ON_FIRE = ("ALERTS",)  # exists when an alert fires
+SELECTOR = re.compile(r"([a-zA-Z_:][\w:]*)\{([^}]*)\}")
+METRIC = re.compile(r"\b(candor[_:][\w:]+|DCGM_\w+)\b")
+GROUPING = re.compile(r"\b(?:by|on|group_left)\s*\(([^)]*)\)")
+OF_PROMETHEUS = {"job", "instance", "le"}
+
+
+def recorded():
+    return {rule["record"]: rule["expr"] for group in RULES["groups"] for rule in group["rules"] if "record" in rule}
+
+
+def slow():
+    """What is recorded so seldom that no test waits for it, with its expression."""
+    return {rule["record"]: rule["expr"] for group in RULES["groups"] if "interval" in group for rule in group["rules"]}
+
+
+def alerts():
+    return [rule for group in RULES["groups"] for rule in group["rules"] if "alert" in rule]
+
+
+def panels(board):
+    return [panel for panel in board["panels"] if panel["type"] != "row"]
+
+
+def shown():
+    """Every expression of the dashboards, with its place."""
+    for name, board in DASHBOARDS.items():
+        for panel in panels(board):
+            for target in panel["targets"]:
+                yield pytest.param(target["expr"], id=f"{name}: {panel['title']} {target['refId']}")
+
+
+def ruled():
+    for group in RULES["groups"]:
+        for rule in group["rules"]:
+            yield pytest.param(rule["expr"], id=rule.get("record") or f"{rule['alert']} {rule['labels'].get('burn', '')}")
+
+
+def plain(expression):
+    """The expression as Grafana sends it; in place of what is seldom recorded stands how."""
+    for name, recording in slow().items():
+        expression = expression.replace(f'{name}{{job=~"$job"}}', f"({recording})")
+    replaced = {"$__rate_interval": "30s", '"$job"': '"candor"', '"$instance"': '".+"'}
+    for variable, value in replaced.items():
+        expression = expression.replace(variable, value)
+    return expression
+
+
+def labels_of(selector):
+    return dict(re.findall(r'(\w+)\s*(?:=~|!~|!=|=)\s*"([^"]*)"', selector))
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory):
+    """A server that has seen every kind of traffic, and the Prometheus that has seen the server."""
+    folder = tmp_path_factory.mktemp("watched")
+    with Server(folder, workers=2) as server, Prometheus(folder, server.port) as prometheus:
+        server.wait_for_processes(2)
+        prometheus.wait_for('up{job="candor"} == 1')
+        for turn in range(2):
+            traffic(server)
+            prometheus.wait_for(f"count_over_time(up[1m]) > {4 * (turn + 1)}")
+        yield server, prometheus
+
+
+def traffic(server):
+    picture, png = encode(draw()), {"content-type": "image/png"}
+    for _ in range(6):
+        assert server.client.post("/predict", content=picture, headers=png).status_code == 200
+        assert server.client.post("/explain?method=integrated_gradients", content=picture, headers=png).status_code == 200
+    assert server.client.post("/explain?method=grad_cam", content=picture, headers=png).status_code == 200
+    assert server.client.post("/explain?method=grad_cam&deadline_ms=1", content=picture, headers=png).status_code in (503, 504)
+    assert server.client.post("/predict", content=picture[:50], headers=png).status_code == 422
+    assert server.client.get("/nothing").status_code == 404
+
+
+@pytest.fixture(scope="module")
+def scraped(watched):
+    """What one scrape holds, by metric: the names of its labels with their values."""
+    found = {}
+    for line in watched[0].client.get("/metrics").text.splitlines():
+        if not line.startswith("#"):
+            name, labels = re.match(r"(\w+)(?:\{(.*)\})?", line).groups()
+            for label, value in labels_of(labels or "").items():
+                found.setdefault(name, {}).setdefault(label, set()).add(value)
+            found.setdefault(name, {})
+    return found
+
+
+@pytest.mark.parametrize("expression", [*shown(), *ruled()])
+def test_every_metric_and_label_is_in_a_real_scrape(expression, scraped):
+    assert_known(expression, scraped)
+
+
+def assert_known(expression, scraped):
+    selectors = SELECTOR.findall(expression)
+    named = {name for name, _ in selectors}
+    unmatched = set(METRIC.findall(expression)) - named - {name.removesuffix(":") for name in named}
+    assert not unmatched, f"{unmatched} without a selector"
+    grouped = {label.strip() for labels in GROUPING.findall(expression) for label in labels.split(",") if label.strip()}
+    known = set(OF_PROMETHEUS)
+    for name, selector in selectors:
+        if name.startswith(ELSEWHERE) or name in ON_FIRE or name == "up":
+            known |= grouped
+            continue
+        if name in recorded():
+            known |= {"job"}
+            assert set(labels_of(selector)) <= {"job"}, f"{name} has job alone"
+            continue
+        assert name in scraped, f"{name} is in no scrape"
+        known |= set(scraped[name])
+        for label, value in labels_of(selector).items():
+            assert label in OF_PROMETHEUS | set(scraped[name]), f"{name} has no label {label}"
+            if label == "le":
+                assert value in scraped[name]["le"], f"{name} has no bucket {value}"
+    assert grouped <= known, f"{grouped - known} is no label here"
+
+
+def test_a_metric_that_is_not_there_is_found_out(scraped):
+    with pytest.raises(AssertionError, match="candor_requests_totals is in no scrape"):
+        assert_known('rate(candor_requests_totals{job="candor"}[5m])', scraped)
+    with pytest.raises(AssertionError, match="has no label path"):
+        assert_known('rate(candor_requests_total{job="candor", path="/"}[5m])', scraped)
+    with pytest.raises(AssertionError, match=r"has no bucket 0\.3"):
+        assert_known('rate(candor_request_duration_seconds_bucket{job="candor", le="0.3"}[5m])', scraped)
+
+
+def test_every_panel_shows_something(watched):
+    _, prometheus = watched
+    expressions = [parameter.values[0] for parameter in shown()]
+    silent = [e for e in expressions if not e.startswith(("sum by (gpu", "avg by (gpu")) and not prometheus.query(plain(e))]
+    assert not silent
+
+
+def test_every_rule_is_healthy_and_nothing_fires(watched):
+    _, prometheus = watched
+    rules = [rule for group in prometheus.get("rules")["groups"] for rule in group["rules"]]
+    assert len(rules) == len(recorded()) + len(alerts())
+    assert {rule["health"] for rule in rules if rule["name"] not in slow()} == {"ok"}, [rule.get("lastError") for rule in rules]
+    assert not [alert for alert in prometheus.get("alerts")["alerts"] if alert["state"] == "firing"]
+    for name, expression in recorded().items():
+        assert prometheus.query(expression if name in slow() else name), name
+
+
+def test_a_scrape_is_clean_to_promtool(watched):
+    text = watched[0].client.get("/metrics").text
+    checked = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+
+
+@pytest.fixture(scope="module")
+def rules_file(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rules")
+    (folder / "rules.yaml").write_text(yaml.safe_dump(RULES))
+    (folder / "rules_test.yaml").write_text((MONITORING / "rules_test.yaml").read_text())
+    return folder / "rules.yaml"
+
+
+def promtool(*arguments):
+    done = subprocess.run(["promtool", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_rules_are_valid(rules_file):
+    promtool("check", "rules", rules_file)
+
+
+def test_the_alerts_fire_when_they_should_and_only_then(rules_file):
+    promtool("test", "rules", rules_file.with_name("rules_test.yaml"))
+
+
+def test_every_expression_of_a_dashboard_is_valid(tmp_path):
+    expressions = [parameter.values[0] for parameter in shown()]
+    rules = [{"record": f"shown:{number}", "expr": plain(expression)} for number, expression in enumerate(expressions)]
+    (tmp_path / "shown.yaml").write_text(yaml.safe_dump({"groups": [{"name": "shown", "rules": rules}]}))
+    promtool("check", "rules", tmp_path / "shown.yaml")
+
+
+def test_every_alert_says_what_is_wrong_and_has_a_page_that_says_what_to_do():
+    for alert in alerts():
+        assert {"summary", "description", "runbook_url"} == set(alert["annotations"]), alert["alert"]
+        assert alert["labels"]["severity"] in ("page", "ticket")
+        page = ROOT / alert["annotations"]["runbook_url"]
+        assert page.read_text().startswith(f"# {alert['alert']}\n")
+    assert {path.stem for path in (ROOT / "docs" / "runbooks").glob("*.md")} == {alert["alert"] for alert in alerts()}
+
+
+def test_every_alert_is_tested_firing_and_not_firing():
+    tests = yaml.safe_load((MONITORING / "rules_test.yaml").read_text())["tests"]
+    asked = [(case["expr"], bool(case["exp_samples"])) for test in tests for case in test["promql_expr_test"]]
+    for alert in alerts():
+        outcomes = {fires for expression, fires in asked if f'"{alert["alert"]}"' in expression}
+        assert outcomes == {True, False}, alert["alert"]
+
+
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_a_dashboard_can_be_read_by_a_stranger(name):
+    board = DASHBOARDS[name]
+    assert board["title"]
+    assert board["description"]
+    assert not board["editable"]
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+    assert len({panel["title"] for panel in board["panels"]}) == len(board["panels"])
+    for panel in panels(board):
+        assert len(panel["description"]) > 20, panel["title"]
+        assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+        assert panel["targets"], panel["title"]
+
+
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_a_dashboard_fits_any_data_source_and_any_job(name):
+    board = DASHBOARDS[name]
+    variables = {variable["name"]: variable for variable in board["templating"]["list"]}
+    assert (variables["datasource"]["type"], variables["datasource"]["query"]) == ("datasource", "prometheus")
+    for label in ("job", "instance"):
+        variable = variables[label]
+        assert (variable["type"], variable["multi"], variable["allValue"], variable["refresh"]) == ("query", True, ".+", 2)
+        assert variable["datasource"]["uid"] == "${datasource}"
+    for panel in panels(board):
+        assert {panel["datasource"]["uid"], *(target["datasource"]["uid"] for target in panel["targets"])} == {"${datasource}"}
+
+
+@pytest.mark.parametrize("expression", [*shown()])
+def test_an_expression_asks_for_the_chosen_job_and_a_window_that_fits_the_scrapes(expression):
+    for name, selector in SELECTOR.findall(expression):
+        if name.startswith(ELSEWHERE):
+            continue
+        assert 'job=~"$job"' in selector, name
+        assert name in recorded() or name in ON_FIRE or 'instance=~"$instance"' in selector, name
+        if name.endswith(("_total", "_bucket", "_count", "_sum")):
+            assert re.search(rf"(rate|increase)\({name}\{{[^}}]*}}\[\$__rate_interval\]\)", expression), name
+
+
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_the_panels_do_not_overlap(name):
+    taken = set()
+    for panel in DASHBOARDS[name]["panels"]:
+        place = panel["gridPos"]
+        cells = {(x, y) for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])}
+        assert max(x for x, _ in cells) < 24
+        assert not cells & taken, panel["title"]
+        taken |= cells
+
+
+def test_grafana_is_told_where_the_dashboards_and_the_data_are():
+    folder = MONITORING / "grafana" / "provisioning"
+    (provider,) = yaml.safe_load((folder / "dashboards" / "candor.yaml").read_text())["providers"]
+    (source,) = yaml.safe_load((folder / "datasources" / "candor.yaml").read_text())["datasources"]
+    assert provider["options"]["path"] == "/var/lib/grafana/dashboards/candor"
+    assert (source["type"], source["url"]) == ("prometheus", "$PROMETHEUS_URL")

@@ -1,0 +1,94 @@
+"""The end of the service: nothing that was begun is lost, who comes later is told, and it does not take for ever."""
+
+import os
+import signal
+import threading
+import time
+from contextlib import suppress
+
+import httpx
+import pytest
+
+from scripts import arrivals, load, stopping
+from tests.pictures import draw, encode
+from tests.servers import Server
+
+PNG = {"content-type": "image/png"}
+PICTURE = encode(draw(size=64))
+
+
+def asking(server, path, answers):
+    """A request in a thread of its own."""
+
+    def ask():
+        with suppress(httpx.TransportError):
+            answers.append(httpx.post(server.url + path, content=PICTURE, headers=PNG, timeout=60))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_under_load_all_that_was_sent_is_answered_and_later_ones_are_refused(workers, tmp_path):
+    with Server(tmp_path, workers=workers) as server:
+        raw = load.picture("/predict", load.jpeg("32×32")).raw()
+        stop = arrivals.run(
+            stopping.stop_under_load(server.port, raw, 16, 1.0, lambda: server.process.poll() is not None, server.process.pid)
+        )
+        assert server.process.wait(10) == 0
+    assert stop.clean, stop
+    assert stop.before[200] > 50
+
+
+def test_while_it_stops_it_is_not_ready_and_says_so(tmp_path):
+    with Server(tmp_path, workers=1) as server:
+        answers = []
+        thread = asking(server, "/explain?method=integrated_gradients&steps=512&deadline_ms=60000", answers)
+        time.sleep(0.3)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.4)
+        assert httpx.get(f"{server.url}/livez").status_code == 200
+        assert httpx.get(f"{server.url}/readyz").status_code == 503
+        assert httpx.get(f"{server.url}/v2/health/ready").json() == {"error": "the service is stopping: ask another replica"}
+        refused = httpx.post(f"{server.url}/predict", content=PICTURE, headers=PNG)
+        assert (refused.status_code, refused.json()["code"], refused.headers["connection"]) == (503, "unavailable", "close")
+        assert "candor_ready 0.0\n" in httpx.get(f"{server.url}/metrics").text
+        thread.join(60)
+        assert server.process.wait(20) == 0
+    assert [answer.status_code for answer in answers] == [200]
+
+
+def test_what_takes_longer_than_the_drain_is_given_up_in_words(tmp_path):
+    with Server(tmp_path, workers=1, drain_seconds=1) as server:
+        answers = []
+        thread = asking(server, "/explain?method=integrated_gradients&steps=512&deadline_ms=60000&quality=full", answers)
+        time.sleep(0.3)
+        started = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(20) == 0
+        assert time.monotonic() - started < 6
+        thread.join(10)
+    (answer,) = answers
+    assert answer.status_code == 503
+    assert answer.json()["detail"] == "the service has stopped before this was answered: ask another replica"
+    assert "1 requests are not answered after 1 s" in server.log.read_text()
+
+
+def test_in_a_pod_a_killed_worker_ends_the_service(tmp_path):
+    server = Server(tmp_path, workers=1)
+    server._environment["BENTOML_CONTAINERIZED"] = "true"  # as in every image that BentoML builds
+    with server:
+        os.kill(server.worker(), signal.SIGKILL)
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"{server.url}/livez", timeout=2)
+        assert server.process.wait(15) != 0
+
+
+def test_elsewhere_a_killed_worker_is_started_again_and_its_gauges_are_gone(tmp_path):
+    with Server(tmp_path, workers=2) as server:
+        server.wait_for_processes(2)
+        os.kill(server.worker(), signal.SIGKILL)
+        server.wait_for_processes(1)
+        server.wait_for_processes(2)
+        assert server.metric("candor_workers") == 2
