@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Container, Mapping
 from copy import copy
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +34,7 @@ from service.settings import Device, Precision
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 MAX_ROWS = 16
 GRAPHS = (contract.PREDICT, contract.GRADIENT, contract.CAM)
+ONCE = {contract.CAM}  # not open twice: a map costs as little as a prediction, and a graph of 3 million weights 25 MB
 REMEDY = "install what is missing, or set CANDOR_DEVICE to cpu or auto"
 PROVIDERS: Mapping[Device, str] = {
     "cpu": "CPUExecutionProvider",
@@ -232,6 +233,8 @@ class Engine:
 
         self._wide = opened(self._threads)
         self._narrow = opened(1) if device == "cpu" and self._threads > 1 else self._wide
+        for graph in ONCE & set(self._wide):
+            self._wide[graph] = self._narrow[graph]
         self._outputs = {graph: [output.name for output in session.get_outputs()] for graph, session in self._wide.items()}
         self._warm_up()
 
@@ -239,6 +242,9 @@ class Engine:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = ERRORS if provider == PROVIDERS["cpu"] else SILENT
+        if provider == PROVIDERS["cpu"]:
+            _share_memory()
+            options.add_session_config_entry("session.use_env_allocators", "1")
         try:
             session = ort.InferenceSession(graph, options, providers=_providers(name, provider), enable_fallback=False)
         except Exception as error:
@@ -298,6 +304,13 @@ class Engine:
                 f"the manifest says class {expected_index} with {expected_logit:.3f}: export the bundle "
                 "again, or try another CANDOR_DEVICE"
             )
+
+
+@cache
+def _share_memory() -> None:
+    """One pool for the activations of all sessions, which otherwise keep one each (15 MB); it grows by what is asked for."""
+    place = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(place, ort.OrtArenaCfg({"arena_extend_strategy": 1}))
 
 
 def file_of(graph: str, files: Container[str], device: Device) -> str:

@@ -50,10 +50,9 @@ class Reference:
         Raises:
             NotFound: there is no such row, or no picture of it.
         """
-        if self.folder is None:
-            raise NotFound("this service has no reference pictures; an operator may name their folder with CANDOR_REFERENCE")
+        assert self.folder is not None
         if row >= len(self.names):
-            raise NotFound(f"there is no reference picture {row}; there are {len(self.names)}, from 0 on")
+            raise NotFound(f"there is no reference picture {row}; there are {len(self.names)}, counted from 0")
         path = (self.folder / self.names[row]).resolve()
         if not path.is_relative_to(self.folder.resolve()) or not path.is_file():
             raise NotFound(f"reference picture {row}, {self.names[row]}, is not in the folder that CANDOR_REFERENCE names")

@@ -53,7 +53,9 @@ class Native:
         self._documents = {
             "/model": orjson.dumps(answers.public_manifest(pipeline.engine)),
             "/methods": orjson.dumps(answers.methods(self._manifest)),
-            "/openapi.json": orjson.dumps(openapi.document(self._manifest, max_body_bytes)),
+            "/openapi.json": orjson.dumps(
+                openapi.document(self._manifest, max_body_bytes, shown=self._reference.folder is not None)
+            ),
             "/schema.json": orjson.dumps(client_schema.document(self._manifest)),
         }
 
@@ -63,7 +65,7 @@ class Native:
             Route("/predict", self.predict, methods=["POST"]),
             Route("/explain", self.explain, methods=["POST"]),
             Route("/model/card", self.card),
-            Route("/reference/{row:int}", self.reference),
+            *([Route("/reference/{row:int}", self.reference)] if self._reference.folder else []),
             Route("/metrics", self.metrics),
             *(Route(path, self._document(path)) for path in self._documents),
         ]
@@ -117,7 +119,7 @@ class Native:
         return Response(self._card, media_type="text/markdown; charset=utf-8")
 
     async def reference(self, request: Request) -> Response:
-        """GET /reference/ROW: a reference picture, where the operator supplies them."""
+        """GET /reference/ROW: a reference picture; only where the operator supplies them."""
         body = await asyncio.to_thread(self._reference.picture, request.path_params["row"])
         return Response(body, media_type=PNG, headers={"Cache-Control": "max-age=86400"})
 

@@ -40,8 +40,11 @@ _MASK = (
 )
 
 
-def document(manifest: Manifest, max_body_bytes: int) -> dict[str, Any]:
-    """The whole document, as JSON values."""
+def document(manifest: Manifest, max_body_bytes: int, *, shown: bool = False) -> dict[str, Any]:
+    """The whole document, as JSON values; `shown` if reference pictures are."""
+    reference = {
+        "/reference/{row}": {"get": _missing(_get("A training picture as the network sees it", "image/png", _FILE) | _ROW)}
+    }
     return {
         "openapi": "3.1.0",
         "info": {"title": f"Candor: {manifest.name}", "version": service.__version__, "description": _description(max_body_bytes)},
@@ -50,7 +53,7 @@ def document(manifest: Manifest, max_body_bytes: int) -> dict[str, Any]:
             "/explain": {"post": _post("Explain", of_explain(manifest), _answer(manifest) | _pictures(manifest))},
             "/model": {"get": _get("The public manifest of the model", _JSON, ref("Manifest"))},
             "/model/card": {"get": _missing(_get("The model card", "text/markdown", TEXT))},
-            "/reference/{row}": {"get": _missing(_get("A training picture as the network sees it", "image/png", _FILE) | _ROW)},
+            **(reference if shown else {}),
             "/methods": {"get": _get("The methods that explain this model, with their parameters", _JSON, ref("Methods"))},
             "/openapi.json": {"get": _get("This document", _JSON, OBJECT)},
             "/schema.json": {"get": _get("What BentoML's client reads", _JSON, OBJECT)},

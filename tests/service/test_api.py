@@ -50,7 +50,7 @@ def test_three_ways_in_give_the_same_prediction(server):
     form = answered(server.client.post("/predict", files={"image": ("a.png", GOOD, "image/png")}))
     told = answered(server.client.post("/predict", json={"image": b64(GOOD)}))
     assert plain(raw) == plain(form) == plain(told)
-    assert set(raw) == {"model", "label", "index", "probability", "top", "image", "timing_ms"}
+    assert set(raw) == {"model", "label", "index", "probability", "top", "prediction_set", "familiarity", "image", "timing_ms"}
     assert raw["image"] == {"width": 96, "height": 64, "format": "PNG"}
     assert raw["top"][0] == {key: raw[key] for key in ("label", "index", "probability")}
     assert [len(raw["top"]), sum(entry["probability"] for entry in raw["top"]) <= 1.0001] == [3, True]
@@ -60,7 +60,7 @@ def test_the_served_prediction_is_the_engines(server, engine):
     from service import images
     from service.predictions import predict
 
-    expected = predict(engine.predict(images.fit(draw(), engine.manifest.input)[None]).logits[0], engine.manifest)
+    expected = predict(engine.predict(images.fit(draw(), engine.manifest.input)[None]).rows()[0], engine.manifest)
     found = answered(post(server, body=encode(draw())))
     assert found["label"] == expected.best.label
     assert found["probability"] == pytest.approx(expected.best.probability, abs=1e-4)

@@ -4,7 +4,7 @@
 photographs that scikit-learn ships, `digits` its handwritten digits: real pictures of another kind.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import UInt8
@@ -21,11 +21,11 @@ Pixels = UInt8[np.ndarray, "_ size size 3"]
 def strangers(familiar: Pixels, spec: Input, count: int, seed: int) -> Mapping[str, Pixels]:
     """`count` pictures of each kind, or as many as there are."""
     rng = np.random.default_rng(seed)
-    size = spec.size
+    size, photographs = spec.size, load_sample_images().images
     return {
         "noise": rng.integers(0, 256, (count, size, size, 3), np.uint8),
         "scrambled": np.stack([scrambled(picture, rng) for picture in familiar[:count]]),
-        "textures": np.stack([_texture(rng, spec) for _ in range(count)]),
+        "textures": np.stack([_texture(photographs, rng, spec) for _ in range(count)]),
         "digits": np.stack([_digit(image, spec) for image in load_digits().images[:count]]),
     }
 
@@ -41,8 +41,7 @@ def scrambled(picture: UInt8[np.ndarray, "size size 3"], rng: np.random.Generato
     return made
 
 
-def _texture(rng: np.random.Generator, spec: Input) -> UInt8[np.ndarray, "size size 3"]:
-    photographs = load_sample_images().images
+def _texture(photographs: Sequence[np.ndarray], rng: np.random.Generator, spec: Input) -> UInt8[np.ndarray, "size size 3"]:
     photograph = photographs[int(rng.integers(len(photographs)))]
     side = int(rng.integers(32, 65))
     top, left = (int(rng.integers(length - side)) for length in photograph.shape[:2])
