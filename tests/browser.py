@@ -14,7 +14,7 @@ TABS = ("try", "why", "watch", "model")
 def chromium():
     """The browser, running."""
     path = shutil.which("chromium")
-    assert path, "there is no chromium: `apt-get install chromium` as root, or scripts/setup where it may do so"
+    assert path, "there is no chromium: scripts/packages chromium installs it"
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=path, args=ARGUMENTS)
         try:

@@ -61,3 +61,11 @@ def run(drawn, dataset, recipe, tmp_path_factory):
     from training.fit import fit
 
     return fit(dataset, str(drawn), recipe, tmp_path_factory.mktemp("run"), accelerator="cpu")
+
+
+@pytest.fixture(scope="session")
+def bundle(run, dataset, tmp_path_factory):
+    """What that run was exported to."""
+    from training import export
+
+    return export.make_bundle(run, dataset, tmp_path_factory.mktemp("bundle") / "discs", "discs")

@@ -8,16 +8,14 @@ from PIL import Image
 
 from tests.pictures import draw, encode
 from tests.servers import Server
-from training import export
 
 PNG = {"content-type": "image/png"}
 GOOD = encode(draw("green", 48))
 
 
 @pytest.fixture(scope="module")
-def discs(run, dataset, drawn, tmp_path_factory):
-    """A bundle of discs, served beside the pictures that it was trained on."""
-    bundle = export.make_bundle(run, dataset, tmp_path_factory.mktemp("bundle") / "discs", "discs")
+def discs(bundle, drawn, tmp_path_factory):
+    """The bundle of discs, served beside the pictures that it was trained on."""
     with Server(tmp_path_factory.mktemp("server"), bundle=str(bundle.folder), reference=str(drawn), workers=1) as server:
         yield server
 

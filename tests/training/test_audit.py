@@ -15,16 +15,10 @@ from service import bundle as contract
 from service.engine import Engine
 from service.predictions import Asked, predict
 from tests.servers import ROOT
-from training import export
 from training.audit import attacks, calibration, corruptions, edits, findings, labels, sets, slices, strangers
 from training.audit.accuracy import interval, macro_f1
 from training.audit.explanations import border_share
 from training.audit.familiarity import auroc
-
-
-@pytest.fixture(scope="module")
-def bundle(run, dataset, tmp_path_factory):
-    return export.make_bundle(run, dataset, tmp_path_factory.mktemp("bundle") / "discs", "discs")
 
 
 @pytest.fixture(scope="module")

@@ -14,14 +14,9 @@ from service import bundle as contract
 from service.bundle import Parity
 from service.engine import Engine
 from tests.servers import ROOT
-from training import export, parity
+from training import parity
 from training.data import check_same
 from training.temperature import fit_temperature, negative_log_likelihood
-
-
-@pytest.fixture(scope="module")
-def bundle(run, dataset, tmp_path_factory):
-    return export.make_bundle(run, dataset, tmp_path_factory.mktemp("bundle") / "discs", "discs")
 
 
 @pytest.fixture(scope="module")
