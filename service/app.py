@@ -114,7 +114,7 @@ class Candor:
 
         _few_arenas()
         bundle = load(SETTINGS.bundle)
-        engine = Engine(bundle, SETTINGS.device, SETTINGS.threads, SETTINGS.precision)
+        engine = Engine(bundle, SETTINGS.device, SETTINGS.threads, SETTINGS.precision, alone=SETTINGS.processes == 1)
         metrics = Metrics(bundle.manifest.labels)
         metrics.model.labels(bundle.manifest.name, bundle.manifest.version).set(1)
         metrics.device.labels(engine.provider, SETTINGS.wanted).set(1)

@@ -6,7 +6,8 @@ the next size of `BATCH_SIZES`, each of which was warmed, because every new shap
 
 On a CPU with several cores every graph is open twice: for one thread, which wastes nothing while all cores have work, and for all of
 them, which answers a lone request sooner. `wide` says which is taken; it is a matter of speed alone. The threads of the second spin for
-a moment between operators, for waking one takes longer than most operators do.
+a moment between operators, for waking one takes longer than most operators do. Each time that a graph is open it has weights of its own, so
+where several processes serve, what explains is open once in each, for one thread.
 
 A GPU runs the half-precision graphs of a bundle that has them; a CPU never does, it would compute them by casting to float32 and back.
 
@@ -34,7 +35,7 @@ from service.settings import Device, Precision
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 MAX_ROWS = 16
 GRAPHS = (contract.PREDICT, contract.GRADIENT, contract.CAM)
-ONCE = {contract.CAM}  # not open twice: a map costs as little as a prediction, and a graph of 3 million weights 25 MB
+EXPLAINING = {contract.GRADIENT, contract.CAM}
 REMEDY = "install what is missing, or set CANDOR_DEVICE to cpu or auto"
 PROVIDERS: Mapping[Device, str] = {
     "cpu": "CPUExecutionProvider",
@@ -105,10 +106,12 @@ class Cam:
 class Engine:
     """The sessions of one bundle on one device. Nothing is global: a second bundle is a second Engine."""
 
-    def __init__(self, bundle: Bundle, device: Device = "auto", threads: int = 0, precision: Precision = "float32") -> None:
+    def __init__(
+        self, bundle: Bundle, device: Device = "auto", threads: int = 0, precision: Precision = "float32", *, alone: bool = True
+    ) -> None:
         """Opens, warms and self-tests every graph of `bundle`; `threads` is for one inference, 0 = every core.
 
-        `precision` is that of `predict_quick`.
+        `precision` is that of `predict_quick`. Beside other processes, not `alone`, what explains is open for one thread only.
 
         Raises:
             DeviceError: `cuda` or `tensorrt` was asked for and does not run here.
@@ -118,6 +121,7 @@ class Engine:
         self.manifest: Manifest = bundle.manifest
         self.precision: Precision = precision
         self.wide = True
+        self._lone = alone
         self._threads = threads or os.cpu_count() or 1
         self._turn: Turn = lambda rows: min(rows, MAX_ROWS)
         spec = self.manifest.input
@@ -233,8 +237,8 @@ class Engine:
 
         self._wide = opened(self._threads)
         self._narrow = opened(1) if device == "cpu" and self._threads > 1 else self._wide
-        for graph in ONCE & set(self._wide):
-            self._wide[graph] = self._narrow[graph]
+        if not self._lone:
+            self._wide |= {graph: self._narrow[graph] for graph in EXPLAINING & set(self._wide)}
         self._outputs = {graph: [output.name for output in session.get_outputs()] for graph, session in self._wide.items()}
         self._warm_up()
 
