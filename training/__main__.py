@@ -22,9 +22,13 @@ def main() -> None:
 @click.option("--data", "source", required=True, help="cifar10 (downloaded), a folder TRAIN/CLASS/*.jpg, or a tar of one.")
 @click.option("--out", "folder", required=True, type=click.Path(path_type=Path, file_okay=False), help="Where the run goes.")
 @click.option("--network", type=click.Choice(["candor_net", "seed_cnn"]), default="candor_net", show_default=True)
-@click.option("--epochs", type=click.IntRange(1, 1000), help="As the recipe says (10) if not given.")
+@click.option("--epochs", type=click.IntRange(1, 1000), help="As the recipe says if not given.")
 @click.option("--activation", type=click.Choice(["gelu", "relu"]), help="Of candor_net; gelu if not given.")
-@click.option("--hide", type=click.FloatRange(0, 1), help="Share of the pictures that get holes of the mean colour (0).")
+@click.option(
+    "--hide",
+    type=click.FloatRange(0, 1),
+    help="Share of pictures that get holes of the mean colour; the recipe's if not given.",
+)
 @click.option("--held-out", type=click.IntRange(1), help="Training pictures kept for validation (5000).")
 @click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)

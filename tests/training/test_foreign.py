@@ -17,6 +17,7 @@ from service.engine import Engine
 from service.explain import METHODS, ask, explain
 from tests.pictures import draw, encode
 from tests.servers import ROOT
+from training import data
 from training.autodiff import DifferentiationError
 from training.export import make_foreign_bundle
 from training.foreign import ForeignError, Names, read_core
@@ -198,6 +199,22 @@ def test_a_file_that_is_no_graph_is_refused(tmp_path):
     (tmp_path / "net.onnx").write_bytes(b"no graph at all")
     with pytest.raises(ForeignError, match="is no ONNX file"):
         read_core(tmp_path / "net.onnx", SIZE, CLASSES, Names())
+
+
+def test_a_file_that_is_calibrated_has_sets_and_a_familiarity_by_energy(drawn, tmp_path):
+    labels = ("red", "green", "blue", "dog", "elk")
+    manifest = Manifest("theirs", labels, SPEC)
+    held_out = data.read_labelled(drawn, SPEC, labels)
+    assert len(held_out) == 150
+    assert {labels[label] for label in held_out.labels} == {"red", "green", "blue"}
+    assert all(f"/{labels[label]}/" in name for label, name in zip(held_out.labels, held_out.names, strict=True))
+    core = read_core(graph_with("Relu", tmp_path), SIZE, CLASSES, Names())
+    made = make_foreign_bundle(core, manifest, tmp_path / "out", held_out).manifest
+    assert made.familiarity.evidence == "energy"
+    assert made.prediction_sets.pictures == 150
+    assert made.prediction_sets.by_class["0.95"][3] == 0.0, "no picture of a dog promises nothing of dogs"
+    with pytest.raises(data.DataError, match="folders that are no label of the model"):
+        data.read_labelled(drawn, SPEC, ("red", "dog"))
 
 
 def test_the_command_makes_a_bundle_and_checks_it(tmp_path):
