@@ -21,7 +21,13 @@ def main() -> None:
 @main.command()
 @click.option("--data", "source", required=True, help="cifar10 (downloaded), a folder TRAIN/CLASS/*.jpg, or a tar of one.")
 @click.option("--out", "folder", required=True, type=click.Path(path_type=Path, file_okay=False), help="Where the run goes.")
-@click.option("--network", type=click.Choice(["candor_net", "seed_cnn"]), default="candor_net", show_default=True)
+@click.option("--network", type=click.Choice(["candor_net", "seed_cnn"]), help="candor_net, or what --start has, if not given.")
+@click.option(
+    "--start",
+    "start_folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Begin with the weights of this run, trained on the same data, by its recipe where no option says otherwise.",
+)
 @click.option("--epochs", type=click.IntRange(1, 1000), help="As the recipe says if not given.")
 @click.option("--activation", type=click.Choice(["gelu", "relu"]), help="Of candor_net; gelu if not given.")
 @click.option(
@@ -29,37 +35,48 @@ def main() -> None:
     type=click.FloatRange(0, 1),
     help="Share of pictures that get holes of the mean colour; the recipe's if not given.",
 )
+@click.option(
+    "--settle", type=click.IntRange(0, 1000), help="Epochs of whole pictures at the end, as the recipe says if not given."
+)
+@click.option("--rate", type=click.FloatRange(0, 10), help="Times the recipe's learning rates (1).")
+@click.option("--spoil", type=click.FloatRange(0, 1), help="Share of pictures mixed by AugMix, and share with noise (0).")
+@click.option("--adversarial", type=click.FloatRange(0, 255), help="Attack every picture within that radius, in levels of 255 (0).")
+@click.option("--attack-steps", type=click.IntRange(1, 100), help="With --adversarial: steps of the attack (1).")
 @click.option("--held-out", type=click.IntRange(1), help="Training pictures kept for validation (5000).")
-@click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**31), help="0, or that of --start, if not given.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out, to the same result.")
 def fit(
     *,
     source: str,
     folder: Path,
-    network: str,
-    epochs: int | None,
+    network: str | None,
+    start_folder: Path | None,
     activation: str | None,
-    hide: float | None,
-    held_out: int | None,
-    seed: int,
     device: str,
     resume: bool,
+    **given: float | None,
 ) -> None:
     """Trains a network and reports on the test set.
 
     Several processes: torchrun --nproc-per-node 2 -m training fit … (gloo on CPUs, one process a GPU).
     """
-    from training import data, runs
+    from training import commands, data, runs
     from training import fit as fitting
-    from training.recipes import RECIPES
 
-    options = {"activation": activation} if activation else None
-    given: dict[str, Any] = {"epochs": epochs, "held_out": held_out, "seed": seed, "hide": hide, "options": options}
-    recipe = replace(RECIPES[network], **{name: value for name, value in given.items() if value is not None})
+    if start_folder is not None and (network or activation or given["held_out"] is not None or given["seed"] is not None):
+        raise click.UsageError(
+            "--start brings its network and what it held out: leave out --network, --activation, --held-out and --seed"
+        )
+    changes = {name: value for name, value in given.items() if value is not None}
     try:
+        start = None if start_folder is None else runs.load(start_folder)
+        recipe = commands.recipe_for(network, activation, start, changes)
         dataset = data.read(source, recipe.input(), recipe.held_out, recipe.seed)
-        fitting.fit(dataset, source, recipe, folder, resume=resume, accelerator=device)
+        if start is not None and start_folder is not None:
+            recipe = replace(recipe, start=runs.digest(start_folder))
+            data.check_same(dataset, start.subject.fingerprint, start_folder)
+        fitting.fit(dataset, source, recipe, folder, start=start, resume=resume, accelerator=device)
     except (data.DataError, runs.RunError) as error:
         raise click.ClickException(str(error)) from None
     except fitting.Stopped as stopped:

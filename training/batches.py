@@ -3,7 +3,8 @@
 Batches are uint8 (N, 3, S, S) and int64 (N,). Augmentation: a shift by up to `translate` pixels over mirrored borders, and an
 alternating flip: half the pictures are mirrored in even epochs, the other half in odd ones (Jordan 2024), so that two epochs see
 each picture both ways; and blocks of the mean colour, as Hide-and-Seek hides them (Singh and Lee, arXiv 1811.02545): a network that has
-seen pictures with holes looks at all of a thing, and what it says when a block is taken away is no answer to a stranger's question.
+seen pictures with holes looks at all of a thing, and what it says when a block is taken away is no answer to a stranger's question; and
+spoilt pictures, for a network that shall bear them.
 """
 
 from dataclasses import dataclass
@@ -13,11 +14,14 @@ import torch
 from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 from torch.nn import functional
+from torchvision.transforms.v2 import AugMix
 
 from training.data import Pictures
 from training.recipes import SETTLED_TRANSLATE, Recipe
 
 BLOCKS = 8  # a side
+TOGETHER = 25  # pictures that are mixed with the same spoilt ones
+NOISE = 0.15  # the largest standard deviation, of pixels in 0…1
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class Batches:
             pixels = mirror(pixels, self._flips(epoch)[index])
         if self.recipe.hide and not settling:
             pixels = hide(pixels, self.recipe.hide, self.mean_colour, self._generator(step, 3))
+        if self.recipe.spoil:
+            pixels = spoil(pixels, self.recipe.spoil, self._generator(step + 1_000_000, 3))
         return pixels, self.labels[index]
 
     def _flips(self, epoch: int) -> Bool[Tensor, " count"]:
@@ -85,6 +91,22 @@ def hide(
     blocks = (torch.rand(rows, BLOCKS, BLOCKS, generator=generator) < hidden) & chosen
     block = torch.arange(size) * BLOCKS // size
     return torch.where(blocks[:, block][:, :, block][:, None], colour, pixels)
+
+
+def spoil(pixels: UInt8[Tensor, "rows 3 size size"], share: float, generator: torch.Generator) -> UInt8[Tensor, "rows 3 size size"]:
+    """A `share` of the pictures as AugMix mixes them, another `share` with noise of up to NOISE (a picture may get both).
+
+    AugMix: Hendrycks et al., arXiv 1912.02781, as torchvision has it and without its consistency loss; pictures that lie beside each other
+    share its draws.
+    """
+    seed = int(torch.randint(2**31, (), generator=generator))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        mix = AugMix()
+        parts = [mix(part) if torch.rand(()) < share else part for part in torch.split(pixels, TOGETHER)]
+        mixed = torch.cat(parts).float()
+        strength = NOISE * 255 * torch.rand(len(pixels), 1, 1, 1) * (torch.rand(len(pixels), 1, 1, 1) < share)
+        return (mixed + strength * torch.randn(mixed.shape)).round().clamp(0, 255).to(torch.uint8)
 
 
 def mirror(pixels: UInt8[Tensor, "rows 3 size size"], which: Bool[Tensor, " rows"]) -> UInt8[Tensor, "rows 3 size size"]:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,17 @@ from training.audit.card import card
 from training.audit.plots import plots
 from training.data import SUFFIXES
 from training.foreign import ForeignError
+from training.recipes import RECIPES, Recipe
+from training.runs import Run
 
 MAX_PIXELS = 100_000_000
+
+
+def recipe_for(network: str | None, activation: str | None, start: Run | None, changes: Mapping[str, Any]) -> Recipe:
+    """The recipe of `start`, or of `network`, with what the command line changes."""
+    recipe = RECIPES[network or "candor_net"] if start is None else start.recipe
+    options: dict[str, Any] = {"options": {"activation": activation}} if activation else {}
+    return replace(recipe, **changes, **options)
 
 
 def bundle_run(run_folder: Path, folder: Path, source: str | None, name: str | None, *, half: bool) -> None:

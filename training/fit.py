@@ -32,6 +32,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from training import runs
+from training.adversary import attacked
 from training.batches import Batches
 from training.data import Dataset, Pictures
 from training.networks import Network
@@ -98,13 +99,26 @@ class Trainer:
         for number, (part, truth) in enumerate(mine):
             last = number == len(mine) - 1
             with self.fabric.no_backward_sync(self.network, enabled=not last) if self.fabric.world_size > 1 else nullcontext():
-                logits = self.network(self.normalise(part.to(self.fabric.device)))
+                target = truth.to(self.fabric.device)
+                logits = self.network(self.seen(part.to(self.fabric.device), target))
                 loss = functional.cross_entropy(
-                    logits.float(), truth.to(self.fabric.device), label_smoothing=self.recipe.label_smoothing, reduction="sum"
+                    logits.float(), target, label_smoothing=self.recipe.label_smoothing, reduction="sum"
                 )
                 self.fabric.backward(loss * scale)
             total += float(loss.detach())
         return total / sum(len(truth) for _, truth in mine)
+
+    def seen(
+        self, pixels: UInt8[Tensor, "rows 3 size size"], labels: Int64[Tensor, " rows"]
+    ) -> Float32[Tensor, "rows 3 size size"]:
+        """What the network learns from: the normalised pictures, attacked if the recipe says so."""
+        x = self.normalise(pixels)
+        if not self.recipe.adversarial:
+            return x
+        radius = self.recipe.adversarial / 255 / torch.tensor(self.subject.std, device=x.device).view(1, 3, 1, 1)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.recipe.seed * 1_000_003 + self.step)
+            return attacked(self.network, x, labels, radius, self.recipe.attack_steps)
 
     def normalise(self, pixels: UInt8[Tensor, "rows 3 size size"]) -> Float32[Tensor, "rows 3 size size"]:
         """(pixel / 255 − mean) / std, channels last in memory, which is the fast layout of convolutions on a CPU."""
@@ -128,8 +142,17 @@ class Trainer:
         return float((self.logits(pictures).argmax(1).numpy() == pictures.labels).mean())
 
 
-def fit(dataset: Dataset, source: str, recipe: Recipe, folder: Path, *, resume: bool = False, accelerator: str = "auto") -> Run:
-    """Trains by `recipe` on `dataset` and leaves a run in `folder`.
+def fit(
+    dataset: Dataset,
+    source: str,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    start: Run | None = None,
+    resume: bool = False,
+    accelerator: str = "auto",
+) -> Run:
+    """Trains by `recipe` on `dataset`, from the weights of `start` if there is one, and leaves a run in `folder`.
 
     Raises:
         RunError: `resume` without a checkpoint, or with one of another recipe.
@@ -137,6 +160,8 @@ def fit(dataset: Dataset, source: str, recipe: Recipe, folder: Path, *, resume: 
     """
     fabric = make_fabric(recipe, accelerator)
     trainer = prepare(fabric, dataset, source, recipe, folder)
+    if start is not None:
+        trainer.network.module.load_state_dict(start.network.state_dict())
     if resume:
         trainer.step, trainer.seconds = runs.load_checkpoint(folder, trainer.state, trainer.scheduled)
     with _writer(fabric, folder) as writer, _stopped_by_signals(trainer):

@@ -24,6 +24,9 @@ class Recipe:
     up to half of the 8 × 8 blocks are replaced by the mean colour. After `epochs`, whose rates fall to nothing, come `settle` more at a
     tenth of the first rates, of whole pictures shifted by SETTLED_TRANSLATE at most; the weights in the end are the mean of those
     (Izmailov et al., "Averaging Weights Leads to Wider Optima", arXiv 1803.05407). `held_out` training pictures are for validation.
+    `spoil` is the share of pictures that are mixed with spoilt ones (training.batches.spoil). With `adversarial`, a radius in levels of 255,
+    every picture is attacked in `attack_steps` before the network learns from it (training.adversary). `start` is the SHA-256 of the weights
+    that training begins with, empty for freshly drawn ones; all rates are multiplied by `rate`.
     `precision` is one of Lightning Fabric's, or `auto`: bfloat16 autocast where the processor computes in it.
     """
 
@@ -38,6 +41,11 @@ class Recipe:
     flip: bool = False
     hide: float = 0.0
     settle: int = 0
+    spoil: float = 0.0
+    adversarial: float = 0.0
+    attack_steps: int = 1
+    start: str = ""
+    rate: float = 1.0
     held_out: int = 5000
     seed: int = 0
     precision: str = "auto"
@@ -82,9 +90,13 @@ class Scheduled:
 def optimizers(network: nn.Module, recipe: Recipe) -> list[Scheduled]:
     """The optimisers of `recipe` over the parameters of `network` that learn."""
     if recipe.optimizer == "adam":
-        return [_scheduled(torch.optim.Adam(network.parameters(), lr=1e-3), lambda _done: 1.0)]
-    assert isinstance(network, CandorNet)
-    return _muon(network, recipe)
+        made = [_scheduled(torch.optim.Adam(network.parameters(), lr=1e-3), lambda _done: 1.0)]
+    else:
+        assert isinstance(network, CandorNet)
+        made = _muon(network, recipe)
+    for group in (group for scheduled in made for group in scheduled.optimizer.param_groups):
+        group["initial_lr"] *= recipe.rate
+    return made
 
 
 def _muon(network: CandorNet, recipe: Recipe) -> list[Scheduled]:

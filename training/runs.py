@@ -9,6 +9,7 @@
 No pickle: tensors are safetensors, the rest is JSON.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -57,6 +58,11 @@ class Run:
     def input(self) -> Input:
         """How pictures become the network's input."""
         return self.recipe.input(self.subject.mean, self.subject.std)
+
+
+def digest(folder: Path) -> str:
+    """The SHA-256 of weights.safetensors."""
+    return hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
 
 
 def save_recipe(folder: Path, recipe: Recipe, subject: Subject) -> None:

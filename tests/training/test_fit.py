@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from tests.servers import ROOT
 from training import runs
-from training.batches import Batches, hide, mirror, shift
+from training.adversary import attacked
+from training.batches import NOISE, TOGETHER, Batches, hide, mirror, shift, spoil
 from training.fit import fit, make_fabric, prepare, settle
 from training.muon import orthogonal
 from training.networks import CandorNet
@@ -91,6 +92,13 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(small, dataset,
     assert all(torch.equal(whole[name], halved[name]) for name in whole)
 
 
+def test_a_training_begins_with_the_weights_of_another_run(run, dataset, drawn, tmp_path):
+    recipe = replace(run.recipe, epochs=1, adversarial=2.0, rate=0.0)
+    made = fit(dataset, str(drawn), recipe, tmp_path, start=run)
+    for (name, ours), theirs in zip(made.network.named_parameters(), run.network.parameters(), strict=True):
+        assert torch.equal(ours, theirs), name
+
+
 def test_resuming_nothing_is_refused(dataset, drawn, tmp_path):
     with pytest.raises(RunError, match="no checkpoint to resume from"):
         fit(dataset, str(drawn), SMALL, tmp_path, resume=True, accelerator="cpu")
@@ -164,6 +172,38 @@ def test_hiding_puts_blocks_of_the_mean_colour_into_some_pictures():
     assert 0.2 < (share > 0).float().mean() < 0.4
     assert 0.15 < share[share > 0].mean() < 0.35
     assert torch.equal(hide(pixels, 0.0, colour, torch.Generator().manual_seed(0)), pixels)
+
+
+def test_spoiling_changes_about_the_share_of_pictures_and_follows_from_its_generator():
+    pixels = torch.randint(60, 200, (8 * TOGETHER, 3, 32, 32), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    before = torch.random.get_rng_state()
+    spoilt = spoil(pixels, 0.5, torch.Generator().manual_seed(0))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(spoil(pixels, 0.5, torch.Generator().manual_seed(0)), spoilt)
+    untouched = (spoilt == pixels).flatten(1).all(1).float().mean()
+    assert 0.1 < untouched < 0.5
+    assert torch.equal(spoil(pixels, 0.0, torch.Generator().manual_seed(0)), pixels)
+
+
+def test_noise_has_at_most_its_strength():
+    grey = torch.full((400, 3, 32, 32), 128, dtype=torch.uint8)
+    changed = spoil(grey, 1.0, torch.Generator().manual_seed(0)).float() / 255
+    strengths = changed.flatten(1).std(1)
+    assert strengths.max() < 1.1 * NOISE
+    assert strengths.max() > 0.8 * NOISE
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_an_attack_stays_within_its_radius_and_raises_the_loss(steps):
+    torch.manual_seed(0)
+    network = SMALL.network_for(4).eval()
+    x, labels = torch.randn(16, 3, 32, 32), torch.arange(16) % 4
+    radius = torch.tensor([0.05, 0.1, 0.2]).view(1, 3, 1, 1)
+    changed = attacked(network, x, labels, radius, steps)
+    assert ((changed - x).abs() <= radius * 1.0001).all()
+    losses = [torch.nn.functional.cross_entropy(network(rows), labels) for rows in (x, changed)]
+    assert losses[1] > losses[0]
+    assert all(parameter.grad is None for parameter in network.parameters())
 
 
 def test_mirroring_turns_the_chosen():
