@@ -93,7 +93,7 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(small, dataset,
 
 
 def test_a_training_begins_with_the_weights_of_another_run(run, dataset, drawn, tmp_path):
-    recipe = replace(run.recipe, epochs=1, adversarial=2.0, rate=0.0)
+    recipe = replace(run.recipe, epochs=1, adversarial=2.0, rate=0.0, precision="bf16-mixed")
     made = fit(dataset, str(drawn), recipe, tmp_path, start=run)
     for (name, ours), theirs in zip(made.network.named_parameters(), run.network.parameters(), strict=True):
         assert torch.equal(ours, theirs), name
