@@ -27,5 +27,6 @@ def build(pipeline: Pipeline, bundle: Bundle, settings: Settings, drain: Drain) 
         HTTPException: problems.on_http_exception,
         Exception: problems.on_defect,
     }
-    app = Stopping(Admitted(Starlette(routes=every, exception_handlers=handlers), pipeline, routes), drain)
+    stopping = Stopping(Starlette(routes=every, exception_handlers=handlers), drain)
+    app = Admitted(stopping, pipeline, drain, routes)
     return Measured(app, pipeline.metrics, routes, tell=settings.access_log)

@@ -1,7 +1,7 @@
-"""Pure ASGI middleware, from the outside to the inside: `Measured`, `Stopping`, `Admitted`.
+"""Pure ASGI middleware, from the outside to the inside: `Measured`, `Admitted`, `Stopping`.
 
-Every request is counted and timed by the template of its route, never by its path, has an id, is refused while the service stops, and
-is refused before anything of it is read if too many wait.
+Every request is counted and timed by the template of its route, never by its path, has an id, is refused before anything of it is read
+if too many wait, and is refused while the service stops.
 """
 
 import asyncio
@@ -90,6 +90,31 @@ class Measured:
         self._requests.labels(template, str(status)).inc()
 
 
+class Admitted:
+    """Refuses pictures before routing and reading while too many wait: under overload most answers are refusals, so they have to be cheap.
+
+    Only routes without parameters in their path, by which the router would not know more than this does. Who stops refuses everything,
+    and says so.
+    """
+
+    def __init__(self, app: ASGIApp, pipeline: Pipeline, drain: Drain, routes: Iterable[Route]) -> None:
+        self._app = app
+        self._pipeline = pipeline
+        self._drain = drain
+        self._routes = {route.path: route for route in routes if route.methods == {"POST"} and not route.param_convertors}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes on what can be answered."""
+        if scope["type"] == "http" and scope["path"] in self._routes and scope["method"] == "POST" and not self._drain.stopping:
+            try:
+                self._pipeline.admit()
+            except TooManyRequests as error:
+                scope["route"] = self._routes[scope["path"]]
+                await problems.respond(Request(scope), error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
 class Stopping:
     """Knows who is being answered, and refuses in words who comes when the service stops."""
 
@@ -124,29 +149,6 @@ class Stopping:
             await _refuse(scope, receive, send, "the service has stopped before this was answered: ask another replica")
         finally:
             self._drain.end(task)
-
-
-class Admitted:
-    """Refuses pictures before routing and reading while too many wait: under overload most answers are refusals, so they have to be cheap.
-
-    Only routes without parameters in their path, by which the router would not know more than this does.
-    """
-
-    def __init__(self, app: ASGIApp, pipeline: Pipeline, routes: Iterable[Route]) -> None:
-        self._app = app
-        self._pipeline = pipeline
-        self._routes = {route.path: route for route in routes if route.methods == {"POST"} and not route.param_convertors}
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes on what can be answered."""
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in self._routes:
-            try:
-                self._pipeline.admit()
-            except TooManyRequests as error:
-                scope["route"] = self._routes[scope["path"]]
-                await problems.respond(Request(scope), error)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, why: str) -> None:

@@ -36,7 +36,7 @@ def respond(request: Request, error: RequestError) -> Response:
     """The answer that tells `error`, in the form of what was asked."""
     seconds = getattr(error, "retry_after_seconds", None)
     headers = {"Retry-After": str(seconds)} if seconds is not None else None
-    if f"{request.url.path}/".startswith(PROTOCOLS):
+    if f"{request.scope['path']}/".startswith(PROTOCOLS):
         return Response(orjson.dumps({"error": error.detail}), error.status, headers, "application/json")
     return Response(orjson.dumps(problem(error)), error.status, headers, MEDIA_TYPE)
 
