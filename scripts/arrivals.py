@@ -1,19 +1,14 @@
-"""Load over raw sockets: an open loop, whose requests leave at their scheduled times whether or not earlier ones are answered, and a
-closed one.
+"""Load over raw sockets, where every single answer is looked at: many requests at the same moment, or one after the other on each connection.
 
-A closed loop slows down with the server that it measures, and so hides what an overload does. In the open one every request has its
-time; it takes a free connection of a pool that was opened before, and its answer is timed from the moment at which it was due, so that
-nothing is left out. The pool bounds how much is open at once: what is due while no connection is free is counted as `unsent`. Times are
-seconds of the event loop's clock.
+Times are seconds of the event loop's clock.
 """
 
 import asyncio
 import re
 import resource
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -21,7 +16,6 @@ import uvloop
 
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 HOST = "127.0.0.1"
-TICK_SECONDS = 0.001
 DRAIN_SECONDS = 15  # how long the last answers are waited for
 SPARE_FILES = 64  # the process has files open besides its connections
 OPENING = 64  # connections asked for at once: a server's queue of new ones is short
@@ -31,38 +25,18 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer to request `number`: its HTTP `status`, 0 where the connection was lost; when it was due, sent and complete."""
+    """One answer to request `number`: its HTTP `status`, 0 where the connection was lost; when the request was sent and the answer complete."""
 
     number: int
     status: int
-    due: float
     sent: float
     ended: float
-    retry_after: bool
     body: bytes
 
     @property
     def milliseconds(self) -> float:
-        """From when it was due."""
-        return 1000 * (self.ended - self.due)
-
-
-@dataclass
-class Outcome:
-    """What became of a schedule: its `answers`, and how many were `unsent` for want of a connection or `unanswered` at the end."""
-
-    answers: list[Answer] = field(default_factory=list)
-    unsent: int = 0
-    unanswered: int = 0
-    seconds: float = 0.0  # from the first request to the last that was due
-
-    def statuses(self) -> Counter[int]:
-        """How many answers of each status."""
-        return Counter(answer.status for answer in self.answers)
-
-    def lag_ms(self, percent: float) -> float:
-        """How late requests left, in ms: the generator's own doing."""
-        return percentile([1000 * (answer.sent - answer.due) for answer in self.answers], percent)
+        """From the one to the other."""
+        return 1000 * (self.ended - self.sent)
 
 
 class Connection(asyncio.Protocol):
@@ -72,16 +46,16 @@ class Connection(asyncio.Protocol):
         self.usable = False
         self._answered, self._lost = answered, lost
         self._received = bytearray()
-        self._pending: tuple[int, float, float] | None = None
+        self._pending: tuple[int, float] | None = None
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It can be used."""
         self._transport, self.usable = cast("asyncio.Transport", transport), True
 
-    def send(self, number: int, raw: bytes, due: float) -> None:
+    def send(self, number: int, raw: bytes) -> None:
         """Sends one request."""
-        self._pending = (number, due, asyncio.get_running_loop().time())
+        self._pending = (number, asyncio.get_running_loop().time())
         self._transport.write(raw)
 
     def close(self) -> None:
@@ -96,22 +70,22 @@ class Connection(asyncio.Protocol):
         if found and len(body) >= int(length[1] if length else 0):
             self._received.clear()
             self.usable = b"\r\nconnection: close" not in head.lower()
-            self._end(int(head[9:12]), retry_after=b"\r\nretry-after:" in head.lower(), body=bytes(body))
+            self._end(int(head[9:12]), bytes(body))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """A request that was on it is lost."""
         del exc
         self.usable = False
         if self._pending:
-            self._end(0, retry_after=False, body=b"")
+            self._end(0, b"")
         else:
             self._lost(self)
 
-    def _end(self, status: int, *, retry_after: bool, body: bytes) -> None:
+    def _end(self, status: int, body: bytes) -> None:
         if self._pending is None:  # it was refused without being asked: the server closes
             return
-        (number, due, sent), self._pending = self._pending, None
-        self._answered(self, Answer(number, status, due, sent, asyncio.get_running_loop().time(), retry_after, body))
+        (number, sent), self._pending = self._pending, None
+        self._answered(self, Answer(number, status, sent, asyncio.get_running_loop().time(), body))
 
 
 class Pool:
@@ -143,15 +117,6 @@ class Pool:
         for connection in self._all:
             connection.close()
 
-    def send_now(self, number: int, raw: bytes, due: float) -> bool:
-        """Sends on a free connection; False if there is none."""
-        while not self._free.empty():
-            connection = self._free.get_nowait()
-            if connection.usable:
-                self._send(connection, number, raw, due)
-                return True
-        return False
-
     async def send(self, number: int, raw: bytes) -> None:
         """Sends as soon as a connection is free.
 
@@ -161,7 +126,7 @@ class Pool:
         while True:
             connection = await asyncio.wait_for(self._free.get(), DRAIN_SECONDS)
             if connection.usable:
-                self._send(connection, number, raw, asyncio.get_running_loop().time())
+                self._send(connection, number, raw)
                 return
 
     async def drained(self) -> None:
@@ -169,10 +134,10 @@ class Pool:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), DRAIN_SECONDS)
 
-    def _send(self, connection: Connection, number: int, raw: bytes, due: float) -> None:
+    def _send(self, connection: Connection, number: int, raw: bytes) -> None:
         self.busy += 1
         self._idle.clear()
-        connection.send(number, raw, due)
+        connection.send(number, raw)
 
     async def _connect(self) -> None:
         _, connection = await asyncio.get_running_loop().create_connection(
@@ -219,23 +184,14 @@ async def pool(port: int, size: int, answered: Callable[[Answer], None]) -> Asyn
         opened.close()
 
 
-async def open_loop(port: int, requests: Sequence[bytes], schedule: Sequence[float], connections: int) -> Outcome:
-    """Sends request `i % len(requests)` at second `schedule[i]`; the times ascend."""
-    outcome, loop = Outcome(), asyncio.get_running_loop()
-    async with pool(port, connections, outcome.answers.append) as opened:
-        began, number = loop.time(), 0
-        while number < len(schedule):
-            if began + schedule[number] > loop.time():
-                await asyncio.sleep(TICK_SECONDS)
-                continue
-            outcome.unsent += not opened.send_now(number, requests[number % len(requests)], began + schedule[number])
-            number += 1
-            if number % OPENING == 0:  # who is late must not forget to listen
-                await asyncio.sleep(0)
-        outcome.seconds = loop.time() - began
+async def together(port: int, requests: Sequence[bytes]) -> list[Answer]:
+    """Sends all `requests` at the same moment, each on a connection of its own, which was opened before."""
+    answers: list[Answer] = []
+    async with pool(port, len(requests), answers.append) as opened:
+        for number, raw in enumerate(requests):
+            await opened.send(number, raw)
         await opened.drained()
-        outcome.unanswered = opened.busy
-    return outcome
+    return answers
 
 
 async def closed_loop(port: int, requests: Iterable[bytes], connections: int, answered: Callable[[Answer], None]) -> None:
@@ -250,12 +206,6 @@ def run(work: Coroutine[Any, Any, Result]) -> Result:
     """The result of `work`, on the fastest loop there is."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(work)
-
-
-def poisson(rate: float, seconds: float, seed: int) -> list[float]:
-    """Arrival times of independent callers, `rate` a second on average: of a seed, always the same."""
-    gaps = np.random.default_rng(seed).exponential(1 / rate, round(rate * seconds))
-    return [float(time) for time in gaps.cumsum()]
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

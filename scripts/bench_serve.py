@@ -1,7 +1,7 @@
 """The real service under load, beside the in-process limit: throughput and latency, explaining beside predicting, overload, memory.
 
 Every section starts `python -m service serve` with default settings on a free port of loopback, alone. wrk makes the closed-loop load,
-scripts/arrivals.py the rest. Load and server share the machine: the ratios say more than the figures.
+h2load the overload, scripts/arrivals.py the rest. Load and server share the machine: the ratios say more than the figures.
 """
 
 import itertools
@@ -17,15 +17,16 @@ from pathlib import Path
 
 import click
 
-from scripts import arrivals, load
-from scripts.arrivals import Answer, Outcome, percentile
+from scripts import arrivals, load, rates
+from scripts.arrivals import Answer, percentile
 from scripts.load import Reading, Request, Server, Wrk, table
+from scripts.rates import Wave
 from tests.pictures import COLOURS, draw, encode
 
 CONNECTIONS, SHARES = (1, 16, 64), (0.0, 0.1, 0.5)
 WARM_SECONDS = 2
 OVER = 4  # times the capacity
-POOL = 4_096  # connections of the open loop
+POOL = 2_048  # connections of the overload
 GOOD, GATHERINGS = 31, 20
 WORKING, FIRST = 16, 20_000  # connections of the memory section, and the requests after which memory is first read
 BAD_SHARE, EXPLAINED_SHARE, EXPLANATION_MS = 0.05, 0.1, 2_000
@@ -148,64 +149,36 @@ def explaining_section(plan: Plan) -> str:
 
 def overload_section(plan: Plan) -> str:
     """Four times the capacity, and one bad picture among good ones."""
-    with serving(plan) as (server, wrk):
-        raw, capacities, outcomes = prediction("32×32").raw(), [], []
-        for seed in range(plan.rounds):
-            capacities.append(wrk.drive(server.port, [(prediction("32×32"), 1)], 64, plan.seconds).rate)
-            schedule = arrivals.poisson(OVER * capacities[-1], plan.seconds, seed)
-            outcomes.append(arrivals.run(arrivals.open_loop(server.port, [raw], schedule, POOL)))
+    with serving(plan) as (server, wrk), tempfile.TemporaryDirectory() as name:
+        asked, rows = prediction("32×32"), []
+        for number in range(1, plan.rounds + 1):
+            capacity = wrk.drive(server.port, [(asked, 1)], 64, plan.seconds).rate
+            wave = rates.drive(server.port, asked, OVER * capacity, plan.seconds, POOL, Path(name))
+            rows.append((number, f"{capacity:.0f}", *overloaded(wave, capacity)))
         gathered = gathering(server)
-    header = (
-        "round",
-        "capacity requests/s",
-        "sent requests/s",
-        "late p99 ms",
-        *(str(status) for status in (OK, *REFUSED)),
-        "other",
-        "goodput / capacity",
-        "200 p99 ms",
-        "refusals p99 ms",
-        "slowest refusal ms",
-        "with Retry-After",
-    )
-    rows = [
-        (number, *overloaded(outcome, capacity))
-        for number, (outcome, capacity) in enumerate(zip(outcomes, capacities, strict=True), 1)
-    ]
-    unsent, unanswered = (sum(getattr(outcome, name) for outcome in outcomes) for name in ("unsent", "unanswered"))
+    header = ("round", "capacity requests/s", "sent requests/s", *(str(status) for status in (OK, *REFUSED)), "other")
+    header += ("goodput / capacity", "200 p99 ms", "refusals p99 ms", "slowest refusal ms")
     how = (
-        f"Predictions of 32×32 arrive at {OVER} times the capacity (64 connections, measured just before) for {plan.seconds:g} s, at random "
-        f"times that wait for no answer, over {POOL:,} connections; {unsent} were due while all of these waited, {unanswered} were never "
-        "answered. Times count from when a request was due."
+        f"{POOL:,} connections send predictions of 32×32 at {OVER} times the capacity (64 connections, measured just before) for "
+        f"{plan.seconds:g} s. Times count from when a request was sent."
     )
     return f"## Overload\n\n{how}\n\n{table(header, rows)}\n\n{gathered}"
 
 
-def overloaded(outcome: Outcome, capacity: float) -> tuple[object, ...]:
+def overloaded(wave: Wave, capacity: float) -> tuple[object, ...]:
     """One round's line."""
-    statuses = outcome.statuses()
-    refusals = [answer for answer in outcome.answers if answer.status in REFUSED]
-    waits = [answer.milliseconds for answer in refusals]
-    served = [answer.milliseconds for answer in outcome.answers if answer.status == OK]
-    goodput = sum(answer.ended < first_due(outcome) + outcome.seconds for answer in outcome.answers if answer.status == OK)
-    asked = [answer for answer in refusals if answer.status in REFUSED[:2]]
+    statuses, sent = wave.statuses(), wave.sent()
+    refusals = [one.milliseconds for one in sent if one.status in REFUSED]
+    served = [one.milliseconds for one in sent if one.status == OK]
     return (
-        f"{capacity:.0f}",
-        f"{(len(outcome.answers) + outcome.unanswered) / outcome.seconds:.0f}",
-        f"{outcome.lag_ms(99):.1f}",
+        f"{len(sent) / wave.seconds:.0f}",
         *(statuses[status] for status in (OK, *REFUSED)),
         sum(count for status, count in statuses.items() if status not in (OK, *REFUSED)),
-        f"{goodput / outcome.seconds / capacity:.2f}",
+        f"{wave.per_second(OK) / capacity:.2f}",
         f"{percentile(served, 99):.1f}",
-        f"{percentile(waits, 99):.1f}",
-        f"{max(waits, default=float('nan')):.1f}",
-        f"{sum(answer.retry_after for answer in asked)} of {len(asked)} (429, 503)",
+        f"{percentile(refusals, 99):.1f}",
+        f"{max(refusals, default=float('nan')):.1f}",
     )
-
-
-def first_due(outcome: Outcome) -> float:
-    """When the first request was due."""
-    return min(answer.due for answer in outcome.answers)
 
 
 def gathering(server: Server) -> str:
@@ -215,7 +188,7 @@ def gathering(server: Server) -> str:
     raws = [load.picture("/predict", body).raw() for body in [*bodies, bodies[0][: len(bodies[0]) // 2]]]
     same, refused, slowest = 0, Counter[int](), 0.0
     for _ in range(GATHERINGS):
-        answers = arrivals.run(arrivals.open_loop(server.port, raws, [0.0] * len(raws), len(raws))).answers
+        answers = arrivals.run(arrivals.together(server.port, raws))
         good = [answer for answer in answers if answer.number < GOOD]
         same += sum(answer.status == OK and json.loads(answer.body)["index"] == expected[answer.number] for answer in good)
         refused.update(answer.status for answer in answers if answer.number == GOOD)

@@ -207,16 +207,18 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
-def find_wrk() -> str:
-    """The path of wrk, installed if it is missing and this user may.
+def find(command: str, package: str) -> str:
+    """The path of a generator of load, installed if it is missing and this user may.
 
     Raises:
         ClickException: it is missing, and cannot be installed.
     """
-    subprocess.run([ROOT / "scripts" / "packages", "wrk"], check=False)  # noqa: S603 - our own
-    found = shutil.which("wrk")
+    subprocess.run([ROOT / "scripts" / "packages", package], check=False)  # noqa: S603 - our own
+    found = shutil.which(command)
     if found is None:
-        raise click.ClickException("wrk is missing, and makes the load: install it (Debian and Ubuntu have it as the package wrk)")
+        raise click.ClickException(
+            f"{command} is missing, and makes the load: install it (Debian and Ubuntu have it in the package {package})"
+        )
     return found
 
 
@@ -224,7 +226,7 @@ class Wrk:
     """wrk with one thread; its script and the bytes it sends lie in `folder`."""
 
     def __init__(self, folder: Path) -> None:
-        self._program = find_wrk()
+        self._program = find("wrk", "wrk")
         self._folder = folder
 
     def drive(self, port: int, mix: Sequence[tuple[Request, float]], connections: int, seconds: float) -> Reading:

@@ -1,16 +1,19 @@
-"""The benchmarks measure what they say: arrivals keep their times, answers are counted, wrk's output is read."""
+"""The benchmarks measure what they say: loads keep their promise, answers are counted, the generators' output is read."""
 
 import asyncio
 import os
 import shutil
+from collections import Counter
 
 import pytest
 
-from scripts import arrivals, load
+from scripts import arrivals, load, rates
 
-needs_wrk = pytest.mark.skipif(
-    not shutil.which("wrk") and not (shutil.which("apt-get") and os.geteuid() == 0), reason="wrk is missing and cannot be installed"
-)
+
+def needs(command):
+    missing = not shutil.which(command) and not (shutil.which("apt-get") and os.geteuid() == 0)
+    return pytest.mark.skipif(missing, reason=f"{command} is missing and cannot be installed")
+
 
 RAW = load.picture("/predict", b"abc").raw()
 ANSWERS = {
@@ -35,7 +38,9 @@ class Peer:
 
     async def serve(self, reader, writer):
         try:
-            while await reader.readexactly(len(RAW)):
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                found = arrivals.LENGTH.search(head)
+                await reader.readexactly(int(found[1]))
                 status = self.statuses[len(self.arrived) % len(self.statuses)]
                 self.arrived.append(asyncio.get_running_loop().time())
                 await asyncio.sleep(self.seconds)
@@ -50,36 +55,27 @@ class Peer:
             writer.close()
 
 
-def opened(peer, schedule, connections):
+def together(peer, count):
     async def work():
         async with peer as port:
-            return await arrivals.open_loop(port, [RAW], schedule, connections)
+            return await arrivals.together(port, [RAW] * count)
 
     return arrivals.run(work())
 
 
-def test_an_open_loop_sends_at_its_times_while_nothing_is_answered():
-    schedule = [0.02 * number for number in range(20)]
+def test_requests_sent_together_wait_for_no_answer():
     peer = Peer([200], seconds=0.6)
-    outcome = opened(peer, schedule, 20)
-    assert len(outcome.answers) == len(peer.arrived) == 20
-    assert max(peer.arrived) < min(answer.ended for answer in outcome.answers)
-    assert [answer.number for answer in sorted(outcome.answers, key=lambda answer: answer.due)] == list(range(20))
-    assert all(answer.milliseconds >= 600 for answer in outcome.answers)
-    assert 0 <= outcome.lag_ms(50) < 100
+    answers = together(peer, 20)
+    assert len(peer.arrived) == 20
+    assert max(peer.arrived) < min(answer.ended for answer in answers)
+    assert sorted(answer.number for answer in answers) == list(range(20))
+    assert all(answer.milliseconds >= 600 for answer in answers)
 
 
-def test_answers_are_counted_by_status_and_a_lost_connection_is_replaced():
-    outcome = opened(Peer([200, 429, 503, 0]), [0.005 * number for number in range(40)], 8)
-    assert outcome.statuses() == {200: 10, 429: 10, 503: 10, 0: 10}
-    assert {answer.status for answer in outcome.answers if answer.retry_after} == {429}
-    assert {answer.body for answer in outcome.answers if answer.status == 503} == {b"busy"}
-    assert outcome.unsent == outcome.unanswered == 0
-
-
-def test_what_is_due_without_a_free_connection_is_unsent():
-    outcome = opened(Peer([200], seconds=0.3), [0.0] * 10, 4)
-    assert (len(outcome.answers), outcome.unsent) == (4, 6)
+def test_answers_have_their_status_and_body_and_a_lost_connection_has_none():
+    answers = together(Peer([200, 429, 503, 0]), 40)
+    assert Counter(answer.status for answer in answers) == {200: 10, 429: 10, 503: 10, 0: 10}
+    assert {answer.body for answer in answers if answer.status == 503} == {b"busy"}
 
 
 def test_a_closed_loop_sends_everything_in_order():
@@ -92,13 +88,6 @@ def test_a_closed_loop_sends_everything_in_order():
 
     answers = arrivals.run(work())
     assert sorted(answer.number for answer in answers) == list(range(50))
-
-
-def test_arrivals_are_as_many_as_the_rate_says_and_always_the_same():
-    times = arrivals.poisson(1000, 2, seed=0)
-    assert len(times) == 2000
-    assert times == sorted(times) == arrivals.poisson(1000, 2, seed=0)
-    assert times[-1] == pytest.approx(2, rel=0.1)
 
 
 def test_the_output_of_wrk_is_read():
@@ -132,7 +121,7 @@ def test_a_server_that_ends_is_reported_with_its_last_words(tmp_path):
         pass
 
 
-@needs_wrk
+@needs("wrk")
 def test_wrk_drives_a_mix_against_the_service(server, tmp_path):
     body = load.jpeg("32×32")
     mix = [(load.picture("/predict", body), 0.9), (load.picture("/explain?method=grad_cam", body), 0.1)]
@@ -140,3 +129,27 @@ def test_wrk_drives_a_mix_against_the_service(server, tmp_path):
     assert reading.requests > 10
     assert reading.errors == 0
     assert 0 < reading.p50 <= reading.p99
+
+
+def test_the_log_of_h2load_is_read(tmp_path):
+    (tmp_path / "log").write_text("1000000\t200\t500000\n2500000\t429\t20000\n6000000\t-1\t10\n")
+    first, second, lost = asked = rates.read(tmp_path / "log")
+    assert (first.sent, first.ended, first.status) == (1.0, 1.5, 200)
+    assert second.milliseconds == pytest.approx(20)
+    assert lost.status == rates.LOST
+    wave = rates.Wave(asked, 1.0, 2.0)
+    assert wave.sent() == [first, second]
+    assert wave.per_second(200) == 0.5
+
+
+@needs("h2load")
+def test_a_wave_keeps_its_rate_while_nothing_is_answered_soon(tmp_path):
+    async def work():
+        async with Peer([429], seconds=0.1) as port:
+            request = load.Request("/predict", b"x", {"Content-Type": "image/jpeg"})
+            return await asyncio.to_thread(rates.drive, port, request, 100.0, 2.0, 50, tmp_path)
+
+    wave = arrivals.run(work())
+    assert set(wave.statuses()) == {429}
+    assert len(wave.sent()) / wave.seconds == pytest.approx(100, rel=0.2)
+    assert all(one.milliseconds >= 100 for one in wave.asked)
