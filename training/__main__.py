@@ -41,7 +41,6 @@ def main() -> None:
 @click.option("--rate", type=click.FloatRange(0, 10), help="Times the recipe's learning rates (1).")
 @click.option("--spoil", type=click.FloatRange(0, 1), help="Share of pictures mixed by AugMix, and share with noise (0).")
 @click.option("--adversarial", type=click.FloatRange(0, 255), help="Attack every picture within that radius, in levels of 255 (0).")
-@click.option("--attack-steps", type=click.IntRange(1, 100), help="With --adversarial: steps of the attack (1).")
 @click.option("--held-out", type=click.IntRange(1), help="Training pictures kept for validation (5000).")
 @click.option("--seed", type=click.IntRange(0, 2**31), help="0, or that of --start, if not given.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)

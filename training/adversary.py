@@ -1,7 +1,8 @@
 """Pictures changed against a network while it learns, so that it learns not to mind: adversarial training.
 
-Projected gradient descent (Madry et al., arXiv 1706.06083) from a random place within the radius. One step of 1.25 radii is what Wong, Rice and
-Kolter found to be enough ("Fast is better than free", arXiv 2001.03994); two guard against the collapse that one step may end in.
+One step up the slope of the loss from a noisy picture (N-FGSM: de Jorge et al., "Make Some Noise: Reliable and Efficient Single-Step
+Adversarial Training", arXiv 2202.01181). The noise reaches twice as far as the attack and neither is cut off: with less noise, training by
+one step collapses. It did here within four epochs, from validation accuracy 0.73 to 0.18, with noise of one radius and a cut.
 """
 
 import torch
@@ -9,22 +10,17 @@ from jaxtyping import Float32, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-REACH = 1.25  # radii that all steps could go together, one more than the radius, so that they can cross it
+NOISE = 2  # radii
 
 Rows = Float32[Tensor, "rows 3 size size"]
 
 
-def attacked(network: nn.Module, x: Rows, labels: Int64[Tensor, " rows"], radius: Float32[Tensor, "1 3 1 1"], steps: int) -> Rows:
-    """`x` (normalised) changed by at most `radius` of each channel, in `steps` up the slope of the loss; the network learns nothing from it.
+def attacked(network: nn.Module, x: Rows, labels: Int64[Tensor, " rows"], radius: Float32[Tensor, "1 3 1 1"]) -> Rows:
+    """`x` (normalised) changed by a `radius` of each channel beyond noise of at most two; the network learns nothing from it.
 
-    Batch statistics are those of the mode that the network is in. The random start is torch's default generator's.
+    Batch statistics are those of the mode that the network is in. The noise is torch's default generator's.
     """
-    start = x + radius * (2 * torch.rand_like(x) - 1)
-    changed = start
-    for _ in range(steps):
-        changed = changed.detach().requires_grad_()
-        loss = functional.cross_entropy(network(changed).float(), labels, reduction="sum")
-        (slope,) = torch.autograd.grad(loss, changed)
-        changed = changed + REACH / steps * radius * slope.sign()
-        changed = torch.minimum(torch.maximum(changed, x - radius), x + radius)
-    return changed.detach()
+    noisy = (x + NOISE * radius * (2 * torch.rand_like(x) - 1)).requires_grad_()
+    loss = functional.cross_entropy(network(noisy).float(), labels, reduction="sum")
+    (slope,) = torch.autograd.grad(loss, noisy)
+    return (noisy + radius * slope.sign()).detach()

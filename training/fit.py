@@ -118,7 +118,7 @@ class Trainer:
         radius = self.recipe.adversarial / 255 / torch.tensor(self.subject.std, device=x.device).view(1, 3, 1, 1)
         with torch.random.fork_rng(devices=[]), self.fabric.autocast():
             torch.manual_seed(self.recipe.seed * 1_000_003 + self.step)
-            return attacked(self.network.module, x, labels, radius, self.recipe.attack_steps)
+            return attacked(self.network.module, x, labels, radius)
 
     def normalise(self, pixels: UInt8[Tensor, "rows 3 size size"]) -> Float32[Tensor, "rows 3 size size"]:
         """(pixel / 255 − mean) / std, channels last in memory, which is the fast layout of convolutions on a CPU."""

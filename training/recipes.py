@@ -25,7 +25,7 @@ class Recipe:
     tenth of the first rates, of whole pictures shifted by SETTLED_TRANSLATE at most; the weights in the end are the mean of those
     (Izmailov et al., "Averaging Weights Leads to Wider Optima", arXiv 1803.05407). `held_out` training pictures are for validation.
     `spoil` is the share of pictures that are mixed with spoilt ones (training.batches.spoil). With `adversarial`, a radius in levels of 255,
-    every picture is attacked in `attack_steps` before the network learns from it (training.adversary). `start` is the SHA-256 of the weights
+    every picture is attacked before the network learns from it (training.adversary). `start` is the SHA-256 of the weights
     that training begins with, empty for freshly drawn ones; all rates are multiplied by `rate`.
     `precision` is one of Lightning Fabric's, or `auto`: bfloat16 autocast where the processor computes in it.
     """
@@ -43,7 +43,6 @@ class Recipe:
     settle: int = 0
     spoil: float = 0.0
     adversarial: float = 0.0
-    attack_steps: int = 1
     start: str = ""
     rate: float = 1.0
     held_out: int = 5000
