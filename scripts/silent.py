@@ -2,12 +2,14 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from service.drift import Window
+
 
 def _nothing(*_: object) -> None:
     """Counts nothing."""
 
 
-Counter.inc = Gauge.inc = Gauge.dec = Gauge.set = Histogram.observe = _nothing
+Counter.inc = Gauge.inc = Gauge.dec = Gauge.set = Histogram.observe = Window.add = _nothing
 
 from service.app import Candor  # noqa: E402 - silence comes first
 

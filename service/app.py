@@ -115,7 +115,7 @@ class Candor:
         _few_arenas()
         bundle = load(SETTINGS.bundle)
         engine = Engine(bundle, SETTINGS.device, SETTINGS.threads, SETTINGS.precision, alone=SETTINGS.processes == 1)
-        metrics = Metrics(bundle.manifest.labels)
+        metrics = Metrics(bundle.manifest.labels, bundle.manifest.distribution)
         metrics.model.labels(bundle.manifest.name, bundle.manifest.version).set(1)
         metrics.device.labels(engine.provider, SETTINGS.wanted).set(1)
         metrics.workers.set(SETTINGS.processes)

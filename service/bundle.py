@@ -18,6 +18,7 @@ equals `m`; the version changes when, and only when, the manifest (hence any fil
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -32,7 +33,7 @@ MANIFEST = "manifest.json"
 PREDICT, GRADIENT, CAM = "predict.onnx", "gradient.onnx", "cam.onnx"
 HALVES = {PREDICT: "predict.half.onnx", GRADIENT: "gradient.half.onnx", CAM: "cam.half.onnx"}
 INT8 = "predict.int8.onnx"
-LATER = ("int8", "prediction_sets", "familiarity")  # fields that older bundles lack
+LATER = ("int8", "prediction_sets", "familiarity", "distribution")  # fields that older bundles lack
 REFERENCE, REPORT, CARD = "reference.npz", "report.json", "CARD.md"
 
 Resize = Literal["crop", "stretch", "pad"]
@@ -126,6 +127,35 @@ class Familiarity:
 
 
 @dataclass(frozen=True)
+class Bins:
+    """A distribution: the `shares` of its bins, which sum to 1, and the `edges` between them; a value on an edge is in the bin above."""
+
+    edges: tuple[float, ...]
+    shares: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.shares) != len(self.edges) + 1 or sorted(set(self.edges)) != list(self.edges):
+            raise ManifestError(
+                f"distribution has {len(self.shares)} shares and the edges {self.edges}: edges ascend, and there is one share more"
+            )
+        if min(self.shares) < 0 or not math.isclose(sum(self.shares), 1, abs_tol=1e-6):
+            raise ManifestError(f"distribution has the shares {self.shares}: they are not negative, and sum to 1")
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """How the answers to `pictures` held-out pictures are distributed: what drift is measured against (`service.drift`).
+
+    `confidence`: the probability of the predicted class. `familiarity`: its score. `classes`: the index of the class.
+    """
+
+    pictures: int
+    confidence: Bins
+    familiarity: Bins
+    classes: Bins
+
+
+@dataclass(frozen=True)
 class Digest:
     """A file of the bundle: its sha256 in hex and its `length` in bytes."""
 
@@ -145,8 +175,8 @@ class Manifest:
     `self_test` is the label index that predict.onnx gives to the self-test picture of `service.engine`, with its logit. `parity` has an
     entry for each method that was compared, and `half/logits`, `half/probabilities`, `half/features`, `half/saliency` and
     `half/grad_cam` for the graphs in half precision, against the float32 ones of the same bundle. `int8` is there where predict.int8.onnx
-    is, `prediction_sets` and `familiarity` where there were pictures to fit them on; a manifest without one has no such key, so that
-    the versions of older bundles stay.
+    is, `prediction_sets`, `familiarity` and `distribution` where there were pictures to fit them on; a manifest without one has no such
+    key, so that the versions of older bundles stay.
     """
 
     name: str
@@ -161,6 +191,7 @@ class Manifest:
     int8: Int8 | None = None
     prediction_sets: PredictionSets | None = None
     familiarity: Familiarity | None = None
+    distribution: Distribution | None = None
 
     def __post_init__(self) -> None:
         if len(self.labels) < 2 or len(set(self.labels)) != len(self.labels):  # noqa: PLR2004
@@ -228,7 +259,7 @@ class Manifest:
 def _typed(document: dict[str, Any]) -> dict[str, Any]:
     given = dict(document["input"])
     given |= {key: tuple(float(value) for value in given[key]) for key in ("mean", "std")}
-    int8, sets, familiarity = (document.get(key) for key in LATER)
+    int8, sets, familiarity, distribution = (document.get(key) for key in LATER)
     if given["resize"] not in get_args(Resize):
         raise ValueError(f"input.resize is {given['resize']!r}, not one of {', '.join(get_args(Resize))}")
     return document | {
@@ -238,6 +269,7 @@ def _typed(document: dict[str, Any]) -> dict[str, Any]:
         "int8": None if int8 is None else Int8(**int8 | {"self_test": _self_test(int8["self_test"])}),
         "prediction_sets": None if sets is None else _prediction_sets(**sets),
         "familiarity": None if familiarity is None else Familiarity(**familiarity),
+        "distribution": None if distribution is None else _distribution(**distribution),
         "parity": {method: Parity(**values) for method, values in document.get("parity", {}).items()},
         "files": {name: Digest(**values) for name, values in document["files"].items()},
     }
@@ -245,6 +277,12 @@ def _typed(document: dict[str, Any]) -> dict[str, Any]:
 
 def _prediction_sets(pictures: int, marginal: Mapping[str, float], by_class: Mapping[str, Iterable[float]]) -> PredictionSets:
     return PredictionSets(pictures, dict(marginal), {coverage: tuple(thresholds) for coverage, thresholds in by_class.items()})
+
+
+def _distribution(pictures: int, **aspects: Any) -> Distribution:
+    return Distribution(
+        pictures, **{name: Bins(*(tuple(known[part]) for part in ("edges", "shares"))) for name, known in aspects.items()}
+    )
 
 
 def _self_test(entry: Any) -> Any:

@@ -13,12 +13,15 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from service import processes
+from service.bundle import Distribution
+from service.drift import LEAST, WINDOW, Window, drift
 from service.exposition import Exposition
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 ROWS = (1, 2, 4, 8, 16, 32)
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+SCORES = (0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 1, 2, 5, 10, 15, 20, 30)  # cosines up to 1, energies beyond
 GAPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 STAGES = ("read", "decode", "queue", "infer", "explain", "render", "encode")
 LIVE: Literal["livesum"] = "livesum"  # a process that died counts no longer
@@ -41,11 +44,27 @@ class Machine(Collector):
             yield GaugeMetricFamily("candor_memory_limit_bytes", "What all processes may have at most.", self._limit_bytes)
 
 
-class Metrics:
-    """The metrics of one service, on a registry of their own."""
+class Drifting(Collector):
+    """How far the latest predictions are from what was held out, computed when it is asked for."""
 
-    def __init__(self, labels: Sequence[str] = ()) -> None:
-        """`labels` are the classes that may be predicted."""
+    def __init__(self, window: Window, held_out: Distribution | None) -> None:
+        self._window = window
+        self._held_out = held_out
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """One gauge, by what is compared."""
+        says = f"Population stability index of the latest {WINDOW} predictions against held-out pictures; NaN below {LEAST}."
+        gauge = GaugeMetricFamily("candor_drift", says, labels=("of",))
+        for of, index in drift(self._window.latest(), self._held_out).items():
+            gauge.add_metric((of,), index)
+        yield gauge
+
+
+class Metrics:
+    """The metrics of one service, on a registry of their own; `window` holds its latest predictions."""
+
+    def __init__(self, labels: Sequence[str] = (), held_out: Distribution | None = None) -> None:
+        """`labels` are the classes that may be predicted; `held_out` is what drift is measured against."""
         registry = CollectorRegistry()
         self._registry = registry
         self.requests = Counter("candor_requests", "Answered requests.", ("route", "code"), registry=registry)
@@ -75,6 +94,12 @@ class Metrics:
         self.confidence = Histogram(
             "candor_prediction_confidence", "Calibrated probability of the predicted class.", buckets=SHARES, registry=registry
         )
+        self.familiarity = Histogram(
+            "candor_familiarity",
+            "Score of familiarity: a cosine, or an energy where the bundle has no features.",
+            buckets=SCORES,
+            registry=registry,
+        )
         self.unfamiliar = Counter("candor_unfamiliar", "Pictures unlike those that the model was trained on.", registry=registry)
         self.explanations = Counter("candor_explanations", "Explanations.", ("method", "outcome"), registry=registry)
         self.explanation_seconds = Histogram(
@@ -102,10 +127,12 @@ class Metrics:
         self.workers = Gauge("candor_workers", "Processes that there should be.", multiprocess_mode=ONE, registry=registry)
         folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
         self._exposition = Exposition(Path(folder)) if folder else None
-        self._machine = CollectorRegistry()
-        self._machine.register(Machine(self._exposition))
+        self.window = Window(Path(folder) if folder else None)
+        self._computed = CollectorRegistry()
+        self._computed.register(Machine(self._exposition))
+        self._computed.register(Drifting(self.window, held_out))
 
     def text(self) -> bytes:
         """The exposition, in Prometheus's text format."""
         told = bytes(generate_latest(self._registry)) if self._exposition is None else self._exposition.text().encode()
-        return told + bytes(generate_latest(self._machine))
+        return told + bytes(generate_latest(self._computed))

@@ -195,10 +195,7 @@ class Pipeline:
         timing.add("queue", done.queue_seconds, ago=done.run_seconds)
         timing.add("infer", done.run_seconds)
         prediction = predict(done.result, self.engine.manifest, asked)
-        self.metrics.predictions[prediction.best.index].inc()
-        self.metrics.confidence.observe(prediction.best.probability)
-        if prediction.familiarity is not None and not prediction.familiarity.familiar:
-            self.metrics.unfamiliar.inc()
+        self._count(prediction)
         return prediction
 
     async def explain(self, sent: Sent, question: Question, prediction: Prediction, timing: Timing) -> Attribution:
@@ -243,6 +240,16 @@ class Pipeline:
             sent = receive(images.encode(picture, kind), self.engine.manifest.input, self._max_pixels, keep=True)
         assert sent.ground is not None
         render.png(sent.ground)
+
+    def _count(self, prediction: Prediction) -> None:
+        best, known = prediction.best, prediction.familiarity
+        self.metrics.predictions[best.index].inc()
+        self.metrics.confidence.observe(best.probability)
+        self.metrics.window.add(best.probability, None if known is None else known.score, best.index)
+        if known is not None:
+            self.metrics.familiarity.observe(known.score)
+            if not known.familiar:
+                self.metrics.unfamiliar.inc()
 
     def _infer(self, batch: list[Ticket[Fitted, Row]]) -> list[Row]:
         """A process that computes alone has all cores; several have one each."""

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from jaxtyping import Float32, Int8, Int64
+from jaxtyping import Float32, Float64, Int8, Int64
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from scipy.special import logsumexp
 
 from service.bundle import Familiarity
+from service.engine import Prediction
 from training.autodiff import prune
 from training.data import Pictures
 
@@ -105,6 +106,11 @@ def detach(predict: ModelProto) -> ModelProto:
     return model
 
 
+def scores(found: Prediction) -> Float64[np.ndarray, " rows"]:
+    """The score of each picture: by neighbours where there are any, by energy otherwise."""
+    return _energy(found.logits) if found.similarity is None else found.similarity[:, -1].astype(np.float64)
+
+
 def fit_familiarity(similarity: Float32[np.ndarray, "rows neighbours"], references: int) -> Familiarity:
     """By neighbours, of the similarities of held-out pictures."""
     return Familiarity("neighbours", _threshold(similarity[:, -1]), len(similarity), similarity.shape[1], references)
@@ -112,7 +118,11 @@ def fit_familiarity(similarity: Float32[np.ndarray, "rows neighbours"], referenc
 
 def fit_energy(logits: Float32[np.ndarray, "rows classes"]) -> Familiarity:
     """By energy, of the logits of held-out pictures."""
-    return Familiarity("energy", _threshold(logsumexp(logits.astype(np.float64), axis=1)), len(logits))
+    return Familiarity("energy", _threshold(_energy(logits)), len(logits))
+
+
+def _energy(logits: Float32[np.ndarray, "rows classes"]) -> Float64[np.ndarray, " rows"]:
+    return np.asarray(logsumexp(logits.astype(np.float64), axis=1))
 
 
 def _threshold(scores: np.ndarray) -> float:

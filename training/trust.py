@@ -1,4 +1,5 @@
-"""What a bundle says of its own answers: how probable, which classes else, and whether the picture is like those of the training.
+"""What a bundle says of its own answers: how probable, which classes else, whether the picture is like those of the training, and how
+all of that is distributed.
 
 All of it is fitted on pictures that the network was not trained on, through predict.onnx itself.
 """
@@ -17,6 +18,7 @@ from service.predictions import probabilities
 from training import familiarity
 from training.conformal import fit_sets
 from training.data import Pictures
+from training.distribution import fit_distribution
 from training.familiarity import Reference
 from training.temperature import fit_temperature
 
@@ -26,7 +28,7 @@ Files = Mapping[str, bytes]
 
 
 def trusted(manifest: Manifest, files: Files, held_out: Pictures, training: Pictures | None) -> tuple[Manifest, dict[str, bytes]]:
-    """`manifest` with temperature, prediction sets and familiarity; `files` with the reference, where features and `training` are known."""
+    """`manifest` with all that is fitted on `held_out`; `files` with the reference, where features and `training` are known."""
     made = dict(files)
     if manifest.features is not None and training is not None:
         reference = _reference(manifest, files, training)
@@ -34,8 +36,15 @@ def trusted(manifest: Manifest, files: Files, held_out: Pictures, training: Pict
         made[contract.REFERENCE] = reference.content()
     found = _predicted(manifest, made, held_out)
     temperature = fit_temperature(found.logits, held_out.labels)
-    sets = fit_sets(probabilities(found.logits, temperature), held_out.labels)
-    return replace(manifest, temperature=temperature, prediction_sets=sets, familiarity=_familiarity(found, made)), made
+    shares = probabilities(found.logits, temperature)
+    told = replace(
+        manifest,
+        temperature=temperature,
+        prediction_sets=fit_sets(shares, held_out.labels),
+        familiarity=_familiarity(found, made),
+        distribution=fit_distribution(shares.max(1), familiarity.scores(found), shares.argmax(1), len(manifest.labels)),
+    )
+    return told, made
 
 
 def searching(predict: bytes, reference: Reference) -> bytes:

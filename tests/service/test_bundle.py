@@ -6,7 +6,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from service.bundle import GRADIENT, MANIFEST, PREDICT, Digest, Input, Int8, Manifest, Parity, load, write
+from service.bundle import GRADIENT, MANIFEST, PREDICT, Bins, Digest, Distribution, Input, Int8, Manifest, Parity, load, write
 from service.errors import DigestError, ExternalDataError, ManifestError, MissingFileError, SchemaVersionError
 
 MANIFEST_OF_TWO = Manifest(
@@ -60,6 +60,30 @@ def test_the_figures_of_int8_survive_and_their_absence_leaves_no_trace(bundle):
     assert Manifest.parse(told.canonical()) == told
     assert told.version != bundle.manifest.version
     assert b"int8" not in bundle.manifest.canonical()
+
+
+def test_a_distribution_survives_and_its_absence_leaves_no_trace(bundle):
+    known = Distribution(60, Bins((0.5, 0.9), (0.2, 0.3, 0.5)), Bins((), (1.0,)), Bins((0.5,), (0.0, 1.0)))
+    told = replace(bundle.manifest, distribution=known)
+    assert Manifest.parse(told.canonical()) == told
+    assert b"distribution" not in bundle.manifest.canonical()
+
+
+@pytest.mark.parametrize(
+    ("edges", "shares", "told"),
+    [
+        ((0.5,), (1.0,), "1 shares and the edges"),
+        ((0.5, 0.5), (0.2, 0.3, 0.5), "edges ascend"),
+        ((0.5,), (0.5, 0.6), "sum to 1"),
+        ((0.5,), (-0.5, 1.5), "not negative"),
+    ],
+)
+def test_bins_that_are_no_distribution_are_refused(edges, shares, told, bundle):
+    fine = Bins((), (1.0,))
+    document = replace(bundle.manifest, distribution=Distribution(60, fine, fine, fine)).document()
+    document["distribution"]["classes"] = {"edges": edges, "shares": shares}
+    with pytest.raises(ManifestError, match=told):
+        Manifest.parse(json.dumps(document).encode())
 
 
 def test_the_version_follows_every_file(bundle, tmp_path):

@@ -45,8 +45,9 @@ def test_noise_is_unfamiliar_and_counted(server):
     found = answered(server.client.post("/predict", content=noise, headers=PNG))
     assert found["familiarity"]["familiar"] is False
     assert found["familiarity"]["score"] < found["familiarity"]["threshold"]
-    counted = next(line for line in server.client.get("/metrics").text.splitlines() if line.startswith("candor_unfamiliar_total"))
-    assert float(counted.split()[-1]) >= 1
+    lines = server.client.get("/metrics").text.splitlines()
+    for name in ("candor_unfamiliar_total", "candor_familiarity_count"):
+        assert float(next(line for line in lines if line.startswith(name)).split()[-1]) >= 1
 
 
 @pytest.mark.parametrize(

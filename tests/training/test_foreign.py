@@ -211,7 +211,7 @@ def test_a_file_that_is_calibrated_has_sets_and_a_familiarity_by_energy(drawn, t
     core = read_core(graph_with("Relu", tmp_path), SIZE, CLASSES, Names())
     made = make_foreign_bundle(core, manifest, tmp_path / "out", held_out).manifest
     assert made.familiarity.evidence == "energy"
-    assert made.prediction_sets.pictures == 150
+    assert made.prediction_sets.pictures == made.distribution.pictures == 150
     assert made.prediction_sets.by_class["0.95"][3] == 0.0, "no picture of a dog promises nothing of dogs"
     with pytest.raises(data.DataError, match="folders that are no label of the model"):
         data.read_labelled(drawn, SPEC, ("red", "dog"))
