@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -45,6 +45,7 @@ def main() -> None:
 @click.option("--seed", type=click.IntRange(0, 2**31), help="0, or that of --start, if not given.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out, to the same result.")
+@click.option("--track", type=click.Choice(["wandb"]), help="Tell Weights & Biases, too, not TensorBoard alone (candor[wandb]).")
 def fit(
     *,
     source: str,
@@ -54,13 +55,14 @@ def fit(
     activation: str | None,
     device: str,
     resume: bool,
+    track: Literal["wandb"] | None,
     **given: float | None,
 ) -> None:
     """Trains a network and reports on the test set.
 
     Several processes: torchrun --nproc-per-node 2 -m training fit … (gloo on CPUs, one process a GPU).
     """
-    from training import commands, data, runs
+    from training import commands, data, runs, tracking
     from training import fit as fitting
 
     if start_folder is not None and (network or activation or given["held_out"] is not None or given["seed"] is not None):
@@ -75,8 +77,8 @@ def fit(
         if start is not None and start_folder is not None:
             recipe = replace(recipe, start=runs.digest(start_folder))
             data.check_same(dataset, start.subject.fingerprint, start_folder)
-        fitting.fit(dataset, source, recipe, folder, start=start, resume=resume, accelerator=device)
-    except (data.DataError, runs.RunError) as error:
+        fitting.fit(dataset, source, recipe, folder, start=start, resume=resume, accelerator=device, track=track)
+    except (data.DataError, runs.RunError, tracking.TrackingError) as error:
         raise click.ClickException(str(error)) from None
     except fitting.Stopped as stopped:
         click.echo(str(stopped), err=True)

@@ -28,7 +28,6 @@ from sklearn.metrics import classification_report
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, update_bn
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from training import runs
@@ -38,6 +37,7 @@ from training.data import Dataset, Pictures
 from training.networks import Network
 from training.recipes import Recipe, Scheduled, optimizers
 from training.runs import Run, Subject
+from training.tracking import Track, Tracker, tracking
 
 EVALUATION_ROWS = 500
 CHECKPOINT_SECONDS = 300
@@ -151,12 +151,14 @@ def fit(
     start: Run | None = None,
     resume: bool = False,
     accelerator: str = "auto",
+    track: Track | None = None,
 ) -> Run:
     """Trains by `recipe` on `dataset`, from the weights of `start` if there is one, and leaves a run in `folder`.
 
     Raises:
         RunError: `resume` without a checkpoint, or with one of another recipe.
         Stopped: a signal asked to stop; a checkpoint is in `folder`.
+        TrackingError: `track` cannot begin.
     """
     fabric = make_fabric(recipe, accelerator)
     trainer = prepare(fabric, dataset, source, recipe, folder)
@@ -164,18 +166,17 @@ def fit(
         trainer.network.module.load_state_dict(start.network.state_dict())
     if resume:
         trainer.step, trainer.seconds = runs.load_checkpoint(folder, trainer.state, trainer.scheduled)
-    with _writer(fabric, folder) as writer, _stopped_by_signals(trainer):
-        if writer:
-            writer.add_images("batch/augmented", trainer.batches.step(trainer.step)[0][:16], trainer.step)
-        for loss in _progress(trainer, writer, dataset.validation):
-            if writer:
-                writer.add_scalar("loss/train", loss, trainer.step)
-                writer.add_scalar("rate", trainer.scheduled[0].optimizer.param_groups[0]["lr"], trainer.step)
+    told = tracking(folder, recipe.document(), track) if fabric.is_global_zero else nullcontext(Tracker())
+    with told as tracker, _stopped_by_signals(trainer):
+        tracker.pictures("batch/augmented", trainer.batches.step(trainer.step)[0][:16], trainer.step)
+        for loss in _progress(trainer, tracker, dataset.validation):
+            tracker.scalar("loss/train", loss, trainer.step)
+            tracker.scalar("rate", trainer.scheduled[0].optimizer.param_groups[0]["lr"], trainer.step)
         started = time.monotonic()
         settle(trainer, dataset.training)
         trainer.seconds += time.monotonic() - started
         if fabric.is_global_zero:
-            _report(trainer, dataset.test, writer)
+            _report(trainer, dataset.test, tracker)
     fabric.barrier()
     return runs.load(folder)
 
@@ -235,7 +236,7 @@ def _precision(recipe: Recipe) -> Any:
     return "bf16-mixed" if fast else "32-true"
 
 
-def _progress(trainer: Trainer, writer: SummaryWriter | None, validation: Pictures) -> Iterator[float]:
+def _progress(trainer: Trainer, tracker: Tracker, validation: Pictures) -> Iterator[float]:
     """Runs the steps that are left, with a bar that says what time is left; yields each loss."""
     saved = time.monotonic()
     first = trainer.fabric.is_global_zero
@@ -251,8 +252,7 @@ def _progress(trainer: Trainer, writer: SummaryWriter | None, validation: Pictur
                 f"epoch {epoch}/{trainer.recipe.epochs + trainer.recipe.settle}: validation accuracy {accuracy:.4f}",
                 file=sys.stderr,
             )
-            if writer:
-                writer.add_scalar("accuracy/validation", accuracy, trainer.step)
+            tracker.scalar("accuracy/validation", accuracy, trainer.step)
         if trainer.stopping or time.monotonic() - saved > CHECKPOINT_SECONDS:
             saved = time.monotonic()
             _checkpoint(trainer)
@@ -266,7 +266,7 @@ def _checkpoint(trainer: Trainer) -> None:
         runs.save_checkpoint(trainer.folder, trainer.state, trainer.scheduled, trainer.step, trainer.seconds)
 
 
-def _report(trainer: Trainer, test: Pictures, writer: SummaryWriter | None) -> None:
+def _report(trainer: Trainer, test: Pictures, tracker: Tracker) -> None:
     """Prints and keeps sklearn's classification report of the test set; saves the weights."""
     predicted = trainer.logits(test).argmax(1).numpy()
     names = list(trainer.subject.classes)
@@ -276,26 +276,17 @@ def _report(trainer: Trainer, test: Pictures, writer: SummaryWriter | None) -> N
     runs.save_weights(trainer.folder, trainer.network.module)
     (trainer.folder / runs.REPORT_TEXT).write_text(text)
     (trainer.folder / runs.REPORT_JSON).write_text(json.dumps({"minutes": trainer.seconds / 60, "test": report}, indent=2) + "\n")
-    if writer:
-        writer.add_scalar("macro F1/test", report["macro avg"]["f1-score"], trainer.step)
-        writer.add_image("confusion/test (row: truth)", _confusion(test.labels, predicted, len(names)), dataformats="HW")
+    tracker.scalar("macro F1/test", report["macro avg"]["f1-score"], trainer.step)
+    tracker.pictures("confusion/test (row: truth)", _confusion(test.labels, predicted, len(names)), trainer.step)
 
 
 def _confusion(
     labels: Int64[np.ndarray, " count"], predicted: Int64[np.ndarray, " count"], classes: int
-) -> Float32[np.ndarray, "height width"]:
-    matrix = np.zeros((classes, classes), np.float32)
+) -> UInt8[Tensor, "1 1 height width"]:
+    matrix = np.zeros((classes, classes))
     np.add.at(matrix, (labels, predicted), 1)
-    return np.kron(matrix / matrix.sum(1, keepdims=True).clip(1), np.ones((16, 16), np.float32))
-
-
-@contextmanager
-def _writer(fabric: Fabric, folder: Path) -> Iterator[SummaryWriter | None]:
-    if not fabric.is_global_zero:
-        yield None
-        return
-    with SummaryWriter(str(folder)) as writer:
-        yield writer
+    shares = 255 * matrix / matrix.sum(1, keepdims=True).clip(1)
+    return torch.from_numpy(np.kron(shares, np.ones((16, 16))).astype(np.uint8))[None, None]
 
 
 @contextmanager
