@@ -206,5 +206,34 @@ def audit(*, bundle_folder: Path, source: str, folder: Path | None, seed: int) -
         raise click.ClickException(str(error)) from None
 
 
+@main.command()
+@click.option("--data", "source", required=True, help="cifar10 (downloaded), a folder TRAIN/CLASS/*.jpg, or a tar of one.")
+@click.option("--out", "folder", required=True, type=click.Path(path_type=Path, file_okay=False), help="Where the pictures go.")
+@click.option(
+    "--share",
+    type=click.FloatRange(0, 1),
+    default=0.95,
+    show_default=True,
+    help="Of each class's training pictures, those in the colour of their class; 0 for a fair counterpart.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True, help="Which pictures get which colour.")
+def biased(*, source: str, folder: Path, share: float, seed: int) -> None:
+    """Makes a training set in which colour goes with class, to see that the audit of a network trained on it says so.
+
+    \b
+    python -m training biased --data cifar10 --out data/biased
+    python -m training fit --data data/biased --network seed_cnn --out runs/biased
+
+    The pictures have the size that the networks here take.
+    """
+    from training import commands
+    from training.data import DataError
+
+    try:
+        commands.plant(source, folder, share, seed)
+    except DataError as error:
+        raise click.ClickException(str(error)) from None
+
+
 if __name__ == "__main__":
     main()

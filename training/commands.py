@@ -17,7 +17,7 @@ from service import images
 from service.bundle import CARD, Bundle, Input, Manifest
 from service.engine import Engine
 from service.explain import available
-from training import audit, data, export, foreign, int8, runs
+from training import audit, data, export, foreign, int8, planted, runs
 from training.audit.card import card
 from training.audit.plots import plots
 from training.data import SUFFIXES
@@ -83,6 +83,14 @@ def _watched(sections: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
             found[name] = section()
             bar.update()
     return found
+
+
+def plant(source: str, folder: Path, share: float, seed: int) -> None:
+    """Writes the pictures of a source with a colour for each class."""
+    splits, classes = data.read_splits(source, RECIPES["seed_cnn"].input(), seed)
+    planted.write(folder, splits, classes, share, seed)
+    counts = ", ".join(f"{len(pictures):,} in {split}" for split, pictures in sorted(splits.items(), reverse=True))
+    click.echo(f"{folder}: {counts}; {share:.0%} of the training pictures of each class in its colour")
 
 
 def quantise(bundle_folder: Path, source: str, folder: Path, pictures: int, seed: int) -> None:

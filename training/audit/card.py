@@ -158,9 +158,17 @@ def _bias(report: Report) -> str:
                 f"| {name.replace('_', ' ')} | {found['flip_rate']:.1%} | {found['accuracy']:.3f} | {found['most_hit']} |"
                 for name, found in bias["edits"].items()
             ),
+            f"\n{_conflicts(bias['colour'])}",
             *(f"\n**Finding:** {finding}" for finding in report["findings"]),
             "",
         ]
+    )
+
+
+def _conflicts(colour: Mapping[str, Any]) -> str:
+    return (
+        f"Of {colour['pairs']:,} pictures in the colours of one with another answer, {colour['colour']:.1%} "
+        f"({_interval(colour['colour_interval'])}) got that answer and {colour['thing']:.1%} kept their own."
     )
 
 
