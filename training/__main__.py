@@ -191,7 +191,13 @@ def quantise(*, bundle_folder: Path, source: str, folder: Path, pictures: int, s
     "--out", "folder", type=click.Path(path_type=Path, file_okay=False), help="Where the bundle goes; BUNDLE if not given."
 )
 @click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True, help="The same seed, the same report.")
-def audit(*, bundle_folder: Path, source: str, folder: Path | None, seed: int) -> None:
+@click.option(
+    "--compare",
+    "other",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Another bundle of the same classes, put side by side; measured too, if it has no report on this data with this seed.",
+)
+def audit(*, bundle_folder: Path, source: str, folder: Path | None, seed: int, other: Path | None) -> None:
     """Measures BUNDLE on the test pictures, as it is served, and writes report.json, plots and CARD.md into it.
 
     Accuracy, calibration, prediction sets, familiarity, bias, spoilt pictures, attacks, explanations, labels that may be wrong.
@@ -201,7 +207,7 @@ def audit(*, bundle_folder: Path, source: str, folder: Path | None, seed: int) -
     from training.data import DataError
 
     try:
-        commands.audit_bundle(bundle_folder, source, folder or bundle_folder, seed)
+        commands.audit_bundle(bundle_folder, source, folder or bundle_folder, seed, other)
     except (DataError, BundleError, FileExistsError) as error:
         raise click.ClickException(str(error)) from None
 
