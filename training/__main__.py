@@ -197,7 +197,10 @@ def quantise(*, bundle_folder: Path, source: str, folder: Path, pictures: int, s
     type=click.Path(path_type=Path, file_okay=False),
     help="Another bundle of the same classes, put side by side; measured too, if it has no report on this data with this seed.",
 )
-def audit(*, bundle_folder: Path, source: str, folder: Path | None, seed: int, other: Path | None) -> None:
+@click.option(
+    "--board", type=click.Path(path_type=Path, file_okay=False), help="A folder for TensorBoard: figures, plots and card."
+)
+def audit(*, bundle_folder: Path, source: str, folder: Path | None, seed: int, other: Path | None, board: Path | None) -> None:
     """Measures BUNDLE on the test pictures, as it is served, and writes report.json, plots and CARD.md into it.
 
     Accuracy, calibration, prediction sets, familiarity, bias, spoilt pictures, attacks, explanations, labels that may be wrong.
@@ -207,7 +210,7 @@ def audit(*, bundle_folder: Path, source: str, folder: Path | None, seed: int, o
     from training.data import DataError
 
     try:
-        commands.audit_bundle(bundle_folder, source, folder or bundle_folder, seed, other)
+        commands.audit_bundle(bundle_folder, source, folder or bundle_folder, seed, other_folder=other, board_folder=board)
     except (DataError, BundleError, FileExistsError) as error:
         raise click.ClickException(str(error)) from None
 

@@ -18,7 +18,7 @@ from service.bundle import CARD, Bundle, Input, Manifest
 from service.engine import Engine
 from service.explain import available
 from training import audit, data, export, foreign, int8, planted, runs
-from training.audit import comparison, schema
+from training.audit import board, comparison, schema
 from training.audit.card import card
 from training.audit.plots import plots
 from training.data import SUFFIXES, Dataset
@@ -61,7 +61,9 @@ def bundle_file(
         _check(file, made, names, check)
 
 
-def audit_bundle(bundle_folder: Path, source: str, folder: Path, seed: int, other_folder: Path | None) -> None:
+def audit_bundle(
+    bundle_folder: Path, source: str, folder: Path, seed: int, *, other_folder: Path | None, board_folder: Path | None
+) -> None:
     """Measures a bundle and writes the report, its plots and the card into it."""
     bundle, other = contract.load(bundle_folder), None if other_folder is None else contract.load(other_folder)
     dataset = _data_for(bundle, source, seed)
@@ -75,6 +77,8 @@ def audit_bundle(bundle_folder: Path, source: str, folder: Path, seed: int, othe
     files[contract.REPORT] = (json.dumps(report, indent=1) + "\n").encode()
     files[CARD] = card(bundle.manifest, report).encode()
     made = contract.write(folder, bundle.manifest, files | plots(report))
+    if board_folder is not None:
+        board.show(board_folder, made, report)
     click.echo(made.read(CARD).decode())
     click.echo(f"{made.folder}: {made.manifest.name} {made.manifest.version}")
 

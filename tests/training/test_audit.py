@@ -12,12 +12,26 @@ import torch
 from captum.robust import PGD
 from jsonschema import Draft202012Validator, ValidationError
 from scipy.special import softmax
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from service import bundle as contract
 from service.engine import Engine
 from service.predictions import Asked, predict
 from tests.servers import ROOT
-from training.audit import attacks, calibration, comparison, corruptions, edits, findings, labels, schema, sets, slices, strangers
+from training.audit import (
+    attacks,
+    board,
+    calibration,
+    comparison,
+    corruptions,
+    edits,
+    findings,
+    labels,
+    schema,
+    sets,
+    slices,
+    strangers,
+)
 from training.audit.accuracy import interval, macro_f1
 from training.audit.card import CardError, card
 from training.audit.explanations import border_share
@@ -209,6 +223,16 @@ def test_two_models_stand_side_by_side_in_report_and_card(audited, reports):
     assert {"accuracy", "calibration error", "area under ROC, noise", "pgd20, radius 8/255: accuracy", "grad cam: deletion"} <= told
     assert f"| figure | {manifest.name} | {manifest.name} {manifest.version} | difference |" in shown
     assert "| +0.0000 |" in shown
+
+
+def test_tensorboard_shows_figures_plots_and_card(audited, reports, tmp_path):
+    board.show(tmp_path, audited[0], reports[0])
+    (run,) = tmp_path.iterdir()
+    found = EventAccumulator(str(run)).Reload()
+    assert found.Scalars("accuracy")[0].value == pytest.approx(reports[0]["test"]["accuracy"])
+    assert len(found.Tags()["scalars"]) == len(list(comparison.figures(reports[0])))
+    assert set(found.Tags()["images"]) == {"reliability", "confusion", "corruptions", "attacks"}
+    assert found.Tags()["tensors"] == ["card/text_summary"]
 
 
 def test_only_a_report_of_the_same_graph_data_and_seed_is_compared_with(audited, bundle, reports):

@@ -27,12 +27,12 @@ def report_of(bundle: Bundle, fingerprint: str, seed: int) -> Report | None:
 
 def comparison(report: Report, other: Report, bundle: Bundle) -> dict[str, Any]:
     """The section of `report` on `other`, which is of `bundle`: the figures that both have, and what the audit found of the other."""
-    theirs = {name: (value, interval) for name, value, interval in _figures(other)}
+    theirs = {name: (value, interval) for name, value, interval in figures(other)}
     return {
         "with": {"name": bundle.manifest.name, "version": bundle.manifest.version, "sha256": other["files"][PREDICT]},
         "figures": [
             {"figure": name, "this": _side(value, interval), "other": _side(*theirs[name])}
-            for name, value, interval in _figures(report)
+            for name, value, interval in figures(report)
             if name in theirs
         ],
         "findings": list(other["findings"]),
@@ -58,7 +58,8 @@ def _shown(side: Mapping[str, Any]) -> str:
     return f"{side['value']:.4f}" + (f" ({interval[0]:.4f}–{interval[1]:.4f})" if interval else "")
 
 
-def _figures(report: Report) -> Iterator[Figure]:
+def figures(report: Report) -> Iterator[Figure]:
+    """The figures of a report that can stand beside those of another."""
     yield from _of_answers(report)
     yield from _of_strength(report)
     yield from _of_bias(report["bias"])
