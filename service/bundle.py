@@ -342,7 +342,24 @@ def load(folder: Path) -> Bundle:
         raise ManifestError(f"{folder / MANIFEST} names no {PREDICT}: export the bundle again")
     for name in bundle.manifest.files:
         bundle.read(name)
+    _check_report(bundle)
     return bundle
+
+
+def _check_report(bundle: Bundle) -> None:
+    """Refuses figures of another bundle: those of the report, which are on the card and in the plots, too."""
+    if not bundle.has(REPORT):
+        return
+    try:
+        measured = json.loads(bundle.read(REPORT)).get("files", {}).get(PREDICT)
+    except (ValueError, AttributeError) as error:
+        raise ManifestError(f"{bundle.folder / REPORT} is no report ({error}): audit the bundle again") from None
+    present = bundle.manifest.files[PREDICT].sha256
+    if measured not in (None, present):
+        raise DigestError(
+            f"{bundle.folder / REPORT} is of a {PREDICT} with sha256 {str(measured)[:12]}…, the bundle's has {present[:12]}…: "
+            "audit this bundle itself, or leave report, card and plots out"
+        )
 
 
 def check_int8(bundle: Bundle, device: str) -> None:

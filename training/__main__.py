@@ -191,7 +191,16 @@ def quantise(*, bundle_folder: Path, source: str, folder: Path, pictures: int, s
     "--out", "folder", type=click.Path(path_type=Path, file_okay=False), help="Where the bundle goes; BUNDLE if not given."
 )
 @click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True, help="The same seed, the same report.")
-def audit(*, bundle_folder: Path, source: str, folder: Path | None, seed: int) -> None:
+@click.option(
+    "--compare",
+    "other",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Another bundle of the same classes, put side by side; measured too, if it has no report on this data with this seed.",
+)
+@click.option(
+    "--board", type=click.Path(path_type=Path, file_okay=False), help="A folder for TensorBoard: figures, plots and card."
+)
+def audit(*, bundle_folder: Path, source: str, folder: Path | None, seed: int, other: Path | None, board: Path | None) -> None:
     """Measures BUNDLE on the test pictures, as it is served, and writes report.json, plots and CARD.md into it.
 
     Accuracy, calibration, prediction sets, familiarity, bias, spoilt pictures, attacks, explanations, labels that may be wrong.
@@ -201,8 +210,37 @@ def audit(*, bundle_folder: Path, source: str, folder: Path | None, seed: int) -
     from training.data import DataError
 
     try:
-        commands.audit_bundle(bundle_folder, source, folder or bundle_folder, seed)
+        commands.audit_bundle(bundle_folder, source, folder or bundle_folder, seed, other_folder=other, board_folder=board)
     except (DataError, BundleError, FileExistsError) as error:
+        raise click.ClickException(str(error)) from None
+
+
+@main.command()
+@click.option("--data", "source", required=True, help="cifar10 (downloaded), a folder TRAIN/CLASS/*.jpg, or a tar of one.")
+@click.option("--out", "folder", required=True, type=click.Path(path_type=Path, file_okay=False), help="Where the pictures go.")
+@click.option(
+    "--share",
+    type=click.FloatRange(0, 1),
+    default=0.95,
+    show_default=True,
+    help="Of each class's training pictures, those in the colour of their class; 0 for a fair counterpart.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True, help="Which pictures get which colour.")
+def biased(*, source: str, folder: Path, share: float, seed: int) -> None:
+    """Makes a training set in which colour goes with class, to see that the audit of a network trained on it says so.
+
+    \b
+    python -m training biased --data cifar10 --out data/biased
+    python -m training fit --data data/biased --network seed_cnn --out runs/biased
+
+    The pictures have the size that the networks here take.
+    """
+    from training import commands
+    from training.data import DataError
+
+    try:
+        commands.plant(source, folder, share, seed)
+    except DataError as error:
         raise click.ClickException(str(error)) from None
 
 

@@ -17,10 +17,11 @@ from service import images
 from service.bundle import CARD, Bundle, Input, Manifest
 from service.engine import Engine
 from service.explain import available
-from training import audit, data, export, foreign, int8, runs
+from training import audit, data, export, foreign, int8, planted, runs
+from training.audit import board, comparison, schema
 from training.audit.card import card
 from training.audit.plots import plots
-from training.data import SUFFIXES
+from training.data import SUFFIXES, Dataset
 from training.foreign import ForeignError
 from training.recipes import RECIPES, Recipe
 from training.runs import Run
@@ -60,18 +61,39 @@ def bundle_file(
         _check(file, made, names, check)
 
 
-def audit_bundle(bundle_folder: Path, source: str, folder: Path, seed: int) -> None:
+def audit_bundle(
+    bundle_folder: Path, source: str, folder: Path, seed: int, *, other_folder: Path | None, board_folder: Path | None
+) -> None:
     """Measures a bundle and writes the report, its plots and the card into it."""
-    bundle = contract.load(bundle_folder)
-    dataset = data.read(source, bundle.manifest.input, 10 * len(bundle.manifest.labels), seed)
-    data.check_classes(dataset, bundle.manifest.labels)
+    bundle, other = contract.load(bundle_folder), None if other_folder is None else contract.load(other_folder)
+    dataset = _data_for(bundle, source, seed)
+    beside = None if other is None else _data_for(other, source, seed, dataset, bundle.manifest.input)
     report = audit.audit(bundle, dataset, seed, _watched)
+    if other is not None and beside is not None:
+        known = comparison.report_of(other, beside.fingerprint, seed)
+        report["comparison"] = comparison.comparison(report, known or audit.audit(other, beside, seed, _watched), other)
+    schema.check(report)
     files = {name: bundle.read(name) for name in bundle.manifest.files if not name.endswith(".png")}
     files[contract.REPORT] = (json.dumps(report, indent=1) + "\n").encode()
     files[CARD] = card(bundle.manifest, report).encode()
     made = contract.write(folder, bundle.manifest, files | plots(report))
+    if board_folder is not None:
+        board.show(board_folder, made, report)
     click.echo(made.read(CARD).decode())
     click.echo(f"{made.folder}: {made.manifest.name} {made.manifest.version}")
+
+
+def _data_for(bundle: Bundle, source: str, seed: int, known: Dataset | None = None, fitted: Input | None = None) -> Dataset:
+    """The pictures of `source` as `bundle` takes them; those `known` if they are `fitted` alike."""
+    spec = bundle.manifest.input
+    if (
+        known is None
+        or fitted is None
+        or (spec.size, spec.resize, spec.short_side) != (fitted.size, fitted.resize, fitted.short_side)
+    ):
+        known = data.read(source, spec, 10 * len(bundle.manifest.labels), seed)
+    data.check_classes(known, bundle.manifest.labels)
+    return known
 
 
 def _watched(sections: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
@@ -83,6 +105,14 @@ def _watched(sections: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
             found[name] = section()
             bar.update()
     return found
+
+
+def plant(source: str, folder: Path, share: float, seed: int) -> None:
+    """Writes the pictures of a source with a colour for each class."""
+    splits, classes = data.read_splits(source, RECIPES["seed_cnn"].input(), seed)
+    planted.write(folder, splits, classes, share, seed)
+    counts = ", ".join(f"{len(pictures):,} in {split}" for split, pictures in sorted(splits.items(), reverse=True))
+    click.echo(f"{folder}: {counts}; {share:.0%} of the training pictures of each class in its colour")
 
 
 def quantise(bundle_folder: Path, source: str, folder: Path, pictures: int, seed: int) -> None:

@@ -69,12 +69,22 @@ def read(source: str, spec: Input, held_out: int, seed: int) -> Dataset:
     Raises:
         DataError: the source is missing, holds no pictures, or too few to hold that many out.
     """
-    splits, classes = _cifar10(Path(source)) if source == CIFAR10 else _folder(Path(source), spec)
-    if "test" not in splits:
-        splits["train"], splits["test"] = _hold_out(splits["train"], len(splits["train"]) // TEST_SHARE, seed)
+    splits, classes = read_splits(source, spec, seed)
     fingerprint = _fingerprint(classes, splits)
     training, validation = _hold_out(splits["train"], held_out, seed)
     return Dataset(Path(source).name.split(".")[0], classes, training, validation, splits["test"], fingerprint)
+
+
+def read_splits(source: str, spec: Input, seed: int) -> tuple[dict[str, Pictures], tuple[str, ...]]:
+    """The pictures of `source` by split, `train` and `test`, with nothing held out; and the classes.
+
+    Raises:
+        DataError: the source is missing, holds no pictures, or too few for a test set.
+    """
+    splits, classes = _cifar10(Path(source)) if source == CIFAR10 else _folder(Path(source), spec)
+    if "test" not in splits:
+        splits["train"], splits["test"] = _hold_out(splits["train"], len(splits["train"]) // TEST_SHARE, seed)
+    return splits, classes
 
 
 def read_labelled(source: Path, spec: Input, classes: tuple[str, ...]) -> Pictures:

@@ -227,7 +227,8 @@ def _report(engine: Engine, test: Pictures) -> dict[str, Any]:
     told = classification_report(
         test.labels, predicted, labels=range(len(labels)), target_names=list(labels), output_dict=True, zero_division=0.0
     )
-    return {"test": {"pictures": len(test), "accuracy": float((predicted == test.labels).mean()), "classes": told}}
+    files = {contract.PREDICT: engine.manifest.files[contract.PREDICT].sha256}
+    return {"files": files, "test": {"pictures": len(test), "accuracy": float((predicted == test.labels).mean()), "classes": told}}
 
 
 def _self_test(engine: Engine) -> tuple[int, float]:

@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from service import bundle as contract
 from service.api import answers, client_schema, intake, openapi, options, problems
+from service.api.card import HTML, MARKDOWN, Card
 from service.api.options import Options
 from service.api.presence import while_connected
 from service.api.rows import together
@@ -49,7 +49,7 @@ class Native:
         self._reference = Reference.of(bundle, settings.reference)
         self._manifest: Manifest = bundle.manifest
         self._model = answers.model(self._manifest)
-        self._card = bundle.read(contract.CARD) if bundle.has(contract.CARD) else None
+        self._card = Card.of(bundle)
         self._documents = {
             "/model": orjson.dumps(answers.public_manifest(pipeline.engine)),
             "/methods": orjson.dumps(answers.methods(self._manifest)),
@@ -112,11 +112,12 @@ class Native:
         """
         return await together(name, (self._document_for(body, chosen, request) for body in bodies))
 
-    async def card(self, _request: Request) -> Response:
-        """GET /model/card."""
+    async def card(self, request: Request) -> Response:
+        """GET /model/card; the Accept header chooses Markdown or a page."""
+        kind = _accept(request, (MARKDOWN, HTML))
         if self._card is None:
             raise NotFound("this model has no card")
-        return Response(self._card, media_type="text/markdown; charset=utf-8")
+        return await self._card.answer(request, kind)
 
     async def reference(self, request: Request) -> Response:
         """GET /reference/ROW: a reference picture; only where the operator supplies them."""

@@ -1,18 +1,29 @@
 """The Open Inference Protocol (KServe's V2) over HTTP: health, metadata and inference, with JSON or binary tensors.
 
-An inference has one input, a picture a row, and of N rows, K classes and maps of side S these outputs: `logits` FP32 (N, K), `probabilities`
-FP32 (N, K), calibrated, `label` BYTES (N,) and `attribution` FP32 (N, S, S), the explanation. Without outputs asked for, all but
-`attribution` are given. What the explanation is of (`method`, `target`, `steps` …) stands in the parameters of that output, or of the request
-for clients that cannot give parameters to an output. A row that cannot be answered fails the request: the protocol has no error for one row.
+An inference has one input, a picture a row, and of N rows, K classes and maps of side S these outputs:
+
+    logits          FP32 (N, K)
+    probabilities   FP32 (N, K)     calibrated
+    label           BYTES (N,)
+    prediction_set  BOOL (N, K)     whether the class is in the set of `coverage`, `by_class` or over all; where the bundle has sets
+    familiarity     FP32 (N,)       the score, to be compared with the parameter `threshold`; where the bundle has one
+    attribution     FP32 (N, S, S)  the explanation
+    quality         FP32 (N, M)     the M `measures` of it, NaN where a cheaper method has none; only beside `attribution`
+
+Without outputs asked for, the first three are given. What the explanation is of (`method`, `target`, `steps` …) stands in the parameters of
+that output, or of the request for clients that cannot give parameters to an output; so does what set is wanted. A row that cannot be
+answered fails the request: the protocol has no error for one row.
 
 Source: https://github.com/kserve/open-inference-protocol, specification/protocol/inference_rest.md.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import orjson
+from jaxtyping import Float32
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -27,11 +38,13 @@ from service.bundle import Bundle, Manifest
 from service.errors import InvalidParameter, MalformedRequest, NotFound, RequestError, short
 from service.explain import Attribution, Question
 from service.pipeline import PIXELS, Pipeline, Sent, Timing
-from service.predictions import Asked, Prediction, probabilities
+from service.predictions import Prediction, PredictionSet, probabilities
 from service.settings import Settings
 
 PREFIX = "/v2"
-ATTRIBUTION, DEFAULT = "attribution", ("logits", "probabilities", "label")
+DEFAULT, SETS, FAMILIARITY = ("logits", "probabilities", "label"), "prediction_set", "familiarity"
+ATTRIBUTION, QUALITY = "attribution", "quality"
+TAKES = {SETS: options.OF_SETS, ATTRIBUTION: (*options.OF_ATTRIBUTIONS, *options.OF_INFER)}  # output → its parameters
 PLATFORM = "onnx_onnxv1"
 
 
@@ -88,14 +101,13 @@ class OpenInference:
         outputs = asked.outputs or tuple(Requested(name, asked.binary) for name in DEFAULT)
         chosen = self._chosen(asked, outputs)
         timing.allow(chosen.deadline_ms)
-        return await while_connected(request, self._answer(asked, outputs, chosen.question, timing))
+        return await while_connected(request, self._answer(asked, outputs, chosen, timing))
 
-    async def _answer(self, asked: Inference, outputs: Sequence[Requested], question: Question | None, timing: Timing) -> Response:
+    async def _answer(self, asked: Inference, outputs: Sequence[Requested], chosen: Options, timing: Timing) -> Response:
+        question, read = chosen.question, replace(chosen.asked, top_k=1)
         explained = question is not None
         sent = await together("row", (self._receive(row, timing) for row in asked.rows))
-        predictions = await together(
-            "row", (self._pipeline.predict(one, Asked(top_k=1), timing, explained=explained) for one in sent)
-        )
+        predictions = await together("row", (self._pipeline.predict(one, read, timing, explained=explained) for one in sent))
         maps: Sequence[Attribution] = ()
         if question is not None:
             pairs = zip(sent, predictions, strict=True)
@@ -119,23 +131,30 @@ class OpenInference:
             InvalidParameter: an output that there is not, a parameter that nothing takes, or one that is given twice.
             MethodUnavailable: the model cannot be explained that way.
         """
-        for output in outputs:
-            if output.name not in (*DEFAULT, ATTRIBUTION):
-                raise InvalidParameter(f"there is no output {short(output.name)}; there are {', '.join((*DEFAULT, ATTRIBUTION))}")
-            if output.parameters and output.name != ATTRIBUTION:
-                raise InvalidParameter(
-                    f"{output.name} has no parameter {short(next(iter(output.parameters)))}; there is binary_data"
-                )
-        own = next((output.parameters for output in outputs if output.name == ATTRIBUTION), None)
-        idle = set(asked.parameters) & set(options.OF_ATTRIBUTIONS)
-        if own is None and idle:
-            raise InvalidParameter(
-                f"{', '.join(sorted(idle))} is for the output {ATTRIBUTION!r}, which is not asked for: ask for it"
-            )
-        twice = set(own or ()) & set(asked.parameters)
+        own = {output.name: output.parameters for output in outputs}
+        for name, parameters in own.items():
+            self._check_output(name, parameters, own)
+        for name, takes in TAKES.items():
+            idle = set(asked.parameters) & set(takes) - set(options.OF_INFER)
+            if name not in own and idle:
+                raise InvalidParameter(f"{', '.join(sorted(idle))} is for the output {name!r}, which is not asked for: ask for it")
+        particular = {**own.get(ATTRIBUTION, {}), **own.get(SETS, {})}
+        twice = set(particular) & set(asked.parameters)
         if twice:
             raise InvalidParameter(f"{', '.join(sorted(twice))} is given with the output and with the request: give it once")
-        return options.of_infer(self._manifest, {**asked.parameters, **(own or {})}, explained=own is not None)
+        given = {**asked.parameters, **particular}
+        return options.of_infer(self._manifest, given, explained=ATTRIBUTION in own, sets=SETS in own)
+
+    def _check_output(self, name: str, parameters: Mapping[str, Any], outputs: Collection[str]) -> None:
+        offered = outputs_of(self._manifest)
+        if name not in offered:
+            raise InvalidParameter(f"there is no output {short(name)}; there are {', '.join(offered)}")
+        unknown = next((parameter for parameter in parameters if parameter not in TAKES.get(name, ())), None)
+        if unknown is not None:
+            there = ", ".join((*TAKES.get(name, ()), "binary_data"))
+            raise InvalidParameter(f"{name} has no parameter {short(unknown)}; there is {there}")
+        if name == QUALITY and ATTRIBUTION not in outputs:
+            raise InvalidParameter(f"{QUALITY} is of the output {ATTRIBUTION!r}, which is not asked for: ask for it, too")
 
     async def _receive(self, row: Row | MalformedRequest, timing: Timing) -> Sent:
         if isinstance(row, RequestError):
@@ -149,8 +168,14 @@ class OpenInference:
         return named if identity is None else {**named, "id": identity}
 
     def _output(self, asked: Requested, predictions: Sequence[Prediction], maps: Sequence[Attribution]) -> Output:
-        if asked.name == ATTRIBUTION:
-            return Output(asked, np.stack([found.map for found in maps]).astype(np.float32), _told(maps))
+        if asked.name in (ATTRIBUTION, QUALITY):
+            return _explained(asked, maps)
+        if asked.name == SETS:
+            return self._sets(asked, [found.prediction_set for found in predictions])
+        if asked.name == FAMILIARITY:
+            scores = [found.familiarity.score for found in predictions if found.familiarity]
+            assert self._manifest.familiarity
+            return Output(asked, np.array(scores, np.float32), {"threshold": self._manifest.familiarity.threshold})
         if asked.name == "label":
             return Output(asked, [found.best.label for found in predictions])
         logits = np.stack([found.logits for found in predictions])
@@ -158,10 +183,30 @@ class OpenInference:
             return Output(asked, logits)
         return Output(asked, probabilities(logits, self._manifest.temperature).astype(np.float32))
 
+    def _sets(self, asked: Requested, found: Sequence[PredictionSet | None]) -> Output:
+        sets = [each for each in found if each is not None]
+        held = [[label in members for label in self._manifest.labels] for members in (frozenset(each.labels) for each in sets)]
+        return Output(asked, np.array(held, bool), {"coverage": sets[0].coverage, "by_class": sets[0].by_class})
+
+
+def outputs_of(manifest: Manifest) -> tuple[str, ...]:
+    """The names of the outputs that a model has."""
+    trust = ((SETS, manifest.prediction_sets), (FAMILIARITY, manifest.familiarity))
+    return (*DEFAULT, *(name for name, known in trust if known is not None), ATTRIBUTION, QUALITY)
+
 
 def metadata(manifest: Manifest) -> dict[str, Any]:
     """GET /v2/models/NAME. Of the inputs one is sent: encoded pictures, or pixels."""
     classes, size = len(manifest.labels), manifest.input.size
+    kinds = {
+        "logits": (tensors.FLOATS, [-1, classes]),
+        "probabilities": (tensors.FLOATS, [-1, classes]),
+        "label": (tensors.BYTES, [-1]),
+        SETS: (tensors.TRUTH, [-1, classes]),
+        FAMILIARITY: (tensors.FLOATS, [-1]),
+        ATTRIBUTION: (tensors.FLOATS, [-1, size, size]),
+        QUALITY: (tensors.FLOATS, [-1, -1]),
+    }
     return {
         "name": manifest.name,
         "versions": [manifest.version],
@@ -170,13 +215,22 @@ def metadata(manifest: Manifest) -> dict[str, Any]:
             {"name": "image", "datatype": tensors.BYTES, "shape": [-1]},
             {"name": PIXELS, "datatype": tensors.PIXELS, "shape": [-1, -1, -1, 3]},
         ],
-        "outputs": [
-            {"name": "logits", "datatype": tensors.FLOATS, "shape": [-1, classes]},
-            {"name": "probabilities", "datatype": tensors.FLOATS, "shape": [-1, classes]},
-            {"name": "label", "datatype": tensors.BYTES, "shape": [-1]},
-            {"name": ATTRIBUTION, "datatype": tensors.FLOATS, "shape": [-1, size, size]},
-        ],
+        "outputs": [{"name": name, "datatype": kinds[name][0], "shape": kinds[name][1]} for name in outputs_of(manifest)],
     }
+
+
+def _explained(asked: Requested, maps: Sequence[Attribution]) -> Output:
+    if asked.name == ATTRIBUTION:
+        return Output(asked, np.stack([found.map for found in maps]).astype(np.float32), _told(maps))
+    measures, values = _measured(maps)
+    return Output(asked, values, {"measures": ",".join(measures)})
+
+
+def _measured(maps: Sequence[Attribution]) -> tuple[list[str], Float32[np.ndarray, "rows measures"]]:
+    """The names of the measures of quality, and of each row their values."""
+    measures = sorted({name for found in maps for name in found.quality})
+    values = [[found.quality.get(name, np.nan) for name in measures] for found in maps]
+    return measures, np.array(values, np.float32).reshape(len(maps), len(measures))
 
 
 def _told(maps: Sequence[Attribution]) -> dict[str, str | int | float]:

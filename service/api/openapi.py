@@ -4,10 +4,11 @@ from typing import Any
 
 import service
 from service.api import problems, protocol_paths
+from service.api.card import HTML, MARKDOWN
 from service.api.options import DEFAULT_METHOD, MOST_MS, OF_EXPLANATIONS
 from service.api.schemas import BASE64, OBJECT, PICTURE, TEXT, components, either, errors, ref
 from service.bundle import Manifest
-from service.errors import NotFound, RequestError, TooManyRequests, Unavailable
+from service.errors import NotAcceptable, NotFound, RequestError, TooManyRequests, Unavailable
 from service.explain import Parameter, available
 from service.explain.segments import LEAST, MOST
 from service.images import MEDIA_TYPES
@@ -52,7 +53,7 @@ def document(manifest: Manifest, max_body_bytes: int, *, shown: bool = False) ->
             "/predict": {"post": _post("Predict", of_predict(manifest), _answer(manifest))},
             "/explain": {"post": _post("Explain", of_explain(manifest), _answer(manifest) | _pictures(manifest))},
             "/model": {"get": _get("The public manifest of the model", _JSON, ref("Manifest"))},
-            "/model/card": {"get": _missing(_get("The model card", "text/markdown", TEXT))},
+            "/model/card": {"get": _card()},
             **(reference if shown else {}),
             "/methods": {"get": _get("The methods that explain this model, with their parameters", _JSON, ref("Methods"))},
             "/openapi.json": {"get": _get("This document", _JSON, OBJECT)},
@@ -144,6 +145,13 @@ def _problem(leaves: list[type[RequestError]]) -> dict[str, Any]:
 
 def _get(summary: str, kind: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"summary": summary, "responses": {"200": {"description": summary, "content": {kind: {"schema": schema}}}}}
+
+
+def _card() -> dict[str, Any]:
+    found = _missing(_get("The model card", MARKDOWN, TEXT))
+    found["responses"]["200"]["content"][HTML] = {"schema": TEXT}
+    found["responses"]["406"] = _problem([NotAcceptable])
+    return found
 
 
 def _missing(found: dict[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ OF_EXPLAIN = (*OF_PREDICTIONS, "method")
 OF_EXPLANATIONS = ("target", "map", "quality", "legend")
 OF_METHODS = tuple(sorted({parameter.name for method in METHODS.values() for parameter in method.parameters}))
 OF_INFER = ("deadline_ms",)
+OF_SETS = ("coverage", "by_class")
 OF_ATTRIBUTIONS = ("method", "target", "quality", *OF_METHODS)
 
 
@@ -64,16 +65,15 @@ def of_explain(manifest: Manifest, given: Mapping[str, Any], mask: bytes | None 
     return _options(manifest, given, given.get("method", DEFAULT_METHOD), (*OF_EXPLAIN, *OF_EXPLANATIONS, *OF_METHODS), mask)
 
 
-def of_infer(manifest: Manifest, given: Mapping[str, Any], *, explained: bool) -> Options:
-    """The options of an inference by tensors, which is `explained` or not.
+def of_infer(manifest: Manifest, given: Mapping[str, Any], *, explained: bool, sets: bool) -> Options:
+    """The options of an inference by tensors, which is `explained` or not, and gives prediction `sets` or not.
 
     Raises:
         InvalidParameter: a parameter is unknown or out of its range.
         MethodUnavailable: the model cannot be explained that way.
     """
-    if not explained:
-        return _options(manifest, given, None, OF_INFER, None)
-    return _options(manifest, given, given.get("method", DEFAULT_METHOD), (*OF_INFER, *OF_ATTRIBUTIONS), None)
+    known = (*OF_INFER, *(OF_SETS if sets else ()), *(OF_ATTRIBUTIONS if explained else ()))
+    return _options(manifest, given, given.get("method", DEFAULT_METHOD) if explained else None, known, None)
 
 
 def _options(manifest: Manifest, given: Mapping[str, Any], method: Any, known: tuple[str, ...], mask: bytes | None) -> Options:

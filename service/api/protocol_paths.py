@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from service.api.open_inference import ATTRIBUTION, DEFAULT
+from service.api.open_inference import ATTRIBUTION, outputs_of
 from service.api.schemas import BASE64, FLAG, OBJECT, PICTURE, TEXT, WHOLE, Schema, closed, either, errors, listed
 from service.api.tensors import HEADER
 from service.bundle import Manifest
@@ -29,7 +29,7 @@ def paths(manifest: Manifest) -> dict[str, Any]:
     for path, places in (("/v2/models/{name}", [name]), ("/v2/models/{name}/versions/{version}", [name, version])):
         found[path] = {"get": _get("The tensors of the model", places, _metadata())}
         found[f"{path}/ready"] = {"get": _get("Whether the model answers", places, closed("", name=TEXT, ready=FLAG))}
-        found[f"{path}/infer"] = {"post": _infer(places)}
+        found[f"{path}/infer"] = {"post": _infer(places, manifest)}
     return found
 
 
@@ -70,11 +70,11 @@ def _v1(summary: str, places: list[dict[str, Any]], answer: Schema) -> dict[str,
     return _post(f"{summary} (KServe V1)", places, {_JSON: taken}, {_JSON: {"schema": answer}})
 
 
-def _infer(places: list[dict[str, Any]]) -> dict[str, Any]:
+def _infer(places: list[dict[str, Any]], manifest: Manifest) -> dict[str, Any]:
     parameters = {"type": "object", "additionalProperties": either({"type": ["string", "number", "boolean"]})}
-    tensor = closed("A tensor", name=TEXT, shape=listed(WHOLE), datatype={"enum": ["BYTES", "UINT8", "FP32"]})
+    tensor = closed("A tensor", name=TEXT, shape=listed(WHOLE), datatype={"enum": ["BYTES", "UINT8", "FP32", "BOOL"]})
     tensor["properties"] |= {"parameters": parameters, "data": {"type": "array"}}
-    output = closed("What is asked for", name={"enum": [*DEFAULT, ATTRIBUTION]})
+    output = closed("What is asked for", name={"enum": list(outputs_of(manifest))})
     output["properties"] |= {"parameters": parameters}
     request = closed("One tensor: BYTES (N,) of encoded pictures, or UINT8 (N, H, W, 3) of pixels", inputs=listed(tensor))
     request["properties"] |= {"id": TEXT, "parameters": parameters, "outputs": listed(output)}

@@ -1,7 +1,7 @@
 """Tensors as the Open Inference Protocol (KServe's V2) writes them: a JSON document and, behind it, the data of binary tensors.
 
 Two kinds come in, both with one picture a row: BYTES (N,) or (N, 1), encoded pictures, and UINT8 (N, H, W, 3), RGB pixels. Float32
-tensors and texts go out. Binary data is little-endian and row-major; before each element of BYTES stands its length in 4 bytes.
+tensors, truth values and texts go out. Binary data is little-endian and row-major; before each element of BYTES stands its length in 4 bytes.
 
 What a picture in BYTES is encoded as is never guessed: binary data holds the file as it is; JSON, whose texts cannot hold a file, holds
 its base64 (RFC 4648).
@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 import orjson
-from jaxtyping import Float32, UInt8
+from jaxtyping import Bool, Float32, UInt8
 from starlette.responses import Response
 
 from service.api import intake
 from service.errors import InvalidParameter, MalformedRequest, PictureTooLarge, short
 from service.images import Pixels
 
-BYTES, PIXELS, FLOATS = "BYTES", "UINT8", "FP32"
+BYTES, PIXELS, FLOATS, TRUTH = "BYTES", "UINT8", "FP32", "BOOL"
 HEADER = "Inference-Header-Content-Length"
 EXTENSION = "binary_tensor_data"
 LENGTH_BYTES = 4
@@ -60,10 +60,10 @@ class Inference:
 
 @dataclass(frozen=True)
 class Output:
-    """A tensor that goes out: float32 of any shape, or the texts of a BYTES tensor (N,)."""
+    """A tensor that goes out: float32 or bool of any shape, or the texts of a BYTES tensor (N,)."""
 
     asked: Requested
-    values: Float32[np.ndarray, "..."] | Sequence[str]
+    values: Float32[np.ndarray, "..."] | Bool[np.ndarray, "..."] | Sequence[str]
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -98,19 +98,23 @@ def write(head: Mapping[str, Any], outputs: Sequence[Output]) -> Response:
 def _described(output: Output) -> tuple[dict[str, Any], bytes]:
     """An output in the document, and its binary data."""
     values = output.values
-    tensor = isinstance(values, np.ndarray)
-    entry: dict[str, Any] = {
-        "name": output.asked.name,
-        "datatype": FLOATS if tensor else BYTES,
-        "shape": list(values.shape) if isinstance(values, np.ndarray) else [len(values)],
-    }
+    kind, shape, content = _laid_out(values)
+    entry: dict[str, Any] = {"name": output.asked.name, "datatype": kind, "shape": shape}
     data, parameters = b"", dict(output.parameters)
     if output.asked.binary:
-        data = values.astype("<f4").tobytes() if isinstance(values, np.ndarray) else b"".join(_prefixed(text) for text in values)
-        parameters["binary_data_size"] = len(data)
+        data, parameters["binary_data_size"] = content, len(content)
     else:
-        entry["data"] = np.ascontiguousarray(values).ravel() if tensor else list(values)
+        entry["data"] = np.ascontiguousarray(values).ravel() if isinstance(values, np.ndarray) else list(values)
     return entry | ({"parameters": parameters} if parameters else {}), data
+
+
+def _laid_out(values: np.ndarray | Sequence[str]) -> tuple[str, list[int], bytes]:
+    """The datatype of `values`, their shape, and their binary data."""
+    if not isinstance(values, np.ndarray):
+        return BYTES, [len(values)], b"".join(_prefixed(text) for text in values)
+    if values.dtype == bool:
+        return TRUTH, list(values.shape), values.tobytes()
+    return FLOATS, list(values.shape), values.astype("<f4").tobytes()
 
 
 def _prefixed(text: str) -> bytes:

@@ -35,12 +35,15 @@ async def v2(client):
     plain = [RequestedOutput("label"), RequestedOutput("attribution", MAP)]
     binary = InferRequest(model, tensor(body, binary=True), request_id="seven", request_outputs=wanted)
     coded = InferRequest(model, tensor(text.encode(), binary=False), request_outputs=plain)
+    sets = [RequestedOutput("prediction_set", {"coverage": "0.9", "by_class": True}), RequestedOutput("familiarity")]
+    trusted = InferRequest(model, tensor(body, binary=True), request_outputs=sets)
     return {
         "ready": await client.is_server_ready(url),
         "live": await client.is_server_live(url),
         "model_ready": await client.is_model_ready(url, model),
         "binary": told(await client.infer(url, binary, model_name=model)),
         "json": told(await client.infer(url, coded, model_name=model)),
+        "trusted": told(await client.infer(url, trusted, model_name=model)),
         "refused": await refused(client.infer(url, InferRequest(model, tensor(b"noise", binary=True)), model_name=model)),
     }
 

@@ -52,6 +52,12 @@ def explained(tensor, binary):
     return told(client.infer(model, tensor, outputs=wanted, parameters=parameters))
 
 
+def trusted(binary):
+    names = ("prediction_set", "familiarity", "attribution", "quality")
+    wanted = [triton.InferRequestedOutput(name, binary_data=binary) for name in names]
+    return told(client.infer(model, encoded(body), outputs=wanted, parameters={"coverage": "0.9", "by_class": True}))
+
+
 json.dump(
     {
         "live": client.is_server_live(),
@@ -69,6 +75,8 @@ json.dump(
         ),
         "explained": explained(encoded(body), binary=True),
         "explained_json": explained(encoded(body), binary=False),
+        "trusted": trusted(binary=True),
+        "trusted_json": trusted(binary=False),
         "bad_picture": refused(lambda: client.infer(model, encoded(body, b"noise"))),
         "compressed": refused(lambda: client.infer(model, encoded(body), request_compression_algorithm="gzip")),
         "other_model": refused(lambda: client.infer("other", encoded(body))),

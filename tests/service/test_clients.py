@@ -81,6 +81,21 @@ def test_tritonclient_explains(call, triton, server):
     assert (told["method"], told["steps"], told["unit"]) == ("integrated_gradients", 4, "logit")
 
 
+def is_trusted_as(values, server, labels):
+    expected = native(server, "/predict?coverage=0.9&by_class=true")
+    assert {labels[index] for index in np.flatnonzero(values["prediction_set"][0])} == set(expected["prediction_set"]["labels"])
+    assert values["familiarity"] == pytest.approx([expected["familiarity"]["score"]], abs=1e-3)
+
+
+@pytest.mark.parametrize("call", ["trusted", "trusted_json"])
+def test_tritonclient_learns_how_far_to_trust_an_answer(call, triton, server, embedded):
+    values, answer = triton[call]["values"], native(server, "/explain?map=array")["explanation"]
+    is_trusted_as(values, server, embedded.manifest.labels)
+    told = {entry["name"]: entry["parameters"] for entry in triton[call]["outputs"]}
+    assert told["quality"]["measures"].split(",") == sorted(answer["quality"])
+    assert np.shape(values["quality"]) == (1, len(answer["quality"]))
+
+
 def test_tritonclient_is_told_what_is_wrong(triton):
     assert triton["bad_picture"]["status"] == "415"
     assert triton["bad_picture"]["message"].startswith("row 1: the 5 bytes look like text")
@@ -104,6 +119,10 @@ def test_kserves_client_predicts_and_explains_over_v1(kserve, server):
     for answer in (kserve["predicted"], kserve["explained"]):
         assert [found["label"] for found in answer["predictions"]] == [expected["label"]] * 3
     assert [found["method"] for found in kserve["explained"]["explanations"]] == ["grad_cam"] * 3
+
+
+def test_kserves_client_learns_how_far_to_trust_an_answer(kserve, server, embedded):
+    is_trusted_as(kserve["trusted"]["values"], server, embedded.manifest.labels)
 
 
 def test_kserves_client_is_told_what_is_wrong(kserve):

@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.api import tensors
+from service.api.open_inference import outputs_of
 from service.errors import RequestError
 from tests.pictures import draw, encode
 from tests.service.test_images import header_of
@@ -18,6 +20,7 @@ from tests.service.test_images import header_of
 GOOD, OTHER = encode(draw("red", size=40)), encode(draw("blue", size=24), "JPEG")
 HEADER = "Inference-Header-Content-Length"
 DEFAULT = ["logits", "probabilities", "label"]
+KINDS = {"FP32": "<f4", "BOOL": "?"}
 
 
 def b64(body):
@@ -68,8 +71,9 @@ def parsed(response):
     for output in document["outputs"]:
         size = output.get("parameters", {}).get("binary_data_size")
         data, rest = (output.get("data"), rest) if size is None else (rest[:size], rest[size:])
-        if output["datatype"] == "FP32":
-            values = np.array(data, np.float32) if size is None else np.frombuffer(data, "<f4")
+        if output["datatype"] in KINDS:
+            kind = KINDS[output["datatype"]]
+            values = np.array(data, kind) if size is None else np.frombuffer(data, kind)
             found[output["name"]] = values.reshape(output["shape"])
         else:
             found[output["name"]] = data if size is None else elements(data)
@@ -107,7 +111,7 @@ def test_the_model_tells_its_tensors(versioned, server, model, embedded):
     found = server.client.get(place).json()
     assert (found["name"], found["versions"], found["platform"]) == (manifest.name, [manifest.version], "onnx_onnxv1")
     assert {entry["name"]: entry["shape"] for entry in found["inputs"]} == {"image": [-1], "pixels": [-1, -1, -1, 3]}
-    assert [entry["name"] for entry in found["outputs"]] == [*DEFAULT, "attribution"]
+    assert [entry["name"] for entry in found["outputs"]] == [*DEFAULT, "prediction_set", "familiarity", "attribution", "quality"]
     assert server.client.get(f"{place}/ready").json() == {"name": manifest.name, "ready": True}
 
 
@@ -181,6 +185,45 @@ def test_an_attribution_is_the_native_map(place, as_binary, infer, server):
         "baseline": "black",
         "sign": "signed",
     }
+
+
+@pytest.mark.parametrize("place", ["output", "request"])
+@pytest.mark.parametrize("as_binary", [True, False])
+def test_sets_and_familiarity_are_those_of_the_native_api(place, as_binary, infer, server, embedded):
+    asked = {"coverage": "0.99", "by_class": True}
+    outputs = [{"name": name, "parameters": {"binary_data": as_binary}} for name in ("familiarity", "prediction_set")]
+    more = {"parameters": asked} if place == "request" else {}
+    if place == "output":
+        outputs[1]["parameters"] |= asked
+    document, found = parsed(infer(asking(texts(GOOD, OTHER), outputs=outputs, **more)))
+    labels = np.array(embedded.manifest.labels)
+    for row, body in enumerate((GOOD, OTHER)):
+        expected = native(server, body, "/predict?coverage=0.99&by_class=true")
+        assert set(labels[found["prediction_set"][row]]) == set(expected["prediction_set"]["labels"])
+        assert found["familiarity"][row] == pytest.approx(expected["familiarity"]["score"], abs=1e-3)
+    told = {output["name"]: output["parameters"] for output in document["outputs"]}
+    assert told["familiarity"]["threshold"] == embedded.manifest.familiarity.threshold
+    assert (told["prediction_set"]["coverage"], told["prediction_set"]["by_class"]) == (0.99, True)
+
+
+def test_a_set_without_parameters_is_the_one_of_predict(infer, server, embedded):
+    _, found = parsed(infer(asking(texts(GOOD), outputs=[{"name": "prediction_set"}])))
+    labels = native(server, GOOD)["prediction_set"]["labels"]
+    assert {embedded.manifest.labels[index] for index in np.flatnonzero(found["prediction_set"][0])} == set(labels)
+
+
+def test_the_quality_of_an_attribution_is_told_beside_it(infer, server):
+    outputs = [{"name": "quality"}, {"name": "attribution", "parameters": {"method": "integrated_gradients", "steps": 4}}]
+    document, found = parsed(infer(asking(texts(GOOD, OTHER), outputs=outputs)))
+    measures = document["outputs"][0]["parameters"]["measures"].split(",")
+    for values, body in zip(found["quality"], (GOOD, OTHER), strict=True):
+        expected = native(server, body, "/explain?method=integrated_gradients&steps=4&map=array")["explanation"]["quality"]
+        assert dict(zip(measures, values.tolist(), strict=True)) == pytest.approx(expected, rel=1e-2, abs=1e-3)
+
+
+def test_a_model_offers_what_its_bundle_can_tell(embedded):
+    plain = replace(embedded.manifest, prediction_sets=None, familiarity=None)
+    assert outputs_of(plain) == (*DEFAULT, "attribution", "quality")
 
 
 def test_an_attribution_alone_needs_no_parameters(infer, embedded):
@@ -302,6 +345,10 @@ BAD = [
     ("an unknown output", asking(texts(GOOD), outputs=[{"name": "boxes"}]), 422, "there are logits"),
     ("an output twice", asking(texts(GOOD), outputs=[{"name": "label"}] * 2), 400, "twice"),
     ("a parameter of another output", asking(texts(GOOD), outputs=[{"name": "label", "parameters": {"steps": 2}}]), 422, "steps"),
+    ("a coverage without its output", asking(texts(GOOD), parameters={"coverage": "0.9"}), 422, "'prediction_set'"),
+    ("a coverage that is not there", asking(texts(GOOD), outputs=[{"name": "prediction_set", "parameters": {"coverage": 0.5}}]), 422, "0.5"),
+    ("steps of a set", asking(texts(GOOD), outputs=[{"name": "prediction_set", "parameters": {"steps": 2}}]), 422, "there is coverage"),
+    ("quality of nothing", asking(texts(GOOD), outputs=[{"name": "quality"}]), 422, "'attribution'"),
     ("binary_data that is text", asking(texts(GOOD), outputs=[{"name": "label", "parameters": {"binary_data": "no"}}]), 422, "binary_data"),
     ("binary_data_output that is a number", asking(texts(GOOD), parameters={"binary_data_output": 1}), 422, "binary_data_output"),
     ("an unknown parameter", asking(texts(GOOD), parameters={"priority": 1}), 422, "'priority'"),

@@ -4,21 +4,40 @@ import json
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from captum.robust import PGD
+from jsonschema import Draft202012Validator, ValidationError
 from scipy.special import softmax
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from service import bundle as contract
 from service.engine import Engine
 from service.predictions import Asked, predict
 from tests.servers import ROOT
-from training.audit import attacks, calibration, corruptions, edits, findings, labels, sets, slices, strangers
+from training.audit import (
+    attacks,
+    board,
+    calibration,
+    comparison,
+    corruptions,
+    edits,
+    findings,
+    labels,
+    schema,
+    sets,
+    slices,
+    strangers,
+)
 from training.audit.accuracy import interval, macro_f1
+from training.audit.card import CardError, card
 from training.audit.explanations import border_share
 from training.audit.familiarity import auroc
+
+pytestmark = pytest.mark.timeout(600)  # two whole audits, whichever test comes first
 
 
 @pytest.fixture(scope="module")
@@ -153,17 +172,92 @@ def test_a_map_that_is_spread_evenly_has_a_border_share_of_one():
     assert border_share(inside) == 0.0
 
 
-def test_the_command_audits_a_bundle_twice_to_the_same_report(bundle, drawn, tmp_path):
-    reports = []
-    for name in ("first", "second"):
-        asked = [sys.executable, "-m", "training", "audit", str(bundle.folder), "--data", str(drawn), "--out", str(tmp_path / name)]
+@pytest.fixture(scope="module")
+def audited(bundle, drawn, tmp_path_factory):
+    """The bundle, audited by the command; and a second time, beside the first."""
+    root, made = tmp_path_factory.mktemp("audited"), []
+    for name, more in (("first", []), ("second", ["--compare", str(root / "first")])):
+        asked = [
+            sys.executable,
+            "-m",
+            "training",
+            "audit",
+            str(bundle.folder),
+            "--data",
+            str(drawn),
+            "--out",
+            str(root / name),
+            *more,
+        ]
         done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
         assert done.returncode == 0, done.stderr
-        audited = contract.load(tmp_path / name)
-        reports.append(audited.read(contract.REPORT))
-    assert reports[0] == reports[1]
-    report, card = json.loads(reports[0]), audited.read(contract.CARD).decode()
-    assert f"**{report['test']['accuracy']:.4f}**" in card
-    assert audited.read("reliability.png").startswith(b"\x89PNG")
-    assert any(finding.startswith("colour") for finding in findings.findings(report)), "these classes differ by their colour alone"
-    assert all(name in report for name in ("calibration", "prediction_sets", "familiarity", "bias", "corruptions", "attacks"))
+        made.append(contract.load(root / name))
+    return made
+
+
+@pytest.fixture(scope="module")
+def reports(audited):
+    return [json.loads(each.read(contract.REPORT)) for each in audited]
+
+
+def test_the_command_audits_a_bundle_twice_to_the_same_report(audited, reports):
+    first, second = reports
+    assert first == {name: section for name, section in second.items() if name != "comparison"}
+    shown = audited[0].read(contract.CARD).decode()
+    assert f"**{first['test']['accuracy']:.4f}**" in shown
+    assert audited[0].read("reliability.png").startswith(b"\x89PNG")
+    assert any(finding.startswith("colour decides") for finding in findings.findings(first)), "these classes differ by colour alone"
+    assert all(name in first for name in ("calibration", "prediction_sets", "familiarity", "bias", "corruptions", "attacks"))
+
+
+def test_two_models_stand_side_by_side_in_report_and_card(audited, reports):
+    section, shown = reports[1]["comparison"], audited[1].read(contract.CARD).decode()
+    manifest = audited[0].manifest
+    assert section["with"] == {
+        "name": manifest.name,
+        "version": manifest.version,
+        "sha256": manifest.files[contract.PREDICT].sha256,
+    }
+    assert all(row["this"] == row["other"] for row in section["figures"]), "it is the same network"
+    told = {row["figure"] for row in section["figures"]}
+    assert {"accuracy", "calibration error", "area under ROC, noise", "pgd20, radius 8/255: accuracy", "grad cam: deletion"} <= told
+    assert f"| figure | {manifest.name} | {manifest.name} {manifest.version} | difference |" in shown
+    assert "| +0.0000 |" in shown
+
+
+def test_tensorboard_shows_figures_plots_and_card(audited, reports, tmp_path):
+    board.show(tmp_path, audited[0], reports[0])
+    (run,) = tmp_path.iterdir()
+    found = EventAccumulator(str(run)).Reload()
+    assert found.Scalars("accuracy")[0].value == pytest.approx(reports[0]["test"]["accuracy"])
+    assert len(found.Tags()["scalars"]) == len(list(comparison.figures(reports[0])))
+    assert set(found.Tags()["images"]) == {"reliability", "confusion", "corruptions", "attacks"}
+    assert found.Tags()["tensors"] == ["card/text_summary"]
+
+
+def test_only_a_report_of_the_same_graph_data_and_seed_is_compared_with(audited, bundle, reports):
+    fingerprint = reports[0]["data"]["fingerprint"]
+    assert comparison.report_of(audited[0], fingerprint, 0) == reports[0]
+    assert comparison.report_of(audited[0], fingerprint, 1) is None
+    assert comparison.report_of(audited[0], "0" * 64, 0) is None
+    assert comparison.report_of(bundle, fingerprint, 0) is None, "what the export measured is no audit"
+    foreign = audited[0].manifest.files | {contract.PREDICT: contract.Digest("1" * 64, 1)}
+    swapped = replace(audited[0], manifest=replace(audited[0].manifest, files=foreign))
+    assert comparison.report_of(swapped, fingerprint, 0) is None
+
+
+def test_a_report_keeps_to_the_schema_and_the_schema_refuses_what_it_does_not_know(reports):
+    Draft202012Validator.check_schema(schema.SCHEMA)
+    for report in reports:
+        schema.check(report)
+    first = reports[0]
+    without = {name: section for name, section in first.items() if name != "calibration"}
+    for broken in (first | {"more": 1}, without, first | {"test": first["test"] | {"accuracy": 1.5}}):
+        with pytest.raises(ValidationError):
+            schema.check(broken)
+
+
+def test_figures_of_another_bundle_make_no_card(audited, reports):
+    foreign = reports[0] | {"files": {contract.PREDICT: "1" * 64}}
+    with pytest.raises(CardError, match="audit this bundle itself"):
+        card(audited[0].manifest, foreign)

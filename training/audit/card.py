@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from service.bundle import PREDICT, Manifest
+from training.audit.comparison import table
 from training.audit.findings import P_VALUE
 
 Report = Mapping[str, Any]
@@ -31,7 +32,9 @@ def card(manifest: Manifest, report: Report) -> str:
             f"the report is of a {PREDICT} with sha256 {measured[:12]}…, the bundle's has {present[:12]}…: audit this bundle itself"
         )
     parts = [_metadata(manifest, report), _introduction(manifest, report), _accuracy(report), _trust(manifest, report)]
-    return "\n".join([*parts, _strength(report), _bias(report), _explanations(report), _reproduce(manifest, report)])
+    return "\n".join(
+        [*parts, _strength(report), _bias(report), _explanations(report), *_beside(manifest, report), _reproduce(manifest, report)]
+    )
 
 
 def _metadata(manifest: Manifest, report: Report) -> str:
@@ -158,9 +161,17 @@ def _bias(report: Report) -> str:
                 f"| {name.replace('_', ' ')} | {found['flip_rate']:.1%} | {found['accuracy']:.3f} | {found['most_hit']} |"
                 for name, found in bias["edits"].items()
             ),
+            f"\n{_conflicts(bias['colour'])}",
             *(f"\n**Finding:** {finding}" for finding in report["findings"]),
             "",
         ]
+    )
+
+
+def _conflicts(colour: Mapping[str, Any]) -> str:
+    return (
+        f"Of {colour['pairs']:,} pictures in the colours of one with another answer, {colour['colour']:.1%} "
+        f"({_interval(colour['colour_interval'])}) got that answer and {colour['thing']:.1%} kept their own."
     )
 
 
@@ -179,6 +190,15 @@ def _explanations(report: Report) -> str:
         "class. docs/explanations.md says what each figure means and when it misleads.\n"
     )
     return "\n".join([f"## Explanations\n\n{found['pictures']} test pictures, the predicted class.\n", head, *rows, "", limits])
+
+
+def _beside(manifest: Manifest, report: Report) -> list[str]:
+    """The other model, if there was one to compare with."""
+    if "comparison" not in report:
+        return []
+    section = report["comparison"]
+    told = [f"## Beside {section['with']['name']} {section['with']['version']}\n", table(section, manifest.name)]
+    return ["\n".join([*told, *(f"\n**Finding on the other:** {finding}" for finding in section["findings"]), ""])]
 
 
 def _reproduce(manifest: Manifest, report: Report) -> str:

@@ -11,6 +11,7 @@ from service.predictions import probabilities
 from training.audit.accuracy import accuracy
 from training.audit.attacks import robustness
 from training.audit.calibration import calibration
+from training.audit.colour import conflicts
 from training.audit.corruptions import CORRUPTIONS, SEVERITIES, corrupted
 from training.audit.edits import edits
 from training.audit.explanations import explanations
@@ -23,7 +24,7 @@ from training.audit.slices import slices
 from training.audit.strangers import strangers
 from training.data import Dataset, Pictures
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 STRANGERS, ATTACKED, CORRUPTED, EXPLAINED, EDITED = 1000, 200, 500, 60, 2000  # pictures
 
 Section = Callable[[], Any]
@@ -45,6 +46,7 @@ def audit(bundle: Bundle, dataset: Dataset, seed: int, run: Watched) -> dict[str
         "bias": lambda: {
             **slices(test.pixels, predicted, test.labels, manifest, seed),
             "edits": edits(engine, edited.pixels, edited.labels),
+            "colour": conflicts(engine, edited.pixels, seed),
         },
         "corruptions": lambda: _corruptions(engine, spoilt, seed),
         "importance": lambda: importance(engine, edited.pixels, edited.labels),

@@ -1,0 +1,28 @@
+"""The report for TensorBoard: its figures as scalars, its plots as pictures and its card as text, one run for each version of a bundle."""
+
+import io
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
+
+from service.bundle import CARD, Bundle
+from training.audit.comparison import figures
+
+UNTAGGED = re.compile(r"[^\w./-]+")
+
+
+def show(folder: Path, bundle: Bundle, report: Mapping[str, Any]) -> None:
+    """Writes the run FOLDER/NAME-VERSION of an audited `bundle`, whose report is `report`."""
+    with SummaryWriter(str(folder / f"{bundle.manifest.name}-{bundle.manifest.version}")) as writer:
+        for name, value, _ in figures(report):
+            writer.add_scalar(UNTAGGED.sub("_", name), value, 0)
+        for name in sorted(bundle.manifest.files):
+            if name.endswith(".png"):
+                plot = np.asarray(Image.open(io.BytesIO(bundle.read(name))).convert("RGB"))
+                writer.add_image(name.removesuffix(".png"), plot, 0, dataformats="HWC")
+        writer.add_text("card", bundle.read(CARD).decode(), 0)

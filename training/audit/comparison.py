@@ -1,0 +1,104 @@
+"""Two models side by side: the figures of two reports on the same data, with the intervals that tell whether a difference may be chance.
+
+A report that a bundle brings along is taken if it is of that bundle's own predict.onnx, of the same pictures and of the same seed; else the
+bundle is measured again. So both columns always come of the same measurement.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from service.bundle import PREDICT, REPORT, Bundle
+from training.audit.report import SCHEMA_VERSION
+
+Report = Mapping[str, Any]
+Figure = tuple[str, float, list[float] | None]  # name, value, interval
+
+
+def report_of(bundle: Bundle, fingerprint: str, seed: int) -> Report | None:
+    """The report that `bundle` brings along, if it can stand beside one on the data with `fingerprint`."""
+    if not bundle.has(REPORT):
+        return None
+    found = json.loads(bundle.read(REPORT))
+    bound = found.get("files", {}).get(PREDICT) == bundle.manifest.files[PREDICT].sha256
+    same = found.get("schema_version") == SCHEMA_VERSION and found.get("seed") == seed
+    return found if bound and same and found["data"]["fingerprint"] == fingerprint else None
+
+
+def comparison(report: Report, other: Report, bundle: Bundle) -> dict[str, Any]:
+    """The section of `report` on `other`, which is of `bundle`: the figures that both have, and what the audit found of the other."""
+    theirs = {name: (value, interval) for name, value, interval in figures(other)}
+    return {
+        "with": {"name": bundle.manifest.name, "version": bundle.manifest.version, "sha256": other["files"][PREDICT]},
+        "figures": [
+            {"figure": name, "this": _side(value, interval), "other": _side(*theirs[name])}
+            for name, value, interval in figures(report)
+            if name in theirs
+        ],
+        "findings": list(other["findings"]),
+    }
+
+
+def table(section: Mapping[str, Any], name: str) -> str:
+    """The figures of a comparison as Markdown; `name` is the model of the first column."""
+    other = f"{section['with']['name']} {section['with']['version']}"
+    rows = [
+        f"| {row['figure']} | {_shown(row['this'])} | {_shown(row['other'])} | {row['this']['value'] - row['other']['value']:+.4f} |"
+        for row in section["figures"]
+    ]
+    return "\n".join([f"| figure | {name} | {other} | difference |", "| --- | --- | --- | --- |", *rows])
+
+
+def _side(value: float, interval: list[float] | None) -> dict[str, Any]:
+    return {"value": value} | ({} if interval is None else {"interval": interval})
+
+
+def _shown(side: Mapping[str, Any]) -> str:
+    interval = side.get("interval")
+    return f"{side['value']:.4f}" + (f" ({interval[0]:.4f}–{interval[1]:.4f})" if interval else "")
+
+
+def figures(report: Report) -> Iterator[Figure]:
+    """The figures of a report that can stand beside those of another."""
+    yield from _of_answers(report)
+    yield from _of_strength(report)
+    yield from _of_bias(report["bias"])
+    for method, found in report.get("explanations", {}).get("methods", {}).items():
+        for name in ("deletion", "insertion", "class_cosine", "border_share"):
+            yield f"{_words(method)}: {_words(name)}", found[name], None
+
+
+def _of_answers(report: Report) -> Iterator[Figure]:
+    test, calibration = report["test"], report["calibration"]
+    yield "accuracy", test["accuracy"], test["accuracy_interval"]
+    yield "macro F1", test["macro_f1"], test["macro_f1_interval"]
+    yield "calibration error", calibration["ece"], None
+    yield "log loss, nats", calibration["log_loss"], None
+    for coverage, kinds in report["prediction_sets"].items():
+        for kind, found in kinds.items():
+            for name in ("coverage", "worst_class", "mean_size"):
+                yield f"sets of {coverage}, {_words(kind)}: {_words(name)}", found[name], None
+    for kind, found in report["familiarity"].get("strangers", {}).items():
+        yield f"area under ROC, {kind}", found["auroc"], None
+
+
+def _of_strength(report: Report) -> Iterator[Figure]:
+    yield "spoilt pictures: mean accuracy", report["corruptions"]["mean"], None
+    for kind, left in report["corruptions"]["accuracy"].items():
+        yield f"spoilt by {_words(kind)}: mean accuracy", sum(left) / len(left), None
+    for attack, by_radius in report.get("attacks", {}).get("accuracy", {}).items():
+        for radius, value in by_radius.items():
+            yield f"{attack}, radius {radius}/255: accuracy", value, None
+
+
+def _of_bias(bias: Mapping[str, Any]) -> Iterator[Figure]:
+    yield "gap between classes", bias["classes"]["gap"], None
+    for entry in bias["slices"]:
+        yield f"{_words(entry['property'])} {entry['slice']}: accuracy", entry["accuracy"], entry["accuracy_interval"]
+    for edit, found in bias["edits"].items():
+        yield f"answers that change, {_words(edit)}", found["flip_rate"], None
+    yield "answers that follow colours", bias["colour"]["colour"], bias["colour"]["colour_interval"]
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

@@ -1,0 +1,19 @@
+"""The contract of report.json: the JSON Schema (draft 2020-12) beside this file, which a report is checked against before it is written."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jsonschema import Draft202012Validator
+
+SCHEMA: Mapping[str, Any] = json.loads((Path(__file__).parent / "report.schema.json").read_text(encoding="utf-8"))
+
+
+def check(report: Mapping[str, Any]) -> None:
+    """Nothing, if `report` keeps to the schema.
+
+    Raises:
+        jsonschema.ValidationError: it does not, which is an error of the audit.
+    """
+    Draft202012Validator(SCHEMA).validate(report)
