@@ -25,6 +25,8 @@ Result = TypeVar("Result")
 
 RECENT = 0.2  # weight of the latest batch in the mean time of an item
 TURNS = 3  # of the event loop before a batch begins on it: connections are read, requests begun, pictures decoded
+# while more wait than run together: an event loop takes one new connection a turn, and whoever is refused should not wait for a long batch
+CROWDED_TURNS, CROWDED_ROWS = 16, 8
 
 
 @dataclass(frozen=True)
@@ -169,13 +171,20 @@ class Lane(Generic[Item, Result]):
         with self._changed:
             self._backlog = max(0.0, self._backlog - sum(ticket.cost for ticket in tickets))
 
-    def _schedule(self, loop: asyncio.AbstractEventLoop, turns: int = TURNS) -> None:
-        """Lets the event loop turn `turns` times, then runs what waits on it."""
-        if turns == TURNS and self._scheduled:
-            return
-        self._scheduled = True
-        if turns:
-            loop.call_soon(self._schedule, loop, turns - 1)
+    @property
+    def _crowded(self) -> bool:
+        """Whether more wait on the event loop than run together."""
+        return self._thread is None and len(self._waiting) > self._most_rows
+
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Lets the event loop turn a few times, then runs what waits on it."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._turn(loop, CROWDED_TURNS if self._crowded else TURNS)
+
+    def _turn(self, loop: asyncio.AbstractEventLoop, left: int) -> None:
+        if left:
+            loop.call_soon(self._turn, loop, left - 1)
             return
         self._scheduled = False
         self._drain()
@@ -210,9 +219,10 @@ class Lane(Generic[Item, Result]):
         return batch, results, started, ran
 
     def _take(self) -> list[Ticket[Item, Result]]:
-        """What waits, up to `most_rows`. Whose deadline passed is told so and left out, like those who gave up."""
+        """What waits, up to `most_rows`, or fewer in a crowd. Whose deadline passed is told so and left out, like those who gave up."""
         with self._changed:
-            batch = [self._waiting.popleft() for _ in range(min(self._most_rows, len(self._waiting)))]
+            most = min(CROWDED_ROWS, self._most_rows) if self._crowded else self._most_rows
+            batch = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
             self._queue_depth.set(len(self._waiting))
         wanted = [ticket for ticket in batch if self._in_time(ticket)]
         self._forget([ticket for ticket in batch if ticket not in wanted])
