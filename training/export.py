@@ -17,7 +17,7 @@ import platform
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -36,7 +36,7 @@ from service.engine import Engine, self_test_picture
 from training import half, parity
 from training.autodiff import cam_graph, gradient_graph, prune
 from training.data import Dataset, Pictures, drawn_pictures
-from training.familiarity import Reference, attach
+from training.familiarity import Reference, attach, looks_of
 from training.folding import fold
 from training.networks import Network
 from training.runs import Run
@@ -51,8 +51,8 @@ MEASURED_WITH = ("onnx", "onnxruntime-gpu", "torch", "captum", "numpy")
 class Core:
     """A classifier as an ONNX graph from `x` to `logits`, `features` and `activation`.
 
-    `features` is float32 (N, `width`); the tensor `activation`, float32 (N, C, h, w), is what the class activation map weighs. Either may be
-    missing.
+    `features` is float32 (N, `width`), what a picture looks like to it; the tensor `activation`, float32 (N, C, h, w), is what the class
+    activation map weighs. Either may be missing.
     """
 
     model: ModelProto
@@ -61,19 +61,25 @@ class Core:
 
 
 class _Tapped(nn.Module):
-    """The network with its penultimate features and the activation of its CAM layer as further outputs."""
+    """The network with what its pictures look like and the activation of its CAM layer as further outputs."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
-        self._tapped: list[Tensor] = []
-        layer = network.get_submodule(network.cam_layer)
-        layer.register_forward_hook(lambda _module, _inputs, output: self._tapped.append(output))
+        self._tapped: dict[str, Tensor] = {}
+        for name in (network.cam_layer, network.texture_layer):
+            network.get_submodule(name).register_forward_hook(self._keeping(name))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        self._tapped.clear()
         features = self.network.features(x)
-        return self.network.head(features), features, self._tapped.pop()
+        looks = looks_of(features, self._tapped[self.network.texture_layer])
+        return self.network.head(features), looks, self._tapped[self.network.cam_layer]
+
+    def _keeping(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            self._tapped[name] = output
+
+        return keep
 
 
 def export_core(network: Network, size: int) -> Core:

@@ -5,7 +5,8 @@ on a single GPU", arXiv 2404.00498): a fixed whitening layer, three groups of co
 pools average where airbench's take the maximum: the network is smooth, its class activation map adds up to the logit, and
 `training.folding` makes one convolution of a convolution and its pool (docs/decisions/0003).
 
-Each names its `cam_layer`, the module whose activation a class activation map weighs, and gives its penultimate `features`.
+Each names its `cam_layer`, the module whose activation a class activation map weighs, and its `texture_layer`, an early one whose activation
+varies with the texture of a picture, and gives its penultimate `features`.
 """
 
 from collections.abc import Mapping
@@ -23,9 +24,10 @@ SMALL = 1 / 256  # the head of candor_net starts that much below torch's default
 
 
 class Network(nn.Module):
-    """A classifier that names its CAM layer and its features; `head` turns features (N, D) into logits (N, K)."""
+    """A classifier that names its layers of interest and its features; `head` turns features (N, D) into logits (N, K)."""
 
     cam_layer: str
+    texture_layer: str
     head: nn.Module
 
     def features(self, x: Float[Tensor, "rows 3 height width"]) -> Float[Tensor, "rows features"]:
@@ -45,6 +47,7 @@ class SeedCnn(Network):
     """Two 3×3 convolutions (16 and 32 channels) with ReLU and 2×2 max pools, and one linear layer."""
 
     cam_layer = "body.4"
+    texture_layer = "body.0"
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -108,6 +111,7 @@ class CandorNet(Network):
     """
 
     cam_layer = "groups.2"
+    texture_layer = "groups.0.norms.0"
 
     def __init__(
         self,
