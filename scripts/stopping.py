@@ -65,7 +65,7 @@ async def _converse(port: int, raw: bytes, answers: list[Answer]) -> None:
     )
     try:
         while connection.usable:
-            connection.send(len(answers), raw, loop.time())
+            connection.send(len(answers), raw)
             answer = await asyncio.wait_for(answered.get(), arrivals.DRAIN_SECONDS)
             if answer is None:
                 return

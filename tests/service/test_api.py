@@ -294,7 +294,7 @@ def test_the_model_tells_what_it_is(server, embedded):
     assert found["labels"] == list(embedded.manifest.labels)
     assert found["device"] == {"name": "cpu", "provider": "CPUExecutionProvider", "precision": "float32"}
     assert set(found["methods"]) == set(METHODS)
-    assert "trained on" in server.client.get("/model/card").text
+    assert "## How often it is right" in server.client.get("/model/card").text
 
 
 def test_the_methods_tell_their_parameters(server):

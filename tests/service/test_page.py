@@ -520,8 +520,8 @@ def test_plots_of_the_bundle_are_shown(visitor, marked):
     page = visitor(marked.url).open("model")
     for image in page.locator("#model img").all():
         image.scroll_into_view_if_needed()
-        expect(image).to_have_js_property("naturalWidth", 64)
-    assert page.locator("#model img").count() == 2, "in the card, and among the plots"
+        expect(image).not_to_have_js_property("naturalWidth", 0)
+    assert page.locator("#model img").count() > 2, "in the card, and among the plots"
 
 
 # The API's documentation

@@ -16,7 +16,7 @@ from training.networks import Network
 class Branching(Network):
     """Shared values, a residual, a concatenation, a strided convolution: what makes totals of gradients."""
 
-    cam_layer = "late"
+    cam_layer = texture_layer = "late"
 
     def __init__(self):
         super().__init__()

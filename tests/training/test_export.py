@@ -16,6 +16,7 @@ from service.engine import Engine
 from tests.servers import ROOT
 from training import parity
 from training.data import check_same
+from training.familiarity import TEXTURE
 from training.temperature import fit_temperature, negative_log_likelihood
 
 
@@ -30,8 +31,10 @@ def test_the_bundle_answers_as_the_network_does(made, run, dataset):
         expected, features = run.network(x).numpy(), run.network.features(x).numpy()
     found = made.predict(dataset.test.pixels)
     assert np.abs(found.logits - expected).max() < 1e-4
-    assert np.abs(found.features - features).max() < 1e-4
-    assert features.shape[1] == made.manifest.features
+    width, lengths = features.shape[1], np.linalg.norm(features, axis=1, keepdims=True)
+    assert np.abs(found.features[:, :width] - features / lengths).max() < 1e-4
+    assert np.abs(np.linalg.norm(found.features[:, width:], axis=1) - TEXTURE).max() < 1e-4
+    assert found.features.shape[1] == made.manifest.features
 
 
 def test_normalisation_is_inside_the_graph(bundle):
@@ -68,7 +71,7 @@ def test_the_embedded_bundle_says_how_good_it_is(embedded):
     report = json.loads(embedded.read(contract.REPORT))["test"]
     assert report["pictures"] == 8000
     assert report["classes"]["macro avg"]["f1-score"] >= 0.90
-    assert "trained on cifar10-jpeg" in embedded.read(contract.CARD).decode()
+    assert "Data: cifar10-jpeg" in embedded.read(contract.CARD).decode()
 
 
 def test_a_bundle_of_another_network_is_refused(made, run, dataset):
