@@ -68,7 +68,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What predict.onnx gives: `logits` (N, K) and, where the bundle has them, penultimate `features` float32 (N, D).
+    """What predict.onnx gives: `logits` (N, K) and, where the bundle has them, `features` float32 (N, D), what they look like.
 
     Where it has reference pictures: the `similarity` float32 (N, k) of the nearest and their rows, `neighbour` int64 (N, k).
     """

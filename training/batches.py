@@ -21,6 +21,7 @@ from training.recipes import SETTLED_TRANSLATE, Recipe
 
 BLOCKS = 8  # a side
 TOGETHER = 25  # pictures that are mixed with the same spoilt ones
+SPOILING = 1_000_000  # added to the step, whose four generators have other purposes
 NOISE = 0.15  # the largest standard deviation, of pixels in 0…1
 
 
@@ -60,7 +61,7 @@ class Batches:
         if self.recipe.hide and not settling:
             pixels = hide(pixels, self.recipe.hide, self.mean_colour, self._generator(step, 3))
         if self.recipe.spoil:
-            pixels = spoil(pixels, self.recipe.spoil, self._generator(step + 1_000_000, 3))
+            pixels = spoil(pixels, self.recipe.spoil, self._generator(step + SPOILING, 3))
         return pixels, self.labels[index]
 
     def _flips(self, epoch: int) -> Bool[Tensor, " count"]:

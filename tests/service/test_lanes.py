@@ -7,7 +7,7 @@ import time
 import pytest
 
 from service.errors import DeadlineExceeded, TooManyRequests, Unavailable
-from service.lanes import Lane
+from service.lanes import CROWDED_ROWS, Lane
 from service.metrics import Metrics
 
 
@@ -42,6 +42,24 @@ async def start(tested, gate, items):
     tasks += [asyncio.create_task(tested.run(item, later())) for item in items[1:]]
     await asyncio.sleep(0)
     return tasks
+
+
+def test_a_crowd_on_the_event_loop_runs_in_short_batches_until_it_is_none():
+    async def run():
+        batches = []
+
+        def work(batch):
+            batches.append(len(batch))
+            return [ticket.item for ticket in batch]
+
+        tested = lane(work, most_rows=16, capacity=64, on_loop=True)
+        done = await asyncio.gather(*(tested.run(item, later()) for item in range(40)))
+        tested.close()
+        return batches, [entry.result for entry in done]
+
+    batches, results = asyncio.run(run())
+    assert batches == [CROWDED_ROWS] * 3 + [16]
+    assert results == list(range(40))
 
 
 def test_what_waits_runs_together_up_to_the_limit():
