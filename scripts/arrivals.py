@@ -25,12 +25,16 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer to request `number`: its HTTP `status`, 0 where the connection was lost; when the request was sent and the answer complete."""
+    """One answer to request `number`: its HTTP `status`, 0 where the connection was lost, and when it was sent and the answer complete.
+
+    `head` is the answer's, without the empty line.
+    """
 
     number: int
     status: int
     sent: float
     ended: float
+    head: bytes
     body: bytes
 
     @property
@@ -70,22 +74,22 @@ class Connection(asyncio.Protocol):
         if found and len(body) >= int(length[1] if length else 0):
             self._received.clear()
             self.usable = b"\r\nconnection: close" not in head.lower()
-            self._end(int(head[9:12]), bytes(body))
+            self._end(int(head[9:12]), bytes(head), bytes(body))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """A request that was on it is lost."""
         del exc
         self.usable = False
         if self._pending:
-            self._end(0, b"")
+            self._end(0, b"", b"")
         else:
             self._lost(self)
 
-    def _end(self, status: int, body: bytes) -> None:
+    def _end(self, status: int, head: bytes, body: bytes) -> None:
         if self._pending is None:  # it was refused without being asked: the server closes
             return
         (number, sent), self._pending = self._pending, None
-        self._answered(self, Answer(number, status, sent, asyncio.get_running_loop().time(), body))
+        self._answered(self, Answer(number, status, sent, asyncio.get_running_loop().time(), head, body))
 
 
 class Pool:

@@ -67,7 +67,7 @@ def audit_bundle(
     """Measures a bundle and writes the report, its plots and the card into it."""
     bundle, other = contract.load(bundle_folder), None if other_folder is None else contract.load(other_folder)
     dataset = _data_for(bundle, source, seed)
-    beside = None if other is None else _data_for(other, source, seed, dataset, bundle.manifest.input)
+    beside = None if other is None else _data_for(other, source, seed)
     report = audit.audit(bundle, dataset, seed, _watched)
     if other is not None and beside is not None:
         known = comparison.report_of(other, beside.fingerprint, seed)
@@ -83,17 +83,11 @@ def audit_bundle(
     click.echo(f"{made.folder}: {made.manifest.name} {made.manifest.version}")
 
 
-def _data_for(bundle: Bundle, source: str, seed: int, known: Dataset | None = None, fitted: Input | None = None) -> Dataset:
-    """The pictures of `source` as `bundle` takes them; those `known` if they are `fitted` alike."""
-    spec = bundle.manifest.input
-    if (
-        known is None
-        or fitted is None
-        or (spec.size, spec.resize, spec.short_side) != (fitted.size, fitted.resize, fitted.short_side)
-    ):
-        known = data.read(source, spec, 10 * len(bundle.manifest.labels), seed)
-    data.check_classes(known, bundle.manifest.labels)
-    return known
+def _data_for(bundle: Bundle, source: str, seed: int) -> Dataset:
+    """The pictures of `source` as `bundle` takes them."""
+    dataset = data.read(source, bundle.manifest.input, 10 * len(bundle.manifest.labels), seed)
+    data.check_classes(dataset, bundle.manifest.labels)
+    return dataset
 
 
 def _watched(sections: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """The process: quick to start, small, torch-free, and nothing is lost when it is told to stop."""
 
+import json
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from scripts import arrivals, load
 from tests.pictures import draw, encode
 from tests.servers import ROOT, Server, environment
 
@@ -34,6 +37,18 @@ def test_it_is_ready_quickly_stays_small_and_knows_no_torch(tmp_path):
         assert "libtorch" not in Path(f"/proc/{worker}/maps").read_text()
     assert server.process.returncode == 0
     assert "serving cifar10" in server.log.read_text()
+
+
+def test_who_comes_to_a_full_lane_is_told_why_and_when_to_come_again(server):
+    raw = load.picture("/predict", PICTURE, "png").raw()
+    answers = arrivals.run(arrivals.together(server.port, [raw] * 1500))
+    refused = [answer for answer in answers if answer.status == 429]
+    assert {answer.status for answer in answers} == {200, 429}
+    assert len(answers) == 1500
+    for answer in refused:
+        assert re.search(rb"(?i)\r\nretry-after: [1-9]", answer.head)
+        assert json.loads(answer.body)["code"] == "too_many_requests"
+        assert "which is its limit" in json.loads(answer.body)["detail"]
 
 
 def test_the_service_imports_neither_torch_nor_training():
