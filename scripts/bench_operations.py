@@ -60,7 +60,7 @@ def serving(folder: Path, service: str, **settings: object) -> Iterator[Server]:
 
 def metrics_section(seconds: float, rounds: int) -> str:
     """Throughput with metrics, with metrics that count nothing, and with an access log, in turn."""
-    rates: dict[str, list[Reading]] = {"as it is": [], "metrics that count nothing": [], "an access log": []}
+    found: dict[str, list[tuple[Reading, float]]] = {"as it is": [], "metrics that count nothing": [], "an access log": []}
     with (
         tempfile.TemporaryDirectory() as name,
         serving(Path(name) / "as", "service.app:Candor") as real,
@@ -68,19 +68,31 @@ def metrics_section(seconds: float, rounds: int) -> str:
         serving(Path(name) / "access", "service.app:Candor", access_log="true") as access,
     ):
         wrk = Wrk(Path(name))
-        ports = dict(zip(rates, (real.port, silent.port, access.port), strict=True))
-        for port in ports.values():
-            wrk.drive(port, [(SMALL, 1)], CONNECTIONS, WARM_SECONDS)
+        servers = dict(zip(found, (real, silent, access), strict=True))
+        for server in servers.values():
+            wrk.drive(server.port, [(SMALL, 1)], CONNECTIONS, WARM_SECONDS)
         for _ in range(rounds):
-            for what, port in ports.items():
-                rates[what].append(wrk.drive(port, [(SMALL, 1)], CONNECTIONS, seconds))
-    base = rates["metrics that count nothing"]
+            for what, server in servers.items():
+                found[what].append(load.driven(wrk, server, [(SMALL, 1)], CONNECTIONS, seconds))
+    base = found["metrics that count nothing"]
     rows = []
-    for what, readings in rates.items():
-        ratio = statistics.median(one.rate / other.rate for one, other in zip(readings, base, strict=True))
-        found = load.median(readings)
-        rows.append((what, f"{found.rate:.0f}", f"{ratio:.3f}", f"{found.p50:.2f}", f"{found.p99:.2f}", found.errors))
-    header = ("", "requests/s", "of one without metrics, median of rounds", "p50 ms", "p99 ms", "errors")
+    for what, measured in found.items():
+        pairs = list(zip(measured, base, strict=True))
+        rate = statistics.median(one.rate / other.rate for (one, _), (other, _) in pairs)
+        spent = statistics.median(one / other for (_, one), (_, other) in pairs)
+        middle = load.median([reading for reading, _ in measured])
+        rows.append(
+            (what, f"{middle.rate:.0f}", f"{rate:.3f}", f"{spent:.3f}", f"{middle.p50:.2f}", f"{middle.p99:.2f}", middle.errors)
+        )
+    header = (
+        "",
+        "requests/s",
+        "of one without metrics, median of rounds",
+        "times its processor time",
+        "p50 ms",
+        "p99 ms",
+        "errors",
+    )
     how = f"Predictions of 32×32 at {CONNECTIONS} connections, {rounds} rounds of {seconds:g} s in turn; the servers that do not work rest."
     return f"## What metrics cost\n\n{how}\n\n{table(header, rows)}"
 

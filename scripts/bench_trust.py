@@ -19,11 +19,10 @@ import onnx
 from scripts import arrivals, load
 from scripts.arrivals import Answer
 from scripts.bench_bulk import unpack
-from scripts.load import Reading, Request, Server, Wrk, table
+from scripts.load import Server, Wrk, table
 from service import bundle as contract
 from service import images
 from service.bundle import PREDICT
-from service.processes import cpu_seconds
 from service.settings import EMBEDDED_BUNDLE
 from training.audit.calibration import error
 from training.audit.familiarity import auroc
@@ -120,20 +119,13 @@ def cost(bundle: Path, rounds: int, seconds: float) -> str:
         ):
             for server in (whole, less):
                 wrk.drive(server.port, asked, CONNECTIONS, WARM_SECONDS)
-            pairs = [[driven(wrk, server, asked, seconds) for server in (whole, less)] for _ in range(rounds)]
+            pairs = [[load.driven(wrk, server, asked, CONNECTIONS, seconds) for server in (whole, less)] for _ in range(rounds)]
     rate = statistics.median(ours.rate / theirs.rate for (ours, _), (theirs, _) in pairs)
     spent = statistics.median(ours / theirs for (_, ours), (_, theirs) in pairs)
     return (
         f"Calibration, sets, familiarity and drift leave {rate:.3f} of the throughput without them, by the clock, and a request takes "
         f"{spent:.3f} times the processor time ({CONNECTIONS} connections, medians of {rounds} interleaved rounds of {seconds:g} s)."
     )
-
-
-def driven(wrk: Wrk, server: Server, asked: list[tuple[Request, float]], seconds: float) -> tuple[Reading, float]:
-    """The reading, and the processor seconds that a request took; neighbours on the machine move only the first."""
-    before = cpu_seconds(load.family(server.pid))
-    reading = wrk.drive(server.port, asked, CONNECTIONS, seconds)
-    return reading, (cpu_seconds(load.family(server.pid)) - before) / reading.requests
 
 
 def without_trust(bundle: Path, folder: Path) -> Path:

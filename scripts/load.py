@@ -30,6 +30,7 @@ from service import bundle as contract
 from service.engine import Engine
 from service.pipeline import receive
 from service.predictions import predict
+from service.processes import cpu_seconds
 from service.settings import Settings
 from tests.pictures import draw, encode
 from tests.servers import environment, free_port
@@ -259,6 +260,15 @@ class Wrk:
             SCRIPT.format(files=", ".join(f'"{file}"' for file in files), order=", ".join(str(1 + number) for number in order))
         )
         return script
+
+
+def driven(
+    wrk: Wrk, server: Server, mix: Sequence[tuple[Request, float]], connections: int, seconds: float
+) -> tuple[Reading, float]:
+    """The reading, and the processor seconds that a request took; neighbours on the machine move only the first."""
+    before = cpu_seconds(family(server.pid))
+    reading = wrk.drive(server.port, mix, connections, seconds)
+    return reading, (cpu_seconds(family(server.pid)) - before) / reading.requests
 
 
 def shuffled(shares: Sequence[float]) -> list[int]:
