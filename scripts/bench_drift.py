@@ -17,7 +17,6 @@ from scripts.load import machine, table
 from service.bundle import Distribution, load
 from service.drift import ASPECTS, LEAST, WINDOW, Records, Window, drift
 from service.engine import Engine
-from service.predictions import probabilities
 from service.settings import EMBEDDED_BUNDLE
 from training.audit.corruptions import corrupted
 from training.audit.strangers import strangers
@@ -106,7 +105,7 @@ def line(what: str, records: Records, right: np.ndarray, known: Distribution) ->
 def answers(engine: Engine, pixels: np.ndarray, labels: np.ndarray) -> tuple[Records, np.ndarray]:
     """What the service would note of pictures uint8 (N, S, S, 3): records (N, 4); and whether it is right, bool (N,)."""
     found = engine.predict(pixels)
-    shares = probabilities(found.logits, engine.manifest.temperature)
+    shares = engine.manifest.calibration.probabilities(found.logits)
     predicted = shares.argmax(1)
     return np.stack([np.ones(len(pixels)), shares.max(1), scores(found), predicted.astype(np.float64)], axis=1), predicted == labels
 

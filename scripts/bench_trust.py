@@ -108,7 +108,7 @@ def familiar(own: Sequence[Mapping[str, Any]], strange: Mapping[str, Sequence[Ma
 
 
 def cost(bundle: Path, rounds: int, seconds: float) -> str:
-    """Throughput as it is, and of the same network without temperature, sets, familiarity and drift, in turn, as a sentence."""
+    """Throughput as it is, and of the same network without calibration, sets, familiarity and drift, in turn, as a sentence."""
     asked = [(load.picture("/predict", load.jpeg("32×32")), 1.0)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -138,7 +138,14 @@ def without_trust(bundle: Path, folder: Path) -> Path:
     prune(graph)
     files = {name: known.read(name) for name in (contract.GRADIENT, contract.CAM)} | {PREDICT: graph.SerializeToString()}
     manifest = replace(
-        known.manifest, temperature=1.0, features=None, prediction_sets=None, familiarity=None, distribution=None, int8=None
+        known.manifest,
+        temperature=1.0,
+        entropy_power=0.0,
+        features=None,
+        prediction_sets=None,
+        familiarity=None,
+        distribution=None,
+        int8=None,
     )
     return contract.write(folder, manifest, files).folder
 

@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from service.calibration import Calibration
 from service.errors import DigestError, ExternalDataError, ManifestError, MissingFileError, PrecisionError, SchemaVersionError
 
 SCHEMA_VERSION = 1
@@ -33,7 +34,7 @@ MANIFEST = "manifest.json"
 PREDICT, GRADIENT, CAM = "predict.onnx", "gradient.onnx", "cam.onnx"
 HALVES = {PREDICT: "predict.half.onnx", GRADIENT: "gradient.half.onnx", CAM: "cam.half.onnx"}
 INT8 = "predict.int8.onnx"
-LATER = ("int8", "prediction_sets", "familiarity", "distribution")  # fields that older bundles lack
+LATER = ("entropy_power", "int8", "prediction_sets", "familiarity", "distribution")  # fields that older bundles lack
 REFERENCE, REPORT, CARD = "reference.npz", "report.json", "CARD.md"
 
 Resize = Literal["crop", "stretch", "pad"]
@@ -83,7 +84,7 @@ class Int8:
     """What predict.int8.onnx is worth beside predict.onnx, over `test_pictures` test pictures, and its own self-test.
 
     `agreement`: share of the pictures that get the same class. `log_loss`: mean of −log p(label), in nats, with the manifest's
-    temperature, which serves both graphs. `speed_ratio`: by the batch, how many times as fast it is on one core of `machine`.
+    calibration, which serves both graphs. `speed_ratio`: by the batch, how many times as fast it is on one core of `machine`.
     """
 
     self_test: tuple[int, float]
@@ -170,19 +171,20 @@ class Digest:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What the classifier is. `temperature` divides logits before softmax; `features` is the D of predict.onnx or None.
+    """What the classifier is. `temperature` and `entropy_power` calibrate it; `features` is the D of predict.onnx or None.
 
     `self_test` is the label index that predict.onnx gives to the self-test picture of `service.engine`, with its logit. `parity` has an
     entry for each method that was compared, and `half/logits`, `half/probabilities`, `half/features`, `half/saliency` and
     `half/grad_cam` for the graphs in half precision, against the float32 ones of the same bundle. `int8` is there where predict.int8.onnx
-    is, `prediction_sets`, `familiarity` and `distribution` where there were pictures to fit them on; a manifest without one has no such
-    key, so that the versions of older bundles stay.
+    is, `prediction_sets`, `familiarity` and `distribution` where there were pictures to fit them on; a manifest without one, or with an
+    entropy power of 0, has no such key, so that the versions of older bundles stay.
     """
 
     name: str
     labels: tuple[str, ...]
     input: Input
     temperature: float = 1.0
+    entropy_power: float = 0.0
     features: int | None = None
     self_test: tuple[int, float] | None = None
     parity: Mapping[str, Parity] = field(default_factory=dict)
@@ -200,6 +202,8 @@ class Manifest:
             )
         if not self.temperature > 0:
             raise ManifestError(f"temperature is {self.temperature}; it must be above 0")
+        if not 0 <= self.entropy_power <= 1:
+            raise ManifestError(f"entropy_power is {self.entropy_power}; it must be in 0…1")
         self._check_trust()
         for name in self.files:
             if Path(name).name != name or name == MANIFEST:
@@ -219,6 +223,11 @@ class Manifest:
             )
 
     @property
+    def calibration(self) -> Calibration:
+        """What makes probabilities of its logits."""
+        return Calibration(self.temperature, self.entropy_power)
+
+    @property
     def version(self) -> str:
         """The first 12 hex digits of the sha256 of the canonical manifest."""
         return hashlib.sha256(self.canonical()).hexdigest()[:12]
@@ -230,7 +239,7 @@ class Manifest:
     def document(self) -> dict[str, Any]:
         """This manifest as JSON values."""
         document = {"schema_version": SCHEMA_VERSION} | asdict(self)
-        return {key: value for key, value in document.items() if value is not None or key not in LATER}
+        return {key: value for key, value in document.items() if value or key not in LATER}
 
     @classmethod
     def parse(cls, text: bytes) -> "Manifest":
@@ -259,7 +268,9 @@ class Manifest:
 def _typed(document: dict[str, Any]) -> dict[str, Any]:
     given = dict(document["input"])
     given |= {key: tuple(float(value) for value in given[key]) for key in ("mean", "std")}
-    int8, sets, familiarity, distribution = (document.get(key) for key in LATER)
+    int8, sets, familiarity, distribution = (
+        document.get(key) for key in ("int8", "prediction_sets", "familiarity", "distribution")
+    )
     if given["resize"] not in get_args(Resize):
         raise ValueError(f"input.resize is {given['resize']!r}, not one of {', '.join(get_args(Resize))}")
     return document | {

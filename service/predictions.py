@@ -1,7 +1,6 @@
 """Logits → what a caller reads: calibrated probabilities, the classes that may be meant, and whether the picture is a familiar one.
 
-Probabilities are softmax(logits / temperature), the temperature fitted on pictures held out of training (Guo et al., "On Calibration
-of Modern Neural Networks", ICML 2017, arXiv 1706.04599). A prediction set holds the classes whose probability is not below a threshold, and
+A prediction set holds the classes whose probability is not below a threshold, and
 the most probable one in any case. Familiarity is a score from the nearest training pictures or from the logits, with a threshold. All
 thresholds are in the manifest; docs/trust.md says what they promise.
 """
@@ -9,9 +8,10 @@ thresholds are in the manifest; docs/trust.md says what they promise.
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32
 
 from service.bundle import Manifest
+from service.calibration import softmax
 from service.engine import Row
 from service.errors import InvalidParameter, short
 
@@ -70,13 +70,14 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The classes of one picture, most probable first; `logits` float32 (K,) as the network gave them.
+    """The classes of one picture, most probable first; `logits` float32 (K,) as the network gave them, and the `temperature` that divided them.
 
     What the bundle cannot tell is None; of the `nearest` reference pictures as many are there as were asked for.
     """
 
     top: tuple[Class, ...]
     logits: Float32[np.ndarray, " classes"]
+    temperature: float
     prediction_set: PredictionSet | None = None
     familiarity: Familiarity | None = None
     nearest: tuple[Neighbour, ...] = ()
@@ -89,10 +90,12 @@ class Prediction:
 
 def predict(row: Row, manifest: Manifest, asked: Asked = Asked()) -> Prediction:
     """What is `asked` of one picture; of equally probable classes the first in the order of the labels comes first."""
-    share = probabilities(row.logits, manifest.temperature)
+    temperature = manifest.calibration.temperatures(row.logits)
+    share = softmax(row.logits / temperature)
     order, shares = np.argsort(-share, kind="stable").tolist(), share.tolist()
     top = tuple(Class(manifest.labels[index], index, shares[index]) for index in order[: asked.top_k])
-    return Prediction(top, row.logits, _set(order, shares, manifest, asked), _familiarity(row, manifest), _nearest(row, asked))
+    kinds = _set(order, shares, manifest, asked), _familiarity(row, manifest), _nearest(row, asked)
+    return Prediction(top, row.logits, float(temperature[0]), *kinds)
 
 
 def _set(order: list[int], shares: list[float], manifest: Manifest, asked: Asked) -> PredictionSet | None:
@@ -128,13 +131,6 @@ def energy(logits: Float32[np.ndarray, " classes"]) -> float:
     values = logits.astype(np.float64)
     most = values.max()
     return float(most + np.log(np.exp(values - most).sum()))
-
-
-def probabilities(logits: Float32[np.ndarray, "*rows classes"], temperature: float) -> Float64[np.ndarray, "*rows classes"]:
-    """softmax(logits / temperature) along the last axis, float64."""
-    scaled = logits.astype(np.float64) / temperature
-    raised = np.exp(scaled - scaled.max(-1, keepdims=True))
-    return np.asarray(raised / raised.sum(-1, keepdims=True))
 
 
 def check_top_k(top_k: int, manifest: Manifest) -> int:

@@ -217,7 +217,7 @@ def _with_halves(
     with tempfile.TemporaryDirectory() as scratch:
         rounded = {name: _content(half.rounded(model)) for name, model in made.items()}
         near = Engine(contract.write(Path(scratch) / "draft", replace(manifest, self_test=None), rounded), "cpu")
-        measured = half.prove(full, near, batch, manifest.temperature)
+        measured = half.prove(full, near, batch, manifest.calibration)
     halves = {contract.HALVES[name]: _content(model) for name, model in made.items()}
     return replace(manifest, parity={**manifest.parity, **measured}), files | halves
 
@@ -271,6 +271,6 @@ def _card(run: Run, manifest: Manifest, report: Mapping[str, Any]) -> str:
         f"{run.recipe.network}, trained on {run.subject.name} ({len(manifest.labels)} classes: {', '.join(manifest.labels)}) "
         f"for {run.recipe.epochs} epochs, seed {run.recipe.seed}. On {test['pictures']:,} test pictures, one view, predict.onnx has "
         f"accuracy {test['accuracy']:.4f} and macro F1 {test['classes']['macro avg']['f1-score']:.4f}. "
-        f"Probabilities are softmax(logits / {manifest.temperature:.3f}), the temperature fitted on held-out training pictures.\n\n"
+        f"Probabilities are calibrated on held-out training pictures (temperature {manifest.temperature:.3f}).\n\n"
         "It knows these classes only: a picture of anything else gets one of them, too.\n"
     )

@@ -21,10 +21,10 @@ from jaxtyping import Float
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 from onnxscript import ir
-from scipy.special import softmax
 
 from service import bundle as contract
 from service.bundle import Parity
+from service.calibration import Calibration
 from service.engine import SELF_TEST_TOLERANCE, Batch, Engine, Targets, self_test_picture
 from training.parity import ParityError, compare
 
@@ -73,16 +73,16 @@ def rounded(half: ModelProto) -> ModelProto:
     return model
 
 
-def prove(full: Engine, near: Engine, batch: Batch, temperature: float) -> dict[str, Parity]:
+def prove(full: Engine, near: Engine, batch: Batch, calibration: Calibration) -> dict[str, Parity]:
     """The parity of `near`, which runs rounded graphs, with `full`, which runs float32: keys of the manifest, `half/…`.
 
-    Maps are those of the class that `full` predicts; probabilities are softmax(logits / `temperature`).
+    Maps are those of the class that `full` predicts; probabilities are those of `calibration`.
 
     Raises:
         ParityError: an answer overflows or is too far, or the engine would refuse the self-test picture on a GPU.
     """
     target = full.predict(batch).logits.argmax(1)
-    ours, theirs = (_answers(engine, batch, target, temperature) for engine in (near, full))
+    ours, theirs = (_answers(engine, batch, target, calibration) for engine in (near, full))
     for name, values in ours.items():
         _check_finite(name, values)
     measured = {name: _compare(values, theirs[name]) for name, values in ours.items()}
@@ -119,10 +119,10 @@ def _widen(tensor: TensorProto) -> None:
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
 
 
-def _answers(engine: Engine, batch: Batch, target: Targets, temperature: float) -> Mapping[str, Values]:
+def _answers(engine: Engine, batch: Batch, target: Targets, calibration: Calibration) -> Mapping[str, Values]:
     predicted, x = engine.predict(batch), engine.normalise(batch)
     with np.errstate(invalid="ignore"):  # of logits that overflowed, which is told of them
-        answers = {"logits": predicted.logits, "probabilities": softmax(predicted.logits / temperature, axis=1)}
+        answers = {"logits": predicted.logits, "probabilities": calibration.probabilities(predicted.logits)}
     if predicted.features is not None:
         answers["features"] = predicted.features
     if engine.has(contract.GRADIENT):

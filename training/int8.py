@@ -4,7 +4,7 @@ The ranges of activations are those of held-out training pictures; activations a
 7 of their 8 bits: CPUs without VNNI add pairs of products in 16 bits, which 8 bits overflow
 (onnxruntime.ai/docs/performance/model-optimizations/quantization.html), and the figures would not hold there.
 
-The temperature stays that of the float32 graph: `MOST_LOG_LOSS` is the proof that it serves both.
+The calibration stays that of the float32 graph: `MOST_LOG_LOSS` is the proof that it serves both.
 """
 
 import platform
@@ -24,9 +24,9 @@ from sklearn.metrics import f1_score
 from service import bundle as contract
 from service.bundle import Bundle, Int8
 from service.engine import Batch, Engine, self_test_picture
+from training.calibration import negative_log_likelihood
 from training.data import Dataset, Pictures, check_classes
 from training.familiarity import Reference, detach
-from training.temperature import negative_log_likelihood
 from training.trust import searching
 
 MOST_LOSS = 0.003  # of macro F1
@@ -105,7 +105,7 @@ def _quantised(bundle: Bundle, pixels: Batch) -> bytes:
 def measure(full: Engine, near: Engine, test: Pictures, calibration_pictures: int) -> Int8:
     """What `near`, the quantised graph, is worth beside `full` on the pictures `test`; both engines have one thread."""
     ours, theirs = (engine.predict(test.pixels).logits for engine in (near, full))
-    temperature = full.manifest.temperature
+    calibration = full.manifest.calibration
     logits = near.predict(self_test_picture(near.manifest.input.size)).logits[0]
     return Int8(
         self_test=(int(logits.argmax()), float(logits.max())),
@@ -113,8 +113,8 @@ def measure(full: Engine, near: Engine, test: Pictures, calibration_pictures: in
         test_pictures=len(test),
         macro_f1=_macro_f1(ours, test),
         macro_f1_float32=_macro_f1(theirs, test),
-        log_loss=negative_log_likelihood(ours, test.labels, temperature),
-        log_loss_float32=negative_log_likelihood(theirs, test.labels, temperature),
+        log_loss=negative_log_likelihood(ours, test.labels, calibration),
+        log_loss_float32=negative_log_likelihood(theirs, test.labels, calibration),
         agreement=float((ours.argmax(1) == theirs.argmax(1)).mean()),
         speed_ratio={str(rows): _speed_ratio(full, near, test.pixels[:rows]) for rows in BATCHES},
         machine=_machine(),

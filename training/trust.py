@@ -14,13 +14,12 @@ import onnx
 from service import bundle as contract
 from service.bundle import Familiarity, Manifest
 from service.engine import Engine, Prediction
-from service.predictions import probabilities
 from training import familiarity
+from training.calibration import fit_calibration
 from training.conformal import fit_sets
 from training.data import Pictures
 from training.distribution import fit_distribution
 from training.familiarity import Reference
-from training.temperature import fit_temperature
 
 SEED = 0  # of the sample that becomes the reference
 
@@ -35,11 +34,12 @@ def trusted(manifest: Manifest, files: Files, held_out: Pictures, training: Pict
         made[contract.PREDICT] = searching(files[contract.PREDICT], reference)
         made[contract.REFERENCE] = reference.content()
     found = _predicted(manifest, made, held_out)
-    temperature = fit_temperature(found.logits, held_out.labels)
-    shares = probabilities(found.logits, temperature)
+    fitted = fit_calibration(found.logits, held_out.labels)
+    shares = fitted.probabilities(found.logits)
     told = replace(
         manifest,
-        temperature=temperature,
+        temperature=fitted.temperature,
+        entropy_power=fitted.entropy_power,
         prediction_sets=fit_sets(shares, held_out.labels),
         familiarity=_familiarity(found, made),
         distribution=fit_distribution(shares.max(1), familiarity.scores(found), shares.argmax(1), len(manifest.labels)),

@@ -26,6 +26,7 @@ def prediction(found: Prediction, sent: Sent) -> dict[str, Any]:
     return {
         **_class(found.best),
         "top": [_class(entry) for entry in found.top],
+        "temperature": found.temperature,
         "prediction_set": _set(found.prediction_set),
         "familiarity": _familiarity(found.familiarity),
         "image": {"width": sent.width, "height": sent.height, "format": sent.format},

@@ -38,7 +38,7 @@ from service.bundle import Bundle, Manifest
 from service.errors import InvalidParameter, MalformedRequest, NotFound, RequestError, short
 from service.explain import Attribution, Question
 from service.pipeline import PIXELS, Pipeline, Sent, Timing
-from service.predictions import Prediction, PredictionSet, probabilities
+from service.predictions import Prediction, PredictionSet
 from service.settings import Settings
 
 PREFIX = "/v2"
@@ -181,7 +181,7 @@ class OpenInference:
         logits = np.stack([found.logits for found in predictions])
         if asked.name == "logits":
             return Output(asked, logits)
-        return Output(asked, probabilities(logits, self._manifest.temperature).astype(np.float32))
+        return Output(asked, self._manifest.calibration.probabilities(logits).astype(np.float32))
 
     def _sets(self, asked: Requested, found: Sequence[PredictionSet | None]) -> Output:
         sets = [each for each in found if each is not None]

@@ -112,6 +112,7 @@ def _answer(manifest: Manifest) -> dict[str, Any]:
         "model": {"name": manifest.name, "version": manifest.version},
         **best,
         "top": [best],
+        "temperature": manifest.temperature,
         "prediction_set": None,
         "familiarity": None,
         "image": {"width": 8, "height": 8, "format": "PNG"},

@@ -75,7 +75,12 @@ def _share() -> Schema:
 def _prediction(manifest: Manifest, image: Schema) -> Schema:
     named = {"label": _label(manifest), "index": WHOLE, "probability": _share()}
     timing = {"type": "object", "description": "Milliseconds by stage", "additionalProperties": NUMBER}
-    trust = {"prediction_set": either(_set(manifest), NOTHING), "familiarity": either(_familiarity(), NOTHING)}
+    divisor = {"type": "number", "exclusiveMinimum": 0, "description": "What divided the logits of this picture before softmax"}
+    trust = {
+        "temperature": divisor,
+        "prediction_set": either(_set(manifest), NOTHING),
+        "familiarity": either(_familiarity(), NOTHING),
+    }
     schema = closed("The predicted class", **named, top=listed(ref("Class")), **trust, image=image, timing_ms=timing)
     schema["properties"] |= {"explanation": ref("Explanation"), "nearest": listed(_neighbour(manifest))}
     return schema

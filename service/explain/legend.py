@@ -17,7 +17,6 @@ from service.explain import render
 from service.explain.attribution import Attribution
 from service.explain.scales import Scale, ink
 from service.images import Pixels
-from service.predictions import probabilities
 
 LEAST_WIDTH = 256  # pixels
 SMALLEST, LARGEST, SHARE = 13, 40, 1 / 32  # the height of the text in pixels, and as a share of the width
@@ -50,7 +49,7 @@ class Legend:
 def legend_of(attribution: Attribution, manifest: Manifest, logits: Float32[np.ndarray, " classes"]) -> Legend:
     """The legend of an attribution of a picture with `logits` (K,)."""
     method, target, values = attribution.question.method, attribution.target, attribution.map
-    shares = probabilities(logits, manifest.temperature)
+    shares = manifest.calibration.probabilities(logits)
 
     def named(index: int) -> str:
         return f"{_label(manifest.labels[index], index)} ({_percent(float(shares[index]))})"

@@ -11,7 +11,6 @@ from jaxtyping import Float, Float32, Int
 from service.engine import Engine
 from service.explain.baselines import Fitted, pixels_of
 from service.explain.segments import count, grid
-from service.predictions import probabilities
 
 BLOCKS = 8  # a side: single pixels taken away at random fool a network more than they inform it
 LEVELS = 17  # how many shares of the blocks, from none to all, are tried
@@ -61,7 +60,7 @@ def _area(engine: Engine, before: Fitted, after: Fitted, cut: np.ndarray, order:
     rank[order] = np.arange(len(order))
     shares = np.linspace(0, len(order), LEVELS)
     batch = np.stack([np.where((rank[cut] < share)[:, :, None], after, before) for share in shares])
-    return float(probabilities(engine.predict(batch).logits, engine.manifest.temperature)[:, index].mean())
+    return float(engine.manifest.calibration.probabilities(engine.predict(batch).logits)[:, index].mean())
 
 
 def sensitivity(pixels: Fitted, values: Map, again: Callable[[Fitted], Map], seed: int = 0) -> float:

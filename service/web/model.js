@@ -43,8 +43,13 @@ function plots() {
   return sheet(t("model.plots"), el("div", { class: "plots" }, names.map(plot)));
 }
 
+function calibration(temperature, power) {
+  if (power) return t("model.entropy", { temperature: number(temperature, 3), power: number(power, 3) });
+  return temperature === 1 ? t("model.uncalibrated") : number(temperature, 3);
+}
+
 function what() {
-  const { name, version, labels, input, temperature, features, device, provenance } = state.manifest;
+  const { name, version, labels, input, temperature, entropy_power = 0, features, device, provenance } = state.manifest;
   const named = labels.length > MOST_LABELS ? `${labels.slice(0, MOST_LABELS).join(", ")}, …` : labels.join(", ");
   return sheet(
     t("model.facts"),
@@ -53,7 +58,7 @@ function what() {
       [t("model.version"), el("code", {}, version)],
       [t("model.classes", { count: labels.length }), named],
       [t("model.input"), t("model.input.value", { size: input.size, rule: t(`resize.${input.resize}`) })],
-      [t("model.temperature"), temperature === 1 ? t("model.uncalibrated") : number(temperature, 3)],
+      [t("model.temperature"), calibration(temperature, entropy_power)],
       [t("model.features"), features],
       [t("model.device"), `${device.name} (${device.provider}, ${device.precision})`],
       [t("model.data"), provenance.data?.name],

@@ -185,7 +185,7 @@ export class Probe {
   #contrast() {
     const { index, against } = this.question();
     if (against === null) return null;
-    const difference = (answer) => state.manifest.temperature * Math.log(share(answer, index) / share(answer, against));
+    const difference = (answer) => answer.temperature * Math.log(share(answer, index) / share(answer, against));
     const names = { label: state.manifest.labels[index], other: state.manifest.labels[against] };
     return words(t("probe.difference", { ...names, fall: figure(difference(this.after) - difference(this.before), true) }));
   }
@@ -195,16 +195,16 @@ export class Probe {
     const [all, under] = [sum(map.values, () => 1), sum(map.values, (at) => covered[at])];
     const part = all.favour > 0 ? percent(under.favour / all.favour) : "–";
     const additive = "completeness_gap" in explanation.quality;
-    const values = { part, fall: figure(-under.total, true), expected: percent(expected(was, under.total)) };
+    const values = { part, fall: figure(-under.total, true), expected: percent(expected(was, under.total, this.before.temperature)) };
     const kind = !additive ? "where" : this.question().against === null ? "amount" : "logits";
     return el("li", {}, el("b", {}, method.title), " ", t(`probe.claim.${kind}`, values));
   }
 }
 
-/** The probability that is left if the target's logit falls by `fall` and all others stay. */
-function expected(was, fall) {
+/** The probability that is left if the target's logit falls by `fall` and all others, and the temperature, stay. */
+function expected(was, fall, temperature) {
   const sure = Math.min(1 - 1e-9, Math.max(1e-9, was));
-  return 1 / (1 + Math.exp(fall / state.manifest.temperature - Math.log(sure / (1 - sure))));
+  return 1 / (1 + Math.exp(fall / temperature - Math.log(sure / (1 - sure))));
 }
 
 const share = (answer, index) => answer.top.find((entry) => entry.index === index).probability;

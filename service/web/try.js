@@ -67,7 +67,7 @@ function refused(problem, name) {
 }
 
 function verdict({ label, probability }) {
-  const calibrated = state.manifest.temperature !== 1;
+  const calibrated = state.manifest.temperature !== 1 || state.manifest.entropy_power > 0;
   const values = { share: percent(probability), hundred: Math.round(100 * probability) };
   const sense = t(calibrated ? "try.calibrated" : "try.uncalibrated", values);
   const said = el("p", { class: "verdict" }, el("strong", {}, label), " ", el("span", {}, percent(probability)));

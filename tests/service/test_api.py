@@ -51,7 +51,18 @@ def test_three_ways_in_give_the_same_prediction(server):
     form = answered(server.client.post("/predict", files={"image": ("a.png", GOOD, "image/png")}))
     told = answered(server.client.post("/predict", json={"image": b64(GOOD)}))
     assert plain(raw) == plain(form) == plain(told)
-    assert set(raw) == {"model", "label", "index", "probability", "top", "prediction_set", "familiarity", "image", "timing_ms"}
+    assert set(raw) == {
+        "model",
+        "label",
+        "index",
+        "probability",
+        "top",
+        "temperature",
+        "prediction_set",
+        "familiarity",
+        "image",
+        "timing_ms",
+    }
     assert raw["image"] == {"width": 96, "height": 64, "format": "PNG"}
     assert raw["top"][0] == {key: raw[key] for key in ("label", "index", "probability")}
     assert [len(raw["top"]), sum(entry["probability"] for entry in raw["top"]) <= 1.0001] == [3, True]

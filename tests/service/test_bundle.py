@@ -155,6 +155,8 @@ def test_external_tensor_data_is_refused_when_loaded(bundle):
         lambda d: d.pop("labels"),
         lambda d: d.update(labels=["cat", "cat"]),
         lambda d: d.update(temperature=0),
+        lambda d: d.update(entropy_power=-0.1),
+        lambda d: d.update(entropy_power=1.1),
         lambda d: d.update(surprise=1),
         lambda d: d["input"].update(resize="squeeze"),
         lambda d: d["input"].update(std=[1, 1]),

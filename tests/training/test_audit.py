@@ -70,7 +70,7 @@ def test_an_interval_of_a_share_is_as_wide_as_theory_says():
 
 def test_measured_sets_are_the_served_ones(made, dataset):
     found = made.predict(dataset.test.pixels)
-    shares = softmax(found.logits.astype(np.float64) / made.manifest.temperature, axis=1)
+    shares = made.manifest.calibration.probabilities(found.logits)
     for by_class, kind in ((False, "marginal"), (True, "by_class")):
         held = sets.members(shares, np.asarray(getattr(made.manifest.prediction_sets, kind)["0.90"]))
         for row, members in zip(found.rows(), held, strict=True):

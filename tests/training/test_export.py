@@ -17,7 +17,6 @@ from tests.servers import ROOT
 from training import parity
 from training.data import check_same
 from training.familiarity import TEXTURE
-from training.temperature import fit_temperature, negative_log_likelihood
 
 
 @pytest.fixture(scope="module")
@@ -121,18 +120,6 @@ def test_other_data_is_refused(dataset, tmp_path):
 
     with pytest.raises(DataError, match="name that with --data"):
         check_same(replace(dataset, fingerprint="0" * 64), dataset.fingerprint, tmp_path)
-
-
-def test_the_temperature_has_the_least_loss():
-    rng = np.random.default_rng(0)
-    logits = rng.normal(size=(4000, 5)) * 2
-    labels = np.array([rng.choice(5, p=np.exp(row) / np.exp(row).sum()) for row in logits])
-    sharp = (logits * 3).astype(np.float32)
-    found = fit_temperature(sharp, labels)
-    assert found == pytest.approx(3, rel=0.05)
-    assert all(
-        negative_log_likelihood(sharp, labels, found) <= negative_log_likelihood(sharp, labels, found * f) for f in (0.9, 1.1)
-    )
 
 
 def test_the_command_line_trains_exports_and_tells(drawn, tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from service.predictions import probabilities as calibrated
+from service.calibration import Calibration
 
 BINS = 15
 
@@ -18,11 +18,12 @@ Probabilities = Float64[np.ndarray, "rows classes"]
 Labels = Int64[np.ndarray, " rows"]
 
 
-def calibration(logits: np.ndarray, labels: Labels, temperature: float) -> Mapping[str, Any]:
-    """The error before and after the temperature, and the reliability diagram after it."""
-    before, after = calibrated(logits, 1.0), calibrated(logits, temperature)
+def calibration(logits: np.ndarray, labels: Labels, fitted: Calibration) -> Mapping[str, Any]:
+    """The error before and after calibration, and the reliability diagram after it."""
+    before, after = Calibration().probabilities(logits), fitted.probabilities(logits)
     return {
-        "temperature": temperature,
+        "temperature": fitted.temperature,
+        "entropy_power": fitted.entropy_power,
         "ece_before": error(before, labels),
         "ece": error(after, labels),
         "log_loss_before": log_loss(before, labels),

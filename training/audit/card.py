@@ -94,8 +94,8 @@ def _accuracy(report: Report) -> str:
 def _trust(manifest: Manifest, report: Report) -> str:
     calibrated = report["calibration"]
     says = (
-        f"Probabilities are softmax(logits / {manifest.temperature:.3f}). Expected calibration error in 15 bins: {calibrated['ece']:.2%} "
-        f"({calibrated['ece_before']:.2%} without the temperature).\n"
+        f"Probabilities are {_calibration(manifest)}. Expected calibration error in 15 bins: {calibrated['ece']:.2%} "
+        f"({calibrated['ece_before']:.2%} before calibration).\n"
     )
     told = ["## How far to trust an answer\n", says]
     if report["prediction_sets"]:
@@ -207,6 +207,13 @@ def _reproduce(manifest: Manifest, report: Report) -> str:
         f"## How to reproduce\n\n`python -m training audit BUNDLE --data {report['data']['name']} --seed {seed}` makes report.json and this "
         f"card again; predict.onnx has sha256 `{manifest.files[PREDICT].sha256}`.\n"
     )
+
+
+def _calibration(manifest: Manifest) -> str:
+    if not manifest.entropy_power:
+        return f"softmax(logits / {manifest.temperature:.3f})"
+    entropy = "the entropy of softmax(logits) as a share of the most there can be"
+    return f"softmax(logits / T), T = {manifest.temperature:.3f} · H^{manifest.entropy_power:.3f}, H {entropy}"
 
 
 def _interval(ends: list[float]) -> str:

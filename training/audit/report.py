@@ -7,7 +7,6 @@ import numpy as np
 
 from service.bundle import GRADIENT, PREDICT, Bundle
 from service.engine import Engine
-from service.predictions import probabilities
 from training.audit.accuracy import accuracy
 from training.audit.attacks import robustness
 from training.audit.calibration import calibration
@@ -24,7 +23,7 @@ from training.audit.slices import slices
 from training.audit.strangers import strangers
 from training.data import Dataset, Pictures
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 STRANGERS, ATTACKED, CORRUPTED, EXPLAINED, EDITED = 1000, 200, 500, 60, 2000  # pictures
 
 Section = Callable[[], Any]
@@ -36,11 +35,11 @@ def audit(bundle: Bundle, dataset: Dataset, seed: int, run: Watched) -> dict[str
     engine, test = Engine(bundle, "cpu"), dataset.test
     found = engine.predict(test.pixels)
     predicted, manifest = found.logits.argmax(1), engine.manifest
-    shares = probabilities(found.logits, manifest.temperature)
+    shares = manifest.calibration.probabilities(found.logits)
     attacked, spoilt, edited, explained = (_drawn(test, count, seed) for count in (ATTACKED, CORRUPTED, EDITED, EXPLAINED))
     sections: dict[str, Section] = {
         "test": lambda: accuracy(predicted, test.labels, manifest, seed),
-        "calibration": lambda: calibration(found.logits, test.labels, manifest.temperature),
+        "calibration": lambda: calibration(found.logits, test.labels, manifest.calibration),
         "prediction_sets": lambda: sets(shares, test.labels, manifest),
         "familiarity": lambda: familiarity(engine, found, strangers(test.pixels, manifest.input, STRANGERS, seed)),
         "bias": lambda: {
