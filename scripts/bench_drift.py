@@ -14,9 +14,10 @@ import numpy as np
 from tqdm import tqdm
 
 from scripts.load import machine, table
-from service.bundle import Distribution, load
+from service.bundle import load
 from service.drift import ASPECTS, LEAST, WINDOW, Records, Window, drift
 from service.engine import Engine
+from service.manifest import Distribution
 from service.settings import EMBEDDED_BUNDLE
 from training.audit.corruptions import corrupted
 from training.audit.strangers import strangers

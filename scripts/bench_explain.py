@@ -20,9 +20,9 @@ import torch
 from captum.attr import IntegratedGradients, LayerGradCam, NoiseTunnel, Saliency
 
 from service import bundle as contract
-from service.bundle import Input, Manifest
 from service.engine import Engine
 from service.explain import cam, gradients
+from service.manifest import Input, Manifest
 from training.data import drawn_pictures
 from training.export import export_core, graphs
 from training.parity import copy_of

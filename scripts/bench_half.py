@@ -17,7 +17,7 @@ from bench_parity import CLASSES, OPSET, SIZES, SMALL, export, network_of
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from service import bundle as contract
-from service.bundle import Parity
+from service.manifest import Parity
 from service.settings import EMBEDDED_BUNDLE
 from training.autodiff import cam_graph, gradient_graph
 from training.data import drawn_pictures, read

@@ -17,7 +17,7 @@ import torchvision
 from captum.attr import Saliency
 from torch import Tensor, nn
 
-from service.bundle import Parity
+from service.manifest import Parity
 from training.autodiff import gradient_graph
 from training.data import drawn_pictures
 from training.foreign import Names, read_core

@@ -32,10 +32,10 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from service import table
-from service.bundle import Manifest
 from service.engine import MAX_ROWS, Engine, Row
 from service.errors import BodyTooLarge, BulkError, InvalidParameter, RequestError, Stopped, short
 from service.explain import Question, Target, explain
+from service.manifest import Manifest
 from service.pipeline import receive
 from service.predictions import TOP_K, Asked, predict
 

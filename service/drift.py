@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64, Integer
 
-from service.bundle import Bins, Distribution
+from service.manifest import Bins, Distribution
 
 WINDOW, LEAST = 1000, 500  # predictions that are looked at; with fewer, chance alone moves the index
 RECORD = struct.Struct("4d")

@@ -28,8 +28,9 @@ import onnxruntime as ort
 from jaxtyping import Float32, Int64, UInt8
 
 from service import bundle as contract
-from service.bundle import Bundle, Manifest
+from service.bundle import Bundle
 from service.errors import BundleError, DeviceError, MethodUnavailable
+from service.manifest import Manifest
 from service.settings import Device, Precision
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)

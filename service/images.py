@@ -19,8 +19,8 @@ import numpy as np
 from jaxtyping import Int64, UInt8, UInt16
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from service.bundle import Input
 from service.errors import PictureTooLarge, RequestError, UndecodablePicture, UnsupportedFormat
+from service.manifest import Input
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MEDIA_TYPES = {"image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP"}

@@ -19,7 +19,6 @@ import numpy as np
 from jaxtyping import UInt8
 
 from service import images, masks
-from service.bundle import Input
 from service.engine import MAX_ROWS, Engine, Row, self_test_picture
 from service.errors import RequestError
 from service.explain import Attribution, Question, legend, masked, render, segments
@@ -27,6 +26,7 @@ from service.explain.legend import Legend
 from service.explainer import Explainer, Job
 from service.images import Opened, Pixels
 from service.lanes import Lane, Ticket
+from service.manifest import Input
 from service.metrics import Metrics
 from service.neighbours import PREDICTING, Neighbours
 from service.predictions import Asked, Prediction, predict

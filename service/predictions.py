@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32
 
-from service.bundle import Manifest
 from service.calibration import softmax
 from service.engine import Row
 from service.errors import InvalidParameter, short
+from service.manifest import Manifest
 
 TOP_K = 3
 COVERAGE = "0.95"

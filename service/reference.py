@@ -13,8 +13,9 @@ import numpy as np
 
 from service import bundle as contract
 from service import images
-from service.bundle import Bundle, Input
+from service.bundle import Bundle
 from service.errors import NotFound
+from service.manifest import Input
 from service.predictions import Neighbour
 
 MAX_PIXELS = 100_000_000

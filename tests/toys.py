@@ -4,8 +4,8 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from service import bundle as contract
-from service.bundle import Input, Manifest
 from service.engine import Engine
+from service.manifest import Input, Manifest
 from training.export import Core, graphs
 
 SIZE = 16

@@ -14,9 +14,10 @@ from tqdm import tqdm
 
 from service import bundle as contract
 from service import images
-from service.bundle import CARD, Bundle, Input, Manifest
+from service.bundle import CARD, Bundle
 from service.engine import Engine
 from service.explain import available
+from service.manifest import Input, Manifest
 from training import audit, data, export, foreign, int8, planted, runs
 from training.audit import board, comparison, schema
 from training.audit.card import card

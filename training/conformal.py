@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from scipy.stats import beta
 
-from service.bundle import PredictionSets
+from service.manifest import PredictionSets
 
 COVERAGES = ("0.90", "0.95", "0.99")
 CONFIDENCE = 0.9

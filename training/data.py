@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from service import images
-from service.bundle import Input
 from service.errors import RequestError
+from service.manifest import Input
 
 CIFAR10 = "cifar10"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")

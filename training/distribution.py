@@ -8,8 +8,8 @@ classes do not make an index of chance alone: for equal distributions it is (bin
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from service.bundle import Bins, Distribution
 from service.drift import counts
+from service.manifest import Bins, Distribution
 
 MOST_BINS, PICTURES_A_BIN = 10, 25
 

@@ -31,8 +31,9 @@ from sklearn.metrics import classification_report
 from torch import Tensor, nn
 
 from service import bundle as contract
-from service.bundle import Bundle, Input, Manifest
+from service.bundle import Bundle
 from service.engine import Engine, self_test_picture
+from service.manifest import Input, Manifest
 from training import half, parity
 from training.autodiff import cam_graph, gradient_graph, prune
 from training.data import Dataset, Pictures, drawn_pictures

@@ -23,8 +23,8 @@ from scipy.special import logsumexp
 from torch import Tensor
 from torch.nn import functional
 
-from service.bundle import Familiarity
 from service.engine import Prediction
+from service.manifest import Familiarity
 from training.autodiff import prune
 from training.data import Pictures
 

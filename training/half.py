@@ -23,9 +23,9 @@ from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_floa
 from onnxscript import ir
 
 from service import bundle as contract
-from service.bundle import Parity
 from service.calibration import Calibration
 from service.engine import SELF_TEST_TOLERANCE, Batch, Engine, Targets, self_test_picture
+from service.manifest import Parity
 from training.parity import ParityError, compare
 
 HALF, FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT

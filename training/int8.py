@@ -22,8 +22,9 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from sklearn.metrics import f1_score
 
 from service import bundle as contract
-from service.bundle import Bundle, Int8
+from service.bundle import Bundle
 from service.engine import Batch, Engine, self_test_picture
+from service.manifest import Int8
 from training.calibration import negative_log_likelihood
 from training.data import Dataset, Pictures, check_classes
 from training.familiarity import Reference, detach

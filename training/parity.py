@@ -18,9 +18,9 @@ from captum.attr import InputXGradient, IntegratedGradients, LayerGradCam, Salie
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from service.bundle import Parity
 from service.engine import Engine
 from service.explain import gradients
+from service.manifest import Parity
 from training.networks import Network
 
 PICTURES, DRAWN = 64, 8

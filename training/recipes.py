@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from service.bundle import Input
+from service.manifest import Input
 from training.muon import Muon
 from training.networks import CandorNet, Network, build
 

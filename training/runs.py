@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from service.bundle import Input
+from service.manifest import Input
 from training.networks import Network
 from training.recipes import Recipe, Scheduled
 

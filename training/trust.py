@@ -12,8 +12,8 @@ from pathlib import Path
 import onnx
 
 from service import bundle as contract
-from service.bundle import Familiarity, Manifest
 from service.engine import Engine, Prediction
+from service.manifest import Familiarity, Manifest
 from training import familiarity
 from training.calibration import fit_calibration
 from training.conformal import fit_sets

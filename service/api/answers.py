@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from service.bundle import Manifest
 from service.engine import Engine
 from service.explain import Attribution, Method, Parameter, Question, available, render
 from service.explain.segments import count
+from service.manifest import Manifest
 from service.pipeline import Sent
 from service.predictions import Class, Familiarity, Prediction, PredictionSet
 from service.reference import Reference

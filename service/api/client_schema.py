@@ -6,7 +6,7 @@ Of a property of type "file" the client takes a path, an open file or a picture 
 from typing import Any
 
 from service.api import openapi
-from service.bundle import Manifest
+from service.manifest import Manifest
 
 
 def document(manifest: Manifest) -> dict[str, Any]:

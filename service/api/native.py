@@ -15,10 +15,11 @@ from service.api.card import HTML, MARKDOWN, Card
 from service.api.options import Options
 from service.api.presence import while_connected
 from service.api.rows import together
-from service.bundle import Bundle, Manifest
+from service.bundle import Bundle
 from service.errors import InvalidParameter, MalformedRequest, NotAcceptable, NotFound, RequestError
 from service.explain import Attribution
 from service.explain.legend import legend_of
+from service.manifest import Manifest
 from service.metrics import CONTENT_TYPE
 from service.pipeline import Pipeline, Sent, Timing
 from service.predictions import Prediction

@@ -34,9 +34,10 @@ from service.api.options import Options
 from service.api.presence import while_connected
 from service.api.rows import together
 from service.api.tensors import Inference, Output, Requested, Row
-from service.bundle import Bundle, Manifest
+from service.bundle import Bundle
 from service.errors import InvalidParameter, MalformedRequest, NotFound, RequestError, short
 from service.explain import Attribution, Question
+from service.manifest import Manifest
 from service.pipeline import PIXELS, Pipeline, Sent, Timing
 from service.predictions import Prediction, PredictionSet
 from service.settings import Settings

@@ -7,11 +7,11 @@ from service.api import problems, protocol_paths
 from service.api.card import HTML, MARKDOWN
 from service.api.options import DEFAULT_METHOD, MOST_MS, OF_EXPLANATIONS
 from service.api.schemas import BASE64, OBJECT, PICTURE, TEXT, components, either, errors, ref
-from service.bundle import Manifest
 from service.errors import NotAcceptable, NotFound, RequestError, TooManyRequests, Unavailable
 from service.explain import Parameter, available
 from service.explain.segments import LEAST, MOST
 from service.images import MEDIA_TYPES
+from service.manifest import Manifest
 from service.pipeline import DEADLINE_MS
 from service.predictions import COVERAGE, TOP_K
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from service.bundle import Manifest
 from service.errors import InvalidParameter, short
 from service.explain import METHODS, Question, ask, check_masked
+from service.manifest import Manifest
 from service.pipeline import DEADLINE_MS
 from service.predictions import COVERAGE, TOP_K, Asked, check_coverage, check_nearest, check_top_k
 

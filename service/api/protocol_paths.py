@@ -5,8 +5,8 @@ from typing import Any
 from service.api.open_inference import ATTRIBUTION, outputs_of
 from service.api.schemas import BASE64, FLAG, OBJECT, PICTURE, TEXT, WHOLE, Schema, closed, either, errors, listed
 from service.api.tensors import HEADER
-from service.bundle import Manifest
 from service.errors import NotAcceptable
+from service.manifest import Manifest
 
 _JSON, _BINARY = "application/json", "application/octet-stream"
 

@@ -5,8 +5,8 @@ Answers may gain fields, so none of them is closed.
 
 from typing import Any
 
-from service.bundle import Manifest
 from service.errors import MethodNotAllowed, NotFound, RequestError
+from service.manifest import Manifest
 
 Schema = dict[str, Any]
 

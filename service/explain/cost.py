@@ -5,10 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 from service import bundle
-from service.bundle import Manifest
 from service.explain.methods import METHODS
 from service.explain.quality import FAITHFULNESS_PASSES, NOISY_COPIES
 from service.explain.question import Question
+from service.manifest import Manifest
 
 FEWEST = 4  # steps or samples that are never gone below
 LAST = "grad_cam"  # what costs little more than a prediction

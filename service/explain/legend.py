@@ -12,11 +12,11 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from service.bundle import Manifest
 from service.explain import render
 from service.explain.attribution import Attribution
 from service.explain.scales import Scale, ink
 from service.images import Pixels
+from service.manifest import Manifest
 
 LEAST_WIDTH = 256  # pixels
 SMALLEST, LARGEST, SHARE = 13, 40, 1 / 32  # the height of the text in pixels, and as a share of the width

@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Float32
 
 from service import bundle
-from service.bundle import Manifest
 from service.engine import Engine, Rows
 from service.explain import cam, gradients, perturbation
 from service.explain.baselines import BASELINES, Fitted
@@ -18,6 +17,7 @@ from service.explain.quality import completeness_gap, cosine
 from service.explain.scales import Scale
 from service.explain.segments import cells
 from service.explain.target import Target
+from service.manifest import Manifest
 
 Sign = Literal["signed", "positive"]
 Map = Float32[np.ndarray, "size size"]

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from service.bundle import Manifest
 from service.errors import InvalidParameter, MethodUnavailable, short
 from service.explain.methods import METHODS, Method, Parameter, available
 from service.explain.segments import Segments
 from service.explain.target import Target, find_target
+from service.manifest import Manifest
 
 Quality = Literal["basic", "full"]
 

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from service.bundle import Manifest
 from service.engine import Logits, Targets
 from service.errors import InvalidParameter, short
+from service.manifest import Manifest
 from service.predictions import find_class
 
 

@@ -6,8 +6,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from service.bundle import GRADIENT, MANIFEST, PREDICT, Bins, Digest, Distribution, Input, Int8, Manifest, Parity, load, write
+from service.bundle import GRADIENT, PREDICT, load, write
 from service.errors import DigestError, ExternalDataError, ManifestError, MissingFileError, SchemaVersionError
+from service.manifest import MANIFEST, Bins, Digest, Distribution, Input, Int8, Manifest, Parity
 
 MANIFEST_OF_TWO = Manifest(
     name="two",

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from service import bundle as contract
-from service.bundle import Bins, Distribution
 from service.drift import LEAST, WINDOW, Window, counts, drift, stability_index
+from service.manifest import Bins, Distribution
 from service.metrics import Metrics
 from tests.pictures import COLOURS, draw, encode
 from tests.servers import ROOT, Server

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from service import images
-from service.bundle import Input
 from service.errors import PictureTooLarge, RequestError, UndecodablePicture, UnsupportedFormat
+from service.manifest import Input
 from tests.pictures import draw, encode
 
 MOST = 50_000_000

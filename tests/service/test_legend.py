@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from service.bundle import Input, Manifest
 from service.explain import METHODS, Attribution, Question, Target, legend
+from service.manifest import Input, Manifest
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
 LABELS = ("ship", "café au lait", "\u732b", "a" * 300, "sea  lion,\n lying", "")

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from service import images, masks
-from service.bundle import Input
 from service.errors import InvalidParameter
 from service.explain import METHODS, ask, explain, masked
 from service.explain.baselines import pixels_of
 from service.explain.segments import areas, of_labels
+from service.manifest import Input
 from tests import toys
 from tests.pictures import draw, encode
 from tests.servers import ROOT

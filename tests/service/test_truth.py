@@ -8,11 +8,11 @@ from captum.attr import FeatureAblation, Occlusion
 from onnx import numpy_helper
 
 from service import bundle as contract
-from service.bundle import Manifest
 from service.engine import Engine
 from service.explain import METHODS, ask, explain
 from service.explain.baselines import pixels_of
 from service.explain.segments import areas, count, grid
+from service.manifest import Manifest
 from tests import toys
 from tests.pictures import draw
 

@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from service import bundle as contract
 from service.engine import Engine
+from service.manifest import Digest
 from service.predictions import Asked, predict
 from tests.servers import ROOT
 from training.audit import (
@@ -241,7 +242,7 @@ def test_only_a_report_of_the_same_graph_data_and_seed_is_compared_with(audited,
     assert comparison.report_of(audited[0], fingerprint, 1) is None
     assert comparison.report_of(audited[0], "0" * 64, 0) is None
     assert comparison.report_of(bundle, fingerprint, 0) is None, "what the export measured is no audit"
-    foreign = audited[0].manifest.files | {contract.PREDICT: contract.Digest("1" * 64, 1)}
+    foreign = audited[0].manifest.files | {contract.PREDICT: Digest("1" * 64, 1)}
     swapped = replace(audited[0], manifest=replace(audited[0].manifest, files=foreign))
     assert comparison.report_of(swapped, fingerprint, 0) is None
 

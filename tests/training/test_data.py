@@ -5,7 +5,7 @@ import tarfile
 import numpy as np
 import pytest
 
-from service.bundle import Input
+from service.manifest import Input
 from tests.pictures import COLOURS, draw, encode
 from training import data
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from service import bundle as contract
-from service.bundle import Parity
 from service.engine import Engine
+from service.manifest import Parity
 from tests.servers import ROOT
 from training import parity
 from training.data import check_same

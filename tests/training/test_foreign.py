@@ -12,9 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from service import bundle as contract
-from service.bundle import Input, Manifest
 from service.engine import Engine
 from service.explain import METHODS, ask, explain
+from service.manifest import Input, Manifest
 from tests.pictures import draw, encode
 from tests.servers import ROOT
 from training import data

@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from service import bundle as contract
 from service.api.answers import public_manifest
-from service.bundle import Input, Manifest
 from service.engine import Engine
+from service.manifest import Input, Manifest
 from tests.servers import ROOT
 from training import export
 from training.export import Core, make_foreign_bundle

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from service import bundle as contract
-from service.bundle import Int8
 from service.engine import Engine
+from service.manifest import Int8
 from tests.servers import ROOT
 from training.data import Dataset, Pictures, drawn_pictures
 from training.int8 import Int8Error, add_int8, check

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from sklearn.metrics import classification_report, confusion_matrix
 
-from service.bundle import Manifest
+from service.manifest import Manifest
 
 RESAMPLES = 1000
 INTERVAL = (2.5, 97.5)  # percentiles

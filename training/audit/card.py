@@ -7,7 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from service.bundle import PREDICT, Manifest
+from service.bundle import PREDICT
+from service.manifest import Manifest
 from training.audit.comparison import table
 from training.audit.findings import P_VALUE
 

@@ -20,6 +20,7 @@ from service import bundle as contract
 from service.bundle import Bundle
 from service.engine import Engine
 from service.explain import Attribution, ask, available, explain, quality
+from service.manifest import Manifest
 
 METHODS = ("integrated_gradients", "grad_cam", "occlusion")
 DEPTHS = (0.25, 0.5, 1.0)  # shares of the network's weights, from its head on, that are shuffled
@@ -101,7 +102,7 @@ def _broken(bundle: Bundle, depth: float, seed: int) -> Engine:
     chosen = set(order[-max(1, round(len(order) * depth)) :])
     made = {name: _shuffled(onnx.load_model_from_string(content), chosen, seed) for name, content in files.items()}
     with tempfile.TemporaryDirectory() as scratch:
-        manifest = contract.Manifest(bundle.manifest.name, bundle.manifest.labels, bundle.manifest.input)
+        manifest = Manifest(bundle.manifest.name, bundle.manifest.labels, bundle.manifest.input)
         return Engine(contract.write(Path(scratch) / "broken", manifest, made), "cpu")
 
 

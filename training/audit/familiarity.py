@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float64
 from sklearn.metrics import roc_auc_score
 
-from service.bundle import Manifest
 from service.engine import Engine, Prediction
+from service.manifest import Manifest
 from service.predictions import Asked, predict
 from training.audit.strangers import Pixels
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from service.bundle import Manifest
+from service.manifest import Manifest
 
 MOST = 100
 

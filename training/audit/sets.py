@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from service.bundle import Manifest
+from service.manifest import Manifest
 
 Members = Bool[np.ndarray, "rows classes"]
 

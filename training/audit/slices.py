@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float64, Int64, UInt8
 from scipy import ndimage
 from sklearn.metrics import accuracy_score
 
-from service.bundle import Manifest
+from service.manifest import Manifest
 from training.audit.accuracy import interval
 
 SHUFFLES = 500

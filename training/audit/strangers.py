@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from sklearn.datasets import load_digits, load_sample_images
 
 from service import images
-from service.bundle import Input
+from service.manifest import Input
 
 TILES = 8  # a side
 
