@@ -29,6 +29,7 @@ OVER = 4  # times the capacity
 POOL = 2_048  # connections of the overload
 GOOD, GATHERINGS = 31, 20
 WORKING, FIRST = 16, 20_000  # connections of the memory section, and the requests after which memory is first read
+KEPT = 1_000  # requests over the same connections; new ones reach every process
 BAD_SHARE, EXPLAINED_SHARE, EXPLANATION_MS = 0.05, 0.1, 2_000
 PICTURES = 200
 OK, WRONG, REFUSED = 200, range(400, 500), (429, 503, 504)
@@ -223,17 +224,13 @@ def memory_section(plan: Plan) -> str:
 
 def worked(server: Server, requests: Iterator[tuple[str, Request]], statuses: Mapping[str, Counter[int]]) -> list[float]:
     """Sends `requests`, counts their answers by the kind of picture, and reads the memory afterwards."""
-    kinds: list[str] = []
+    while some := list(itertools.islice(requests, KEPT)):
 
-    def raws() -> Iterator[bytes]:
-        for kind, request in requests:
-            kinds.append(kind)
-            yield request.raw()
+        def count(answer: Answer, some: Sequence[tuple[str, Request]] = some) -> None:
+            statuses[some[answer.number][0]][answer.status] += 1
 
-    def count(answer: Answer) -> None:
-        statuses[kinds[answer.number]][answer.status] += 1
-
-    arrivals.run(arrivals.closed_loop(server.port, raws(), WORKING, count))
+        raws = (request.raw() for _, request in some)
+        arrivals.run(arrivals.closed_loop(server.port, raws, WORKING, count))
     return resident_mib(server)
 
 

@@ -37,6 +37,20 @@ def shell(script, tmp_path, **settings):
     )
 
 
+def shown(key):
+    """The first value of `key` in the answer that README shows, as text."""
+    (answer,) = re.findall(r"```\n(\{.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    return re.search(rf'"{key}": (\[.*?\]|[^,}}]+)', answer)[1].strip('"')
+
+
+def first(value, key):
+    """The first value of `key` in nested JSON, in its order."""
+    if isinstance(value, dict):
+        found = [value[key]] if key in value else [first(part, key) for part in value.values()]
+        return next((part for part in found if part is not None), None)
+    return None
+
+
 def test_every_block_is_known_to_these_tests():
     for block in BLOCKS:
         assert any(
@@ -57,7 +71,12 @@ def test_scripts_serve_serves_and_the_curl_blocks_answer(tmp_path):
             done = shell(script, tmp_path)
             assert done.returncode == 0, done.stderr
             if "explain=grad_cam" in block:
-                assert json.loads(done.stdout)["explanation"]["method"] == "grad_cam"
+                told = json.loads(done.stdout)
+                for number in ("probability", "temperature", "score", "threshold", "scale", "limit", "class_cosine"):
+                    assert float(shown(number)) == pytest.approx(first(told, number), abs=2e-3), number
+                for name in ("version", "label", "method", "format"):
+                    assert shown(name) == first(told, name)
+                assert json.loads(shown("labels")) == told["prediction_set"]["labels"]
     assert server.process.returncode == 0
     assert size(tmp_path / "overlay.png") == size(ROOT / "docs/images/red-ball.jpg")
 
