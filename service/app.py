@@ -5,6 +5,7 @@ times the request, and what else it puts before a mounted application is taken a
 everything heavy is imported where the service starts.
 """
 
+import asyncio
 import ctypes
 import gc
 import logging
@@ -32,8 +33,6 @@ SETTINGS = Settings.from_environment()
 M_ARENA_MAX = -8  # of glibc's malloc.h
 log = logging.getLogger("candor")
 logs.configure(SETTINGS.log_format)
-# libuv, under uvloop, takes every connection that waits; told so, it leaves some to the other processes
-os.environ.setdefault("UV_TCP_SINGLE_ACCEPT", "1")
 
 
 class Front:
@@ -83,13 +82,13 @@ def _settle() -> None:
         libc.malloc_trim(0)
 
 
-def _neighbours() -> "Neighbours | None":
+def _neighbours() -> "Neighbours":
     """The other processes: BentoML numbers them from 1, and gives them a folder that is empty at every start."""
     from service.neighbours import Neighbours  # noqa: PLC0415
 
     folder, number = os.environ.get("PROMETHEUS_MULTIPROC_DIR"), bentoml.server_context.worker_index
     if SETTINGS.processes == 1 or folder is None or number is None:
-        return None
+        return Neighbours()
     return Neighbours(Path(folder) / "neighbours", number - 1)
 
 
@@ -120,7 +119,8 @@ class Candor:
         metrics.device.labels(engine.provider, SETTINGS.wanted).set(1)
         metrics.workers.set(SETTINGS.processes)
         self.drain = Drain(SETTINGS.drain_seconds, metrics)
-        self._pipeline = Pipeline(engine, SETTINGS, metrics, _neighbours())
+        self._neighbours = _neighbours()
+        self._pipeline = Pipeline(engine, SETTINGS, metrics, self._neighbours)
         self.app: ASGIApp = build(self._pipeline, bundle, SETTINGS, self.drain)
         self._traced = self._trace()
         log.info("serving %s %s on %s", bundle.manifest.name, bundle.manifest.version, engine.provider)
@@ -129,6 +129,9 @@ class Candor:
     @bentoml.on_startup  # type: ignore[untyped-decorator]
     async def listen(self) -> None:
         """Is ready, until a signal says to stop."""
+        from service import accepting  # noqa: PLC0415
+
+        accepting.share(asyncio.get_running_loop(), self._neighbours)
         self.drain.listen()
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]

@@ -13,7 +13,8 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -25,8 +26,8 @@ Result = TypeVar("Result")
 
 RECENT = 0.2  # weight of the latest batch in the mean time of an item
 TURNS = 3  # of the event loop before a batch begins on it: connections are read, requests begun, pictures decoded
-# while more wait than run together: an event loop takes one new connection a turn, and whoever is refused should not wait for a long batch
-CROWDED_TURNS, CROWDED_ROWS = 16, 8
+# while more wait than run together: whoever is refused should not wait for a long batch
+CROWDED_TURNS, CROWDED_ROWS = 6, 8
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class Lane(Generic[Item, Result]):
         metrics.queue_limit.labels(name).set(capacity)
         self._rejected = {reason: metrics.rejected.labels(name, reason) for reason in ("queue_full", "deadline", "stopping")}
         self._waiting: deque[Ticket[Item, Result]] = deque()
+        self._coming = 0
         self._changed = threading.Condition()
         self._closed = False
         self._thread = None if on_loop else threading.Thread(target=self._serve, name=f"lane {name}", daemon=True)
@@ -101,20 +103,35 @@ class Lane(Generic[Item, Result]):
         """Refuses at once, before anything is read or decoded, if the lane is full.
 
         Raises:
-            TooManyRequests: `capacity` items wait already.
+            TooManyRequests: `capacity` items wait or come already.
         """
-        if len(self._waiting) >= self._capacity:
+        if len(self._waiting) + self._coming >= self._capacity:
             self._rejected["queue_full"].inc()
             raise TooManyRequests(
                 f"{self._capacity} pictures wait in the {self.name} lane, which is its limit: ask again later",
                 _whole_seconds(self._backlog),
             )
 
+    @contextmanager
+    def coming(self) -> Iterator[None]:
+        """Keeps a place for an item that is being made: more than can wait are not worth making. It is free again afterwards, so the
+        item takes it at once.
+
+        Raises:
+            TooManyRequests: `capacity` items wait or come already.
+        """
+        self.admit()
+        self._coming += 1
+        try:
+            yield
+        finally:
+            self._coming -= 1
+
     async def run(self, item: Item, deadline: float) -> Done[Result]:
         """The result of `item`.
 
         Raises:
-            TooManyRequests: `capacity` items wait already.
+            TooManyRequests: `capacity` items wait or come already.
             Unavailable: the lane is closed, or what waits takes longer than until `deadline`.
             DeadlineExceeded: `deadline` passed while the item waited.
         """

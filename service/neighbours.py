@@ -1,6 +1,6 @@
-"""What the processes of one service know of each other: when each last computed, in memory that they share.
+"""What the processes of one service know of each other: when each last computed, how many connections it has, in memory that they share.
 
-A process that computes alone may take all cores; several take one each. Nobody waits for anybody: a process writes its own times and reads
+A process that computes alone may take all cores; several take one each. Nobody waits for anybody: a process writes its own numbers and reads
 those of the others. Times are seconds of `time.perf_counter`, which is one clock for all processes of a Linux machine.
 """
 
@@ -17,39 +17,50 @@ from service.settings import MOST_WORKERS
 QUIET_SECONDS = 0.030  # who has not computed for so long is idle
 LEASE_SECONDS = 10.0  # who has begun is at work for so long, unless it says sooner that it has ended
 PREDICTING, EXPLAINING, ASKED = 0, 1, 2  # columns: when either was computed; when a prediction was wanted for its own sake
-COLUMNS = 3
+CONNECTED = 3  # and one more, so that 0 is a process that takes none
+COLUMNS = 4
 
 
 class Neighbours:
-    """The view of process number `own`, counted from 0, on the times that all keep in `path`; a process alone needs no file."""
+    """The view of process number `own`, counted from 0, on the numbers that all keep in `path`; a process alone needs no file."""
 
     def __init__(self, path: Path | None = None, own: int = 0) -> None:
         self._own = own
-        self._times = np.zeros((MOST_WORKERS, COLUMNS)) if path is None else _shared(path)
+        self._told = np.zeros((MOST_WORKERS, COLUMNS)) if path is None else _shared(path)
         self._others = np.arange(MOST_WORKERS) != own
 
     @contextmanager
     def computing(self, what: int) -> Iterator[None]:
         """Notes that this process computes while what is inside runs, which is PREDICTING or EXPLAINING."""
-        self._times[self._own, what] = time.perf_counter() + LEASE_SECONDS
+        self._told[self._own, what] = time.perf_counter() + LEASE_SECONDS
         try:
             yield
         finally:
-            self._times[self._own, what] = time.perf_counter()
+            self._told[self._own, what] = time.perf_counter()
 
     def predict(self) -> None:
         """Notes that someone wants a prediction of this process."""
-        self._times[self._own, ASKED] = time.perf_counter()
+        self._told[self._own, ASKED] = time.perf_counter()
 
     @property
     def idle(self) -> bool:
         """Whether no other process has computed lately: all cores are this one's."""
-        return bool(time.perf_counter() - self._times[self._others, :ASKED].max() > QUIET_SECONDS)
+        return bool(time.perf_counter() - self._told[self._others, :ASKED].max() > QUIET_SECONDS)
+
+    def connected(self, count: int | None) -> None:
+        """Notes how many connections this process has; None if it takes no more."""
+        self._told[self._own, CONNECTED] = 0 if count is None else count + 1
+
+    @property
+    def fewest_connections(self) -> float:
+        """The least that another process has; infinite if there is none."""
+        told = self._told[self._others, CONNECTED]
+        return float(told[told > 0].min(initial=np.inf)) - 1
 
     @property
     def last_prediction(self) -> float:
         """When any process was last asked for a prediction."""
-        return float(self._times[:, ASKED].max())
+        return float(self._told[:, ASKED].max())
 
 
 def _shared(path: Path) -> np.ndarray:

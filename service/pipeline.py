@@ -150,10 +150,10 @@ class Pipeline:
         """Decodes and fits a picture; `keep` its ground for an overlay.
 
         Raises:
-            RequestError: it is no picture that can be taken.
+            RequestError: it is no picture that can be taken, or the lane of predictions filled up while it was read.
         """
         spec = self.engine.manifest.input
-        with timing.of("decode"):
+        with self._predict.coming(), timing.of("decode"):
             try:
                 opened = images.open_header(body, self._max_pixels)
                 if opened.pixel_count <= SMALL_PIXELS:
@@ -164,10 +164,14 @@ class Pipeline:
                 raise
 
     async def fit(self, pixels: Pixels, timing: Timing) -> Sent:
-        """Fits a picture that came as pixels."""
+        """Fits a picture that came as pixels.
+
+        Raises:
+            TooManyRequests: the lane of predictions filled up while they were read.
+        """
         height, width = pixels.shape[:2]
         spec = self.engine.manifest.input
-        with timing.of("decode"):
+        with self._predict.coming(), timing.of("decode"):
             small = height * width <= SMALL_PIXELS
             fitted = images.fit(pixels, spec) if small else await self._off_loop(lambda: images.fit(pixels, spec))
         return Sent(fitted, width, height, PIXELS, None)

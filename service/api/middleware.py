@@ -11,6 +11,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 
 from starlette.requests import Request
 from starlette.routing import Route
@@ -18,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import logs
 from service.api import problems
+from service.api.intake import READ_SECONDS
 from service.drain import Drain
 from service.errors import TooManyRequests, Unavailable
 from service.metrics import Metrics
@@ -93,6 +95,7 @@ class Measured:
 class Admitted:
     """Refuses pictures before routing and reading while too many wait: under overload most answers are refusals, so they have to be cheap.
 
+    In a crowd it looks again when the body begins to arrive, for places are few and those who came with the last batch have taken them.
     Only routes without parameters in their path, by which the router would not know more than this does. Who stops refuses everything,
     and says so.
     """
@@ -108,6 +111,9 @@ class Admitted:
         if scope["type"] == "http" and scope["path"] in self._routes and scope["method"] == "POST" and not self._drain.stopping:
             try:
                 self._pipeline.admit()
+                if self._pipeline.backlogged:
+                    receive = await _begun(receive)
+                    self._pipeline.admit()
             except TooManyRequests as error:
                 scope["route"] = self._routes[scope["path"]]
                 await problems.respond(Request(scope), error)(scope, receive, send)
@@ -149,6 +155,21 @@ class Stopping:
             await _refuse(scope, receive, send, "the service has stopped before this was answered: ask another replica")
         finally:
             self._drain.end(task)
+
+
+async def _begun(receive: Receive) -> Receive:
+    """`receive`, whose first message is there; not if it takes longer than the whole body may, which whoever reads it tells."""
+    first: Message | None = None
+    with suppress(TimeoutError):
+        async with asyncio.timeout(READ_SECONDS):
+            first = await receive()
+
+    async def again() -> Message:
+        nonlocal first
+        message, first = first, None
+        return message or await receive()
+
+    return again
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, why: str) -> None:
