@@ -114,7 +114,7 @@ class Accepting:
 
     def _for_others(self) -> bool:
         """Whether someone has fewer connections and may still come."""
-        if self._open <= self._neighbours.fewest_connections + max(1, self._open // SLACK):
+        if self._open <= self._neighbours.fewest_connections + self._open // SLACK:
             self._left_since = None
             return False
         now = self._loop.time()

@@ -45,7 +45,7 @@ def test_connections_that_come_together_are_shared(two, count):
             time.sleep(0.02)
         fewer, more = shares(two)
         assert fewer + more == count
-        assert more - fewer <= max(2, count // 4)
+        assert more - fewer <= 2 * max(1, count // 8)
     finally:
         for one in opened:
             one.close()
