@@ -36,8 +36,11 @@ def shares(server):
     return sorted(count for pid in descendants(server.process.pid) if (count := len(sockets(pid) & found)))
 
 
-@pytest.mark.parametrize("count", [2, 16, 64])
+@pytest.mark.parametrize("count", [16, 64])
 def test_connections_that_come_together_are_shared(two, count):
+    while shares(two):
+        time.sleep(0.02)
+    time.sleep(0.2)  # until who has just gone is no longer counted
     opened = [socket.create_connection(("127.0.0.1", two.port)) for _ in range(count)]
     try:
         end = time.monotonic() + 5
