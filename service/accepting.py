@@ -27,15 +27,18 @@ log = logging.getLogger("candor")
 Factory = Callable[[], asyncio.BaseProtocol]
 
 
-def share(loop: asyncio.AbstractEventLoop, neighbours: Neighbours) -> None:
-    """Lets the servers that `loop` makes of a given socket, without TLS, share its connections with `neighbours`."""
+def share(loop: asyncio.AbstractEventLoop, neighbours: Neighbours, met: Callable[[asyncio.BaseProtocol], None]) -> None:
+    """Lets the servers that `loop` makes of a given socket, without TLS, share its connections with `neighbours`.
+
+    The protocol of each connection is shown to `met` before it begins.
+    """
     make = loop.create_server
 
     async def create_server(factory: Factory, *args: Any, **options: Any) -> Any:
         listening = options.get("sock")
         if listening is None or options.get("ssl") is not None:
             return await make(factory, *args, **options)
-        return Accepting(loop, listening, factory, neighbours)
+        return Accepting(loop, listening, factory, neighbours, met)
 
     loop.create_server = create_server  # type: ignore[method-assign, assignment]
 
@@ -43,11 +46,19 @@ def share(loop: asyncio.AbstractEventLoop, neighbours: Neighbours) -> None:
 class Accepting:
     """What takes connections from `listening`, in the place of the loop's own server."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, listening: socket.socket, factory: Factory, neighbours: Neighbours) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        listening: socket.socket,
+        factory: Factory,
+        neighbours: Neighbours,
+        met: Callable[[asyncio.BaseProtocol], None] = lambda _protocol: None,
+    ) -> None:
         self._loop = loop
         self._listening = listening
         self._factory = factory
         self._neighbours = neighbours
+        self._met = met
         self._open = 0
         self._beginning: set[asyncio.Task[None]] = set()
         self._left_since: float | None = None
@@ -97,7 +108,7 @@ class Accepting:
             self._count(-1)
 
     def _counted(self) -> asyncio.BaseProtocol:
-        """A protocol that is counted until its connection is lost."""
+        """A protocol that is counted until its connection is lost, as `met` has left it."""
         protocol = self._factory()
         lost = protocol.connection_lost
 
@@ -106,6 +117,7 @@ class Accepting:
             lost(exc)
 
         protocol.connection_lost = connection_lost  # type: ignore[method-assign]
+        self._met(protocol)
         return protocol
 
     def _count(self, more: int) -> None:

@@ -121,17 +121,18 @@ class Candor:
         self.drain = Drain(SETTINGS.drain_seconds, metrics)
         self._neighbours = _neighbours()
         self._pipeline = Pipeline(engine, SETTINGS, metrics, self._neighbours)
-        self.app: ASGIApp = build(self._pipeline, bundle, SETTINGS, self.drain)
+        self.app, self._door = build(self._pipeline, bundle, SETTINGS, self.drain)
         self._traced = self._trace()
         log.info("serving %s %s on %s", bundle.manifest.name, bundle.manifest.version, engine.provider)
         _settle()
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
     async def listen(self) -> None:
-        """Is ready, until a signal says to stop."""
+        """Is ready, until a signal says to stop. Whoever wants a line or a trace of every request has no door."""
         from service import accepting  # noqa: PLC0415
 
-        accepting.share(asyncio.get_running_loop(), self._neighbours)
+        told = SETTINGS.access_log or SETTINGS.otlp_endpoint
+        accepting.share(asyncio.get_running_loop(), self._neighbours, (lambda _protocol: None) if told else self._door.guard)
         self.drain.listen()
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]

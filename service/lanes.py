@@ -99,13 +99,13 @@ class Lane(Generic[Item, Result]):
         """How many wait."""
         return len(self._waiting)
 
-    def admit(self) -> None:
-        """Refuses at once, before anything is read or decoded, if the lane is full.
+    def admit(self, ahead: int = 0) -> None:
+        """Refuses at once, before anything is read or decoded, if the lane is full; `ahead` have been let in and are not there yet.
 
         Raises:
             TooManyRequests: `capacity` items wait or come already.
         """
-        if len(self._waiting) + self._coming >= self._capacity:
+        if len(self._waiting) + self._coming + ahead >= self._capacity:
             self._rejected["queue_full"].inc()
             raise TooManyRequests(
                 f"{self._capacity} pictures wait in the {self.name} lane, which is its limit: ask again later",

@@ -133,13 +133,13 @@ class Pipeline:
         )
         self._rehearse()
 
-    def admit(self) -> None:
-        """Refuses before anything is read, if predictions wait in great number.
+    def admit(self, ahead: int = 0) -> None:
+        """Refuses before anything is read, if predictions wait in great number; `ahead` are let in and not there yet.
 
         Raises:
             TooManyRequests: the lane is full.
         """
-        self._predict.admit()
+        self._predict.admit(ahead)
 
     @property
     def backlogged(self) -> bool:

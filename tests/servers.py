@@ -81,7 +81,7 @@ class Server:
         raise AssertionError("no process of the server has loaded onnxruntime")
 
     def metric(self, name):
-        """The value of a metric without labels, over a connection of its own: whichever process answers."""
+        """The value of a metric, named with its labels, over a connection of its own: whichever process answers."""
         text = httpx.get(f"{self.url}/metrics", timeout=5).text
         return next(float(line.split()[1]) for line in text.splitlines() if line.startswith(f"{name} "))
 

@@ -1,10 +1,13 @@
 """Wires routes, errors and measuring into one application."""
 
+from typing import NamedTuple
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from service.api import pages, problems
+from service.api.door import Door
 from service.api.kserve_v1 import KServeV1
 from service.api.middleware import Admitted, Measured, Stopping
 from service.api.native import Native
@@ -16,7 +19,14 @@ from service.pipeline import Pipeline
 from service.settings import Settings
 
 
-def build(pipeline: Pipeline, bundle: Bundle, settings: Settings, drain: Drain) -> ASGIApp:
+class Application(NamedTuple):
+    """What answers, and what refuses at the door."""
+
+    app: ASGIApp
+    door: Door
+
+
+def build(pipeline: Pipeline, bundle: Bundle, settings: Settings, drain: Drain) -> Application:
     """The application that serves `bundle` through `pipeline`."""
     native = Native(pipeline, bundle, settings)
     kserve_v1 = KServeV1(pipeline, native, settings.max_body_bytes)
@@ -29,4 +39,5 @@ def build(pipeline: Pipeline, bundle: Bundle, settings: Settings, drain: Drain) 
     }
     stopping = Stopping(Starlette(routes=every, exception_handlers=handlers), drain)
     app = Admitted(stopping, pipeline, drain, routes)
-    return Measured(app, pipeline.metrics, routes, tell=settings.access_log)
+    measured = Measured(app, pipeline.metrics, routes, tell=settings.access_log)
+    return Application(measured, Door(pipeline, measured, drain, routes))

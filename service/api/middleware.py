@@ -11,7 +11,6 @@ import re
 import secrets
 import time
 from collections.abc import Iterable
-from contextlib import suppress
 
 from starlette.requests import Request
 from starlette.routing import Route
@@ -19,7 +18,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import logs
 from service.api import problems
-from service.api.intake import READ_SECONDS
 from service.drain import Drain
 from service.errors import TooManyRequests, Unavailable
 from service.metrics import Metrics
@@ -54,7 +52,8 @@ class Measured:
         self._requests = metrics.requests
         templates = [*(route.path for route in routes if route.path not in PROBES), UNKNOWN]
         self._seconds = {template: metrics.request_seconds.labels(template) for template in templates}
-        self._own_ids = (f"{secrets.token_hex(6)}-{number}".encode() for number in itertools.count(1))
+        own = secrets.token_hex(6)
+        self._own_ids = (f"{own}-{number}".encode() for number in itertools.count(1))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes on, and looks at the status and the end of the answer."""
@@ -77,25 +76,26 @@ class Measured:
             template = getattr(scope.get("route"), "path", UNKNOWN)  # the router leaves here what matched
             if template in self._seconds:
                 seconds = time.perf_counter() - started
-                self._count(template, status, seconds)
+                self.count(template, status, seconds)
                 if self._tell:
                     _tell(scope, template, status, seconds)
 
-    def _identity(self, scope: Scope) -> bytes:
-        for name, value in scope["headers"]:
-            if name == REQUEST_ID:
-                return bytes(value) if SANE.fullmatch(value) else next(self._own_ids)
-        return next(self._own_ids)
+    def identity(self, given: bytes) -> bytes:
+        """The id of a request whose caller gave it this one, which may be empty."""
+        return given if SANE.fullmatch(given) else next(self._own_ids)
 
-    def _count(self, template: str, status: int, seconds: float) -> None:
+    def count(self, template: str, status: int, seconds: float) -> None:
+        """Counts an answer of a route, which took so long."""
         self._seconds[template].observe(seconds)
         self._requests.labels(template, str(status)).inc()
 
+    def _identity(self, scope: Scope) -> bytes:
+        return self.identity(next((value for name, value in scope["headers"] if name == REQUEST_ID), b""))
+
 
 class Admitted:
-    """Refuses pictures before routing and reading while too many wait: under overload most answers are refusals, so they have to be cheap.
+    """Refuses pictures before routing and reading while too many wait, if the door has not (`service.api.door`).
 
-    In a crowd it looks again when the body begins to arrive, for places are few and those who came with the last batch have taken them.
     Only routes without parameters in their path, by which the router would not know more than this does. Who stops refuses everything,
     and says so.
     """
@@ -111,9 +111,6 @@ class Admitted:
         if scope["type"] == "http" and scope["path"] in self._routes and scope["method"] == "POST" and not self._drain.stopping:
             try:
                 self._pipeline.admit()
-                if self._pipeline.backlogged:
-                    receive = await _begun(receive)
-                    self._pipeline.admit()
             except TooManyRequests as error:
                 scope["route"] = self._routes[scope["path"]]
                 await problems.respond(Request(scope), error)(scope, receive, send)
@@ -155,21 +152,6 @@ class Stopping:
             await _refuse(scope, receive, send, "the service has stopped before this was answered: ask another replica")
         finally:
             self._drain.end(task)
-
-
-async def _begun(receive: Receive) -> Receive:
-    """`receive`, whose first message is there; not if it takes longer than the whole body may, which whoever reads it tells."""
-    first: Message | None = None
-    with suppress(TimeoutError):
-        async with asyncio.timeout(READ_SECONDS):
-            first = await receive()
-
-    async def again() -> Message:
-        nonlocal first
-        message, first = first, None
-        return message or await receive()
-
-    return again
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send, why: str) -> None:

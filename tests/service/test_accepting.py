@@ -140,11 +140,13 @@ def test_a_process_is_told_how_many_connections_another_has(tmp_path):
 
 def test_a_server_with_tls_or_of_an_address_is_the_loops_own():
     async def work():
-        loop = asyncio.get_running_loop()
-        accepting.share(loop, Neighbours())
-        sock, _ = listening()
+        loop, met = asyncio.get_running_loop(), []
+        accepting.share(loop, Neighbours(), met.append)
+        sock, port = listening()
         ours = await loop.create_server(Echo, sock=sock)
         assert isinstance(ours, Accepting)
+        await answered(port)
+        assert [type(protocol) for protocol in met] == [Echo]
         ours.close()
         sock.close()
         with listening()[0] as sock:
