@@ -27,18 +27,23 @@ log = logging.getLogger("candor")
 Factory = Callable[[], asyncio.BaseProtocol]
 
 
-def share(loop: asyncio.AbstractEventLoop, neighbours: Neighbours, met: Callable[[asyncio.BaseProtocol], None]) -> None:
+def share(loop: asyncio.AbstractEventLoop, neighbours: Neighbours, met: Callable[[asyncio.BaseProtocol], object]) -> None:
     """Lets the servers that `loop` makes of a given socket, without TLS, share its connections with `neighbours`.
 
-    The protocol of each connection is shown to `met` before it begins.
+    The protocol of each connection, with TLS too, is shown to `met` before it begins.
     """
     make = loop.create_server
 
     async def create_server(factory: Factory, *args: Any, **options: Any) -> Any:
+        def meeting() -> asyncio.BaseProtocol:
+            protocol = factory()
+            met(protocol)
+            return protocol
+
         listening = options.get("sock")
         if listening is None or options.get("ssl") is not None:
-            return await make(factory, *args, **options)
-        return Accepting(loop, listening, factory, neighbours, met)
+            return await make(meeting, *args, **options)
+        return Accepting(loop, listening, meeting, neighbours)
 
     loop.create_server = create_server  # type: ignore[method-assign, assignment]
 
@@ -46,19 +51,11 @@ def share(loop: asyncio.AbstractEventLoop, neighbours: Neighbours, met: Callable
 class Accepting:
     """What takes connections from `listening`, in the place of the loop's own server."""
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        listening: socket.socket,
-        factory: Factory,
-        neighbours: Neighbours,
-        met: Callable[[asyncio.BaseProtocol], None] = lambda _protocol: None,
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, listening: socket.socket, factory: Factory, neighbours: Neighbours) -> None:
         self._loop = loop
         self._listening = listening
         self._factory = factory
         self._neighbours = neighbours
-        self._met = met
         self._open = 0
         self._beginning: set[asyncio.Task[None]] = set()
         self._left_since: float | None = None
@@ -108,7 +105,7 @@ class Accepting:
             self._count(-1)
 
     def _counted(self) -> asyncio.BaseProtocol:
-        """A protocol that is counted until its connection is lost, as `met` has left it."""
+        """A protocol that is counted until its connection is lost."""
         protocol = self._factory()
         lost = protocol.connection_lost
 
@@ -117,7 +114,6 @@ class Accepting:
             lost(exc)
 
         protocol.connection_lost = connection_lost  # type: ignore[method-assign]
-        self._met(protocol)
         return protocol
 
     def _count(self, more: int) -> None:

@@ -128,11 +128,10 @@ class Candor:
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
     async def listen(self) -> None:
-        """Is ready, until a signal says to stop. Whoever wants a line or a trace of every request has no door."""
+        """Is ready, until a signal says to stop."""
         from service import accepting  # noqa: PLC0415
 
-        told = SETTINGS.access_log or SETTINGS.otlp_endpoint
-        accepting.share(asyncio.get_running_loop(), self._neighbours, (lambda _protocol: None) if told else self._door.guard)
+        accepting.share(asyncio.get_running_loop(), self._neighbours, self._meet)
         self.drain.listen()
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
@@ -141,6 +140,14 @@ class Candor:
         self._pipeline.close()
         if self._traced is not None:
             self._traced.close()
+
+    def _meet(self, protocol: asyncio.BaseProtocol) -> None:
+        """A new connection gets a door, unless somebody wants a line or a trace of every request."""
+        from service.connection import around  # noqa: PLC0415
+
+        connection = around(protocol)
+        if connection is not None and not (SETTINGS.access_log or SETTINGS.otlp_endpoint):
+            self._door.guard(connection)
 
     def _trace(self) -> "Traced | None":
         """Traces every request, if somebody wants to know."""

@@ -10,6 +10,7 @@ makes sense; whose deadline passes in the queue is told then; whose caller goes 
 """
 
 import asyncio
+import math
 import threading
 import time
 from collections import deque
@@ -26,8 +27,6 @@ Result = TypeVar("Result")
 
 RECENT = 0.2  # weight of the latest batch in the mean time of an item
 TURNS = 3  # of the event loop before a batch begins on it: connections are read, requests begun, pictures decoded
-# while more wait than run together: whoever is refused should not wait for a long batch
-CROWDED_TURNS, CROWDED_ROWS = 6, 8
 
 
 @dataclass(frozen=True)
@@ -69,9 +68,10 @@ class Lane(Generic[Item, Result]):
         metrics: Metrics,
         cost: Callable[[Item], float] | None = None,
         on_loop: bool = False,
+        callers: Callable[[], float] = lambda: math.inf,
     ) -> None:
         """At most `capacity` items wait, at most `most_rows` run together. `cost` foretells the seconds of an item; without it the
-        mean of the latest is taken. `on_loop` is for work of a few milliseconds.
+        mean of the latest is taken. `on_loop` is for work of a few milliseconds; how many `callers` there are says whether more may come.
         """
         self.name = name
         self._work = work
@@ -79,6 +79,7 @@ class Lane(Generic[Item, Result]):
         self._capacity = capacity
         self._mean_seconds: float = 0.0
         self._cost: Callable[[Item], float] = cost or (lambda _item: self._mean_seconds)
+        self._callers = callers
         self._backlog = 0.0
         self._scheduled = False
         self._batch_size = metrics.batch_size.labels(name)
@@ -188,19 +189,14 @@ class Lane(Generic[Item, Result]):
         with self._changed:
             self._backlog = max(0.0, self._backlog - sum(ticket.cost for ticket in tickets))
 
-    @property
-    def _crowded(self) -> bool:
-        """Whether more wait on the event loop than run together."""
-        return self._thread is None and len(self._waiting) > self._most_rows
-
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Lets the event loop turn a few times, then runs what waits on it."""
+        """Lets the event loop turn a few times, once if all callers wait then, and runs what waits on it."""
         if not self._scheduled:
             self._scheduled = True
-            self._turn(loop, CROWDED_TURNS if self._crowded else TURNS)
+            loop.call_soon(self._turn, loop, TURNS - 1)
 
     def _turn(self, loop: asyncio.AbstractEventLoop, left: int) -> None:
-        if left:
+        if left and len(self._waiting) < self._callers():
             loop.call_soon(self._turn, loop, left - 1)
             return
         self._scheduled = False
@@ -236,10 +232,9 @@ class Lane(Generic[Item, Result]):
         return batch, results, started, ran
 
     def _take(self) -> list[Ticket[Item, Result]]:
-        """What waits, up to `most_rows`, or fewer in a crowd. Whose deadline passed is told so and left out, like those who gave up."""
+        """What waits, up to `most_rows`. Whose deadline passed is told so and left out, like those who gave up."""
         with self._changed:
-            most = min(CROWDED_ROWS, self._most_rows) if self._crowded else self._most_rows
-            batch = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+            batch = [self._waiting.popleft() for _ in range(min(self._most_rows, len(self._waiting)))]
             self._queue_depth.set(len(self._waiting))
         wanted = [ticket for ticket in batch if self._in_time(ticket)]
         self._forget([ticket for ticket in batch if ticket not in wanted])

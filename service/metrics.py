@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -65,6 +65,10 @@ class Metrics:
 
     def __init__(self, labels: Sequence[str] = (), held_out: Distribution | None = None) -> None:
         """`labels` are the classes that may be predicted; `held_out` is what drift is measured against."""
+        folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        if folder:  # it would ask the system for the process's number at every change
+            own = os.getpid()
+            values.ValueClass = values.MultiProcessValue(lambda: own)  # type: ignore[no-untyped-call]
         registry = CollectorRegistry()
         self._registry = registry
         self.requests = Counter("candor_requests", "Answered requests.", ("route", "code"), registry=registry)
@@ -125,7 +129,6 @@ class Metrics:
         )
         self.ready = Gauge("candor_ready", "Processes that take requests.", multiprocess_mode=LIVE, registry=registry)
         self.workers = Gauge("candor_workers", "Processes that there should be.", multiprocess_mode=ONE, registry=registry)
-        folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
         self._exposition = Exposition(Path(folder)) if folder else None
         self.window = Window(Path(folder) if folder else None)
         self._computed = CollectorRegistry()

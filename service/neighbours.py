@@ -52,6 +52,11 @@ class Neighbours:
         self._told[self._own, CONNECTED] = 0 if count is None else count + 1
 
     @property
+    def connections(self) -> float:
+        """How many this process has; infinite if it does not know."""
+        return float(self._told[self._own, CONNECTED] or np.inf) - 1
+
+    @property
     def fewest_connections(self) -> float:
         """The least that another process has; infinite if there is none."""
         told = self._told[self._others, CONNECTED]

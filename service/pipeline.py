@@ -121,6 +121,7 @@ class Pipeline:
             capacity=min(MOST, max(FEWEST, round(WAIT_SECONDS / engine.quick_seconds))),
             metrics=metrics,
             on_loop=engine.device == "cpu" and engine.quick_seconds < QUICK_SECONDS,
+            callers=lambda: self._neighbours.connections,
         )
         explainer = Explainer(engine, self._neighbours)
         self._explain = Lane(

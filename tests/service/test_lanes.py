@@ -1,13 +1,14 @@
 """Lanes batch, bound, isolate, keep deadlines and drain."""
 
 import asyncio
+import math
 import threading
 import time
 
 import pytest
 
 from service.errors import DeadlineExceeded, TooManyRequests, Unavailable
-from service.lanes import CROWDED_ROWS, Lane
+from service.lanes import Lane
 from service.metrics import Metrics
 
 
@@ -44,22 +45,43 @@ async def start(tested, gate, items):
     return tasks
 
 
-def test_a_crowd_on_the_event_loop_runs_in_short_batches_until_it_is_none():
+@pytest.mark.parametrize(("callers", "batches"), [(math.inf, [16, 16, 8]), (40, [16, 16, 8]), (1, [16, 16, 8])])
+def test_on_the_event_loop_what_comes_together_runs_together(callers, batches):
     async def run():
-        batches = []
+        found = []
 
         def work(batch):
-            batches.append(len(batch))
+            found.append(len(batch))
             return [ticket.item for ticket in batch]
 
-        tested = lane(work, most_rows=16, capacity=64, on_loop=True)
+        tested = lane(work, most_rows=16, capacity=64, on_loop=True, callers=lambda: callers)
         done = await asyncio.gather(*(tested.run(item, later()) for item in range(40)))
         tested.close()
-        return batches, [entry.result for entry in done]
+        return found, [entry.result for entry in done]
 
-    batches, results = asyncio.run(run())
-    assert batches == [CROWDED_ROWS] * 3 + [16]
-    assert results == list(range(40))
+    assert asyncio.run(run()) == (batches, list(range(40)))
+
+
+@pytest.mark.parametrize(("callers", "batches"), [(1, [1, 1]), (2, [2])])
+def test_on_the_event_loop_others_are_waited_for_only_if_there_are_others(callers, batches):
+    async def run():
+        found = []
+
+        async def after(turns, item):
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            return (await tested.run(item, later())).result
+
+        def work(batch):
+            found.append(len(batch))
+            return [ticket.item for ticket in batch]
+
+        tested = lane(work, most_rows=16, on_loop=True, callers=lambda: callers)
+        results = await asyncio.gather(after(0, 1), after(2, 2))
+        tested.close()
+        return found, results
+
+    assert asyncio.run(run()) == (batches, [1, 2])
 
 
 def test_what_waits_runs_together_up_to_the_limit():
