@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from service import images, masks
-from service.engine import MAX_ROWS, Engine, Row, self_test_picture
+from service.engine import MAX_ROWS, Engine, self_test_picture
 from service.errors import RequestError
 from service.explain import Attribution, Question, legend, masked, render, segments
 from service.explain.legend import Legend
@@ -29,7 +29,7 @@ from service.lanes import Lane, Ticket
 from service.manifest import Input
 from service.metrics import Metrics
 from service.neighbours import PREDICTING, Neighbours
-from service.predictions import Asked, Prediction, predict
+from service.predictions import Asked, Calibrated, Prediction, calibrate, tell
 from service.settings import Settings
 
 FEWEST, MOST = 128, 512  # places in a lane: two of the largest requests, or what runs in WAIT_SECONDS
@@ -199,7 +199,7 @@ class Pipeline:
         done = await self._predict.run(sent.fitted, timing.deadline)
         timing.add("queue", done.queue_seconds, ago=done.run_seconds)
         timing.add("infer", done.run_seconds)
-        prediction = predict(done.result, self.engine.manifest, asked)
+        prediction = tell(done.result, self.engine.manifest, asked)
         self._count(prediction)
         return prediction
 
@@ -256,11 +256,12 @@ class Pipeline:
             if not known.familiar:
                 self.metrics.unfamiliar.inc()
 
-    def _infer(self, batch: list[Ticket[Fitted, Row]]) -> list[Row]:
+    def _infer(self, batch: list[Ticket[Fitted, Calibrated]]) -> list[Calibrated]:
         """A process that computes alone has all cores; several have one each."""
         self.engine.wide = self._neighbours.idle
         with self._neighbours.computing(PREDICTING):
-            return self.engine.predict_quick(np.stack([ticket.item for ticket in batch])).rows()
+            found = self.engine.predict_quick(np.stack([ticket.item for ticket in batch]))
+        return calibrate(found.rows(), self.engine.manifest)
 
     async def _off_loop(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)

@@ -1,5 +1,6 @@
 """Real servers for tests: loopback, a free port, a BENTOML_HOME of their own, stopped by their own process id."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -36,6 +37,13 @@ def environment(home, **settings):
         | {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "true"}
         | {f"CANDOR_{k.upper()}": str(v) for k, v in settings.items()}
     )
+
+
+async def eventually(holds):
+    """Returns when it does, within five seconds."""
+    async with asyncio.timeout(5):
+        while not holds():  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
 
 
 class Server:

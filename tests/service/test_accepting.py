@@ -12,7 +12,7 @@ import pytest
 from service import accepting
 from service.accepting import PATIENCE_SECONDS, Accepting
 from service.neighbours import Neighbours
-from tests.servers import Server, descendants
+from tests.servers import Server, descendants, eventually
 
 
 def sockets(pid):
@@ -83,13 +83,6 @@ async def answered(port):
     writer.close()
     await writer.wait_closed()
     return time.perf_counter() - began
-
-
-async def eventually(holds):
-    """Returns when it does, within five seconds."""
-    async with asyncio.timeout(5):
-        while not holds():  # noqa: ASYNC110 - nobody tells
-            await asyncio.sleep(0.01)
 
 
 def listening():
