@@ -67,6 +67,11 @@ class Connection:
         protocol.connection_lost = self._on_lost  # type: ignore[method-assign]
         protocol.app_state = {**protocol.app_state, STATE: self}
 
+    @property
+    def has_sent(self) -> bool:
+        """Whether the request that is being answered has arrived with its whole body."""
+        return not self.protocol.cycle.more_body
+
     @contextmanager
     def telling(self, leave: Callable[[], object]) -> Iterator[None]:
         """Calls `leave` if the connection is lost while what is inside runs."""

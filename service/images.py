@@ -43,6 +43,7 @@ _BEGINNINGS = (
 )
 
 Image.MAX_IMAGE_PIXELS = None  # the limit is `max_pixels` of decode, checked before anything is unpacked
+warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd metadata: the pixels are what counts
 
 
 @dataclass(frozen=True)
@@ -130,9 +131,7 @@ def encode(pixels: Pixels, kind: str) -> bytes:
 def _guarded(body_bytes: int, work: Callable[[], Result]) -> Result:
     """What `work` gives; whatever a decoder raises on damaged bytes becomes our own error."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata: the pixels are what counts
-            return work()
+        return work()
     except (RequestError, UnidentifiedImageError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - decoders leak SyntaxError, ValueError, struct.error and more

@@ -6,7 +6,6 @@ or not they touch. Whatever the bytes are, only an `InvalidParameter` is raised.
 """
 
 import io
-import warnings
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -25,9 +24,7 @@ def decode(body: bytes, width: int, height: int) -> Labels:
         InvalidParameter: the bytes are no such mask, are damaged, or are of another size than the picture.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata
-            return _labels(Image.open(io.BytesIO(body), formats=("PNG",)), width, height)
+        return _labels(Image.open(io.BytesIO(body), formats=("PNG",)), width, height)
     except (InvalidParameter, MemoryError):
         raise
     except UnidentifiedImageError:

@@ -13,6 +13,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
+from service import connection
 from service.errors import BodyTooLarge, InvalidParameter, MalformedRequest, SlowRequest, UnsupportedFormat, short
 from service.images import MEDIA_TYPES
 
@@ -67,6 +68,8 @@ def query_of(request: Request) -> Mapping[str, str]:
     Raises:
         InvalidParameter: one is given twice, or is a file.
     """
+    if not request.scope["query_string"]:
+        return {}
     query = _once(request.query_params.multi_items(), "the query")
     if "mask" in query:
         raise InvalidParameter("mask is in the query, and it is a file: send it as a part of a form, or in JSON")
@@ -87,6 +90,9 @@ async def body_of(request: Request, most: int) -> bytes:
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > most:
         raise _too_large(int(announced), most)
+    caller = connection.of(request.scope)
+    if caller is not None and caller.has_sent:
+        return await _collected(request, most)
     try:
         async with asyncio.timeout(READ_SECONDS):
             return await _collected(request, most)
