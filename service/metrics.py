@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from service import processes
+from service import processes, values
 from service.drift import LEAST, WINDOW, Window, drift
 from service.exposition import Exposition
 from service.manifest import Distribution
@@ -66,9 +66,8 @@ class Metrics:
     def __init__(self, labels: Sequence[str] = (), held_out: Distribution | None = None) -> None:
         """`labels` are the classes that may be predicted; `held_out` is what drift is measured against."""
         folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-        if folder:  # it would ask the system for the process's number at every change
-            own = os.getpid()
-            values.ValueClass = values.MultiProcessValue(lambda: own)  # type: ignore[no-untyped-call]
+        if folder:
+            values.use()
         registry = CollectorRegistry()
         self._registry = registry
         self.requests = Counter("candor_requests", "Answered requests.", ("route", "code"), registry=registry)

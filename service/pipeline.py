@@ -8,9 +8,8 @@ deadline or say that they cannot.
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
@@ -90,18 +89,29 @@ class Timing:
         if stages is not None:
             stages.append(Stage(stage, time.perf_counter() - ago, seconds))
 
-    @contextmanager
-    def of(self, stage: str) -> Iterator[None]:
-        """Times what is inside."""
-        started = time.perf_counter()
-        yield
-        self.add(stage, time.perf_counter() - started)
+    def of(self, stage: str) -> "Timed":
+        """Times what is inside; what raises is not counted."""
+        return Timed(self, stage)
 
     def milliseconds(self) -> dict[str, float]:
         """By stage, and `total` since the timing began."""
         return {
             stage: round(1000 * value, 3) for stage, value in (*self.seconds.items(), ("total", time.perf_counter() - self.started))
         }
+
+
+class Timed:
+    """A stage while it runs."""
+
+    def __init__(self, timing: Timing, stage: str) -> None:
+        self._timing, self._stage = timing, stage
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._timing.add(self._stage, time.perf_counter() - self._started)
 
 
 class Pipeline:

@@ -27,6 +27,7 @@ from service.reference import Reference
 from service.settings import Settings
 
 JSON, PNG, NPY = "application/json", "image/png", "application/x-npy"
+ANY = "*/*"
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Native:
         self._reference = Reference.of(bundle, settings.reference)
         self._manifest: Manifest = bundle.manifest
         self._model = answers.model(self._manifest)
+        self._plain = options.of_predict(self._manifest, {})
         self._card = Card.of(bundle)
         self._documents = {
             "/model": orjson.dumps(answers.public_manifest(pipeline.engine)),
@@ -76,7 +78,9 @@ class Native:
         _accept(request, (JSON,))
         timing = Timing(self._pipeline.metrics)
         submission = await self._read(request, timing)
-        chosen = options.of_predict(self._manifest, submission.options, submission.mask)
+        chosen = self._plain
+        if submission.options or submission.mask is not None:
+            chosen = options.of_predict(self._manifest, submission.options, submission.mask)
         timing.allow(chosen.deadline_ms)
         if chosen.question is None and not self._pipeline.backlogged:
             return await self._json(submission, chosen, timing)
@@ -194,10 +198,12 @@ def _accept(request: Request, offered: tuple[str, ...]) -> str:
     Raises:
         NotAcceptable: none of them.
     """
-    header = request.headers.get("accept", "*/*")
+    header = request.headers.get("accept", ANY)
+    if header == ANY:
+        return offered[0]
     for entry in header.split(","):
         kind = entry.partition(";")[0].strip().lower()
-        match = next((o for o in offered if kind in (o, o.partition("/")[0] + "/*", "*/*", "")), None)
+        match = next((o for o in offered if kind in (o, o.partition("/")[0] + "/*", ANY, "")), None)
         if match:
             return match
     raise NotAcceptable(f"Accept is {header[:80]!r}; there is {', '.join(offered)}")
