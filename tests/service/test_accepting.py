@@ -101,6 +101,7 @@ def test_a_process_with_fewer_that_never_comes_is_waited_for_no_longer_than_said
         sock, port = listening()
         server = Accepting(asyncio.get_running_loop(), sock, Echo, own)
         kept = [await asyncio.open_connection("127.0.0.1", port) for _ in range(4)]
+        await eventually(lambda: server._open == len(kept))
         seconds = await answered(port)
         assert PATIENCE_SECONDS <= seconds < 1
         for _, writer in kept:
