@@ -163,7 +163,7 @@ def overload_section(plan: Plan) -> str:
     header += ("goodput / capacity", "of the server's processor time", "200 p99 ms", "refusals p99 ms", "slowest refusal ms")
     how = (
         f"{POOL:,} connections send predictions of 32×32 at {OVER} times the capacity (64 connections, measured just before) for "
-        f"{plan.seconds:g} s. Times count from when a request was sent. The goodput by the clock lacks what the generator takes of the same "
+        f"{plan.seconds:g} s. Times count from when a request was sent. Goodput by the clock lacks what the generator takes of the same "
         "cores; of the processor time that the server had itself, the share is told that its answers take at the capacity."
     )
     return f"## Overload\n\n{how}\n\n{table(header, rows)}\n\n{gathered}"

@@ -17,9 +17,9 @@ from service.neighbours import Neighbours
 
 AT_ONCE = 16  # connections in one turn of the event loop
 # of so many connections one may be more than others have
-SLACK = 8
+SLACK = 16
 # between two looks at a connection that is left to others; from the first to the last
-LEAVE_SECONDS, PATIENCE_SECONDS = 0.001, 0.025
+LEAVE_SECONDS, PATIENCE_SECONDS = 0.001, 0.050
 RETRY_SECONDS = 1.0  # after the system gave none: too many files are open
 
 log = logging.getLogger("candor")
