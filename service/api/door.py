@@ -1,7 +1,7 @@
 """The door: refuses pictures on the connection itself while too many wait, before a request becomes a task.
 
 Under overload most answers are refusals, and what a refusal takes is taken from those who are served. The way through the server, the
-middleware and back costs 0.19 ms there; here it costs a fifth of that (docs/benchmarks.md). The door is for requests that it understands
+middleware and back costs 0.19 ms there; here it costs a quarter of that (docs/benchmarks.md). The door is for requests that it understands
 at a glance: POST to a route without parameters, with one Content-Length. All others, and all when nothing is crowded, are passed on as
 they come, so that nothing is refused here that `Admitted` would let in.
 
@@ -96,9 +96,9 @@ class Doorway:
         """Passes `data` on, or refuses what it asks for."""
         if self._skip:  # the rest of a body that was refused
             data, self._skip = data[self._skip :], max(0, self._skip - len(data))
-        if self._held:
-            data, self._held = self._held + data, b""
-        elif not (self._door.crowded and self._between()):
+        held, self._held = self._held, b""
+        data = held + data
+        if not self._door.crowded or not (held or self._between()):
             self._on(data)
             return
         heading = heading_of(data, self._door.paths)
