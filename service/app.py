@@ -89,7 +89,7 @@ def _give_back() -> None:
 
 
 async def _keep_small() -> None:
-    """Gives memory back from time to time: pictures and maps of all sizes leave holes behind (25 MB of 680 in 20,000 mixed requests)."""
+    """Gives memory back from time to time: pictures and maps of all sizes leave holes behind (docs/benchmarks.md)."""
     while True:
         await asyncio.sleep(TRIM_SECONDS)
         await asyncio.to_thread(_give_back)

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from service.api import problems
-from service.api.middleware import REQUEST_ID, Measured
+from service.api.middleware import REQUEST_ID, Measured, admitted
 from service.connection import Connection
 from service.drain import Drain
 from service.errors import TooManyRequests
@@ -49,7 +49,7 @@ class Door:
         self._pipeline = pipeline
         self._measured = measured
         self._drain = drain
-        self.paths = frozenset(route.path for route in routes if route.methods == {"POST"} and not route.param_convertors)
+        self.paths = admitted(routes).keys()
         self._passed = 0
 
     def guard(self, connection: Connection) -> None:

@@ -104,7 +104,7 @@ class Admitted:
         self._app = app
         self._pipeline = pipeline
         self._drain = drain
-        self._routes = {route.path: route for route in routes if route.methods == {"POST"} and not route.param_convertors}
+        self._routes = admitted(routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes on what can be answered."""
@@ -116,6 +116,11 @@ class Admitted:
                 await problems.respond(Request(scope), error)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+
+def admitted(routes: Iterable[Route]) -> dict[str, Route]:
+    """Those of `routes` that take pictures and are known by their path alone, by path."""
+    return {route.path: route for route in routes if route.methods == {"POST"} and not route.param_convertors}
 
 
 class Stopping:

@@ -13,7 +13,10 @@ GONE = 499  # nginx's number for a client that closed the connection; nobody rea
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
-    """The answer of `work`, which is cancelled if the caller of `request`, whose body has been read, goes away before."""
+    """The answer of `work`, which is cancelled if the caller of `request`, whose body has been read, goes away before.
+
+    Where the connection is of a kind that is not known (`service.connection`), the work goes on to its end.
+    """
     caller, task = connection.of(request.scope), asyncio.current_task()
     if caller is None or task is None:
         return await work
