@@ -1,6 +1,7 @@
 """Milliseconds a map: Candor on ONNX Runtime beside Captum on torch, the same network, one core, runs interleaved, medians.
 
-The network is candor_net with fresh weights: time does not depend on their values. Captum works on its own copy.
+The network is candor_net with fresh weights: time does not depend on their values. Captum works on its own copy. Both give with Integrated
+Gradients what the map should sum to.
 """
 
 import platform
@@ -92,7 +93,9 @@ def pairs(engine: Engine, network: torch.nn.Module, batch: int, runs: int) -> It
     yield Pair(
         f"integrated_gradients, {STEPS} steps",
         lambda: gradients.integrated_gradients(engine, pixels, target, STEPS, "mean"),
-        lambda: IntegratedGradients(network).attribute(x, torch.zeros_like(x), classes, n_steps=STEPS),
+        lambda: IntegratedGradients(network).attribute(
+            x, torch.zeros_like(x), classes, n_steps=STEPS, return_convergence_delta=True
+        ),
         dear,
     )
     yield Pair(

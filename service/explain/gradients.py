@@ -9,6 +9,7 @@ row: a row's answer does not depend on its neighbours.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -90,10 +91,12 @@ def gradient_shap(engine: Engine, batch: Batch, target: Targets, samples: int, n
 def _add(
     total: Rows, row: Int64[np.ndarray, " copies"], values: Copies, shares: Float32[np.ndarray, " copies"] | None = None
 ) -> None:
-    """Adds to each row of `total` its copies' `values`, each times its share."""
-    for one in np.unique(row):
-        mine = row == one
-        total[one] += values[mine].sum(0) if shares is None else np.tensordot(shares[mine], values[mine], 1)
+    """Adds to each row of `total` its copies' `values`, each times its share; the copies of a row follow each other."""
+    starts = np.flatnonzero(np.diff(row, prepend=-1))
+    for start, end in pairwise([*starts, len(row)]):
+        mine = values[start:end]
+        summed = mine.sum(0) if shares is None else shares[start:end] @ mine.reshape(end - start, -1)
+        total[row[start]] += summed.reshape(total.shape[1:])
 
 
 def _of_target(logits: Float32[np.ndarray, "rows classes"], target: Targets) -> Float32[np.ndarray, " rows"]:

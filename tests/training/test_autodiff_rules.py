@@ -75,6 +75,7 @@ def tensor(array):
 
 W = weights(6, 4, 3, 2)
 PHASED = weights(5, 4, 4, 4)
+HALVING = weights(5, 4, 3, 3)
 GROUPED = weights(8, 2, 3, 3)
 UP = weights(4, 3, 3, 3)
 VARIANCE = np.abs(weights(4)) + 0.5
@@ -245,6 +246,18 @@ CONVOLUTIONS = [
         label="phases",
     ),
     Case("Conv", (2, 4, 7, 8), (PHASED,), {"strides": [2, 2], "pads": [0, 2, 1, 0]}, label="uneven phases"),
+    Case(
+        "Conv",
+        (2, 4, 8, 7),
+        (HALVING,),
+        {"strides": [2, 2], "pads": [1, 1, 1, 1]},
+        against=lambda x: functional.conv2d(x, tensor(HALVING), stride=2, padding=1),
+        label="halving",
+    ),
+    Case("Conv", (2, 4, 9, 9), (HALVING,), {"strides": [2, 2]}, label="halving without pads"),
+    Case("Conv", (2, 4, 9, 10), (weights(5, 4, 7, 5),), {"strides": [2, 2], "pads": [3, 2, 3, 2]}, label="halving, wide"),
+    Case("Conv", (2, 4, 7, 8), (HALVING,), {"strides": [2, 2], "pads": [0, 1, 2, 2]}, label="windows on padding alone"),
+    Case("Conv", (2, 4, 7, 8), (weights(5, 4, 1, 1),), {"strides": [2, 2]}, label="every second element"),
     Case("Conv", (2, 4, 6, 9), (weights(5, 4, 3, 3),), {"strides": [3, 3]}, label="patches"),
     Case("Conv", (2, 4, 7, 8), (weights(5, 4, 2, 2),), {"strides": [2, 2]}, label="patches that leave a line"),
     Case("Conv", inputs=(weights(4, 1, 3, 3),), attributes={"group": 4, "pads": [1, 1, 1, 1]}, label="depthwise"),
@@ -291,6 +304,14 @@ POOLS = [
         attributes={"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "count_include_pad": 1},
         against=lambda x: functional.avg_pool2d(x, 3, 1, 1),
         label="pads counted",
+    ),
+    Case("AveragePool", attributes={"kernel_shape": [2, 3], "pads": [0, 1, 1, 0], "count_include_pad": 1}, label="uneven"),
+    Case(
+        "AveragePool",
+        (2, 4, 7, 7),
+        attributes={"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [2, 2]},
+        against=lambda x: functional.avg_pool2d(x, 3, 2, 1, count_include_pad=False),
+        label="strided",
     ),
     Case("GlobalAveragePool", against=lambda x: x.mean((2, 3), keepdim=True)),
     Case("GlobalMaxPool", against=lambda x: x.amax((2, 3), keepdim=True)),
@@ -465,6 +486,13 @@ def test_what_a_rule_cannot_do_is_said_with_the_node(case):
     graph = Graph(model)
     with pytest.raises(DifferentiationError, match=rf"no gradient through {case.operator} \(node the_node\)"):
         graph.gradient({"y": "seed"}, ["x"])
+
+
+def test_gelu_and_its_gradient_share_what_is_dear():
+    operators = [node.op_type for node in Case("Gelu").gradient_model().graph.node]
+    assert operators.count("Erf") == 1
+    assert "Gelu" not in operators
+    assert operators.index("Erf") < operators.index("Exp")  # where the forward pass needs it, before the way back
 
 
 def test_places_that_are_computed_at_run_time_are_added_up():

@@ -1,4 +1,4 @@
-"""Average pools and batch norms go into the convolutions before them, and the function stays the same."""
+"""Average pools go before or into the convolutions that they followed, batch norms into them, and the function stays the same."""
 
 import warnings
 
@@ -61,6 +61,24 @@ def test_convolution_pool_and_norm_become_one_convolution(bias, padding):
     assert np.abs(answer(folded) - answer(model)).max() < 1e-5
 
 
+@pytest.mark.parametrize("padding", [0, 1])
+def test_a_pool_comes_before_a_convolution_whose_channels_fill_a_block(padding):
+    torch.manual_seed(1)
+    model = exported(nn.Conv2d(3, 32, 1), nn.GELU(), nn.Conv2d(32, 8, 3, padding=padding), nn.AvgPool2d(2), norm())
+    folded = fold(model)
+    assert operators(folded) == ["Conv", "Gelu", "AveragePool", "Conv"]
+    assert [list(tensor.dims) for tensor in folded.graph.initializer if len(tensor.dims) == 4][-1] == [8, 32, 3, 3]
+    assert np.abs(answer(folded) - answer(model)).max() < 1e-5
+
+
+def test_padding_that_a_pool_cannot_have_goes_into_the_weights():
+    torch.manual_seed(1)
+    model = exported(nn.Conv2d(3, 32, 1), nn.Conv2d(32, 8, 5, padding=2), nn.AvgPool2d(2))
+    folded = fold(model)
+    assert operators(folded) == ["Conv", "Conv"]
+    assert np.abs(answer(folded) - answer(model)).max() < 1e-5
+
+
 @pytest.mark.parametrize(
     "layers",
     [
@@ -103,14 +121,24 @@ def test_pooled_filters_are_the_mean_of_shifted_filters():
     assert (two - one).abs().max() < 1e-5
 
 
-def test_candor_net_is_convolutions_and_gelus_alone():
+def test_candor_net_keeps_the_pools_that_save_multiplications():
     network = RECIPES["candor_net"].network_for(10).eval()
     core = export_core(network, 32)
     answering = onnx.ModelProto()
     answering.CopyFrom(core.model)
     del answering.graph.output[1:]  # what only tells how pictures look and where
     prune(answering)
-    assert operators(answering) == ["Conv", "Gelu"] * 8 + ["ReduceMean", "Gemm"]
+    halved = ["AveragePool", "Conv", "Gelu"]
+    assert operators(answering) == [
+        *["Conv", "Gelu"] * 3,
+        *halved,
+        "Conv",
+        "Gelu",
+        *halved,
+        *["Conv", "Gelu"] * 2,
+        "ReduceMean",
+        "Gemm",
+    ]
     x = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     session = ort.InferenceSession(core.model.SerializeToString(), providers=["CPUExecutionProvider"])
     (logits,) = session.run(["logits"], {"x": x.numpy()})

@@ -9,7 +9,7 @@ Opsets 13 to 21; shapes static but for the batch. The emitted operators mean the
 (arXiv 2309.16916) differentiates for DeepSHAP alone.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,6 +143,12 @@ class Graph:
         self.model.graph.node.append(helper.make_node(operator, list(inputs), list(names), name=names[0], **attributes))
         return names
 
+    def replace(self, node: NodeProto, operator: str, *inputs: str) -> None:
+        """Makes `node` another operator with the same output, which may read what is appended after it."""
+        node.op_type = operator
+        del node.input[:], node.attribute[:]
+        node.input.extend(inputs)
+
     def constant(self, value: Any, dtype: Any = None) -> str:
         """An initialiser with `value`; floats become float32, the same value is kept once."""
         array = np.asarray(value, dtype)
@@ -257,6 +263,9 @@ class Graph:
                 graph.node.append(helper.make_node("Identity", [tensor], [name], name=f"output {name}"))
             graph.output.append(helper.make_tensor_value_info(name, kind, list(shape)))
         del graph.value_info[:]
+        nodes = list(_in_order(graph.node))
+        del graph.node[:]
+        graph.node.extend(nodes)
         prune(self.model)
         onnx.checker.check_model(self.model, full_check=True)
         return self.model
@@ -341,6 +350,23 @@ def _reads(node: NodeProto) -> set[str]:
         for inner in attribute.g.node if attribute.type == onnx.AttributeProto.GRAPH else ():
             names |= _reads(inner)
     return names
+
+
+def _in_order(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    """The nodes as they come, but each behind those that it reads."""
+    waiting = {name: node for node in nodes for name in node.output}
+
+    def placed(node: NodeProto) -> Iterator[NodeProto]:
+        for name in node.output:
+            waiting.pop(name, None)
+        for name in sorted(_reads(node) & waiting.keys()):
+            if name in waiting:
+                yield from placed(waiting[name])
+        yield node
+
+    for node in nodes:
+        if any(name in waiting for name in node.output):
+            yield from placed(node)
 
 
 def _active(nodes: Iterable[NodeProto], wrt: Iterable[str]) -> set[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -48,6 +49,12 @@ class Windows:
         return kernel // stride if whole else 0
 
     @property
+    def halving(self) -> bool:
+        """Whether every second element begins a window on both of two axes, each element lies in one, and each window on an element."""
+        inside = all(k - 2 >= max(after, 0) for k, after in zip(self.kernel, self.after, strict=True))
+        return self.strides == (2, 2) and set(self.dilations) == {1} and inside and min(self.before) >= 0
+
+    @property
     def transposed(self) -> dict[str, list[int]]:
         """The attributes of the ConvTranspose that spreads windows over the elements they came from."""
         return {
@@ -70,7 +77,7 @@ def _padding_before(call: Call, total: Sequence[int]) -> list[int]:
 
 @rule("Conv")
 def _conv(call: Call) -> dict[int, str]:
-    """G convolved with the flipped weights where the stride is 1, with their phases where it divides the kernel, else by ConvTranspose.
+    """G convolved with the flipped weights where the stride is 1, with their phases where it is 2 or divides the kernel, else by ConvTranspose.
 
     What is done to the weights are a few nodes, which ONNX Runtime folds at load: the file holds them once. On a CPU the convolution
     takes 10 to 35 % less time than the ConvTranspose that means the same.
@@ -81,33 +88,73 @@ def _conv(call: Call) -> dict[int, str]:
     shape = graph.shape(weights)
     kernel, groups = [size or 0 for size in shape[2:]], call.attribute("group", 1)
     windows = Windows.of(call, kernel)
-    pads = _full_pads(windows)
+    pads = full_pads(windows)
     if set(windows.strides) == {1} and min(pads) >= 0 and len(kernel) == 2:  # noqa: PLR2004
         flipped = _flipped(graph, weights, groups)
         back = graph.node("Conv", call.gradient, flipped, pads=pads, dilations=list(windows.dilations), group=groups)
     elif groups == 1 and windows.side and len(kernel) == 2:  # noqa: PLR2004
-        back = _by_phases(graph, call.gradient, weights, windows)
+        back = _by_phases(call, weights, windows)
+    elif groups == 1 and windows.halving:
+        back = _by_four_phases(call, weights, windows)
     else:
         back = graph.node("ConvTranspose", call.gradient, weights, group=groups, kernel_shape=kernel, **windows.transposed)
     return {0: back}
 
 
-def _by_phases(graph: Graph, gradient: str, weights: str, windows: Windows) -> str:
+def _by_phases(call: Call, weights: str, windows: Windows) -> str:
     """An element of x is met by every stride-th weight, from one of stride² phases on: a small convolution for each, interleaved."""
-    stride, side = windows.strides[0], windows.side
+    graph, stride, side = call.graph, windows.strides[0], windows.side
     out, inside = (size or 0 for size in graph.shape(weights)[:2])
     parted = graph.node("Reshape", weights, graph.integers(out, inside, side, stride, side, stride))
     axes = graph.integers(2, 4)
     turned = graph.node("Slice", parted, graph.integers(-1, -1), graph.integers(-(2**31), -(2**31)), axes, graph.integers(-1, -1))
     phases = graph.node("Transpose", turned, perm=[3, 5, 1, 0, 2, 4])
     filters = graph.node("Reshape", phases, graph.integers(stride**2 * inside, out, side, side))
-    spread = graph.node("Conv", gradient, filters, pads=[side - 1] * 4)
-    whole = graph.node("DepthToSpace", spread, blocksize=stride)
-    ends = [-pad if pad else 2**31 for pad in windows.after]
-    return graph.node("Slice", whole, graph.integers(*windows.before), graph.integers(*ends), graph.integers(2, 3))
+    spread = graph.node("Conv", call.gradient, filters, pads=[side - 1] * 4)
+    cells = [graph.size(call.y, (axis,)) + side - 1 for axis in (2, 3)]
+    return _cropped(call, interleaved(graph, spread, windows.strides, inside, cells), windows)
 
 
-def _full_pads(windows: Windows) -> list[int]:
+def _by_four_phases(call: Call, weights: str, windows: Windows) -> str:
+    """The same with stride 2 for any kernel: of 3×3 weights an element is met by 4, 2, 2 or 1, and each phase multiplies no more."""
+    graph = call.graph
+    cells = [(graph.size(call.x, (axis,)) + before + 1) // 2 for axis, before in zip((2, 3), windows.before, strict=True)]
+    beyond = [cell - graph.size(call.y, (axis,)) for cell, axis in zip(cells, (2, 3), strict=True)]
+    phases = []
+    for first in product(range(2), repeat=2):
+        taps = [(k - f + 1) // 2 for k, f in zip(windows.kernel, first, strict=True)]
+        last = [f + 2 * (count - 1) for f, count in zip(first, taps, strict=True)]
+        every = (graph.integers(*last), graph.integers(-(2**31), -(2**31)), graph.integers(2, 3), graph.integers(-2, -2))
+        filters = graph.node("Transpose", graph.node("Slice", weights, *every), perm=[1, 0, 2, 3])
+        phases.append(graph.node("Conv", call.gradient, filters, pads=[*(count - 1 for count in taps), *beyond]))
+    inside = graph.size(call.x, (1,))
+    return _cropped(call, interleaved(graph, graph.node("Concat", *phases, axis=1), windows.strides, inside, cells), windows)
+
+
+def interleaved(graph: Graph, phases: str, strides: Sequence[int], channels: int, cells: Sequence[int]) -> str:
+    """(N, phases · channels, *cells) → (N, channels, *(cells · strides)); a block of channels for each phase, the last axis' counting fastest.
+
+    Axis by axis, the last one first: then the others move whole rows, and on a CPU it takes half the time of DepthToSpace.
+    """
+    rank, spatial = len(cells), list(cells)
+    name = graph.node("Reshape", phases, graph.integers(-1, *strides, channels, *cells))
+    for axis in reversed(range(rank)):
+        order = [position for position in range(axis + rank + 3) if position != axis + 1]
+        order.insert(2 * axis + 3, axis + 1)
+        spatial[axis] *= strides[axis]
+        moved = graph.node("Transpose", name, perm=order)
+        name = graph.node("Reshape", moved, graph.integers(-1, *strides[:axis], channels, *spatial))
+    return name
+
+
+def _cropped(call: Call, whole: str, windows: Windows) -> str:
+    """What lies on x of `whole`, which begins where the windows do."""
+    ends = [before + call.graph.size(call.x, (axis,)) for before, axis in zip(windows.before, (2, 3), strict=True)]
+    starts = windows.before
+    return call.graph.node("Slice", whole, call.graph.integers(*starts), call.graph.integers(*ends), call.graph.integers(2, 3))
+
+
+def full_pads(windows: Windows) -> list[int]:
     """The padding that makes the convolution of g as large as x."""
     reach = [(k - 1) * d for k, d in zip(windows.kernel, windows.dilations, strict=True)]
     return [r - pad for pads in (windows.before, windows.after) for r, pad in zip(reach, pads, strict=True)]

@@ -210,17 +210,15 @@ def _between_zero_and_one(graph: Graph, name: str) -> str:
 
 @rule("Gelu")
 def _gelu(call: Call) -> dict[int, str]:
-    """x·Φ(x): g·(Φ(x) + x·φ(x)); or the derivative of the tanh form."""
-    slope = _gelu_tanh_slope if call.attribute("approximate", "none") == "tanh" else _gelu_slope
-    return {0: call.graph.node("Mul", call.gradient, slope(call.graph, call.x))}
-
-
-def _gelu_slope(graph: Graph, x: str) -> str:
-    error = graph.node("Erf", graph.node("Mul", x, graph.constant(math.sqrt(0.5))))
-    normal = graph.node("Add", graph.node("Mul", error, graph.constant(0.5)), graph.constant(0.5))
-    bell = graph.node("Exp", graph.node("Mul", graph.node("Mul", x, x), graph.constant(-0.5)))
-    density = graph.node("Mul", bell, graph.constant(1 / math.sqrt(2 * math.pi)))
-    return graph.node("Add", normal, graph.node("Mul", x, density))
+    """x·Φ(x): g·(Φ(x) + x·φ(x)), and both ways share Φ; or the derivative of the tanh form."""
+    if call.attribute("approximate", "none") == "tanh":
+        return {0: call.graph.node("Mul", call.gradient, _gelu_tanh_slope(call.graph, call.x))}
+    graph, x = call.graph, call.x
+    part = graph.node("Mul", x, graph.constant(math.sqrt(0.5)))
+    normal = graph.node("HardSigmoid", graph.node("Erf", part), alpha=0.5, beta=0.5)  # Φ = ½ + ½ erf(x / √2), in one node
+    graph.replace(call.node, "Mul", x, normal)
+    bell = graph.node("Exp", graph.node("Sub", graph.constant(-0.5 * math.log(math.pi)), graph.node("Mul", part, part)))
+    return {0: graph.node("Mul", call.gradient, graph.node("Add", normal, graph.node("Mul", part, bell)))}
 
 
 def _gelu_tanh_slope(graph: Graph, x: str) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from training.autodiff.graph import Call, Graph, rule
-from training.autodiff.rules.convolution import Windows
+from training.autodiff.rules.convolution import Windows, full_pads, interleaved
 
 
 @rule("MaxPool")
@@ -33,7 +33,7 @@ def _max_pool(call: Call) -> dict[int, str]:
         phase = tuple(o % s for o, s in zip(offsets, windows.strides, strict=True))
         shift = [o // s for o, s in zip(offsets, windows.strides, strict=True)]
         planes.setdefault(phase, []).append(_shifted(graph, share, shift, counts, cells))
-    return {0: _unframed(graph, _interleaved(graph, planes, windows, cells, call.x), call.x, windows)}
+    return {0: _unframed(graph, _woven(graph, planes, windows, cells, call.x), call.x, windows)}
 
 
 def _first(graph: Graph, equal: str, taken: list[str]) -> tuple[str, list[str]]:
@@ -72,7 +72,7 @@ def _shifted(graph: Graph, name: str, shift: list[int], counts: list[int], cells
     return graph.node("Pad", name, graph.integers(0, 0, *shift, 0, 0, *after))
 
 
-def _interleaved(graph: Graph, planes: dict[tuple[int, ...], list[str]], windows: Windows, cells: list[int], x: str) -> str:
+def _woven(graph: Graph, planes: dict[tuple[int, ...], list[str]], windows: Windows, cells: list[int], x: str) -> str:
     """The sums of the planes of each phase, woven into one tensor of cells × strides elements along each axis."""
     sums = {phase: _sum(graph, parts) for phase, parts in planes.items()}
     channels = graph.size(x, (1,))
@@ -81,16 +81,8 @@ def _interleaved(graph: Graph, planes: dict[tuple[int, ...], list[str]], windows
     zero = ""
     if len(sums) < np.prod(windows.strides):
         zero = graph.node("Mul", next(iter(sums.values())), graph.constant(0.0))
-    rank = len(cells)
-    stacked = [
-        graph.node("Unsqueeze", sums.get(phase, zero), graph.integers(2 + rank))
-        for phase in product(*(range(s) for s in windows.strides))
-    ]
-    joined = graph.node("Concat", *stacked, axis=2 + rank)
-    split = graph.node("Reshape", joined, graph.integers(-1, channels, *cells, *windows.strides))
-    order = [0, 1, *(axis for pair in zip(range(2, 2 + rank), range(2 + rank, 2 + 2 * rank), strict=True) for axis in pair)]
-    woven = graph.node("Transpose", split, perm=order)
-    return graph.node("Reshape", woven, graph.integers(-1, channels, *(m * s for m, s in zip(cells, windows.strides, strict=True))))
+    phases = [sums.get(phase, zero) for phase in product(*(range(s) for s in windows.strides))]
+    return interleaved(graph, graph.node("Concat", *phases, axis=1), windows.strides, channels, cells)
 
 
 def _sum(graph: Graph, parts: list[str]) -> str:
@@ -118,9 +110,13 @@ def _cells_size(windows: Windows, size: int, axis: int) -> int:
 
 @rule("AveragePool")
 def _average_pool(call: Call) -> dict[int, str]:
-    """G / (elements in the window) to each of them: a transposed convolution with ones, channel by channel."""
+    """G / (elements in the window) to each of them: with stride 1 an average pool again, else a transposed convolution with ones."""
     graph, kernel = call.graph, call.attribute("kernel_shape")
     windows = Windows.of(call, kernel)
+    if set(windows.strides) | set(windows.dilations) == {1} and min(pads := full_pads(windows)) >= 0:
+        shares = float(np.prod(kernel)) / _window_sizes(call, windows)
+        g = call.gradient if (shares == 1).all() else graph.node("Mul", call.gradient, graph.constant(shares))
+        return {0: graph.node("AveragePool", g, kernel_shape=kernel, pads=pads, count_include_pad=1)}
     spatial = [graph.size(call.y, (axis + 2,)) for axis in range(len(kernel))]
     share = graph.node("Mul", call.gradient, graph.constant(1 / _window_sizes(call, windows)))
     single = graph.node("Reshape", share, graph.integers(-1, 1, *spatial))
