@@ -7,6 +7,7 @@ network is sure of is trusted more than what it doubts (after Balanya, Maroñas,
 Law: the classes keep the order of their logits, so no decision changes.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,24 +27,32 @@ class Calibration:
 
     def temperatures(self, logits: Logits) -> Float64[np.ndarray, "*rows 1"]:
         """What divides the logits of each picture."""
-        if not self.entropy_power:
-            return np.full((*logits.shape[:-1], 1), self.temperature)
-        return np.asarray(self.temperature * np.maximum(entropy(logits), LEAST_ENTROPY) ** self.entropy_power)
+        return self._temperatures(_below_most(logits))
 
     def probabilities(self, logits: Logits) -> Float64[np.ndarray, "*rows classes"]:
         """The calibrated probabilities of the classes."""
-        return softmax(logits / self.temperatures(logits))
+        return self.applied(logits)[1]
+
+    def applied(self, logits: Logits) -> tuple[Float64[np.ndarray, "*rows 1"], Float64[np.ndarray, "*rows classes"]]:
+        """Temperatures and probabilities."""
+        below = _below_most(logits)
+        temperatures = self._temperatures(below)
+        raised = np.exp(below / temperatures)
+        return temperatures, np.asarray(raised / raised.sum(-1, keepdims=True))
+
+    def _temperatures(self, below: Float64[np.ndarray, "*rows classes"]) -> Float64[np.ndarray, "*rows 1"]:
+        if not self.entropy_power:
+            return np.full((*below.shape[:-1], 1), self.temperature)
+        return np.asarray(self.temperature * np.maximum(_entropy(below), LEAST_ENTROPY) ** self.entropy_power)
 
 
-def entropy(logits: Logits) -> Float64[np.ndarray, "*rows 1"]:
-    """The entropy of softmax(logits) as a share of log K, 0…1."""
-    below = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+def _below_most(logits: Logits) -> Float64[np.ndarray, "*rows classes"]:
+    """How far each logit is below the largest of its picture."""
+    return np.asarray(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+
+
+def _entropy(below: Float64[np.ndarray, "*rows classes"]) -> Float64[np.ndarray, "*rows 1"]:
+    """The entropy of softmax(`below`) as a share of log K, 0…1."""
     raised = np.exp(below)
     total = raised.sum(-1, keepdims=True)
-    return np.asarray((np.log(total) - (raised * below).sum(-1, keepdims=True) / total) / np.log(logits.shape[-1]))
-
-
-def softmax(logits: Logits) -> Float64[np.ndarray, "*rows classes"]:
-    """exp(logits) as shares of their sum, along the last axis."""
-    raised = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
-    return np.asarray(raised / raised.sum(-1, keepdims=True))
+    return np.asarray((np.log(total) - (raised * below).sum(-1, keepdims=True) / total) / math.log(below.shape[-1]))

@@ -67,8 +67,7 @@ class Row(NamedTuple):
     neighbour: Int64[np.ndarray, " neighbours"] | None = None
 
 
-@dataclass(frozen=True)
-class Prediction:
+class Prediction(NamedTuple):
     """What predict.onnx gives: `logits` (N, K) and, where the bundle has them, `features` float32 (N, D), what they look like.
 
     Where it has reference pictures: the `similarity` float32 (N, k) of the nearest and their rows, `neighbour` int64 (N, k).
@@ -264,13 +263,14 @@ class Engine:
     def _run(self, name: str, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if not self.has(name):
             raise MethodUnavailable(f"this bundle has no {name}; GET /methods lists what it can explain with")
-        rows, end = len(next(iter(feeds.values()))), 0
+        rows = len(next(iter(feeds.values())))
+        start, end = 0, self._turn(rows)
+        if end >= rows:
+            return self._run_piece(name, feeds)
         pieces: list[dict[str, np.ndarray]] = []
-        while end < rows or not pieces:
-            start, end = end, end + self._turn(rows - end)
+        while start < rows:
             pieces.append(self._run_piece(name, {key: value[start:end] for key, value in feeds.items()}))
-        if len(pieces) == 1:
-            return pieces[0]
+            start, end = end, end + self._turn(rows - end) if end < rows else end
         return {key: np.concatenate([piece[key] for piece in pieces]) for key in pieces[0]}
 
     def _run_piece(self, name: str, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8, UInt16
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from service import jpeg
 from service.errors import PictureTooLarge, RequestError, UndecodablePicture, UnsupportedFormat
 from service.manifest import Input
 
@@ -75,23 +76,10 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class Opened:
-    """A picture of which only the header has been read: `pixel_count` tells what unpacking it takes."""
+    """A picture of which only the header has been read; `decode` unpacks it, or raises UndecodablePicture if its bytes are damaged."""
 
-    image: Image.Image
-    body_bytes: int
-
-    @property
-    def pixel_count(self) -> int:
-        """Width times height."""
-        return self.image.width * self.image.height
-
-    def decode(self) -> Picture:
-        """The picture, unpacked.
-
-        Raises:
-            UndecodablePicture: the bytes are damaged.
-        """
-        return _guarded(self.body_bytes, lambda: Picture(_rgb(self.image), str(self.image.format)))
+    pixel_count: int
+    decode: Callable[[], Picture]
 
 
 def open_header(body: bytes, max_pixels: int) -> Opened:
@@ -102,12 +90,25 @@ def open_header(body: bytes, max_pixels: int) -> Opened:
         PictureTooLarge: the header announces more than `max_pixels`.
         UndecodablePicture: the bytes begin like a picture and cannot be decoded.
     """
+    size = jpeg.size_of(body)
+    if size is None:
+        return _opened(body, max_pixels)
+    _check_size(*size, max_pixels)
+    return Opened(size[0] * size[1], lambda: _plain(body, max_pixels))
+
+
+def _plain(body: bytes, max_pixels: int) -> Picture:
+    pixels = jpeg.decode(body)
+    return _opened(body, max_pixels).decode() if pixels is None else Picture(pixels, "JPEG")
+
+
+def _opened(body: bytes, max_pixels: int) -> Opened:
     try:
-        opened = _guarded(len(body), lambda: Opened(Image.open(io.BytesIO(body), formats=FORMATS), len(body)))
+        image = _guarded(len(body), lambda: Image.open(io.BytesIO(body), formats=FORMATS))
     except UnidentifiedImageError:
         raise _unidentified(body, max_pixels) from None
-    _check_size(opened.image.width, opened.image.height, max_pixels)
-    return opened
+    _check_size(image.width, image.height, max_pixels)
+    return Opened(image.width * image.height, lambda: _guarded(len(body), lambda: Picture(_rgb(image), str(image.format))))
 
 
 def decode(body: bytes, max_pixels: int) -> Picture:

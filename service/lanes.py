@@ -237,7 +237,8 @@ class Lane(Generic[Item, Result]):
             batch = [self._waiting.popleft() for _ in range(min(self._most_rows, len(self._waiting)))]
             self._queue_depth.set(len(self._waiting))
         wanted = [ticket for ticket in batch if self._in_time(ticket)]
-        self._forget([ticket for ticket in batch if ticket not in wanted])
+        if len(wanted) < len(batch):
+            self._forget([ticket for ticket in batch if ticket not in wanted])
         return wanted
 
     def _in_time(self, ticket: Ticket[Item, Result]) -> bool:

@@ -27,7 +27,7 @@ class Neighbours:
     def __init__(self, path: Path | None = None, own: int = 0) -> None:
         self._own = own
         self._told = np.zeros((MOST_WORKERS, COLUMNS)) if path is None else _shared(path)
-        self._others = np.arange(MOST_WORKERS) != own
+        self._others = [part for part in (self._told[:own], self._told[own + 1 :]) if len(part)]
 
     @contextmanager
     def computing(self, what: int) -> Iterator[None]:
@@ -45,7 +45,8 @@ class Neighbours:
     @property
     def idle(self) -> bool:
         """Whether no other process has computed lately: all cores are this one's."""
-        return bool(time.perf_counter() - self._told[self._others, :ASKED].max() > QUIET_SECONDS)
+        latest = max(part[:, :ASKED].max() for part in self._others)
+        return bool(time.perf_counter() - latest > QUIET_SECONDS)
 
     def connected(self, count: int | None) -> None:
         """Notes how many connections this process has; None if it takes no more."""
@@ -59,7 +60,7 @@ class Neighbours:
     @property
     def fewest_connections(self) -> float:
         """The least that another process has; infinite if there is none."""
-        told = self._told[self._others, CONNECTED]
+        told = np.concatenate([part[:, CONNECTED] for part in self._others])
         return float(told[told > 0].min(initial=np.inf)) - 1
 
     @property

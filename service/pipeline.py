@@ -270,7 +270,8 @@ class Pipeline:
         """A process that computes alone has all cores; several have one each."""
         self.engine.wide = self._neighbours.idle
         with self._neighbours.computing(PREDICTING):
-            found = self.engine.predict_quick(np.stack([ticket.item for ticket in batch]))
+            pictures = [ticket.item for ticket in batch]
+            found = self.engine.predict_quick(pictures[0][None] if len(pictures) == 1 else np.stack(pictures))
         return calibrate(found.rows(), self.engine.manifest)
 
     async def _off_loop(self, work: Callable[[], Result]) -> Result:

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from service.calibration import softmax
 from service.engine import Row
 from service.errors import InvalidParameter, short
 from service.manifest import Manifest
@@ -31,8 +30,7 @@ class Asked:
     nearest: int = 0
 
 
-@dataclass(frozen=True)
-class Class:
+class Class(NamedTuple):
     """One class with its calibrated probability in 0…1."""
 
     label: str
@@ -40,8 +38,7 @@ class Class:
     probability: float
 
 
-@dataclass(frozen=True)
-class PredictionSet:
+class PredictionSet(NamedTuple):
     """The `labels`, most probable first, among which the true one is with probability `coverage`; of each class if `by_class`."""
 
     labels: tuple[str, ...]
@@ -49,8 +46,7 @@ class PredictionSet:
     by_class: bool
 
 
-@dataclass(frozen=True)
-class Familiarity:
+class Familiarity(NamedTuple):
     """How like the pictures of the training this one is: a `score`, and the `threshold` that 5 % of held-out pictures are below."""
 
     score: float
@@ -62,8 +58,7 @@ class Familiarity:
         return self.score >= self.threshold
 
 
-@dataclass(frozen=True)
-class Neighbour:
+class Neighbour(NamedTuple):
     """A reference picture by its `row`, and the `similarity` of its features to those of the picture that was sent: a cosine."""
 
     row: int
@@ -105,8 +100,7 @@ def calibrate(rows: Sequence[Row], manifest: Manifest) -> list[Calibrated]:
     Of equally probable classes the first in the order of the labels comes first.
     """
     logits = np.stack([row.logits for row in rows])
-    temperatures = manifest.calibration.temperatures(logits)
-    shares = softmax(logits / temperatures)
+    temperatures, shares = manifest.calibration.applied(logits)
     orders = np.argsort(-shares, axis=-1, kind="stable")
     told = zip(rows, temperatures[:, 0].tolist(), shares.tolist(), orders.tolist(), strict=True)
     return [Calibrated(*one) for one in told]
