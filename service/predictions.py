@@ -30,7 +30,8 @@ class Asked:
     nearest: int = 0
 
 
-class Class(NamedTuple):
+@dataclass(frozen=True)
+class Class:
     """One class with its calibrated probability in 0…1."""
 
     label: str
