@@ -77,6 +77,7 @@ class Lane(Generic[Item, Result]):
         self._work = work
         self._most_rows = most_rows
         self._capacity = capacity
+        self._full = f"{capacity} pictures wait in the {name} lane, which is its limit: ask again later"
         self._mean_seconds: float = 0.0
         self._cost: Callable[[Item], float] = cost or (lambda _item: self._mean_seconds)
         self._callers = callers
@@ -100,18 +101,21 @@ class Lane(Generic[Item, Result]):
         """How many wait."""
         return len(self._waiting)
 
-    def admit(self, ahead: int = 0) -> None:
-        """Refuses at once, before anything is read or decoded, if the lane is full; `ahead` have been let in and are not there yet.
+    def refusal(self, ahead: int = 0) -> TooManyRequests | None:
+        """The answer, counted, to who comes while `capacity` items wait or come; `ahead` have been let in and are not there yet."""
+        if len(self._waiting) + self._coming + ahead < self._capacity:
+            return None
+        self._rejected["queue_full"].inc()
+        return TooManyRequests(self._full, _whole_seconds(self._backlog))
+
+    def admit(self) -> None:
+        """Refuses at once, before anything is read or decoded, if the lane is full.
 
         Raises:
             TooManyRequests: `capacity` items wait or come already.
         """
-        if len(self._waiting) + self._coming + ahead >= self._capacity:
-            self._rejected["queue_full"].inc()
-            raise TooManyRequests(
-                f"{self._capacity} pictures wait in the {self.name} lane, which is its limit: ask again later",
-                _whole_seconds(self._backlog),
-            )
+        if error := self.refusal():
+            raise error
 
     @contextmanager
     def coming(self) -> Iterator[None]:

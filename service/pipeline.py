@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 
 from service import images, masks
 from service.engine import MAX_ROWS, Engine, self_test_picture
-from service.errors import RequestError
+from service.errors import RequestError, TooManyRequests
 from service.explain import Attribution, Question, legend, masked, render, segments
 from service.explain.legend import Legend
 from service.explainer import Explainer, Job
@@ -144,13 +144,17 @@ class Pipeline:
         )
         self._rehearse()
 
-    def admit(self, ahead: int = 0) -> None:
-        """Refuses before anything is read, if predictions wait in great number; `ahead` are let in and not there yet.
+    def refusal(self, ahead: int = 0) -> TooManyRequests | None:
+        """The answer to who comes while the lane of predictions is full, before anything is read; `ahead` are let in and not there yet."""
+        return self._predict.refusal(ahead)
+
+    def admit(self) -> None:
+        """Refuses before anything is read, if predictions wait in great number.
 
         Raises:
             TooManyRequests: the lane is full.
         """
-        self._predict.admit(ahead)
+        self._predict.admit()
 
     @property
     def backlogged(self) -> bool:

@@ -2,7 +2,7 @@
 
 Under overload most answers are refusals, and what a refusal takes is taken from those who are served. The way through the server, the
 middleware and back costs 0.19 ms there; here it costs a quarter of that (docs/benchmarks.md). The door is for requests that it understands
-at a glance: POST to a route without parameters, with one Content-Length. All others, and all when nothing is crowded, are passed on as
+at a glance: POST to a route without parameters, with one Content-Length, and a short head. All others, and all when nothing is crowded, are passed on as
 they come, so that nothing is refused here that `Admitted` would let in.
 
 It knows how uvicorn keeps a connection (`HttpToolsProtocol`): whether it is between two requests, and its keep-alive timer.
@@ -31,7 +31,10 @@ LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,12})[ \t]*\r\n")
 KEPT = re.compile(rb"\r\nconnection:[ \t]*keep-alive[ \t]*\r\n")
 IDENTITY = re.compile(rb"(?i:\r\n" + REQUEST_ID + rb":)[ \t]*([!-~]*)[ \t]*\r\n")
 END = b"\r\n\r\n"
-STRANGE = (b"\r\ntransfer-encoding", b"\r\nexpect", b"\r\nupgrade", b"\r\n ", b"\r\n\t")
+STRANGE = re.compile(rb"\r\n(?:transfer-encoding|expect|upgrade|[ \t])")
+HEAD_BYTES = 2_048  # longer ones are passed on
+HEADS = 1_024  # are kept with what they say: those of a client differ in little but the length
+REARM_SECONDS = 1.0  # the keep-alive timer is set anew so often at most, and so may end a connection that much sooner
 
 
 class Heading(NamedTuple):
@@ -49,8 +52,11 @@ class Door:
         self._pipeline = pipeline
         self._measured = measured
         self._drain = drain
-        self.paths = admitted(routes).keys()
+        paths = admitted(routes).keys()
+        self.heading = lru_cache(HEADS)(lambda head: heading_of(head, paths))
         self._passed = 0
+        self._headers: list[tuple[bytes, bytes]] | None = None
+        self._written = b""
 
     def guard(self, connection: Connection) -> None:
         """Stands before `connection` from now on."""
@@ -65,18 +71,22 @@ class Door:
     def refusal(self, heading: Heading, protocol: HttpToolsProtocol) -> bytes | None:
         """The whole answer to what has no place, counted; None if there is one, which is then taken for this turn of the event loop."""
         started = time.perf_counter()
-        try:
-            self._pipeline.admit(ahead=self._passed)
-        except TooManyRequests as error:
+        if error := self._pipeline.refusal(ahead=self._passed):
             head, body = told(heading.path, error.detail, error.retry_after_seconds)
-            varying = (*protocol.server_state.default_headers, (REQUEST_ID, self._measured.identity(heading.identity)))
+            identity = written((REQUEST_ID, self._measured.identity(heading.identity)))
             self._measured.count(heading.path, error.status, time.perf_counter() - started)
             protocol.server_state.total_requests += 1
-            return b"".join((head, *map(written, varying), b"\r\n", body))
+            return b"".join((head, self._common(protocol.server_state.default_headers), identity, b"\r\n", body))
         if not self._passed:  # all that has arrived is read before any of it becomes a task
             protocol.loop.call_soon(self._turned)
         self._passed += 1
         return None
+
+    def _common(self, headers: list[tuple[bytes, bytes]]) -> bytes:
+        """The headers that every answer of the server has, which makes a new list of them every second."""
+        if headers is not self._headers:
+            self._headers, self._written = headers, b"".join(map(written, headers))
+        return self._written
 
     def _turned(self) -> None:
         self._passed = 0
@@ -91,6 +101,7 @@ class Doorway:
         self._pass = protocol.data_received
         self._held = b""
         self._skip = 0
+        self._armed = 0.0
 
     def data_received(self, data: bytes) -> None:
         """Passes `data` on, or refuses what it asks for."""
@@ -101,10 +112,11 @@ class Doorway:
         if not self._door.crowded or not (held or self._between()):
             self._on(data)
             return
-        heading = heading_of(data, self._door.paths)
+        end = data.find(END) + len(END)
+        heading = self._door.heading(data[:end]) if len(END) <= end <= HEAD_BYTES else None
         if heading is None or len(data) > heading.size:
             self._on(data)
-        elif data.endswith(END) and len(data) < heading.size:
+        elif end == len(data) < heading.size:
             self._hold(data)
         elif answer := self._door.refusal(heading, self._protocol):
             self._skip = heading.size - len(data)
@@ -135,27 +147,29 @@ class Doorway:
 
     def _answer(self, answer: bytes) -> None:
         protocol = self._protocol
-        protocol._unset_keepalive_if_required()  # noqa: SLF001 - it has no other name
         protocol.transport.write_whole(answer)  # type: ignore[attr-defined] # it is a Joined
-        protocol.timeout_keep_alive_task = protocol.loop.call_later(
-            protocol.timeout_keep_alive, protocol.timeout_keep_alive_handler
-        )
+        now = protocol.loop.time()
+        if protocol.timeout_keep_alive_task is None or now > self._armed + REARM_SECONDS:
+            self._armed = now
+            protocol._unset_keepalive_if_required()  # noqa: SLF001 - it has no other name
+            protocol.timeout_keep_alive_task = protocol.loop.call_later(
+                protocol.timeout_keep_alive, protocol.timeout_keep_alive_handler
+            )
 
 
-def heading_of(data: bytes, paths: Collection[str]) -> Heading | None:
-    """What `data` begins with; None if that is not all there, or nothing for a door whose routes have `paths`."""
-    line, end = LINE.match(data), data.find(END)
-    if line is None or end < 0 or (path := line[1].decode()) not in paths:
+def heading_of(head: bytes, paths: Collection[str]) -> Heading | None:
+    """What a request says that begins with `head`, to the empty line; None if it is nothing for a door whose routes have `paths`."""
+    line = LINE.match(head)
+    if line is None or (path := line[1].decode()) not in paths:
         return None
-    head = data[: end + 2]
-    lowered = head.lower()
+    lowered = head[:-2].lower()
     length = LENGTH.search(lowered)
-    if length is None or lowered.count(b"content-length") != 1 or any(mark in lowered for mark in STRANGE):
+    if length is None or lowered.count(b"content-length") != 1 or STRANGE.search(lowered):
         return None
     if b"\r\nconnection" in lowered and (lowered.count(b"\r\nconnection") != 1 or not KEPT.search(lowered)):
         return None
-    identity = IDENTITY.search(head)
-    return Heading(path, identity[1] if identity else b"", end + len(END) + int(length[1]))
+    identity = IDENTITY.search(head[:-2])
+    return Heading(path, identity[1] if identity else b"", len(head) + int(length[1]))
 
 
 def written(header: tuple[bytes, bytes]) -> bytes:

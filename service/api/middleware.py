@@ -11,6 +11,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterable
+from functools import cache
 
 from starlette.requests import Request
 from starlette.routing import Route
@@ -19,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service import logs
 from service.api import problems
 from service.drain import Drain
-from service.errors import TooManyRequests, Unavailable
+from service.errors import Unavailable
 from service.metrics import Metrics
 from service.pipeline import Pipeline
 
@@ -49,7 +50,7 @@ class Measured:
     def __init__(self, app: ASGIApp, metrics: Metrics, routes: Iterable[Route], *, tell: bool = False) -> None:
         self._app = app
         self._tell = tell
-        self._requests = metrics.requests
+        self._requests = cache(lambda template, status: metrics.requests.labels(template, str(status)))
         templates = [*(route.path for route in routes if route.path not in PROBES), UNKNOWN]
         self._seconds = {template: metrics.request_seconds.labels(template) for template in templates}
         own = secrets.token_hex(6)
@@ -82,12 +83,12 @@ class Measured:
 
     def identity(self, given: bytes) -> bytes:
         """The id of a request whose caller gave it this one, which may be empty."""
-        return given if SANE.fullmatch(given) else next(self._own_ids)
+        return given if given and SANE.fullmatch(given) else next(self._own_ids)
 
     def count(self, template: str, status: int, seconds: float) -> None:
         """Counts an answer of a route, which took so long."""
         self._seconds[template].observe(seconds)
-        self._requests.labels(template, str(status)).inc()
+        self._requests(template, status).inc()
 
     def _identity(self, scope: Scope) -> bytes:
         return self.identity(next((value for name, value in scope["headers"] if name == REQUEST_ID), b""))
@@ -108,13 +109,11 @@ class Admitted:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes on what can be answered."""
-        if scope["type"] == "http" and scope["path"] in self._routes and scope["method"] == "POST" and not self._drain.stopping:
-            try:
-                self._pipeline.admit()
-            except TooManyRequests as error:
-                scope["route"] = self._routes[scope["path"]]
-                await problems.respond(Request(scope), error)(scope, receive, send)
-                return
+        asks = scope["type"] == "http" and scope["path"] in self._routes and scope["method"] == "POST"
+        if asks and not self._drain.stopping and (error := self._pipeline.refusal()):
+            scope["route"] = self._routes[scope["path"]]
+            await problems.respond(Request(scope), error)(scope, receive, send)
+            return
         await self._app(scope, receive, send)
 
 

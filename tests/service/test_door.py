@@ -184,7 +184,7 @@ def test_every_refusal_is_counted_and_has_an_id_of_its_own(tmp_path):
     ],
 )
 def test_a_plain_request_is_understood(head, identity):
-    assert heading_of(head + b"12345", PATHS) == Heading("/predict", identity, len(head) + 5)
+    assert heading_of(head, PATHS) == Heading("/predict", identity, len(head) + 5)
 
 
 @pytest.mark.parametrize(
@@ -212,4 +212,4 @@ def test_a_plain_request_is_understood(head, identity):
     ],
 )
 def test_what_is_not_plain_is_left_to_the_server(head):
-    assert heading_of(head + b"12345", PATHS) is None
+    assert heading_of(head, PATHS) is None
