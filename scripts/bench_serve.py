@@ -150,27 +150,41 @@ def explaining_section(plan: Plan) -> str:
 
 def overload_section(plan: Plan) -> str:
     """Four times the capacity, and one bad picture among good ones."""
-    with serving(plan) as (server, wrk), tempfile.TemporaryDirectory() as name:
-        asked, rows = prediction("32×32"), []
+    with serving(plan) as (server, wrk):
+        together, gathered = overloads(plan, server, wrk), gathering(server)
+    half = load.CORES // 2
+    with load.on_cores(range(half)), serving(plan) as (server, wrk), load.on_cores(range(half, load.CORES)):
+        apart = overloads(plan, server, wrk)
+    header = ("round", "capacity requests/s", f"of {POOL:,} connections", "sent requests/s")
+    header += (*(str(status) for status in (OK, *REFUSED)), "other", "goodput / capacity", f"/ that of {POOL:,} connections")
+    header += ("of the server's processor time", "200 p99 ms", "refusals p99 ms", "slowest refusal ms")
+    how = (
+        f"{POOL:,} connections send predictions of 32×32 at {OVER} times the capacity (64 connections, measured just before) for "
+        f"{plan.seconds:g} s, after they have sent as many as the capacity, which tells what they get at most. Times count from when a "
+        "request was sent. On the same cores goodput by the clock lacks what the generator takes; of the processor time that the server had "
+        "itself, the share is told that its answers take at the capacity."
+    )
+    on = f"The service on {half} of the {load.CORES} cores, the generator on the others"
+    tables = f"On the same cores:\n\n{table(header, together)}\n\n{on}:\n\n{table(header, apart)}"
+    return f"## Overload\n\n{how}\n\n{tables}\n\n{gathered}"
+
+
+def overloads(plan: Plan, server: Server, wrk: Wrk) -> list[tuple[object, ...]]:
+    """A line a round."""
+    asked, rows = prediction("32×32"), []
+    with tempfile.TemporaryDirectory() as name:
         for number in range(1, plan.rounds + 1):
             reading, cost = load.driven(wrk, server, [(asked, 1)], 64, plan.seconds)
+            even = rates.drive(server.port, asked, reading.rate, plan.seconds, POOL, Path(name)).per_second(OK)
             before = load.cpu_seconds(load.family(server.pid))
             wave = rates.drive(server.port, asked, OVER * reading.rate, plan.seconds, POOL, Path(name))
             useful = wave.statuses()[OK] * cost / (load.cpu_seconds(load.family(server.pid)) - before)
-            rows.append((number, f"{reading.rate:.0f}", *overloaded(wave, reading.rate, useful)))
-        gathered = gathering(server)
-    header = ("round", "capacity requests/s", "sent requests/s", *(str(status) for status in (OK, *REFUSED)), "other")
-    header += ("goodput / capacity", "of the server's processor time", "200 p99 ms", "refusals p99 ms", "slowest refusal ms")
-    how = (
-        f"{POOL:,} connections send predictions of 32×32 at {OVER} times the capacity (64 connections, measured just before) for "
-        f"{plan.seconds:g} s. Times count from when a request was sent. Goodput by the clock lacks what the generator takes of the same "
-        "cores; of the processor time that the server had itself, the share is told that its answers take at the capacity."
-    )
-    return f"## Overload\n\n{how}\n\n{table(header, rows)}\n\n{gathered}"
+            rows.append((number, f"{reading.rate:.0f}", f"{even:.0f}", *overloaded(wave, (reading.rate, even), useful)))
+    return rows
 
 
-def overloaded(wave: Wave, capacity: float, useful: float) -> tuple[object, ...]:
-    """One round's line; `useful` is the share of the server's processor time that went into answers."""
+def overloaded(wave: Wave, capacities: Sequence[float], useful: float) -> tuple[object, ...]:
+    """One round's line, the goodput beside each of `capacities`; `useful` is the share of the server's processor time for answers."""
     statuses, sent = wave.statuses(), wave.sent()
     refusals = [one.milliseconds for one in sent if one.status in REFUSED]
     served = [one.milliseconds for one in sent if one.status == OK]
@@ -178,7 +192,7 @@ def overloaded(wave: Wave, capacity: float, useful: float) -> tuple[object, ...]
         f"{len(sent) / wave.seconds:.0f}",
         *(statuses[status] for status in (OK, *REFUSED)),
         sum(count for status, count in statuses.items() if status not in (OK, *REFUSED)),
-        f"{wave.per_second(OK) / capacity:.2f}",
+        *(f"{wave.per_second(OK) / capacity:.2f}" for capacity in capacities),
         f"{useful:.2f}",
         f"{percentile(served, 99):.1f}",
         f"{percentile(refusals, 99):.1f}",

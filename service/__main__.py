@@ -113,7 +113,7 @@ def _predict_folder(
     quality: str,
     maps: Path | None,
 ) -> None:
-    from service import bulk
+    from service import bulk, processes
     from service.bundle import load
     from service.engine import Engine
     from service.explain import ask
@@ -130,7 +130,7 @@ def _predict_folder(
     parameters = dict(entry.partition("=")[::2] for entry in given)
     question = ask(bundle.manifest, method, target, parameters, quality) if method else None
     job = bulk.Job(folder, out, question, maps, bulk.Shard.parse(shard), check_top_k(top_k, bundle.manifest))
-    workers = settings.threads or os.cpu_count() or 1
+    workers = settings.threads or processes.cores()
     run = bulk.Run(Engine(bundle, settings.device, settings.threads), job, settings.max_pixels, workers)
     _show(run, out)
 

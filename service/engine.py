@@ -15,7 +15,6 @@ In the precision `int8`, for CPUs alone, `predict_quick` runs predict.int8.onnx;
 """
 
 import logging
-import os
 import time
 from collections.abc import Callable, Container, Mapping
 from copy import copy
@@ -28,6 +27,7 @@ import onnxruntime as ort
 from jaxtyping import Float32, Int64, UInt8
 
 from service import bundle as contract
+from service import processes
 from service.bundle import Bundle
 from service.errors import BundleError, DeviceError, MethodUnavailable
 from service.manifest import Manifest
@@ -122,7 +122,7 @@ class Engine:
         self.precision: Precision = precision
         self.wide = True
         self._lone = alone
-        self._threads = threads or os.cpu_count() or 1
+        self._threads = threads or processes.cores()
         self._turn: Turn = lambda rows: min(rows, MAX_ROWS)
         spec = self.manifest.input
         self._mean = (255 * np.asarray(spec.mean, np.float32)).reshape(1, 3, 1, 1)

@@ -6,7 +6,6 @@ deadline or say that they cannot.
 """
 
 import asyncio
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from jaxtyping import UInt8
 
-from service import images, masks
+from service import images, masks, processes
 from service.engine import MAX_ROWS, Engine, self_test_picture
 from service.errors import RequestError, TooManyRequests
 from service.explain import Attribution, Question, legend, masked, render, segments
@@ -123,7 +122,7 @@ class Pipeline:
         self.metrics = metrics
         self._max_pixels = settings.max_pixels
         self._neighbours = neighbours or Neighbours()
-        self._threads = ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1), thread_name_prefix="pictures")
+        self._threads = ThreadPoolExecutor(max_workers=min(4, processes.cores()), thread_name_prefix="pictures")
         self._predict = Lane(
             "predict",
             self._infer,

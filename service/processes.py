@@ -1,4 +1,5 @@
-"""What the processes of the service take from the machine: memory, its limit, processor time. As Linux tells it; elsewhere it is unknown.
+"""What the processes of the service have and take of the machine: cores, memory, its limit, processor time. As Linux tells it; elsewhere it
+is unknown.
 
 The limit is the smallest that a control group of this process has, of either version, or the machine's memory where none has one.
 """
@@ -11,6 +12,11 @@ from pathlib import Path
 PROC, GROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 UNLIMITED = 2**60  # version 1 writes a number near 2**63 where there is no limit
 USER_TICKS, SYSTEM_TICKS = 11, 12  # of /proc/PID/stat, counted after the name
+
+
+def cores() -> int:
+    """How many cores this process may run on: those that the cpuset of its container, or `taskset`, leaves it."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def resident_bytes(pids: Iterable[int]) -> int:

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from service import processes
 from service.errors import SettingsError
 
 Device = Literal["auto", "cpu", "cuda", "tensorrt"]
@@ -103,7 +104,7 @@ class Settings:
         """How many processes serve: the interpreter lock lets each use little more than one core; a GPU is best fed by one."""
         if self.workers:
             return self.workers
-        return min(os.cpu_count() or 1, MOST_WORKERS) if self.wanted == "cpu" else 1
+        return min(processes.cores(), MOST_WORKERS) if self.wanted == "cpu" else 1
 
     @property
     def wanted(self) -> Device:

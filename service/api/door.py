@@ -2,8 +2,8 @@
 
 Under overload most answers are refusals, and what a refusal takes is taken from those who are served. The way through the server, the
 middleware and back costs 0.19 ms there; here it costs a quarter of that (docs/benchmarks.md). The door is for requests that it understands
-at a glance: POST to a route without parameters, with one Content-Length, and a short head. All others, and all when nothing is crowded, are passed on as
-they come, so that nothing is refused here that `Admitted` would let in.
+at a glance: POST to a route without parameters, with one Content-Length, and a short head. All others, and all when nothing is crowded, are
+passed on as they come, so that nothing is refused here that `Admitted` would let in.
 
 It knows how uvicorn keeps a connection (`HttpToolsProtocol`): whether it is between two requests, and its keep-alive timer.
 """

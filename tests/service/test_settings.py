@@ -1,3 +1,4 @@
+import os
 from dataclasses import FrozenInstanceError
 
 import pytest
@@ -51,3 +52,14 @@ def test_the_help_names_every_variable():
     assert [line.split()[0] for line in describe().splitlines()] == [
         "CANDOR_" + name.upper() for name in Settings.__dataclass_fields__
     ]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no affinity of processes to cores")
+def test_processes_are_counted_by_the_cores_that_this_one_may_use():
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert Settings(device="cpu").processes == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert Settings(device="cpu").processes == len(allowed)
