@@ -5,6 +5,7 @@ open, so a rate is kept as long as answers take less than the time between two r
 generator that shares the cores with the server must take little of them.
 """
 
+import math
 import subprocess
 from collections import Counter
 from collections.abc import Sequence
@@ -59,7 +60,7 @@ def drive(port: int, request: Request, rate: float, seconds: float, connections:
     body.write_bytes(request.body)
     log.unlink(missing_ok=True)
     each = rate / connections
-    times = max(1, round((RAMP_SECONDS + seconds) * each))
+    times = math.ceil((RAMP_SECONDS + seconds) * each) + 1  # the last of them is beyond the time that counts
     handful = max(1, round(connections * PERIOD_SECONDS / RAMP_SECONDS))
     options = {
         "clients": connections,
