@@ -1,7 +1,7 @@
 """The door: refuses pictures on the connection itself while too many wait, before a request becomes a task.
 
 Under overload most answers are refusals, and what a refusal takes is taken from those who are served. The way through the server, the
-middleware and back costs 0.19 ms there; here it costs a quarter of that (docs/benchmarks.md). The door is for requests that it understands
+middleware and back costs 0.19 ms there; here it costs a fifth of that (docs/benchmarks.md). The door is for requests that it understands
 at a glance: POST to a route without parameters, with one Content-Length, and a short head. All others, and all when nothing is crowded, are
 passed on as they come, so that nothing is refused here that `Admitted` would let in.
 
