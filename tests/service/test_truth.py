@@ -107,15 +107,18 @@ def test_a_contrast_is_the_difference_of_two_maps(method, engine):
     near(maps[0], maps[1] - maps[2], 1e-4)
 
 
+SEEDS = (3, 4, 5)  # of the weights that are drawn: a map of 4 × 4 cells may be like another by chance
+
+
 @pytest.fixture(scope="module")
 def randomised(embedded, tmp_path_factory):
-    """The embedded bundle with the weights of its last layer, or of all its layers, drawn anew."""
+    """The embedded bundle with the weights of its last layer, or of all its layers, drawn anew, three times."""
 
-    def engine_with(wanted, name):
+    def engine_with(wanted, name, seed):
         files = {}
         for graph in (contract.PREDICT, contract.GRADIENT, contract.CAM):
             model = onnx.load_model_from_string(embedded.read(graph))
-            rng = np.random.default_rng(5)
+            rng = np.random.default_rng(seed)
             for tensor in sorted(model.graph.initializer, key=lambda t: t.name.removeprefix("forward/")):
                 value = numpy_helper.to_array(tensor)
                 if value.dtype == np.float32 and value.size > 200 and wanted(value):
@@ -125,7 +128,8 @@ def randomised(embedded, tmp_path_factory):
         manifest = Manifest("random", embedded.manifest.labels, embedded.manifest.input)
         return Engine(contract.write(tmp_path_factory.mktemp("random") / name, manifest, files), "cpu")
 
-    return {"last": engine_with(lambda value: value.ndim == 2, "last"), "all": engine_with(lambda _: True, "all")}
+    depths = {"last": lambda value: value.ndim == 2, "all": lambda _: True}
+    return {depth: [engine_with(wanted, f"{depth}{seed}", seed) for seed in SEEDS] for depth, wanted in depths.items()}
 
 
 def rank_correlation(first, second):
@@ -139,10 +143,9 @@ def test_drawing_the_weights_anew_destroys_the_map(method, depth, engine, random
     similar = []
     for seed, colour in enumerate(("red", "green", "blue", "red")):
         pixels = draw(colour, seed=seed)
-        similar.append(
-            abs(rank_correlation(answer(engine, pixels, method, "3").map, answer(randomised[depth], pixels, method, "3").map))
-        )
-    assert np.median(similar) < 0.6, similar
+        whole = answer(engine, pixels, method, "3").map
+        similar += [abs(rank_correlation(whole, answer(broken, pixels, method, "3").map)) for broken in randomised[depth]]
+    assert np.median(similar) < 0.5, similar
 
 
 @pytest.fixture(scope="module")

@@ -211,6 +211,11 @@ def test_the_command_audits_a_bundle_twice_to_the_same_report(audited, reports):
     assert all(name in first for name in ("calibration", "prediction_sets", "familiarity", "bias", "corruptions", "attacks"))
 
 
+@pytest.mark.parametrize("method", ["integrated_gradients", "grad_cam", "occlusion"])
+def test_every_map_notices_a_broken_network(reports, method):
+    assert reports[0]["explanations"]["cascade"][method]["1.0"] < 0.9
+
+
 def test_two_models_stand_side_by_side_in_report_and_card(audited, reports):
     section, shown = reports[1]["comparison"], audited[1].read(contract.CARD).decode()
     manifest = audited[0].manifest

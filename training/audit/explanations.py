@@ -21,6 +21,7 @@ from service.bundle import Bundle
 from service.engine import Engine
 from service.explain import Attribution, ask, available, explain, quality
 from service.manifest import Manifest
+from training.autodiff import FORWARD
 
 METHODS = ("integrated_gradients", "grad_cam", "occlusion")
 DEPTHS = (0.25, 0.5, 1.0)  # shares of the network's weights, from its head on, that are shuffled
@@ -119,7 +120,7 @@ def _weights(model: ModelProto) -> list[str]:
 
 def _shuffled(model: ModelProto, chosen: set[str], seed: int) -> bytes:
     for tensor in model.graph.initializer:
-        if tensor.name in chosen:
+        if tensor.name.removeprefix(FORWARD) in chosen:
             values = numpy_helper.to_array(tensor).copy()
             np.random.default_rng(seed).shuffle(flat := values.ravel())
             tensor.CopyFrom(numpy_helper.from_array(flat.reshape(values.shape), tensor.name))
