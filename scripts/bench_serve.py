@@ -150,9 +150,11 @@ def explaining_section(plan: Plan) -> str:
 
 def overload_section(plan: Plan) -> str:
     """Four times the capacity, and one bad picture among good ones."""
+    half = load.CORES // 2
+    if not half:
+        raise click.UsageError("the section `overload` needs two cores or more: one for the service, one for the generator")
     with serving(plan) as (server, wrk):
         together, gathered = overloads(plan, server, wrk), gathering(server)
-    half = load.CORES // 2
     with load.on_cores(range(half)), serving(plan) as (server, wrk), load.on_cores(range(half, load.CORES)):
         apart = overloads(plan, server, wrk)
     header = ("round", "capacity requests/s", f"of {POOL:,} connections", "sent requests/s")
