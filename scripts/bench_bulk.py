@@ -21,7 +21,7 @@ import onnxruntime as ort
 
 from service import bulk
 from service.bundle import load
-from service.engine import MAX_ROWS, Engine
+from service.engine import Engine
 from service.pipeline import receive
 from service.settings import EMBEDDED_BUNDLE
 
@@ -69,8 +69,9 @@ def limit(engine: Engine, files: list[Path]) -> None:
         sent = [receive(path.read_bytes(), engine.manifest.input, MAX_PIXELS, keep=False) for path in paths]
         engine.predict(np.stack([picture.fitted for picture in sent]))
 
+    most = engine.most_rows
     with ThreadPoolExecutor(CORES) as pool:
-        list(pool.map(predict, [files[start : start + MAX_ROWS] for start in range(0, len(files), MAX_ROWS)]))
+        list(pool.map(predict, [files[start : start + most] for start in range(0, len(files), most)]))
 
 
 def run(engine: Engine, folder: Path, out: Path) -> None:

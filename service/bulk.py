@@ -1,8 +1,8 @@
 """A folder of pictures → one table, by the engine that also serves, without a server.
 
 Files are taken in the order of their names, folder by folder; shard 3 of 8 is every eighth of them, from the third on. One thread a core
-reads, decodes and predicts `MAX_ROWS` pictures at a time on the sessions of one thread. However long the folder, only a few such batches
-and the names of one folder's files are in memory: the list of all names is a file.
+reads, decodes and predicts as many pictures at a time as the engine takes, on the sessions of one thread. However long the folder, only a few
+such batches and the names of one folder's files are in memory: the list of all names is a file.
 
 Beside the table OUT lies, until it is complete, the folder OUT.parts: `job.json` says what was asked of which files, `names` holds their
 names, and `part-00000.parquet` and so on the rows of a fixed number of files each. A part that is there is not made again, so that the
@@ -32,7 +32,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from service import table
-from service.engine import MAX_ROWS, Engine, Row
+from service.engine import Engine, Row
 from service.errors import BodyTooLarge, BulkError, InvalidParameter, RequestError, Stopped, short
 from service.explain import Question, Target, explain
 from service.manifest import Manifest
@@ -205,7 +205,7 @@ class Run:
             for path, lines in zip(self._part_paths(), _pieces(file, self._part_files), strict=True):
                 if path.exists():
                     continue
-                pieces = list(_pieces(map(json.loads, lines), MAX_ROWS))
+                pieces = list(_pieces(map(json.loads, lines), self._engine.most_rows))
                 for piece in pieces:
                     yield Batch(piece, path, piece is pieces[-1])
 

@@ -1,8 +1,8 @@
 """ONNX Runtime sessions of one bundle: device choice, warm-up, batched runs.
 
 Arrays: `batch` uint8 (N, S, S, 3) RGB; `x` float32 (N, 3, S, S) normalised; `target` int64 (N,), −1 = the predicted class;
-`logits` float32 (N, K). Any N is taken: more than `MAX_ROWS` rows run in several pieces, and on a GPU a piece is filled up to
-the next size of `BATCH_SIZES`, each of which was warmed, because every new shape costs a first slow run there.
+`logits` float32 (N, K). Any N is taken: more than `most_rows` rows run in several pieces, and on a GPU a piece is filled up to
+the next size of `GPU_ROWS`, each of which was warmed, because every new shape costs a first slow run there.
 
 On a CPU with several cores every graph is open twice: for one thread, which wastes nothing while all cores have work, and for all of
 them, which answers a lone request sooner. `wide` says which is taken; it is a matter of speed alone. The threads of the second spin for
@@ -10,39 +10,35 @@ a moment between operators, for waking one takes longer than most operators do. 
 where several processes serve, what explains is open once in each, for one thread.
 
 A GPU runs the half-precision graphs of a bundle that has them; a CPU never does, it would compute them by casting to float32 and back.
+One thread runs all that a GPU computes (service/resident.py); others wait for it.
 
 In the precision `int8`, for CPUs alone, `predict_quick` runs predict.int8.onnx; `predict`, and so every explanation, stays in float32.
 """
 
 import logging
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-import onnxruntime as ort
 from jaxtyping import Float32, Int64, UInt8
 
 from service import bundle as contract
-from service import processes
+from service import devices, processes
 from service.bundle import Bundle
 from service.errors import BundleError, DeviceError, MethodUnavailable
 from service.manifest import Manifest
+from service.resident import resident
 from service.settings import Device, Precision
 
-BATCH_SIZES = (1, 2, 4, 8, 16, 32)
-MAX_ROWS = 16
+CPU_ROWS = 16  # the most that run together: more gain nothing there
+GPU_ROWS = (1, 2, 4, 8, 16, 32, 64)  # that run together
 GRAPHS = (contract.PREDICT, contract.GRADIENT, contract.CAM)
 EXPLAINING = {contract.GRADIENT, contract.CAM}
-REMEDY = "install what is missing, or set CANDOR_DEVICE to cpu or auto"
-PROVIDERS: Mapping[Device, str] = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
 SELF_TEST_TOLERANCE = 0.05  # logits; half precision and other kernels stay well below, a wrong graph does not
 INT8_TOLERANCE = (
     0.03  # of the spread of the logits, more: a kernel that rounds otherwise moves one by two steps, each a 255th of its range
@@ -53,8 +49,8 @@ Batch = UInt8[np.ndarray, "rows size size 3"]
 Rows = Float32[np.ndarray, "rows 3 size size"]
 Targets = Int64[np.ndarray, "rows"]
 Turn = Callable[[int], int]
-
-SILENT, ERRORS = 4, 3  # severities of ONNX Runtime's own log
+Feeds = Mapping[str, np.ndarray]
+Program = Callable[[Feeds], dict[str, np.ndarray]]  # an open graph: its outputs for its inputs
 
 log = logging.getLogger("candor")
 
@@ -123,7 +119,8 @@ class Engine:
         self.wide = True
         self._lone = alone
         self._threads = threads or processes.cores()
-        self._turn: Turn = lambda rows: min(rows, MAX_ROWS)
+        self._thread = ThreadPoolExecutor(1, "device")  # begins with its first work
+        self._turn: Turn = lambda rows: min(rows, self.most_rows)
         spec = self.manifest.input
         self._mean = (255 * np.asarray(spec.mean, np.float32)).reshape(1, 3, 1, 1)
         self._scale = (1 / (255 * np.asarray(spec.std, np.float32))).reshape(1, 3, 1, 1)
@@ -137,7 +134,12 @@ class Engine:
     @property
     def provider(self) -> str:
         """The execution provider that the sessions really run on."""
-        return str(self._wide[contract.PREDICT].get_providers()[0])
+        return devices.PROVIDERS[self.device]
+
+    @property
+    def most_rows(self) -> int:
+        """How many rows run together at most."""
+        return CPU_ROWS if self.device == "cpu" else GPU_ROWS[-1]
 
     @cached_property
     def forward_seconds(self) -> float:
@@ -223,44 +225,30 @@ class Engine:
         return "cuda"
 
     def _open_all(self, bundle: Bundle, device: Device) -> None:
-        """Opens and warms every graph on `device`: a list of providers is no proof that one runs, a run is."""
-        provider = PROVIDERS[device]
-        if provider not in ort.get_available_providers():
-            raise DeviceError(f"onnxruntime {ort.__version__} is built without {provider}: {REMEDY}")
+        """Opens and warms every graph on `device`: a run is the proof that one can be had."""
+        devices.check(device)
         self.device = device
-        ort.set_default_logger_severity(ERRORS if device == "cpu" else SILENT)  # a device that does not start is told by us
-        files = {graph: file_of(graph, bundle.manifest.files, device) for graph in {*GRAPHS, self._quick} if bundle.has(graph)}
-        contents = {graph: bundle.read(file) for graph, file in files.items()}
+        graphs = [graph for graph in sorted({*GRAPHS, self._quick}) if bundle.has(graph)]
+        files = {graph: devices.file_of(graph, bundle.manifest.files, device) for graph in graphs}
+        contents = {graph: (file, bundle.read(file)) for graph, file in files.items()}
 
-        def opened(threads: int) -> dict[str, ort.InferenceSession]:
-            return {graph: self._open(files[graph], content, provider, threads) for graph, content in contents.items()}
+        def opened(threads: int) -> dict[str, Program]:
+            return {graph: self._open(*content, threads) for graph, content in contents.items()}
 
         self._wide = opened(self._threads)
         self._narrow = opened(1) if device == "cpu" and self._threads > 1 else self._wide
         if not self._lone:
             self._wide |= {graph: self._narrow[graph] for graph in EXPLAINING & set(self._wide)}
-        self._outputs = {graph: [output.name for output in session.get_outputs()] for graph, session in self._wide.items()}
         self._warm_up()
 
-    def _open(self, name: str, graph: bytes, provider: str, threads: int) -> ort.InferenceSession:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = ERRORS if provider == PROVIDERS["cpu"] else SILENT
-        if provider == PROVIDERS["cpu"]:
-            _share_memory()
-            options.add_session_config_entry("session.use_env_allocators", "1")
-        try:
-            session = ort.InferenceSession(graph, options, providers=_providers(name, provider), enable_fallback=False)
-        except Exception as error:
-            reason = str(error).strip().splitlines()[0]
-            if provider == PROVIDERS["cpu"]:
-                raise BundleError(f"ONNX Runtime cannot open {name}: {reason}") from error
-            raise DeviceError(f"{provider} does not start ({reason}): {REMEDY}") from error
-        if session.get_providers()[0] != provider:
-            raise DeviceError(f"{provider} cannot be loaded (no GPU, no driver, or a library is missing): {REMEDY}")
-        return session
+    def _open(self, file: str, graph: bytes, threads: int) -> Program:
+        if self.device != "cpu":
+            return resident(file, graph, self.device, GPU_ROWS, self._thread)
+        session = devices.session(file, graph, self.device, threads)
+        names = [output.name for output in session.get_outputs()]
+        return lambda feeds: dict(zip(names, session.run(names, feeds), strict=True))
 
-    def _run(self, name: str, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _run(self, name: str, feeds: Feeds) -> dict[str, np.ndarray]:
         if not self.has(name):
             raise MethodUnavailable(f"this bundle has no {name}; GET /methods lists what it can explain with")
         rows = len(next(iter(feeds.values())))
@@ -273,17 +261,10 @@ class Engine:
             start, end = end, end + self._turn(rows - end) if end < rows else end
         return {key: np.concatenate([piece[key] for piece in pieces]) for key in pieces[0]}
 
-    def _run_piece(self, name: str, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        session, names = (self._wide if self.wide else self._narrow)[name], self._outputs[name]
-        if self.device == "cpu":
-            return dict(zip(names, session.run(names, feeds), strict=True))
-        rows = len(next(iter(feeds.values())))
-        size = next(size for size in BATCH_SIZES if size >= rows)
-        outputs = session.run(names, {key: _fill(value, size) for key, value in feeds.items()})
-        return {key: value[:rows] for key, value in zip(names, outputs, strict=True)}
+    def _run_piece(self, name: str, feeds: Feeds) -> dict[str, np.ndarray]:
+        return (self._wide if self.wide else self._narrow)[name](feeds)
 
     def _warm_up(self) -> None:
-        sizes = (1,) if self.device == "cpu" else tuple(size for size in BATCH_SIZES if size <= MAX_ROWS)
         calls: dict[str, Callable[[Batch], object]] = {
             contract.PREDICT: self.predict,
             contract.INT8: self.predict_quick,
@@ -291,10 +272,9 @@ class Engine:
             contract.CAM: lambda batch: self.cam(self.normalise(batch), _predicted(batch)),
         }
         picture = self_test_picture(self.manifest.input.size)
-        for batch in (np.repeat(picture, size, axis=0) for size in sizes):
-            for self.wide in (False, True):
-                for name in self._wide:
-                    calls[name](batch)
+        for self.wide in (False, True):
+            for name in self._wide:
+                calls[name](picture)
 
     def _self_test(self, call: Callable[[Batch], Prediction], expected: tuple[int, float] | None, share: float = 0.0) -> None:
         """Refuses a class or a logit other than `expected`; `share` of the spread of the logits is added to the tolerance."""
@@ -309,27 +289,6 @@ class Engine:
                 f"the manifest says class {expected_index} with {expected_logit:.3f}: export the bundle "
                 "again, or try another CANDOR_DEVICE"
             )
-
-
-@cache
-def _share_memory() -> None:
-    """One pool for the activations of all sessions, which otherwise keep one each (15 MB); it grows by what is asked for."""
-    place = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
-    ort.create_and_register_allocator(place, ort.OrtArenaCfg({"arena_extend_strategy": 1}))
-
-
-def file_of(graph: str, files: Container[str], device: Device) -> str:
-    """The one of the bundle's `files` that serves `graph` on `device`: in half precision on a GPU, where there is such a file."""
-    half = contract.HALVES.get(graph, graph)
-    return half if device != "cpu" and half in files else graph
-
-
-def _providers(file: str, provider: str) -> list[str | tuple[str, dict[str, str]]]:
-    """What runs `file`: TensorRT leaves to CUDA what it lacks, and takes float16 only if told (github.com/NVIDIA/TensorRT/issues/3277)."""
-    if provider != PROVIDERS["tensorrt"]:
-        return [provider]
-    half = file in contract.HALVES.values()
-    return [(provider, {"trt_fp16_enable": "True"} if half else {}), PROVIDERS["cuda"]]
 
 
 def self_test_picture(size: int) -> UInt8[np.ndarray, "1 size size 3"]:
@@ -347,8 +306,3 @@ def _seconds(work: Callable[[], object]) -> float:
 
 def _predicted(batch: Batch) -> Targets:
     return np.full(len(batch), -1, np.int64)
-
-
-def _fill(rows: np.ndarray, size: int) -> np.ndarray:
-    """`rows` repeated at its end up to `size` rows."""
-    return rows if len(rows) == size else np.concatenate([rows, np.repeat(rows[-1:], size - len(rows), axis=0)])

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from service import images, masks, processes
-from service.engine import MAX_ROWS, Engine, self_test_picture
+from service.engine import Engine, self_test_picture
 from service.errors import RequestError, TooManyRequests
 from service.explain import Attribution, Question, legend, masked, render, segments
 from service.explain.legend import Legend
@@ -126,7 +126,7 @@ class Pipeline:
         self._predict = Lane(
             "predict",
             self._infer,
-            most_rows=MAX_ROWS,
+            most_rows=engine.most_rows,
             capacity=min(MOST, max(FEWEST, round(WAIT_SECONDS / engine.quick_seconds))),
             metrics=metrics,
             on_loop=engine.device == "cpu" and engine.quick_seconds < QUICK_SECONDS,
@@ -158,7 +158,7 @@ class Pipeline:
     @property
     def backlogged(self) -> bool:
         """Whether more predictions wait than run together."""
-        return self._predict.waiting > MAX_ROWS
+        return self._predict.waiting > self.engine.most_rows
 
     async def receive(self, body: bytes, timing: Timing, *, keep: bool) -> Sent:
         """Decodes and fits a picture; `keep` its ground for an overlay.

@@ -2,14 +2,14 @@
 
 While predictions come in, to any process, a piece takes about `PIECE_SECONDS` and the explanation then rests for `REST` times as long, so
 that it has a fifth of a core at most and no prediction waits longer than for one piece. When nobody has asked for a prediction lately, an
-explanation has pieces of `MAX_ROWS`, and all cores if no other process computes. Between pieces it is also seen whether anyone still waits
-for the map.
+explanation has pieces of as many rows as the engine takes, and all cores if no other process computes. Between pieces it is also seen
+whether anyone still waits for the map.
 """
 
 import time
 from collections.abc import Callable
 
-from service.engine import MAX_ROWS, Engine
+from service.engine import Engine
 from service.errors import DeadlineExceeded, Unavailable
 from service.neighbours import QUIET_SECONDS, Neighbours
 
@@ -42,14 +42,14 @@ class Turns:
             )
         quiet = now - self._neighbours.last_prediction > QUIET_SECONDS
         engine.wide = quiet and self._neighbours.idle
-        self._rows = min(left, MAX_ROWS if quiet else self._rest(now))
+        self._rows = min(left, engine.most_rows if quiet else self._rest(engine, now))
         self._began = time.perf_counter()
         return self._rows
 
-    def _rest(self, now: float) -> int:
+    def _rest(self, engine: Engine, now: float) -> int:
         """Waits REST times as long as the last piece took; the rows that take PIECE_SECONDS."""
         if not self._began:
             return 1
         took = now - self._began
         time.sleep(REST * min(took, REST * PIECE_SECONDS))
-        return max(1, min(MAX_ROWS, round(self._rows * PIECE_SECONDS / took)))
+        return max(1, min(engine.most_rows, round(self._rows * PIECE_SECONDS / took)))

@@ -2,8 +2,8 @@
 
 `batch` uint8 (N, S, S, 3); x float32 (N, 3, S, S) is the normalised batch; `target` int64 (N,); `attribution` float32 (N, 3, S, S).
 A gradient is in logits per unit of x (one standard deviation of the training pixels); gradient times a difference of x is in logits.
-Rows run in pieces of at most 16, so memory does not grow with the number of steps or samples. Random numbers are the same for every
-row: a row's answer does not depend on its neighbours.
+Rows run in pieces of what the engine takes together, so memory does not grow with the number of steps or samples. Random numbers are the
+same for every row: a row's answer does not depend on its neighbours.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from service.engine import MAX_ROWS, Batch, Engine, Rows, Targets
+from service.engine import Batch, Engine, Rows, Targets
 from service.explain.baselines import BASELINES, logits_of, rows_of
 
 Copies = Float32[np.ndarray, "copies 3 size size"]
@@ -48,7 +48,7 @@ def integrated_gradients(engine: Engine, batch: Batch, target: Targets, steps: i
     start = rows_of(engine, batch, baseline)
     places, shares = _quadrature(steps)
     total = np.zeros_like(x)
-    for row, step in _pieces(len(x), steps):
+    for row, step in _pieces(engine, len(x), steps):
         points = start[row] + places[step, None, None, None] * (x - start)[row]
         _add(total, row, engine.gradient(points, target[row]).gradient, shares[step])
     difference = engine.predict(batch).logits - logits_of(engine, batch, baseline)
@@ -62,7 +62,7 @@ def smooth_grad(engine: Engine, batch: Batch, target: Targets, samples: int, noi
     """
     x = engine.normalise(batch)
     spread, total = noise * _range(x), np.zeros_like(x)
-    for row, sample in _pieces(len(x), samples):
+    for row, sample in _pieces(engine, len(x), samples):
         noisy = x[row] + spread[row] * _normal(seed, sample, x.shape[1:])
         _add(total, row, engine.gradient(noisy, target[row]).gradient)
     return Explained(total / np.float32(samples))
@@ -79,7 +79,7 @@ def gradient_shap(engine: Engine, batch: Batch, target: Targets, samples: int, n
     drawn = np.random.default_rng(seed)
     which, places = drawn.integers(len(BASELINES), size=samples), drawn.uniform(size=samples).astype(np.float32)
     spread, total = noise * _range(x), np.zeros_like(x)
-    for row, sample in _pieces(len(x), samples):
+    for row, sample in _pieces(engine, len(x), samples):
         noisy = x[row] + spread[row] * _normal(seed, sample, x.shape[1:])
         way = noisy - starts[which[sample], row]
         points = starts[which[sample], row] + places[sample, None, None, None] * way
@@ -119,7 +119,7 @@ def _quadrature(steps: int) -> tuple[Float32[np.ndarray, " steps"], Float32[np.n
     return ((1 + nodes) / 2).astype(np.float32), (weights / 2).astype(np.float32)
 
 
-def _pieces(rows: int, copies: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(Row, copy) of every copy of every row, in as few equal pieces of at most MAX_ROWS as will do."""
-    for index in np.array_split(np.arange(rows * copies), -(-rows * copies // MAX_ROWS)):
+def _pieces(engine: Engine, rows: int, copies: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(Row, copy) of every copy of every row, in as few equal pieces as the engine takes."""
+    for index in np.array_split(np.arange(rows * copies), -(-rows * copies // engine.most_rows)):
         yield index // copies, index % copies

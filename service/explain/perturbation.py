@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64
 from PIL import Image
 
-from service.engine import MAX_ROWS, Batch, Engine
+from service.engine import Batch, Engine
 from service.explain.baselines import Fitted, pixels_of
 from service.explain.segments import Segments, areas, count
 from service.explain.segments import cut as segments_of
@@ -108,8 +108,8 @@ def rise(
     rng = np.random.default_rng(seed)
     scores: list[Scores] = []
     weighed, shown = np.zeros((len(targets), size, size)), np.zeros((size, size))
-    for start in range(0, samples, MAX_ROWS):
-        masks = np.stack([_smooth_mask(size, cells, rng) for _ in range(min(MAX_ROWS, samples - start))])
+    for start in range(0, samples, engine.most_rows):
+        masks = np.stack([_smooth_mask(size, cells, rng) for _ in range(min(engine.most_rows, samples - start))])
         blended = np.rint(ground + masks[..., None] * (pixels - ground)).astype(np.uint8)
         scores.append(_scored(engine, targets, blended))
         weighed += np.einsum("nt,nhw->thw", scores[-1], masks - RISE_SHOWN)
@@ -134,7 +134,7 @@ def _drops(engine: Engine, pixels: Fitted, targets: Sequence[Target], changed: I
 def _scores(engine: Engine, targets: Sequence[Target], pictures: Iterable[Fitted]) -> Scores:
     """The scores of each picture, a piece at a time."""
     waiting = iter(pictures)
-    pieces = iter(lambda: list(islice(waiting, MAX_ROWS)), [])
+    pieces = iter(lambda: list(islice(waiting, engine.most_rows)), [])
     return np.concatenate([_scored(engine, targets, np.stack(piece)) for piece in pieces])
 
 
@@ -147,8 +147,8 @@ def _coalitions(
     engine: Engine, pixels: Fitted, targets: Sequence[Target], cut: Segments, shown: Coalitions, baseline: str
 ) -> Scores:
     """The scores of the picture with only the segments `shown` left, the rest replaced."""
-    ground = pixels_of(engine, pixels, baseline)
-    pieces = (shown[start : start + MAX_ROWS] for start in range(0, len(shown), MAX_ROWS))
+    ground, most = pixels_of(engine, pixels, baseline), engine.most_rows
+    pieces = (shown[start : start + most] for start in range(0, len(shown), most))
     return np.concatenate([_scored(engine, targets, np.where(piece[:, cut, None], pixels, ground)) for piece in pieces])
 
 

@@ -7,7 +7,8 @@ import onnxruntime as ort
 import pytest
 
 from service import bundle as contract
-from service.engine import Engine, file_of, self_test_picture
+from service.devices import file_of
+from service.engine import Engine, self_test_picture
 from service.errors import BundleError, DeviceError, MethodUnavailable
 from tests.pictures import draw
 

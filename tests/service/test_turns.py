@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from service.engine import MAX_ROWS
+from service.engine import CPU_ROWS
 from service.errors import DeadlineExceeded, Unavailable
 from service.neighbours import Neighbours
 from service.turns import PIECE_SECONDS, REST, Turns
@@ -25,7 +25,7 @@ def turns(*, deadline=60.0, abandoned=False, quiet=True):
 
 def test_when_nobody_predicts_a_piece_has_all_cores_and_all_rows(device):
     turn = turns()
-    assert [turn(device, 40), turn(device, 24), turn(device, 8)] == [MAX_ROWS, MAX_ROWS, 8]
+    assert [turn(device, 40), turn(device, 24), turn(device, 8)] == [CPU_ROWS, CPU_ROWS, 8]
     assert device.wide
 
 

@@ -1,0 +1,91 @@
+"""What computes: ONNX Runtime's providers, and how a graph is opened on one.
+
+Raises DeviceError where a device does not run, in words: a list of providers is no proof that one runs, an open session is.
+"""
+
+from collections.abc import Container, Mapping
+from functools import cache
+
+import onnxruntime as ort
+
+from service import bundle as contract
+from service.errors import BundleError, DeviceError
+from service.settings import Device
+
+REMEDY = "install what is missing, or set CANDOR_DEVICE to cpu or auto"
+PROVIDERS: Mapping[Device, str] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+SILENT, ERRORS = 4, 3  # severities of ONNX Runtime's own log
+CUDA = {"arena_extend_strategy": "kSameAsRequested"}  # options of its provider
+
+Providers = list[tuple[str, dict[str, str]]]
+
+
+def check(device: Device) -> None:
+    """Refuses a `device` that this ONNX Runtime is built without, and silences it about others: what does not start is told by us.
+
+    Raises:
+        DeviceError: it is.
+    """
+    if PROVIDERS[device] not in ort.get_available_providers():
+        raise DeviceError(f"onnxruntime {ort.__version__} is built without {PROVIDERS[device]}: {REMEDY}")
+    ort.set_default_logger_severity(_severity(device))
+
+
+def file_of(graph: str, files: Container[str], device: Device) -> str:
+    """The one of the bundle's `files` that serves `graph` on `device`: in half precision on a GPU, where there is such a file."""
+    half = contract.HALVES.get(graph, graph)
+    return half if device != "cpu" and half in files else graph
+
+
+def session(file: str, content: bytes, device: Device, threads: int, *, replays: bool = False) -> ort.InferenceSession:
+    """The graph `content` of a bundle's `file`, open on `device`; `threads` is for one inference on a CPU.
+
+    With `replays` CUDA keeps the kernels of a run, to start all of them at once; then only one thread may use the session.
+
+    Raises:
+        DeviceError: the device does not run.
+        BundleError: a CPU cannot open the graph.
+    """
+    provider, options = PROVIDERS[device], ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = _severity(device)
+    if device == "cpu":
+        _share_memory()
+        options.add_session_config_entry("session.use_env_allocators", "1")
+    try:
+        opened = ort.InferenceSession(content, options, providers=_providers(file, device, replays=replays), enable_fallback=False)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        if device == "cpu":
+            raise BundleError(f"ONNX Runtime cannot open {file}: {reason}") from error
+        raise DeviceError(f"{provider} does not start ({reason}): {REMEDY}") from error
+    if opened.get_providers()[0] != provider:
+        raise DeviceError(f"{provider} cannot be loaded (no GPU, no driver, or a library is missing): {REMEDY}")
+    return opened
+
+
+def _severity(device: Device) -> int:
+    return ERRORS if device == "cpu" else SILENT
+
+
+def _providers(file: str, device: Device, *, replays: bool) -> Providers:
+    """What runs `file`: TensorRT leaves to CUDA what it lacks, and takes float16 only if told (github.com/NVIDIA/TensorRT/issues/3277)."""
+    cuda = (PROVIDERS["cuda"], CUDA | ({"enable_cuda_graph": "1"} if replays else {}))
+    half = {"trt_fp16_enable": "True"} if file in contract.HALVES.values() else {}
+    chosen: Mapping[Device, Providers] = {
+        "cpu": [(PROVIDERS["cpu"], {})],
+        "cuda": [cuda],
+        "tensorrt": [(PROVIDERS["tensorrt"], half), cuda],
+    }
+    return chosen[device]
+
+
+@cache
+def _share_memory() -> None:
+    """One pool for the activations of all sessions, which otherwise keep one each (15 MB); it grows by what is asked for."""
+    place = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(place, ort.OrtArenaCfg({"arena_extend_strategy": 1}))
