@@ -1,7 +1,7 @@
-"""Milliseconds a map: Candor on ONNX Runtime beside Captum on torch, the same network, one core, runs interleaved, medians.
+"""Milliseconds a map: Candor on ONNX Runtime beside Captum on torch, the same network, one core or one GPU, runs interleaved, medians.
 
-The network is candor_net with fresh weights: time does not depend on their values. Captum works on its own copy. Both give with Integrated
-Gradients what the map should sum to.
+Both begin with pictures in the memory of the host and end with maps there. Both give with Integrated Gradients what the map
+should sum to.
 """
 
 import platform
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Literal
 
 import captum
 import click
@@ -19,17 +20,12 @@ import numpy as np
 import onnxruntime as ort
 import torch
 from captum.attr import IntegratedGradients, LayerGradCam, NoiseTunnel, Saliency
+from subjects import OURS, SPECS, Subject, subject
 
-from service import bundle as contract
 from service.engine import Engine
 from service.explain import cam, gradients
-from service.manifest import Input, Manifest
 from training.data import drawn_pictures
-from training.export import export_core, graphs
-from training.parity import copy_of
-from training.recipes import RECIPES
 
-SPEC = Input(32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 STEPS, SAMPLES, NOISE = 50, 16, 0.15
 MEBI = 1024
 
@@ -46,29 +42,33 @@ class Pair:
 
 @click.command()
 @click.option("--runs", default=15, show_default=True, help="Interleaved runs of a cheap method; dear ones run a fifth of it.")
-def main(runs: int) -> None:
+@click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]), help="What both compute on.")
+@click.option("--network", default=OURS, show_default=True, type=click.Choice(list(SPECS)), help="The network.")
+@click.option("--half", is_flag=True, help="Candor's graphs in half precision, on a GPU.")
+def main(runs: int, device: Literal["cpu", "cuda"], network: str, half: bool) -> None:  # noqa: FBT001 - click's
     """Prints the table."""
     torch.set_num_threads(1)
-    network = RECIPES["candor_net"].network_for(10).eval()
+    made = subject(network, halves=half)
     with tempfile.TemporaryDirectory() as folder:
-        files = graphs(export_core(network, SPEC.size), SPEC)
-        engine = Engine(contract.write(Path(folder) / "b", Manifest("bench", tuple("abcdefghij"), SPEC), files), "cpu", 1)
+        engine = Engine(made.bundle(Path(folder) / "b", halves=half), device, 1)
     grown = memory_growth(engine)  # before Captum raises the peak
-    told = f"{platform.processor() or platform.machine()}, one core, onnxruntime {ort.__version__}, torch {torch.__version__}"
+    where = "one core" if device == "cpu" else torch.cuda.get_device_name()
+    told = f"{network}, {platform.processor() or platform.machine()}, {where}, onnxruntime {ort.__version__}, torch {torch.__version__}"
     click.echo(f"{told}, captum {captum.__version__}, {date.today().isoformat()}\n")  # noqa: DTZ011 - the day where it runs
     click.echo("| method | batch | Candor ms a map | Captum ms a map | Captum / Candor |\n| --- | --- | --- | --- | --- |")
     for batch in (1, 16):
-        for pair in pairs(engine, copy_of(network), batch, runs):
+        for pair in pairs(engine, made, device, batch, runs):
             ours, theirs = interleaved(pair)
             click.echo(f"| {pair.name} | {batch} | {ours / batch:.2f} | {theirs / batch:.2f} | {theirs / ours:.2f} |")
     forward, grad_cam = forward_and_cam(engine, runs)
-    click.echo(f"\nIntegrated Gradients with 200 steps at batch 16 raises the peak memory of the process by {grown:.0f} MiB.")
-    click.echo(f"Grad-CAM costs {grad_cam / forward:.2f} times a forward pass (batch 16).")
+    if device == "cpu":
+        click.echo(f"\nIntegrated Gradients with 200 steps at batch 16 raises the peak memory of the process by {grown:.0f} MiB.")
+    click.echo(f"\nGrad-CAM costs {grad_cam / forward:.2f} times a forward pass (batch 16).")
 
 
 def memory_growth(engine: Engine) -> float:
     """MiB by which Integrated Gradients with 200 steps raise the peak of a process that has computed one gradient of 16 rows."""
-    rows = drawn_pictures(16, SPEC.size)
+    rows = drawn_pictures(16, engine.manifest.input.size)
     target = engine.predict(rows).logits.argmax(1)
     gradients.saliency(engine, rows, target)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -76,36 +76,47 @@ def memory_growth(engine: Engine) -> float:
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / MEBI
 
 
-def pairs(engine: Engine, network: torch.nn.Module, batch: int, runs: int) -> Iterator[Pair]:
+def pairs(engine: Engine, made: Subject, device: str, batch: int, runs: int) -> Iterator[Pair]:
     """Every method that Captum has, too."""
-    pixels = drawn_pictures(batch, SPEC.size)
+    pixels = drawn_pictures(batch, made.spec.size)
     target = engine.predict(pixels).logits.argmax(1)
-    x, classes = torch.from_numpy(engine.normalise(pixels)), torch.from_numpy(target)
-    layer = network.get_submodule(str(network.cam_layer))
+    network, classes = made.network.to(device), torch.from_numpy(target).to(device)
+    layer = network.get_submodule(made.layer)
     dear = max(3, runs // 5)
 
     def leaf() -> torch.Tensor:
-        return x.clone().requires_grad_()
+        return torch.from_numpy(engine.normalise(pixels)).to(device).requires_grad_()
+
+    def integrated() -> tuple[torch.Tensor, torch.Tensor]:
+        x = leaf()
+        found, delta = IntegratedGradients(network).attribute(
+            x, torch.zeros_like(x), classes, n_steps=STEPS, return_convergence_delta=True
+        )
+        return found.cpu(), delta.cpu()
 
     yield Pair(
-        "saliency", lambda: gradients.saliency(engine, pixels, target), lambda: Saliency(network).attribute(leaf(), classes), runs
+        "saliency",
+        lambda: gradients.saliency(engine, pixels, target),
+        lambda: Saliency(network).attribute(leaf(), classes).cpu(),
+        runs,
     )
     yield Pair(
         f"integrated_gradients, {STEPS} steps",
         lambda: gradients.integrated_gradients(engine, pixels, target, STEPS, "mean"),
-        lambda: IntegratedGradients(network).attribute(
-            x, torch.zeros_like(x), classes, n_steps=STEPS, return_convergence_delta=True
-        ),
+        integrated,
         dear,
     )
     yield Pair(
         f"smooth_grad, {SAMPLES} samples",
         lambda: gradients.smooth_grad(engine, pixels, target, SAMPLES, NOISE, 0),
-        lambda: NoiseTunnel(Saliency(network)).attribute(leaf(), target=classes, nt_samples=SAMPLES, stdevs=NOISE, abs=False),
+        lambda: NoiseTunnel(Saliency(network)).attribute(leaf(), target=classes, nt_samples=SAMPLES, stdevs=NOISE, abs=False).cpu(),
         dear,
     )
     yield Pair(
-        "grad_cam", lambda: cam.grad_cam(engine, pixels, target), lambda: LayerGradCam(network, layer).attribute(x, classes), runs
+        "grad_cam",
+        lambda: cam.grad_cam(engine, pixels, target),
+        lambda: LayerGradCam(network, layer).attribute(leaf(), classes).cpu(),
+        runs,
     )
 
 
@@ -122,7 +133,7 @@ def interleaved(pair: Pair) -> tuple[float, float]:
 
 def forward_and_cam(engine: Engine, runs: int) -> tuple[float, float]:
     """Milliseconds of a plain forward pass and of cam.onnx, 16 rows."""
-    pixels = drawn_pictures(16, SPEC.size)
+    pixels = drawn_pictures(16, engine.manifest.input.size)
     x, target = engine.normalise(pixels), np.full(16, -1)
     return interleaved(Pair("", lambda: engine.predict(pixels), lambda: engine.cam(x, target), runs))
 
