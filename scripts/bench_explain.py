@@ -1,7 +1,6 @@
 """Milliseconds a map: Candor on ONNX Runtime beside Captum on torch, the same network, one core or one GPU, runs interleaved, medians.
 
-Both begin with pictures in the memory of the host and end with maps there. Both give with Integrated Gradients what the map
-should sum to.
+Both begin with pictures in the memory of the host and end with maps there. Both give with Integrated Gradients what the map should sum to.
 """
 
 import platform
@@ -48,6 +47,7 @@ class Pair:
 def main(runs: int, device: Literal["cpu", "cuda"], network: str, half: bool) -> None:  # noqa: FBT001 - click's
     """Prints the table."""
     torch.set_num_threads(1)
+    torch.backends.cudnn.allow_tf32 = half  # float32 beside float32; beside half precision, what torch does if nobody speaks
     made = subject(network, halves=half)
     with tempfile.TemporaryDirectory() as folder:
         engine = Engine(made.bundle(Path(folder) / "b", halves=half), device, 1)

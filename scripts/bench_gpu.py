@@ -1,6 +1,7 @@
 """What one run of a graph takes on a GPU by the number of its rows: kernel by kernel, with arrays in fixed places, and replayed.
 
-`run` copies arrays to places that it must find first; `places` has them, `replayed` starts all kernels at once, too (service/resident.py).
+`run` copies arrays to places that it must find first; `places` has them, `replayed` starts all kernels at once, too, as the service does
+(service/resident.py).
 Each time includes the way from the memory of the host and back. Medians.
 """
 
@@ -20,8 +21,7 @@ from subjects import SPECS, Subject, subject
 from service import bundle as contract
 from service import devices
 from service.engine import GPU_ROWS
-from service.errors import DeviceError
-from service.resident import MEMORY, Resident
+from service.resident import MEMORY, Resident, resident
 from training.data import drawn_pictures
 
 RUNS, SECONDS = 100, 0.5  # of one measurement, whichever is over first
@@ -54,11 +54,7 @@ def lines(made: Subject, file: str, sizes: tuple[int, ...], thread: Executor) ->
     plain = devices.session(file, content, "cuda", 0)
     placed = Resident(devices.session(file, content, "cuda", 0), MEMORY, sizes, thread)
     began = time.perf_counter()
-    try:
-        replayed = Resident(devices.session(file, content, "cuda", 0, replays=True), MEMORY, sizes, thread)
-    except DeviceError as error:
-        yield f"| {made.name} | {file} | | | {error} | | | | |"
-        return
+    replayed = resident(file, content, "cuda", sizes, thread)
     opened = time.perf_counter() - began
     for rows in sizes:
         feeds = feeds_of(file, made, rows)

@@ -5,6 +5,7 @@ Raises DeviceError where a device does not run, in words: a list of providers is
 
 from collections.abc import Container, Mapping
 from functools import cache
+from types import MappingProxyType
 
 import onnxruntime as ort
 
@@ -19,7 +20,8 @@ PROVIDERS: Mapping[Device, str] = {
     "tensorrt": "TensorrtExecutionProvider",
 }
 SILENT, ERRORS = 4, 3  # severities of ONNX Runtime's own log
-CUDA = {"arena_extend_strategy": "kSameAsRequested"}  # options of its provider
+CUDA = {"arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"}  # TensorFloat-32 flips masks in gradients as float16 does
+REPLAYED, CHANNELS_LAST = {"enable_cuda_graph": "1"}, {"prefer_nhwc": "1"}  # more options
 
 Providers = list[tuple[str, dict[str, str]]]
 
@@ -41,23 +43,25 @@ def file_of(graph: str, files: Container[str], device: Device) -> str:
     return half if device != "cpu" and half in files else graph
 
 
-def session(file: str, content: bytes, device: Device, threads: int, *, replays: bool = False) -> ort.InferenceSession:
-    """The graph `content` of a bundle's `file`, open on `device`; `threads` is for one inference on a CPU.
+def session(
+    file: str, content: bytes, device: Device, threads: int, options: Mapping[str, str] = MappingProxyType({})
+) -> ort.InferenceSession:
+    """The graph `content` of a bundle's `file`, open on `device`; `threads` is for one inference on a CPU, `options` are CUDA's.
 
-    With `replays` CUDA keeps the kernels of a run, to start all of them at once; then only one thread may use the session.
+    With REPLAYED among these CUDA keeps the kernels of a run, to start all of them at once; then only one thread may use the session.
 
     Raises:
         DeviceError: the device does not run.
         BundleError: a CPU cannot open the graph.
     """
-    provider, options = PROVIDERS[device], ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = _severity(device)
+    provider, chosen = PROVIDERS[device], ort.SessionOptions()
+    chosen.intra_op_num_threads = threads
+    chosen.log_severity_level = _severity(device)
     if device == "cpu":
         _share_memory()
-        options.add_session_config_entry("session.use_env_allocators", "1")
+        chosen.add_session_config_entry("session.use_env_allocators", "1")
     try:
-        opened = ort.InferenceSession(content, options, providers=_providers(file, device, replays=replays), enable_fallback=False)
+        opened = ort.InferenceSession(content, chosen, providers=_providers(file, device, options), enable_fallback=False)
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
         if device == "cpu":
@@ -72,10 +76,15 @@ def _severity(device: Device) -> int:
     return ERRORS if device == "cpu" else SILENT
 
 
-def _providers(file: str, device: Device, *, replays: bool) -> Providers:
+def is_half(file: str) -> bool:
+    """Whether the graph in `file` is in half precision."""
+    return file in contract.HALVES.values()
+
+
+def _providers(file: str, device: Device, options: Mapping[str, str]) -> Providers:
     """What runs `file`: TensorRT leaves to CUDA what it lacks, and takes float16 only if told (github.com/NVIDIA/TensorRT/issues/3277)."""
-    cuda = (PROVIDERS["cuda"], CUDA | ({"enable_cuda_graph": "1"} if replays else {}))
-    half = {"trt_fp16_enable": "True"} if file in contract.HALVES.values() else {}
+    cuda = (PROVIDERS["cuda"], {**CUDA, **options})
+    half = {"trt_fp16_enable": "True"} if is_half(file) else {}
     chosen: Mapping[Device, Providers] = {
         "cpu": [(PROVIDERS["cpu"], {})],
         "cuda": [cuda],

@@ -10,7 +10,8 @@ a moment between operators, for waking one takes longer than most operators do. 
 where several processes serve, what explains is open once in each, for one thread.
 
 A GPU runs the half-precision graphs of a bundle that has them; a CPU never does, it would compute them by casting to float32 and back.
-One thread runs all that a GPU computes (service/resident.py); others wait for it.
+One thread runs what a GPU computes (service/resident.py), and another, with a copy of predict.onnx, `predict_quick`: predictions wait for no
+piece of an explanation. Whoever calls waits for them.
 
 In the precision `int8`, for CPUs alone, `predict_quick` runs predict.int8.onnx; `predict`, and so every explanation, stays in float32.
 """
@@ -32,12 +33,17 @@ from service import devices, processes
 from service.bundle import Bundle
 from service.errors import BundleError, DeviceError, MethodUnavailable
 from service.manifest import Manifest
+from service.path import path_graph
 from service.resident import resident
 from service.settings import Device, Precision
 
 CPU_ROWS = 16  # the most that run together: more gain nothing there
-GPU_ROWS = (1, 2, 4, 8, 16, 32, 64)  # that run together
+GPU_ROWS = (1, 2, 4, 8, 16, 32, 50, 64)  # that run together; Integrated Gradients has 50 steps if not told otherwise
+QUICK = (
+    "predict_quick"  # what runs for it: predict.int8.onnx, predict.onnx, or on a GPU a copy of that which has a thread of its own
+)
 GRAPHS = (contract.PREDICT, contract.GRADIENT, contract.CAM)
+PATH = "path"  # on a GPU alone: gradients along a straight way, summed there (service/path.py)
 EXPLAINING = {contract.GRADIENT, contract.CAM}
 SELF_TEST_TOLERANCE = 0.05  # logits; half precision and other kernels stay well below, a wrong graph does not
 INT8_TOLERANCE = (
@@ -119,12 +125,10 @@ class Engine:
         self.wide = True
         self._lone = alone
         self._threads = threads or processes.cores()
-        self._thread = ThreadPoolExecutor(1, "device")  # begins with its first work
         self._turn: Turn = lambda rows: min(rows, self.most_rows)
         spec = self.manifest.input
         self._mean = (255 * np.asarray(spec.mean, np.float32)).reshape(1, 3, 1, 1)
         self._scale = (1 / (255 * np.asarray(spec.std, np.float32))).reshape(1, 3, 1, 1)
-        self._quick = contract.INT8 if precision == "int8" else contract.PREDICT
         self.device: Device = self._start(bundle, device)
         self._self_test(self.predict, self.manifest.self_test)
         if precision == "int8" and self.manifest.int8 is not None:
@@ -180,7 +184,7 @@ class Engine:
 
     def predict_quick(self, batch: Batch) -> Prediction:
         """What `predict` gives, in the engine's precision: for answers that no explanation is computed from."""
-        return self._predict(self._quick, batch)
+        return self._predict(QUICK, batch)
 
     def gradient(self, x: Rows, target: Targets) -> Gradient:
         """The gradient of each row's target logit with respect to `x`.
@@ -189,6 +193,19 @@ class Engine:
             MethodUnavailable: the bundle has no gradient.onnx.
         """
         return Gradient(**self._run(contract.GRADIENT, {"x": x, "target": target}))
+
+    def path(
+        self, start: Rows, way: Rows, target: int, places: Float32[np.ndarray, " points"], shares: Float32[np.ndarray, " points"]
+    ) -> Rows:
+        """Σ share · the gradient of the `target` logit at start + place · way, of one row; where `has(PATH)`."""
+        total, done = np.zeros_like(start), 0
+        while done < len(places):
+            end = done + self._turn(len(places) - done)
+            place, share = (values[done:end].reshape(-1, 1, 1, 1) for values in (places, shares))
+            feeds = {"start": start, "way": way, "place": place, "share": share, "target": np.full(end - done, target)}
+            total += self._wide[PATH](feeds)["total"]
+            done = end
+        return total
 
     def cam(self, x: Rows, target: Targets) -> Cam:
         """Grad-CAM of each row's target logit at the bundle's layer.
@@ -228,12 +245,21 @@ class Engine:
         """Opens and warms every graph on `device`: a run is the proof that one can be had."""
         devices.check(device)
         self.device = device
-        graphs = [graph for graph in sorted({*GRAPHS, self._quick}) if bundle.has(graph)]
-        files = {graph: devices.file_of(graph, bundle.manifest.files, device) for graph in graphs}
+        files = {graph: devices.file_of(graph, bundle.manifest.files, device) for graph in GRAPHS if bundle.has(graph)}
         contents = {graph: (file, bundle.read(file)) for graph, file in files.items()}
+        if device != "cpu" and contract.GRADIENT in contents:
+            file, gradient = contents[contract.GRADIENT]
+            contents[PATH] = (file, path_graph(gradient))
+        quick = (contract.INT8, bundle.read(contract.INT8)) if self.precision == "int8" else contents[contract.PREDICT]
+        explaining, predicting = (
+            ThreadPoolExecutor(1, name) for name in ("explaining", "predicting")
+        )  # begin with their first work
 
         def opened(threads: int) -> dict[str, Program]:
-            return {graph: self._open(*content, threads) for graph, content in contents.items()}
+            programs = {graph: self._open(*content, threads, explaining) for graph, content in contents.items()}
+            shared = device == "cpu" and self.precision == "float32"
+            programs[QUICK] = programs[contract.PREDICT] if shared else self._open(*quick, threads, predicting)
+            return programs
 
         self._wide = opened(self._threads)
         self._narrow = opened(1) if device == "cpu" and self._threads > 1 else self._wide
@@ -241,9 +267,9 @@ class Engine:
             self._wide |= {graph: self._narrow[graph] for graph in EXPLAINING & set(self._wide)}
         self._warm_up()
 
-    def _open(self, file: str, graph: bytes, threads: int) -> Program:
+    def _open(self, file: str, graph: bytes, threads: int, thread: ThreadPoolExecutor) -> Program:
         if self.device != "cpu":
-            return resident(file, graph, self.device, GPU_ROWS, self._thread)
+            return resident(file, graph, self.device, GPU_ROWS, thread)
         session = devices.session(file, graph, self.device, threads)
         names = [output.name for output in session.get_outputs()]
         return lambda feeds: dict(zip(names, session.run(names, feeds), strict=True))
@@ -267,7 +293,8 @@ class Engine:
     def _warm_up(self) -> None:
         calls: dict[str, Callable[[Batch], object]] = {
             contract.PREDICT: self.predict,
-            contract.INT8: self.predict_quick,
+            QUICK: self.predict_quick,
+            PATH: lambda batch: self.path(x := self.normalise(batch), x, 0, *np.ones((2, 1), np.float32)),
             contract.GRADIENT: lambda batch: self.gradient(self.normalise(batch), _predicted(batch)),
             contract.CAM: lambda batch: self.cam(self.normalise(batch), _predicted(batch)),
         }

@@ -129,7 +129,7 @@ class Pipeline:
             most_rows=engine.most_rows,
             capacity=min(MOST, max(FEWEST, round(WAIT_SECONDS / engine.quick_seconds))),
             metrics=metrics,
-            on_loop=engine.device == "cpu" and engine.quick_seconds < QUICK_SECONDS,
+            on_loop=engine.quick_seconds < QUICK_SECONDS,
             callers=lambda: self._neighbours.connections,
         )
         explainer = Explainer(engine, self._neighbours)

@@ -19,6 +19,10 @@ from service.settings import Device
 
 MEMORY = "cuda"  # whose memory it is, under TensorRT, too
 DTYPES = {"tensor(uint8)": np.uint8, "tensor(int64)": np.int64, "tensor(float)": np.float32}
+HALVES_ALONE = [
+    devices.REPLAYED | devices.CHANNELS_LAST
+]  # there convolutions are half as quick again; in float32 they gain nothing
+WAYS: Sequence[Mapping[str, str]] = [*HALVES_ALONE, devices.REPLAYED, {}]  # the last runs what CUDA cannot compute on the CPU
 GRAPH, NONE = "gpu_graph_id", "-1"  # of a run; one id a size, NONE runs the kernels one by one
 
 log = logging.getLogger("candor")
@@ -48,29 +52,33 @@ class Resident:
         self._places = {size: self._thread.submit(self._place, size, one).result() for size in sizes}
 
     def __call__(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The outputs for the inputs `feeds`, arrays of as many rows each, by name."""
+        """The outputs for the inputs `feeds`, arrays of as many rows each, by name; some graphs have inputs and outputs of one row always."""
         return self._thread.submit(self._run, feeds).result()
 
     def _run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        rows = len(next(iter(feeds.values())))
+        rows = max(len(value) for value in feeds.values())
         place = self._places[next(size for size in self._places if size >= rows)]
         for name, value in feeds.items():
-            place.staged[name][:rows] = value  # what lies in the other rows is of no consequence
+            place.staged[name][: len(value)] = value
+            place.staged[name][len(value) :] = 0
             place.inputs[name].update_inplace(place.staged[name])
         self._session.run_with_iobinding(place.binding, place.options)
         return {name: output.numpy()[:rows] for name, output in zip(self._names, place.outputs, strict=True)}
 
     def _zeros(self) -> list[np.ndarray]:
         """The outputs for one row of zeros: what shapes there are."""
-        feeds = {of.name: np.zeros((1, *of.shape[1:]), DTYPES[of.type]) for of in self._session.get_inputs()}
+        feeds = {of.name: np.zeros(_shape(of, 1), DTYPES[of.type]) for of in self._session.get_inputs()}
         outputs: list[np.ndarray] = self._session.run(self._names, feeds, _options(NONE))
         return outputs
 
     def _place(self, size: int, one: Sequence[np.ndarray]) -> Place:
         binding = self._session.io_binding()
-        staged = {of.name: np.zeros((size, *of.shape[1:]), DTYPES[of.type]) for of in self._session.get_inputs()}
+        staged = {of.name: np.zeros(_shape(of, size), DTYPES[of.type]) for of in self._session.get_inputs()}
         inputs = {name: ort.OrtValue.ortvalue_from_numpy(value, self._memory) for name, value in staged.items()}
-        outputs = [ort.OrtValue.ortvalue_from_shape_and_type((size, *of.shape[1:]), of.dtype, self._memory) for of in one]
+        outputs = [
+            ort.OrtValue.ortvalue_from_shape_and_type((_shape(of, size)[0], *known.shape[1:]), known.dtype, self._memory)
+            for of, known in zip(self._session.get_outputs(), one, strict=True)
+        ]
         for name, value in inputs.items():
             binding.bind_ortvalue_input(name, value)
         for name, value in zip(self._names, outputs, strict=True):
@@ -81,28 +89,33 @@ class Resident:
 
 
 def resident(file: str, graph: bytes, device: Device, sizes: Sequence[int], thread: Executor) -> Resident:
-    """The graph `graph` of a bundle's `file` on a GPU; replayed by CUDA, unless it has parts that only a CPU computes.
+    """The graph `graph` of a bundle's `file` on a GPU, in the fastest of the WAYS in which CUDA computes all of it.
 
     Raises:
         DeviceError: the device does not run it.
     """
-    try:
-        return _opened(file, graph, device, sizes, thread, replays=device == "cuda")
-    except DeviceError as error:
-        if device != "cuda":
-            raise
-        opened = _opened(file, graph, device, sizes, thread, replays=False)
-        log.info("%s runs, but kernel by kernel: %s", file, error)
-        return opened
+    *faster, plainest = [way for way in WAYS if devices.is_half(file) or way not in HALVES_ALONE] if device == "cuda" else [{}]
+    for way in faster:
+        try:
+            return _opened(file, graph, device, sizes, thread, way)
+        except DeviceError as error:
+            log.info("%s does not run with %s: %s", file, ", ".join(way), error)
+    return _opened(file, graph, device, sizes, thread, plainest)
 
 
-def _opened(file: str, graph: bytes, device: Device, sizes: Sequence[int], thread: Executor, *, replays: bool) -> Resident:
-    session = devices.session(file, graph, device, 0, replays=replays)
+def _opened(file: str, graph: bytes, device: Device, sizes: Sequence[int], thread: Executor, way: Mapping[str, str]) -> Resident:
+    session = devices.session(file, graph, device, 0, way)
     try:
         return Resident(session, MEMORY, sizes, thread)
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
         raise DeviceError(f"{devices.PROVIDERS[device]} cannot run {file} ({reason}): {devices.REMEDY}") from error
+
+
+def _shape(of: ort.NodeArg, rows: int) -> tuple[int, ...]:
+    """The shape of an input or output for so many rows; the others of its dimensions are known."""
+    first, *others = of.shape
+    return (first if isinstance(first, int) else rows, *others)
 
 
 def _options(graph: str) -> ort.RunOptions:

@@ -24,6 +24,15 @@ def engine(embedded):
     return Engine(embedded, "cpu")
 
 
+@pytest.fixture(scope="module")
+def thread():
+    """An executor of one thread, for sessions that one thread alone may use."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as executor:
+        yield executor
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     """The embedded bundle, served."""

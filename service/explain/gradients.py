@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from service.engine import Batch, Engine, Rows, Targets
+from service.engine import PATH, Batch, Engine, Rows, Targets
 from service.explain.baselines import BASELINES, logits_of, rows_of
 
 Copies = Float32[np.ndarray, "copies 3 size size"]
@@ -46,13 +46,22 @@ def integrated_gradients(engine: Engine, batch: Batch, target: Targets, steps: i
     """
     x = engine.normalise(batch)
     start = rows_of(engine, batch, baseline)
-    places, shares = _quadrature(steps)
-    total = np.zeros_like(x)
-    for row, step in _pieces(engine, len(x), steps):
-        points = start[row] + places[step, None, None, None] * (x - start)[row]
-        _add(total, row, engine.gradient(points, target[row]).gradient, shares[step])
+    total = _along(engine, start, x - start, target, steps)
     difference = engine.predict(batch).logits - logits_of(engine, batch, baseline)
     return Explained((x - start) * total, _of_target(difference, target))
+
+
+def _along(engine: Engine, start: Rows, way: Rows, target: Targets, steps: int) -> Rows:
+    """The mean gradient on the straight way that begins at `start` and is `way`."""
+    places, shares = _quadrature(steps)
+    if engine.has(PATH):
+        rows = range(len(start))
+        return np.concatenate([engine.path(start[row, None], way[row, None], int(target[row]), places, shares) for row in rows])
+    total = np.zeros_like(start)
+    for row, step in _pieces(engine, len(start), steps):
+        points = start[row] + places[step, None, None, None] * way[row]
+        _add(total, row, engine.gradient(points, target[row]).gradient, shares[step])
+    return total
 
 
 def smooth_grad(engine: Engine, batch: Batch, target: Targets, samples: int, noise: float, seed: int) -> Explained:
@@ -109,7 +118,13 @@ def _range(x: Rows) -> Float32[np.ndarray, "rows 1 1 1"]:
 
 def _normal(seed: int, samples: np.ndarray, shape: tuple[int, ...]) -> Float32[np.ndarray, "pieces 3 size size"]:
     """Noise that follows from `seed` and the number of the sample alone."""
-    return np.stack([np.random.default_rng((seed, int(sample))).standard_normal(shape, np.float32) for sample in samples])
+    return np.stack([_noise(seed, int(sample), shape) for sample in samples])
+
+
+@lru_cache(maxsize=32)
+def _noise(seed: int, sample: int, shape: tuple[int, ...]) -> Float32[np.ndarray, "3 size size"]:
+    """The noise of one sample, kept for the next picture: on a GPU drawing it takes longer than the gradients."""
+    return np.random.default_rng((seed, sample)).standard_normal(shape, np.float32)
 
 
 @lru_cache(maxsize=16)

@@ -1,7 +1,5 @@
 """A graph whose arrays stay in places of its own answers as the graph does: tested in the host's memory, where answers are no copies."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 
@@ -13,12 +11,6 @@ from tests.pictures import draw
 
 SIZES = (1, 2, 4, 8)
 PICTURES = np.stack([draw(seed=seed) for seed in range(8)])
-
-
-@pytest.fixture(scope="module")
-def thread():
-    with ThreadPoolExecutor(1) as executor:
-        yield executor
 
 
 @pytest.fixture(scope="module", params=[contract.PREDICT, contract.GRADIENT, contract.CAM])
