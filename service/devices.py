@@ -20,7 +20,10 @@ PROVIDERS: Mapping[Device, str] = {
     "tensorrt": "TensorrtExecutionProvider",
 }
 SILENT, ERRORS = 4, 3  # severities of ONNX Runtime's own log
-CUDA = {"arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"}  # TensorFloat-32 flips masks in gradients as float16 does
+CUDA = {"arena_extend_strategy": "kSameAsRequested"}  # options of its provider
+EXACT = {
+    "use_tf32": "0"
+}  # of float32: TensorFloat-32 flips masks in gradients as float16 does; to half precision it would deny its kernels
 REPLAYED, CHANNELS_LAST = {"enable_cuda_graph": "1"}, {"prefer_nhwc": "1"}  # more options
 
 Providers = list[tuple[str, dict[str, str]]]
@@ -83,8 +86,8 @@ def is_half(file: str) -> bool:
 
 def _providers(file: str, device: Device, options: Mapping[str, str]) -> Providers:
     """What runs `file`: TensorRT leaves to CUDA what it lacks, and takes float16 only if told (github.com/NVIDIA/TensorRT/issues/3277)."""
-    cuda = (PROVIDERS["cuda"], {**CUDA, **options})
     half = {"trt_fp16_enable": "True"} if is_half(file) else {}
+    cuda = (PROVIDERS["cuda"], {**CUDA, **({} if half else EXACT), **options})
     chosen: Mapping[Device, Providers] = {
         "cpu": [(PROVIDERS["cpu"], {})],
         "cuda": [cuda],

@@ -2,7 +2,7 @@
 
 Arrays: `batch` uint8 (N, S, S, 3) RGB; `x` float32 (N, 3, S, S) normalised; `target` int64 (N,), −1 = the predicted class;
 `logits` float32 (N, K). Any N is taken: more than `most_rows` rows run in several pieces, and on a GPU a piece is filled up to
-the next size of `GPU_ROWS`, each of which was warmed, because every new shape costs a first slow run there.
+the next size of `rows_of`, each of which was warmed, because every new shape costs a first slow run there.
 
 On a CPU with several cores every graph is open twice: for one thread, which wastes nothing while all cores have work, and for all of
 them, which answers a lone request sooner. `wide` says which is taken; it is a matter of speed alone. The threads of the second spin for
@@ -39,6 +39,7 @@ from service.settings import Device, Precision
 
 CPU_ROWS = 16  # the most that run together: more gain nothing there
 GPU_ROWS = (1, 2, 4, 8, 16, 32, 50, 64)  # that run together; Integrated Gradients has 50 steps if not told otherwise
+GPU_PIXELS = 16 * 224 * 224  # the most in a batch: of large pictures more rows gain little and take gigabytes (docs/benchmarks.md)
 QUICK = (
     "predict_quick"  # what runs for it: predict.int8.onnx, predict.onnx, or on a GPU a copy of that which has a thread of its own
 )
@@ -143,7 +144,7 @@ class Engine:
     @property
     def most_rows(self) -> int:
         """How many rows run together at most."""
-        return CPU_ROWS if self.device == "cpu" else GPU_ROWS[-1]
+        return CPU_ROWS if self.device == "cpu" else rows_of(self.manifest.input.size)[-1]
 
     @cached_property
     def forward_seconds(self) -> float:
@@ -269,7 +270,7 @@ class Engine:
 
     def _open(self, file: str, graph: bytes, threads: int, thread: ThreadPoolExecutor) -> Program:
         if self.device != "cpu":
-            return resident(file, graph, self.device, GPU_ROWS, thread)
+            return resident(file, graph, self.device, rows_of(self.manifest.input.size), thread)
         session = devices.session(file, graph, self.device, threads)
         names = [output.name for output in session.get_outputs()]
         return lambda feeds: dict(zip(names, session.run(names, feeds), strict=True))
@@ -316,6 +317,11 @@ class Engine:
                 f"the manifest says class {expected_index} with {expected_logit:.3f}: export the bundle "
                 "again, or try another CANDOR_DEVICE"
             )
+
+
+def rows_of(size: int) -> tuple[int, ...]:
+    """How many rows, pictures of `size` × `size`, may run together on a GPU."""
+    return tuple(rows for rows in GPU_ROWS if rows == 1 or rows * size * size <= GPU_PIXELS)
 
 
 def self_test_picture(size: int) -> UInt8[np.ndarray, "1 size size 3"]:

@@ -101,7 +101,7 @@ class Settings:
 
     @property
     def processes(self) -> int:
-        """How many processes serve: the interpreter lock lets each use little more than one core; a GPU is best fed by one."""
+        """How many processes serve: the interpreter lock lets each use little more than one core. On a GPU each needs memory of its own."""
         if self.workers:
             return self.workers
         return min(processes.cores(), MOST_WORKERS) if self.wanted == "cpu" else 1

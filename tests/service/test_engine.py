@@ -8,7 +8,7 @@ import pytest
 
 from service import bundle as contract
 from service.devices import file_of
-from service.engine import Engine, self_test_picture
+from service.engine import Engine, rows_of, self_test_picture
 from service.errors import BundleError, DeviceError, MethodUnavailable
 from tests.pictures import draw
 
@@ -112,6 +112,13 @@ def test_a_graph_that_is_none_stops_the_start(embedded, tmp_path):
     broken = contract.write(tmp_path / "b", embedded.manifest, {contract.PREDICT: b"no graph"})
     with pytest.raises(BundleError, match=r"cannot open predict\.onnx"):
         Engine(broken, "cpu")
+
+
+def test_of_large_pictures_fewer_run_together_on_a_gpu():
+    assert rows_of(32)[-1] == 64
+    assert rows_of(224)[-1] == 16
+    assert rows_of(512)[-1] == 2
+    assert rows_of(4_096) == (1,)
 
 
 def test_the_self_test_picture_is_the_same_everywhere():
