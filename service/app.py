@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import bentoml
+from bentoml import get_current_service  # to look it up in bentoml takes an import every time
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -41,7 +42,8 @@ class Front:
 
     BentoML leads a request through four layers to a mounted application: tracing, which asks for every URL whether it is excluded; a
     timeout, which makes a task and keeps a timer for a minute; a context; a router. Ours has deadlines of its own and needs none of
-    them. Its middleware is a list that grows from the outside to us, so we take the others off it when the application starts.
+    them. Its middleware is a list that grows from the outside to us, so we take the others off it when the application starts. Where
+    the connection is known (service/connection.py), it stands there, before the three layers that are left.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -53,8 +55,8 @@ class Front:
             _first(scope["app"])
             await self._app(scope, receive, send)
         elif scope["path"] not in PROBES:
-            await bentoml.get_current_service().app(scope, receive, send)
-        elif scope["path"] == READY and bentoml.get_current_service().drain.stopping:
+            await get_current_service().app(scope, receive, send)
+        elif scope["path"] == READY and get_current_service().drain.stopping:
             await PlainTextResponse("stopping\n", 503)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
@@ -160,7 +162,10 @@ class Candor:
         from service.connection import around  # noqa: PLC0415
 
         connection = around(protocol)
-        if connection is not None and not (SETTINGS.access_log or SETTINGS.otlp_endpoint):
+        if connection is None:
+            return
+        connection.protocol.app = Front(connection.protocol.app)
+        if not (SETTINGS.access_log or SETTINGS.otlp_endpoint):
             self._door.guard(connection)
 
     def _trace(self) -> "Traced | None":

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from service.api import pages, problems
@@ -12,6 +13,7 @@ from service.api.kserve_v1 import KServeV1
 from service.api.middleware import Admitted, Measured, Stopping
 from service.api.native import Native
 from service.api.open_inference import OpenInference
+from service.api.straight import Straight
 from service.bundle import Bundle
 from service.drain import Drain
 from service.errors import RequestError
@@ -33,11 +35,12 @@ def build(pipeline: Pipeline, bundle: Bundle, settings: Settings, drain: Drain) 
     routes = [*native.routes(), *OpenInference(pipeline, bundle, settings).routes(), *kserve_v1.routes()]
     every = [*routes, *pages.routes(bundle, settings.grafana_url)]
     handlers = {
-        RequestError: problems.on_request_error,
+        RequestError: problems.on_error,
+        ClientDisconnect: problems.on_error,
         HTTPException: problems.on_http_exception,
-        Exception: problems.on_defect,
+        Exception: problems.on_error,
     }
-    stopping = Stopping(Starlette(routes=every, exception_handlers=handlers), drain)
-    app = Admitted(stopping, pipeline, drain, routes)
+    straight = Straight(Starlette(routes=every, exception_handlers=handlers), routes)
+    app = Admitted(Stopping(straight, drain), pipeline, drain, routes)
     measured = Measured(app, pipeline.metrics, routes, tell=settings.access_log)
     return Application(measured, Door(pipeline, measured, drain, routes))

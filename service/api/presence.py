@@ -8,8 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import connection
-
-GONE = 499  # nginx's number for a client that closed the connection; nobody reads the answer
+from service.api.problems import GONE
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, Response]) -> Response:

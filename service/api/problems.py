@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from service.errors import InternalError, MethodNotAllowed, NotFound, RequestError
@@ -16,6 +16,7 @@ from service.errors import InternalError, MethodNotAllowed, NotFound, RequestErr
 MEDIA_TYPE = "application/problem+json"
 TYPE = "urn:candor:problem:"
 METHOD_NOT_ALLOWED = 405
+GONE = 499  # nginx's number for a client that closed the connection; nobody reads the answer
 PROTOCOLS = ("/v1/", "/v2/")
 
 log = logging.getLogger("candor")
@@ -47,10 +48,18 @@ def defect(error: Exception) -> RequestError:
     return InternalError("the service failed at this request; its log says why: tell the operator")
 
 
-async def on_request_error(request: Request, error: Exception) -> Response:
-    """Starlette's handler for our own errors."""
-    assert isinstance(error, RequestError)
-    return respond(request, error)
+def answer(request: Request, error: Exception) -> Response:
+    """The answer to a request that ended in `error`: one of ours, the caller's leaving in the midst of it, or a defect."""
+    if isinstance(error, RequestError):
+        return respond(request, error)
+    if isinstance(error, ClientDisconnect):
+        return Response(status_code=GONE)
+    return respond(request, defect(error))
+
+
+async def on_error(request: Request, error: Exception) -> Response:
+    """Starlette's handler for whatever an endpoint raises."""
+    return answer(request, error)
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
@@ -63,8 +72,3 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
         answer.headers["Allow"] = allowed
         return answer
     return respond(request, NotFound(f"{path} is not served; GET /openapi.json lists what is"))
-
-
-async def on_defect(request: Request, error: Exception) -> Response:
-    """Starlette's handler for the rest."""
-    return respond(request, defect(error))
