@@ -38,7 +38,7 @@ class Calibration:
         below = _below_most(logits)
         temperatures = self._temperatures(below)
         raised = np.exp(below / temperatures)
-        return temperatures, np.asarray(raised / raised.sum(-1, keepdims=True))
+        return temperatures, np.asarray(raised / np.add.reduce(raised, -1, keepdims=True))
 
     def _temperatures(self, below: Float64[np.ndarray, "*rows classes"]) -> Float64[np.ndarray, "*rows 1"]:
         if not self.entropy_power:
@@ -48,11 +48,11 @@ class Calibration:
 
 def _below_most(logits: Logits) -> Float64[np.ndarray, "*rows classes"]:
     """How far each logit is below the largest of its picture."""
-    return np.asarray(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+    return np.asarray(logits.astype(np.float64) - np.maximum.reduce(logits, -1, keepdims=True))
 
 
 def _entropy(below: Float64[np.ndarray, "*rows classes"]) -> Float64[np.ndarray, "*rows 1"]:
     """The entropy of softmax(`below`) as a share of log K, 0…1."""
     raised = np.exp(below)
-    total = raised.sum(-1, keepdims=True)
-    return np.asarray((np.log(total) - (raised * below).sum(-1, keepdims=True) / total) / math.log(below.shape[-1]))
+    total = np.add.reduce(raised, -1, keepdims=True)
+    return np.asarray((np.log(total) - np.add.reduce(raised * below, -1, keepdims=True) / total) / math.log(below.shape[-1]))

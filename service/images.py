@@ -12,7 +12,6 @@ raised.
 import io
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -47,8 +46,7 @@ Image.MAX_IMAGE_PIXELS = None  # the limit is `max_pixels` of decode, checked be
 warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd metadata: the pixels are what counts
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """A decoded picture: `pixels` uint8 (H, W, 3) RGB as displayed, and the `format` that it was sent in."""
 
     pixels: Pixels
@@ -74,8 +72,7 @@ class Box(NamedTuple):
     bottom: float
 
 
-@dataclass(frozen=True)
-class Opened:
+class Opened(NamedTuple):
     """A picture of which only the header has been read; `decode` unpacks it, or raises UndecodablePicture if its bytes are damaged."""
 
     pixel_count: int

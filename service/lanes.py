@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from service.errors import DeadlineExceeded, TooManyRequests, Unavailable
 from service.metrics import Metrics
@@ -29,8 +29,7 @@ RECENT = 0.2  # weight of the latest batch in the mean time of an item
 TURNS = 3  # of the event loop before a batch begins on it: connections are read, requests begun, pictures decoded
 
 
-@dataclass(frozen=True)
-class Done(Generic[Result]):
+class Done(NamedTuple, Generic[Result]):
     """A result, and how long it waited and ran, in seconds."""
 
     result: Result
@@ -38,7 +37,7 @@ class Done(Generic[Result]):
     run_seconds: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Ticket(Generic[Item, Result]):
     """One caller's place: `item`, its `deadline`, and the seconds that it is expected to run."""
 

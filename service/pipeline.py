@@ -41,8 +41,7 @@ Fitted = UInt8[np.ndarray, "size size 3"]
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class Sent:
+class Sent(NamedTuple):
     """A picture as it arrived: `fitted` for the network, its own size in pixels and format; `ground` is what an overlay is drawn on."""
 
     fitted: Fitted
@@ -275,7 +274,7 @@ class Pipeline:
         with self._neighbours.computing(PREDICTING):
             pictures = [ticket.item for ticket in batch]
             found = self.engine.predict_quick(pictures[0][None] if len(pictures) == 1 else np.stack(pictures))
-        return calibrate(found.rows(), self.engine.manifest)
+        return calibrate(found.rows(), found.logits, self.engine.manifest)
 
     async def _off_loop(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from service.engine import Row
+from service.engine import Logits, Row
 from service.errors import InvalidParameter, short
 from service.manifest import Manifest
 
@@ -30,7 +30,7 @@ class Asked:
     nearest: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Class:
     """One class with its calibrated probability in 0…1."""
 
@@ -66,8 +66,7 @@ class Neighbour(NamedTuple):
     similarity: float
 
 
-@dataclass(frozen=True)
-class Prediction:
+class Prediction(NamedTuple):
     """The classes of one picture, most probable first; `logits` float32 (K,) as the network gave them, and the `temperature` that divided them.
 
     What the bundle cannot tell is None; of the `nearest` reference pictures as many are there as were asked for.
@@ -95,21 +94,20 @@ class Calibrated(NamedTuple):
     order: list[int]
 
 
-def calibrate(rows: Sequence[Row], manifest: Manifest) -> list[Calibrated]:
-    """The probabilities of several pictures at once, which takes little more than those of one.
+def calibrate(rows: Sequence[Row], logits: Logits, manifest: Manifest) -> list[Calibrated]:
+    """The probabilities of several pictures at once, which takes little more than those of one; `logits` are those of the `rows`.
 
     Of equally probable classes the first in the order of the labels comes first.
     """
-    logits = np.stack([row.logits for row in rows])
     temperatures, shares = manifest.calibration.applied(logits)
-    orders = np.argsort(-shares, axis=-1, kind="stable")
+    orders = (-shares).argsort(-1, "stable")
     told = zip(rows, temperatures[:, 0].tolist(), shares.tolist(), orders.tolist(), strict=True)
     return [Calibrated(*one) for one in told]
 
 
 def predict(row: Row, manifest: Manifest, asked: Asked = Asked()) -> Prediction:
     """What is `asked` of one picture."""
-    return tell(calibrate([row], manifest)[0], manifest, asked)
+    return tell(calibrate([row], row.logits[None], manifest)[0], manifest, asked)
 
 
 def tell(found: Calibrated, manifest: Manifest, asked: Asked) -> Prediction:

@@ -5,8 +5,8 @@ import base64
 import binascii
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import orjson
 from starlette.datastructures import UploadFile
@@ -24,8 +24,7 @@ TAKEN = ", ".join((*MEDIA_TYPES, FORM, JSON))
 RAW = (*MEDIA_TYPES, "application/octet-stream")
 
 
-@dataclass(frozen=True)
-class Submission:
+class Submission(NamedTuple):
     """The pictures of one request as `bodies`, or the error in place of one; `many` says whether a list was asked for.
 
     `options` holds the parameters of the query and of the body as they came: text, or JSON values. `mask` is the file of the
@@ -34,7 +33,7 @@ class Submission:
 
     bodies: tuple[bytes | MalformedRequest, ...]
     many: bool
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = MappingProxyType({})
     mask: bytes | None = None
 
 
@@ -216,7 +215,7 @@ def merged(submission: Submission, query: Mapping[str, Any]) -> Submission:
     twice = set(query) & set(submission.options)
     if twice:
         raise InvalidParameter(f"{', '.join(sorted(twice))} is given in the query and in the body: give it once")
-    return replace(submission, options={**submission.options, **query})
+    return submission._replace(options={**submission.options, **query})
 
 
 def _once(pairs: list[tuple[str, str]], place: str) -> dict[str, str]:

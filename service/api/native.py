@@ -2,8 +2,8 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import orjson
 from starlette.requests import Request
@@ -30,8 +30,7 @@ JSON, PNG, NPY = "application/json", "image/png", "application/x-npy"
 ANY = "*/*"
 
 
-@dataclass(frozen=True)
-class Answered:
+class Answered(NamedTuple):
     """One picture, all the way."""
 
     sent: Sent
