@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -104,3 +105,19 @@ def test_a_bad_setting_stops_the_start_with_a_sentence(settings, told, tmp_path)
     assert run.returncode == 1
     assert told in run.stderr
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("path", ["/predict", "/v2/models/cifar10/infer"])
+def test_who_leaves_while_sending_is_no_failure_of_the_service(tmp_path, path):
+    with Server(tmp_path, workers=1) as server:
+        caller = socket.create_connection(("127.0.0.1", server.port))
+        caller.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 5000\r\n\r\nabc".encode())
+        time.sleep(0.2)
+        caller.close()
+        route = path.replace("cifar10", "{name}")
+        gone = f'candor_requests_total{{code="499",route="{route}"}} 1.0'
+        end = time.monotonic() + 5
+        while gone not in server.client.get("/metrics").text:
+            assert time.monotonic() < end, server.client.get("/metrics").text
+            time.sleep(0.05)
+    assert "a defect" not in server.log.read_text()
