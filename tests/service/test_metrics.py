@@ -173,12 +173,36 @@ def test_several_processes_count_together(tmp_path):
     ],
 )
 def test_the_limit_of_memory_is_that_of_the_control_group_or_of_the_machine(groups, files, limit, tmp_path):
-    for name, text in (
-        {"proc/self/cgroup": groups, "proc/meminfo": "MemTotal: 8388608 kB\n"} | {f"fs/{n}": t for n, t in files.items()}
-    ).items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert processes.memory_limit_bytes(tmp_path / "proc", tmp_path / "fs") == limit
+    assert processes.memory_limit_bytes(*control_groups(tmp_path, groups, files)) == limit
+
+
+MAY = len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "cores"),
+    [
+        ("0::/", {"cpu.max": "50000 100000"}, 1),
+        ("0::/", {"cpu.max": "max 100000"}, MAY),
+        ("0::/", {"cpu.max": "100100 100000"}, min(2, MAY)),
+        ("0::/", {"cpu.max": "99900000 100000"}, MAY),
+        ("0::/pod/candor", {"pod/cpu.max": "100000 100000", "pod/candor/cpu.max": "max 100000"}, 1),
+        ("2:cpu,cpuacct:/pod\n0::/x", {"cpu/pod/cpu.cfs_quota_us": "25000", "cpu/pod/cpu.cfs_period_us": "50000"}, 1),
+        ("2:cpu,cpuacct:/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, MAY),
+        ("0::/nowhere", {}, MAY),
+    ],
+)
+def test_a_quota_of_time_is_as_many_cores_as_it_is_worth(groups, files, cores, tmp_path):
+    assert processes.cores(*control_groups(tmp_path, groups, files)) == cores
+
+
+def control_groups(folder, groups, files):
+    """What Linux tells of a process in `groups`, in `folder`: of processes, and of control groups."""
+    told = {"proc/self/cgroup": groups, "proc/meminfo": "MemTotal: 8388608 kB\n"} | {f"fs/{n}": t for n, t in files.items()}
+    for name, text in told.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder / "proc", folder / "fs"
 
 
 def test_a_process_that_has_ended_takes_nothing():
