@@ -1,20 +1,32 @@
 """The door: whom it refuses, on the connection that asked and in full, and whom it lets pass."""
 
+import asyncio
+import gc
 import itertools
 import json
 import re
 import socket
 import threading
 import time
+import weakref
 from collections import Counter
 
 import httpx
 import pytest
+from uvicorn import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from scripts import arrivals, load
+from service import connection
+from service.api import build
 from service.api.door import Heading, heading_of
+from service.drain import Drain
+from service.metrics import Metrics
+from service.pipeline import Pipeline
+from service.settings import Settings
 from tests.pictures import draw, encode
-from tests.servers import Server
+from tests.servers import Server, eventually
 
 PICTURE, BIG = encode(draw(size=64)), encode(draw("red", 1_000, width=900))
 MORE, TRIES = 40, 1000  # connections than there are places; requests until both answers were seen
@@ -213,3 +225,40 @@ def test_a_plain_request_is_understood(head, identity):
 )
 def test_what_is_not_plain_is_left_to_the_server(head):
     assert heading_of(head, PATHS) is None
+
+
+def test_a_connection_that_has_ended_leaves_no_garbage(embedded, engine):
+    metrics = Metrics(embedded.manifest.labels)
+    pipeline, drain = Pipeline(engine, Settings(), metrics), Drain(1.0, metrics)
+    app, door = build(pipeline, embedded, Settings(), drain)
+    config, state, made = Config(app), ServerState(), []
+    config.load()
+    request = load.picture("/predict", PICTURE, "png").raw()
+
+    def protocol():
+        new = HttpToolsProtocol(config, state, {}, asyncio.get_running_loop())
+        door.guard(connection.around(new))
+        made.append(weakref.ref(new))
+        return new
+
+    async def visit():
+        server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
+        async with server:
+            for requests in (0, 1, 2):
+                reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+                for _ in range(requests):
+                    writer.write(request)
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    assert head.startswith(b"HTTP/1.1 200")
+                    await reader.readexactly(int(re.search(rb"content-length: (\d+)", head)[1]))
+                writer.close()
+            await eventually(lambda: not any(ref() for ref in made))
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(visit())
+    finally:
+        gc.enable()
+        pipeline.close()
+    assert len(made) == 3
