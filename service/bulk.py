@@ -32,12 +32,12 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from service import table
-from service.engine import Engine, Row
+from service.engine import Engine
 from service.errors import BodyTooLarge, BulkError, InvalidParameter, RequestError, Stopped, short
 from service.explain import Question, Target, explain
 from service.manifest import Manifest
 from service.pipeline import receive
-from service.predictions import TOP_K, Asked, predict
+from service.predictions import TOP_K, Asked, Calibrated, calibrate, tell
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 FILES_A_PART = 256
@@ -127,7 +127,7 @@ class Run:
         asked = job.document(engine.manifest)
         about = {"candor.name": engine.manifest.name, "candor.version": engine.manifest.version, "candor.job": json.dumps(asked)}
         self._columns = table.schema(about, explained=job.question is not None)
-        self._unwritten: list[Any] = []
+        self._unwritten: list[Record] = []
         self._unlock = weakref.finalize(self, os.close, _locked(self._parts))
         self.total = self._begin(asked | {"max_pixels": max_pixels, "files_a_part": self._part_files})
 
@@ -144,7 +144,7 @@ class Run:
             Stopped: SIGTERM or SIGINT came; batches that ran were finished, and whole parts are kept.
         """
         waiting: deque[tuple[Batch, Future[Any]]] = deque()
-        with _told_to_stop() as told, ThreadPoolExecutor(self._workers) as pool:
+        with _told_to_stop() as told, ThreadPoolExecutor(self._workers + 1) as pool:  # one reads or tells while the others compute
             for batch in self._batches():
                 if told.is_set():
                     break
@@ -209,30 +209,31 @@ class Run:
                 for piece in pieces:
                     yield Batch(piece, path, piece is pieces[-1])
 
-    def _take(self, batch: Batch, answer: "Future[Any]") -> int:
-        self._unwritten.append(answer.result())
+    def _take(self, batch: Batch, answer: "Future[list[Record]]") -> int:
+        self._unwritten += answer.result()
         if batch.last:
             table.write(self._unwritten, batch.path, self._columns)
             self._unwritten = []
         return len(batch.names)
 
-    def _answer(self, names: list[str]) -> Any:
-        """The rows of the files `names`, as an Arrow batch."""
+    def _answer(self, names: list[str]) -> list[Record]:
+        """The rows of the files `names`."""
         rows: list[Record] = [{"path": _text(name)} for name in names]
         read = [self._read(name, row) for name, row in zip(names, rows, strict=True)]
         good = [(name, row, fitted) for name, row, fitted in zip(names, rows, read, strict=True) if fitted is not None]
         if good:
-            every = self._engine.predict(np.stack([fitted for _, _, fitted in good])).rows()
-            for (name, row, fitted), said in zip(good, every, strict=True):
+            every = self._engine.predict(np.stack([fitted for _, _, fitted in good]))
+            calibrated = calibrate(every.rows(), every.logits, self._engine.manifest)
+            for (name, row, fitted), said in zip(good, calibrated, strict=True):
                 row.update(self._predicted(said))
                 if self._job.question is not None:
-                    row.update(self._explained(name, fitted, self._job.question, said.logits))
-        return table.batch(rows, self._columns)
+                    row.update(self._explained(name, fitted, self._job.question, said.row.logits))
+        return rows
 
     def _read(self, name: str, row: Record) -> Fitted | None:
         """The fitted picture, its size and format noted in `row`; None, and the reason in `row`, if it cannot be taken."""
         try:
-            sent = receive(_body(self._job.folder / name), self._engine.manifest.input, self._max_pixels, keep=False)
+            sent = receive(_body(f"{self._job.folder}/{name}"), self._engine.manifest.input, self._max_pixels, keep=False)
         except OSError as error:
             row |= {
                 "error_code": UNREADABLE,
@@ -245,15 +246,15 @@ class Run:
         row |= {"width": sent.width, "height": sent.height, "format": sent.format}
         return sent.fitted
 
-    def _predicted(self, said: Row) -> Record:
-        found = predict(said, self._engine.manifest, Asked(self._job.top_k))
+    def _predicted(self, said: Calibrated) -> Record:
+        found = tell(said, self._engine.manifest, Asked(self._job.top_k))
         return {
             "label": found.best.label,
             "index": found.best.index,
             "probability": found.best.probability,
             "top_labels": [entry.label for entry in found.top],
             "top_probabilities": [entry.probability for entry in found.top],
-            "logits": said.logits,
+            "logits": found.logits,
             "prediction_set": found.prediction_set and found.prediction_set.labels,
             "familiarity": found.familiarity and found.familiarity.score,
             "familiar": found.familiarity and found.familiarity.familiar,
@@ -285,17 +286,16 @@ def _locked(parts: Path) -> int:
     return descriptor
 
 
-def _body(path: Path) -> bytes:
+def _body(path: str) -> bytes:
     """What the file holds.
 
     Raises:
         BodyTooLarge: more than MOST_BYTES.
     """
-    with path.open("rb") as file:
-        body = file.read(MOST_BYTES + 1)
-    if len(body) > MOST_BYTES:
-        raise BodyTooLarge(f"the file has more than {MOST_BYTES:,} bytes, which is the limit: make the picture smaller")
-    return body
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a Path takes as long to make as the file to open
+        if os.fstat(file.fileno()).st_size > MOST_BYTES:
+            raise BodyTooLarge(f"the file has more than {MOST_BYTES:,} bytes, which is the limit: make the picture smaller")
+        return file.readall()
 
 
 def _files(folder: Path, inside: str = "") -> Iterator[str]:

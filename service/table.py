@@ -61,15 +61,10 @@ def schema(metadata: Mapping[str, str], *, explained: bool) -> pa.Schema:
     return pa.schema(PREDICTED + EXPLAINED * explained, metadata=dict(metadata))
 
 
-def batch(rows: Sequence[Mapping[str, Any]], columns: pa.Schema) -> pa.RecordBatch:
-    """`rows` as Arrow holds them; a column that a row does not name is null there."""
-    return pa.RecordBatch.from_pylist(rows, schema=columns)
-
-
-def write(batches: Sequence[pa.RecordBatch], path: Path, columns: pa.Schema) -> None:
-    """Writes a part."""
+def write(rows: Sequence[Mapping[str, Any]], path: Path, columns: pa.Schema) -> None:
+    """Writes a part; a column that a row does not name is null there."""
     with replacing(path) as file:
-        pq.write_table(pa.Table.from_batches(batches, columns), file, compression=COMPRESSION)
+        pq.write_table(pa.Table.from_pylist(rows, schema=columns), file, compression=COMPRESSION)
 
 
 def join(parts: Sequence[Path], out: Path, columns: pa.Schema) -> int:
