@@ -1,8 +1,8 @@
 """A folder of pictures → one table, by the engine that also serves, without a server.
 
-Files are taken in the order of their names, folder by folder; shard 3 of 8 is every eighth of them, from the third on. One thread a core
-reads, decodes and predicts as many pictures at a time as the engine takes, on the sessions of one thread. However long the folder, only a few
-such batches and the names of one folder's files are in memory: the list of all names is a file.
+Files are taken in the order of their names, folder by folder; shard 3 of 8 is every eighth of them, from the third on. A thread a core, and
+one more, read, decode and predict as many pictures at a time as the engine takes, on the sessions of one thread. However long the folder, only
+a few such batches and the names of one folder's files are in memory: the list of all names is a file.
 
 Beside the table OUT lies, until it is complete, the folder OUT.parts: `job.json` says what was asked of which files, `names` holds their
 names, and `part-00000.parquet` and so on the rows of a fixed number of files each. A part that is there is not made again, so that the

@@ -246,15 +246,9 @@ class Engine:
         """Opens and warms every graph on `device`: a run is the proof that one can be had."""
         devices.check(device)
         self.device = device
-        files = {graph: devices.file_of(graph, bundle.manifest.files, device) for graph in GRAPHS if bundle.has(graph)}
-        contents = {graph: (file, bundle.read(file)) for graph, file in files.items()}
-        if device != "cpu" and contract.GRADIENT in contents:
-            file, gradient = contents[contract.GRADIENT]
-            contents[PATH] = (file, path_graph(gradient))
+        contents = _contents(bundle, device)
         quick = (contract.INT8, bundle.read(contract.INT8)) if self.precision == "int8" else contents[contract.PREDICT]
-        explaining, predicting = (
-            ThreadPoolExecutor(1, name) for name in ("explaining", "predicting")
-        )  # begin with their first work
+        explaining, predicting = (ThreadPoolExecutor(1, name) for name in ("explaining", "predicting"))  # threads only if used
 
         def opened(threads: int) -> dict[str, Program]:
             programs = {graph: self._open(*content, threads, explaining) for graph, content in contents.items()}
@@ -317,6 +311,16 @@ class Engine:
                 f"the manifest says class {expected_index} with {expected_logit:.3f}: export the bundle "
                 "again, or try another CANDOR_DEVICE"
             )
+
+
+def _contents(bundle: Bundle, device: Device) -> dict[str, tuple[str, bytes]]:
+    """The file and the bytes of every graph that explanations may need on `device`."""
+    files = {graph: devices.file_of(graph, bundle.manifest.files, device) for graph in GRAPHS if bundle.has(graph)}
+    contents = {graph: (file, bundle.read(file)) for graph, file in files.items()}
+    if device != "cpu" and contract.GRADIENT in contents:
+        file, gradient = contents[contract.GRADIENT]
+        contents[PATH] = (file, path_graph(gradient))
+    return contents
 
 
 def rows_of(size: int) -> tuple[int, ...]:
