@@ -68,8 +68,24 @@ class Metrics:
         folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
         if folder:
             values.use()
-        registry = CollectorRegistry()
-        self._registry = registry
+        self._registry = CollectorRegistry()
+        self._of_requests(self._registry)
+        self._of_lanes(self._registry)
+        self._of_predictions(self._registry, labels)
+        self._of_explanations(self._registry)
+        self._of_the_service(self._registry)
+        self._exposition = Exposition(Path(folder)) if folder else None
+        self.window = Window(Path(folder) if folder else None)
+        self._computed = CollectorRegistry()
+        self._computed.register(Machine(self._exposition))
+        self._computed.register(Drifting(self.window, held_out))
+
+    def text(self) -> bytes:
+        """The exposition, in Prometheus's text format."""
+        told = bytes(generate_latest(self._registry)) if self._exposition is None else self._exposition.text().encode()
+        return told + bytes(generate_latest(self._computed))
+
+    def _of_requests(self, registry: CollectorRegistry) -> None:
         self.requests = Counter("candor_requests", "Answered requests.", ("route", "code"), registry=registry)
         self.request_seconds = Histogram(
             "candor_request_duration_seconds",
@@ -85,6 +101,9 @@ class Metrics:
             "candor_stage_duration_seconds", "The stages of a request.", ("stage",), buckets=SECONDS, registry=registry
         )
         self.stages = {stage: stage_seconds.labels(stage) for stage in STAGES}
+        self.images_rejected = Counter("candor_image_rejected", "Pictures that were not taken.", ("reason",), registry=registry)
+
+    def _of_lanes(self, registry: CollectorRegistry) -> None:
         self.batch_size = Histogram("candor_batch_size", "Pictures that ran together.", ("lane",), buckets=ROWS, registry=registry)
         self.queue_depth = Gauge("candor_queue_depth", "Pictures waiting.", ("lane",), multiprocess_mode=LIVE, registry=registry)
         self.queue_limit = Gauge(
@@ -92,6 +111,8 @@ class Metrics:
         )
         self.in_flight = Gauge("candor_in_flight", "Pictures running.", ("lane",), multiprocess_mode=LIVE, registry=registry)
         self.rejected = Counter("candor_rejected", "Pictures refused for load.", ("lane", "reason"), registry=registry)
+
+    def _of_predictions(self, registry: CollectorRegistry, labels: Sequence[str]) -> None:
         predictions = Counter("candor_predictions", "Predicted classes.", ("label",), registry=registry)
         self.predictions = [predictions.labels(label) for label in labels]
         self.confidence = Histogram(
@@ -104,6 +125,8 @@ class Metrics:
             registry=registry,
         )
         self.unfamiliar = Counter("candor_unfamiliar", "Pictures unlike those that the model was trained on.", registry=registry)
+
+    def _of_explanations(self, registry: CollectorRegistry) -> None:
         self.explanations = Counter("candor_explanations", "Explanations.", ("method", "outcome"), registry=registry)
         self.explanation_seconds = Histogram(
             "candor_explanation_duration_seconds", "Computing one map.", ("method",), buckets=SECONDS, registry=registry
@@ -115,7 +138,8 @@ class Metrics:
             buckets=GAPS,
             registry=registry,
         )
-        self.images_rejected = Counter("candor_image_rejected", "Pictures that were not taken.", ("reason",), registry=registry)
+
+    def _of_the_service(self, registry: CollectorRegistry) -> None:
         self.model = Gauge(
             "candor_model_info", "The model that is served.", ("name", "version"), multiprocess_mode=ONE, registry=registry
         )
@@ -128,13 +152,3 @@ class Metrics:
         )
         self.ready = Gauge("candor_ready", "Processes that take requests.", multiprocess_mode=LIVE, registry=registry)
         self.workers = Gauge("candor_workers", "Processes that there should be.", multiprocess_mode=ONE, registry=registry)
-        self._exposition = Exposition(Path(folder)) if folder else None
-        self.window = Window(Path(folder) if folder else None)
-        self._computed = CollectorRegistry()
-        self._computed.register(Machine(self._exposition))
-        self._computed.register(Drifting(self.window, held_out))
-
-    def text(self) -> bytes:
-        """The exposition, in Prometheus's text format."""
-        told = bytes(generate_latest(self._registry)) if self._exposition is None else self._exposition.text().encode()
-        return told + bytes(generate_latest(self._computed))
