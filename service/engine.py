@@ -33,16 +33,13 @@ from service import devices, processes
 from service.bundle import Bundle
 from service.errors import BundleError, DeviceError, MethodUnavailable
 from service.manifest import Manifest
-from service.path import path_graph
 from service.resident import resident
 from service.settings import Device, Precision
 
 CPU_ROWS = 16  # the most that run together: more gain nothing there
 GPU_ROWS = (1, 2, 4, 8, 16, 32, 50, 64)  # that run together; Integrated Gradients has 50 steps if not told otherwise
 GPU_PIXELS = 16 * 224 * 224  # the most in a batch: of large pictures more rows gain little and take gigabytes (docs/benchmarks.md)
-QUICK = (
-    "predict_quick"  # what runs for it: predict.int8.onnx, predict.onnx, or on a GPU a copy of that which has a thread of its own
-)
+QUICK = "predict_quick"  # what runs for it: predict.int8.onnx or predict.onnx, on a GPU a copy that has a thread of its own
 GRAPHS = (contract.PREDICT, contract.GRADIENT, contract.CAM)
 PATH = "path"  # on a GPU alone: gradients along a straight way, summed there (service/path.py)
 EXPLAINING = {contract.GRADIENT, contract.CAM}
@@ -140,11 +137,6 @@ class Engine:
     def provider(self) -> str:
         """The execution provider that the sessions really run on."""
         return devices.PROVIDERS[self.device]
-
-    @property
-    def most_rows(self) -> int:
-        """How many rows run together at most."""
-        return CPU_ROWS if self.device == "cpu" else rows_of(self.manifest.input.size)[-1]
 
     @cached_property
     def forward_seconds(self) -> float:
@@ -246,6 +238,7 @@ class Engine:
         """Opens and warms every graph on `device`: a run is the proof that one can be had."""
         devices.check(device)
         self.device = device
+        self.most_rows = CPU_ROWS if device == "cpu" else rows_of(self.manifest.input.size)[-1]  # that run together
         contents = _contents(bundle, device)
         quick = (contract.INT8, bundle.read(contract.INT8)) if self.precision == "int8" else contents[contract.PREDICT]
         explaining, predicting = (ThreadPoolExecutor(1, name) for name in ("explaining", "predicting"))  # threads only if used
@@ -318,6 +311,8 @@ def _contents(bundle: Bundle, device: Device) -> dict[str, tuple[str, bytes]]:
     files = {graph: devices.file_of(graph, bundle.manifest.files, device) for graph in GRAPHS if bundle.has(graph)}
     contents = {graph: (file, bundle.read(file)) for graph, file in files.items()}
     if device != "cpu" and contract.GRADIENT in contents:
+        from service.path import path_graph  # noqa: PLC0415 - onnx takes 0.1 s to import, and a CPU has no use for it
+
         file, gradient = contents[contract.GRADIENT]
         contents[PATH] = (file, path_graph(gradient))
     return contents

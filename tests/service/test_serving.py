@@ -56,7 +56,7 @@ def test_the_service_imports_neither_torch_nor_training():
     code = "import sys, service.__main__, service.api, service.app, service.pipeline; print(sorted({m.partition('.')[0] for m in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "'onnxruntime'" in loaded
-    assert not {"'torch'", "'training'", "'captum'", "'torchvision'"} & set(loaded.strip("[]\n").split(", "))
+    assert not {"'torch'", "'training'", "'captum'", "'torchvision'", "'onnx'"} & set(loaded.strip("[]\n").split(", "))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
