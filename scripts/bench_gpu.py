@@ -1,8 +1,7 @@
 """What one run of a graph takes on a GPU by the number of its rows: kernel by kernel, with arrays in fixed places, and replayed.
 
 `run` copies arrays to places that it must find first; `places` has them, `replayed` starts all kernels at once, too, as the service does
-(service/resident.py).
-Each time includes the way from the memory of the host and back. Medians.
+(service/resident.py). Each time includes the way from the memory of the host and back. Medians.
 """
 
 import platform
@@ -79,7 +78,7 @@ def feeds_of(file: str, made: Subject, rows: int) -> Feeds:
 
 
 def difference(made: Subject, file: str, ours: Resident, feeds: Feeds) -> str:
-    """How far the last output is from float32 on a CPU, relative to the largest value; for a few rows alone, a CPU is slow."""
+    """How far the first two outputs are from float32 on a CPU, relative to the largest value; of two rows alone, for a CPU is slow."""
     few = {name: value[:2] for name, value in feeds.items()}
     graph = {half: graph for graph, half in contract.HALVES.items()}.get(file, file)
     session = devices.session(graph, made.files[graph], "cpu", 0)

@@ -21,9 +21,8 @@ PROVIDERS: Mapping[Device, str] = {
 }
 SILENT, ERRORS = 4, 3  # severities of ONNX Runtime's own log
 CUDA = {"arena_extend_strategy": "kSameAsRequested"}  # options of its provider
-EXACT = {
-    "use_tf32": "0"
-}  # of float32: TensorFloat-32 flips masks in gradients as float16 does; to half precision it would deny its kernels
+# Of float32 alone: TensorFloat-32 flips masks in gradients as float16 does, and half precision without it is denied its kernels.
+EXACT = {"use_tf32": "0"}
 REPLAYED, CHANNELS_LAST = {"enable_cuda_graph": "1"}, {"prefer_nhwc": "1"}  # more options
 
 Providers = list[tuple[str, dict[str, str]]]

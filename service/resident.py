@@ -19,8 +19,6 @@ from service.settings import Device
 
 MEMORY = "cuda"  # whose memory it is, under TensorRT, too
 DTYPES = {"tensor(uint8)": np.uint8, "tensor(int64)": np.int64, "tensor(float)": np.float32}
-HALVES_ALONE = [devices.REPLAYED | devices.CHANNELS_LAST]  # a third quicker there; in float32 nothing is gained
-WAYS: Sequence[Mapping[str, str]] = [*HALVES_ALONE, devices.REPLAYED, {}]  # the last leaves to the CPU what CUDA cannot compute
 GRAPH, NONE = "gpu_graph_id", "-1"  # of a run; one id a size, NONE runs the kernels one by one
 
 log = logging.getLogger("candor")
@@ -87,18 +85,26 @@ class Resident:
 
 
 def resident(file: str, graph: bytes, device: Device, sizes: Sequence[int], thread: Executor) -> Resident:
-    """The graph `graph` of a bundle's `file` on a GPU, in the fastest of the WAYS in which CUDA computes all of it.
+    """The graph `graph` of a bundle's `file` on a GPU, in the quickest way that runs.
 
     Raises:
         DeviceError: the device does not run it.
     """
-    *faster, plainest = [way for way in WAYS if devices.is_half(file) or way not in HALVES_ALONE] if device == "cuda" else [{}]
-    for way in faster:
+    *quicker, plainest = _ways(file, device)
+    for way in quicker:
         try:
             return _opened(file, graph, device, sizes, thread, way)
         except DeviceError as error:
             log.info("%s does not run with %s: %s", file, ", ".join(way), error)
     return _opened(file, graph, device, sizes, thread, plainest)
+
+
+def _ways(file: str, device: Device) -> Sequence[Mapping[str, str]]:
+    """The options of CUDA to try, the quickest first. With all but the last CUDA must compute the whole graph; there the CPU does the rest."""
+    if device != "cuda":
+        return [{}]
+    channels_last = [devices.REPLAYED | devices.CHANNELS_LAST] if devices.is_half(file) else []  # in float32 nothing is gained
+    return [*channels_last, devices.REPLAYED, {}]
 
 
 def _opened(file: str, graph: bytes, device: Device, sizes: Sequence[int], thread: Executor, way: Mapping[str, str]) -> Resident:
