@@ -19,14 +19,14 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service import logs
 from service.settings import Settings
+from service.telemetry import logs
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-    from service.neighbours import Neighbours
-    from service.tracing import Traced
+    from service.telemetry.tracing import Traced
+    from service.workers.shared_state import SharedState
 
 READY = "/readyz"
 PROBES = ("/livez", READY, "/healthz")
@@ -43,7 +43,7 @@ class Front:
     BentoML leads a request through four layers to a mounted application: tracing, which asks for every URL whether it is excluded; a
     timeout, which makes a task and keeps a timer for a minute; a context; a router. Ours has deadlines of its own and needs none of
     them. Its middleware is a list that grows from the outside to us, so we take the others off it when the application starts. Where
-    the connection is known (service/connection.py), it stands there, before the three layers that are left.
+    the connection is known (service/workers/protocol.py), it stands there, before the three layers that are left.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -91,20 +91,20 @@ def _give_back() -> None:
 
 
 async def _keep_small() -> None:
-    """Gives memory back from time to time: pictures and maps of all sizes leave holes behind (docs/benchmarks.md)."""
+    """Gives memory back from time to time: images and maps of all sizes leave holes behind (docs/benchmarks.md)."""
     while True:
         await asyncio.sleep(TRIM_SECONDS)
         await asyncio.to_thread(_give_back)
 
 
-def _neighbours() -> "Neighbours":
+def _open_shared_state() -> "SharedState":
     """The other processes: BentoML numbers them from 1, and gives them a folder that is empty at every start."""
-    from service.neighbours import Neighbours  # noqa: PLC0415
+    from service.workers.shared_state import SharedState  # noqa: PLC0415
 
     folder, number = os.environ.get("PROMETHEUS_MULTIPROC_DIR"), bentoml.server_context.worker_index
     if SETTINGS.processes == 1 or folder is None or number is None:
-        return Neighbours()
-    return Neighbours(Path(folder) / "neighbours", number - 1)
+        return SharedState()
+    return SharedState(Path(folder) / "shared_state", number - 1)
 
 
 @bentoml.service(
@@ -120,33 +120,41 @@ class Candor:
     def __init__(self) -> None:
         """Loads and verifies the bundle, warms the engine, opens the lanes: ready when it returns."""
         from service.api import build  # noqa: PLC0415
-        from service.bundle import load  # noqa: PLC0415
-        from service.drain import Drain  # noqa: PLC0415
-        from service.engine import Engine  # noqa: PLC0415
-        from service.metrics import Metrics  # noqa: PLC0415
-        from service.pipeline import Pipeline  # noqa: PLC0415
+        from service.bundle.folder import load  # noqa: PLC0415
+        from service.runtime.engine import Engine  # noqa: PLC0415
+        from service.schedule.pipeline import Pipeline  # noqa: PLC0415
+        from service.telemetry.metrics import Metrics  # noqa: PLC0415
+        from service.workers.drain import Drain  # noqa: PLC0415
 
         _few_arenas()
         bundle = load(SETTINGS.bundle)
-        engine = Engine(bundle, SETTINGS.device, SETTINGS.threads, SETTINGS.precision, alone=SETTINGS.processes == 1)
+        engine = Engine(
+            bundle,
+            SETTINGS.device,
+            SETTINGS.threads,
+            SETTINGS.precision,
+            alone=SETTINGS.processes == 1,
+        )
         metrics = Metrics(bundle.manifest.labels, bundle.manifest.distribution)
         metrics.model.labels(bundle.manifest.name, bundle.manifest.version).set(1)
         metrics.device.labels(engine.provider, SETTINGS.wanted).set(1)
         metrics.workers.set(SETTINGS.processes)
-        self.drain = Drain(SETTINGS.drain_seconds, metrics)
-        self._neighbours = _neighbours()
-        self._pipeline = Pipeline(engine, SETTINGS, metrics, self._neighbours)
+        self.drain = Drain(SETTINGS.drain_seconds, metrics.requests_in_flight, metrics.ready)
+        self._shared_state = _open_shared_state()
+        self._pipeline = Pipeline(engine, SETTINGS, metrics, self._shared_state)
         self.app, self._door = build(self._pipeline, bundle, SETTINGS, self.drain)
         self._traced = self._trace()
-        log.info("serving %s %s on %s", bundle.manifest.name, bundle.manifest.version, engine.provider)
+        log.info(
+            "serving %s %s on %s", bundle.manifest.name, bundle.manifest.version, engine.provider
+        )
         _settle()
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
     async def listen(self) -> None:
         """Is ready, until a signal says to stop."""
-        from service import accepting  # noqa: PLC0415
+        from service.workers import listener  # noqa: PLC0415
 
-        accepting.share(asyncio.get_running_loop(), self._neighbours, self._meet)
+        listener.share(asyncio.get_running_loop(), self._shared_state, self._meet)
         self._small = asyncio.create_task(_keep_small())
         self.drain.listen()
 
@@ -159,7 +167,7 @@ class Candor:
 
     def _meet(self, protocol: asyncio.BaseProtocol) -> None:
         """A new connection gets a door, unless somebody wants a line or a trace of every request."""
-        from service.connection import around  # noqa: PLC0415
+        from service.workers.protocol import around  # noqa: PLC0415
 
         connection = around(protocol)
         if connection is None:
@@ -172,7 +180,7 @@ class Candor:
         """Traces every request, if somebody wants to know."""
         if not SETTINGS.otlp_endpoint:
             return None
-        from service.tracing import Traced  # noqa: PLC0415
+        from service.telemetry.tracing import Traced  # noqa: PLC0415
 
         self.app = traced = Traced(self.app, SETTINGS.otlp_endpoint)
         return traced

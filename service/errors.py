@@ -19,15 +19,15 @@
         ├── NotAcceptable        406 no such representation
         ├── SlowRequest          408 the body did not come in time
         ├── BodyTooLarge         413 more bytes than the limit
-        ├── PictureTooLarge      413 more pixels than the limit
-        ├── UnsupportedFormat    415 not a content type, or not a picture format, that is taken
-        ├── UndecodablePicture   422 looks like a picture and cannot be decoded
+        ├── ImageTooLarge      413 more pixels than the limit
+        ├── UnsupportedFormat    415 not a content type, or not an image format, that is taken
+        ├── UndecodableImage   422 looks like an image and cannot be decoded
         ├── InvalidParameter     422 a parameter out of its range
         ├── MethodUnavailable    422 this bundle lacks the graph that the method needs
         ├── TooManyRequests      429 the queue is full
         ├── Unavailable          503 starting, stopping or overloaded
         ├── DeadlineExceeded     504 the caller's time is over
-        └── InternalError        500 a defect of ours, never of a picture
+        └── InternalError        500 a defect of ours, never of an image
 
 A message says what was wrong, the value, the limit and the remedy.
 """
@@ -140,22 +140,22 @@ class BodyTooLarge(RequestError):
     status, code, title = 413, "body_too_large", "The body is too large"
 
 
-class PictureTooLarge(RequestError):
-    """The picture has more pixels than the limit."""
+class ImageTooLarge(RequestError):
+    """The image has more pixels than the limit."""
 
-    status, code, title = 413, "picture_too_large", "The picture is too large"
+    status, code, title = 413, "picture_too_large", "The image is too large"
 
 
 class UnsupportedFormat(RequestError):
-    """The content type, or the format of the picture, is not one that is taken."""
+    """The content type, or the format of the image, is not one that is taken."""
 
-    status, code, title = 415, "unsupported_format", "Not a picture format that is taken"
+    status, code, title = 415, "unsupported_format", "Not an image format that is taken"
 
 
-class UndecodablePicture(RequestError):
-    """The bytes begin like a picture and cannot be decoded."""
+class UndecodableImage(RequestError):
+    """The bytes begin like an image and cannot be decoded."""
 
-    status, code, title = 422, "undecodable_picture", "The picture cannot be decoded"
+    status, code, title = 422, "undecodable_picture", "The image cannot be decoded"
 
 
 class InvalidParameter(RequestError):

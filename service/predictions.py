@@ -1,7 +1,7 @@
-"""Logits → what a caller reads: calibrated probabilities, the classes that may be meant, and whether the picture is a familiar one.
+"""Logits → what a caller reads: calibrated probabilities, the classes that may be meant, and whether the image is a familiar one.
 
 A prediction set holds the classes whose probability is not below a threshold, and
-the most probable one in any case. Familiarity is a score from the nearest training pictures or from the logits, with a threshold. All
+the most probable one in any case. Familiarity is a score from the nearest training images or from the logits, with a threshold. All
 thresholds are in the manifest; docs/trust.md says what they promise.
 """
 
@@ -12,17 +12,18 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from service.engine import Logits, Row
+from service.bundle.manifest import Manifest
+from service.bundle.reference import Nearest
 from service.errors import InvalidParameter, short
-from service.manifest import Manifest
+from service.runtime.engine import Logits, OutputRow
 
 TOP_K = 3
 COVERAGE = "0.95"
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a caller wants to read: `top_k` classes, the set that has a `coverage`, `by_class` or over all, and `nearest` reference pictures."""
+class PredictionOptions:
+    """What a caller wants to read: `top_k` classes, the set that has a `coverage`, `by_class` or over all, and `nearest` reference images."""
 
     top_k: int = TOP_K
     coverage: str = COVERAGE
@@ -48,7 +49,7 @@ class PredictionSet(NamedTuple):
 
 
 class Familiarity(NamedTuple):
-    """How like the pictures of the training this one is: a `score`, and the `threshold` that 5 % of held-out pictures are below."""
+    """How like the images of the training this one is: a `score`, and the `threshold` that 5 % of held-out images are below."""
 
     score: float
     threshold: float
@@ -59,17 +60,10 @@ class Familiarity(NamedTuple):
         return self.score >= self.threshold
 
 
-class Neighbour(NamedTuple):
-    """A reference picture by its `row`, and the `similarity` of its features to those of the picture that was sent: a cosine."""
-
-    row: int
-    similarity: float
-
-
 class Prediction(NamedTuple):
-    """The classes of one picture, most probable first; `logits` float32 (K,) as the network gave them, and the `temperature` that divided them.
+    """The classes of one image, most probable first; `logits` float32 (K,) as the network gave them, and the `temperature` that divided them.
 
-    What the bundle cannot tell is None; of the `nearest` reference pictures as many are there as were asked for.
+    What the bundle cannot tell is None; of the `nearest` reference images as many are there as were asked for.
     """
 
     top: tuple[Class, ...]
@@ -77,7 +71,7 @@ class Prediction(NamedTuple):
     temperature: float
     prediction_set: PredictionSet | None = None
     familiarity: Familiarity | None = None
-    nearest: tuple[Neighbour, ...] = ()
+    nearest: tuple[Nearest, ...] = ()
 
     @property
     def best(self) -> Class:
@@ -86,16 +80,16 @@ class Prediction(NamedTuple):
 
 
 class Calibrated(NamedTuple):
-    """What predict.onnx says of one picture, the `temperature` of its logits, its `shares` (K,), and the classes in their `order`."""
+    """What predict.onnx says of one image, the `temperature` of its logits, its `shares` (K,), and the classes in their `order`."""
 
-    row: Row
+    row: OutputRow
     temperature: float
     shares: list[float]
     order: list[int]
 
 
-def calibrate(rows: Sequence[Row], logits: Logits, manifest: Manifest) -> list[Calibrated]:
-    """The probabilities of several pictures at once, which takes little more than those of one; `logits` are those of the `rows`.
+def calibrate(rows: Sequence[OutputRow], logits: Logits, manifest: Manifest) -> list[Calibrated]:
+    """The probabilities of several images at once, which takes little more than those of one; `logits` are those of the `rows`.
 
     Of equally probable classes the first in the order of the labels comes first.
     """
@@ -105,20 +99,26 @@ def calibrate(rows: Sequence[Row], logits: Logits, manifest: Manifest) -> list[C
     return [Calibrated(*one) for one in told]
 
 
-def predict(row: Row, manifest: Manifest, asked: Asked = Asked()) -> Prediction:
-    """What is `asked` of one picture."""
-    return tell(calibrate([row], row.logits[None], manifest)[0], manifest, asked)
+def predict(
+    row: OutputRow, manifest: Manifest, asked: PredictionOptions = PredictionOptions()
+) -> Prediction:
+    """What is `asked` of one image."""
+    return prediction_of(calibrate([row], row.logits[None], manifest)[0], manifest, asked)
 
 
-def tell(found: Calibrated, manifest: Manifest, asked: Asked) -> Prediction:
-    """What is `asked` of a picture whose probabilities are known."""
+def prediction_of(found: Calibrated, manifest: Manifest, asked: PredictionOptions) -> Prediction:
+    """What is `asked` of an image whose probabilities are known."""
     row, temperature, shares, order = found
-    top = tuple(Class(manifest.labels[index], index, shares[index]) for index in order[: asked.top_k])
+    top = tuple(
+        Class(manifest.labels[index], index, shares[index]) for index in order[: asked.top_k]
+    )
     kinds = _set(order, shares, manifest, asked), _familiarity(row, manifest), _nearest(row, asked)
     return Prediction(top, row.logits, temperature, *kinds)
 
 
-def _set(order: list[int], shares: list[float], manifest: Manifest, asked: Asked) -> PredictionSet | None:
+def _set(
+    order: list[int], shares: list[float], manifest: Manifest, asked: PredictionOptions
+) -> PredictionSet | None:
     sets = manifest.prediction_sets
     if sets is None:
         return None
@@ -128,10 +128,14 @@ def _set(order: list[int], shares: list[float], manifest: Manifest, asked: Asked
     else:
         threshold = sets.marginal[asked.coverage]
         held = [index for index in order if shares[index] >= threshold]
-    return PredictionSet(tuple(manifest.labels[index] for index in held or order[:1]), float(asked.coverage), asked.by_class)
+    return PredictionSet(
+        tuple(manifest.labels[index] for index in held or order[:1]),
+        float(asked.coverage),
+        asked.by_class,
+    )
 
 
-def _familiarity(row: Row, manifest: Manifest) -> Familiarity | None:
+def _familiarity(row: OutputRow, manifest: Manifest) -> Familiarity | None:
     known = manifest.familiarity
     if known is None:
         return None
@@ -139,15 +143,15 @@ def _familiarity(row: Row, manifest: Manifest) -> Familiarity | None:
     return Familiarity(score, known.threshold)
 
 
-def _nearest(row: Row, asked: Asked) -> tuple[Neighbour, ...]:
+def _nearest(row: OutputRow, asked: PredictionOptions) -> tuple[Nearest, ...]:
     if not asked.nearest or row.similarity is None or row.neighbour is None:
         return ()
     pairs = zip(row.neighbour.tolist(), row.similarity.tolist(), strict=True)
-    return tuple(Neighbour(*pair) for pair in pairs)[: asked.nearest]
+    return tuple(Nearest(*pair) for pair in pairs)[: asked.nearest]
 
 
 def energy(logits: Float32[np.ndarray, " classes"]) -> float:
-    """Log Σ exp(logits): high for pictures like those of the training (Liu et al., NeurIPS 2020, arXiv 2010.03759)."""
+    """Log Σ exp(logits): high for images like those of the training (Liu et al., NeurIPS 2020, arXiv 2010.03759)."""
     values = logits.astype(np.float64)
     most = values.max()
     return float(most + np.log(np.exp(values - most).sum()))
@@ -173,23 +177,29 @@ def check_coverage(coverage: str, manifest: Manifest) -> str:
         InvalidParameter: the model has no prediction sets, or none of that coverage.
     """
     if manifest.prediction_sets is None:
-        raise InvalidParameter(f"coverage is {short(coverage)}, and this model has no prediction sets: leave it out")
+        raise InvalidParameter(
+            f"coverage is {short(coverage)}, and this model has no prediction sets: leave it out"
+        )
     known = {float(key): key for key in manifest.prediction_sets.marginal}
     try:
         return known[float(coverage)]
     except (ValueError, KeyError):
-        raise InvalidParameter(f"coverage is {short(coverage)}; it is one of {', '.join(known.values())}") from None
+        raise InvalidParameter(
+            f"coverage is {short(coverage)}; it is one of {', '.join(known.values())}"
+        ) from None
 
 
 def check_nearest(nearest: int, manifest: Manifest) -> int:
-    """`nearest` if the model knows so many reference pictures.
+    """`nearest` if the model knows so many reference images.
 
     Raises:
         InvalidParameter: it does not.
     """
     known = manifest.familiarity.neighbours if manifest.familiarity else 0
     if not known and nearest:
-        raise InvalidParameter(f"nearest is {nearest}, and this model has no reference pictures: leave it out")
+        raise InvalidParameter(
+            f"nearest is {nearest}, and this model has no reference images: leave it out"
+        )
     if not 0 <= nearest <= known:
         raise InvalidParameter(f"nearest is {nearest}; give 0 to {known}")
     return nearest
@@ -206,4 +216,6 @@ def find_class(target: str, manifest: Manifest) -> int:
     if target.isdecimal() and int(target) < len(manifest.labels):
         return int(target)
     shown = ", ".join(manifest.labels[:20]) + (", …" if len(manifest.labels) > 20 else "")  # noqa: PLR2004
-    raise InvalidParameter(f"target is {short(target)}; name a label ({shown}) or an index from 0 to {len(manifest.labels) - 1}")
+    raise InvalidParameter(
+        f"target is {short(target)}; name a label ({shown}) or an index from 0 to {len(manifest.labels) - 1}"
+    )

@@ -10,15 +10,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from service import processes
 from service.errors import SettingsError
+from service.workers.host import MOST_WORKERS, cores
 
 Device = Literal["auto", "cpu", "cuda", "tensorrt"]
 Precision = Literal["float32", "int8"]
 LogFormat = Literal["text", "json"]
 
 PREFIX = "CANDOR_"
-MOST_WORKERS = 64
 EMBEDDED_BUNDLE = Path(__file__).parent / "model"
 GPU = Path("/dev/nvidia0")
 
@@ -79,24 +78,46 @@ def _link(text: str) -> str:
 class Settings:
     """What an operator may choose; sizes in bytes and pixels, ports as numbers."""
 
-    bundle: Path = _setting(EMBEDDED_BUNDLE, _folder, "folder of the bundle to serve; the embedded one by default")
-    device: Device = _setting(
-        "auto", _one_of(*get_args(Device)), "auto, cpu, cuda or tensorrt; auto takes CUDA where it really runs"
+    bundle: Path = _setting(
+        EMBEDDED_BUNDLE, _folder, "folder of the bundle to serve; the embedded one by default"
     )
-    reference: Path | None = _setting(None, _folder, "folder of the training pictures, whose nearest ones /reference shows")
-    precision: Precision = _setting("float32", _one_of(*get_args(Precision)), "of the predictions served by a CPU: float32 or int8")
+    device: Device = _setting(
+        "auto",
+        _one_of(*get_args(Device)),
+        "auto, cpu, cuda or tensorrt; auto takes CUDA where it really runs",
+    )
+    reference: Path | None = _setting(
+        None, _folder, "folder of the training images, whose nearest ones /reference shows"
+    )
+    precision: Precision = _setting(
+        "float32",
+        _one_of(*get_args(Precision)),
+        "of the predictions served by a CPU: float32 or int8",
+    )
     host: str = _setting("127.0.0.1", _text, "address to listen on")
     port: int = _setting(3000, _integer(1, 65_535), "port to listen on")
     threads: int = _setting(0, _integer(0, 1_024), "threads of one inference; 0 takes every core")
-    workers: int = _setting(0, _integer(0, MOST_WORKERS), "processes that serve; 0 takes one a core, or one if a GPU may compute")
+    workers: int = _setting(
+        0,
+        _integer(0, MOST_WORKERS),
+        "processes that serve; 0 takes one a core, or one if a GPU may compute",
+    )
     max_body_bytes: int = _setting(10 * 2**20, _integer(1, 2**30), "largest request body taken")
-    max_pixels: int = _setting(50_000_000, _integer(1, 10**9), "largest picture taken, width times height")
-    grafana_url: str = _setting("", _link, "address of your Grafana dashboards, for the page to link; none by default")
-    drain_seconds: int = _setting(30, _integer(1, 3_600), "how long what was begun may take to its end after SIGTERM")
+    max_pixels: int = _setting(
+        50_000_000, _integer(1, 10**9), "largest image taken, width times height"
+    )
+    grafana_url: str = _setting(
+        "", _link, "address of your Grafana dashboards, for the page to link; none by default"
+    )
+    drain_seconds: int = _setting(
+        30, _integer(1, 3_600), "how long what was begun may take to its end after SIGTERM"
+    )
     log_format: LogFormat = _setting("text", _one_of(*get_args(LogFormat)), "text or json")
     access_log: bool = _setting(False, _truth, "true writes a line for every request")
     otlp_endpoint: str | None = _setting(
-        None, _address, "where traces go (OTLP over HTTP): http://collector:4318; nowhere by default"
+        None,
+        _address,
+        "where traces go (OTLP over HTTP): http://collector:4318; nowhere by default",
     )
 
     @property
@@ -104,7 +125,7 @@ class Settings:
         """How many processes serve: the interpreter lock lets each use little more than one core. On a GPU each needs memory of its own."""
         if self.workers:
             return self.workers
-        return min(processes.cores(), MOST_WORKERS) if self.wanted == "cpu" else 1
+        return min(cores(), MOST_WORKERS) if self.wanted == "cpu" else 1
 
     @property
     def wanted(self) -> Device:
@@ -129,7 +150,9 @@ class Settings:
             try:
                 values[known[name].name] = known[name].metadata["read"](text)
             except ValueError as error:
-                raise SettingsError(f"{name} is {text!r}; it must be {error}: correct it or unset it") from None
+                raise SettingsError(
+                    f"{name} is {text!r}; it must be {error}: correct it or unset it"
+                ) from None
         return cls(**values)
 
 

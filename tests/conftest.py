@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import Server
+from support.servers import Server
 
 ROOT = Path(__file__).parent.parent
 
@@ -12,14 +12,14 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="session")
 def embedded():
     """The bundle that is in the repository."""
-    from service.bundle import load
+    from service.bundle.folder import load
 
     return load(ROOT / "service" / "model")
 
 
 @pytest.fixture(scope="session")
 def engine(embedded):
-    from service.engine import Engine
+    from service.runtime.engine import Engine
 
     return Engine(embedded, "cpu")
 
@@ -42,32 +42,40 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory):
-    """An image folder of 3 classes, 40 training and 10 test pictures each."""
-    from tests import pictures
+    """An image folder of 3 classes, 40 training and 10 test images each."""
+    from support import images
 
     folder = tmp_path_factory.mktemp("data") / "discs"
-    pictures.folder(folder)
+    images.folder(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
 def recipe():
-    from training.recipes import Recipe
+    from training.fit.recipes import Recipe
 
-    return Recipe("seed_cnn", optimizer="adam", epochs=6, batch=30, ghost_batch=30, held_out=30, precision="32-true")
+    return Recipe(
+        "seed_cnn",
+        optimizer="adam",
+        epochs=6,
+        batch=30,
+        ghost_batch=30,
+        held_out=30,
+        precision="32-true",
+    )
 
 
 @pytest.fixture(scope="session")
 def dataset(drawn, recipe):
-    from training import data
+    from training.data import read
 
-    return data.read(str(drawn), recipe.input(), recipe.held_out, recipe.seed)
+    return read.read(str(drawn), recipe.input(), recipe.held_out, recipe.seed)
 
 
 @pytest.fixture(scope="session")
 def run(drawn, dataset, recipe, tmp_path_factory):
     """seed_cnn, trained for a moment."""
-    from training.fit import fit
+    from training.fit.loop import fit
 
     return fit(dataset, str(drawn), recipe, tmp_path_factory.mktemp("run"), accelerator="cpu")
 
@@ -75,6 +83,6 @@ def run(drawn, dataset, recipe, tmp_path_factory):
 @pytest.fixture(scope="session")
 def bundle(run, dataset, tmp_path_factory):
     """What that run was exported to."""
-    from training import export
+    from training.export import ours
 
-    return export.make_bundle(run, dataset, tmp_path_factory.mktemp("bundle") / "discs", "discs")
+    return ours.make_bundle(run, dataset, tmp_path_factory.mktemp("bundle") / "discs", "discs")

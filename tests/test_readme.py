@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.servers import ROOT, Server, environment
+from support.servers import ROOT, Server, environment
 
 BLOCKS = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
@@ -55,7 +55,14 @@ def test_every_block_is_known_to_these_tests():
     for block in BLOCKS:
         assert any(
             word in block
-            for word in ("scripts/serve", "scripts/test", "scripts/monitor", "curl", "service explain", "training fit")
+            for word in (
+                "scripts/serve",
+                "scripts/test",
+                "scripts/monitor",
+                "curl",
+                "service explain",
+                "training fit",
+            )
         ), block
 
 
@@ -67,13 +74,25 @@ def test_the_commands_of_the_blocks_exist():
 def test_scripts_serve_serves_and_the_curl_blocks_answer(tmp_path):
     with Server(tmp_path, command=["scripts/serve"]) as server:
         for block in blocks("curl"):
-            script = block.replace("http://127.0.0.1:3000", server.url).replace("-o overlay.png", f"-o {tmp_path}/overlay.png")
+            script = block.replace("http://127.0.0.1:3000", server.url).replace(
+                "-o overlay.png", f"-o {tmp_path}/overlay.png"
+            )
             done = shell(script, tmp_path)
             assert done.returncode == 0, done.stderr
             if "explain=grad_cam" in block:
                 told = json.loads(done.stdout)
-                for number in ("probability", "temperature", "score", "threshold", "scale", "limit", "class_cosine"):
-                    assert float(shown(number)) == pytest.approx(first(told, number), abs=2e-3), number
+                for number in (
+                    "probability",
+                    "temperature",
+                    "score",
+                    "threshold",
+                    "scale",
+                    "limit",
+                    "class_cosine",
+                ):
+                    assert float(shown(number)) == pytest.approx(first(told, number), abs=2e-3), (
+                        number
+                    )
                 for name in ("version", "label", "method", "format"):
                     assert shown(name) == first(told, name)
                 assert json.loads(shown("labels")) == told["prediction_set"]["labels"]
@@ -83,19 +102,27 @@ def test_scripts_serve_serves_and_the_curl_blocks_answer(tmp_path):
 
 def test_the_explanation_without_a_server(tmp_path):
     (block,) = blocks("service explain")
-    done = shell(block.replace("--out map.png", f"--out {tmp_path}/map.png").replace(".venv/bin/python", sys.executable), tmp_path)
+    done = shell(
+        block.replace("--out map.png", f"--out {tmp_path}/map.png").replace(
+            ".venv/bin/python", sys.executable
+        ),
+        tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     width, height = size(ROOT / "docs/images/red-ball.jpg")
-    assert size(tmp_path / "map.png") > (width, height), "the legend is below the picture"
+    assert size(tmp_path / "map.png") > (width, height), "the legend is below the image"
 
 
 def test_training_a_bundle_and_serving_it(drawn_folder, tmp_path):
     (block,) = blocks("training fit")
     training, serving = block.partition("CANDOR_BUNDLE=")[::2]
-    training = training.replace("--data cifar10", f"--data {drawn_folder} --held-out 30 --epochs 2").replace(
-        "runs/", f"{tmp_path}/"
+    training = training.replace(
+        "--data cifar10", f"--data {drawn_folder} --held-out 30 --epochs 2"
+    ).replace("runs/", f"{tmp_path}/")
+    done = shell(
+        training.replace(".venv/bin/python", sys.executable).replace("scripts/setup\n", ""),
+        tmp_path,
     )
-    done = shell(training.replace(".venv/bin/python", sys.executable).replace("scripts/setup\n", ""), tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"runs/mine-bundle scripts/serve\n", serving)
     with Server(tmp_path, bundle=tmp_path / "mine-bundle") as server:
@@ -104,10 +131,10 @@ def test_training_a_bundle_and_serving_it(drawn_folder, tmp_path):
 
 @pytest.fixture
 def drawn_folder(tmp_path):
-    from tests import pictures
+    from support import images
 
     folder = tmp_path / "discs"
-    pictures.folder(folder)
+    images.folder(folder)
     return folder
 
 
@@ -118,8 +145,16 @@ def test_every_file_that_the_documents_link_is_there():
 
 
 def test_no_document_or_program_names_a_path_of_a_machine():
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
-    texts = [ROOT / name for name in listed if Path(name).suffix in (".py", ".md", ".yaml", ".toml", ".txt", ".json", "")]
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.split()
+    texts = [
+        ROOT / name
+        for name in listed
+        if Path(name).suffix in (".py", ".md", ".yaml", ".toml", ".txt", ".json", "")
+    ]
     for path in texts:
         if path.exists() and path != Path(__file__):
-            assert not re.search(r"(?<![\w.])/(home|root|work|Users)/", path.read_text(errors="ignore")), path
+            assert not re.search(
+                r"(?<![\w.])/(home|root|work|Users)/", path.read_text(errors="ignore")
+            ), path

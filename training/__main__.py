@@ -19,9 +19,24 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--data", "source", required=True, help="cifar10 (downloaded), a folder TRAIN/CLASS/*.jpg, or a tar of one.")
-@click.option("--out", "folder", required=True, type=click.Path(path_type=Path, file_okay=False), help="Where the run goes.")
-@click.option("--network", type=click.Choice(["candor_net", "seed_cnn"]), help="candor_net, or what --start has, if not given.")
+@click.option(
+    "--data",
+    "source",
+    required=True,
+    help="cifar10 (downloaded), a folder TRAIN/CLASS/*.jpg, or a tar of one.",
+)
+@click.option(
+    "--out",
+    "folder",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where the run goes.",
+)
+@click.option(
+    "--network",
+    type=click.Choice(["candor_net", "seed_cnn"]),
+    help="candor_net, or what --start has, if not given.",
+)
 @click.option(
     "--start",
     "start_folder",
@@ -29,23 +44,45 @@ def main() -> None:
     help="Begin with the weights of this run, trained on the same data, by its recipe where no option says otherwise.",
 )
 @click.option("--epochs", type=click.IntRange(1, 1000), help="As the recipe says if not given.")
-@click.option("--activation", type=click.Choice(["gelu", "relu"]), help="Of candor_net; gelu if not given.")
+@click.option(
+    "--activation", type=click.Choice(["gelu", "relu"]), help="Of candor_net; gelu if not given."
+)
 @click.option(
     "--hide",
     type=click.FloatRange(0, 1),
-    help="Share of pictures that get holes of the mean colour; the recipe's if not given.",
+    help="Share of images that get holes of the mean colour; the recipe's if not given.",
 )
 @click.option(
-    "--settle", type=click.IntRange(0, 1000), help="Epochs of whole pictures at the end, as the recipe says if not given."
+    "--settle",
+    type=click.IntRange(0, 1000),
+    help="Epochs of whole images at the end, as the recipe says if not given.",
 )
 @click.option("--rate", type=click.FloatRange(0, 10), help="Times the recipe's learning rates (1).")
-@click.option("--spoil", type=click.FloatRange(0, 1), help="Share of pictures mixed by AugMix, and share with noise (0).")
-@click.option("--adversarial", type=click.FloatRange(0, 255), help="Attack every picture within that radius, in levels of 255 (0).")
-@click.option("--held-out", type=click.IntRange(1), help="Training pictures kept for validation (5000).")
+@click.option(
+    "--spoil",
+    type=click.FloatRange(0, 1),
+    help="Share of images mixed by AugMix, and share with noise (0).",
+)
+@click.option(
+    "--adversarial",
+    type=click.FloatRange(0, 255),
+    help="Attack every image within that radius, in levels of 255 (0).",
+)
+@click.option(
+    "--held-out", type=click.IntRange(1), help="Training images kept for validation (5000)."
+)
 @click.option("--seed", type=click.IntRange(0, 2**31), help="0, or that of --start, if not given.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out, to the same result.")
-@click.option("--track", type=click.Choice(["wandb"]), help="Tell Weights & Biases, too, not TensorBoard alone (candor[wandb]).")
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
+)
+@click.option(
+    "--resume", is_flag=True, help="Go on from the checkpoint in --out, to the same result."
+)
+@click.option(
+    "--track",
+    type=click.Choice(["wandb"]),
+    help="Tell Weights & Biases, too, not TensorBoard alone (candor[wandb]).",
+)
 def fit(
     *,
     source: str,
@@ -62,10 +99,14 @@ def fit(
 
     Several processes: torchrun --nproc-per-node 2 -m training fit … (gloo on CPUs, one process a GPU).
     """
-    from training import commands, data, runs, tracking
-    from training import fit as fitting
+    from training import commands
+    from training.data import read
+    from training.fit import loop as fitting
+    from training.fit import runs, tracking
 
-    if start_folder is not None and (network or activation or given["held_out"] is not None or given["seed"] is not None):
+    if start_folder is not None and (
+        network or activation or given["held_out"] is not None or given["seed"] is not None
+    ):
         raise click.UsageError(
             "--start brings its network and what it held out: leave out --network, --activation, --held-out and --seed"
         )
@@ -73,12 +114,21 @@ def fit(
     try:
         start = None if start_folder is None else runs.load(start_folder)
         recipe = commands.recipe_for(network, activation, start, changes)
-        dataset = data.read(source, recipe.input(), recipe.held_out, recipe.seed)
+        dataset = read.read(source, recipe.input(), recipe.held_out, recipe.seed)
         if start is not None and start_folder is not None:
             recipe = replace(recipe, start=runs.digest(start_folder))
-            data.check_same(dataset, start.subject.fingerprint, start_folder)
-        fitting.fit(dataset, source, recipe, folder, start=start, resume=resume, accelerator=device, track=track)
-    except (data.DataError, runs.RunError, tracking.TrackingError) as error:
+            read.check_same(dataset, start.subject.fingerprint, start_folder)
+        fitting.fit(
+            dataset,
+            source,
+            recipe,
+            folder,
+            start=start,
+            resume=resume,
+            accelerator=device,
+            track=track,
+        )
+    except (read.DataError, runs.RunError, tracking.TrackingError) as error:
         raise click.ClickException(str(error)) from None
     except fitting.Stopped as stopped:
         click.echo(str(stopped), err=True)
@@ -86,44 +136,91 @@ def fit(
 
 
 @main.command()
-@click.option("--run", "run_folder", type=click.Path(path_type=Path, file_okay=False), help="What `fit` left.")
-@click.option("--out", "folder", required=True, type=click.Path(path_type=Path, file_okay=False), help="Where the bundle goes.")
-@click.option("--data", "source", help="With --run: where the data is now, if it moved; it must be the same data.")
+@click.option(
+    "--run", "run_folder", type=click.Path(path_type=Path, file_okay=False), help="What `fit` left."
+)
+@click.option(
+    "--out",
+    "folder",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where the bundle goes.",
+)
+@click.option(
+    "--data",
+    "source",
+    help="With --run: where the data is now, if it moved; it must be the same data.",
+)
 @click.option("--name", help="The model's name; the data's or the file's if not given.")
 @click.option(
-    "--onnx", "file", type=click.Path(path_type=Path, dir_okay=False), help="Instead of --run: any float32 ONNX classifier."
+    "--onnx",
+    "file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Instead of --run: any float32 ONNX classifier.",
 )
-@click.option("--labels", type=click.Path(path_type=Path, dir_okay=False), help="With --onnx: a text file, one label a line.")
-@click.option("--size", type=click.IntRange(1, 4096), help="With --onnx: the side of its square input, in pixels.")
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="With --onnx: a text file, one label a line.",
+)
+@click.option(
+    "--size",
+    type=click.IntRange(1, 4096),
+    help="With --onnx: the side of its square input, in pixels.",
+)
 @click.option(
     "--short-side",
     type=click.IntRange(1, 4096),
     help="With --resize crop: what the shorter side is scaled to; --size if not given.",
 )
 @click.option(
-    "--resize", type=click.Choice(["crop", "stretch", "pad"]), default="crop", show_default=True, help="How pictures get that size."
+    "--resize",
+    type=click.Choice(["crop", "stretch", "pad"]),
+    default="crop",
+    show_default=True,
+    help="How images get that size.",
 )
-@click.option("--mean", default="0.485,0.456,0.406", show_default=True, help="Of the channels of pixels in 0…1.")
+@click.option(
+    "--mean",
+    default="0.485,0.456,0.406",
+    show_default=True,
+    help="Of the channels of pixels in 0…1.",
+)
 @click.option(
     "--std",
     default="0.229,0.224,0.225",
     show_default=True,
     help="Their standard deviations; 1/255 each for a network that takes 0…255.",
 )
-@click.option("--input", "input_name", help="The input tensor, where it cannot be found by its shape.")
-@click.option("--output", "output_name", help="The output tensor, where it cannot be found by its shape.")
-@click.option("--cam-layer", help="The tensor (N, C, h, w) for class activation maps; the last one with pixels if not given.")
 @click.option(
-    "--without-gradient", is_flag=True, help="Make the bundle although an operator has no rule: methods that perturb remain."
+    "--input", "input_name", help="The input tensor, where it cannot be found by its shape."
 )
-@click.option("--half", is_flag=True, help="Add the graphs in half precision, which a GPU runs instead; proven against float32.")
+@click.option(
+    "--output", "output_name", help="The output tensor, where it cannot be found by its shape."
+)
+@click.option(
+    "--cam-layer",
+    help="The tensor (N, C, h, w) for class activation maps; the last one with pixels if not given.",
+)
+@click.option(
+    "--without-gradient",
+    is_flag=True,
+    help="Make the bundle although an operator has no rule: methods that perturb remain.",
+)
+@click.option(
+    "--half",
+    is_flag=True,
+    help="Add the graphs in half precision, which a GPU runs instead; proven against float32.",
+)
 @click.option(
     "--calibrate",
     type=click.Path(path_type=Path, exists=True),
-    help="With --onnx: pictures LABEL/*.jpg that it was not trained on, for temperature, prediction sets and familiarity.",
+    help="With --onnx: images LABEL/*.jpg that it was not trained on, for temperature, prediction sets and familiarity.",
 )
 @click.option(
-    "--check", type=click.Path(path_type=Path, exists=True), help="Pictures whose predictions are compared with the file's own."
+    "--check",
+    type=click.Path(path_type=Path, exists=True),
+    help="Images whose predictions are compared with the file's own.",
 )
 def bundle(*, run_folder: Path | None, file: Path | None, **given: Any) -> None:
     """Makes a bundle of a run, or of any ONNX classifier: graphs for prediction and explanation, proven.
@@ -137,60 +234,109 @@ def bundle(*, run_folder: Path | None, file: Path | None, **given: Any) -> None:
     from service.errors import BundleError
     from training import commands
     from training.autodiff import DifferentiationError
-    from training.data import DataError
-    from training.foreign import ForeignError
-    from training.parity import ParityError
-    from training.runs import RunError
+    from training.data.read import DataError
+    from training.export.foreign import ForeignError
+    from training.export.parity import ParityError
+    from training.fit.runs import RunError
 
     if (run_folder is None) == (file is None):
         raise click.UsageError("give one of --run and --onnx")
     if run_folder is not None and given["calibrate"] is not None:
-        raise click.UsageError("--calibrate is for --onnx: a run has pictures of its own that it held out")
+        raise click.UsageError(
+            "--calibrate is for --onnx: a run has images of its own that it held out"
+        )
     try:
         if run_folder is not None:
-            commands.bundle_run(run_folder, given["folder"], given["source"], given["name"], half=given["half"])
+            commands.bundle_run(
+                run_folder, given["folder"], given["source"], given["name"], half=given["half"]
+            )
         else:
             assert file is not None
-            commands.bundle_file(file, **{name: value for name, value in given.items() if name != "source"})
-    except (DataError, RunError, DifferentiationError, ForeignError, ParityError, BundleError, FileExistsError) as error:
+            commands.bundle_file(
+                file, **{name: value for name, value in given.items() if name != "source"}
+            )
+    except (
+        DataError,
+        RunError,
+        DifferentiationError,
+        ForeignError,
+        ParityError,
+        BundleError,
+        FileExistsError,
+    ) as error:
         raise click.ClickException(str(error)) from None
 
 
 @main.command()
 @click.argument("bundle_folder", metavar="BUNDLE", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--data", "source", required=True, help="What the bundle was made for: cifar10, a folder, or a tar of one.")
-@click.option("--out", "folder", required=True, type=click.Path(path_type=Path, file_okay=False), help="Where the bundle goes.")
 @click.option(
-    "--pictures", type=click.IntRange(1), default=1000, show_default=True, help="Held-out training pictures to calibrate on."
+    "--data",
+    "source",
+    required=True,
+    help="What the bundle was made for: cifar10, a folder, or a tar of one.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True, help="Which pictures those are.")
-def quantise(*, bundle_folder: Path, source: str, folder: Path, pictures: int, seed: int) -> None:
+@click.option(
+    "--out",
+    "folder",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where the bundle goes.",
+)
+@click.option(
+    "--images",
+    type=click.IntRange(1),
+    default=1000,
+    show_default=True,
+    help="Held-out training images to calibrate on.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**31),
+    default=0,
+    show_default=True,
+    help="Which images those are.",
+)
+def quantise(*, bundle_folder: Path, source: str, folder: Path, images: int, seed: int) -> None:
     """Adds predict.int8.onnx to BUNDLE, for predictions on CPUs; explanations stay in float32.
 
     \b
     python -m training quantise my-bundle --data cifar10 --out my-bundle
     CANDOR_BUNDLE=my-bundle CANDOR_PRECISION=int8 scripts/serve
 
-    Refuses to write a bundle whose int8 graph loses accuracy on the test pictures or is hardly faster.
+    Refuses to write a bundle whose int8 graph loses accuracy on the test images or is hardly faster.
     """
     from service.errors import BundleError
     from training import commands
-    from training.data import DataError
-    from training.int8 import Int8Error
+    from training.data.read import DataError
+    from training.export.int8 import Int8Error
 
     try:
-        commands.quantise(bundle_folder, source, folder, pictures, seed)
+        commands.quantise(bundle_folder, source, folder, images, seed)
     except (DataError, Int8Error, BundleError, FileExistsError) as error:
         raise click.ClickException(str(error)) from None
 
 
 @main.command()
 @click.argument("bundle_folder", metavar="BUNDLE", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--data", "source", required=True, help="What the bundle was made for: cifar10, a folder, or a tar of one.")
 @click.option(
-    "--out", "folder", type=click.Path(path_type=Path, file_okay=False), help="Where the bundle goes; BUNDLE if not given."
+    "--data",
+    "source",
+    required=True,
+    help="What the bundle was made for: cifar10, a folder, or a tar of one.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True, help="The same seed, the same report.")
+@click.option(
+    "--out",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where the bundle goes; BUNDLE if not given.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**31),
+    default=0,
+    show_default=True,
+    help="The same seed, the same report.",
+)
 @click.option(
     "--compare",
     "other",
@@ -198,34 +344,68 @@ def quantise(*, bundle_folder: Path, source: str, folder: Path, pictures: int, s
     help="Another bundle of the same classes, put side by side; measured too, if it has no report on this data with this seed.",
 )
 @click.option(
-    "--board", type=click.Path(path_type=Path, file_okay=False), help="A folder for TensorBoard: figures, plots and card."
+    "--board",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="A folder for TensorBoard: figures, plots and card.",
 )
-def audit(*, bundle_folder: Path, source: str, folder: Path | None, seed: int, other: Path | None, board: Path | None) -> None:
-    """Measures BUNDLE on the test pictures, as it is served, and writes report.json, plots and CARD.md into it.
+def audit(
+    *,
+    bundle_folder: Path,
+    source: str,
+    folder: Path | None,
+    seed: int,
+    other: Path | None,
+    board: Path | None,
+) -> None:
+    """Measures BUNDLE on the test images, as it is served, and writes report.json, plots and CARD.md into it.
 
-    Accuracy, calibration, prediction sets, familiarity, bias, spoilt pictures, attacks, explanations, labels that may be wrong.
+    Accuracy, calibration, prediction sets, familiarity, bias, spoilt images, attacks, explanations, labels that may be wrong.
     """
     from service.errors import BundleError
     from training import commands
-    from training.data import DataError
+    from training.data.read import DataError
 
     try:
-        commands.audit_bundle(bundle_folder, source, folder or bundle_folder, seed, other_folder=other, board_folder=board)
+        commands.audit_bundle(
+            bundle_folder,
+            source,
+            folder or bundle_folder,
+            seed,
+            other_folder=other,
+            board_folder=board,
+        )
     except (DataError, BundleError, FileExistsError) as error:
         raise click.ClickException(str(error)) from None
 
 
 @main.command()
-@click.option("--data", "source", required=True, help="cifar10 (downloaded), a folder TRAIN/CLASS/*.jpg, or a tar of one.")
-@click.option("--out", "folder", required=True, type=click.Path(path_type=Path, file_okay=False), help="Where the pictures go.")
+@click.option(
+    "--data",
+    "source",
+    required=True,
+    help="cifar10 (downloaded), a folder TRAIN/CLASS/*.jpg, or a tar of one.",
+)
+@click.option(
+    "--out",
+    "folder",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where the images go.",
+)
 @click.option(
     "--share",
     type=click.FloatRange(0, 1),
     default=0.95,
     show_default=True,
-    help="Of each class's training pictures, those in the colour of their class; 0 for a fair counterpart.",
+    help="Of each class's training images, those in the colour of their class; 0 for a fair counterpart.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True, help="Which pictures get which colour.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**31),
+    default=0,
+    show_default=True,
+    help="Which images get which colour.",
+)
 def biased(*, source: str, folder: Path, share: float, seed: int) -> None:
     """Makes a training set in which colour goes with class, to see that the audit of a network trained on it says so.
 
@@ -233,10 +413,10 @@ def biased(*, source: str, folder: Path, share: float, seed: int) -> None:
     python -m training biased --data cifar10 --out data/biased
     python -m training fit --data data/biased --network seed_cnn --out runs/biased
 
-    The pictures have the size that the networks here take.
+    The images have the size that the networks here take.
     """
     from training import commands
-    from training.data import DataError
+    from training.data.read import DataError
 
     try:
         commands.plant(source, folder, share, seed)

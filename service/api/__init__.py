@@ -1,5 +1,5 @@
 """The HTTP API: one Starlette application over a pipeline."""
 
-from service.api.application import build
+from service.api.app import build
 
 __all__ = ["build"]

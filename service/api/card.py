@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api.pages import File
-from service.bundle import CARD, Bundle
+from service.bundle.folder import CARD, Bundle
 
 MARKDOWN, HTML = "text/markdown", "text/html"
 METADATA = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)  # YAML, for model hubs
@@ -52,7 +52,10 @@ class Card:
             return None
         content = bundle.read(CARD)
         page = page_of(content.decode(), bundle.manifest.name, bundle.manifest.files)
-        return cls(File.of(content, f"{MARKDOWN}; charset=utf-8"), File.of(page.encode(), f"{HTML}; charset=utf-8"))
+        return cls(
+            File.of(content, f"{MARKDOWN}; charset=utf-8"),
+            File.of(page.encode(), f"{HTML}; charset=utf-8"),
+        )
 
     async def answer(self, request: Request, kind: str) -> Response:
         """The card as `kind`, MARKDOWN or HTML."""

@@ -17,12 +17,12 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import logs
 from service.api import problems
-from service.drain import Drain
 from service.errors import Unavailable
-from service.metrics import Metrics
-from service.pipeline import Pipeline
+from service.schedule.pipeline import Pipeline
+from service.telemetry import logs
+from service.telemetry.metrics import Metrics
+from service.workers.drain import Drain
 
 UNKNOWN = "unknown"
 PROBES = (
@@ -47,12 +47,18 @@ class Measured:
     `tell`, every request is a line in the log.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, routes: Iterable[Route], *, tell: bool = False) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, routes: Iterable[Route], *, tell: bool = False
+    ) -> None:
         self._app = app
         self._tell = tell
-        self._requests = cache(lambda template, status: metrics.requests.labels(template, str(status)))
+        self._requests = cache(
+            lambda template, status: metrics.requests.labels(template, str(status))
+        )
         templates = [*(route.path for route in routes if route.path not in PROBES), UNKNOWN]
-        self._seconds = {template: metrics.request_seconds.labels(template) for template in templates}
+        self._seconds = {
+            template: metrics.request_seconds.labels(template) for template in templates
+        }
         own = secrets.token_hex(6)
         self._own_ids = (f"{own}-{number}".encode() for number in itertools.count(1))
 
@@ -74,7 +80,9 @@ class Measured:
         try:
             await self._app(scope, receive, sending)
         finally:
-            template = getattr(scope.get("route"), "path", UNKNOWN)  # the router leaves here what matched
+            template = getattr(
+                scope.get("route"), "path", UNKNOWN
+            )  # the router leaves here what matched
             if template in self._seconds:
                 seconds = time.perf_counter() - started
                 self.count(template, status, seconds)
@@ -91,17 +99,21 @@ class Measured:
         self._requests(template, status).inc()
 
     def _identity(self, scope: Scope) -> bytes:
-        return self.identity(next((value for name, value in scope["headers"] if name == REQUEST_ID), b""))
+        return self.identity(
+            next((value for name, value in scope["headers"] if name == REQUEST_ID), b"")
+        )
 
 
 class Admitted:
-    """Refuses pictures before routing and reading while too many wait, if the door has not (`service.api.door`).
+    """Refuses images before routing and reading while too many wait, if the door has not (`service.api.overload`).
 
     Only routes without parameters in their path, by which the router would not know more than this does. Who stops refuses everything,
     and says so.
     """
 
-    def __init__(self, app: ASGIApp, pipeline: Pipeline, drain: Drain, routes: Iterable[Route]) -> None:
+    def __init__(
+        self, app: ASGIApp, pipeline: Pipeline, drain: Drain, routes: Iterable[Route]
+    ) -> None:
         self._app = app
         self._pipeline = pipeline
         self._drain = drain
@@ -109,7 +121,9 @@ class Admitted:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes on what can be answered."""
-        asks = scope["type"] == "http" and scope["path"] in self._routes and scope["method"] == "POST"
+        asks = (
+            scope["type"] == "http" and scope["path"] in self._routes and scope["method"] == "POST"
+        )
         if asks and not self._drain.stopping and (error := self._pipeline.refusal()):
             scope["route"] = self._routes[scope["path"]]
             await problems.respond(Request(scope), error)(scope, receive, send)
@@ -118,8 +132,12 @@ class Admitted:
 
 
 def admitted(routes: Iterable[Route]) -> dict[str, Route]:
-    """Those of `routes` that take pictures and are known by their path alone, by path."""
-    return {route.path: route for route in routes if route.methods == {"POST"} and not route.param_convertors}
+    """Those of `routes` that take images and are known by their path alone, by path."""
+    return {
+        route.path: route
+        for route in routes
+        if route.methods == {"POST"} and not route.param_convertors
+    }
 
 
 class Stopping:
@@ -153,7 +171,12 @@ class Stopping:
         except asyncio.CancelledError:
             if begun or not self._drain.over:
                 raise
-            await _refuse(scope, receive, send, "the service has stopped before this was answered: ask another replica")
+            await _refuse(
+                scope,
+                receive,
+                send,
+                "the service has stopped before this was answered: ask another replica",
+            )
         finally:
             self._drain.end(task)
 
@@ -165,7 +188,9 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, why: str) -> None:
 
 
 def _tell(scope: Scope, template: str, status: int, seconds: float) -> None:
-    path = scope["raw_path"].decode("ascii", "replace")  # as it was sent: percent signs, no line breaks
+    path = scope["raw_path"].decode(
+        "ascii", "replace"
+    )  # as it was sent: percent signs, no line breaks
     fields = {
         "method": scope["method"],
         "path": path,
@@ -173,4 +198,6 @@ def _tell(scope: Scope, template: str, status: int, seconds: float) -> None:
         "status": status,
         "milliseconds": round(1000 * seconds, 3),
     }
-    log.info("%s %s %d %.1f ms", scope["method"], path, status, 1000 * seconds, extra={"fields": fields})
+    log.info(
+        "%s %s %d %.1f ms", scope["method"], path, status, 1000 * seconds, extra={"fields": fields}
+    )

@@ -10,28 +10,29 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from service.api import answers, client_schema, intake, openapi, options, problems
+from service.api import body as request_body
+from service.api import parameters, problems, responses
 from service.api.card import HTML, MARKDOWN, Card
-from service.api.options import Options
-from service.api.presence import while_connected
-from service.api.rows import together
-from service.bundle import Bundle
+from service.api.parameters import Options
+from service.api.tasks import cancel_on_disconnect, gather_rows
+from service.bundle.folder import Bundle
+from service.bundle.manifest import Manifest
+from service.bundle.reference import Reference
 from service.errors import InvalidParameter, MalformedRequest, NotAcceptable, NotFound, RequestError
 from service.explain import Attribution
 from service.explain.legend import legend_of
-from service.manifest import Manifest
-from service.metrics import CONTENT_TYPE
-from service.pipeline import Pipeline, Sent, Timing
 from service.predictions import Prediction
-from service.reference import Reference
+from service.schedule.pipeline import Pipeline, Sent
+from service.schedule.timing import Timing
 from service.settings import Settings
+from service.telemetry.metrics import CONTENT_TYPE
 
 JSON, PNG, NPY = "application/json", "image/png", "application/x-npy"
 ANY = "*/*"
 
 
 class Answered(NamedTuple):
-    """One picture, all the way."""
+    """One image, all the way."""
 
     sent: Sent
     prediction: Prediction
@@ -46,19 +47,15 @@ class Native:
     def __init__(self, pipeline: Pipeline, bundle: Bundle, settings: Settings) -> None:
         """What does not depend on a request is written once, here."""
         self._pipeline = pipeline
-        self._max_body_bytes = max_body_bytes = settings.max_body_bytes
+        self._max_body_bytes = settings.max_body_bytes
         self._reference = Reference.of(bundle, settings.reference)
         self._manifest: Manifest = bundle.manifest
-        self._model = answers.model(self._manifest)
-        self._plain = options.of_predict(self._manifest, {})
+        self._model = responses.model(self._manifest)
+        self._plain = parameters.of_predict(self._manifest, {})
         self._card = Card.of(bundle)
         self._documents = {
-            "/model": orjson.dumps(answers.public_manifest(pipeline.engine)),
-            "/methods": orjson.dumps(answers.methods(self._manifest)),
-            "/openapi.json": orjson.dumps(
-                openapi.document(self._manifest, max_body_bytes, shown=self._reference.folder is not None)
-            ),
-            "/schema.json": orjson.dumps(client_schema.document(self._manifest)),
+            "/model": orjson.dumps(responses.public_manifest(pipeline.engine)),
+            "/methods": orjson.dumps(responses.methods(self._manifest)),
         }
 
     def routes(self) -> list[Route]:
@@ -69,8 +66,13 @@ class Native:
             Route("/model/card", self.card),
             *([Route("/reference/{row:int}", self.reference)] if self._reference.folder else []),
             Route("/metrics", self.metrics),
-            *(Route(path, self._document(path)) for path in self._documents),
+            *(Route(path, document(body)) for path, body in self._documents.items()),
         ]
+
+    @property
+    def shows_references(self) -> bool:
+        """Whether /reference/{row} is served."""
+        return self._reference.folder is not None
 
     async def predict(self, request: Request) -> Response:
         """POST /predict."""
@@ -79,42 +81,55 @@ class Native:
         submission = await self._read(request, timing)
         chosen = self._plain
         if submission.options or submission.mask is not None:
-            chosen = options.of_predict(self._manifest, submission.options, submission.mask)
+            chosen = parameters.of_predict(self._manifest, submission.options, submission.mask)
         timing.allow(chosen.deadline_ms)
         if chosen.question is None and not self._pipeline.backlogged:
             return await self._json(submission, chosen, timing)
-        return await while_connected(request, self._json(submission, chosen, timing))
+        return await cancel_on_disconnect(request, self._json(submission, chosen, timing))
 
     async def explain(self, request: Request) -> Response:
         """POST /explain; the Accept header chooses JSON, the overlay itself or the raw map."""
         kind = _accept(request, (JSON, PNG, NPY))
         timing = Timing(self._pipeline.metrics)
         submission = await self._read(request, timing)
-        chosen = options.of_explain(self._manifest, submission.options, submission.mask)
+        chosen = parameters.of_explain(self._manifest, submission.options, submission.mask)
         timing.allow(chosen.deadline_ms)
-        return await while_connected(request, self._explained(submission, chosen, kind, timing))
+        return await cancel_on_disconnect(
+            request, self._explained(submission, chosen, kind, timing)
+        )
 
-    async def _explained(self, submission: intake.Submission, chosen: Options, kind: str, timing: Timing) -> Response:
+    async def _explained(
+        self, submission: request_body.Submission, chosen: Options, kind: str, timing: Timing
+    ) -> Response:
         if kind == JSON:
             return await self._json(submission, chosen, timing)
         if submission.many:
             raise InvalidParameter(
-                f"{len(submission.bodies)} pictures were sent and {kind} can show one: send one, or accept {JSON}"
+                f"{len(submission.bodies)} images were sent and {kind} can show one: send one, or accept {JSON}"
             )
         wanted = replace(chosen, map="overlay" if kind == PNG else "array")
         answered = await self._answer(submission.bodies[0], wanted, timing)
         assert answered.attribution is not None
-        return Response(answered.overlay if kind == PNG else answers.npy(answered.attribution), media_type=kind)
+        return Response(
+            answered.overlay if kind == PNG else responses.npy(answered.attribution),
+            media_type=kind,
+        )
 
     async def documents(
-        self, name: str, bodies: Sequence[bytes | MalformedRequest], chosen: Options, request: Timing
+        self,
+        name: str,
+        bodies: Sequence[bytes | MalformedRequest],
+        chosen: Options,
+        request: Timing,
     ) -> list[dict[str, Any]]:
-        """What is answered to each of several pictures, of a `request` that began some time ago.
+        """What is answered to each of several images, of a `request` that began some time ago.
 
         Raises:
             RequestError: one cannot be answered; the message calls it `name` with its number.
         """
-        return await together(name, (self._document_for(body, chosen, request) for body in bodies))
+        return await gather_rows(
+            name, (self._document_for(body, chosen, request) for body in bodies)
+        )
 
     async def card(self, request: Request) -> Response:
         """GET /model/card; the Accept header chooses Markdown or a page."""
@@ -124,32 +139,34 @@ class Native:
         return await self._card.answer(request, kind)
 
     async def reference(self, request: Request) -> Response:
-        """GET /reference/ROW: a reference picture; only where the operator supplies them."""
-        body = await asyncio.to_thread(self._reference.picture, request.path_params["row"])
+        """GET /reference/ROW: a reference image; only where the operator supplies them."""
+        body = await asyncio.to_thread(self._reference.image, request.path_params["row"])
         return Response(body, media_type=PNG, headers={"Cache-Control": "max-age=86400"})
 
     async def metrics(self, _request: Request) -> Response:
         """GET /metrics."""
         return Response(self._pipeline.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
-    def _document(self, path: str) -> Callable[[Request], Any]:
-        async def answer(_request: Request) -> Response:
-            return Response(self._documents[path], media_type=JSON)
-
-        return answer
-
-    async def _read(self, request: Request, timing: Timing) -> intake.Submission:
+    async def _read(self, request: Request, timing: Timing) -> request_body.Submission:
         with timing.of("read"):
-            return await intake.read(request, self._max_body_bytes)
+            return await request_body.read(request, self._max_body_bytes)
 
-    async def _json(self, submission: intake.Submission, chosen: Options, timing: Timing) -> Response:
+    async def _json(
+        self, submission: request_body.Submission, chosen: Options, timing: Timing
+    ) -> Response:
         if not submission.many:
             answered = await self._answer(submission.bodies[0], chosen, timing)
-            return self._encoded({"model": self._model, **self._document_of(answered, chosen)}, timing)
-        results = await asyncio.gather(*(self._result(body, chosen, timing) for body in submission.bodies))
+            return self._encoded(
+                {"model": self._model, **self._document_of(answered, chosen)}, timing
+            )
+        results = await asyncio.gather(
+            *(self._result(body, chosen, timing) for body in submission.bodies)
+        )
         return self._encoded({"model": self._model, "results": results}, timing)
 
-    async def _result(self, body: bytes | MalformedRequest, chosen: Options, request: Timing) -> Mapping[str, Any]:
+    async def _result(
+        self, body: bytes | MalformedRequest, chosen: Options, request: Timing
+    ) -> Mapping[str, Any]:
         """One of several: its answer, or its own problem."""
         try:
             return await self._document_for(body, chosen, request)
@@ -158,31 +175,46 @@ class Native:
         except Exception as error:  # noqa: BLE001 - its neighbours are answered all the same
             return {"error": problems.problem(problems.defect(error))}
 
-    async def _document_for(self, body: bytes | MalformedRequest, chosen: Options, request: Timing) -> dict[str, Any]:
+    async def _document_for(
+        self, body: bytes | MalformedRequest, chosen: Options, request: Timing
+    ) -> dict[str, Any]:
         timing = Timing(self._pipeline.metrics, request.started)
         timing.allow(chosen.deadline_ms)
         return self._document_of(await self._answer(body, chosen, timing), chosen)
 
-    async def _answer(self, body: bytes | MalformedRequest, chosen: Options, timing: Timing) -> Answered:
+    async def _answer(
+        self, body: bytes | MalformedRequest, chosen: Options, timing: Timing
+    ) -> Answered:
         if isinstance(body, MalformedRequest):
             raise body
         question, drawn = chosen.question, chosen.question is not None and chosen.map != "array"
         sent = await self._pipeline.receive(body, timing, keep=drawn)
         if question is not None and chosen.mask is not None:
             question = await self._pipeline.cut(sent, chosen.mask, question, timing)
-        prediction = await self._pipeline.predict(sent, chosen.asked, timing, explained=question is not None)
+        prediction = await self._pipeline.predict(
+            sent, chosen.asked, timing, explained=question is not None
+        )
         attribution = overlay = None
         if question is not None:
             attribution = await self._pipeline.explain(sent, question, prediction, timing)
-            told = legend_of(attribution, self._manifest, prediction.logits) if chosen.legend else None
-            overlay = await self._pipeline.overlay(sent, attribution, timing, told) if drawn else None
+            told = (
+                legend_of(attribution, self._manifest, prediction.logits) if chosen.legend else None
+            )
+            overlay = (
+                await self._pipeline.overlay(sent, attribution, timing, told) if drawn else None
+            )
         return Answered(sent, prediction, attribution, overlay, timing)
 
     def _document_of(self, answered: Answered, chosen: Options) -> dict[str, Any]:
-        document = answers.prediction(answered.prediction, answered.sent) | answers.nearest(answered.prediction, self._reference)
+        document = responses.prediction(answered.prediction, answered.sent) | responses.nearest(
+            answered.prediction, self._reference
+        )
         if answered.attribution is not None:
-            document["explanation"] = answers.explanation(
-                answered.attribution, self._manifest, answered.overlay, array=chosen.map != "overlay"
+            document["explanation"] = responses.explanation(
+                answered.attribution,
+                self._manifest,
+                answered.overlay,
+                array=chosen.map != "overlay",
             )
         return document | {"timing_ms": answered.timing.milliseconds()}
 
@@ -206,3 +238,12 @@ def _accept(request: Request, offered: tuple[str, ...]) -> str:
         if match:
             return match
     raise NotAcceptable(f"Accept is {header[:80]!r}; there is {', '.join(offered)}")
+
+
+def document(body: bytes) -> Callable[[Request], Any]:
+    """The endpoint of a JSON document that is written once."""
+
+    async def answer(_request: Request) -> Response:
+        return Response(body, media_type=JSON)
+
+    return answer

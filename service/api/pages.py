@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from service.bundle import Bundle
+from service.bundle.folder import Bundle
 
 WEB = Path(__file__).parent.parent / "web"
 NAMED = {"index.html": "/", "docs.html": "/docs"}  # the rest is below /web/
@@ -29,7 +29,7 @@ KINDS = {
     ".webp": "image/webp",
 }
 GRAFANA = b"@GRAFANA@"
-# Overlays come as data, chosen pictures are blobs.
+# Overlays come as data, chosen images are blobs.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
@@ -67,7 +67,9 @@ class File:
         if self.tag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
         if self.packed is not None and "gzip" in request.headers.get("accept-encoding", ""):
-            return Response(self.packed, headers=headers | {"Content-Encoding": "gzip"}, media_type=self.kind)
+            return Response(
+                self.packed, headers=headers | {"Content-Encoding": "gzip"}, media_type=self.kind
+            )
         return Response(self.plain, headers=headers, media_type=self.kind)
 
 

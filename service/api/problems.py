@@ -38,7 +38,9 @@ def respond(request: Request, error: RequestError) -> Response:
     seconds = getattr(error, "retry_after_seconds", None)
     headers = {"Retry-After": str(seconds)} if seconds is not None else None
     if f"{request.scope['path']}/".startswith(PROTOCOLS):
-        return Response(orjson.dumps({"error": error.detail}), error.status, headers, "application/json")
+        return Response(
+            orjson.dumps({"error": error.detail}), error.status, headers, "application/json"
+        )
     return Response(orjson.dumps(problem(error)), error.status, headers, MEDIA_TYPE)
 
 
@@ -68,7 +70,9 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     path = request.url.path
     if error.status_code == METHOD_NOT_ALLOWED:
         allowed = (error.headers or {}).get("Allow", "another method")
-        answer = respond(request, MethodNotAllowed(f"{request.method} {path} is not served; use {allowed}"))
+        answer = respond(
+            request, MethodNotAllowed(f"{request.method} {path} is not served; use {allowed}")
+        )
         answer.headers["Allow"] = allowed
         return answer
     return respond(request, NotFound(f"{path} is not served; GET /openapi.json lists what is"))

@@ -1,6 +1,6 @@
 """The straight way: POST to a route that its path alone tells goes to the endpoint at once.
 
-Starlette leads a request through six layers to an endpoint, and the answer back through them. For the routes that pictures are sent to none of
+Starlette leads a request through six layers to an endpoint, and the answer back through them. For the routes that images are sent to none of
 these has anything to do but to catch errors, which is done here (docs/benchmarks.md tells what it saves).
 """
 
@@ -23,7 +23,11 @@ class Straight:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers what can be answered straight."""
-        route = self._routes.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        route = (
+            self._routes.get(scope["path"])
+            if scope["type"] == "http" and scope["method"] == "POST"
+            else None
+        )
         if route is None:
             await self._app(scope, receive, send)
             return

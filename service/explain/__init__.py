@@ -1,11 +1,11 @@
-"""From a picture and a question to an attribution: which pixels speak for the target, and how much.
+"""From an image and a question to an attribution: which pixels speak for the target, and how much.
 
 A map is float32 (S, S) over the network's input, positive = speaks for the target; `Method.sign` says whether it can be negative.
-Everything is computed on ONNX Runtime by `service.engine`; no method holds state, and the same question gets the same bytes.
+Everything is computed on ONNX Runtime by `service.runtime.engine`; no method holds state, and the same question gets the same bytes.
 """
 
 from service.explain.attribution import Attribution, explain
-from service.explain.cost import ladder, passes
+from service.explain.cost import cheaper_questions, forward_passes
 from service.explain.methods import METHODS, Method, Parameter, available
 from service.explain.question import Question, ask, check_masked, masked
 from service.explain.target import Target
@@ -21,7 +21,7 @@ __all__ = [
     "available",
     "check_masked",
     "explain",
-    "ladder",
+    "cheaper_questions",
     "masked",
-    "passes",
+    "forward_passes",
 ]

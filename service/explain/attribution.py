@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from service.engine import Engine
 from service.explain import quality
 from service.explain.cost import quartered
 from service.explain.question import Question
 from service.explain.target import Target, rival_of
+from service.runtime.engine import Engine
 
 
 @dataclass(frozen=True)
@@ -29,26 +29,33 @@ class Attribution:
 
 
 def explain(
-    engine: Engine, pixels: UInt8[np.ndarray, "size size 3"], question: Question, logits: Float32[np.ndarray, " classes"]
+    engine: Engine,
+    pixels: UInt8[np.ndarray, "size size 3"],
+    question: Question,
+    logits: Float32[np.ndarray, " classes"],
 ) -> Attribution:
-    """Answers `question` about one fitted picture whose `logits` are known; without a target the predicted class is explained."""
+    """Answers `question` about one fitted image whose `logits` are known; without a target the predicted class is explained."""
     target = question.target or Target(int(logits.argmax()))
     rival = rival_of(target, logits)
 
     def compute(
-        picture: UInt8[np.ndarray, "size size 3"],
+        image: UInt8[np.ndarray, "size size 3"],
         of: Target,
         beside: Target | None = None,
         parameters: Mapping[str, Any] = question.parameters,
     ) -> tuple[np.ndarray, dict[str, float]]:
-        answer = question.method.compute(engine, picture, of, beside, **parameters)
+        answer = question.method.compute(engine, image, of, beside, **parameters)
         return answer.map, answer.quality
 
     values, measured = compute(pixels, target, rival)
     if rival and "class_cosine" not in measured:
         fewer = {**question.parameters, **quartered(question.parameters)}
-        measured["class_cosine"] = quality.cosine(values, compute(pixels, rival, parameters=fewer)[0])
+        measured["class_cosine"] = quality.cosine(
+            values, compute(pixels, rival, parameters=fewer)[0]
+        )
     if question.quality == "full":
         measured |= quality.faithfulness(engine, pixels, values, target.index)
-        measured["sensitivity"] = quality.sensitivity(pixels, values, lambda noisy: compute(noisy, target)[0])
+        measured["sensitivity"] = quality.sensitivity(
+            pixels, values, lambda noisy: compute(noisy, target)[0]
+        )
     return Attribution(question, target, values, measured)

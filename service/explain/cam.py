@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float32
 from PIL import Image
 
-from service.engine import Batch, Cam, Engine, Targets
+from service.runtime.engine import Batch, Cam, Engine, Targets
 
 Maps = Float32[np.ndarray, "rows size size"]
 Cells = Float32[np.ndarray, "rows height width"]
@@ -45,4 +45,9 @@ def _run(engine: Engine, batch: Batch, target: Targets) -> Cam:
 
 
 def _scaled(cells: Cells, size: int) -> Maps:
-    return np.stack([np.asarray(Image.fromarray(row).resize((size, size), Image.Resampling.BILINEAR)) for row in cells])
+    return np.stack(
+        [
+            np.asarray(Image.fromarray(row).resize((size, size), Image.Resampling.BILINEAR))
+            for row in cells
+        ]
+    )

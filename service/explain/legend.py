@@ -1,6 +1,6 @@
 """The legend of an overlay: a strip below it with what was asked, a colour bar, and the values and the unit that it stands for.
 
-The picture keeps its place at the upper left, pixel for pixel; where it is narrower than words need, the canvas is wider than the picture.
+The image keeps its place at the upper left, pixel for pixel; where it is narrower than words need, the canvas is wider than the image.
 Text is drawn in the font that Pillow brings along, which holds little more than ASCII: a label that it cannot draw is called by its index.
 """
 
@@ -12,14 +12,18 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from service.bundle.manifest import Manifest
 from service.explain import render
 from service.explain.attribution import Attribution
-from service.explain.scales import Scale, ink
-from service.images import Pixels
-from service.manifest import Manifest
+from service.explain.colours import Scale, ink
+from service.image.resize import Pixels
 
 LEAST_WIDTH = 256  # pixels
-SMALLEST, LARGEST, SHARE = 13, 40, 1 / 32  # the height of the text in pixels, and as a share of the width
+SMALLEST, LARGEST, SHARE = (
+    13,
+    40,
+    1 / 32,
+)  # the height of the text in pixels, and as a share of the width
 MOST_LINES = 3
 PAPER, TEXT, FRAME = (255, 255, 255), (45, 45, 45), (150, 150, 150)
 NO_GLYPH = "\uffff"
@@ -46,8 +50,10 @@ class Legend:
     above: bool
 
 
-def legend_of(attribution: Attribution, manifest: Manifest, logits: Float32[np.ndarray, " classes"]) -> Legend:
-    """The legend of an attribution of a picture with `logits` (K,)."""
+def legend_of(
+    attribution: Attribution, manifest: Manifest, logits: Float32[np.ndarray, " classes"]
+) -> Legend:
+    """The legend of an attribution of an image with `logits` (K,)."""
     method, target, values = attribution.question.method, attribution.target, attribution.map
     shares = manifest.calibration.probabilities(logits)
 
@@ -61,7 +67,9 @@ def legend_of(attribution: Attribution, manifest: Manifest, logits: Float32[np.n
     if limit == 0:
         note = "nothing speaks for it" if hidden else "the map is zero everywhere"
     heading = f"{_plain(method.title)} for {named(target.index)}{rival}"
-    return Legend(heading, note, method.scale, limit, method.unit, *render.exceeds(values, method.scale))
+    return Legend(
+        heading, note, method.scale, limit, method.unit, *render.exceeds(values, method.scale)
+    )
 
 
 def below(pixels: Pixels, legend: Legend) -> Sheet:
@@ -90,13 +98,20 @@ def _strip(legend: Legend, width: int) -> Sheet:
 
 def _rows(legend: Legend, font: Font, width: int) -> tuple[list[Row], list[Row]]:
     """The lines above and below the bar."""
-    heading, note = ([(text, "", "") for text in _lines(words, font, width)] for words in (legend.heading, legend.note))
+    heading, note = (
+        [(text, "", "") for text in _lines(words, font, width)]
+        for words in (legend.heading, legend.note)
+    )
     most = f"{legend.limit:.3g}"
     if legend.limit == 0:
         return heading, note
     if legend.scale == "diverging":
         return heading, [(f"-{most}", "0", f"+{most}"), ("against", legend.unit, "for"), *note]
-    return heading, [("0", "", most), *((text, "", "") for text in _lines(legend.unit, font, width)), *note]
+    return heading, [
+        ("0", "", most),
+        *((text, "", "") for text in _lines(legend.unit, font, width)),
+        *note,
+    ]
 
 
 def _write(strip: Image.Image, rows: list[Row], font: Font, y: int) -> None:
@@ -112,15 +127,30 @@ def _bar(strip: Image.Image, legend: Legend, start: tuple[int, int], end: tuple[
     """The colours from the least to the most; an end is pointed where values lie beyond it."""
     (left, top), (right, bottom) = start, end
     strengths = np.linspace(-1 if legend.scale == "diverging" else 0, 1, right - left)
-    colours = np.rint(255 * ink(np.tile(strengths, (bottom - top, 1)), legend.scale)).astype(np.uint8)
+    colours = np.rint(255 * ink(np.tile(strengths, (bottom - top, 1)), legend.scale)).astype(
+        np.uint8
+    )
     strip.paste(Image.fromarray(colours), (left, top))
     draw, middle, point = ImageDraw.Draw(strip), (top + bottom) // 2, (bottom - top) // 2
-    for beyond, tip, inner in ((legend.below, left, left + point), (legend.above, right, right - point)):
+    for beyond, tip, inner in (
+        (legend.below, left, left + point),
+        (legend.above, right, right - point),
+    ):
         if beyond:
             draw.polygon([(tip, top), (inner, top), (tip, middle)], PAPER)
             draw.polygon([(tip, bottom), (inner, bottom), (tip, middle)], PAPER)
     first, last = left + point * legend.below, right - point * legend.above
-    draw.polygon([(first, top), (last, top), (right, middle), (last, bottom), (first, bottom), (left, middle)], outline=FRAME)
+    draw.polygon(
+        [
+            (first, top),
+            (last, top),
+            (right, middle),
+            (last, bottom),
+            (first, bottom),
+            (left, middle),
+        ],
+        outline=FRAME,
+    )
 
 
 def _lines(text: str, font: Font, width: int) -> list[str]:
@@ -131,14 +161,20 @@ def _lines(text: str, font: Font, width: int) -> list[str]:
             lines[-1] = f"{lines[-1]} {word}"
         else:
             lines.append(word)
-    cut = lines[: MOST_LINES - 1] + ([" ".join(lines[MOST_LINES - 1 :])] if len(lines) >= MOST_LINES else [])
+    cut = lines[: MOST_LINES - 1] + (
+        [" ".join(lines[MOST_LINES - 1 :])] if len(lines) >= MOST_LINES else []
+    )
     return [_shortened(line, font, width) for line in cut]
 
 
 def _shortened(line: str, font: Font, width: int) -> str:
     if font.getlength(line) <= width:
         return line
-    fits = next(count for count in range(min(len(line), width), -1, -1) if font.getlength(line[:count] + "...") <= width)
+    fits = next(
+        count
+        for count in range(min(len(line), width), -1, -1)
+        if font.getlength(line[:count] + "...") <= width
+    )
     return line[:fits] + "..."
 
 
@@ -150,7 +186,9 @@ def _label(label: str, index: int) -> str:
 
 def _plain(text: str) -> str:
     apart = unicodedata.normalize("NFKD", text.translate(PLAIN))
-    return " ".join("".join(character for character in apart if not unicodedata.combining(character)).split())
+    return " ".join(
+        "".join(character for character in apart if not unicodedata.combining(character)).split()
+    )
 
 
 def _percent(share: float) -> str:

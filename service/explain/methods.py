@@ -7,17 +7,17 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float32
 
-from service import bundle
-from service.engine import Engine, Rows
+from service.bundle import folder
+from service.bundle.manifest import Manifest
 from service.explain import cam, gradients, perturbation
 from service.explain.baselines import BASELINES, Fitted
+from service.explain.colours import Scale
 from service.explain.gradients import Explained
 from service.explain.perturbation import Perturbed
 from service.explain.quality import completeness_gap, cosine
-from service.explain.scales import Scale
 from service.explain.segments import cells
 from service.explain.target import Target
-from service.manifest import Manifest
+from service.runtime.engine import Engine, Rows
 
 Sign = Literal["signed", "positive"]
 Map = Float32[np.ndarray, "size size"]
@@ -32,7 +32,7 @@ class Parameter:
 
     name: str
     default: int | float | str
-    says: str
+    description: str
     low: int | float = 0
     high: int | float = 0
     choices: tuple[str, ...] = ()
@@ -50,13 +50,13 @@ class Answer:
 class Method:
     """One way to explain. `graph` is what the bundle must hold; `passes` tells the cost in forward passes, from the parameters.
 
-    `compute(engine, pixels, target, rival, **parameters)` answers for one fitted picture uint8 (S, S, 3); `rival` is another class whose
+    `compute(engine, pixels, target, rival, **parameters)` answers for one fitted image uint8 (S, S, 3); `rival` is another class whose
     map comes for free where the method perturbs.
     """
 
     name: str
     title: str
-    says: str
+    description: str
     source: str
     graph: str
     sign: Sign
@@ -68,21 +68,38 @@ class Method:
 
     @property
     def takes_mask(self) -> bool:
-        """Whether it cuts the picture into segments, which a caller may draw."""
+        """Whether it cuts the image into segments, which a caller may draw."""
         return SEGMENTS in self.parameters
 
 
-STEPS = Parameter("steps", 32, "points on the way from the baseline to the picture", 1, 512)
-MAX_STEPS = Parameter("max_steps", 128, "how far the steps are doubled while the completeness gap exceeds 5 %", 1, 512)
-SAMPLES = Parameter("samples", 16, "noisy copies of the picture", 1, 512)
-NOISE = Parameter("noise", 0.15, "standard deviation of the noise, as a share of the picture's range", 0.0, 1.0)
-SEED = Parameter("seed", 0, "of the random numbers: the same seed gives the same bytes", 0, 2**32 - 1)
-BASELINE = Parameter(
-    "baseline", "mean", "what stands for nothing to see; mean is the mean colour of the training pictures", choices=BASELINES
+STEPS = Parameter("steps", 32, "points on the way from the baseline to the image", 1, 512)
+MAX_STEPS = Parameter(
+    "max_steps", 128, "how far the steps are doubled while the completeness gap exceeds 5 %", 1, 512
 )
-SEGMENTS = Parameter("segments", 8, "cells a side of the grid that cuts the picture; a mask sent with it takes their place", 2, 32)
-WINDOW = Parameter("window", 0.375, "side of the covering window, as a share of the picture's side", 0.05, 1.0)
-STRIDE = Parameter("stride", 0.125, "step of the window, as a share of the picture's side", 0.05, 1.0)
+SAMPLES = Parameter("samples", 16, "noisy copies of the image", 1, 512)
+NOISE = Parameter(
+    "noise", 0.15, "standard deviation of the noise, as a share of the image's range", 0.0, 1.0
+)
+SEED = Parameter(
+    "seed", 0, "of the random numbers: the same seed gives the same bytes", 0, 2**32 - 1
+)
+BASELINE = Parameter(
+    "baseline",
+    "mean",
+    "what stands for nothing to see; mean is the mean colour of the training images",
+    choices=BASELINES,
+)
+SEGMENTS = Parameter(
+    "segments",
+    8,
+    "cells a side of the grid that cuts the image; a mask sent with it takes their place",
+    2,
+    32,
+)
+WINDOW = Parameter(
+    "window", 0.375, "side of the covering window, as a share of the image's side", 0.05, 1.0
+)
+STRIDE = Parameter("stride", 0.125, "step of the window, as a share of the image's side", 0.05, 1.0)
 CELLS = Parameter("cells", 7, "cells a side of the coarse random masks", 2, 32)
 
 
@@ -100,17 +117,24 @@ def _strongest(attribution: Rows) -> Map:
     return np.asarray(np.abs(attribution).max(1)[0])
 
 
-def _gradient(compute: Callable[..., Explained], reduce: Callable[[Rows], Map]) -> Callable[..., Answer]:
-    """One picture's answer: of a contrast, the difference of the two classes' attributions, before any absolute value."""
+def _gradient(
+    compute: Callable[..., Explained], reduce: Callable[[Rows], Map]
+) -> Callable[..., Answer]:
+    """One image's answer: of a contrast, the difference of the two classes' attributions, before any absolute value."""
 
-    def run(engine: Engine, pixels: Fitted, target: Target, _rival: Target | None, **parameters: Any) -> Answer:
+    def run(
+        engine: Engine, pixels: Fitted, target: Target, _rival: Target | None, **parameters: Any
+    ) -> Answer:
         rows = target.rows
         explained = compute(engine, np.repeat(pixels[None], len(rows), 0), rows, **parameters)
         values = reduce(_contrast(explained.attribution))
         if explained.difference is None:
             return Answer(values)
         difference = float(_contrast(explained.difference)[0])
-        return Answer(values, {"completeness_gap": completeness_gap(float(values.sum(dtype=np.float64)), difference)})
+        return Answer(
+            values,
+            {"completeness_gap": completeness_gap(float(values.sum(dtype=np.float64)), difference)},
+        )
 
     return run
 
@@ -122,7 +146,9 @@ def _contrast(rows: np.ndarray) -> np.ndarray:
 _fixed_steps = _gradient(gradients.integrated_gradients, _sum)
 
 
-def _integrated_gradients(engine: Engine, pixels: Fitted, target: Target, rival: Target | None, **given: Any) -> Answer:
+def _integrated_gradients(
+    engine: Engine, pixels: Fitted, target: Target, rival: Target | None, **given: Any
+) -> Answer:
     """With twice the steps, and again, while the gap exceeds 5 %."""
     most, steps = given.pop("max_steps"), given.pop("steps")
     answer = _fixed_steps(engine, pixels, target, rival, steps=steps, **given)
@@ -143,11 +169,15 @@ def _cam(compute: Callable[..., np.ndarray]) -> Callable[..., Answer]:
 def _perturbing(compute: Callable[..., Perturbed]) -> Callable[..., Answer]:
     """The map of the target, and its cosine with the rival's, from the same forward passes."""
 
-    def run(engine: Engine, pixels: Fitted, target: Target, rival: Target | None, **parameters: Any) -> Answer:
+    def run(
+        engine: Engine, pixels: Fitted, target: Target, rival: Target | None, **parameters: Any
+    ) -> Answer:
         found = compute(engine, pixels, [target, *([rival] if rival else [])], **parameters)
         quality: dict[str, float] = {}
         if found.difference is not None:
-            quality["completeness_gap"] = completeness_gap(float(found.maps[0].sum(dtype=np.float64)), float(found.difference[0]))
+            quality["completeness_gap"] = completeness_gap(
+                float(found.maps[0].sum(dtype=np.float64)), float(found.difference[0])
+            )
         if found.surrogate_r2:
             quality["surrogate_r2"] = found.surrogate_r2[0]
         if rival:
@@ -161,24 +191,61 @@ def _windows(given: Mapping[str, Any]) -> int:
     return int(np.ceil((1 - given["window"]) / given["stride"]) + 1) ** 2 + 1
 
 
-def _steepness(name: str, title: str, says: str, source: str, **rest: Any) -> Method:
+def _steepness(name: str, title: str, description: str, source: str, **rest: Any) -> Method:
     """A method whose map is a slope, without a sign."""
-    return Method(name, title, says, source, bundle.GRADIENT, "positive", SLOPE, "sequential", **rest)
+    return Method(
+        name, title, description, source, folder.GRADIENT, "positive", SLOPE, "sequential", **rest
+    )
 
 
-def _share(name: str, title: str, says: str, source: str, **rest: Any) -> Method:
+def _share(name: str, title: str, description: str, source: str, **rest: Any) -> Method:
     """A method of gradients whose map shares out a difference of logits."""
-    return Method(name, title, says, source, bundle.GRADIENT, "signed", LOGIT, "diverging", **rest)
+    return Method(
+        name, title, description, source, folder.GRADIENT, "signed", LOGIT, "diverging", **rest
+    )
 
 
-def _activation(name: str, title: str, says: str, source: str, compute: Callable[..., np.ndarray]) -> Method:
+def _activation(
+    name: str, title: str, description: str, source: str, compute: Callable[..., np.ndarray]
+) -> Method:
     """A class activation map."""
-    return Method(name, title, says, source, bundle.CAM, "signed", LOGIT, "sequential", _cam(compute), lambda _: 1)
+    return Method(
+        name,
+        title,
+        description,
+        source,
+        folder.CAM,
+        "signed",
+        LOGIT,
+        "sequential",
+        _cam(compute),
+        lambda _: 1,
+    )
 
 
-def _trial(name: str, title: str, says: str, source: str, *, unit: str, compute: Callable[..., Perturbed], **rest: Any) -> Method:
-    """A method that changes the picture."""
-    return Method(name, title, says, source, bundle.PREDICT, "signed", unit, "diverging", _perturbing(compute), **rest)
+def _trial(
+    name: str,
+    title: str,
+    description: str,
+    source: str,
+    *,
+    unit: str,
+    compute: Callable[..., Perturbed],
+    **rest: Any,
+) -> Method:
+    """A method that changes the image."""
+    return Method(
+        name,
+        title,
+        description,
+        source,
+        folder.PREDICT,
+        "signed",
+        unit,
+        "diverging",
+        _perturbing(compute),
+        **rest,
+    )
 
 
 _ALL: tuple[Method, ...] = (
@@ -201,7 +268,7 @@ _ALL: tuple[Method, ...] = (
     _share(
         "integrated_gradients",
         "Integrated Gradients",
-        "what each pixel adds to the target's logit on the way from the baseline to the picture; the map sums to the difference",
+        "what each pixel adds to the target's logit on the way from the baseline to the image; the map sums to the difference",
         "Sundararajan et al. 2017, arXiv 1703.01365",
         compute=_integrated_gradients,
         passes=lambda given: GRADIENT_PASSES * (given["steps"] + 2),
@@ -210,7 +277,7 @@ _ALL: tuple[Method, ...] = (
     _steepness(
         "smooth_grad",
         "SmoothGrad",
-        "saliency, averaged over noisy copies of the picture so that single pixels count less",
+        "saliency, averaged over noisy copies of the image so that single pixels count less",
         "Smilkov et al. 2017, arXiv 1706.03825",
         compute=_gradient(gradients.smooth_grad, _strongest),
         passes=lambda given: GRADIENT_PASSES * given["samples"],
@@ -225,7 +292,7 @@ _ALL: tuple[Method, ...] = (
         passes=lambda given: GRADIENT_PASSES * (given["samples"] + 5),
         parameters=(
             Parameter("samples", 64, "random places on random ways", 1, 512),
-            Parameter("noise", 0.05, NOISE.says, 0.0, 1.0),
+            Parameter("noise", 0.05, NOISE.description, 0.0, 1.0),
             SEED,
         ),
     ),
@@ -273,7 +340,7 @@ _ALL: tuple[Method, ...] = (
     _trial(
         "lime",
         "LIME",
-        "the coefficients of a linear model of the network near this picture; surrogate_r2 says how well it describes the network",
+        "the coefficients of a linear model of the network near this image; surrogate_r2 says how well it describes the network",
         "Ribeiro et al. 2016, arXiv 1602.04938",
         unit=DROP,
         compute=perturbation.lime,

@@ -1,4 +1,4 @@
-"""Methods that change the picture and look at the answer: numpy over predict.onnx; they need no gradient.
+"""Methods that change the image and look at the answer: numpy over predict.onnx; they need no gradient.
 
 `pixels` uint8 (S, S, 3); `targets` are T scores that are explained by the same forward passes; maps float32 (T, S, S). What is taken
 away is replaced by the `baseline`. Rows run in pieces of at most 16.
@@ -13,14 +13,14 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64
 from PIL import Image
 
-from service.engine import Batch, Engine
 from service.explain.baselines import Fitted, pixels_of
 from service.explain.segments import Segments, areas, count
 from service.explain.segments import cut as segments_of
 from service.explain.target import Target
+from service.runtime.engine import Batch, Engine
 
 LIME_KERNEL_WIDTH, LIME_RIDGE = 0.25, 1.0  # those of the reference implementation
-RISE_SHOWN = 0.5  # the share of a picture that a mask shows
+RISE_SHOWN = 0.5  # the share of an image that a mask shows
 
 Maps = Float32[np.ndarray, "targets size size"]
 Scores = Float64[np.ndarray, "rows targets"]
@@ -36,10 +36,17 @@ class Perturbed:
     surrogate_r2: list[float] = field(default_factory=list)
 
 
-def occlusion(engine: Engine, pixels: Fitted, targets: Sequence[Target], window: float, stride: float, baseline: str) -> Perturbed:
+def occlusion(
+    engine: Engine,
+    pixels: Fitted,
+    targets: Sequence[Target],
+    window: float,
+    stride: float,
+    baseline: str,
+) -> Perturbed:
     """How much the score drops when a window covers a pixel, averaged over windows. Zeiler and Fergus, arXiv 1311.2901.
 
-    `window` and `stride` are shares of the picture's side.
+    `window` and `stride` are shares of the image's side.
     """
     size, ground = len(pixels), pixels_of(engine, pixels, baseline)
     side, step = max(1, round(window * size)), max(1, round(stride * size))
@@ -54,18 +61,33 @@ def occlusion(engine: Engine, pixels: Fitted, targets: Sequence[Target], window:
 
 
 def feature_ablation(
-    engine: Engine, pixels: Fitted, targets: Sequence[Target], segments: int | Segments, baseline: str
+    engine: Engine,
+    pixels: Fitted,
+    targets: Sequence[Target],
+    segments: int | Segments,
+    baseline: str,
 ) -> Perturbed:
     """How much the score drops when a segment is taken away; each pixel shows its segment's drop."""
     cut, ground = segments_of(len(pixels), segments), pixels_of(engine, pixels, baseline)
-    drops = _drops(engine, pixels, targets, (_covered(pixels, ground, cut == number) for number in range(count(cut))))
+    drops = _drops(
+        engine,
+        pixels,
+        targets,
+        (_covered(pixels, ground, cut == number) for number in range(count(cut))),
+    )
     return Perturbed(drops.T[:, cut].astype(np.float32))
 
 
 def lime(
-    engine: Engine, pixels: Fitted, targets: Sequence[Target], segments: int | Segments, samples: int, baseline: str, seed: int
+    engine: Engine,
+    pixels: Fitted,
+    targets: Sequence[Target],
+    segments: int | Segments,
+    samples: int,
+    baseline: str,
+    seed: int,
 ) -> Perturbed:
-    """The coefficients of a linear model of the score, fitted to random coalitions near the picture. Ribeiro et al., arXiv 1602.04938.
+    """The coefficients of a linear model of the score, fitted to random coalitions near the image. Ribeiro et al., arXiv 1602.04938.
 
     Ridge regression, weighed by exp(−d²/0.25²)^½ with d the cosine distance; R² says how well a linear model describes the network here.
     """
@@ -80,7 +102,13 @@ def lime(
 
 
 def kernel_shap(
-    engine: Engine, pixels: Fitted, targets: Sequence[Target], segments: int | Segments, samples: int, baseline: str, seed: int
+    engine: Engine,
+    pixels: Fitted,
+    targets: Sequence[Target],
+    segments: int | Segments,
+    samples: int,
+    baseline: str,
+    seed: int,
 ) -> Perturbed:
     """Shapley values of the segments, estimated from random coalitions. Lundberg and Lee, arXiv 1705.07874; Covert and Lee, arXiv 2012.01536.
 
@@ -90,7 +118,12 @@ def kernel_shap(
     cut = segments_of(len(pixels), segments)
     shown = _shapley_coalitions(count(cut), samples, np.random.default_rng(seed))
     scores = _coalitions(
-        engine, pixels, targets, cut, np.concatenate([shown, np.array([[True], [False]]) & np.ones(count(cut), bool)]), baseline
+        engine,
+        pixels,
+        targets,
+        cut,
+        np.concatenate([shown, np.array([[True], [False]]) & np.ones(count(cut), bool)]),
+        baseline,
     )
     empty, difference = scores[-1], scores[-2] - scores[-1]
     values = _constrained(shown.astype(np.float64), scores[:-2] - empty, difference)
@@ -98,7 +131,13 @@ def kernel_shap(
 
 
 def rise(
-    engine: Engine, pixels: Fitted, targets: Sequence[Target], cells: int, samples: int, baseline: str, seed: int
+    engine: Engine,
+    pixels: Fitted,
+    targets: Sequence[Target],
+    cells: int,
+    samples: int,
+    baseline: str,
+    seed: int,
 ) -> Perturbed:
     """How the score goes with a pixel's being shown, over smooth random masks. Petsiuk et al., arXiv 1806.07421.
 
@@ -109,7 +148,9 @@ def rise(
     scores: list[Scores] = []
     weighed, shown = np.zeros((len(targets), size, size)), np.zeros((size, size))
     for start in range(0, samples, engine.most_rows):
-        masks = np.stack([_smooth_mask(size, cells, rng) for _ in range(min(engine.most_rows, samples - start))])
+        masks = np.stack(
+            [_smooth_mask(size, cells, rng) for _ in range(min(engine.most_rows, samples - start))]
+        )
         blended = np.rint(ground + masks[..., None] * (pixels - ground)).astype(np.uint8)
         scores.append(_scored(engine, targets, blended))
         weighed += np.einsum("nt,nhw->thw", scores[-1], masks - RISE_SHOWN)
@@ -125,15 +166,17 @@ def _covered(pixels: Fitted, ground: Fitted, where: Any) -> Fitted:
     return changed
 
 
-def _drops(engine: Engine, pixels: Fitted, targets: Sequence[Target], changed: Iterable[Fitted]) -> Scores:
+def _drops(
+    engine: Engine, pixels: Fitted, targets: Sequence[Target], changed: Iterable[Fitted]
+) -> Scores:
     """How much each change lowers each score."""
     scores = _scores(engine, targets, chain([pixels], changed))
     return np.asarray(scores[:1] - scores[1:])
 
 
-def _scores(engine: Engine, targets: Sequence[Target], pictures: Iterable[Fitted]) -> Scores:
-    """The scores of each picture, a piece at a time."""
-    waiting = iter(pictures)
+def _scores(engine: Engine, targets: Sequence[Target], images: Iterable[Fitted]) -> Scores:
+    """The scores of each image, a piece at a time."""
+    waiting = iter(images)
     pieces = iter(lambda: list(islice(waiting, engine.most_rows)), [])
     return np.concatenate([_scored(engine, targets, np.stack(piece)) for piece in pieces])
 
@@ -144,16 +187,28 @@ def _scored(engine: Engine, targets: Sequence[Target], batch: Batch) -> Scores:
 
 
 def _coalitions(
-    engine: Engine, pixels: Fitted, targets: Sequence[Target], cut: Segments, shown: Coalitions, baseline: str
+    engine: Engine,
+    pixels: Fitted,
+    targets: Sequence[Target],
+    cut: Segments,
+    shown: Coalitions,
+    baseline: str,
 ) -> Scores:
-    """The scores of the picture with only the segments `shown` left, the rest replaced."""
+    """The scores of the image with only the segments `shown` left, the rest replaced."""
     ground, most = pixels_of(engine, pixels, baseline), engine.most_rows
     pieces = (shown[start : start + most] for start in range(0, len(shown), most))
-    return np.concatenate([_scored(engine, targets, np.where(piece[:, cut, None], pixels, ground)) for piece in pieces])
+    return np.concatenate(
+        [
+            _scored(engine, targets, np.where(piece[:, cut, None], pixels, ground))
+            for piece in pieces
+        ]
+    )
 
 
 def _ridge(
-    shown: Float64[np.ndarray, "rows segments"], scores: Scores, weights: Float64[np.ndarray, " rows"]
+    shown: Float64[np.ndarray, "rows segments"],
+    scores: Scores,
+    weights: Float64[np.ndarray, " rows"],
 ) -> tuple[Float64[np.ndarray, "targets segments"], list[float]]:
     """Weighted ridge regression with an intercept: coefficients and R² for each target."""
     share = (weights / weights.sum())[:, None]
@@ -161,7 +216,9 @@ def _ridge(
     weighted = weights[:, None] * x
     coefficients = np.linalg.solve(weighted.T @ x + LIME_RIDGE * np.eye(x.shape[1]), weighted.T @ y)
     residual, spread = (share * (y - x @ coefficients) ** 2).sum(0), (share * y**2).sum(0)
-    return coefficients.T, [float(1 - r / s) if s > 0 else 1.0 for r, s in zip(residual, spread, strict=True)]
+    return coefficients.T, [
+        float(1 - r / s) if s > 0 else 1.0 for r, s in zip(residual, spread, strict=True)
+    ]
 
 
 def _shapley_coalitions(players: int, samples: int, rng: np.random.Generator) -> Coalitions:
@@ -175,7 +232,9 @@ def _shapley_coalitions(players: int, samples: int, rng: np.random.Generator) ->
 
 
 def _constrained(
-    shown: Float64[np.ndarray, "rows segments"], scores: Scores, total: Float64[np.ndarray, " targets"]
+    shown: Float64[np.ndarray, "rows segments"],
+    scores: Scores,
+    total: Float64[np.ndarray, " targets"],
 ) -> Float64[np.ndarray, "targets segments"]:
     """The least squares of shown · values = scores among the values that sum to `total`."""
     even = total / shown.shape[1]
@@ -184,7 +243,9 @@ def _constrained(
     return np.asarray((values - values.mean(0) + even).T)
 
 
-def _smooth_mask(size: int, cells: int, rng: np.random.Generator) -> Float32[np.ndarray, "size size"]:
+def _smooth_mask(
+    size: int, cells: int, rng: np.random.Generator
+) -> Float32[np.ndarray, "size size"]:
     """A random grid of `cells` × `cells`, scaled up bilinearly and shifted by a part of a cell."""
     cell = -(-size // cells)
     coarse = Image.fromarray((rng.random((cells + 1, cells + 1)) < RISE_SHOWN).astype(np.float32))

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from service.engine import Engine
 from service.explain.baselines import Fitted, pixels_of
 from service.explain.segments import count, grid
+from service.runtime.engine import Engine
 
 BLOCKS = 8  # a side: single pixels taken away at random fool a network more than they inform it
 LEVELS = 17  # how many shares of the blocks, from none to all, are tried
@@ -33,16 +33,21 @@ def cosine(first: Float[np.ndarray, "..."], second: Float[np.ndarray, "..."]) ->
     return float(a @ b / norm) if norm > 0 else 0.0
 
 
-def faithfulness(engine: Engine, pixels: Fitted, values: Map, index: int, seed: int = 0) -> dict[str, float]:
-    """Deletion and insertion areas (Petsiuk et al., arXiv 1806.07421) of `values`, beside those of random orders of the same picture.
+def faithfulness(
+    engine: Engine, pixels: Fitted, values: Map, index: int, seed: int = 0
+) -> dict[str, float]:
+    """Deletion and insertion areas (Petsiuk et al., arXiv 1806.07421) of `values`, beside those of random orders of the same image.
 
-    The picture is cut into 8 × 8 blocks. Deletion replaces them by the mean colour, the strongest first: the mean probability of class
+    The image is cut into 8 × 8 blocks. Deletion replaces them by the mean colour, the strongest first: the mean probability of class
     `index` on the way should be low. Insertion brings them back onto the mean colour: it should be high.
     """
     cut = grid(len(pixels), BLOCKS)
     blocks = np.bincount(cut.ravel(), values.ravel()) / np.bincount(cut.ravel())
     rng = np.random.default_rng(seed)
-    orders = [np.argsort(-blocks, kind="stable"), *(rng.permutation(count(cut)) for _ in range(RANDOM_ORDERS))]
+    orders = [
+        np.argsort(-blocks, kind="stable"),
+        *(rng.permutation(count(cut)) for _ in range(RANDOM_ORDERS)),
+    ]
     ground = pixels_of(engine, pixels, "mean")
     deletion = [_area(engine, pixels, ground, cut, order, index) for order in orders]
     insertion = [_area(engine, ground, pixels, cut, order, index) for order in orders]
@@ -54,17 +59,28 @@ def faithfulness(engine: Engine, pixels: Fitted, values: Map, index: int, seed: 
     }
 
 
-def _area(engine: Engine, before: Fitted, after: Fitted, cut: np.ndarray, order: Int[np.ndarray, " blocks"], index: int) -> float:
+def _area(
+    engine: Engine,
+    before: Fitted,
+    after: Fitted,
+    cut: np.ndarray,
+    order: Int[np.ndarray, " blocks"],
+    index: int,
+) -> float:
     """The mean probability of class `index` as the blocks of `before` become those of `after` in `order`."""
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
     shares = np.linspace(0, len(order), LEVELS)
     batch = np.stack([np.where((rank[cut] < share)[:, :, None], after, before) for share in shares])
-    return float(engine.manifest.calibration.probabilities(engine.predict(batch).logits)[:, index].mean())
+    return float(
+        engine.manifest.calibration.probabilities(engine.predict(batch).logits)[:, index].mean()
+    )
 
 
-def sensitivity(pixels: Fitted, values: Map, again: Callable[[Fitted], Map], seed: int = 0) -> float:
-    """The largest relative change of the map, ‖map′ − map‖ / ‖map‖, over copies of the picture with up to 3 grey levels of noise.
+def sensitivity(
+    pixels: Fitted, values: Map, again: Callable[[Fitted], Map], seed: int = 0
+) -> float:
+    """The largest relative change of the map, ‖map′ − map‖ / ‖map‖, over copies of the image with up to 3 grey levels of noise.
 
     Yeh et al., "On the (In)fidelity and Sensitivity of Explanations", arXiv 1901.09392.
     """

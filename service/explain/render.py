@@ -1,7 +1,7 @@
-"""A map as a picture: drawn over what was sent, in its coordinates, so that the picture stays recognisable.
+"""A map as an image: drawn over what was sent, in its coordinates, so that the image stays recognisable.
 
-The picture becomes a pale grey print, and the map an ink upon it (`service.explain.scales`): each pixel of the print is multiplied with the
-colour of the map there, so that light and shade of the picture show through the strongest colour, and nothing is drawn where the map
+The image becomes a pale grey print, and the map an ink upon it (`service.explain.colours`): each pixel of the print is multiplied with the
+colour of the map there, so that light and shade of the image show through the strongest colour, and nothing is drawn where the map
 is zero. No JET: its bright bands invent edges that are not there (Borland and Taylor 2007).
 """
 
@@ -11,13 +11,13 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 
-from service.explain.scales import Scale, ink
-from service.images import Box, Pixels
+from service.explain.colours import Scale, ink
+from service.image.resize import Box, Pixels
 
 DARKEST = 0.5  # of the print, 0…1: black would swallow the ink
 PERCENTILE = 99.5  # a single pixel does not set the scale
-MAX_PIXELS = 4_000_000  # a larger picture is drawn smaller: the overlay is looked at, not measured
-LEAST_SIDE = 256  # a smaller picture is magnified for a person
+MAX_PIXELS = 4_000_000  # a larger image is drawn smaller: the overlay is looked at, not measured
+LEAST_SIDE = 256  # a smaller image is magnified for a person
 
 Map = Float32[np.ndarray, "size size"]
 Ground = UInt8[np.ndarray, "ground_height ground_width 3"]
@@ -78,9 +78,14 @@ def _relative(values: Map, scale: Scale) -> Map:
     return np.clip(shown / np.float32(most), -1, 1) if most > 0 else np.zeros_like(shown)
 
 
-def _placed(values: Float32[np.ndarray, "size size"], size: tuple[int, int], box: Box) -> Float[np.ndarray, "height width"]:
+def _placed(
+    values: Float32[np.ndarray, "size size"], size: tuple[int, int], box: Box
+) -> Float[np.ndarray, "height width"]:
     """`values` scaled to `box` on a canvas of `size` (width, height), zero outside."""
-    width, height = max(1, round(box.right) - round(box.left)), max(1, round(box.bottom) - round(box.top))
+    width, height = (
+        max(1, round(box.right) - round(box.left)),
+        max(1, round(box.bottom) - round(box.top)),
+    )
     patch = Image.fromarray(values).resize((width, height), Image.Resampling.BILINEAR)
     canvas = Image.new("F", size, 0.0)
     canvas.paste(patch, (round(box.left), round(box.top)))

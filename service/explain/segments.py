@@ -1,4 +1,4 @@
-"""A picture cut into segments: int64 (S, S) numbers from 0 to M − 1, each of them used.
+"""An image cut into segments: int64 (S, S) numbers from 0 to M − 1, each of them used.
 
 What cuts it is a number, the cells a side of a grid, or a mask that was sent.
 """

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from service.engine import Logits, Targets
+from service.bundle.manifest import Manifest
 from service.errors import InvalidParameter, short
-from service.manifest import Manifest
 from service.predictions import find_class
+from service.runtime.engine import Logits, Targets
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,17 @@ class Target:
     @property
     def rows(self) -> Targets:
         """The classes whose gradients are needed: one, or two to be subtracted."""
-        return np.array([self.index] if self.against is None else [self.index, self.against], np.int64)
+        return np.array(
+            [self.index] if self.against is None else [self.index, self.against], np.int64
+        )
 
     def score(self, logits: Logits) -> Float32[np.ndarray, " rows"]:
         """The score of each row of logits (N, K)."""
-        return logits[:, self.index] if self.against is None else logits[:, self.index] - logits[:, self.against]
+        return (
+            logits[:, self.index]
+            if self.against is None
+            else logits[:, self.index] - logits[:, self.against]
+        )
 
 
 def find_target(given: Any, manifest: Manifest) -> Target:
@@ -40,7 +46,9 @@ def find_target(given: Any, manifest: Manifest) -> Target:
         return Target(find_class(text, manifest))
     first, second = (find_class(part.strip(), manifest) for part in text.split(",", 1))
     if first == second:
-        raise InvalidParameter(f"target is {short(text)}, a class compared with itself: name two different ones")
+        raise InvalidParameter(
+            f"target is {short(text)}, a class compared with itself: name two different ones"
+        )
     return Target(first, second)
 
 

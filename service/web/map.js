@@ -12,7 +12,7 @@ export function decode(map) {
   return { side: map.shape[0], values: new Float32Array(bytes.buffer) };
 }
 
-/** The part of a picture that the network sees, as `view` of service/images.py has it, in its pixels. */
+/** The part of a picture that the network sees, as `view` of service/image/decode.py has it, in its pixels. */
 export function view(width, height, input) {
   if (input.resize === "stretch") return { left: 0, top: 0, right: width, bottom: height };
   const side = input.resize === "pad" ? Math.max(width, height) : (Math.min(width, height) * input.size) / input.short_side;

@@ -1,4 +1,4 @@
-// The colours of service/explain/scales.py: an attribution's strength −1…1 as an ink that the print below is multiplied with.
+// The colours of service/explain/colours.py: an attribution's strength −1…1 as an ink that the print below is multiplied with.
 // Stops are lightness 0…1, chroma and hue in degrees of Oklab (Björn Ottosson 2020), between which colours run in straight lines.
 
 const STEPS = 256;

@@ -1,4 +1,4 @@
-"""Asks a server by BentoML's client: URL PICTURE MASK NOISE → JSON on standard output. In a process of its own: importing bentoml warns."""
+"""Asks a server by BentoML's client: URL IMAGE MASK NOISE → JSON on standard output. In a process of its own: importing bentoml warns."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ from bentoml.exceptions import BentoMLException
 from PIL import Image
 
 url, *paths = sys.argv[1:]
-picture, mask, noise = map(Path, paths)
+image, mask, noise = map(Path, paths)
 
 
 def refused(call):
@@ -20,16 +20,22 @@ def refused(call):
     return None
 
 
-with bentoml.SyncHTTPClient(url, timeout=120) as client, picture.open("rb") as file, Image.open(file) as image:
+with (
+    bentoml.SyncHTTPClient(url, timeout=120) as client,
+    image.open("rb") as file,
+    Image.open(file) as image,
+):
     found = {
-        "predicted": client.predict(image=picture),
-        "both": client.predict(image=picture, top_k=5, explain="grad_cam", map="array"),
+        "predicted": client.predict(image=image),
+        "both": client.predict(image=image, top_k=5, explain="grad_cam", map="array"),
         "pillow": client.predict(image=image),
-        "several": client.predict(image=[picture, picture]),
-        "explained": client.explain(image=picture, method="integrated_gradients", steps=4, target="0", map="array"),
-        "masked": client.explain(image=picture, mask=mask, method="feature_ablation"),
-        "bad_picture": refused(lambda: client.predict(image=noise)),
-        "bad_method": refused(lambda: client.explain(image=picture, method="magic")),
-        "bad_parameter": refused(lambda: client.explain(image=picture, stepz=4)),
+        "several": client.predict(image=[image, image]),
+        "explained": client.explain(
+            image=image, method="integrated_gradients", steps=4, target="0", map="array"
+        ),
+        "masked": client.explain(image=image, mask=mask, method="feature_ablation"),
+        "bad_image": refused(lambda: client.predict(image=noise)),
+        "bad_method": refused(lambda: client.explain(image=image, method="magic")),
+        "bad_parameter": refused(lambda: client.explain(image=image, stepz=4)),
     }
 json.dump(found, sys.stdout)

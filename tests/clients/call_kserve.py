@@ -1,4 +1,4 @@
-"""Asks a server by KServe's client: URL MODEL PICTURE → JSON on standard output. Runs where kserve is installed."""
+"""Asks a server by KServe's client: URL MODEL IMAGE → JSON on standard output. Runs where kserve is installed."""
 
 import asyncio
 import base64
@@ -12,8 +12,8 @@ from kserve import InferenceRESTClient, InferInput, InferRequest
 from kserve.inference_client import RESTConfig
 from kserve.protocol.infer_type import RequestedOutput
 
-url, model, picture = sys.argv[1:]
-body = Path(picture).read_bytes()
+url, model, image = sys.argv[1:]
+body = Path(image).read_bytes()
 text = base64.b64encode(body).decode()
 MAP = {"method": "integrated_gradients", "steps": 4, "target": "0"}
 
@@ -33,9 +33,14 @@ def told(answer):
 async def v2(client):
     wanted = [RequestedOutput("label"), RequestedOutput("attribution", MAP | {"binary_data": True})]
     plain = [RequestedOutput("label"), RequestedOutput("attribution", MAP)]
-    binary = InferRequest(model, tensor(body, binary=True), request_id="seven", request_outputs=wanted)
+    binary = InferRequest(
+        model, tensor(body, binary=True), request_id="seven", request_outputs=wanted
+    )
     coded = InferRequest(model, tensor(text.encode(), binary=False), request_outputs=plain)
-    sets = [RequestedOutput("prediction_set", {"coverage": "0.9", "by_class": True}), RequestedOutput("familiarity")]
+    sets = [
+        RequestedOutput("prediction_set", {"coverage": "0.9", "by_class": True}),
+        RequestedOutput("familiarity"),
+    ]
     trusted = InferRequest(model, tensor(body, binary=True), request_outputs=sets)
     return {
         "ready": await client.is_server_ready(url),
@@ -44,7 +49,9 @@ async def v2(client):
         "binary": told(await client.infer(url, binary, model_name=model)),
         "json": told(await client.infer(url, coded, model_name=model)),
         "trusted": told(await client.infer(url, trusted, model_name=model)),
-        "refused": await refused(client.infer(url, InferRequest(model, tensor(b"noise", binary=True)), model_name=model)),
+        "refused": await refused(
+            client.infer(url, InferRequest(model, tensor(b"noise", binary=True)), model_name=model)
+        ),
     }
 
 
@@ -53,7 +60,9 @@ async def v1(client):
     return {
         "v1_ready": await client.is_model_ready(url, model),
         "predicted": await client.infer(url, instances, model_name=model),
-        "explained": await client.explain(url, model, instances | {"method": "grad_cam", "map": "array"}),
+        "explained": await client.explain(
+            url, model, instances | {"method": "grad_cam", "map": "array"}
+        ),
         "v1_refused": await refused(client.infer(url, {"instances": ["%%%"]}, model_name=model)),
     }
 

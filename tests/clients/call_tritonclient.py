@@ -1,4 +1,4 @@
-"""Asks a server by tritonclient: HOST:PORT MODEL PICTURE PIXELS.npy → JSON on standard output. Runs where tritonclient is installed."""
+"""Asks a server by tritonclient: HOST:PORT MODEL IMAGE PIXELS.npy → JSON on standard output. Runs where tritonclient is installed."""
 
 import base64
 import json
@@ -9,19 +9,27 @@ import numpy as np
 from tritonclient import http as triton
 from tritonclient.utils import InferenceServerException
 
-address, model, picture, pixels = sys.argv[1:]
-body, array = Path(picture).read_bytes(), np.load(pixels)
+address, model, image, pixels = sys.argv[1:]
+body, array = Path(image).read_bytes(), np.load(pixels)
 client = triton.InferenceServerClient(address, network_timeout=120, connection_timeout=120)
 
 
 def encoded(*bodies, binary=True, column=False):
     shape = [len(bodies), 1] if column else [len(bodies)]
     tensor = triton.InferInput("image", shape, "BYTES")
-    return [tensor.set_data_from_numpy(np.array(bodies, dtype=object).reshape(shape), binary_data=binary)]
+    return [
+        tensor.set_data_from_numpy(
+            np.array(bodies, dtype=object).reshape(shape), binary_data=binary
+        )
+    ]
 
 
 def raw(values, *, binary=True):
-    return [triton.InferInput("pixels", list(values.shape), "UINT8").set_data_from_numpy(values, binary_data=binary)]
+    return [
+        triton.InferInput("pixels", list(values.shape), "UINT8").set_data_from_numpy(
+            values, binary_data=binary
+        )
+    ]
 
 
 def told(answer):
@@ -55,7 +63,11 @@ def explained(tensor, binary):
 def trusted(binary):
     names = ("prediction_set", "familiarity", "attribution", "quality")
     wanted = [triton.InferRequestedOutput(name, binary_data=binary) for name in names]
-    return told(client.infer(model, encoded(body), outputs=wanted, parameters={"coverage": "0.9", "by_class": True}))
+    return told(
+        client.infer(
+            model, encoded(body), outputs=wanted, parameters={"coverage": "0.9", "by_class": True}
+        )
+    )
 
 
 json.dump(
@@ -71,14 +83,20 @@ json.dump(
         "base64": told(client.infer(model, encoded(base64.b64encode(body), binary=False))),
         "pixels": told(client.infer(model, raw(array))),
         "pixels_json": told(
-            client.infer(model, raw(array, binary=False), outputs=[triton.InferRequestedOutput("logits", binary_data=False)])
+            client.infer(
+                model,
+                raw(array, binary=False),
+                outputs=[triton.InferRequestedOutput("logits", binary_data=False)],
+            )
         ),
         "explained": explained(encoded(body), binary=True),
         "explained_json": explained(encoded(body), binary=False),
         "trusted": trusted(binary=True),
         "trusted_json": trusted(binary=False),
-        "bad_picture": refused(lambda: client.infer(model, encoded(body, b"noise"))),
-        "compressed": refused(lambda: client.infer(model, encoded(body), request_compression_algorithm="gzip")),
+        "bad_image": refused(lambda: client.infer(model, encoded(body, b"noise"))),
+        "compressed": refused(
+            lambda: client.infer(model, encoded(body), request_compression_algorithm="gzip")
+        ),
         "other_model": refused(lambda: client.infer("other", encoded(body))),
         "other_version": refused(lambda: client.infer(model, encoded(body), model_version="1")),
     },

@@ -13,15 +13,23 @@ def unknown(value, kind, place):
     inner = re.fullmatch(r"[Ll]ist\[(.+)\]", kind)
     if isinstance(value, list):
         assert inner, kind
-        return [found for number, one in enumerate(value) for found in unknown(one, inner[1], f"{place}[{number}]")]
+        return [
+            found
+            for number, one in enumerate(value)
+            for found in unknown(one, inner[1], f"{place}[{number}]")
+        ]
     model = getattr(kserve, kind, None) or getattr(client, kind, None)
     if not isinstance(value, dict) or model is None:
         return []
-    fields = {name: model.openapi_types[attribute] for attribute, name in model.attribute_map.items()}
+    fields = {
+        name: model.openapi_types[attribute] for attribute, name in model.attribute_map.items()
+    }
     return [
         found
         for name, one in value.items()
-        for found in (unknown(one, fields[name], f"{place}.{name}") if name in fields else [f"{place}.{name}"])
+        for found in (
+            unknown(one, fields[name], f"{place}.{name}") if name in fields else [f"{place}.{name}"]
+        )
     ]
 
 

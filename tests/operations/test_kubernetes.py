@@ -14,21 +14,34 @@ import pytest
 import yaml
 
 from service.settings import Settings
-from tests.clients.environments import python_of
-from tests.servers import ROOT
+from support.environments import python_of
+from support.servers import ROOT
 
 K8S = ROOT / "k8s"
-BUILT = ("base", "overlays/cpu", "overlays/gpu", "overlays/full", "explain-pool", "kserve", "train", "bulk")
+BUILT = (
+    "base",
+    "overlays/cpu",
+    "overlays/gpu",
+    "overlays/full",
+    "explain-pool",
+    "kserve",
+    "train",
+    "bulk",
+)
 COMPONENTS = ("gpu", "keda", "bundle-volume", "bundle-image", "../monitoring")
 CUSTOM = {"ScaledObject", "PrometheusRule", "ServiceMonitor", "InferenceService"}
 VERSION = "1.33"  # image volumes, preStop sleep
 SCHEMAS = Path(sys.prefix) / "schemas"
 
-pytestmark = pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl, which builds the manifests, is not installed")
+pytestmark = pytest.mark.skipif(
+    not shutil.which("kubectl"), reason="kubectl, which builds the manifests, is not installed"
+)
 
 
 def build(folder):
-    done = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["kubectl", "kustomize", folder], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return [resource for resource in yaml.safe_load_all(done.stdout) if resource]
 
@@ -59,7 +72,10 @@ def pods(resources):
     for name, resource in resources:
         spec = resource.get("spec", {})
         if resource["kind"] in ("Deployment", "Job"):
-            yield f"{name}: {resource['kind']} {resource['metadata']['name']}", spec["template"]["spec"]
+            yield (
+                f"{name}: {resource['kind']} {resource['metadata']['name']}",
+                spec["template"]["spec"],
+            )
         elif resource["kind"] == "InferenceService":
             yield f"{name}: InferenceService", spec["predictor"]
 
@@ -74,7 +90,9 @@ def test_built_in_kinds_are_what_the_api_takes(resources):
             try:
                 kubernetes_validate.validate(resource, VERSION, strict=True)
             except kubernetes_validate.ValidationError as error:
-                pytest.fail(f"{name}: {resource['kind']} {resource['metadata']['name']}: {error.message} at {list(error.path)}")
+                pytest.fail(
+                    f"{name}: {resource['kind']} {resource['metadata']['name']}: {error.message} at {list(error.path)}"
+                )
 
 
 def node_modules():
@@ -88,7 +106,9 @@ def node_modules():
         if not done.exists() or done.read_text() != wanted:
             for name in ("package.json", "package-lock.json"):
                 shutil.copy(lock / name, SCHEMAS / name)
-            made = subprocess.run(["npm", "ci", "--silent"], cwd=SCHEMAS, capture_output=True, text=True, check=False)
+            made = subprocess.run(
+                ["npm", "ci", "--silent"], cwd=SCHEMAS, capture_output=True, text=True, check=False
+            )
             if made.returncode:
                 pytest.skip(f"npm cannot install the schemas: {made.stderr.strip()[-200:]}")
             done.write_text(wanted)
@@ -96,9 +116,13 @@ def node_modules():
     return SCHEMAS
 
 
-@pytest.mark.skipif(not shutil.which("npm"), reason="npm, which has the schemas of operators, is not installed")
+@pytest.mark.skipif(
+    not shutil.which("npm"), reason="npm, which has the schemas of operators, is not installed"
+)
 def test_custom_resources_are_what_their_operators_take(resources):
-    custom = [resource for _, resource in resources if resource["kind"] in CUSTOM - {"InferenceService"}]
+    custom = [
+        resource for _, resource in resources if resource["kind"] in CUSTOM - {"InferenceService"}
+    ]
     assert {resource["kind"] for resource in custom} == CUSTOM - {"InferenceService"}
     broken = [{**custom[0], "spec": {**custom[0]["spec"], "unheard": 1}}, {**custom[0], "spec": {}}]
     assert complaints(custom) == []
@@ -107,7 +131,12 @@ def test_custom_resources_are_what_their_operators_take(resources):
 
 def complaints(custom):
     done = subprocess.run(
-        ["node", "validate.mjs"], cwd=node_modules(), input=json.dumps(custom), capture_output=True, text=True, check=False
+        ["node", "validate.mjs"],
+        cwd=node_modules(),
+        input=json.dumps(custom),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
@@ -116,9 +145,14 @@ def complaints(custom):
 def test_kserves_own_models_know_every_field(manifests):
     (service,) = manifests["kserve"]
     broken = {**service, "spec": {"predictor": {"container": []}}}
-    for document, expected in ((service, ""), (broken, "InferenceService.spec.predictor.container\n")):
+    for document, expected in (
+        (service, ""),
+        (broken, "InferenceService.spec.predictor.container\n"),
+    ):
         command = [python_of("kserve"), ROOT / "tests" / "clients" / "check_inference_service.py"]
-        done = subprocess.run(command, input=json.dumps(document), capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, input=json.dumps(document), capture_output=True, text=True, check=False
+        )
         assert (done.returncode, done.stdout) == (0, expected), done.stderr
 
 
@@ -127,12 +161,30 @@ def test_a_security_review_passes(manifests, tmp_path):
     for name, built in manifests.items():
         if name == "base":  # to which an overlay gives the image's digest
             continue
-        namespaced = [{**resource, "metadata": {**resource["metadata"], "namespace": "candor"}} for resource in built]
-        (tmp_path / f"{re.sub(r'[^a-z]+', '-', name)}.yaml").write_text(yaml.safe_dump_all(namespaced))
-    command = [checkov, "--framework", "kubernetes", "--skip-download", "--quiet", "--output", "json", "--directory", tmp_path]
+        namespaced = [
+            {**resource, "metadata": {**resource["metadata"], "namespace": "candor"}}
+            for resource in built
+        ]
+        (tmp_path / f"{re.sub(r'[^a-z]+', '-', name)}.yaml").write_text(
+            yaml.safe_dump_all(namespaced)
+        )
+    command = [
+        checkov,
+        "--framework",
+        "kubernetes",
+        "--skip-download",
+        "--quiet",
+        "--output",
+        "json",
+        "--directory",
+        tmp_path,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     report = json.loads(done.stdout)
-    failed = {f"{check['check_id']} {check['check_name']}: {check['resource']}" for check in report["results"]["failed_checks"]}
+    failed = {
+        f"{check['check_id']} {check['check_name']}: {check['resource']}"
+        for check in report["results"]["failed_checks"]
+    }
     assert not failed
     assert report["summary"]["passed"] > 500
 
@@ -147,7 +199,11 @@ def test_whatever_the_review_is_told_to_skip_has_a_reason(resources):
 def test_a_pod_may_do_nothing_that_it_needs_not(resources):
     for place, pod in pods(resources):
         security = pod["securityContext"]
-        assert (security["runAsNonRoot"], security["runAsUser"], security["runAsGroup"]) == (True, 1034, 1034), place
+        assert (security["runAsNonRoot"], security["runAsUser"], security["runAsGroup"]) == (
+            True,
+            1034,
+            1034,
+        ), place
         assert security["seccompProfile"] == {"type": "RuntimeDefault"}, place
         assert pod["automountServiceAccountToken"] is False, place
         assert pod["enableServiceLinks"] is False, place
@@ -159,7 +215,11 @@ def test_a_pod_may_do_nothing_that_it_needs_not(resources):
             }, place
             mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
             assert "/tmp" in mounts, place
-            homes = [variable["value"] for variable in container["env"] if variable["name"] == "BENTOML_HOME"]
+            homes = [
+                variable["value"]
+                for variable in container["env"]
+                if variable["name"] == "BENTOML_HOME"
+            ]
             assert set(homes) <= mounts, place
 
 
@@ -169,8 +229,12 @@ def test_a_pod_gets_the_memory_that_it_asks_for_and_as_many_threads_as_cores(res
             asked, most = (container["resources"][side] for side in ("requests", "limits"))
             assert asked["memory"] == most["memory"], place
             assert "cpu" not in most, place
-            threads = next(v for v in container["env"] if v["name"] in ("CANDOR_THREADS", "OMP_NUM_THREADS"))
-            by_field = threads.get("valueFrom") == {"resourceFieldRef": {"resource": "requests.cpu"}}
+            threads = next(
+                v for v in container["env"] if v["name"] in ("CANDOR_THREADS", "OMP_NUM_THREADS")
+            )
+            by_field = threads.get("valueFrom") == {
+                "resourceFieldRef": {"resource": "requests.cpu"}
+            }
             assert by_field or threads["value"] == asked["cpu"], place
 
 
@@ -185,13 +249,17 @@ def test_a_server_has_time_to_end(resources):
 def test_each_probe_has_its_purpose(resources):
     for place, pod in servers(resources):
         (container,) = pod["containers"]
-        start, ready, live = (container[f"{kind}Probe"] for kind in ("startup", "readiness", "liveness"))
-        assert start["httpGet"]["path"] == ready["httpGet"]["path"] in ("/readyz", "/v2/health/ready"), place
+        start, ready, live = (
+            container[f"{kind}Probe"] for kind in ("startup", "readiness", "liveness")
+        )
+        assert (
+            start["httpGet"]["path"] == ready["httpGet"]["path"] in ("/readyz", "/v2/health/ready")
+        ), place
         assert live["httpGet"]["path"] in ("/livez", "/v2/health/live"), place
         assert start["periodSeconds"] * start["failureThreshold"] >= 60, place
-        assert live["periodSeconds"] * live["failureThreshold"] > 2 * ready["periodSeconds"] * ready.get("failureThreshold", 3), (
-            place
-        )
+        assert live["periodSeconds"] * live["failureThreshold"] > 2 * ready[
+            "periodSeconds"
+        ] * ready.get("failureThreshold", 3), place
 
 
 def test_an_image_is_named_by_its_digest(manifests):
@@ -209,9 +277,15 @@ def test_the_settings_are_settings(resources):
     ]
     assert given
     for _, pod in pods(resources):
-        given += [{v["name"]: v["value"] for c in pod["containers"] for v in c["env"] if "value" in v}]
+        given += [
+            {v["name"]: v["value"] for c in pod["containers"] for v in c["env"] if "value" in v}
+        ]
     for variables in given:
-        ours = {name: value for name, value in variables.items() if name.startswith("CANDOR_") and name != "CANDOR_BUNDLE"}
+        ours = {
+            name: value
+            for name, value in variables.items()
+            if name.startswith("CANDOR_") and name != "CANDOR_BUNDLE"
+        }
         settings = Settings.from_environment(ours)
         assert settings.workers == 1 or "CANDOR_WORKERS" not in ours
 
@@ -228,7 +302,10 @@ def test_selectors_select_the_pods_of_their_own_pool_alone(manifests):
             spec["selector"]["matchLabels"],
             built["Service", name]["spec"]["selector"],
             built["PodDisruptionBudget", name]["spec"]["selector"]["matchLabels"],
-            *(spread["labelSelector"]["matchLabels"] for spread in spec["template"]["spec"]["topologySpreadConstraints"]),
+            *(
+                spread["labelSelector"]["matchLabels"]
+                for spread in spec["template"]["spec"]["topologySpreadConstraints"]
+            ),
         ):
             assert selector.items() <= labels.items()
             assert not selector.items() <= pools[other]["template"]["metadata"]["labels"].items()
@@ -238,7 +315,9 @@ def test_selectors_select_the_pods_of_their_own_pool_alone(manifests):
 
 
 def test_explanations_are_led_to_their_pool_and_the_rest_to_the_other(manifests):
-    (ingress,) = [resource for resource in manifests["explain-pool"] if resource["kind"] == "Ingress"]
+    (ingress,) = [
+        resource for resource in manifests["explain-pool"] if resource["kind"] == "Ingress"
+    ]
     paths = ingress["spec"]["rules"][0]["http"]["paths"]
     assert [(p["path"], p["pathType"], p["backend"]["service"]["name"]) for p in paths] == [
         ("/explain", "Exact", "candor-explain"),
@@ -253,28 +332,41 @@ def test_one_autoscaler_is_in_charge_of_each_deployment(manifests):
             for resource in built
             if resource["kind"] in ("HorizontalPodAutoscaler", "ScaledObject")
         ]
-        deployments = [resource["metadata"]["name"] for resource in built if resource["kind"] == "Deployment"]
+        deployments = [
+            resource["metadata"]["name"] for resource in built if resource["kind"] == "Deployment"
+        ]
         assert sorted(targets) == sorted(deployments), name
 
 
 def test_nothing_reaches_a_pod_but_what_is_named(manifests):
     policies = {
-        resource["metadata"]["name"]: resource["spec"] for resource in manifests["base"] if resource["kind"] == "NetworkPolicy"
+        resource["metadata"]["name"]: resource["spec"]
+        for resource in manifests["base"]
+        if resource["kind"] == "NetworkPolicy"
     }
     assert policies["candor-deny"]["policyTypes"] == ["Ingress", "Egress"]
     assert not {"ingress", "egress"} & set(policies["candor-deny"])
     for built in manifests.values():
         for resource in built:
             if resource["kind"] in ("Deployment", "Job"):
-                assert resource["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/part-of"] == "candor"
+                assert (
+                    resource["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/part-of"]
+                    == "candor"
+                )
 
 
 def test_a_gpu_pod_asks_for_one_gpu_and_fails_without(manifests):
-    (deployment,) = [resource for resource in manifests["overlays/gpu"] if resource["kind"] == "Deployment"]
+    (deployment,) = [
+        resource for resource in manifests["overlays/gpu"] if resource["kind"] == "Deployment"
+    ]
     pod = deployment["spec"]["template"]["spec"]
     assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert pod["nodeSelector"] == {"nvidia.com/gpu.present": "true"}
-    settings = [resource["data"] for resource in manifests["overlays/gpu"] if resource["kind"] == "ConfigMap"]
+    settings = [
+        resource["data"]
+        for resource in manifests["overlays/gpu"]
+        if resource["kind"] == "ConfigMap"
+    ]
     assert settings[0]["CANDOR_DEVICE"] == "cuda"
 
 
@@ -284,20 +376,28 @@ def test_a_bundle_can_come_from_elsewhere_for_reading_alone(component, manifests
     (deployment,) = [resource for resource in built if resource["kind"] == "Deployment"]
     (settings,) = [resource["data"] for resource in built if resource["kind"] == "ConfigMap"]
     pod = deployment["spec"]["template"]["spec"]
-    (mount,) = [mount for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == "bundle"]
+    (mount,) = [
+        mount for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == "bundle"
+    ]
     assert mount["readOnly"] is True
     assert Path(settings["CANDOR_BUNDLE"]).is_relative_to(mount["mountPath"])
 
 
 def test_the_dashboards_are_delivered_as_they_are(manifests):
-    (delivered,) = [resource for resource in manifests["overlays/full"] if resource["metadata"]["name"] == "candor-dashboards"]
+    (delivered,) = [
+        resource
+        for resource in manifests["overlays/full"]
+        if resource["metadata"]["name"] == "candor-dashboards"
+    ]
     for name, text in delivered["data"].items():
         assert text == (K8S / "monitoring" / "dashboards" / name).read_text()
     assert len(delivered["data"]) == 2
 
 
 def test_the_query_of_the_autoscaler_asks_for_a_metric_that_there_is(manifests, server):
-    (scaled,) = [resource for resource in manifests["overlays/full"] if resource["kind"] == "ScaledObject"]
+    (scaled,) = [
+        resource for resource in manifests["overlays/full"] if resource["kind"] == "ScaledObject"
+    ]
     names = set(re.findall(r"candor_\w+", scaled["spec"]["triggers"][0]["metadata"]["query"]))
     assert names
     assert all(f"\n{name} " in server.client.get("/metrics").text for name in names)

@@ -7,13 +7,16 @@ import subprocess
 import pytest
 import yaml
 
-from tests.operations.prometheus import Prometheus
-from tests.pictures import draw, encode
-from tests.servers import ROOT, Server
+from support.images import draw, encode
+from support.prometheus import Prometheus
+from support.servers import ROOT, Server
 
 MONITORING = ROOT / "k8s" / "monitoring"
 RULES = yaml.safe_load((MONITORING / "prometheusrule.yaml").read_text())["spec"]
-DASHBOARDS = {path.stem: json.loads(path.read_text()) for path in sorted((MONITORING / "dashboards").glob("*.json"))}
+DASHBOARDS = {
+    path.stem: json.loads(path.read_text())
+    for path in sorted((MONITORING / "dashboards").glob("*.json"))
+}
 ELSEWHERE = ("DCGM_",)  # metrics of NVIDIA's exporter: no GPU here
 ON_FIRE = ("ALERTS",)  # exists when an alert fires
 SELECTOR = re.compile(r"([a-zA-Z_:][\w:]*)\{([^}]*)\}")
@@ -23,12 +26,22 @@ OF_PROMETHEUS = {"job", "instance", "le"}
 
 
 def recorded():
-    return {rule["record"]: rule["expr"] for group in RULES["groups"] for rule in group["rules"] if "record" in rule}
+    return {
+        rule["record"]: rule["expr"]
+        for group in RULES["groups"]
+        for rule in group["rules"]
+        if "record" in rule
+    }
 
 
 def slow():
     """What is recorded so seldom that no test waits for it, with its expression."""
-    return {rule["record"]: rule["expr"] for group in RULES["groups"] if "interval" in group for rule in group["rules"]}
+    return {
+        rule["record"]: rule["expr"]
+        for group in RULES["groups"]
+        if "interval" in group
+        for rule in group["rules"]
+    }
 
 
 def alerts():
@@ -50,7 +63,10 @@ def shown():
 def ruled():
     for group in RULES["groups"]:
         for rule in group["rules"]:
-            yield pytest.param(rule["expr"], id=rule.get("record") or f"{rule['alert']} {rule['labels'].get('burn', '')}")
+            yield pytest.param(
+                rule["expr"],
+                id=rule.get("record") or f"{rule['alert']} {rule['labels'].get('burn', '')}",
+            )
 
 
 def plain(expression):
@@ -81,13 +97,23 @@ def watched(tmp_path_factory):
 
 
 def traffic(server):
-    picture, png = encode(draw()), {"content-type": "image/png"}
+    image, png = encode(draw()), {"content-type": "image/png"}
     for _ in range(6):
-        assert server.client.post("/predict", content=picture, headers=png).status_code == 200
-        assert server.client.post("/explain?method=integrated_gradients", content=picture, headers=png).status_code == 200
-    assert server.client.post("/explain?method=grad_cam", content=picture, headers=png).status_code == 200
-    assert server.client.post("/explain?method=grad_cam&deadline_ms=1", content=picture, headers=png).status_code in (503, 504)
-    assert server.client.post("/predict", content=picture[:50], headers=png).status_code == 422
+        assert server.client.post("/predict", content=image, headers=png).status_code == 200
+        assert (
+            server.client.post(
+                "/explain?method=integrated_gradients", content=image, headers=png
+            ).status_code
+            == 200
+        )
+    assert (
+        server.client.post("/explain?method=grad_cam", content=image, headers=png).status_code
+        == 200
+    )
+    assert server.client.post(
+        "/explain?method=grad_cam&deadline_ms=1", content=image, headers=png
+    ).status_code in (503, 504)
+    assert server.client.post("/predict", content=image[:50], headers=png).status_code == 422
     assert server.client.get("/nothing").status_code == 404
 
 
@@ -114,7 +140,12 @@ def assert_known(expression, scraped):
     named = {name for name, _ in selectors}
     unmatched = set(METRIC.findall(expression)) - named - {name.removesuffix(":") for name in named}
     assert not unmatched, f"{unmatched} without a selector"
-    grouped = {label.strip() for labels in GROUPING.findall(expression) for label in labels.split(",") if label.strip()}
+    grouped = {
+        label.strip()
+        for labels in GROUPING.findall(expression)
+        for label in labels.split(",")
+        if label.strip()
+    }
     known = set(OF_PROMETHEUS)
     for name, selector in selectors:
         if name.startswith(ELSEWHERE) or name in ON_FIRE or name == "up":
@@ -139,13 +170,19 @@ def test_a_metric_that_is_not_there_is_found_out(scraped):
     with pytest.raises(AssertionError, match="has no label path"):
         assert_known('rate(candor_requests_total{job="candor", path="/"}[5m])', scraped)
     with pytest.raises(AssertionError, match=r"has no bucket 0\.3"):
-        assert_known('rate(candor_request_duration_seconds_bucket{job="candor", le="0.3"}[5m])', scraped)
+        assert_known(
+            'rate(candor_request_duration_seconds_bucket{job="candor", le="0.3"}[5m])', scraped
+        )
 
 
 def test_every_panel_shows_something(watched):
     _, prometheus = watched
     expressions = [parameter.values[0] for parameter in shown()]
-    silent = [e for e in expressions if not e.startswith(("sum by (gpu", "avg by (gpu")) and not prometheus.query(plain(e))]
+    silent = [
+        e
+        for e in expressions
+        if not e.startswith(("sum by (gpu", "avg by (gpu")) and not prometheus.query(plain(e))
+    ]
     assert not silent
 
 
@@ -153,7 +190,9 @@ def test_every_rule_is_healthy_and_nothing_fires(watched):
     _, prometheus = watched
     rules = [rule for group in prometheus.get("rules")["groups"] for rule in group["rules"]]
     assert len(rules) == len(recorded()) + len(alerts())
-    assert {rule["health"] for rule in rules if rule["name"] not in slow()} == {"ok"}, [rule.get("lastError") for rule in rules]
+    assert {rule["health"] for rule in rules if rule["name"] not in slow()} == {"ok"}, [
+        rule.get("lastError") for rule in rules
+    ]
     assert not [alert for alert in prometheus.get("alerts")["alerts"] if alert["state"] == "firing"]
     for name, expression in recorded().items():
         assert prometheus.query(expression if name in slow() else name), name
@@ -161,7 +200,9 @@ def test_every_rule_is_healthy_and_nothing_fires(watched):
 
 def test_a_scrape_is_clean_to_promtool(watched):
     text = watched[0].client.get("/metrics").text
-    checked = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False)
+    checked = subprocess.run(
+        ["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False
+    )
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
 
 
@@ -188,23 +229,36 @@ def test_the_alerts_fire_when_they_should_and_only_then(rules_file):
 
 def test_every_expression_of_a_dashboard_is_valid(tmp_path):
     expressions = [parameter.values[0] for parameter in shown()]
-    rules = [{"record": f"shown:{number}", "expr": plain(expression)} for number, expression in enumerate(expressions)]
-    (tmp_path / "shown.yaml").write_text(yaml.safe_dump({"groups": [{"name": "shown", "rules": rules}]}))
+    rules = [
+        {"record": f"shown:{number}", "expr": plain(expression)}
+        for number, expression in enumerate(expressions)
+    ]
+    (tmp_path / "shown.yaml").write_text(
+        yaml.safe_dump({"groups": [{"name": "shown", "rules": rules}]})
+    )
     promtool("check", "rules", tmp_path / "shown.yaml")
 
 
 def test_every_alert_says_what_is_wrong_and_has_a_page_that_says_what_to_do():
     for alert in alerts():
-        assert {"summary", "description", "runbook_url"} == set(alert["annotations"]), alert["alert"]
+        assert {"summary", "description", "runbook_url"} == set(alert["annotations"]), alert[
+            "alert"
+        ]
         assert alert["labels"]["severity"] in ("page", "ticket")
         page = ROOT / alert["annotations"]["runbook_url"]
         assert page.read_text().startswith(f"# {alert['alert']}\n")
-    assert {path.stem for path in (ROOT / "docs" / "runbooks").glob("*.md")} == {alert["alert"] for alert in alerts()}
+    assert {path.stem for path in (ROOT / "docs" / "runbooks").glob("*.md")} == {
+        alert["alert"] for alert in alerts()
+    }
 
 
 def test_every_alert_is_tested_firing_and_not_firing():
     tests = yaml.safe_load((MONITORING / "rules_test.yaml").read_text())["tests"]
-    asked = [(case["expr"], bool(case["exp_samples"])) for test in tests for case in test["promql_expr_test"]]
+    asked = [
+        (case["expr"], bool(case["exp_samples"]))
+        for test in tests
+        for case in test["promql_expr_test"]
+    ]
     for alert in alerts():
         outcomes = {fires for expression, fires in asked if f'"{alert["alert"]}"' in expression}
         assert outcomes == {True, False}, alert["alert"]
@@ -228,13 +282,24 @@ def test_a_dashboard_can_be_read_by_a_stranger(name):
 def test_a_dashboard_fits_any_data_source_and_any_job(name):
     board = DASHBOARDS[name]
     variables = {variable["name"]: variable for variable in board["templating"]["list"]}
-    assert (variables["datasource"]["type"], variables["datasource"]["query"]) == ("datasource", "prometheus")
+    assert (variables["datasource"]["type"], variables["datasource"]["query"]) == (
+        "datasource",
+        "prometheus",
+    )
     for label in ("job", "instance"):
         variable = variables[label]
-        assert (variable["type"], variable["multi"], variable["allValue"], variable["refresh"]) == ("query", True, ".+", 2)
+        assert (variable["type"], variable["multi"], variable["allValue"], variable["refresh"]) == (
+            "query",
+            True,
+            ".+",
+            2,
+        )
         assert variable["datasource"]["uid"] == "${datasource}"
     for panel in panels(board):
-        assert {panel["datasource"]["uid"], *(target["datasource"]["uid"] for target in panel["targets"])} == {"${datasource}"}
+        assert {
+            panel["datasource"]["uid"],
+            *(target["datasource"]["uid"] for target in panel["targets"]),
+        } == {"${datasource}"}
 
 
 @pytest.mark.parametrize("expression", [*shown()])
@@ -245,7 +310,9 @@ def test_an_expression_asks_for_the_chosen_job_and_a_window_that_fits_the_scrape
         assert 'job=~"$job"' in selector, name
         assert name in recorded() or name in ON_FIRE or 'instance=~"$instance"' in selector, name
         if name.endswith(("_total", "_bucket", "_count", "_sum")):
-            assert re.search(rf"(rate|increase)\({name}\{{[^}}]*}}\[\$__rate_interval\]\)", expression), name
+            assert re.search(
+                rf"(rate|increase)\({name}\{{[^}}]*}}\[\$__rate_interval\]\)", expression
+            ), name
 
 
 @pytest.mark.parametrize("name", DASHBOARDS)
@@ -253,7 +320,11 @@ def test_the_panels_do_not_overlap(name):
     taken = set()
     for panel in DASHBOARDS[name]["panels"]:
         place = panel["gridPos"]
-        cells = {(x, y) for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])}
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
         assert max(x for x, _ in cells) < 24
         assert not cells & taken, panel["title"]
         taken |= cells

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from tests.servers import ROOT
+from support.servers import ROOT
 
 
 def run(folder, *names, **programs):
@@ -27,7 +27,11 @@ def test_nothing_is_done_where_nothing_is_missing(tmp_path):
 @pytest.mark.parametrize(("user", "prefix"), [("0", ""), ("1000", "sudo ")])
 def test_what_is_missing_is_installed_as_root_or_by_sudo(user, prefix, tmp_path):
     log = tmp_path / "log"
-    programs = {"id": f"echo {user}", "apt_get": f'echo "apt-get $*" >>{log}', "sudo": f'echo -n "sudo " >>{log}; "$@"'}
+    programs = {
+        "id": f"echo {user}",
+        "apt_get": f'echo "apt-get $*" >>{log}',
+        "sudo": f'echo -n "sudo " >>{log}; "$@"',
+    }
     done = run(tmp_path, "prometheus", "bubblewrap", "wrk", wrk="", **programs)
     assert done.returncode == 0, done.stderr
     (line,) = log.read_text().splitlines()
@@ -54,4 +58,7 @@ def test_who_is_neither_root_nor_has_sudo_is_told_what_to_ask_for(tmp_path):
 def test_on_another_system_one_is_told_that_it_has_its_own_way(tmp_path):
     done = run(tmp_path, "prometheus")
     assert done.returncode == 1
-    assert "prometheus is missing, and this system has no apt-get: install it in its own way" in done.stderr
+    assert (
+        "prometheus is missing, and this system has no apt-get: install it in its own way"
+        in done.stderr
+    )

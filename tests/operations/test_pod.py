@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.pictures import draw, encode
-from tests.servers import ROOT, Server, descendants
+from support.images import draw, encode
+from support.servers import ROOT, Server, descendants
 
 LIMIT_BYTES = 512 * 2**20
 GROUPS = Path("/sys/fs/cgroup")
-PICTURE = encode(draw(size=640, width=480))
+IMAGE = encode(draw(size=640, width=480))
 PNG = {"content-type": "image/png"}
 
 
@@ -55,18 +55,27 @@ def pod(home, members):
 def peak_bytes(pid):
     """The most resident memory that each process of a family has had, together."""
     texts = [Path(f"/proc/{one}/status").read_text() for one in descendants(pid)]
-    return 1024 * sum(int(line.split()[1]) for text in texts for line in text.splitlines() if line.startswith("VmHWM"))
+    return 1024 * sum(
+        int(line.split()[1])
+        for text in texts
+        for line in text.splitlines()
+        if line.startswith("VmHWM")
+    )
 
 
-@pytest.mark.skipif(not shutil.which("bwrap"), reason="bubblewrap, which makes the read-only root, is not installed")
+@pytest.mark.skipif(
+    not shutil.which("bwrap"), reason="bubblewrap, which makes the read-only root, is not installed"
+)
 def test_it_serves_and_explains_within_what_a_pod_has(memory_group, tmp_path):
     home = tmp_path / "home"
     home.mkdir()
     with Server(tmp_path, command=pod(home, memory_group), workers=1, threads=2) as server:
         for _ in range(50):
-            assert server.client.post("/predict", content=PICTURE, headers=PNG).status_code == 200
+            assert server.client.post("/predict", content=IMAGE, headers=PNG).status_code == 200
         for method in [entry["name"] for entry in server.client.get("/methods").json()["methods"]]:
-            answer = server.client.post(f"/explain?method={method}&legend=true", content=PICTURE, headers=PNG)
+            answer = server.client.post(
+                f"/explain?method={method}&legend=true", content=IMAGE, headers=PNG
+            )
             assert answer.status_code == 200, (method, answer.text)
         used = {
             line.split()[0]: float(line.split()[1])

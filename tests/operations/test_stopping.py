@@ -9,12 +9,12 @@ from contextlib import suppress
 import httpx
 import pytest
 
-from scripts import arrivals, load, stopping
-from tests.pictures import draw, encode
-from tests.servers import Server
+from support import arrivals, load, stopping
+from support.images import draw, encode
+from support.servers import Server
 
 PNG = {"content-type": "image/png"}
-PICTURE = encode(draw(size=64))
+IMAGE = encode(draw(size=64))
 
 
 def asking(server, path, answers):
@@ -22,7 +22,7 @@ def asking(server, path, answers):
 
     def ask():
         with suppress(httpx.TransportError):
-            answers.append(httpx.post(server.url + path, content=PICTURE, headers=PNG, timeout=60))
+            answers.append(httpx.post(server.url + path, content=IMAGE, headers=PNG, timeout=60))
 
     thread = threading.Thread(target=ask)
     thread.start()
@@ -32,9 +32,16 @@ def asking(server, path, answers):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_under_load_all_that_was_sent_is_answered_and_later_ones_are_refused(workers, tmp_path):
     with Server(tmp_path, workers=workers) as server:
-        raw = load.picture("/predict", load.jpeg("32×32")).raw()
+        raw = load.image("/predict", load.jpeg("32×32")).raw()
         stop = arrivals.run(
-            stopping.stop_under_load(server.port, raw, 16, 1.0, lambda: server.process.poll() is not None, server.process.pid)
+            stopping.stop_under_load(
+                server.port,
+                raw,
+                16,
+                1.0,
+                lambda: server.process.poll() is not None,
+                server.process.pid,
+            )
         )
         assert server.process.wait(10) == 0
     assert stop.clean, stop
@@ -44,15 +51,23 @@ def test_under_load_all_that_was_sent_is_answered_and_later_ones_are_refused(wor
 def test_while_it_stops_it_is_not_ready_and_says_so(tmp_path):
     with Server(tmp_path, workers=1) as server:
         answers = []
-        thread = asking(server, "/explain?method=integrated_gradients&steps=512&deadline_ms=60000", answers)
+        thread = asking(
+            server, "/explain?method=integrated_gradients&steps=512&deadline_ms=60000", answers
+        )
         time.sleep(0.3)
         server.process.send_signal(signal.SIGTERM)
         time.sleep(0.4)
         assert httpx.get(f"{server.url}/livez").status_code == 200
         assert httpx.get(f"{server.url}/readyz").status_code == 503
-        assert httpx.get(f"{server.url}/v2/health/ready").json() == {"error": "the service is stopping: ask another replica"}
-        refused = httpx.post(f"{server.url}/predict", content=PICTURE, headers=PNG)
-        assert (refused.status_code, refused.json()["code"], refused.headers["connection"]) == (503, "unavailable", "close")
+        assert httpx.get(f"{server.url}/v2/health/ready").json() == {
+            "error": "the service is stopping: ask another replica"
+        }
+        refused = httpx.post(f"{server.url}/predict", content=IMAGE, headers=PNG)
+        assert (refused.status_code, refused.json()["code"], refused.headers["connection"]) == (
+            503,
+            "unavailable",
+            "close",
+        )
         assert "candor_ready 0.0\n" in httpx.get(f"{server.url}/metrics").text
         thread.join(60)
         assert server.process.wait(20) == 0
@@ -62,7 +77,11 @@ def test_while_it_stops_it_is_not_ready_and_says_so(tmp_path):
 def test_what_takes_longer_than_the_drain_is_given_up_in_words(tmp_path):
     with Server(tmp_path, workers=1, drain_seconds=1) as server:
         answers = []
-        thread = asking(server, "/explain?method=integrated_gradients&steps=512&deadline_ms=60000&quality=full", answers)
+        thread = asking(
+            server,
+            "/explain?method=integrated_gradients&steps=512&deadline_ms=60000&quality=full",
+            answers,
+        )
         time.sleep(0.3)
         started = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
@@ -71,7 +90,10 @@ def test_what_takes_longer_than_the_drain_is_given_up_in_words(tmp_path):
         thread.join(10)
     (answer,) = answers
     assert answer.status_code == 503
-    assert answer.json()["detail"] == "the service has stopped before this was answered: ask another replica"
+    assert (
+        answer.json()["detail"]
+        == "the service has stopped before this was answered: ask another replica"
+    )
     assert "1 requests are not answered after 1 s" in server.log.read_text()
 
 

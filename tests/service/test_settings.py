@@ -15,7 +15,9 @@ def test_an_empty_environment_gives_the_documented_defaults():
 
 
 def test_each_variable_sets_its_field(tmp_path):
-    settings = Settings.from_environment({"CANDOR_PORT": "8080", "CANDOR_DEVICE": "cpu", "CANDOR_BUNDLE": str(tmp_path)})
+    settings = Settings.from_environment(
+        {"CANDOR_PORT": "8080", "CANDOR_DEVICE": "cpu", "CANDOR_BUNDLE": str(tmp_path)}
+    )
     assert (settings.port, settings.device, settings.bundle) == (8080, "cpu", tmp_path)
 
 
@@ -54,7 +56,9 @@ def test_the_help_names_every_variable():
     ]
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no affinity of processes to cores")
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"), reason="the system has no affinity of processes to cores"
+)
 def test_processes_are_counted_by_the_cores_that_this_one_may_use():
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})

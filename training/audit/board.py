@@ -1,4 +1,4 @@
-"""The report for TensorBoard: its figures as scalars, its plots as pictures and its card as text, one run for each version of a bundle."""
+"""The report for TensorBoard: its figures as scalars, its plots as images and its card as text, one run for each version of a bundle."""
 
 import io
 import re
@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from service.bundle import CARD, Bundle
+from service.bundle.folder import CARD, Bundle
 from training.audit.comparison import figures
 
 UNTAGGED = re.compile(r"[^\w./-]+")

@@ -7,8 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from service.bundle import PREDICT
-from service.manifest import Manifest
+from service.bundle.folder import PREDICT
+from service.bundle.manifest import Manifest
 from training.audit.comparison import table
 from training.audit.findings import P_VALUE
 
@@ -32,9 +32,21 @@ def card(manifest: Manifest, report: Report) -> str:
         raise CardError(
             f"the report is of a {PREDICT} with sha256 {measured[:12]}…, the bundle's has {present[:12]}…: audit this bundle itself"
         )
-    parts = [_metadata(manifest, report), _introduction(manifest, report), _accuracy(report), _trust(manifest, report)]
+    parts = [
+        _metadata(manifest, report),
+        _introduction(manifest, report),
+        _accuracy(report),
+        _trust(manifest, report),
+    ]
     return "\n".join(
-        [*parts, _strength(report), _bias(report), _explanations(report), *_beside(manifest, report), _reproduce(manifest, report)]
+        [
+            *parts,
+            _strength(report),
+            _bias(report),
+            _explanations(report),
+            *_beside(manifest, report),
+            _reproduce(manifest, report),
+        ]
     )
 
 
@@ -51,7 +63,11 @@ def _metadata(manifest: Manifest, report: Report) -> str:
         "metrics": metrics,
     }
     index = [{"name": manifest.name, "results": [result]}]
-    lines = ["library_name: onnx", "pipeline_tag: image-classification", "tags: [image-classification, explainability, candor]"]
+    lines = [
+        "library_name: onnx",
+        "pipeline_tag: image-classification",
+        "tags: [image-classification, explainability, candor]",
+    ]
     return "\n".join(["---", *lines, f"model-index: {json.dumps(index)}", "---", ""])
 
 
@@ -66,7 +82,7 @@ def _introduction(manifest: Manifest, report: Report) -> str:
 Input: {manifest.input.size} × {manifest.input.size} pixels, RGB.
 
 **Meant for** trying out and teaching explanations, calibration and audits of image classifiers. **Not meant for** decisions about people or
-safety, nor for pictures of anything else than these classes: every picture gets one of them. Familiarity, below, says when a picture is unlike
+safety, nor for images of anything else than these classes: every image gets one of them. Familiarity, below, says when an image is unlike
 those of the training.
 
 Data: {report["data"]["name"]}, fingerprint `{report["data"]["fingerprint"][:12]}…`. What it may be used for is a question of its own licence,
@@ -82,13 +98,19 @@ def _accuracy(report: Report) -> str:
         if isinstance(entry, Mapping) and not name.endswith(" avg")
     ]
     says = (
-        f"On {test['pictures']:,} test pictures, one view: accuracy **{test['accuracy']:.4f}** ({_interval(test['accuracy_interval'])}), "
+        f"On {test['pictures']:,} test images, one view: accuracy **{test['accuracy']:.4f}** ({_interval(test['accuracy_interval'])}), "
         f"macro F1 **{test['macro_f1']:.4f}** ({_interval(test['macro_f1_interval'])}). Intervals hold 95 % of bootstrap "
-        "samples of the pictures.\n"
+        "samples of the images.\n"
     )
     head = "| class | precision | recall | F1 |\n| --- | --- | --- | --- |"
     return "\n".join(
-        ["## How often it is right\n", says, head, *(rows if len(rows) <= SHOWN else [*rows[:SHOWN], "| … | | | |"]), ""]
+        [
+            "## How often it is right\n",
+            says,
+            head,
+            *(rows if len(rows) <= SHOWN else [*rows[:SHOWN], "| … | | | |"]),
+            "",
+        ]
     )
 
 
@@ -100,19 +122,25 @@ def _trust(manifest: Manifest, report: Report) -> str:
     )
     told = ["## How far to trust an answer\n", says]
     if report["prediction_sets"]:
-        told += ["| prediction sets of | cover | worst class | mean size |", "| --- | --- | --- | --- |"]
+        told += [
+            "| prediction sets of | cover | worst class | mean size |",
+            "| --- | --- | --- | --- |",
+        ]
         told += [
             f"| {coverage}, {kind.replace('_', ' ')} | {found['coverage']:.3f} | {found['worst_class']:.3f} | {found['mean_size']:.2f} |"
             for coverage, kinds in report["prediction_sets"].items()
             for kind, found in kinds.items()
         ]
-        told.append("\nThe promise holds for pictures like the held-out ones, and for no others.\n")
+        told.append("\nThe promise holds for images like the held-out ones, and for no others.\n")
     if report["familiarity"]:
         told += ["| strangers | area under ROC | called unfamiliar |", "| --- | --- | --- |"]
         told += [
-            f"| {kind} | {found['auroc']:.3f} | {found['rate']:.0%} |" for kind, found in report["familiarity"]["strangers"].items()
+            f"| {kind} | {found['auroc']:.3f} | {found['rate']:.0%} |"
+            for kind, found in report["familiarity"]["strangers"].items()
         ]
-        told.append(f"\nOf the test pictures {report['familiarity']['test_familiar']:.1%} are familiar.\n")
+        told.append(
+            f"\nOf the test images {report['familiarity']['test_familiar']:.1%} are familiar.\n"
+        )
     return "\n".join(told)
 
 
@@ -120,14 +148,14 @@ def _strength(report: Report) -> str:
     spoilt = report["corruptions"]
     hardest = sorted(spoilt["accuracy"], key=lambda name: spoilt["accuracy"][name][-1])[:3]
     says = (
-        f"Spoilt pictures (15 kinds, 5 severities, {spoilt['pictures']:,} pictures): mean accuracy {spoilt['mean']:.3f}, "
+        f"Spoilt images (15 kinds, 5 severities, {spoilt['pictures']:,} images): mean accuracy {spoilt['mean']:.3f}, "
         f"{spoilt['clean']:.3f} unspoilt. Hardest at the highest severity: {', '.join(hardest)}.\n"
     )
     told = ["## What breaks it\n", says]
     if "attacks" in report:
         attacks = report["attacks"]
         says = (
-            f"Attacks through its own gradient ({attacks['pictures']} pictures, accuracy {attacks['clean']:.3f} before), by the radius in grey "
+            f"Attacks through its own gradient ({attacks['pictures']} images, accuracy {attacks['clean']:.3f} before), by the radius in grey "
             "levels of 255:\n"
         )
         told += [
@@ -155,7 +183,11 @@ def _bias(report: Report) -> str:
         [
             "## Where it is uneven\n",
             f"Between the best and the worst class lie {100 * bias['classes']['gap']:.1f} points of accuracy. "
-            + (f"Slices that differ (5 %, corrected for all looked at): {slices}.\n" if uneven else NO_SLICE),
+            + (
+                f"Slices that differ (5 %, corrected for all looked at): {slices}.\n"
+                if uneven
+                else NO_SLICE
+            ),
             "| edit | answers that change | accuracy left | most hit |",
             "| --- | --- | --- | --- |",
             *(
@@ -171,14 +203,14 @@ def _bias(report: Report) -> str:
 
 def _conflicts(colour: Mapping[str, Any]) -> str:
     return (
-        f"Of {colour['pairs']:,} pictures in the colours of one with another answer, {colour['colour']:.1%} "
+        f"Of {colour['pairs']:,} images in the colours of one with another answer, {colour['colour']:.1%} "
         f"({_interval(colour['colour_interval'])}) got that answer and {colour['thing']:.1%} kept their own."
     )
 
 
 def _explanations(report: Report) -> str:
     if "explanations" not in report:
-        return "## Explanations\n\nThis bundle has no gradients; methods that change the picture explain it.\n"
+        return "## Explanations\n\nThis bundle has no gradients; methods that change the image explain it.\n"
     found = report["explanations"]
     rows = [
         f"| {name} | {entry['deletion']:.3f} | {entry['deletion_random']:.3f} | {entry['deletion_better_than_random']:.0%} "
@@ -190,7 +222,15 @@ def _explanations(report: Report) -> str:
         "A map says what the answer hangs on, not whether it is right. Class cosine near 1 means that the map would look the same for another "
         "class. docs/explanations.md says what each figure means and when it misleads.\n"
     )
-    return "\n".join([f"## Explanations\n\n{found['pictures']} test pictures, the predicted class.\n", head, *rows, "", limits])
+    return "\n".join(
+        [
+            f"## Explanations\n\n{found['pictures']} test images, the predicted class.\n",
+            head,
+            *rows,
+            "",
+            limits,
+        ]
+    )
 
 
 def _beside(manifest: Manifest, report: Report) -> list[str]:
@@ -198,8 +238,19 @@ def _beside(manifest: Manifest, report: Report) -> list[str]:
     if "comparison" not in report:
         return []
     section = report["comparison"]
-    told = [f"## Beside {section['with']['name']} {section['with']['version']}\n", table(section, manifest.name)]
-    return ["\n".join([*told, *(f"\n**Finding on the other:** {finding}" for finding in section["findings"]), ""])]
+    told = [
+        f"## Beside {section['with']['name']} {section['with']['version']}\n",
+        table(section, manifest.name),
+    ]
+    return [
+        "\n".join(
+            [
+                *told,
+                *(f"\n**Finding on the other:** {finding}" for finding in section["findings"]),
+                "",
+            ]
+        )
+    ]
 
 
 def _reproduce(manifest: Manifest, report: Report) -> str:

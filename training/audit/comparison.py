@@ -1,6 +1,6 @@
 """Two models side by side: the figures of two reports on the same data, with the intervals that tell whether a difference may be chance.
 
-A report that a bundle brings along is taken if it is of that bundle's own predict.onnx, of the same pictures and of the same seed; else the
+A report that a bundle brings along is taken if it is of that bundle's own predict.onnx, of the same images and of the same seed; else the
 bundle is measured again. So both columns always come of the same measurement.
 """
 
@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from service.bundle import PREDICT, REPORT, Bundle
+from service.bundle.folder import PREDICT, REPORT, Bundle
 from training.audit.report import SCHEMA_VERSION
 
 Report = Mapping[str, Any]
@@ -29,7 +29,11 @@ def comparison(report: Report, other: Report, bundle: Bundle) -> dict[str, Any]:
     """The section of `report` on `other`, which is of `bundle`: the figures that both have, and what the audit found of the other."""
     theirs = {name: (value, interval) for name, value, interval in figures(other)}
     return {
-        "with": {"name": bundle.manifest.name, "version": bundle.manifest.version, "sha256": other["files"][PREDICT]},
+        "with": {
+            "name": bundle.manifest.name,
+            "version": bundle.manifest.version,
+            "sha256": other["files"][PREDICT],
+        },
         "figures": [
             {"figure": name, "this": _side(value, interval), "other": _side(*theirs[name])}
             for name, value, interval in figures(report)
@@ -46,7 +50,9 @@ def table(section: Mapping[str, Any], name: str) -> str:
         f"| {row['figure']} | {_shown(row['this'])} | {_shown(row['other'])} | {row['this']['value'] - row['other']['value']:+.4f} |"
         for row in section["figures"]
     ]
-    return "\n".join([f"| figure | {name} | {other} | difference |", "| --- | --- | --- | --- |", *rows])
+    return "\n".join(
+        [f"| figure | {name} | {other} | difference |", "| --- | --- | --- | --- |", *rows]
+    )
 
 
 def _side(value: float, interval: list[float] | None) -> dict[str, Any]:
@@ -83,7 +89,7 @@ def _of_answers(report: Report) -> Iterator[Figure]:
 
 
 def _of_strength(report: Report) -> Iterator[Figure]:
-    yield "spoilt pictures: mean accuracy", report["corruptions"]["mean"], None
+    yield "spoilt images: mean accuracy", report["corruptions"]["mean"], None
     for kind, left in report["corruptions"]["accuracy"].items():
         yield f"spoilt by {_words(kind)}: mean accuracy", sum(left) / len(left), None
     for attack, by_radius in report.get("attacks", {}).get("accuracy", {}).items():
@@ -94,7 +100,11 @@ def _of_strength(report: Report) -> Iterator[Figure]:
 def _of_bias(bias: Mapping[str, Any]) -> Iterator[Figure]:
     yield "gap between classes", bias["classes"]["gap"], None
     for entry in bias["slices"]:
-        yield f"{_words(entry['property'])} {entry['slice']}: accuracy", entry["accuracy"], entry["accuracy_interval"]
+        yield (
+            f"{_words(entry['property'])} {entry['slice']}: accuracy",
+            entry["accuracy"],
+            entry["accuracy_interval"],
+        )
     for edit, found in bias["edits"].items():
         yield f"answers that change, {_words(edit)}", found["flip_rate"], None
     yield "answers that follow colours", bias["colour"]["colour"], bias["colour"]["colour_interval"]

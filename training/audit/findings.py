@@ -14,7 +14,12 @@ REMEDY = "Look whether colour goes with class in the training data"
 def findings(report: Mapping[str, Any]) -> list[str]:
     """The sentences, worst first within their kind."""
     bias = report["bias"]
-    return [*_colour(bias["colour"]), *_background(bias["edits"]), *_slices(bias["slices"]), *_rest(report)]
+    return [
+        *_colour(bias["colour"]),
+        *_background(bias["edits"]),
+        *_slices(bias["slices"]),
+        *_rest(report),
+    ]
 
 
 def _colour(colour: Mapping[str, Any]) -> Iterator[str]:
@@ -22,7 +27,9 @@ def _colour(colour: Mapping[str, Any]) -> Iterator[str]:
     by_answer = sorted(colour["by_answer"].items(), key=lambda item: -item[1]["colour"])
     decided = [(name, found) for name, found in by_answer if found["p_value"] < P_VALUE]
     if colour["p_value"] < P_VALUE:
-        most = f"; most of all of {decided[0][0]} ({decided[0][1]['colour']:.0%})" if decided else ""
+        most = (
+            f"; most of all of {decided[0][0]} ({decided[0][1]['colour']:.0%})" if decided else ""
+        )
         yield f"colour decides: {_won(colour)}{most}. {REMEDY}"
         return
     for name, found in decided:
@@ -32,7 +39,7 @@ def _colour(colour: Mapping[str, Any]) -> Iterator[str]:
 def _won(found: Mapping[str, Any]) -> str:
     low, high = found["colour_interval"]
     return (
-        f"of {found['pairs']:,} pictures in the colours of one with another answer {found['colour']:.0%} ({low:.0%} to {high:.0%}) get that "
+        f"of {found['pairs']:,} images in the colours of one with another answer {found['colour']:.0%} ({low:.0%} to {high:.0%}) get that "
         f"answer, {found['thing']:.0%} keep their own (p = {found['p_value']:.2g})"
     )
 
@@ -50,7 +57,7 @@ def _slices(slices: list[Mapping[str, Any]]) -> Iterator[str]:
     for entry in sorted(slices, key=lambda entry: entry["excess"]):
         if entry["p_value"] < P_VALUE and entry["excess"] < -EXCESS:
             yield (
-                f"{entry['property']} {entry['slice']}: accuracy {entry['accuracy']:.3f} on {entry['pictures']:,} pictures, "
+                f"{entry['property']} {entry['slice']}: accuracy {entry['accuracy']:.3f} on {entry['pictures']:,} images, "
                 f"{-100 * entry['excess']:.1f} points below what their classes let expect (p = {entry['p_value']:.3f})"
             )
 

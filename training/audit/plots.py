@@ -1,4 +1,4 @@
-"""The report as pictures, PNG: reliability, confusion, accuracy over severity and over the radius of attacks."""
+"""The report as images, PNG: reliability, confusion, accuracy over severity and over the radius of attacks."""
 
 import io
 from collections.abc import Callable, Mapping
@@ -11,14 +11,22 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 SIDE, DPI = 4.5, 110  # inches, dots an inch
-INK, ACCENT, SECOND = "#333333", "#0072b2", "#d55e00"  # of Okabe and Ito's colours for all kinds of eyes
+INK, ACCENT, SECOND = (
+    "#333333",
+    "#0072b2",
+    "#d55e00",
+)  # of Okabe and Ito's colours for all kinds of eyes
 
 Report = Mapping[str, Any]
 
 
 def plots(report: Report) -> dict[str, bytes]:
     """By the name of the file, PNG."""
-    drawn = {"reliability.png": _reliability, "confusion.png": _confusion, "corruptions.png": _corruptions}
+    drawn = {
+        "reliability.png": _reliability,
+        "confusion.png": _confusion,
+        "corruptions.png": _corruptions,
+    }
     if "attacks" in report:
         drawn["attacks.png"] = _attacks
     return {name: _png(draw, report) for name, draw in drawn.items()}
@@ -35,10 +43,26 @@ def _png(draw: Callable[[Axes, Report], None], report: Report) -> bytes:
 
 def _reliability(axes: Axes, report: Report) -> None:
     axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8)
-    for key, colour, label in (("reliability_before", SECOND, "softmax of the logits"), ("reliability", ACCENT, "as served")):
+    for key, colour, label in (
+        ("reliability_before", SECOND, "softmax of the logits"),
+        ("reliability", ACCENT, "as served"),
+    ):
         bins = report["calibration"][key]
-        axes.plot([b["confidence"] for b in bins], [b["accuracy"] for b in bins], "o-", color=colour, label=label, markersize=4)
-    axes.set(xlabel="confidence", ylabel="share that is right", title="Reliability", xlim=(0, 1), ylim=(0, 1))
+        axes.plot(
+            [b["confidence"] for b in bins],
+            [b["accuracy"] for b in bins],
+            "o-",
+            color=colour,
+            label=label,
+            markersize=4,
+        )
+    axes.set(
+        xlabel="confidence",
+        ylabel="share that is right",
+        title="Reliability",
+        xlim=(0, 1),
+        ylim=(0, 1),
+    )
     axes.legend()
 
 
@@ -46,7 +70,11 @@ def _confusion(axes: Axes, report: Report) -> None:
     matrix = report["test"]["confusion"]
     shares = [[value / max(sum(row), 1) for value in row] for row in matrix]
     axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
-    names = [name for name, entry in report["test"]["classes"].items() if isinstance(entry, Mapping) and not name.endswith(" avg")]
+    names = [
+        name
+        for name, entry in report["test"]["classes"].items()
+        if isinstance(entry, Mapping) and not name.endswith(" avg")
+    ]
     axes.set(xlabel="predicted", ylabel="truth", title="Confusion, share of the row")
     if len(names) <= 20:  # noqa: PLR2004
         axes.set_xticks(range(len(names)), names, rotation=60, ha="right")
@@ -57,16 +85,21 @@ def _corruptions(axes: Axes, report: Report) -> None:
     spoilt = report["corruptions"]
     for values in spoilt["accuracy"].values():
         axes.plot(range(6), [spoilt["clean"], *values], color=ACCENT, alpha=0.35, linewidth=1)
-    mean = [sum(values[level] for values in spoilt["accuracy"].values()) / len(spoilt["accuracy"]) for level in range(5)]
+    mean = [
+        sum(values[level] for values in spoilt["accuracy"].values()) / len(spoilt["accuracy"])
+        for level in range(5)
+    ]
     axes.plot(range(6), [spoilt["clean"], *mean], "o-", color=INK, label="mean of 15 kinds")
-    axes.set(xlabel="severity", ylabel="accuracy", title="Spoilt pictures", ylim=(0, 1))
+    axes.set(xlabel="severity", ylabel="accuracy", title="Spoilt images", ylim=(0, 1))
     axes.legend()
 
 
 def _attacks(axes: Axes, report: Report) -> None:
     attacks = report["attacks"]
     radii = [0, *attacks["radius_levels"]]
-    for (name, left), colour in zip(attacks["accuracy"].items(), (SECOND, ACCENT, INK), strict=False):
+    for (name, left), colour in zip(
+        attacks["accuracy"].items(), (SECOND, ACCENT, INK), strict=False
+    ):
         axes.plot(radii, [attacks["clean"], *left.values()], "o-", color=colour, label=name)
     axes.set(xlabel="radius, grey levels of 255", ylabel="accuracy", title="Attacks", ylim=(0, 1))
     axes.legend()

@@ -5,43 +5,47 @@ from typing import Any
 
 import numpy as np
 
-from service.bundle import GRADIENT, PREDICT, Bundle
-from service.engine import Engine
-from training.audit.accuracy import accuracy
-from training.audit.attacks import robustness
-from training.audit.calibration import calibration
-from training.audit.colour import conflicts
-from training.audit.corruptions import CORRUPTIONS, SEVERITIES, corrupted
-from training.audit.edits import edits
-from training.audit.explanations import explanations
-from training.audit.familiarity import familiarity
+from service.bundle.folder import GRADIENT, PREDICT, Bundle
+from service.runtime.engine import Engine
 from training.audit.findings import findings
-from training.audit.importance import importance
-from training.audit.labels import label_issues
-from training.audit.sets import sets
-from training.audit.slices import slices
-from training.audit.strangers import strangers
-from training.data import Dataset, Pictures
+from training.audit.measures.accuracy import accuracy
+from training.audit.measures.attacks import robustness
+from training.audit.measures.calibration import calibration
+from training.audit.measures.colour import conflicts
+from training.audit.measures.corruptions import CORRUPTIONS, SEVERITIES, corrupted
+from training.audit.measures.edits import edits
+from training.audit.measures.explanations import explanations
+from training.audit.measures.familiarity import familiarity
+from training.audit.measures.importance import importance
+from training.audit.measures.labels import label_issues
+from training.audit.measures.out_of_distribution import out_of_distribution
+from training.audit.measures.sets import sets
+from training.audit.measures.slices import slices
+from training.data.read import Dataset, Images
 
 SCHEMA_VERSION = 4
-STRANGERS, ATTACKED, CORRUPTED, EXPLAINED, EDITED = 1000, 200, 500, 60, 2000  # pictures
+STRANGERS, ATTACKED, CORRUPTED, EXPLAINED, EDITED = 1000, 200, 500, 60, 2000  # images
 
 Section = Callable[[], Any]
 Watched = Callable[[Mapping[str, Section]], Mapping[str, Any]]
 
 
 def audit(bundle: Bundle, dataset: Dataset, seed: int, run: Watched) -> dict[str, Any]:
-    """The report on `bundle`, by the test pictures of `dataset`; `run` calls the sections, and may show how far it is."""
+    """The report on `bundle`, by the test images of `dataset`; `run` calls the sections, and may show how far it is."""
     engine, test = Engine(bundle, "cpu"), dataset.test
     found = engine.predict(test.pixels)
     predicted, manifest = found.logits.argmax(1), engine.manifest
     shares = manifest.calibration.probabilities(found.logits)
-    attacked, spoilt, edited, explained = (_drawn(test, count, seed) for count in (ATTACKED, CORRUPTED, EDITED, EXPLAINED))
+    attacked, spoilt, edited, explained = (
+        _drawn(test, count, seed) for count in (ATTACKED, CORRUPTED, EDITED, EXPLAINED)
+    )
     sections: dict[str, Section] = {
         "test": lambda: accuracy(predicted, test.labels, manifest, seed),
         "calibration": lambda: calibration(found.logits, test.labels, manifest.calibration),
         "prediction_sets": lambda: sets(shares, test.labels, manifest),
-        "familiarity": lambda: familiarity(engine, found, strangers(test.pixels, manifest.input, STRANGERS, seed)),
+        "familiarity": lambda: familiarity(
+            engine, found, out_of_distribution(test.pixels, manifest.input, STRANGERS, seed)
+        ),
         "bias": lambda: {
             **slices(test.pixels, predicted, test.labels, manifest, seed),
             "edits": edits(engine, edited.pixels, edited.labels),
@@ -54,23 +58,37 @@ def audit(bundle: Bundle, dataset: Dataset, seed: int, run: Watched) -> dict[str
     if engine.has(GRADIENT):
         sections["attacks"] = lambda: robustness(engine, attacked.pixels, attacked.labels, seed)
         sections["explanations"] = lambda: explanations(bundle, engine, explained.pixels, seed)
-    about = {"schema_version": SCHEMA_VERSION, "data": {"name": dataset.name, "fingerprint": dataset.fingerprint}, "seed": seed}
+    about = {
+        "schema_version": SCHEMA_VERSION,
+        "data": {"name": dataset.name, "fingerprint": dataset.fingerprint},
+        "seed": seed,
+    }
     report = about | {"files": {PREDICT: manifest.files[PREDICT].sha256}} | dict(run(sections))
     return report | {"findings": findings(report)}
 
 
-def _drawn(pictures: Pictures, count: int, seed: int) -> Pictures:
-    return pictures.take(np.random.default_rng(seed).permutation(len(pictures))[:count])
+def _drawn(images: Images, count: int, seed: int) -> Images:
+    return images.take(np.random.default_rng(seed).permutation(len(images))[:count])
 
 
-def _corruptions(engine: Engine, pictures: Pictures, seed: int) -> Mapping[str, Any]:
+def _corruptions(engine: Engine, images: Images, seed: int) -> Mapping[str, Any]:
     """By kind: the accuracy at each severity."""
-    clean = float((engine.predict(pictures.pixels).logits.argmax(1) == pictures.labels).mean())
+    clean = float((engine.predict(images.pixels).logits.argmax(1) == images.labels).mean())
     left = {
         name: [
-            float((engine.predict(corrupted(name, severity, pictures.pixels, seed)).logits.argmax(1) == pictures.labels).mean())
+            float(
+                (
+                    engine.predict(corrupted(name, severity, images.pixels, seed)).logits.argmax(1)
+                    == images.labels
+                ).mean()
+            )
             for severity in SEVERITIES
         ]
         for name in CORRUPTIONS
     }
-    return {"pictures": len(pictures), "clean": clean, "accuracy": left, "mean": float(np.mean(list(left.values())))}
+    return {
+        "pictures": len(images),
+        "clean": clean,
+        "accuracy": left,
+        "mean": float(np.mean(list(left.values()))),
+    }

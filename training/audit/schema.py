@@ -7,7 +7,9 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
-SCHEMA: Mapping[str, Any] = json.loads((Path(__file__).parent / "report.schema.json").read_text(encoding="utf-8"))
+SCHEMA: Mapping[str, Any] = json.loads(
+    (Path(__file__).parent / "report.schema.json").read_text(encoding="utf-8")
+)
 
 
 def check(report: Mapping[str, Any]) -> None:

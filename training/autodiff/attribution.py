@@ -61,4 +61,6 @@ def _seed(graph: Graph, logits: str) -> str:
     predicted = graph.node("ArgMax", logits, axis=1, keepdims=0)
     negative = graph.node("Less", "target", graph.constant(0, "int64"))
     target = graph.node("Where", negative, predicted, "target")
-    return graph.node("OneHot", target, graph.integers(graph.size(logits, (1,))), graph.constant([0.0, 1.0]))
+    return graph.node(
+        "OneHot", target, graph.integers(graph.size(logits, (1,))), graph.constant([0.0, 1.0])
+    )

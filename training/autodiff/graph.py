@@ -37,7 +37,9 @@ DISCRETE = {  # steps: their gradient is zero wherever they have one
     *("Not", "Or", "Round", "Shape", "Sign", "Size", "Xor"),
 }
 
-UNINFERRED = ("GroupNormalization",)  # as large as their first input; onnx has no shape inference for them
+UNINFERRED = (
+    "GroupNormalization",
+)  # as large as their first input; onnx has no shape inference for them
 
 Shape = tuple[int | None, ...]
 
@@ -59,7 +61,9 @@ class Call:
     def gradient(self) -> str:
         """The gradient of the first output."""
         if self.gradients[0] is None:
-            raise self.unsupported("its first output is not on the way to the answer, another one is")
+            raise self.unsupported(
+                "its first output is not on the way to the answer, another one is"
+            )
         return self.gradients[0]
 
     @property
@@ -121,14 +125,18 @@ class Graph:
             DifferentiationError: the opset is not one of 13 to 21.
         """
         inlined = inliner.inline_local_functions(model) if model.functions else model
-        self.opset = next((o.version for o in inlined.opset_import if o.domain in ("", "ai.onnx")), 0)
+        self.opset = next(
+            (o.version for o in inlined.opset_import if o.domain in ("", "ai.onnx")), 0
+        )
         if not OLDEST_OPSET <= self.opset <= NEWEST_OPSET:
             raise DifferentiationError(
                 f"the graph has opset {self.opset}; {OLDEST_OPSET} to {NEWEST_OPSET} are differentiated: convert it with onnx.version_converter"
             )
         self.model = with_shapes(inlined)
         graph = self.model.graph
-        self._values = {tensor.name: tensor for tensor in graph.initializer} | dict(_constants(graph.node))
+        self._values = {tensor.name: tensor for tensor in graph.initializer} | dict(
+            _constants(graph.node)
+        )
         self._types = {info.name: info for info in (*graph.value_info, *graph.input, *graph.output)}
         self._cache: dict[Any, str] = {}
         self._count = 0
@@ -137,10 +145,14 @@ class Graph:
         """Appends a node with one output, and names that output."""
         return self.nodes(operator, *inputs, outputs=1, **attributes)[0]
 
-    def nodes(self, operator: str, *inputs: str, outputs: int, **attributes: Any) -> tuple[str, ...]:
+    def nodes(
+        self, operator: str, *inputs: str, outputs: int, **attributes: Any
+    ) -> tuple[str, ...]:
         """Appends a node with several outputs."""
         names = tuple(self._name(operator) for _ in range(outputs))
-        self.model.graph.node.append(helper.make_node(operator, list(inputs), list(names), name=names[0], **attributes))
+        self.model.graph.node.append(
+            helper.make_node(operator, list(inputs), list(names), name=names[0], **attributes)
+        )
         return names
 
     def replace(self, node: NodeProto, operator: str, *inputs: str) -> None:
@@ -181,7 +193,9 @@ class Graph:
             return tuple(self._values[name].dims)
         kind = self._types[name].type.tensor_type if name in self._types else None
         if kind is None or not kind.HasField("shape"):
-            raise DifferentiationError(f"the shape of {name} is unknown: export the network with static picture sizes")
+            raise DifferentiationError(
+                f"the shape of {name} is unknown: export the network with static image sizes"
+            )
         return tuple(d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim)
 
     def size(self, name: str, axes: Iterable[int]) -> int:
@@ -194,19 +208,27 @@ class Graph:
         known = [size for size in sizes if size is not None]
         if len(known) < len(sizes):
             raise DifferentiationError(
-                f"{name} has shape {self.shape(name)}: only the batch may be free, export with static picture sizes"
+                f"{name} has shape {self.shape(name)}: only the batch may be free, export with static image sizes"
             )
         return int(np.prod(known, dtype=np.int64))
 
     def dtype(self, name: str) -> int:
         """The ONNX element type of a tensor of the forward pass."""
-        return int(self._values[name].data_type if name in self._values else self._types[name].type.tensor_type.elem_type)
+        return int(
+            self._values[name].data_type
+            if name in self._values
+            else self._types[name].type.tensor_type.elem_type
+        )
 
     def like(self, gradient: str, name: str) -> str:
         """`gradient` in the shape of `name`, which has as many elements."""
         shape = self.shape(name)
         if sum(size is None for size in shape) <= 1:
-            return self.node("Reshape", gradient, self.integers(*(-1 if size is None else size for size in shape)))
+            return self.node(
+                "Reshape",
+                gradient,
+                self.integers(*(-1 if size is None else size for size in shape)),
+            )
         return self.node("Reshape", gradient, self.run_time_shape(name))
 
     def run_time_shape(self, name: str) -> str:
@@ -227,7 +249,9 @@ class Graph:
         if small == large:
             return gradient
         padded = (1,) * (len(large) - len(small)) + small
-        axes = [axis for axis, (a, b) in enumerate(zip(padded, large, strict=True)) if a == 1 and b != 1]
+        axes = [
+            axis for axis, (a, b) in enumerate(zip(padded, large, strict=True)) if a == 1 and b != 1
+        ]
         summed = self.sum(gradient, axes) if axes else gradient
         return self.like(summed, name) if len(small) != len(large) else summed
 
@@ -241,7 +265,9 @@ class Graph:
         active = _active(forward, wrt)
         totals: dict[str, list[str]] = {name: [gradient] for name, gradient in seeds.items()}
         for node in reversed(forward):
-            if any(name in totals for name in node.output) and any(name in active for name in node.input):
+            if any(name in totals for name in node.output) and any(
+                name in active for name in node.input
+            ):
                 self._step_back(node, active, totals)
         missing = [name for name in wrt if name not in totals]
         if missing:
@@ -251,7 +277,9 @@ class Graph:
         return {name: self._total(totals, name) for name in wrt}
 
     def finish(
-        self, inputs: Mapping[str, tuple[int, Sequence[Any]]], outputs: Mapping[str, tuple[str, int, Sequence[Any]]]
+        self,
+        inputs: Mapping[str, tuple[int, Sequence[Any]]],
+        outputs: Mapping[str, tuple[str, int, Sequence[Any]]],
     ) -> ModelProto:
         """The model with further `inputs` (name → type, shape) and with `outputs` (name → tensor, type, shape) in place of its own."""
         graph = self.model.graph
@@ -260,7 +288,9 @@ class Graph:
         del graph.output[:]
         for name, (tensor, kind, shape) in outputs.items():
             if tensor != name:
-                graph.node.append(helper.make_node("Identity", [tensor], [name], name=f"output {name}"))
+                graph.node.append(
+                    helper.make_node("Identity", [tensor], [name], name=f"output {name}")
+                )
             graph.output.append(helper.make_tensor_value_info(name, kind, list(shape)))
         del graph.value_info[:]
         nodes = list(_in_order(graph.node))
@@ -271,7 +301,9 @@ class Graph:
         return self.model
 
     def _step_back(self, node: NodeProto, active: set[str], totals: dict[str, list[str]]) -> None:
-        gradients = tuple(self._total(totals, name) if name in totals else None for name in node.output)
+        gradients = tuple(
+            self._total(totals, name) if name in totals else None for name in node.output
+        )
         call = Call(self, node, gradients, tuple(name in active for name in node.input))
         if node.op_type not in RULES or node.domain not in ("", "ai.onnx"):
             raise call.unsupported("there is no rule for the operator")
@@ -384,6 +416,9 @@ def _constants(nodes: Iterable[NodeProto]) -> Iterable[tuple[str, TensorProto]]:
             value = helper.get_attribute_value(node.attribute[0])
             if not isinstance(value, TensorProto):
                 value = numpy_helper.from_array(
-                    np.asarray(value, np.float32 if node.attribute[0].name.startswith("value_float") else None)
+                    np.asarray(
+                        value,
+                        np.float32 if node.attribute[0].name.startswith("value_float") else None,
+                    )
                 )
             yield node.output[0], value

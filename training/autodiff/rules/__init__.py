@@ -4,6 +4,14 @@ A rule is a function from a `Call` to the gradients of the inputs, by index; gra
 In the formulas below x is the input, y the output, g the gradient of y, and the answer the gradient of x.
 """
 
-from training.autodiff.rules import convolution, elementwise, linear, normalization, pooling, reduction, shape
+from training.autodiff.rules import (
+    convolution,
+    elementwise,
+    linear,
+    normalization,
+    pooling,
+    reduction,
+    shape,
+)
 
 __all__ = ["convolution", "elementwise", "linear", "normalization", "pooling", "reduction", "shape"]

@@ -51,8 +51,15 @@ class Windows:
     @property
     def halving(self) -> bool:
         """Whether every second element begins a window on both of two axes, each element lies in one, and each window on an element."""
-        inside = all(k - 2 >= max(after, 0) for k, after in zip(self.kernel, self.after, strict=True))
-        return self.strides == (2, 2) and set(self.dilations) == {1} and inside and min(self.before) >= 0
+        inside = all(
+            k - 2 >= max(after, 0) for k, after in zip(self.kernel, self.after, strict=True)
+        )
+        return (
+            self.strides == (2, 2)
+            and set(self.dilations) == {1}
+            and inside
+            and min(self.before) >= 0
+        )
 
     @property
     def transposed(self) -> dict[str, list[int]]:
@@ -83,7 +90,7 @@ def _conv(call: Call) -> dict[int, str]:
     takes 10 to 35 % less time than the ConvTranspose that means the same.
     """
     if any(call.wanted[1:]):
-        raise call.unsupported("its weights depend on the picture")
+        raise call.unsupported("its weights depend on the image")
     graph, weights = call.graph, call.node.input[1]
     shape = graph.shape(weights)
     kernel, groups = [size or 0 for size in shape[2:]], call.attribute("group", 1)
@@ -91,13 +98,27 @@ def _conv(call: Call) -> dict[int, str]:
     pads = full_pads(windows)
     if set(windows.strides) == {1} and min(pads) >= 0 and len(kernel) == 2:  # noqa: PLR2004
         flipped = _flipped(graph, weights, groups)
-        back = graph.node("Conv", call.gradient, flipped, pads=pads, dilations=list(windows.dilations), group=groups)
+        back = graph.node(
+            "Conv",
+            call.gradient,
+            flipped,
+            pads=pads,
+            dilations=list(windows.dilations),
+            group=groups,
+        )
     elif groups == 1 and windows.side and len(kernel) == 2:  # noqa: PLR2004
         back = _by_phases(call, weights, windows)
     elif groups == 1 and windows.halving:
         back = _by_four_phases(call, weights, windows)
     else:
-        back = graph.node("ConvTranspose", call.gradient, weights, group=groups, kernel_shape=kernel, **windows.transposed)
+        back = graph.node(
+            "ConvTranspose",
+            call.gradient,
+            weights,
+            group=groups,
+            kernel_shape=kernel,
+            **windows.transposed,
+        )
     return {0: back}
 
 
@@ -107,7 +128,14 @@ def _by_phases(call: Call, weights: str, windows: Windows) -> str:
     out, inside = (size or 0 for size in graph.shape(weights)[:2])
     parted = graph.node("Reshape", weights, graph.integers(out, inside, side, stride, side, stride))
     axes = graph.integers(2, 4)
-    turned = graph.node("Slice", parted, graph.integers(-1, -1), graph.integers(-(2**31), -(2**31)), axes, graph.integers(-1, -1))
+    turned = graph.node(
+        "Slice",
+        parted,
+        graph.integers(-1, -1),
+        graph.integers(-(2**31), -(2**31)),
+        axes,
+        graph.integers(-1, -1),
+    )
     phases = graph.node("Transpose", turned, perm=[3, 5, 1, 0, 2, 4])
     filters = graph.node("Reshape", phases, graph.integers(stride**2 * inside, out, side, side))
     spread = graph.node("Conv", call.gradient, filters, pads=[side - 1] * 4)
@@ -118,20 +146,38 @@ def _by_phases(call: Call, weights: str, windows: Windows) -> str:
 def _by_four_phases(call: Call, weights: str, windows: Windows) -> str:
     """The same with stride 2 for any kernel: of 3×3 weights an element is met by 4, 2, 2 or 1, and each phase multiplies no more."""
     graph = call.graph
-    cells = [(graph.size(call.x, (axis,)) + before + 1) // 2 for axis, before in zip((2, 3), windows.before, strict=True)]
+    cells = [
+        (graph.size(call.x, (axis,)) + before + 1) // 2
+        for axis, before in zip((2, 3), windows.before, strict=True)
+    ]
     beyond = [cell - graph.size(call.y, (axis,)) for cell, axis in zip(cells, (2, 3), strict=True)]
     phases = []
     for first in product(range(2), repeat=2):
         taps = [(k - f + 1) // 2 for k, f in zip(windows.kernel, first, strict=True)]
         last = [f + 2 * (count - 1) for f, count in zip(first, taps, strict=True)]
-        every = (graph.integers(*last), graph.integers(-(2**31), -(2**31)), graph.integers(2, 3), graph.integers(-2, -2))
+        every = (
+            graph.integers(*last),
+            graph.integers(-(2**31), -(2**31)),
+            graph.integers(2, 3),
+            graph.integers(-2, -2),
+        )
         filters = graph.node("Transpose", graph.node("Slice", weights, *every), perm=[1, 0, 2, 3])
-        phases.append(graph.node("Conv", call.gradient, filters, pads=[*(count - 1 for count in taps), *beyond]))
+        phases.append(
+            graph.node(
+                "Conv", call.gradient, filters, pads=[*(count - 1 for count in taps), *beyond]
+            )
+        )
     inside = graph.size(call.x, (1,))
-    return _cropped(call, interleaved(graph, graph.node("Concat", *phases, axis=1), windows.strides, inside, cells), windows)
+    return _cropped(
+        call,
+        interleaved(graph, graph.node("Concat", *phases, axis=1), windows.strides, inside, cells),
+        windows,
+    )
 
 
-def interleaved(graph: Graph, phases: str, strides: Sequence[int], channels: int, cells: Sequence[int]) -> str:
+def interleaved(
+    graph: Graph, phases: str, strides: Sequence[int], channels: int, cells: Sequence[int]
+) -> str:
     """(N, phases · channels, *cells) → (N, channels, *(cells · strides)); a block of channels for each phase, the last axis' counting fastest.
 
     Axis by axis, the last one first: then the others move whole rows, and on a CPU it takes half the time of DepthToSpace.
@@ -149,15 +195,28 @@ def interleaved(graph: Graph, phases: str, strides: Sequence[int], channels: int
 
 def _cropped(call: Call, whole: str, windows: Windows) -> str:
     """What lies on x of `whole`, which begins where the windows do."""
-    ends = [before + call.graph.size(call.x, (axis,)) for before, axis in zip(windows.before, (2, 3), strict=True)]
+    ends = [
+        before + call.graph.size(call.x, (axis,))
+        for before, axis in zip(windows.before, (2, 3), strict=True)
+    ]
     starts = windows.before
-    return call.graph.node("Slice", whole, call.graph.integers(*starts), call.graph.integers(*ends), call.graph.integers(2, 3))
+    return call.graph.node(
+        "Slice",
+        whole,
+        call.graph.integers(*starts),
+        call.graph.integers(*ends),
+        call.graph.integers(2, 3),
+    )
 
 
 def full_pads(windows: Windows) -> list[int]:
     """The padding that makes the convolution of g as large as x."""
     reach = [(k - 1) * d for k, d in zip(windows.kernel, windows.dilations, strict=True)]
-    return [r - pad for pads in (windows.before, windows.after) for r, pad in zip(reach, pads, strict=True)]
+    return [
+        r - pad
+        for pads in (windows.before, windows.after)
+        for r, pad in zip(reach, pads, strict=True)
+    ]
 
 
 def _flipped(graph: Graph, weights: str, groups: int) -> str:
@@ -166,7 +225,9 @@ def _flipped(graph: Graph, weights: str, groups: int) -> str:
     if kernel != [1] * len(kernel):
         first, past = [-1] * len(kernel), [-(2**31)] * len(kernel)
         axes = list(range(2, 2 + len(kernel)))
-        weights = graph.node("Slice", weights, *(graph.integers(*values) for values in (first, past, axes, first)))
+        weights = graph.node(
+            "Slice", weights, *(graph.integers(*values) for values in (first, past, axes, first))
+        )
     if groups == 1:
         return graph.node("Transpose", weights, perm=[1, 0, 2, 3])
     split = graph.node("Reshape", weights, graph.integers(groups, out // groups, inside, *kernel))
@@ -178,18 +239,27 @@ def _flipped(graph: Graph, weights: str, groups: int) -> str:
 def _conv_transpose(call: Call) -> dict[int, str]:
     """G convolved with the same weights."""
     if any(call.wanted[1:]):
-        raise call.unsupported("its weights depend on the picture")
+        raise call.unsupported("its weights depend on the image")
     graph, weights = call.graph, call.node.input[1]
     kernel = [size or 0 for size in graph.shape(weights)[2:]]
     ones = [1] * len(kernel)
     strides, dilations = call.attribute("strides") or ones, call.attribute("dilations") or ones
     pads = _transposed_pads(call, kernel, strides, dilations)
-    attributes = {"strides": strides, "dilations": dilations, "pads": pads, "group": call.attribute("group", 1)}
+    attributes = {
+        "strides": strides,
+        "dilations": dilations,
+        "pads": pads,
+        "group": call.attribute("group", 1),
+    }
     return {0: graph.node("Conv", call.gradient, weights, kernel_shape=kernel, **attributes)}
 
 
-def _transposed_pads(call: Call, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> list[int]:
-    if call.attribute("auto_pad", "NOTSET") not in ("NOTSET", "", "VALID") or call.attribute("output_shape"):
+def _transposed_pads(
+    call: Call, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> list[int]:
+    if call.attribute("auto_pad", "NOTSET") not in ("NOTSET", "", "VALID") or call.attribute(
+        "output_shape"
+    ):
         raise call.unsupported("its padding is written as auto_pad or output_shape; write pads")
     given = call.attribute("pads") or [0] * 2 * len(kernel)
     axes = np.arange(2, 2 + len(kernel))

@@ -15,17 +15,24 @@ Slope = Callable[[Graph, str, str], str]
 
 def _times(slope: Slope) -> Callable[[Call], Mapping[int, str]]:
     """The rule g · slope(x, y) of a function of one variable."""
-    return lambda call: {0: call.graph.node("Mul", call.gradient, slope(call.graph, call.x, call.y))}
+    return lambda call: {
+        0: call.graph.node("Mul", call.gradient, slope(call.graph, call.x, call.y))
+    }
 
 
 def _gate(call: Call, condition: str, below: str | None = None) -> dict[int, str]:
     """G where `condition`, else `below` (zero if not given)."""
-    return {0: call.graph.node("Where", condition, call.gradient, below or call.graph.constant(0.0))}
+    return {
+        0: call.graph.node("Where", condition, call.gradient, below or call.graph.constant(0.0))
+    }
 
 
 def _to_each(call: Call, gradients: Mapping[int, str]) -> dict[int, str]:
     """Each gradient, shaped like y, summed down to the shape of its input."""
-    return {index: call.graph.unbroadcast(gradient, call.node.input[index], call.y) for index, gradient in gradients.items()}
+    return {
+        index: call.graph.unbroadcast(gradient, call.node.input[index], call.y)
+        for index, gradient in gradients.items()
+    }
 
 
 @rule("Identity", "Dropout")
@@ -40,13 +47,19 @@ def _cast(call: Call) -> dict[int, str]:
     kinds = call.graph.dtype(call.x), call.attribute("to")
     if any(kind not in FLOATS for kind in kinds):
         return {}
-    return {0: call.gradient if kinds[0] == kinds[1] else call.graph.node("Cast", call.gradient, to=kinds[0])}
+    return {
+        0: call.gradient
+        if kinds[0] == kinds[1]
+        else call.graph.node("Cast", call.gradient, to=kinds[0])
+    }
 
 
 @rule("Add", "Sum")
 def _add(call: Call) -> dict[int, str]:
     """G to each."""
-    return _to_each(call, {index: call.gradient for index, wanted in enumerate(call.wanted) if wanted})
+    return _to_each(
+        call, {index: call.gradient for index, wanted in enumerate(call.wanted) if wanted}
+    )
 
 
 @rule("Mean")
@@ -70,7 +83,9 @@ def _mul(call: Call) -> dict[int, str]:
     """G · the other factor."""
     other = dict(enumerate(reversed(call.node.input)))
     wanted = [index for index in (0, 1) if call.wanted[index]]
-    return _to_each(call, {index: call.graph.node("Mul", call.gradient, other[index]) for index in wanted})
+    return _to_each(
+        call, {index: call.graph.node("Mul", call.gradient, other[index]) for index in wanted}
+    )
 
 
 @rule("Div")
@@ -85,9 +100,9 @@ def _div(call: Call) -> dict[int, str]:
 
 @rule("Pow")
 def _pow(call: Call) -> dict[int, str]:
-    """x^p: g·p·x^(p−1), for a p that is no function of the picture."""
+    """x^p: g·p·x^(p−1), for a p that is no function of the image."""
     if call.wanted[1]:
-        raise call.unsupported("its exponent depends on the picture")
+        raise call.unsupported("its exponent depends on the image")
     graph, exponent = call.graph, call.node.input[1]
     value = graph.value(exponent)
     if value is not None and value.size == 1 and float(value.reshape(())) == 2:  # noqa: PLR2004 - a square needs no logarithm
@@ -117,14 +132,23 @@ def _where(call: Call) -> dict[int, str]:
     """G where the branch was taken."""
     condition, zero = call.node.input[0], call.graph.constant(0.0)
     branches = {1: (condition, call.gradient, zero), 2: (condition, zero, call.gradient)}
-    return _to_each(call, {index: call.graph.node("Where", *branches[index]) for index in (1, 2) if call.wanted[index]})
+    return _to_each(
+        call,
+        {
+            index: call.graph.node("Where", *branches[index])
+            for index in (1, 2)
+            if call.wanted[index]
+        },
+    )
 
 
 @rule("Clip")
 def _clip(call: Call) -> dict[int, str]:
     """G inside the bounds, bounds included as in torch."""
     graph, inside = call.graph, []
-    for operator, bound in zip(("GreaterOrEqual", "LessOrEqual"), call.node.input[1:], strict=False):
+    for operator, bound in zip(
+        ("GreaterOrEqual", "LessOrEqual"), call.node.input[1:], strict=False
+    ):
         if bound:
             inside.append(graph.node(operator, call.x, bound))
     if not inside:
@@ -141,7 +165,9 @@ def _relu(call: Call) -> dict[int, str]:
 @rule("ThresholdedRelu")
 def _thresholded_relu(call: Call) -> dict[int, str]:
     """G where x > alpha."""
-    return _gate(call, call.graph.node("Greater", call.x, call.graph.constant(call.attribute("alpha", 1.0))))
+    return _gate(
+        call, call.graph.node("Greater", call.x, call.graph.constant(call.attribute("alpha", 1.0)))
+    )
 
 
 @rule("LeakyRelu")
@@ -164,7 +190,11 @@ def _elu(call: Call) -> dict[int, str]:
     """G above zero, g·(y + alpha) below."""
     graph = call.graph
     slope = graph.node("Add", call.y, graph.constant(call.attribute("alpha", 1.0)))
-    return _gate(call, graph.node("Greater", call.x, graph.constant(0.0)), graph.node("Mul", call.gradient, slope))
+    return _gate(
+        call,
+        graph.node("Greater", call.x, graph.constant(0.0)),
+        graph.node("Mul", call.gradient, slope),
+    )
 
 
 @rule("Celu")
@@ -182,7 +212,9 @@ def _selu(call: Call) -> dict[int, str]:
     graph = call.graph
     alpha, gamma = call.attribute("alpha", SELU_ALPHA), call.attribute("gamma", SELU_GAMMA)
     below = graph.node("Add", call.y, graph.constant(alpha * gamma))
-    slope = graph.node("Where", graph.node("Greater", call.x, graph.constant(0.0)), graph.constant(gamma), below)
+    slope = graph.node(
+        "Where", graph.node("Greater", call.x, graph.constant(0.0)), graph.constant(gamma), below
+    )
     return {0: graph.node("Mul", call.gradient, slope)}
 
 
@@ -190,7 +222,9 @@ def _selu(call: Call) -> dict[int, str]:
 def _hard_sigmoid(call: Call) -> dict[int, str]:
     """alpha·g where 0 < y < 1."""
     graph = call.graph
-    slope = graph.node("Mul", _between_zero_and_one(graph, call.y), graph.constant(call.attribute("alpha", 0.2)))
+    slope = graph.node(
+        "Mul", _between_zero_and_one(graph, call.y), graph.constant(call.attribute("alpha", 0.2))
+    )
     return {0: graph.node("Mul", call.gradient, slope)}
 
 
@@ -199,12 +233,18 @@ def _hard_swish(call: Call) -> dict[int, str]:
     """x·h(x) with h = clip(x/6 + ½, 0, 1): g·(h + x/6 where 0 < h < 1)."""
     graph = call.graph
     gate = graph.node("HardSigmoid", call.x, alpha=1 / 6, beta=0.5)
-    inner = graph.node("Mul", graph.node("Mul", call.x, graph.constant(1 / 6)), _between_zero_and_one(graph, gate))
+    inner = graph.node(
+        "Mul", graph.node("Mul", call.x, graph.constant(1 / 6)), _between_zero_and_one(graph, gate)
+    )
     return {0: graph.node("Mul", call.gradient, graph.node("Add", gate, inner))}
 
 
 def _between_zero_and_one(graph: Graph, name: str) -> str:
-    inside = graph.node("And", graph.node("Greater", name, graph.constant(0.0)), graph.node("Less", name, graph.constant(1.0)))
+    inside = graph.node(
+        "And",
+        graph.node("Greater", name, graph.constant(0.0)),
+        graph.node("Less", name, graph.constant(1.0)),
+    )
     return graph.node("Where", inside, graph.constant(1.0), graph.constant(0.0))
 
 
@@ -215,20 +255,39 @@ def _gelu(call: Call) -> dict[int, str]:
         return {0: call.graph.node("Mul", call.gradient, _gelu_tanh_slope(call.graph, call.x))}
     graph, x = call.graph, call.x
     part = graph.node("Mul", x, graph.constant(math.sqrt(0.5)))
-    normal = graph.node("HardSigmoid", graph.node("Erf", part), alpha=0.5, beta=0.5)  # Φ = ½ + ½ erf(x / √2), in one node
+    normal = graph.node(
+        "HardSigmoid", graph.node("Erf", part), alpha=0.5, beta=0.5
+    )  # Φ = ½ + ½ erf(x / √2), in one node
     graph.replace(call.node, "Mul", x, normal)
-    bell = graph.node("Exp", graph.node("Sub", graph.constant(-0.5 * math.log(math.pi)), graph.node("Mul", part, part)))
-    return {0: graph.node("Mul", call.gradient, graph.node("Add", normal, graph.node("Mul", part, bell)))}
+    bell = graph.node(
+        "Exp",
+        graph.node("Sub", graph.constant(-0.5 * math.log(math.pi)), graph.node("Mul", part, part)),
+    )
+    return {
+        0: graph.node(
+            "Mul", call.gradient, graph.node("Add", normal, graph.node("Mul", part, bell))
+        )
+    }
 
 
 def _gelu_tanh_slope(graph: Graph, x: str) -> str:
     """½(1 + t) + ½x(1 − t²)·c(1 + 3·0.044715x²), with t = tanh(c(x + 0.044715x³)) and c = √(2/π)."""
     scale, cubic = math.sqrt(2 / math.pi), 0.044715
     square = graph.node("Mul", x, x)
-    inner = graph.node("Mul", x, graph.node("Add", graph.node("Mul", square, graph.constant(scale * cubic)), graph.constant(scale)))
+    inner = graph.node(
+        "Mul",
+        x,
+        graph.node(
+            "Add", graph.node("Mul", square, graph.constant(scale * cubic)), graph.constant(scale)
+        ),
+    )
     tanh = graph.node("Tanh", inner)
-    rise = graph.node("Add", graph.node("Mul", square, graph.constant(3 * scale * cubic)), graph.constant(scale))
-    second = graph.node("Mul", graph.node("Mul", x, rise), _one_minus(graph, graph.node("Mul", tanh, tanh)))
+    rise = graph.node(
+        "Add", graph.node("Mul", square, graph.constant(3 * scale * cubic)), graph.constant(scale)
+    )
+    second = graph.node(
+        "Mul", graph.node("Mul", x, rise), _one_minus(graph, graph.node("Mul", tanh, tanh))
+    )
     both = graph.node("Add", graph.node("Add", tanh, graph.constant(1.0)), second)
     return graph.node("Mul", both, graph.constant(0.5))
 
@@ -240,7 +299,11 @@ def _one_minus(graph: Graph, name: str) -> str:
 def _mish_slope(graph: Graph, x: str, _y: str) -> str:
     """t + x·σ(x)·(1 − t²) with t = tanh(softplus(x))."""
     tanh = graph.node("Tanh", graph.node("Softplus", x))
-    inner = graph.node("Mul", graph.node("Mul", x, graph.node("Sigmoid", x)), _one_minus(graph, graph.node("Mul", tanh, tanh)))
+    inner = graph.node(
+        "Mul",
+        graph.node("Mul", x, graph.node("Sigmoid", x)),
+        _one_minus(graph, graph.node("Mul", tanh, tanh)),
+    )
     return graph.node("Add", tanh, inner)
 
 

@@ -12,9 +12,13 @@ def _matmul(call: Call) -> dict[int, str]:
         raise call.unsupported("one of its inputs is a vector; write it as a matrix")
     gradients = {}
     if call.wanted[0]:
-        gradients[0] = _summed(graph, graph.node("MatMul", call.gradient, _turned(graph, b)), a, call.y)
+        gradients[0] = _summed(
+            graph, graph.node("MatMul", call.gradient, _turned(graph, b)), a, call.y
+        )
     if call.wanted[1]:
-        gradients[1] = _summed(graph, graph.node("MatMul", _turned(graph, a), call.gradient), b, call.y)
+        gradients[1] = _summed(
+            graph, graph.node("MatMul", _turned(graph, a), call.gradient), b, call.y
+        )
     return gradients
 
 
@@ -27,7 +31,11 @@ def _summed(graph: Graph, product: str, name: str, output: str) -> str:
     """`product` summed over the leading axes along which `name` was broadcast."""
     small, large = graph.shape(name), graph.shape(output)
     lead = len(large) - len(small)
-    axes = [axis for axis in range(len(large) - 2) if axis < lead or (small[axis - lead] == 1 and large[axis] != 1)]
+    axes = [
+        axis
+        for axis in range(len(large) - 2)
+        if axis < lead or (small[axis - lead] == 1 and large[axis] != 1)
+    ]
     if not axes:
         return product
     return graph.like(graph.sum(product, axes), name)
@@ -59,13 +67,23 @@ def _einsum(call: Call) -> dict[int, str]:
     inputs, _, output = equation.partition("->")
     terms = inputs.split(",")
     if not output or "." in equation or any(len(set(term)) < len(term) for term in terms):
-        raise call.unsupported(f"{equation} repeats a subscript in a term, leaves the answer's out or has an ellipsis")
+        raise call.unsupported(
+            f"{equation} repeats a subscript in a term, leaves the answer's out or has an ellipsis"
+        )
     gradients = {}
     for index, term in enumerate(terms):
         if call.wanted[index]:
-            others = [(t, name) for i, (t, name) in enumerate(zip(terms, call.node.input, strict=True)) if i != index]
+            others = [
+                (t, name)
+                for i, (t, name) in enumerate(zip(terms, call.node.input, strict=True))
+                if i != index
+            ]
             if not set(term) <= set(output).union(*(t for t, _ in others)):
-                raise call.unsupported(f"{equation} sums one input over a subscript that no other has")
+                raise call.unsupported(
+                    f"{equation} sums one input over a subscript that no other has"
+                )
             back = f"{','.join([output, *(t for t, _ in others)])}->{term}"
-            gradients[index] = call.graph.node("Einsum", call.gradient, *(name for _, name in others), equation=back)
+            gradients[index] = call.graph.node(
+                "Einsum", call.gradient, *(name for _, name in others), equation=back
+            )
     return gradients

@@ -1,4 +1,4 @@
-"""Normalisations. Statistics that depend on the picture are computed again rather than asked of the forward node."""
+"""Normalisations. Statistics that depend on the image are computed again rather than asked of the forward node."""
 
 from collections.abc import Sequence
 
@@ -44,17 +44,30 @@ def _instance(call: Call) -> dict[int, str]:
 def _group(call: Call) -> dict[int, str]:
     """Over the channels and pixels of each group; scale is one number a group before opset 21, a channel since."""
     graph, shape = call.graph, call.graph.shape(call.x)
-    groups, channels, scale = call.attribute("num_groups"), graph.size(call.x, (1,)), call.node.input[1]
+    groups, channels, scale = (
+        call.attribute("num_groups"),
+        graph.size(call.x, (1,)),
+        call.node.input[1],
+    )
     if graph.shape(scale) != (channels,):
         each = graph.node(
-            "Expand", graph.node("Reshape", scale, graph.integers(groups, 1)), graph.integers(groups, channels // groups)
+            "Expand",
+            graph.node("Reshape", scale, graph.integers(groups, 1)),
+            graph.integers(groups, channels // groups),
         )
         scale = graph.node("Reshape", each, graph.integers(channels))
     gradient = graph.node("Mul", call.gradient, _per_channel(graph, scale, call.x))
-    split = graph.integers(-1, groups, channels // groups * graph.size(call.x, range(2, len(shape))))
+    split = graph.integers(
+        -1, groups, channels // groups * graph.size(call.x, range(2, len(shape)))
+    )
     x, gradient = (graph.node("Reshape", name, split) for name in (call.x, gradient))
     size = channels // groups * graph.size(call.x, range(2, len(shape)))
-    return {0: graph.like(_standardise_back(graph, x, gradient, (2,), size, call.attribute("epsilon", 1e-5)), call.x)}
+    return {
+        0: graph.like(
+            _standardise_back(graph, x, gradient, (2,), size, call.attribute("epsilon", 1e-5)),
+            call.x,
+        )
+    }
 
 
 @rule("LpNormalization")
@@ -65,23 +78,43 @@ def _unit(call: Call) -> dict[int, str]:
     graph, axis = call.graph, call.attribute("axis", -1)
     inner = graph.sum(graph.node("Mul", call.gradient, call.y), (axis,))
     norm = graph.node("Sqrt", graph.sum(graph.node("Mul", call.x, call.x), (axis,)))
-    return {0: graph.node("Div", graph.node("Sub", call.gradient, graph.node("Mul", call.y, inner)), norm)}
+    return {
+        0: graph.node(
+            "Div", graph.node("Sub", call.gradient, graph.node("Mul", call.y, inner)), norm
+        )
+    }
 
 
 @rule("LRN")
 def _local_response(call: Call) -> dict[int, str]:
     """x·d^(−β) with d = bias + α/n·Σ x² over n neighbouring channels: g·d^(−β) − 2αβ/n·x·Σ g·x·d^(−β−1)."""
     graph, channels = call.graph, call.graph.size(call.x, (1,))
-    alpha, beta, bias = call.attribute("alpha", 1e-4), call.attribute("beta", 0.75), call.attribute("bias", 1.0)
+    alpha, beta, bias = (
+        call.attribute("alpha", 1e-4),
+        call.attribute("beta", 0.75),
+        call.attribute("bias", 1.0),
+    )
     size = call.attribute("size")
     offset = np.arange(channels)[None] - np.arange(channels)[:, None]
-    band = ((offset >= -((size - 1) // 2)) & (offset <= size // 2)).astype(np.float32)[:, :, None, None]
+    band = ((offset >= -((size - 1) // 2)) & (offset <= size // 2)).astype(np.float32)[
+        :, :, None, None
+    ]
     squares = graph.node("Conv", graph.node("Mul", call.x, call.x), graph.constant(band))
-    scale = graph.node("Add", graph.node("Mul", squares, graph.constant(alpha / size)), graph.constant(bias))
+    scale = graph.node(
+        "Add", graph.node("Mul", squares, graph.constant(alpha / size)), graph.constant(bias)
+    )
     direct = graph.node("Mul", call.gradient, graph.node("Pow", scale, graph.constant(-beta)))
-    inner = graph.node("Mul", graph.node("Mul", call.gradient, call.x), graph.node("Pow", scale, graph.constant(-beta - 1)))
-    spread = graph.node("Conv", inner, graph.constant(np.ascontiguousarray(band.transpose(1, 0, 2, 3))))
-    through = graph.node("Mul", graph.node("Mul", call.x, spread), graph.constant(2 * alpha * beta / size))
+    inner = graph.node(
+        "Mul",
+        graph.node("Mul", call.gradient, call.x),
+        graph.node("Pow", scale, graph.constant(-beta - 1)),
+    )
+    spread = graph.node(
+        "Conv", inner, graph.constant(np.ascontiguousarray(band.transpose(1, 0, 2, 3)))
+    )
+    through = graph.node(
+        "Mul", graph.node("Mul", call.x, spread), graph.constant(2 * alpha * beta / size)
+    )
     return {0: graph.node("Sub", direct, through)}
 
 
@@ -89,7 +122,9 @@ def _standardised(graph: Graph, x: str, gradient: str, axes: Sequence[int], epsi
     return _standardise_back(graph, x, gradient, axes, graph.size(x, axes), epsilon)
 
 
-def _standardise_back(graph: Graph, x: str, gradient: str, axes: Sequence[int], size: int, epsilon: float) -> str:
+def _standardise_back(
+    graph: Graph, x: str, gradient: str, axes: Sequence[int], size: int, epsilon: float
+) -> str:
     """Back through z = (x − mean)/√(variance + ε) over `axes` of `size` elements: (g − mean g − z·mean(g·z))/√(variance + ε)."""
     share = graph.constant(1 / size)
 
@@ -98,7 +133,11 @@ def _standardise_back(graph: Graph, x: str, gradient: str, axes: Sequence[int], 
 
     centred = graph.node("Sub", x, mean(x))
     variance = mean(graph.node("Mul", centred, centred))
-    inverse = graph.node("Reciprocal", graph.node("Sqrt", graph.node("Add", variance, graph.constant(epsilon))))
+    inverse = graph.node(
+        "Reciprocal", graph.node("Sqrt", graph.node("Add", variance, graph.constant(epsilon)))
+    )
     z = graph.node("Mul", centred, inverse)
     along = graph.node("Mul", z, mean(graph.node("Mul", gradient, z)))
-    return graph.node("Mul", graph.node("Sub", graph.node("Sub", gradient, mean(gradient)), along), inverse)
+    return graph.node(
+        "Mul", graph.node("Sub", graph.node("Sub", gradient, mean(gradient)), along), inverse
+    )

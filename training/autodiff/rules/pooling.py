@@ -46,7 +46,11 @@ def _first(graph: Graph, equal: str, taken: list[str]) -> tuple[str, list[str]]:
 
 def _cells(windows: Windows, counts: list[int], axis: int) -> int:
     """How many strides cover all windows along `axis`."""
-    reach = (counts[axis] - 1) * windows.strides[axis] + (windows.kernel[axis] - 1) * windows.dilations[axis] + 1
+    reach = (
+        (counts[axis] - 1) * windows.strides[axis]
+        + (windows.kernel[axis] - 1) * windows.dilations[axis]
+        + 1
+    )
     return -(-reach // windows.strides[axis])
 
 
@@ -55,13 +59,17 @@ def _framed(graph: Graph, x: str, windows: Windows, value: float) -> str:
     after = [max(pad, 0) for pad in windows.after]
     if not any((*windows.before, *after)):
         return x
-    return graph.node("Pad", x, graph.integers(0, 0, *windows.before, 0, 0, *after), graph.constant(value))
+    return graph.node(
+        "Pad", x, graph.integers(0, 0, *windows.before, 0, 0, *after), graph.constant(value)
+    )
 
 
 def _strided(graph: Graph, x: str, offsets: list[int], windows: Windows, counts: list[int]) -> str:
     ends = [o + (n - 1) * s + 1 for o, n, s in zip(offsets, counts, windows.strides, strict=True)]
     axes = range(2, 2 + len(offsets))
-    return graph.node("Slice", x, *(graph.integers(*values) for values in (offsets, ends, axes, windows.strides)))
+    return graph.node(
+        "Slice", x, *(graph.integers(*values) for values in (offsets, ends, axes, windows.strides))
+    )
 
 
 def _shifted(graph: Graph, name: str, shift: list[int], counts: list[int], cells: list[int]) -> str:
@@ -72,7 +80,13 @@ def _shifted(graph: Graph, name: str, shift: list[int], counts: list[int], cells
     return graph.node("Pad", name, graph.integers(0, 0, *shift, 0, 0, *after))
 
 
-def _woven(graph: Graph, planes: dict[tuple[int, ...], list[str]], windows: Windows, cells: list[int], x: str) -> str:
+def _woven(
+    graph: Graph,
+    planes: dict[tuple[int, ...], list[str]],
+    windows: Windows,
+    cells: list[int],
+    x: str,
+) -> str:
     """The sums of the planes of each phase, woven into one tensor of cells × strides elements along each axis."""
     sums = {phase: _sum(graph, parts) for phase, parts in planes.items()}
     channels = graph.size(x, (1,))
@@ -82,7 +96,9 @@ def _woven(graph: Graph, planes: dict[tuple[int, ...], list[str]], windows: Wind
     if len(sums) < np.prod(windows.strides):
         zero = graph.node("Mul", next(iter(sums.values())), graph.constant(0.0))
     phases = [sums.get(phase, zero) for phase in product(*(range(s) for s in windows.strides))]
-    return interleaved(graph, graph.node("Concat", *phases, axis=1), windows.strides, channels, cells)
+    return interleaved(
+        graph, graph.node("Concat", *phases, axis=1), windows.strides, channels, cells
+    )
 
 
 def _sum(graph: Graph, parts: list[str]) -> str:
@@ -98,9 +114,13 @@ def _unframed(graph: Graph, name: str, x: str, windows: Windows) -> str:
     short = [max(end - c, 0) for end, c in zip(ends, covered, strict=True)]
     if any(short):
         name = graph.node("Pad", name, graph.integers(0, 0, *([0] * len(axes)), 0, 0, *short))
-    if list(windows.before) == [0] * len(axes) and ends == [c + s for c, s in zip(covered, short, strict=True)]:
+    if list(windows.before) == [0] * len(axes) and ends == [
+        c + s for c, s in zip(covered, short, strict=True)
+    ]:
         return name
-    return graph.node("Slice", name, graph.integers(*windows.before), graph.integers(*ends), graph.integers(*axes))
+    return graph.node(
+        "Slice", name, graph.integers(*windows.before), graph.integers(*ends), graph.integers(*axes)
+    )
 
 
 def _cells_size(windows: Windows, size: int, axis: int) -> int:
@@ -113,25 +133,43 @@ def _average_pool(call: Call) -> dict[int, str]:
     """G / (elements in the window) to each of them: with stride 1 an average pool again, else a transposed convolution with ones."""
     graph, kernel = call.graph, call.attribute("kernel_shape")
     windows = Windows.of(call, kernel)
-    if set(windows.strides) | set(windows.dilations) == {1} and min(pads := full_pads(windows)) >= 0:
+    if (
+        set(windows.strides) | set(windows.dilations) == {1}
+        and min(pads := full_pads(windows)) >= 0
+    ):
         shares = float(np.prod(kernel)) / _window_sizes(call, windows)
-        g = call.gradient if (shares == 1).all() else graph.node("Mul", call.gradient, graph.constant(shares))
-        return {0: graph.node("AveragePool", g, kernel_shape=kernel, pads=pads, count_include_pad=1)}
+        g = (
+            call.gradient
+            if (shares == 1).all()
+            else graph.node("Mul", call.gradient, graph.constant(shares))
+        )
+        return {
+            0: graph.node("AveragePool", g, kernel_shape=kernel, pads=pads, count_include_pad=1)
+        }
     spatial = [graph.size(call.y, (axis + 2,)) for axis in range(len(kernel))]
     share = graph.node("Mul", call.gradient, graph.constant(1 / _window_sizes(call, windows)))
     single = graph.node("Reshape", share, graph.integers(-1, 1, *spatial))
     ones = graph.constant(np.ones((1, 1, *kernel), np.float32))
-    return {0: graph.like(graph.node("ConvTranspose", single, ones, kernel_shape=kernel, **windows.transposed), call.x)}
+    return {
+        0: graph.like(
+            graph.node("ConvTranspose", single, ones, kernel_shape=kernel, **windows.transposed),
+            call.x,
+        )
+    }
 
 
 def _window_sizes(call: Call, windows: Windows) -> Float[np.ndarray, "..."]:
-    """How many elements each window averages: those in the picture, or in its padding too; never beyond."""
+    """How many elements each window averages: those in the image, or in its padding too; never beyond."""
     include = call.attribute("count_include_pad", 0)
     pads = call.attribute("pads") or [0] * 2 * len(windows.kernel)
     total = np.ones(())
     for axis, k in enumerate(windows.kernel):
         size, count = call.graph.size(call.x, (axis + 2,)), call.graph.size(call.y, (axis + 2,))
-        low, high = (-windows.before[axis], size + pads[len(windows.kernel) + axis]) if include else (0, size)
+        low, high = (
+            (-windows.before[axis], size + pads[len(windows.kernel) + axis])
+            if include
+            else (0, size)
+        )
         starts = np.arange(count) * windows.strides[axis] - windows.before[axis]
         places = starts[:, None] + np.arange(k) * windows.dilations[axis]
         total = np.multiply.outer(total, ((places >= low) & (places < high)).sum(1))
@@ -143,13 +181,19 @@ def _global_average_pool(call: Call) -> dict[int, str]:
     """G / n to each of n elements."""
     graph = call.graph
     share = graph.constant(1 / graph.size(call.x, range(2, len(graph.shape(call.x)))))
-    return {0: graph.node("Expand", graph.node("Mul", call.gradient, share), graph.run_time_shape(call.x))}
+    return {
+        0: graph.node(
+            "Expand", graph.node("Mul", call.gradient, share), graph.run_time_shape(call.x)
+        )
+    }
 
 
 @rule("GlobalMaxPool")
 def _global_max_pool(call: Call) -> dict[int, str]:
     """G to the element that equals y, shared by several that do."""
     graph = call.graph
-    mask = graph.node("Where", graph.node("Equal", call.x, call.y), graph.constant(1.0), graph.constant(0.0))
+    mask = graph.node(
+        "Where", graph.node("Equal", call.x, call.y), graph.constant(1.0), graph.constant(0.0)
+    )
     share = graph.node("Div", call.gradient, graph.sum(mask, range(2, len(graph.shape(call.x)))))
     return {0: graph.node("Mul", mask, share)}

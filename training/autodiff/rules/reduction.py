@@ -61,7 +61,9 @@ def _extreme(call: Call) -> dict[int, str]:
 def _l1(call: Call) -> dict[int, str]:
     """g·sign(x)."""
     axes = _axes(call) or ()
-    return {0: call.graph.node("Mul", call.graph.node("Sign", call.x), _kept(call, call.gradient, axes))}
+    return {
+        0: call.graph.node("Mul", call.graph.node("Sign", call.x), _kept(call, call.gradient, axes))
+    }
 
 
 @rule("ReduceL2")
@@ -70,7 +72,11 @@ def _l2(call: Call) -> dict[int, str]:
     axes, graph = _axes(call) or (), call.graph
     norm = _kept(call, call.y, axes)
     positive = graph.node("Greater", norm, graph.constant(0.0))
-    share = graph.node("Div", _kept(call, call.gradient, axes), graph.node("Where", positive, norm, graph.constant(1.0)))
+    share = graph.node(
+        "Div",
+        _kept(call, call.gradient, axes),
+        graph.node("Where", positive, norm, graph.constant(1.0)),
+    )
     return {0: graph.node("Mul", call.x, share)}
 
 
@@ -78,7 +84,11 @@ def _l2(call: Call) -> dict[int, str]:
 def _sum_square(call: Call) -> dict[int, str]:
     """2·g·x."""
     axes, graph = _axes(call) or (), call.graph
-    return {0: graph.node("Mul", graph.node("Mul", call.x, graph.constant(2.0)), _kept(call, call.gradient, axes))}
+    return {
+        0: graph.node(
+            "Mul", graph.node("Mul", call.x, graph.constant(2.0)), _kept(call, call.gradient, axes)
+        )
+    }
 
 
 @rule("ReduceLogSumExp")
@@ -102,4 +112,6 @@ def _log_softmax(call: Call) -> dict[int, str]:
     """G − exp(y)·Σ g."""
     graph, axis = call.graph, call.attribute("axis", -1)
     total = graph.sum(call.gradient, (axis,))
-    return {0: graph.node("Sub", call.gradient, graph.node("Mul", graph.node("Exp", call.y), total))}
+    return {
+        0: graph.node("Sub", call.gradient, graph.node("Mul", graph.node("Exp", call.y), total))
+    }

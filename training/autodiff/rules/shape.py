@@ -1,6 +1,7 @@
 """Operators that move elements: what goes back is moved back, and summed where an element was used several times."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -23,7 +24,11 @@ def _transpose(call: Call) -> dict[int, str]:
     """G with its axes put back."""
     rank = len(call.graph.shape(call.x))
     order = call.attribute("perm") or list(reversed(range(rank)))
-    return {0: call.graph.node("Transpose", call.gradient, perm=[int(axis) for axis in np.argsort(order)])}
+    return {
+        0: call.graph.node(
+            "Transpose", call.gradient, perm=[int(axis) for axis in np.argsort(order)]
+        )
+    }
 
 
 @rule("Expand")
@@ -41,7 +46,9 @@ def _tile(call: Call) -> dict[int, str]:
     for axis, repeat in enumerate(int(value) for value in repeats):
         if repeat > 1:
             size = graph.size(call.x, (axis,))
-            gradient = _along_last(graph, gradient, axis, len(repeats), np.tile(np.eye(size), (repeat, 1)))
+            gradient = _along_last(
+                graph, gradient, axis, len(repeats), np.tile(np.eye(size), (repeat, 1))
+            )
     return {0: gradient}
 
 
@@ -63,7 +70,10 @@ def _concat(call: Call) -> dict[int, str]:
 def _split(call: Call) -> dict[int, str]:
     """The gradients of the parts, put together; zeros where a part is not used."""
     graph = call.graph
-    parts = [g or graph.zeros_like(name) for g, name in zip(call.gradients, call.node.output, strict=True)]
+    parts = [
+        g or graph.zeros_like(name)
+        for g, name in zip(call.gradients, call.node.output, strict=True)
+    ]
     return {0: graph.node("Concat", *parts, axis=call.attribute("axis", 0))}
 
 
@@ -97,7 +107,7 @@ def _gather(call: Call) -> dict[int, str]:
     graph, shape = call.graph, call.graph.shape(call.x)
     axis = call.attribute("axis", 0) % len(shape)
     if call.wanted[1]:
-        raise call.unsupported("its indices depend on the picture")
+        raise call.unsupported("its indices depend on the image")
     indices = graph.value(call.node.input[1])
     if indices is None:
         return {0: _scatter_rows(call, axis)}
@@ -105,16 +115,22 @@ def _gather(call: Call) -> dict[int, str]:
     flat = [*shape[:axis], indices.size, *shape[axis + 1 :]]
     gradient = call.gradient
     if indices.ndim != 1:
-        gradient = graph.node("Reshape", gradient, graph.integers(*(-1 if n is None else n for n in flat)))
+        gradient = graph.node(
+            "Reshape", gradient, graph.integers(*(-1 if n is None else n for n in flat))
+        )
     return {0: _scatter(graph, gradient, axis, len(shape), indices.reshape(-1) % size, size)}
 
 
 def _scatter_rows(call: Call, axis: int) -> str:
     """The same for places that are computed at run time, along the first axis."""
     if axis or call.graph.opset < SCATTER_ADDS:
-        raise call.unsupported(f"its indices are computed at run time, along axis {axis}, in opset {call.graph.opset}")
+        raise call.unsupported(
+            f"its indices are computed at run time, along axis {axis}, in opset {call.graph.opset}"
+        )
     places = call.graph.node("Unsqueeze", call.node.input[1], call.graph.integers(-1))
-    return call.graph.node("ScatterND", call.graph.zeros_like(call.x), places, call.gradient, reduction="add")
+    return call.graph.node(
+        "ScatterND", call.graph.zeros_like(call.x), places, call.gradient, reduction="add"
+    )
 
 
 @rule("Pad")
@@ -128,7 +144,9 @@ def _pad(call: Call) -> dict[int, str]:
     for axis, before, after in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True):
         if before or after:
             size = graph.size(call.x, (int(axis),))
-            gradient = _unpad(graph, gradient, int(axis), rank, _source(size, int(before), int(after), mode), size)
+            gradient = _unpad(
+                graph, gradient, int(axis), rank, _source(size, int(before), int(after), mode), size
+            )
     return {0: gradient}
 
 
@@ -138,10 +156,13 @@ def _source(size: int, before: int, after: int, mode: str) -> Int[np.ndarray, " 
     widths = max(before, 0), max(after, 0)
     if mode == "constant":
         return np.pad(cropped, widths, constant_values=-1)
-    return np.pad(cropped, widths, mode={"reflect": "reflect", "edge": "edge", "wrap": "wrap"}[mode])  # type: ignore[call-overload, no-any-return]
+    modes: dict[str, Any] = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}
+    return np.asarray(np.pad(cropped, widths, mode=modes[mode]))
 
 
-def _unpad(graph: Graph, gradient: str, axis: int, rank: int, source: Int[np.ndarray, " padded"], size: int) -> str:
+def _unpad(
+    graph: Graph, gradient: str, axis: int, rank: int, source: Int[np.ndarray, " padded"], size: int
+) -> str:
     shown = np.flatnonzero(source >= 0)
     if len(shown) < len(source):
         gradient = _slice(graph, gradient, axis, int(shown[0]), int(shown[-1]) + 1)
@@ -156,14 +177,22 @@ def _depth_to_space(call: Call) -> dict[int, str]:
         return {0: graph.node("SpaceToDepth", call.gradient, blocksize=block)}
     _, channels, height, width = graph.shape(call.x)
     assert channels is not None
-    split = graph.node("Reshape", call.gradient, graph.integers(-1, channels // block**2, height or 0, block, width or 0, block))
+    split = graph.node(
+        "Reshape",
+        call.gradient,
+        graph.integers(-1, channels // block**2, height or 0, block, width or 0, block),
+    )
     return {0: graph.like(graph.node("Transpose", split, perm=[0, 1, 3, 5, 2, 4]), call.x)}
 
 
 @rule("SpaceToDepth")
 def _space_to_depth(call: Call) -> dict[int, str]:
     """G by DepthToSpace."""
-    return {0: call.graph.node("DepthToSpace", call.gradient, blocksize=call.attribute("blocksize"), mode="DCR")}
+    return {
+        0: call.graph.node(
+            "DepthToSpace", call.gradient, blocksize=call.attribute("blocksize"), mode="DCR"
+        )
+    }
 
 
 @rule("Resize", "Upsample")
@@ -176,14 +205,25 @@ def _resize(call: Call) -> dict[int, str]:
         if small == large:
             continue
         if small is None or large is None:
-            raise call.unsupported("it resizes by an amount that is not known when the graph is made")
-        gradient = _along_last(graph, gradient, axis, len(before), _interpolation(call, small, large))
+            raise call.unsupported(
+                "it resizes by an amount that is not known when the graph is made"
+            )
+        gradient = _along_last(
+            graph, gradient, axis, len(before), _interpolation(call, small, large)
+        )
     return {0: gradient}
 
 
 def _interpolation(call: Call, small: int, large: int) -> Float[np.ndarray, "large small"]:
     """The matrix that resizes one axis: what the operator's reference makes of the unit vectors."""
-    keep = ("coordinate_transformation_mode", "cubic_coeff_a", "exclude_outside", "mode", "nearest_mode", "antialias")
+    keep = (
+        "coordinate_transformation_mode",
+        "cubic_coeff_a",
+        "exclude_outside",
+        "mode",
+        "nearest_mode",
+        "antialias",
+    )
     attributes = {name: call.attribute(name) for name in keep if call.attribute(name) is not None}
     node = helper.make_node("Resize", ["x", "", "", "sizes"], ["y"], **attributes)
     graph = helper.make_graph(
@@ -196,15 +236,21 @@ def _interpolation(call: Call, small: int, large: int) -> Float[np.ndarray, "lar
         [helper.make_tensor_value_info("y", TensorProto.DOUBLE, None)],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", call.graph.opset)])
-    resized, *_ = ReferenceEvaluator(model).run(None, {"x": np.eye(small), "sizes": np.array([small, large])})
+    resized, *_ = ReferenceEvaluator(model).run(
+        None, {"x": np.eye(small), "sizes": np.array([small, large])}
+    )
     return np.asarray(resized).T
 
 
 def _slice(graph: Graph, name: str, axis: int, start: int, end: int) -> str:
-    return graph.node("Slice", name, graph.integers(start), graph.integers(end), graph.integers(axis))
+    return graph.node(
+        "Slice", name, graph.integers(start), graph.integers(end), graph.integers(axis)
+    )
 
 
-def _scatter(graph: Graph, gradient: str, axis: int, rank: int, indices: Int[np.ndarray, " count"], size: int) -> str:
+def _scatter(
+    graph: Graph, gradient: str, axis: int, rank: int, indices: Int[np.ndarray, " count"], size: int
+) -> str:
     """`gradient` added up along `axis` at `indices` of an axis of `size` elements."""
     count = len(indices)
     if count == size and np.array_equal(indices, np.arange(size)):
@@ -218,7 +264,9 @@ def _scatter(graph: Graph, gradient: str, axis: int, rank: int, indices: Int[np.
     return _along_last(graph, gradient, axis, rank, np.eye(size)[indices])
 
 
-def _along_last(graph: Graph, gradient: str, axis: int, rank: int, matrix: Float[np.ndarray, "given wanted"]) -> str:
+def _along_last(
+    graph: Graph, gradient: str, axis: int, rank: int, matrix: Float[np.ndarray, "given wanted"]
+) -> str:
     """`gradient` times `matrix` along `axis`."""
     order = _swapped(axis, rank)
     turned = graph.node("Transpose", gradient, perm=order)

@@ -1,0 +1,205 @@
+"""What a caller can count on, measured over HTTP: every test image is sent as it is in the data, and the answers are judged.
+
+Calibration error in 15 bins, what prediction sets cover, and how well strange images are told from familiar ones (area under the ROC
+curve), all from /predict of a real server with default settings. Last, what all of that costs: throughput beside a bundle without it.
+"""
+
+import json
+import statistics
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import onnx
+
+from benchmarks.bulk import unpack
+from service.bundle import folder as contract
+from service.bundle.folder import PREDICT
+from service.image import decode
+from service.settings import EMBEDDED_BUNDLE
+from support import arrivals, load
+from support.arrivals import Answer
+from support.load import Server, Wrk, table
+from training.audit.measures.calibration import error
+from training.audit.measures.familiarity import auroc
+from training.audit.measures.out_of_distribution import out_of_distribution
+from training.autodiff import prune
+from training.data.read import read
+
+WORKING, STRANGERS, SEED = 16, 1000, 0
+COVERAGE = "0.95"
+CONNECTIONS, WARM_SECONDS = 16, 2
+
+
+@click.command()
+@click.argument("data", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option(
+    "--rounds",
+    default=7,
+    show_default=True,
+    type=click.IntRange(1, 50),
+    help="Interleaved, of the cost.",
+)
+@click.option(
+    "--seconds",
+    default=3.0,
+    show_default=True,
+    type=click.FloatRange(1, 60),
+    help="Of one measurement of the cost.",
+)
+@click.option(
+    "--model",
+    "bundle",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default=EMBEDDED_BUNDLE,
+)
+def main(data: Path, bundle: Path, rounds: int, seconds: float) -> None:
+    """Prints the figures for the test images in the tar DATA."""
+    load.stop_on_sigterm()
+    labels = contract.load(bundle).manifest.labels
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        files = sorted(
+            path for path in unpack(data, folder / "images").rglob("*") if path.is_file()
+        )
+        truth, bodies = (
+            [labels.index(path.parent.name) for path in files],
+            [path.read_bytes() for path in files],
+        )
+        with load.candor_running(folder, bundle, load.image("/predict", bodies[0])) as server:
+            asked = {
+                kind: f"/predict?top_k={len(labels)}&coverage={COVERAGE}&by_class={kind}"
+                for kind in ("false", "true")
+            }
+            told = {kind: answers(server, path, bodies, "jpeg") for kind, path in asked.items()}
+            strange = {
+                kind: answers(server, "/predict", pngs, "png") for kind, pngs in drawn(data, bundle)
+            }
+    click.echo(f"{load.machine()}\n\n{len(files):,} test images over HTTP.\n")
+    click.echo(
+        f"Expected calibration error (15 bins): {error(probabilities(told['false'], len(labels)), np.array(truth)):.2%}.\n"
+    )
+    rows = [
+        (kind, *covered(told[key], truth, labels))
+        for key, kind in (("false", "over all"), ("true", "by class"))
+    ]
+    click.echo(table((f"prediction sets of {COVERAGE}", "cover", "worst class", "mean size"), rows))
+    click.echo("\n" + table(("strangers", "images", "AUROC"), familiar(told["false"], strange)))
+    click.echo("\n" + cost(bundle, rounds, seconds))
+
+
+def answers(
+    server: Server, path: str, bodies: Sequence[bytes], kind: str
+) -> list[Mapping[str, Any]]:
+    """The answers to all `bodies`, in their order.
+
+    Raises:
+        RuntimeError: one is not 200.
+    """
+    got: list[Answer] = []
+    requests = (load.image(path, body, kind).raw() for body in bodies)
+    arrivals.run(arrivals.closed_loop(server.port, requests, WORKING, got.append))
+    wrong = next((answer for answer in got if answer.status != 200), None)
+    if wrong is not None or len(got) < len(bodies):
+        raise RuntimeError(f"of {len(bodies)} requests {len(got)} were answered, one so: {wrong}")
+    return [json.loads(answer.body) for answer in sorted(got, key=lambda answer: answer.number)]
+
+
+def drawn(data: Path, bundle: Path) -> Iterator[tuple[str, list[bytes]]]:
+    """Images of other kinds, as PNGs, which lose nothing."""
+    spec = contract.load(bundle).manifest.input
+    test = read(str(data), spec, 10, SEED).test
+    for kind, pixels in out_of_distribution(test.pixels, spec, STRANGERS, SEED).items():
+        yield kind, [decode.encode(image, "PNG") for image in pixels]
+
+
+def probabilities(told: Sequence[Mapping[str, Any]], classes: int) -> np.ndarray:
+    """Float64 (N, K)."""
+    found = np.zeros((len(told), classes))
+    for row, answer in enumerate(told):
+        for entry in answer["top"]:
+            found[row, entry["index"]] = entry["probability"]
+    return found
+
+
+def covered(
+    told: Sequence[Mapping[str, Any]], truth: Sequence[int], labels: Sequence[str]
+) -> tuple[str, str, str]:
+    """What the sets cover, of all and of the worst class, and their mean size."""
+    sets = [answer["prediction_set"]["labels"] for answer in told]
+    inside = np.array([labels[index] in held for index, held in zip(truth, sets, strict=True)])
+    worst = min(float(inside[np.array(truth) == index].mean()) for index in range(len(labels)))
+    return f"{inside.mean():.4f}", f"{worst:.4f}", f"{np.mean([len(held) for held in sets]):.2f}"
+
+
+def familiar(
+    own: Sequence[Mapping[str, Any]], strange: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> list[tuple[str, int, str]]:
+    """Each kind's line."""
+    scores = {
+        kind: np.array([answer["familiarity"]["score"] for answer in told])
+        for kind, told in strange.items()
+    }
+    test = np.array([answer["familiarity"]["score"] for answer in own])
+    return [(kind, len(found), f"{auroc(test, found):.4f}") for kind, found in scores.items()]
+
+
+def cost(bundle: Path, rounds: int, seconds: float) -> str:
+    """Throughput as it is, and of the same network without calibration, sets, familiarity and drift, in turn, as a sentence."""
+    asked = [(load.image("/predict", load.jpeg("32×32")), 1.0)]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        wrk, bare = Wrk(folder), without_trust(bundle, folder / "bare")
+        with (
+            load.candor_running(_made(folder / "a"), bundle, asked[0][0]) as whole,
+            load.candor_running(_made(folder / "b"), bare, asked[0][0]) as less,
+        ):
+            for server in (whole, less):
+                wrk.drive(server.port, asked, CONNECTIONS, WARM_SECONDS)
+            pairs = [
+                [load.driven(wrk, server, asked, CONNECTIONS, seconds) for server in (whole, less)]
+                for _ in range(rounds)
+            ]
+    rate = statistics.median(ours.rate / theirs.rate for (ours, _), (theirs, _) in pairs)
+    spent = statistics.median(ours / theirs for (_, ours), (_, theirs) in pairs)
+    return (
+        f"Calibration, sets, familiarity and drift leave {rate:.3f} of the throughput without them, by the clock, and a request takes "
+        f"{spent:.3f} times the processor time ({CONNECTIONS} connections, medians of {rounds} interleaved rounds of {seconds:g} s)."
+    )
+
+
+def without_trust(bundle: Path, folder: Path) -> Path:
+    """A bundle of the same network that tells classes and uncalibrated probabilities alone."""
+    known = contract.load(bundle)
+    graph = onnx.load_model_from_string(known.read(PREDICT))
+    logits = next(output for output in graph.graph.output if output.name == "logits")
+    del graph.graph.output[:]
+    graph.graph.output.append(logits)
+    prune(graph)
+    files = {name: known.read(name) for name in (contract.GRADIENT, contract.CAM)} | {
+        PREDICT: graph.SerializeToString()
+    }
+    manifest = replace(
+        known.manifest,
+        temperature=1.0,
+        entropy_power=0.0,
+        features=None,
+        prediction_sets=None,
+        familiarity=None,
+        distribution=None,
+        int8=None,
+    )
+    return contract.write(folder, manifest, files).folder
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+if __name__ == "__main__":
+    main()

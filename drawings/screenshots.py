@@ -1,0 +1,137 @@
+"""Takes images of the page as a visitor sees it, of the embedded bundle on a server of its own, with some traffic to watch."""
+
+import io
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx
+from PIL import Image
+
+from support.browser import TABS, Visit, chromium
+from support.servers import ROOT, Server
+
+WIDTHS = {1280: 1.0, 390: 2.0}  # pixels of a screen, and how many of ours make one of them
+HEIGHTS = {"try": 900, "why": 1290, "watch": 1080, "model": 900}
+NARROW_HEIGHT = 844
+METHODS = ("Integrated Gradients", "Grad-CAM", "Occlusion")
+SAMPLES = ROOT / "service" / "web" / "samples"
+WATCHED_SECONDS = 24
+QUALITY = 80
+
+
+@click.command()
+@click.option(
+    "--tab", "tabs", multiple=True, type=click.Choice(TABS), default=TABS, show_default=True
+)
+@click.option(
+    "--into",
+    type=click.Path(path_type=Path),
+    default=ROOT / "docs" / "images",
+    help="Where the images go.",
+)
+def main(tabs: tuple[str, ...], into: Path) -> None:
+    """Writes page-TAB-SCHEME-WIDTH.webp for each tab, colour scheme and width."""
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        Server(Path(scratch)) as server,
+        chromium() as browser,
+    ):
+        warm(server)
+        for width, scale in WIDTHS.items():
+            visits = {
+                scheme: Visit(
+                    browser,
+                    server.url,
+                    color_scheme=scheme,
+                    device_scale_factor=scale,
+                    viewport={"width": width, "height": NARROW_HEIGHT},
+                )
+                for scheme in ("light", "dark")
+            }
+            for tab in tabs:
+                with traffic(server.url) if tab == "watch" else nothing():
+                    for visit in visits.values():
+                        prepare(visit, tab)
+                    if tab == "watch":
+                        visits["light"].page.wait_for_timeout(1000 * WATCHED_SECONDS)
+                    for scheme, visit in visits.items():
+                        take(visit, tab, width, into / f"page-{tab}-{scheme}-{width}.webp")
+
+
+def warm(server: Server) -> None:
+    """Asks for a few predictions and explanations: the first ones take longer than those that a visitor sees."""
+    for path in ("/predict", "/explain?method=grad_cam") * 20:
+        server.client.post(
+            path,
+            content=(SAMPLES / "ship.webp").read_bytes(),
+            headers={"content-type": "image/webp"},
+        )
+
+
+@contextmanager
+def nothing() -> Iterator[None]:
+    """No traffic."""
+    yield
+
+
+@contextmanager
+def traffic(url: str) -> Iterator[None]:
+    """Two visitors who ask, one for predictions and one for explanations, with a break now and then and a file that is no image."""
+    over = threading.Event()
+    workers = [
+        threading.Thread(target=_ask, args=(url, over, path))
+        for path in ("/predict", "/explain?method=grad_cam")
+    ]
+    for worker in workers:
+        worker.start()
+    yield
+    over.set()
+    for worker in workers:
+        worker.join()
+
+
+def _ask(url: str, over: threading.Event, path: str) -> None:
+    images = [path.read_bytes() for path in sorted(SAMPLES.glob("*.webp"))] * 9 + [b"no image"]
+    with httpx.Client(base_url=url, timeout=60) as client:
+        for number in range(10**6):
+            if over.wait(0.012 if number % 97 < 70 else 0.06):
+                return
+            client.post(
+                path, content=images[number % len(images)], headers={"content-type": "image/webp"}
+            )
+
+
+def prepare(visit: Any, tab: str) -> None:
+    """Brings the page to what is worth an image."""
+    if tab == "why":
+        visit.explained(*METHODS)
+        return
+    visit.open(tab)
+    if tab == "try":
+        visit.sample()
+    visit.page.wait_for_load_state(
+        "networkidle"
+    ) if tab != "watch" else visit.page.wait_for_selector(".tile")
+
+
+def take(visit: Any, tab: str, width: int, path: Path) -> None:
+    """Writes what is seen as WebP."""
+    if width > 1000:
+        visit.page.set_viewport_size({"width": width, "height": HEIGHTS[tab]})
+    elif tab == "why":
+        visit.page.locator(".question").evaluate("question => scrollTo(0, question.offsetTop - 16)")
+    visit.page.mouse.move(0, 0)
+    visit.page.evaluate("document.activeElement.blur()")
+    shot = visit.page.screenshot()
+    with Image.open(io.BytesIO(shot)) as image:
+        image.convert("RGB").save(path, quality=QUALITY, method=6)
+    click.echo(f"{path.name} {path.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""The tasks of one request: cancelled when its caller disconnects, and gathered where it has several rows."""
+
+import asyncio
+from collections.abc import Coroutine, Iterable
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.api.problems import GONE
+from service.errors import RequestError
+from service.workers import protocol
+
+Result = TypeVar("Result")
+
+
+async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
+    """The answer of `work`, which is cancelled if the caller of `request`, whose body has been read, goes away before.
+
+    Where the connection is of a kind that is not known (`service.workers.protocol`), the work goes on to its end.
+    """
+    caller, task = protocol.of(request.scope), asyncio.current_task()
+    if caller is None or task is None:
+        return await work
+    try:
+        with caller.telling(task.cancel):
+            return await work
+    except asyncio.CancelledError:
+        if not caller.lost:
+            raise
+        task.uncancel()
+        return Response(status_code=GONE)
+
+
+async def gather_rows(name: str, work: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
+    """The results of rows that run at once, in their order; when one fails, the others are given up.
+
+    Raises:
+        RequestError: of a row that failed, which the message names: "`name` 3: …".
+    """
+    tasks = [
+        asyncio.ensure_future(_numbered(f"{name} {number}", row)) for number, row in enumerate(work)
+    ]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def _numbered(place: str, row: Coroutine[Any, Any, Result]) -> Result:
+    try:
+        return await row
+    except RequestError as error:
+        error.args = (f"{place}: {error}",)
+        raise

@@ -1,0 +1,115 @@
+"""The table of a bulk run: Apache Parquet, one row a file, written in parts and joined at the end.
+
+    path string, relative to the folder, with slashes      width, height int32, format string: as the image was sent
+    label string, index int32, probability double          the predicted class, probability calibrated, 0…1
+    top_labels list<string>, top_probabilities list<double>, logits list<float>
+    prediction_set list<string>, of coverage 0.95, familiarity double, familiar bool    null where the bundle cannot tell
+    error_code, error_detail string                        null where there is a prediction; all of the above but `path` else
+    method, target string, quality map<string, double>     only where maps were asked for; `target` is "cat", or "cat,dog" of a contrast
+
+The metadata of the schema name the model (`candor.name`, `candor.version`) and what was asked (`candor.job`, JSON). Whatever is written
+gets its name when it is complete, so that a file that has its name is whole.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+from uuid import uuid4
+
+from service.errors import BulkError
+
+try:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+except ImportError:
+    raise BulkError(
+        "a folder is answered with a Parquet table, and pyarrow, which writes it, is not installed: "
+        "install the extra `bulk`, or `pip install pyarrow`"
+    ) from None
+
+GROUP_ROWS = 4096  # a row group; small ones would make the footer of a long table large
+COMPRESSION = "zstd"
+
+PREDICTED = (
+    pa.field("path", pa.string(), nullable=False),
+    pa.field("width", pa.int32()),
+    pa.field("height", pa.int32()),
+    pa.field("format", pa.string()),
+    pa.field("label", pa.string()),
+    pa.field("index", pa.int32()),
+    pa.field("probability", pa.float64()),
+    pa.field("top_labels", pa.list_(pa.string())),
+    pa.field("top_probabilities", pa.list_(pa.float64())),
+    pa.field("logits", pa.list_(pa.float32())),
+    pa.field("prediction_set", pa.list_(pa.string())),
+    pa.field("familiarity", pa.float64()),
+    pa.field("familiar", pa.bool_()),
+    pa.field("error_code", pa.string()),
+    pa.field("error_detail", pa.string()),
+)
+EXPLAINED = (
+    pa.field("method", pa.string()),
+    pa.field("target", pa.string()),
+    pa.field("quality", pa.map_(pa.string(), pa.float64())),
+)
+
+
+def schema(metadata: Mapping[str, str], *, explained: bool) -> pa.Schema:
+    """The columns, those of explanations with them if `explained`."""
+    return pa.schema(PREDICTED + EXPLAINED * explained, metadata=dict(metadata))
+
+
+def write(rows: Sequence[Mapping[str, Any]], path: Path, columns: pa.Schema) -> None:
+    """Writes a part; a column that a row does not name is null there."""
+    with replacing(path) as file:
+        pq.write_table(pa.Table.from_pylist(rows, schema=columns), file, compression=COMPRESSION)
+
+
+def join(parts: Sequence[Path], out: Path, columns: pa.Schema) -> int:
+    """Writes the rows of all `parts`, in their order, to `out`, a row group at a time in memory; the number of rows with an error.
+
+    Raises:
+        BulkError: a part is damaged.
+    """
+    errors = 0
+    with replacing(out) as file, pq.ParquetWriter(file, columns, compression=COMPRESSION) as writer:
+        for group in _groups(parts):
+            errors += len(group) - group["error_code"].null_count
+            writer.write_table(group.combine_chunks())
+    return errors
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file that is called `path` once it is written and on the disk, and not before."""
+    new = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
+    try:
+        with new.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _groups(parts: Sequence[Path]) -> Iterator[pa.Table]:
+    held: list[pa.Table] = []
+    for part in parts:
+        held.append(_read(part))
+        if sum(map(len, held)) >= GROUP_ROWS:
+            yield pa.concat_tables(held)
+            held = []
+    if held:
+        yield pa.concat_tables(held)
+
+
+def _read(part: Path) -> pa.Table:
+    try:
+        return pq.read_table(part)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise BulkError(
+            f"{part} is damaged ({error}): remove that file, and the same command makes it again"
+        ) from None

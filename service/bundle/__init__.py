@@ -1,0 +1,1 @@
+"""What is served: a folder of files that a manifest vouches for."""

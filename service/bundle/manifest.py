@@ -1,0 +1,293 @@
+"""What a bundle says of itself: the classifier, its input, how its answers are calibrated and how far they are to be trusted.
+
+Law: `Manifest.parse(m.canonical())` equals `m`, and so does that of any JSON text of `m.document()`.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from service.bundle.calibration import Calibration
+from service.errors import ManifestError, SchemaVersionError
+from service.image.resize import Input, Resize
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+LATER = (
+    "entropy_power",
+    "int8",
+    "prediction_sets",
+    "familiarity",
+    "distribution",
+)  # fields that older bundles lack
+
+Evidence = Literal["neighbours", "energy"]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How near a method computed from the bundle comes to `against`, over `images` images.
+
+    `relative_difference`: the median over images of max |ours − theirs| / max |theirs|; `cosine`: the median over images of
+    the cosine of the two maps. Medians, because rounding flips the mask of a ReLU or of a max pool now and then, in any runtime.
+    """
+
+    against: str
+    pictures: int
+    relative_difference: float
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Int8:
+    """What predict.int8.onnx is worth beside predict.onnx, over `test_images` test images, and its own self-test.
+
+    `agreement`: share of the images that get the same class. `log_loss`: mean of −log p(label), in nats, with the manifest's
+    calibration, which serves both graphs. `speed_ratio`: by the batch, how many times as fast it is on one core of `machine`.
+    """
+
+    self_test: tuple[int, float]
+    calibration_pictures: int
+    test_pictures: int
+    macro_f1: float
+    macro_f1_float32: float
+    log_loss: float
+    log_loss_float32: float
+    agreement: float
+    speed_ratio: Mapping[str, float]
+    machine: str
+    date: str
+
+
+@dataclass(frozen=True)
+class PredictionSets:
+    """Thresholds of prediction sets, fitted on `images` held-out images: a class whose probability is not below it is in the set.
+
+    By coverage, "0.90" for example: `marginal` has one threshold, `by_class` one for each class, in the order of the labels.
+    """
+
+    pictures: int
+    marginal: Mapping[str, float]
+    by_class: Mapping[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class Familiarity:
+    """What tells whether an image is like those of the training: a score, and the `threshold` below which it is unfamiliar.
+
+    `evidence` of `neighbours`: the cosine of the image's features and those of the last of its `neighbours` nearest among `references`
+    training images, −1…1. `energy`: log Σ exp(logits). 95 % of `images` held-out images are familiar.
+    """
+
+    evidence: Evidence
+    threshold: float
+    pictures: int
+    neighbours: int = 0
+    references: int = 0
+
+
+@dataclass(frozen=True)
+class Bins:
+    """A distribution: the `shares` of its bins, which sum to 1, and the `edges` between them; a value on an edge is in the bin above."""
+
+    edges: tuple[float, ...]
+    shares: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.shares) != len(self.edges) + 1 or sorted(set(self.edges)) != list(self.edges):
+            raise ManifestError(
+                f"distribution has {len(self.shares)} shares and the edges {self.edges}: edges ascend, and there is one share more"
+            )
+        if min(self.shares) < 0 or not math.isclose(sum(self.shares), 1, abs_tol=1e-6):
+            raise ManifestError(
+                f"distribution has the shares {self.shares}: they are not negative, and sum to 1"
+            )
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """How the answers to `images` held-out images are distributed: what drift is measured against (`service.telemetry.drift`).
+
+    `confidence`: the probability of the predicted class. `familiarity`: its score. `classes`: the index of the class.
+    """
+
+    pictures: int
+    confidence: Bins
+    familiarity: Bins
+    classes: Bins
+
+
+@dataclass(frozen=True)
+class Digest:
+    """A file of the bundle: its sha256 in hex and its `length` in bytes."""
+
+    sha256: str
+    length: int
+
+    @classmethod
+    def of(cls, content: bytes) -> "Digest":
+        """The digest of `content`."""
+        return cls(hashlib.sha256(content).hexdigest(), len(content))
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What the classifier is. `temperature` and `entropy_power` calibrate it; `features` is the D of predict.onnx or None.
+
+    `self_test` is the label index that predict.onnx gives to the self-test image of `service.runtime.engine`, with its logit. `parity` has an
+    entry for each method that was compared, and `half/logits`, `half/probabilities`, `half/features`, `half/saliency` and
+    `half/grad_cam` for the graphs in half precision, against the float32 ones of the same bundle. `int8` is there where predict.int8.onnx
+    is, `prediction_sets`, `familiarity` and `distribution` where there were images to fit them on; a manifest without one, or with an
+    entropy power of 0, has no such key, so that the versions of older bundles stay.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    input: Input
+    temperature: float = 1.0
+    entropy_power: float = 0.0
+    features: int | None = None
+    self_test: tuple[int, float] | None = None
+    parity: Mapping[str, Parity] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, Digest] = field(default_factory=dict)
+    int8: Int8 | None = None
+    prediction_sets: PredictionSets | None = None
+    familiarity: Familiarity | None = None
+    distribution: Distribution | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.labels) < 2 or len(set(self.labels)) != len(self.labels):  # noqa: PLR2004
+            raise ManifestError(
+                f"labels has {len(self.labels)} entries, {len(set(self.labels))} different; at least 2, all different"
+            )
+        if not self.temperature > 0:
+            raise ManifestError(f"temperature is {self.temperature}; it must be above 0")
+        if not 0 <= self.entropy_power <= 1:
+            raise ManifestError(f"entropy_power is {self.entropy_power}; it must be in 0…1")
+        self._check_trust()
+        for name in self.files:
+            if Path(name).name != name or name == MANIFEST:
+                raise ManifestError(
+                    f"files names {name!r}; a name of a file in the bundle's own folder is wanted"
+                )
+
+    def _check_trust(self) -> None:
+        sets = self.prediction_sets
+        if sets and any(
+            len(thresholds) != len(self.labels) for thresholds in sets.by_class.values()
+        ):
+            raise ManifestError(
+                f"prediction_sets.by_class has lists that are not of {len(self.labels)} thresholds, one for each label"
+            )
+        if sets and set(sets.by_class) != set(sets.marginal):
+            raise ManifestError(
+                "prediction_sets.marginal and by_class are of different coverages; both need the same"
+            )
+        if self.familiarity and self.familiarity.evidence not in get_args(Evidence):
+            raise ManifestError(
+                f"familiarity.evidence is {self.familiarity.evidence!r}, not one of {', '.join(get_args(Evidence))}"
+            )
+
+    @property
+    def calibration(self) -> Calibration:
+        """What makes probabilities of its logits."""
+        return Calibration(self.temperature, self.entropy_power)
+
+    @property
+    def version(self) -> str:
+        """The first 12 hex digits of the sha256 of the canonical manifest."""
+        return hashlib.sha256(self.canonical()).hexdigest()[:12]
+
+    def canonical(self) -> bytes:
+        """The one JSON text of this manifest: sorted keys, no spaces, UTF-8."""
+        return json.dumps(
+            self.document(), sort_keys=True, separators=(",", ":"), ensure_ascii=False
+        ).encode()
+
+    def document(self) -> dict[str, Any]:
+        """This manifest as JSON values."""
+        document = {"schema_version": SCHEMA_VERSION} | asdict(self)
+        return {key: value for key, value in document.items() if value or key not in LATER}
+
+    @classmethod
+    def parse(cls, text: bytes) -> "Manifest":
+        """The manifest that `text` holds.
+
+        Raises:
+            ManifestError: no JSON, or a field is missing, unknown or out of range.
+            SchemaVersionError: `schema_version` is not the one that this code reads.
+        """
+        try:
+            document = json.loads(text)
+            found = document.pop("schema_version")
+        except (ValueError, AttributeError, KeyError, TypeError) as error:
+            raise ManifestError(
+                f"{MANIFEST} is no manifest ({error!r}): export the bundle again"
+            ) from None
+        if found != SCHEMA_VERSION:
+            raise SchemaVersionError(
+                f"{MANIFEST} has schema version {found!r}; this Candor reads {SCHEMA_VERSION}: "
+                "export the bundle again, or serve it with the Candor that wrote it"
+            )
+        try:
+            return cls(**_typed(document))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ManifestError(
+                f"{MANIFEST} breaks the contract ({error}): export the bundle again"
+            ) from None
+
+
+def _typed(document: dict[str, Any]) -> dict[str, Any]:
+    given = dict(document["input"])
+    given |= {key: tuple(float(value) for value in given[key]) for key in ("mean", "std")}
+    int8, sets, familiarity, distribution = (
+        document.get(key) for key in ("int8", "prediction_sets", "familiarity", "distribution")
+    )
+    if given["resize"] not in get_args(Resize):
+        raise ValueError(
+            f"input.resize is {given['resize']!r}, not one of {', '.join(get_args(Resize))}"
+        )
+    return document | {
+        "labels": tuple(str(label) for label in document["labels"]),
+        "input": Input(**given),
+        "self_test": _self_test(document.get("self_test")),
+        "int8": None
+        if int8 is None
+        else Int8(**int8 | {"self_test": _self_test(int8["self_test"])}),
+        "prediction_sets": None if sets is None else _prediction_sets(**sets),
+        "familiarity": None if familiarity is None else Familiarity(**familiarity),
+        "distribution": None if distribution is None else _distribution(**distribution),
+        "parity": {
+            method: Parity(**values) for method, values in document.get("parity", {}).items()
+        },
+        "files": {name: Digest(**values) for name, values in document["files"].items()},
+    }
+
+
+def _prediction_sets(
+    pictures: int, marginal: Mapping[str, float], by_class: Mapping[str, Iterable[float]]
+) -> PredictionSets:
+    return PredictionSets(
+        pictures,
+        dict(marginal),
+        {coverage: tuple(thresholds) for coverage, thresholds in by_class.items()},
+    )
+
+
+def _distribution(pictures: int, **aspects: Any) -> Distribution:
+    return Distribution(
+        pictures,
+        **{
+            name: Bins(*(tuple(known[part]) for part in ("edges", "shares")))
+            for name, known in aspects.items()
+        },
+    )
+
+
+def _self_test(entry: Any) -> Any:
+    return None if entry is None else (int(entry[0]), float(entry[1]))

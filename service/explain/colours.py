@@ -1,0 +1,81 @@
+"""Colour scales: an attribution's strength as an ink, a colour that the image below is multiplied with.
+
+A strength is −1…1 (0…1 of the sequential scale); zero is white, an ink that changes nothing. The diverging scale runs from white to
+orange for what speaks for the target and to blue for what speaks against it: a pair that every common kind of colour blindness tells
+apart, and the two sides are equally light. The sequential scale runs from white to violet. The numbers are our own: lightness, chroma and
+hue in Oklab (Björn Ottosson, "A perceptual color space for image processing", 2020), between which colours run in straight lines, so that equal
+steps look equal and stronger is always darker.
+"""
+
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Float32, Float64
+
+Scale = Literal["diverging", "sequential"]
+STEPS = 256
+
+_WHITE = (1.0, 0.0, 0.0)
+_ORANGE = (
+    _WHITE,
+    (0.86, 0.095, 68.0),
+    (0.73, 0.155, 58.0),
+    (0.61, 0.145, 50.0),
+)  # lightness 0…1, chroma, hue in degrees
+_BLUE = (_WHITE, (0.86, 0.075, 248.0), (0.73, 0.130, 252.0), (0.61, 0.160, 257.0))
+_VIOLET = (_WHITE, (0.84, 0.090, 310.0), (0.68, 0.165, 307.0), (0.52, 0.200, 303.0))
+
+_TO_LMS = np.array(
+    [
+        [0.4122214708, 0.5363325363, 0.0514459929],
+        [0.2119034982, 0.6806995451, 0.1073969566],
+        [0.0883024619, 0.2817188376, 0.6299787005],
+    ]
+)
+_TO_LAB = np.array(
+    [
+        [0.2104542553, 0.7936177850, -0.0040720468],
+        [1.9779984951, -2.4285922050, 0.4505937099],
+        [0.0259040371, 0.7827717662, -0.8086757660],
+    ]
+)
+
+Colours = Float64[np.ndarray, "*shape 3"]
+
+
+def ink(strength: Float[np.ndarray, "*shape"], scale: Scale) -> Float32[np.ndarray, "*shape 3"]:
+    """The colour of each strength −1…1: sRGB in 0…1."""
+    return np.asarray(_TABLES[scale][np.rint((strength + 1) * (STEPS - 1)).astype(np.int64)])
+
+
+def oklab(srgb: Colours) -> Colours:
+    """sRGB in 0…1 as lightness 0…1, green to red, blue to yellow."""
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)  # noqa: PLR2004 - IEC 61966-2-1
+    return np.asarray(np.cbrt(linear @ _TO_LMS.T) @ _TO_LAB.T)
+
+
+def _srgb(lab: Colours) -> Colours:
+    linear = ((lab @ np.linalg.inv(_TO_LAB).T) ** 3) @ np.linalg.inv(_TO_LMS).T
+    root = 1.055 * np.maximum(linear, 0.0031308) ** (1 / 2.4) - 0.055
+    return np.asarray(np.where(linear <= 0.0031308, 12.92 * linear, root))  # noqa: PLR2004 - IEC 61966-2-1
+
+
+def _side(stops: tuple[tuple[float, float, float], ...]) -> Colours:
+    """STEPS colours along the straight lines between `stops` (lightness, chroma, hue)."""
+    lightness, chroma, hue = np.array(stops).T
+    lab = np.stack([lightness, chroma * np.cos(np.radians(hue)), chroma * np.sin(np.radians(hue))])
+    places, at = np.linspace(0, 1, STEPS), np.linspace(0, 1, len(stops))
+    return _srgb(np.stack([np.interp(places, at, values) for values in lab], axis=1))
+
+
+def _table(against: Colours, favour: Colours) -> Float32[np.ndarray, "both_sides 3"]:
+    """The colours of −1…1, 2 · STEPS − 1 of them."""
+    return np.asarray(
+        np.clip(np.concatenate([against[:0:-1], favour]).round(6), 0, 1), np.float32
+    )  # white is exactly 1
+
+
+_TABLES = {
+    "diverging": _table(_side(_BLUE), _side(_ORANGE)),
+    "sequential": _table(np.ones((STEPS, 3)), _side(_VIOLET)),
+}

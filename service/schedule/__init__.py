@@ -1,0 +1,1 @@
+"""Image → batch → answer, within a deadline."""

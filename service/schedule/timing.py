@@ -1,0 +1,62 @@
+"""Seconds by stage of one image, and the deadline of its request."""
+
+import time
+from dataclasses import dataclass, field
+
+from service.telemetry.metrics import Metrics
+from service.telemetry.stages import Stage, passed
+
+DEADLINE_MS = 10_000  # where a request gives none
+
+
+@dataclass
+class Timing:
+    """Seconds by stage, of one image, and the `deadline` of its request, by the clock of `time.perf_counter`."""
+
+    metrics: Metrics
+    started: float = field(default_factory=time.perf_counter)
+    seconds: dict[str, float] = field(default_factory=dict)
+    deadline: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.allow(DEADLINE_MS)
+
+    def allow(self, milliseconds: int) -> None:
+        """Sets the deadline so long after the start."""
+        self.deadline = self.started + milliseconds / 1000
+
+    def add(self, stage: str, seconds: float, ago: float = 0.0) -> None:
+        """Counts `seconds` for `stage`, which ended so long `ago`."""
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+        self.metrics.stages[stage].observe(seconds)
+        stages = passed.get()
+        if stages is not None:
+            stages.append(Stage(stage, time.perf_counter() - ago, seconds))
+
+    def of(self, stage: str) -> "Timed":
+        """Times what is inside; what raises is not counted."""
+        return Timed(self, stage)
+
+    def milliseconds(self) -> dict[str, float]:
+        """By stage, and `total` since the timing began."""
+        return {
+            stage: round(1000 * value, 3)
+            for stage, value in (
+                *self.seconds.items(),
+                ("total", time.perf_counter() - self.started),
+            )
+        }
+
+
+class Timed:
+    """A stage while it runs."""
+
+    def __init__(self, timing: Timing, stage: str) -> None:
+        self._timing, self._stage = timing, stage
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._timing.add(self._stage, time.perf_counter() - self._started)

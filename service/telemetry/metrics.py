@@ -1,0 +1,271 @@
+"""Every Prometheus metric, in one place. Labels are bounded: a route's template, never a path; no digest but on candor_model_info.
+
+Under BentoML prometheus_client keeps its values in files (multi-process mode), so the text is made from those where they are.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from service.bundle.manifest import Distribution
+from service.telemetry import values
+from service.telemetry.drift import LEAST, WINDOW, Window, drift
+from service.telemetry.multiprocess import Exposition
+from service.workers import host
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+SECONDS = (
+    0.00025,
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1,
+    2.5,
+    5,
+    10,
+    30,
+)
+ROWS = (1, 2, 4, 8, 16, 32, 64)
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+SCORES = (
+    0,
+    0.2,
+    0.4,
+    0.5,
+    0.6,
+    0.7,
+    0.8,
+    0.85,
+    0.9,
+    0.95,
+    0.98,
+    1,
+    2,
+    5,
+    10,
+    15,
+    20,
+    30,
+)  # cosines up to 1, energies beyond
+GAPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+STAGES = ("read", "decode", "queue", "infer", "explain", "render", "encode")
+LIVE: Literal["livesum"] = "livesum"  # a process that died counts no longer
+ONE: Literal["livemax"] = "livemax"  # all processes say the same
+
+
+class Machine(Collector):
+    """What the processes take, read when it is asked for."""
+
+    def __init__(self, exposition: Exposition | None) -> None:
+        self._exposition = exposition
+        self._limit_bytes = host.memory_limit_bytes()
+
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+        """The processes of all metrics, and the supervisor of several."""
+        pids = (
+            {os.getpid()}
+            if self._exposition is None
+            else {os.getppid(), *self._exposition.processes()}
+        )
+        yield GaugeMetricFamily(
+            "candor_memory_bytes", "Resident memory of all processes.", host.resident_bytes(pids)
+        )
+        yield CounterMetricFamily(
+            "candor_cpu_seconds", "Processor time of all processes.", host.cpu_seconds(pids)
+        )
+        if self._limit_bytes is not None:
+            yield GaugeMetricFamily(
+                "candor_memory_limit_bytes",
+                "What all processes may have at most.",
+                self._limit_bytes,
+            )
+
+
+class Drifting(Collector):
+    """How far the latest predictions are from what was held out, computed when it is asked for."""
+
+    def __init__(self, window: Window, held_out: Distribution | None) -> None:
+        self._window = window
+        self._held_out = held_out
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """One gauge, by what is compared."""
+        says = f"Population stability index of the latest {WINDOW} predictions against held-out images; NaN below {LEAST}."
+        gauge = GaugeMetricFamily("candor_drift", says, labels=("of",))
+        for of, index in drift(self._window.latest(), self._held_out).items():
+            gauge.add_metric((of,), index)
+        yield gauge
+
+
+class Metrics:
+    """The metrics of one service, on a registry of their own; `window` holds its latest predictions."""
+
+    def __init__(self, labels: Sequence[str] = (), held_out: Distribution | None = None) -> None:
+        """`labels` are the classes that may be predicted; `held_out` is what drift is measured against."""
+        folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        if folder:
+            values.use()
+        self._registry = CollectorRegistry()
+        self._of_requests(self._registry)
+        self._of_lanes(self._registry)
+        self._of_predictions(self._registry, labels)
+        self._of_explanations(self._registry)
+        self._of_the_service(self._registry)
+        self._exposition = Exposition(Path(folder)) if folder else None
+        self.window = Window(Path(folder) if folder else None)
+        self._computed = CollectorRegistry()
+        self._computed.register(Machine(self._exposition))
+        self._computed.register(Drifting(self.window, held_out))
+
+    def text(self) -> bytes:
+        """The exposition, in Prometheus's text format."""
+        told = (
+            bytes(generate_latest(self._registry))
+            if self._exposition is None
+            else self._exposition.text().encode()
+        )
+        return told + bytes(generate_latest(self._computed))
+
+    def _of_requests(self, registry: CollectorRegistry) -> None:
+        self.requests = Counter(
+            "candor_requests", "Answered requests.", ("route", "code"), registry=registry
+        )
+        self.request_seconds = Histogram(
+            "candor_request_duration_seconds",
+            "From the first byte in to the last byte out.",
+            ("route",),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.requests_in_flight = Gauge(
+            "candor_requests_in_flight",
+            "Requests that are being answered.",
+            multiprocess_mode=LIVE,
+            registry=registry,
+        )
+        stage_seconds = Histogram(
+            "candor_stage_duration_seconds",
+            "The stages of a request.",
+            ("stage",),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.stages = {stage: stage_seconds.labels(stage) for stage in STAGES}
+        self.images_rejected = Counter(
+            "candor_image_rejected", "Images that were not taken.", ("reason",), registry=registry
+        )
+
+    def _of_lanes(self, registry: CollectorRegistry) -> None:
+        self.batch_size = Histogram(
+            "candor_batch_size",
+            "Images that ran together.",
+            ("lane",),
+            buckets=ROWS,
+            registry=registry,
+        )
+        self.queue_depth = Gauge(
+            "candor_queue_depth",
+            "Images waiting.",
+            ("lane",),
+            multiprocess_mode=LIVE,
+            registry=registry,
+        )
+        self.queue_limit = Gauge(
+            "candor_queue_limit",
+            "Images that may wait; more are refused.",
+            ("lane",),
+            multiprocess_mode=LIVE,
+            registry=registry,
+        )
+        self.in_flight = Gauge(
+            "candor_in_flight",
+            "Images running.",
+            ("lane",),
+            multiprocess_mode=LIVE,
+            registry=registry,
+        )
+        self.rejected = Counter(
+            "candor_rejected", "Images refused for load.", ("lane", "reason"), registry=registry
+        )
+
+    def _of_predictions(self, registry: CollectorRegistry, labels: Sequence[str]) -> None:
+        predictions = Counter(
+            "candor_predictions", "Predicted classes.", ("label",), registry=registry
+        )
+        self.predictions = [predictions.labels(label) for label in labels]
+        self.confidence = Histogram(
+            "candor_prediction_confidence",
+            "Calibrated probability of the predicted class.",
+            buckets=SHARES,
+            registry=registry,
+        )
+        self.familiarity = Histogram(
+            "candor_familiarity",
+            "Score of familiarity: a cosine, or an energy where the bundle has no features.",
+            buckets=SCORES,
+            registry=registry,
+        )
+        self.unfamiliar = Counter(
+            "candor_unfamiliar",
+            "Images unlike those that the model was trained on.",
+            registry=registry,
+        )
+
+    def _of_explanations(self, registry: CollectorRegistry) -> None:
+        self.explanations = Counter(
+            "candor_explanations", "Explanations.", ("method", "outcome"), registry=registry
+        )
+        self.explanation_seconds = Histogram(
+            "candor_explanation_duration_seconds",
+            "Computing one map.",
+            ("method",),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.completeness_gap = Histogram(
+            "candor_completeness_gap",
+            "How far a map is from summing to what it explains.",
+            ("method",),
+            buckets=GAPS,
+            registry=registry,
+        )
+
+    def _of_the_service(self, registry: CollectorRegistry) -> None:
+        self.model = Gauge(
+            "candor_model_info",
+            "The model that is served.",
+            ("name", "version"),
+            multiprocess_mode=ONE,
+            registry=registry,
+        )
+        self.device = Gauge(
+            "candor_device_info",
+            "What computes, and what should: a CPU although there is a GPU is worth a look.",
+            ("provider", "wanted"),
+            multiprocess_mode=ONE,
+            registry=registry,
+        )
+        self.ready = Gauge(
+            "candor_ready",
+            "Processes that take requests.",
+            multiprocess_mode=LIVE,
+            registry=registry,
+        )
+        self.workers = Gauge(
+            "candor_workers",
+            "Processes that there should be.",
+            multiprocess_mode=ONE,
+            registry=registry,
+        )

@@ -1,0 +1,85 @@
+"""A real browser for tests and screenshots: Debian's Chromium, headless, driven by Playwright."""
+
+import shutil
+from contextlib import contextmanager
+
+from playwright.sync_api import expect, sync_playwright
+
+# a camera that shows a test image, and nobody who has to allow it
+ARGUMENTS = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+TABS = ("try", "why", "watch", "model")
+
+
+@contextmanager
+def chromium():
+    """The browser, running."""
+    path = shutil.which("chromium")
+    assert path, "there is no chromium: scripts/packages chromium installs it"
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=ARGUMENTS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class Visit:
+    """One visitor's page, that keeps what may not happen: `errors` of scripts and of the console, and requests to `strangers`."""
+
+    def __init__(self, browser, url, **options):
+        self.url = url
+        self.context = browser.new_context(
+            base_url=url,
+            **{"locale": "en-GB", "viewport": {"width": 1280, "height": 900}} | options,
+        )
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(15_000)
+        self.errors, self.strangers, self.requests = [], [], []
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("console", self._console)
+        self.page.on("request", self._request)
+
+    def _console(self, message):
+        if message.type in ("error", "warning"):
+            self.errors.append(message.text)
+
+    def _request(self, request):
+        self.requests.append(request.url)
+        if not request.url.startswith((self.url, "data:", f"blob:{self.url}")):
+            self.strangers.append(request.url)
+
+    def open(self, tab="try"):
+        """The page, with a tab open."""
+        self.page.goto(f"/#{tab}")
+        self.page.wait_for_selector(f"#{tab} h1")
+        return self.page
+
+    def sample(self, name="Ship"):
+        """The answer to a sample."""
+        self.page.get_by_role("button", name=name).click()
+        self.page.wait_for_selector(".verdict")
+        return self.page
+
+    def explained(self, *methods):
+        """The maps of a sample by `methods`."""
+        self.open()
+        self.sample()
+        self.page.get_by_role("link", name="Why ship?").click()
+        for number, method in enumerate(methods):
+            if number:
+                self.page.get_by_role("button", name="Compare with another method").click()
+            self.page.locator(".panel select").first.wait_for()
+            self.page.get_by_label("Method", exact=True).nth(number).select_option(label=method)
+        self.settle()
+        return self.page
+
+    def settle(self):
+        """Waits for every map."""
+        self.page.locator("#why .panel").first.wait_for()
+        expect(
+            self.page.locator("#why [aria-busy], #why .panel:not(:has(.quality, .bad))")
+        ).to_have_count(0)
+
+    def close(self):
+        """Ends the visit."""
+        self.context.close()

@@ -1,0 +1,222 @@
+"""Clients that others wrote predict and explain without a change, each from its own installation; README's examples run as they stand."""
+
+import base64
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from support.environments import python_of
+from support.servers import ROOT
+
+IMAGE, MASK = (ROOT / "docs" / "images" / name for name in ("red-ball.jpg", "red-ball-mask.png"))
+MAP = "method=integrated_gradients&steps=4&target=0"
+EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def native(server, path):
+    response = server.client.post(
+        path, content=IMAGE.read_bytes(), headers={"content-type": "image/jpeg"}
+    )
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def native_map(server, query=MAP):
+    found = native(server, f"/explain?{query}&map=array")["explanation"]["map"]
+    return np.frombuffer(base64.b64decode(found["data"]), "<f4").reshape(found["shape"])
+
+
+def run(python, *arguments):
+    done = subprocess.run(
+        [python, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def triton(server, embedded, tmp_path_factory):
+    """What tritonclient was answered."""
+    pixels = tmp_path_factory.mktemp("triton") / "pixels.npy"
+    np.save(pixels, np.asarray(Image.open(IMAGE).resize((40, 30)))[None])
+    address, name = server.url.removeprefix("http://"), embedded.manifest.name
+    return json.loads(
+        run(
+            python_of("tritonclient"),
+            "tests/clients/call_tritonclient.py",
+            address,
+            name,
+            IMAGE,
+            pixels,
+        )
+    )
+
+
+@pytest.fixture(scope="session")
+def kserve(server, embedded):
+    """What KServe's client was answered."""
+    return json.loads(
+        run(
+            python_of("kserve"),
+            "tests/clients/call_kserve.py",
+            server.url,
+            embedded.manifest.name,
+            IMAGE,
+        )
+    )
+
+
+def test_tritonclient_finds_server_and_model(triton, embedded):
+    assert (triton["live"], triton["ready"], triton["model_ready"], triton["other_ready"]) == (
+        True,
+        True,
+        True,
+        False,
+    )
+    assert triton["server"]["extensions"] == ["binary_tensor_data"]
+    assert triton["model"]["versions"] == [embedded.manifest.version]
+
+
+@pytest.mark.parametrize(("call", "rows"), [("encoded", 2), ("column", 1), ("base64", 1)])
+def test_tritonclient_predicts_encoded_images_as_the_native_api(call, rows, triton, server):
+    expected, values = native(server, "/predict"), triton[call]["values"]
+    assert values["label"] == [expected["label"]] * rows
+    assert np.array(values["probabilities"]).shape == np.array(values["logits"]).shape == (rows, 10)
+    assert np.max(values["probabilities"], axis=1) == pytest.approx(
+        [expected["probability"]] * rows, abs=1e-3
+    )
+
+
+def test_tritonclient_gets_its_id_back(triton):
+    assert triton["encoded"]["id"] == "seven"
+
+
+def test_tritonclient_predicts_pixels_alike_as_binary_and_as_json(triton):
+    assert list(triton["pixels_json"]["values"]) == ["logits"]
+    np.testing.assert_allclose(
+        triton["pixels"]["values"]["logits"], triton["pixels_json"]["values"]["logits"], atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("call", ["explained", "explained_json"])
+def test_tritonclient_explains(call, triton, server):
+    found, expected = np.array(triton[call]["values"]["attribution"]), native_map(server)
+    np.testing.assert_allclose(found[0], expected, atol=1e-3 * np.abs(expected).max())
+    told = {entry["name"]: entry.get("parameters") for entry in triton[call]["outputs"]}[
+        "attribution"
+    ]
+    assert (told["method"], told["steps"], told["unit"]) == ("integrated_gradients", 4, "logit")
+
+
+def is_trusted_as(values, server, labels):
+    expected = native(server, "/predict?coverage=0.9&by_class=true")
+    assert {labels[index] for index in np.flatnonzero(values["prediction_set"][0])} == set(
+        expected["prediction_set"]["labels"]
+    )
+    assert values["familiarity"] == pytest.approx([expected["familiarity"]["score"]], abs=1e-3)
+
+
+@pytest.mark.parametrize("call", ["trusted", "trusted_json"])
+def test_tritonclient_learns_how_far_to_trust_an_answer(call, triton, server, embedded):
+    values, answer = triton[call]["values"], native(server, "/explain?map=array")["explanation"]
+    is_trusted_as(values, server, embedded.manifest.labels)
+    told = {entry["name"]: entry["parameters"] for entry in triton[call]["outputs"]}
+    assert told["quality"]["measures"].split(",") == sorted(answer["quality"])
+    assert np.shape(values["quality"]) == (1, len(answer["quality"]))
+
+
+def test_tritonclient_is_told_what_is_wrong(triton):
+    assert triton["bad_image"]["status"] == "415"
+    assert triton["bad_image"]["message"].startswith("row 1: the 5 bytes look like text")
+    assert [triton[call]["status"] for call in ("compressed", "other_model", "other_version")] == [
+        "415",
+        "404",
+        "404",
+    ]
+    assert "compressed" in triton["compressed"]["message"]
+
+
+def test_kserves_client_finds_server_and_model(kserve):
+    assert [kserve[call] for call in ("ready", "live", "model_ready", "v1_ready")] == [True] * 4
+
+
+@pytest.mark.parametrize("call", ["binary", "json"])
+def test_kserves_client_predicts_and_explains_over_v2(call, kserve, server):
+    values, expected = kserve[call]["values"], native_map(server)
+    assert values["label"] in (
+        [native(server, "/predict")["label"]],
+        [list(native(server, "/predict")["label"].encode())],
+    )
+    np.testing.assert_allclose(
+        values["attribution"][0], expected, atol=1e-3 * np.abs(expected).max()
+    )
+
+
+def test_kserves_client_predicts_and_explains_over_v1(kserve, server):
+    expected = native(server, "/predict")
+    for answer in (kserve["predicted"], kserve["explained"]):
+        assert [found["label"] for found in answer["predictions"]] == [expected["label"]] * 3
+    assert [found["method"] for found in kserve["explained"]["explanations"]] == ["grad_cam"] * 3
+
+
+def test_kserves_client_learns_how_far_to_trust_an_answer(kserve, server, embedded):
+    is_trusted_as(kserve["trusted"]["values"], server, embedded.manifest.labels)
+
+
+def test_kserves_client_is_told_what_is_wrong(kserve):
+    assert (kserve["refused"]["status"], kserve["v1_refused"]["status"]) == (415, 400)
+    assert "row 0" in kserve["refused"]["message"]
+    assert "instance 0: the image of 3 characters is no base64" in kserve["v1_refused"]["message"]
+
+
+@pytest.fixture(scope="session")
+def bento(server, tmp_path_factory):
+    """What BentoML's client was answered."""
+    noise = tmp_path_factory.mktemp("bento") / "noise.png"
+    noise.write_bytes(b"noise")
+    return json.loads(
+        run(sys.executable, "tests/clients/call_bentoml.py", server.url, IMAGE, MASK, noise)
+    )
+
+
+def test_bentomls_client_predicts(bento, server):
+    expected = native(server, "/predict")["label"]
+    assert [bento[call]["label"] for call in ("predicted", "both", "pillow")] == [expected] * 3
+    assert (len(bento["both"]["top"]), bento["both"]["explanation"]["method"]) == (5, "grad_cam")
+
+
+def test_bentomls_client_predicts_several(bento):
+    assert [result["image"]["format"] for result in bento["several"]["results"]] == ["JPEG", "JPEG"]
+
+
+def test_bentomls_client_explains(bento, server):
+    found, expected = bento["explained"]["explanation"]["map"], native_map(server)
+    values = np.frombuffer(base64.b64decode(found["data"]), "<f4").reshape(found["shape"])
+    np.testing.assert_allclose(values, expected, atol=1e-3 * np.abs(expected).max())
+
+
+def test_bentomls_client_sends_masks(bento):
+    assert bento["masked"]["explanation"]["method"] == "feature_ablation"
+
+
+def test_bentomls_client_is_told_what_is_wrong(bento):
+    assert "the 5 bytes look like text" in bento["bad_image"]
+    assert "method is 'magic'" in bento["bad_method"]
+    assert bento["bad_parameter"].startswith("TypeError")
+    assert "stepz" in bento["bad_parameter"]
+
+
+@pytest.mark.parametrize("client", ["tritonclient", "kserve", "bentoml"])
+def test_the_readmes_example_runs(client, server, embedded):
+    (example,) = [
+        block for block in EXAMPLES if re.search(rf"^(import|from) {client}\b", block, re.MULTILINE)
+    ]
+    assert client == "bentoml" or f'"{embedded.manifest.name}"' in example
+    python = sys.executable if client == "bentoml" else python_of(client)
+    told = run(python, "-c", example.replace("127.0.0.1:3000", server.url.removeprefix("http://")))
+    assert native(server, "/predict")["label"] in told

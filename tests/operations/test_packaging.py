@@ -1,0 +1,80 @@
+"""The bento holds what it needs and nothing of training, and serves from an empty BENTOML_HOME."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.images import draw, encode
+from support.servers import ROOT, Server, environment, free_port
+
+
+@pytest.fixture(scope="module")
+def bento(tmp_path_factory):
+    """The folder of the bento that scripts/build makes."""
+    home = tmp_path_factory.mktemp("build")
+    done = subprocess.run(
+        [ROOT / "scripts" / "build"],
+        cwd=ROOT,
+        env=environment(home),
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return Path(re.search(r"^candor:\w+ in (.+)$", done.stdout, re.MULTILINE)[1])
+
+
+def test_its_requirements_hold_no_training_framework(bento):
+    names = set(
+        re.findall(
+            r"^([\w.-]+)==",
+            (bento / "env" / "python" / "requirements.txt").read_text(),
+            re.MULTILINE,
+        )
+    )
+    assert {"bentoml", "onnxruntime-gpu", "pillow"} <= names
+    assert not {"torch", "torchvision", "captum", "scikit-learn", "pytest"} & names
+
+
+def test_it_holds_the_service_and_its_model_alone(bento):
+    held = {
+        path.relative_to(bento / "src").parts[0]
+        for path in (bento / "src").rglob("*")
+        if path.is_file()
+    }
+    assert held <= {"service", "README.md", "LICENSE", "bentofile.yaml"}
+    assert (bento / "src" / "service" / "model" / "predict.onnx").exists()
+
+
+def test_its_image_has_our_settings(bento):
+    lines = (bento / "env" / "docker" / "Dockerfile").read_text().splitlines()
+    for setting in ("CANDOR_HOST=0.0.0.0", "CANDOR_WORKERS=1", "BENTOML_DO_NOT_TRACK=true"):
+        name = setting.partition("=")[0]
+        assert {f"ARG {setting}", f"ENV {name}=${name}"} <= set(lines)
+
+
+def test_it_serves_from_an_empty_home(bento, tmp_path):
+    port = free_port()
+    command = [
+        sys.executable,
+        "-m",
+        "bentoml",
+        "serve",
+        bento,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    with Server(tmp_path, command=command, port=port) as server:
+        response = server.client.post(
+            "/predict?explain=grad_cam",
+            content=encode(draw()),
+            headers={"content-type": "image/png"},
+        )
+        assert response.status_code == 200, response.text
+    assert server.process.returncode == 0

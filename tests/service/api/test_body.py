@@ -1,0 +1,35 @@
+"""A body that does not come is not waited for."""
+
+import asyncio
+
+import pytest
+from starlette.requests import Request
+
+from service.api import body
+from service.errors import SlowRequest
+
+
+def test_a_body_that_stops_half_way_is_given_up(monkeypatch):
+    monkeypatch.setattr(body, "READ_SECONDS", 0.05)
+    parts = iter([{"type": "http.request", "body": b"half", "more_body": True}])
+
+    async def receive():
+        for part in parts:
+            return part
+        return await asyncio.Event().wait()
+
+    async def read():
+        request = Request(
+            {
+                "type": "http",
+                "method": "POST",
+                "path": "/predict",
+                "headers": [],
+                "query_string": b"",
+            },
+            receive,
+        )
+        return await body.body_of(request, 100)
+
+    with pytest.raises(SlowRequest, match="the body is not all there"):
+        asyncio.run(read())

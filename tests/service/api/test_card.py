@@ -1,0 +1,85 @@
+"""The card is served as Markdown and as a page that runs nothing, and only if its figures are of the graph that is served."""
+
+import json
+import re
+
+import pytest
+
+from service.api.card import page_of
+from service.bundle.folder import REPORT, load, write
+from service.errors import DigestError, ManifestError
+
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+HOSTILE = """---
+model-index: [<b>]
+---
+# A <script>alert(1)</script>
+
+| a | b |
+| --- | --- |
+| <img src=x onerror=alert(1)> | [x](javascript:alert(1)) |
+
+![plot](attacks.png) ![other](data:image/svg+xml;base64,AA==) [page](https://example.org/?a="b) [file](../secret)
+"""
+
+
+def test_the_card_is_markdown_unless_a_page_is_asked_for(server, embedded):
+    for accept in ("*/*", "text/markdown", "text/*"):
+        answer = server.client.get("/model/card", headers={"accept": accept})
+        assert answer.headers["content-type"] == "text/markdown; charset=utf-8"
+        assert answer.content == embedded.read("CARD.md")
+    assert server.client.get("/model/card", headers={"accept": "image/png"}).status_code == 406
+
+
+def test_a_browser_gets_a_page_under_the_policy_of_the_other_pages(server, embedded):
+    page, front = (
+        server.client.get(path, headers={"accept": BROWSER}) for path in ("/model/card", "/")
+    )
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert page.headers["content-security-policy"] == front.headers["content-security-policy"]
+    assert {name.strip() for name in page.headers["vary"].split(",")} == {
+        "Accept",
+        "Accept-Encoding",
+    }
+    assert f"<h1>{embedded.manifest.name}</h1>" in page.text
+    again = server.client.get(
+        "/model/card", headers={"accept": BROWSER, "if-none-match": page.headers["etag"]}
+    )
+    assert again.status_code == 304
+    assert (
+        server.client.get(
+            "/model/card", headers={"if-none-match": page.headers["etag"]}
+        ).status_code
+        == 200
+    )
+    for path in re.findall(r'(?:href|src)="(/web/[^"]+)"', page.text):
+        assert server.client.get(path).status_code == 200
+
+
+def test_nothing_in_a_card_becomes_markup():
+    page = page_of(HOSTILE, "<i>name</i>", ["attacks.png", "CARD.md"])
+    assert "<title>&lt;i&gt;name&lt;/i&gt;</title>" in page
+    assert page.count("<script") == 1, "the theme's own"
+    assert "&lt;script&gt;alert(1)" in page
+    assert "model-index" not in page
+    assert re.findall(r'<img src="([^"]*)"', page) == ["/model/plots/attacks.png"]
+    assert [link for link in re.findall(r'<a href="([^"]*)"', page) if link != "/"] == [
+        "https://example.org/?a=%22b"
+    ]
+    assert "<table>" in page
+
+
+def reported(embedded, tmp_path, content):
+    files = {name: embedded.read(name) for name in embedded.manifest.files} | {REPORT: content}
+    return write(tmp_path / "bundle", embedded.manifest, files)
+
+
+def test_figures_of_another_graph_are_refused(embedded, tmp_path):
+    own = {"files": {"predict.onnx": embedded.manifest.files["predict.onnx"].sha256}}
+    assert load(reported(embedded, tmp_path, json.dumps(own).encode()).folder).has(REPORT)
+    with pytest.raises(
+        DigestError, match=r"report\.json is of a predict\.onnx with sha256 111111111111…"
+    ):
+        reported(embedded, tmp_path, json.dumps({"files": {"predict.onnx": "1" * 64}}).encode())
+    with pytest.raises(ManifestError, match="is no report"):
+        reported(embedded, tmp_path, b"[]")

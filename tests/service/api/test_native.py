@@ -1,0 +1,388 @@
+"""The API on a real server: three ways in, three ways out, and a problem for whatever is wrong."""
+
+import base64
+import io
+import json
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.bundle import folder as contract
+from service.explain import METHODS
+from support.images import draw, encode, saved
+from support.requests import BAD, GOOD, PROBLEM, answered, b64, plain, problem
+
+
+def post(server, path="/predict", body=GOOD, kind="image/png", **headers):
+    headers = {"content-type": kind, **{k.replace("_", "-"): v for k, v in headers.items()}}
+    return server.client.post(
+        path, content=body, headers={k: v for k, v in headers.items() if v is not None}
+    )
+
+
+def test_three_ways_in_give_the_same_prediction(server):
+    raw = answered(post(server))
+    form = answered(server.client.post("/predict", files={"image": ("a.png", GOOD, "image/png")}))
+    told = answered(server.client.post("/predict", json={"image": b64(GOOD)}))
+    assert plain(raw) == plain(form) == plain(told)
+    assert set(raw) == {
+        "model",
+        "label",
+        "index",
+        "probability",
+        "top",
+        "temperature",
+        "prediction_set",
+        "familiarity",
+        "image",
+        "timing_ms",
+    }
+    assert raw["image"] == {"width": 96, "height": 64, "format": "PNG"}
+    assert raw["top"][0] == {key: raw[key] for key in ("label", "index", "probability")}
+    assert [len(raw["top"]), sum(entry["probability"] for entry in raw["top"]) <= 1.0001] == [
+        3,
+        True,
+    ]
+
+
+def test_the_served_prediction_is_the_engines(server, engine):
+    from service.image import resize
+    from service.predictions import predict
+
+    expected = predict(
+        engine.predict(resize.to_input(draw(), engine.manifest.input)[None]).rows()[0],
+        engine.manifest,
+    )
+    found = answered(post(server, body=encode(draw())))
+    assert found["label"] == expected.best.label
+    assert found["probability"] == pytest.approx(expected.best.probability, abs=1e-4)
+
+
+@pytest.mark.parametrize("given", [{"top_k": 10}, {"top_k": "10"}])
+def test_parameters_may_be_fields_of_the_json(given, server):
+    assert (
+        len(answered(server.client.post("/predict", json={"image": b64(GOOD), **given}))["top"])
+        == 10
+    )
+
+
+def test_parameters_may_be_fields_of_the_form_or_the_query(server):
+    files = {"image": ("a.png", GOOD)}
+    assert (
+        len(answered(server.client.post("/predict", files=files, data={"top_k": "1"}))["top"]) == 1
+    )
+    assert len(answered(server.client.post("/predict?top_k=2", files=files))["top"]) == 2
+
+
+def test_several_images_are_answered_in_their_order_and_a_bad_one_alone_fails(server):
+    images = [encode(draw(size=20 + n)) for n in range(3)]
+    for response in (
+        server.client.post(
+            "/predict",
+            json={
+                "images": [b64(images[0]), "%%%", b64(images[1]), b64(b"noise"), b64(images[2]), 5]
+            },
+        ),
+        server.client.post(
+            "/predict",
+            files=[
+                ("image", p) for p in (images[0], b"", images[1], b"noise", images[2], b"GIF89a")
+            ],
+        ),
+    ):
+        results = answered(response)["results"]
+        assert [entry["image"]["width"] for entry in results if "image" in entry] == [20, 21, 22]
+        errors = [results[index]["error"] for index in (1, 3, 5)]
+        assert [error["status"] for error in errors][:2] == [400, 415]
+        assert all(set(error) == PROBLEM for error in errors)
+
+
+def test_a_list_of_one_is_a_list(server):
+    assert (
+        len(answered(server.client.post("/predict", json={"images": [b64(GOOD)]}))["results"]) == 1
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_explains_over_http(method, server, engine):
+    found = answered(post(server, f"/explain?method={method}&target=cat&deadline_ms=60000"))
+    explanation = found["explanation"]
+    values = np.frombuffer(base64.b64decode(explanation["map"]["data"]), "<f4").reshape(
+        explanation["map"]["shape"]
+    )
+    assert values.shape == (32, 32)
+    assert explanation["map"]["scale"] == pytest.approx(np.abs(values).max())
+    assert explanation["target"] == {"label": "cat", "index": 3}
+    assert explanation["parameters"] == {p.name: p.default for p in METHODS[method].parameters}
+    head, _, data = explanation["overlay"].partition(",")
+    assert head == "data:image/png;base64"
+    assert Image.open(io.BytesIO(base64.b64decode(data))).size == (96, 64)
+    assert {"read", "decode", "queue", "infer", "explain", "render", "total"} <= set(
+        found["timing_ms"]
+    )
+
+
+def test_integrated_gradients_tell_their_gap(server):
+    quality = answered(post(server, "/explain?method=integrated_gradients&steps=8"))["explanation"][
+        "quality"
+    ]
+    assert quality["completeness_gap"] >= 0
+
+
+def test_predict_explains_alongside(server):
+    found = answered(post(server, "/predict?explain=grad_cam&map=array&top_k=1"))
+    assert found["explanation"]["method"] == "grad_cam"
+    assert found["explanation"]["target"]["label"] == found["label"]
+    assert "overlay" not in found["explanation"]
+    assert (
+        "data"
+        not in answered(post(server, "/predict?explain=grad_cam&map=overlay"))["explanation"]["map"]
+    )
+
+
+def test_the_overlay_itself(server):
+    response = post(server, "/explain?method=saliency", accept="image/png")
+    assert response.headers["content-type"] == "image/png"
+    assert Image.open(io.BytesIO(response.content)).size == (96, 64)
+
+
+def test_a_legend_goes_below_the_image_and_moves_nothing(server):
+    path = "/explain?method=saliency&legend="
+    plain_one, told = (
+        np.asarray(Image.open(io.BytesIO(post(server, path + asked, accept="image/png").content)))
+        for asked in ("false", "true")
+    )
+    assert told.shape[1] == 256
+    assert told.shape[0] > 64 + 50
+    assert np.array_equal(told[:64, :96], plain_one)
+    document = answered(
+        server.client.post("/explain", json={"image": b64(GOOD), "legend": True, "map": "overlay"})
+    )
+    overlay = Image.open(
+        io.BytesIO(base64.b64decode(document["explanation"]["overlay"].partition(",")[2]))
+    )
+    assert overlay.size[0] == 256
+
+
+def test_the_map_tells_how_it_is_coloured(server):
+    found = answered(post(server, "/explain?method=integrated_gradients"))["explanation"]["map"]
+    assert (found["colours"], found["unit"]) == ("diverging", "logit")
+    assert 0 < found["limit"] <= found["scale"]
+    assert (
+        answered(post(server, "/explain?method=grad_cam"))["explanation"]["map"]["colours"]
+        == "sequential"
+    )
+
+
+def test_the_raw_map_itself(server):
+    response = post(server, "/explain?method=saliency", accept="application/x-npy")
+    values = np.load(io.BytesIO(response.content), allow_pickle=False)
+    assert (values.shape, values.dtype) == ((32, 32), np.float32)
+
+
+@pytest.mark.parametrize(
+    "accept", ["*/*", "application/*", "text/html, application/json;q=0.5", None]
+)
+def test_json_is_what_most_callers_take(accept, server):
+    assert "explanation" in answered(post(server, "/explain", accept=accept))
+
+
+KINDS = {
+    "CMYK": lambda image: saved(image.convert("CMYK"), "JPEG", quality=100, subsampling=0),
+    "palette": lambda image: saved(image.quantize(256)),
+    "transparent": lambda image: saved(image.convert("RGBA")),
+    "grey": lambda image: saved(image.convert("L")),
+    "sixteen bits": lambda image: saved(
+        Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_images_of_every_kind_are_classified_as_their_plain_selves(kind, server):
+    image = Image.fromarray(draw("blue", size=64))
+    same = image.convert("L").convert("RGB") if kind in ("grey", "sixteen bits") else image
+    media = "image/jpeg" if kind == "CMYK" else "image/png"
+    found, plainly = (
+        answered(post(server, body=KINDS[kind](image), kind=media)),
+        answered(post(server, body=saved(same))),
+    )
+    assert found["label"] == plainly["label"]
+    assert found["probability"] == pytest.approx(plainly["probability"], abs=0.05)
+
+
+def test_a_turned_image_is_classified_as_it_is_displayed(server):
+    stored, exif = Image.fromarray(draw("green", size=64, width=96)), Image.Exif()
+    exif[0x0112] = 6
+    found = answered(post(server, body=saved(stored, exif=exif)))
+    upright = answered(post(server, body=saved(stored.transpose(Image.Transpose.ROTATE_270))))
+    assert found["image"] == {"width": 64, "height": 96, "format": "PNG"}
+    assert found["top"] == upright["top"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "kind", "status", "code", "told"),
+    [case[1:] for case in BAD],
+    ids=[case[0] for case in BAD],
+)
+def test_whatever_is_wrong_is_told_and_the_next_good_image_is_answered(
+    path, body, kind, status, code, told, server
+):
+    assert told in problem(post(server, path, body, kind), status, code)
+    assert answered(post(server))["label"]
+
+
+def test_a_body_that_hides_its_length_is_cut_at_the_limit(server):
+    def stream():
+        yield b"\xff\xd8"
+        for _ in range(11 * 16):
+            yield b"\0" * 2**16
+
+    try:
+        response = httpx.post(
+            server.url + "/predict",
+            content=stream(),
+            headers={"content-type": "image/jpeg"},
+            timeout=30,
+        )
+        problem(response, 413, "body_too_large")
+    except (httpx.WriteError, httpx.ReadError):  # the server may hang up on who goes on sending
+        pass
+    assert answered(post(server))["label"]
+
+
+def test_a_parameter_given_in_two_places_is_refused(server):
+    response = server.client.post("/predict?top_k=1", json={"image": b64(GOOD), "top_k": 2})
+    assert "top_k is given in the query and in the body" in problem(
+        response, 422, "invalid_parameter"
+    )
+
+
+def test_too_many_images_at_once_are_refused(server):
+    assert "the limit is 64" in problem(
+        server.client.post("/predict", json={"images": [b64(GOOD)] * 65}), 422, "invalid_parameter"
+    )
+    assert "form" in problem(
+        server.client.post("/predict", files=[("image", GOOD)] * 80), 400, "malformed_request"
+    )
+
+
+def test_a_file_of_another_name_is_refused(server):
+    assert "'photo'" in problem(
+        server.client.post("/predict", files={"photo": GOOD}), 400, "malformed_request"
+    )
+
+
+def test_two_overlays_do_not_fit_one_png(server):
+    response = server.client.post(
+        "/explain", json={"images": [b64(GOOD)] * 2}, headers={"accept": "image/png"}
+    )
+    assert "2 images were sent" in problem(response, 422, "invalid_parameter")
+
+
+def test_a_representation_that_does_not_exist_is_refused(server):
+    assert "there is application/json" in problem(
+        post(server, accept="text/html"), 406, "not_acceptable"
+    )
+
+
+def test_what_is_not_served_is_a_problem_too(server):
+    assert "/openapi.json" in problem(server.client.get("/nowhere"), 404, "not_found")
+    response = server.client.get("/predict")
+    assert "use POST" in problem(response, 405, "method_not_allowed")
+    assert response.headers["allow"] == "POST"
+
+
+def test_the_model_tells_what_it_is(server, embedded):
+    found = answered(server.client.get("/model"))
+    assert found["version"] == embedded.manifest.version
+    assert found["labels"] == list(embedded.manifest.labels)
+    assert found["device"] == {
+        "name": "cpu",
+        "provider": "CPUExecutionProvider",
+        "precision": "float32",
+    }
+    assert set(found["methods"]) == set(METHODS)
+    assert server.client.get("/model/card").content == embedded.read(contract.CARD)
+
+
+def test_the_methods_tell_their_parameters(server):
+    found = {
+        method["name"]: method for method in answered(server.client.get("/methods"))["methods"]
+    }
+    assert set(found) == set(METHODS)
+    assert found["integrated_gradients"]["parameters"][0] | {"says": ""} == {
+        "name": "steps",
+        "default": 32,
+        "says": "",
+        "minimum": 1,
+        "maximum": 512,
+    }
+    assert all(method["source"] and method["says"] for method in found.values())
+
+
+@pytest.mark.parametrize("method", ['"saliency"', "saliency"])
+def test_a_field_of_a_form_may_be_json_text_as_bentomls_client_sends_it(method, server):
+    found = answered(
+        server.client.post(
+            "/explain?map=array", files={"image": ("a.png", GOOD)}, data={"method": method}
+        )
+    )
+    assert found["explanation"]["method"] == "saliency"
+
+
+def test_bentomls_client_is_told_what_can_be_called(server):
+    routes = {
+        route["name"]: route for route in answered(server.client.get("/schema.json"))["routes"]
+    }
+    assert {name: route["route"] for name, route in routes.items()} == {
+        "predict": "/predict",
+        "explain": "/explain",
+    }
+    assert routes["explain"]["input"]["properties"]["image"]["type"] == "file"
+    assert {"method", "steps"} <= set(routes["explain"]["input"]["properties"])
+
+
+def test_metrics_count_by_route_and_never_by_path(server):
+    for n in range(5):
+        server.client.get(f"/wp-login-{n}.php")
+    post(server, "/predict?explain=integrated_gradients")
+    text = server.client.get("/metrics").text
+    assert "wp-login" not in text
+    assert re.search(r'candor_requests_total\{code="404",route="unknown"\} [1-9]', text)
+    for name in (
+        "stage_duration_seconds",
+        "batch_size",
+        "predictions_total",
+        "prediction_confidence",
+        "explanations_total",
+        "completeness_gap",
+        "model_info",
+        "device_info",
+    ):
+        assert f"candor_{name}" in text, name
+
+
+def test_many_callers_at_once_each_get_their_own_answer(server):
+    images = [
+        encode(draw(colour, size=size)) for size in range(33, 49) for colour in ("red", "blue")
+    ]
+    expected = [answered(post(server, body=body)) for body in images]
+    with ThreadPoolExecutor(16) as pool:
+        found = list(
+            pool.map(
+                lambda body: httpx.post(
+                    server.url + "/predict",
+                    content=body,
+                    headers={"content-type": "image/png"},
+                    timeout=60,
+                ).json(),
+                images,
+            )
+        )
+    assert [(f["image"], f["label"]) for f in found] == [(e["image"], e["label"]) for e in expected]
+    assert json.dumps(found)

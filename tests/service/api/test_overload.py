@@ -1,0 +1,280 @@
+"""The door: whom it refuses, on the connection that asked and in full, and whom it lets pass."""
+
+import asyncio
+import gc
+import itertools
+import json
+import re
+import socket
+import threading
+import time
+import weakref
+from collections import Counter
+
+import httpx
+import pytest
+from uvicorn import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from service.api import build
+from service.api.overload import Heading, heading_of
+from service.schedule.pipeline import Pipeline
+from service.settings import Settings
+from service.telemetry.metrics import Metrics
+from service.workers import protocol as connection_protocol
+from service.workers.drain import Drain
+from support import arrivals, load
+from support.images import draw, encode
+from support.servers import Server, eventually
+
+IMAGE, BIG = encode(draw(size=64)), encode(draw("red", 1_000, width=900))
+MORE, TRIES = 40, 1000  # connections than there are places; requests until both answers were seen
+POST = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+PATHS = {"/predict", "/explain"}
+LENGTH = b"Content-Length: 5\r\n\r\n"
+
+
+def whole(head, body):
+    return [head + body]
+
+
+def head_first(head, body):
+    return [head, body]
+
+
+def head_in_two(head, body):
+    return [head[:20], head[20:] + body]
+
+
+def body_in_two(head, body):
+    return [head + body[:100], body[100:]]
+
+
+def with_an_empty_line_before(head, body):
+    return [b"\r\n" + head + body]
+
+
+class Wire:
+    """One connection, on which bytes are sent as they are given."""
+
+    def __init__(self, port):
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=30)
+        self.answers = self.socket.makefile("rb")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.answers.close()
+        self.socket.close()
+
+    def send(self, pieces):
+        for number, piece in enumerate(pieces):
+            time.sleep(0.003 if number else 0)
+            self.socket.sendall(piece)
+
+    def answer(self):
+        """The status, the headers and the body of the next answer."""
+        status = int(self.answers.readline().split()[1])
+        lines = iter(lambda: self.answers.readline().rstrip(), b"")
+        headers = {
+            name.lower(): value
+            for name, _, value in (line.decode().partition(": ") for line in lines)
+        }
+        return status, headers, self.answers.read(int(headers["content-length"]))
+
+
+def press(server, let_go):
+    """Asks for more than can be done until `let_go`."""
+    raw = load.image("/predict", IMAGE, "png").raw()
+    more = itertools.takewhile(lambda _: not let_go.is_set(), itertools.repeat(raw))
+    connections = int(server.metric('candor_queue_limit{lane="predict"}')) + MORE
+    arrivals.run(arrivals.closed_loop(server.port, more, connections, lambda _: None))
+
+
+@pytest.fixture(scope="module")
+def pressed(tmp_path_factory):
+    """A server with more callers than places."""
+    let_go = threading.Event()
+    with Server(tmp_path_factory.mktemp("pressed"), workers=1) as server:
+        pressing = threading.Thread(target=press, args=(server, let_go))
+        pressing.start()
+        try:
+            yield server
+        finally:
+            let_go.set()
+            pressing.join(60)
+
+
+def head_of(body, identity):
+    return POST + f"X-Request-Id: {identity}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+
+
+@pytest.mark.parametrize(
+    "cut", [whole, head_first, head_in_two, body_in_two, with_an_empty_line_before]
+)
+@pytest.mark.parametrize("body", [IMAGE, BIG], ids=["small", "big"])
+def test_under_pressure_every_request_on_a_connection_gets_its_own_whole_answer(cut, body, pressed):
+    seen = Counter()
+    with Wire(pressed.port) as wire:
+        for number in range(TRIES):
+            identity = f"{cut.__name__}-{number}"
+            wire.send(cut(head_of(body, identity), body))
+            status, headers, told = wire.answer()
+            seen[status] += 1
+            assert headers["x-request-id"] == identity
+            if status == 200:
+                assert json.loads(told)["image"]["format"] == "PNG"
+            else:
+                assert (status, headers["content-type"]) == (429, "application/problem+json")
+                assert int(headers["retry-after"]) >= 1
+                assert json.loads(told)["code"] == "too_many_requests"
+            if min(seen[200], seen[429]) >= 2:
+                return
+    pytest.fail(f"both answers should have been seen: {seen}")
+
+
+@pytest.mark.parametrize(
+    ("raw", "statuses"),
+    [
+        (
+            POST + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(IMAGE), IMAGE),
+            {200, 429},
+        ),
+        (b"GET /methods HTTP/1.1\r\nHost: x\r\n\r\n", {200}),
+        (POST + b"Content-Length: x\r\n\r\n", {400}),
+        (POST.replace(b"/predict", b"/predictions") + LENGTH + b"12345", {404}),
+    ],
+)
+def test_what_the_door_does_not_understand_is_answered_under_pressure_too(raw, statuses, pressed):
+    with Wire(pressed.port) as wire:
+        for _ in range(10):
+            wire.send([raw])
+            status, headers, _ = wire.answer()
+            assert status in statuses
+            if headers.get("connection") == "close":
+                break
+
+
+def test_who_wants_its_connection_closed_gets_that_under_pressure(pressed):
+    with Wire(pressed.port) as wire:
+        wire.send(
+            [POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(IMAGE), IMAGE)]
+        )
+        status, headers, _ = wire.answer()
+        assert status in {200, 429}
+        assert headers["connection"] == "close"
+        assert wire.answers.read() == b""
+
+
+def test_a_body_that_comes_late_still_gets_its_answer(pressed):
+    with Wire(pressed.port) as wire:
+        for number in range(5):
+            wire.send([head_of(IMAGE, f"late-{number}")])
+            time.sleep(0.2)
+            wire.send([IMAGE])
+            status, headers, _ = wire.answer()
+            assert status in {200, 429}
+            assert headers["x-request-id"] == f"late-{number}"
+
+
+def test_every_refusal_is_counted_and_has_an_id_of_its_own(tmp_path):
+    with Server(tmp_path, workers=1) as server:
+        raw = load.image("/predict", IMAGE, "png").raw()
+        answers = arrivals.run(arrivals.together(server.port, [raw] * 900))
+        refused = [answer for answer in answers if answer.status == 429]
+        assert {answer.status for answer in answers} == {200, 429}
+        assert (
+            len({re.search(rb"(?i)\r\nx-request-id: (\S+)", answer.head)[1] for answer in answers})
+            == 900
+        )
+        text = httpx.get(f"{server.url}/metrics").text
+        for series in (
+            'candor_requests_total{code="429",route="/predict"}',
+            'candor_rejected_total{lane="predict",reason="queue_full"}',
+        ):
+            assert f"{series} {float(len(refused))}" in text
+        assert 'candor_request_duration_seconds_count{route="/predict"} 900.0' in text
+
+
+@pytest.mark.parametrize(
+    ("head", "identity"),
+    [
+        (POST + LENGTH, b""),
+        (POST.replace(b"/predict", b"/predict?top=3&map=both") + LENGTH, b""),
+        (POST + b"Connection: keep-alive\r\n" + LENGTH, b""),
+        (POST + b"x-request-id: Mine-1 \r\n" + LENGTH, b"Mine-1"),
+        (POST + b"content-length:5\r\n\r\n", b""),
+    ],
+)
+def test_a_plain_request_is_understood(head, identity):
+    assert heading_of(head, PATHS) == Heading("/predict", identity, len(head) + 5)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"",
+        POST,
+        POST[:30],
+        POST.replace(b"POST", b"GET") + LENGTH,
+        POST.replace(b"/predict", b"/models") + LENGTH,
+        POST.replace(b"/predict", b"/v1/name") + LENGTH,
+        POST.replace(b"HTTP/1.1", b"HTTP/1.0") + LENGTH,
+        POST + b"\r\n",
+        POST + b"Content-Length: 5, 5\r\n\r\n",
+        POST + b"Content-Length: 5\r\n" + LENGTH,
+        POST + b"Content-Length: +5\r\n\r\n",
+        POST + b"Content-Length : 5\r\n\r\n",
+        POST + b"Transfer-Encoding: chunked\r\n" + LENGTH,
+        POST + b"transfer-encoding : chunked\r\n" + LENGTH,
+        POST + b"Expect: 100-continue\r\n" + LENGTH,
+        POST + b"Connection: close\r\n" + LENGTH,
+        POST + b"Connection: keep-alive\r\nConnection: close\r\n" + LENGTH,
+        POST + b"Connection: Upgrade\r\nUpgrade: websocket\r\n" + LENGTH,
+        POST + b"X-Long: a\r\n b\r\n" + LENGTH,
+    ],
+)
+def test_what_is_not_plain_is_left_to_the_server(head):
+    assert heading_of(head, PATHS) is None
+
+
+def test_a_connection_that_has_ended_leaves_no_garbage(embedded, engine):
+    metrics = Metrics(embedded.manifest.labels)
+    pipeline, drain = (
+        Pipeline(engine, Settings(), metrics),
+        Drain(1.0, metrics.requests_in_flight, metrics.ready),
+    )
+    app, door = build(pipeline, embedded, Settings(), drain)
+    config, state, made = Config(app), ServerState(), []
+    config.load()
+    request = load.image("/predict", IMAGE, "png").raw()
+
+    def protocol():
+        new = HttpToolsProtocol(config, state, {}, asyncio.get_running_loop())
+        door.guard(connection_protocol.around(new))
+        made.append(weakref.ref(new))
+        return new
+
+    async def visit():
+        server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
+        async with server:
+            for requests in (0, 1, 2):
+                reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+                for _ in range(requests):
+                    writer.write(request)
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    assert head.startswith(b"HTTP/1.1 200")
+                    await reader.readexactly(int(re.search(rb"content-length: (\d+)", head)[1]))
+                writer.close()
+            await eventually(lambda: not any(ref() for ref in made))
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(visit())
+    finally:
+        gc.enable()
+        pipeline.close()
+    assert len(made) == 3

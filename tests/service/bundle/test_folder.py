@@ -1,0 +1,235 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from service.bundle.folder import GRADIENT, PREDICT, load, write
+from service.bundle.manifest import MANIFEST, Bins, Digest, Distribution, Int8, Manifest, Parity
+from service.errors import (
+    DigestError,
+    ExternalDataError,
+    ManifestError,
+    MissingFileError,
+    SchemaVersionError,
+)
+from service.image.resize import Input
+
+MANIFEST_OF_TWO = Manifest(
+    name="two",
+    labels=("cat", "dog"),
+    input=Input(size=8, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2), resize="pad", short_side=8),
+    temperature=1.5,
+    self_test=(1, 0.25),
+    parity={"saliency": Parity("captum 0.9.0", 64, 1e-6, 1.0)},
+    provenance={"seed": 0, "data": {"fingerprint": "ab"}},
+)
+
+
+def graph() -> onnx.ModelProto:
+    """Logits = the image's sum by channel, times a weight of 3 × 2."""
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", 8, 8, 3])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 2])
+    nodes = [
+        helper.make_node("Cast", ["image"], ["x"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceSum", ["x", "axes"], ["sums"], keepdims=0),
+        helper.make_node("MatMul", ["sums", "weight"], ["logits"]),
+    ]
+    weight = np.array([[1, 0], [0, 1], [1, 1]], np.float32)
+    constants = [
+        numpy_helper.from_array(np.array([1, 2]), "axes"),
+        numpy_helper.from_array(weight, "weight"),
+    ]
+    return helper.make_model(
+        helper.make_graph(nodes, "two", [image], [logits], constants),
+        opset_imports=[helper.make_opsetid("", 20)],
+        ir_version=10,
+    )
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    return write(
+        tmp_path / "two",
+        MANIFEST_OF_TWO,
+        {PREDICT: graph().SerializeToString(), "CARD.md": b"# Two\n"},
+    )
+
+
+def test_what_is_written_is_what_is_loaded(bundle):
+    again = load(bundle.folder)
+    assert again == bundle
+    assert replace(again.manifest, files={}) == MANIFEST_OF_TWO
+    assert again.read("CARD.md") == b"# Two\n"
+
+
+def test_a_manifest_survives_its_canonical_text(bundle):
+    assert Manifest.parse(bundle.manifest.canonical()) == bundle.manifest
+
+
+def test_the_figures_of_int8_survive_and_their_absence_leaves_no_trace(bundle):
+    figures = Int8(
+        (1, 0.5), 100, 10, 0.9, 0.91, 0.3, 0.31, 0.98, {"1": 2.8, "16": 2.9}, "a CPU", "2026-11-24"
+    )
+    told = replace(bundle.manifest, int8=figures)
+    assert Manifest.parse(told.canonical()) == told
+    assert told.version != bundle.manifest.version
+    assert b"int8" not in bundle.manifest.canonical()
+
+
+def test_a_distribution_survives_and_its_absence_leaves_no_trace(bundle):
+    known = Distribution(
+        60, Bins((0.5, 0.9), (0.2, 0.3, 0.5)), Bins((), (1.0,)), Bins((0.5,), (0.0, 1.0))
+    )
+    told = replace(bundle.manifest, distribution=known)
+    assert Manifest.parse(told.canonical()) == told
+    assert b"distribution" not in bundle.manifest.canonical()
+
+
+@pytest.mark.parametrize(
+    ("edges", "shares", "told"),
+    [
+        ((0.5,), (1.0,), "1 shares and the edges"),
+        ((0.5, 0.5), (0.2, 0.3, 0.5), "edges ascend"),
+        ((0.5,), (0.5, 0.6), "sum to 1"),
+        ((0.5,), (-0.5, 1.5), "not negative"),
+    ],
+)
+def test_bins_that_are_no_distribution_are_refused(edges, shares, told, bundle):
+    fine = Bins((), (1.0,))
+    document = replace(bundle.manifest, distribution=Distribution(60, fine, fine, fine)).document()
+    document["distribution"]["classes"] = {"edges": edges, "shares": shares}
+    with pytest.raises(ManifestError, match=told):
+        Manifest.parse(json.dumps(document).encode())
+
+
+def test_the_version_follows_every_file(bundle, tmp_path):
+    same = write(
+        tmp_path / "same",
+        MANIFEST_OF_TWO,
+        {"CARD.md": b"# Two\n", PREDICT: graph().SerializeToString()},
+    )
+    other = write(
+        tmp_path / "other",
+        MANIFEST_OF_TWO,
+        {PREDICT: graph().SerializeToString(), "CARD.md": b"# Three\n"},
+    )
+    assert same.manifest.version == bundle.manifest.version != other.manifest.version
+    assert len(bundle.manifest.version) == 12
+
+
+def test_a_changed_byte_is_refused(bundle):
+    content = bytearray((bundle.folder / PREDICT).read_bytes())
+    content[len(content) // 2] ^= 1
+    (bundle.folder / PREDICT).write_bytes(content)
+    with pytest.raises(
+        DigestError, match=r"predict\.onnx has sha256 .* the manifest says .* copy the bundle again"
+    ):
+        load(bundle.folder)
+
+
+def test_a_byte_changed_after_loading_is_refused_when_read(bundle):
+    (bundle.folder / "CARD.md").write_bytes(b"# Too\n")
+    with pytest.raises(DigestError):
+        bundle.read("CARD.md")
+
+
+def test_a_missing_file_is_named(bundle):
+    (bundle.folder / "CARD.md").unlink()
+    with pytest.raises(MissingFileError, match=r"CARD\.md is missing"):
+        load(bundle.folder)
+
+
+def test_asking_for_a_graph_that_the_bundle_lacks_lists_what_it_has(bundle):
+    with pytest.raises(
+        MissingFileError, match=r"has no gradient\.onnx; it has CARD\.md, predict\.onnx"
+    ):
+        bundle.read(GRADIENT)
+
+
+def test_an_unknown_schema_version_says_what_can_be_done(bundle):
+    document = json.loads((bundle.folder / MANIFEST).read_text())
+    (bundle.folder / MANIFEST).write_text(json.dumps(document | {"schema_version": 99}))
+    with pytest.raises(
+        SchemaVersionError, match=r"schema version 99; this Candor reads 1: export the bundle again"
+    ):
+        load(bundle.folder)
+
+
+def external_graph() -> bytes:
+    model = graph()
+    weight = model.graph.initializer[1]
+    onnx.external_data_helper.set_external_data(weight, location="weights.bin")
+    weight.ClearField("raw_data")
+    weight.data_location = TensorProto.EXTERNAL
+    return model.SerializeToString()
+
+
+def test_external_tensor_data_is_refused_when_written(tmp_path):
+    with pytest.raises(
+        ExternalDataError, match=r"keeps 1 tensors outside the file \(weight first\)"
+    ):
+        write(tmp_path / "two", MANIFEST_OF_TWO, {PREDICT: external_graph()})
+    assert not (tmp_path / "two").exists()
+
+
+def test_external_tensor_data_is_refused_when_loaded(bundle):
+    content = external_graph()
+    (bundle.folder / PREDICT).write_bytes(content)
+    files = dict(bundle.manifest.files) | {PREDICT: Digest.of(content)}
+    (bundle.folder / MANIFEST).write_bytes(replace(bundle.manifest, files=files).canonical())
+    with pytest.raises(ExternalDataError):
+        load(bundle.folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d.pop("labels"),
+        lambda d: d.update(labels=["cat", "cat"]),
+        lambda d: d.update(temperature=0),
+        lambda d: d.update(entropy_power=-0.1),
+        lambda d: d.update(entropy_power=1.1),
+        lambda d: d.update(surprise=1),
+        lambda d: d["input"].update(resize="squeeze"),
+        lambda d: d["input"].update(std=[1, 1]),
+        lambda d: d["files"].pop(PREDICT),
+        lambda d: d["files"].update({"../../etc/passwd": d["files"][PREDICT]}),
+        lambda d: d.update(files=[]),
+    ],
+)
+def test_a_manifest_that_breaks_the_contract_is_refused(bundle, change):
+    document = json.loads((bundle.folder / MANIFEST).read_text())
+    change(document)
+    (bundle.folder / MANIFEST).write_text(json.dumps(document))
+    with pytest.raises(ManifestError):
+        load(bundle.folder)
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"null", b"{}", b"\xff\xfe", b'{"schema_version"'])
+def test_a_manifest_that_is_no_json_object_is_refused(tmp_path, text):
+    (tmp_path / MANIFEST).write_bytes(text)
+    with pytest.raises(ManifestError, match="is no manifest"):
+        load(tmp_path)
+
+
+def test_a_folder_without_manifest_is_no_bundle(tmp_path):
+    with pytest.raises(
+        ManifestError, match=r"is no bundle \(No such file or directory: manifest\.json\)"
+    ):
+        load(tmp_path)
+
+
+def test_writing_replaces_a_bundle_whole(bundle):
+    write(bundle.folder, MANIFEST_OF_TWO, {PREDICT: graph().SerializeToString()})
+    assert sorted(path.name for path in bundle.folder.iterdir()) == [MANIFEST, PREDICT]
+    assert [path.name for path in bundle.folder.parent.iterdir()] == [bundle.folder.name]
+
+
+def test_writing_never_replaces_what_is_no_bundle(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(FileExistsError, match="is no bundle"):
+        write(tmp_path, MANIFEST_OF_TWO, {PREDICT: graph().SerializeToString()})
+    assert (tmp_path / "thesis.txt").exists()

@@ -1,0 +1,316 @@
+"""Maps against what is true: networks whose attribution is known, a planted patch, weights drawn anew, Captum where it is right."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from captum.attr import FeatureAblation, Occlusion
+from onnx import numpy_helper
+
+from service.bundle import folder as contract
+from service.bundle.manifest import Manifest
+from service.explain import METHODS, ask, explain
+from service.explain.baselines import pixels_of
+from service.explain.segments import areas, count, grid
+from service.runtime.engine import Engine
+from support import toys
+from support.images import draw
+
+ADDITIVE = ("input_x_gradient", "integrated_gradients", "gradient_shap", "kernel_shap")
+
+
+def answer(engine, pixels, method, target="0", quality="basic", **given):
+    logits = engine.predict(pixels[None]).logits[0]
+    return explain(engine, pixels, ask(engine.manifest, method, target, given, quality), logits)
+
+
+def contributions(engine, pixels, weights, baseline=None):
+    """w · (x − baseline), summed over the colours."""
+    x = engine.normalise(pixels[None])[0]
+    start = 0 if baseline is None else engine.normalise(baseline[None])[0]
+    return (weights.reshape(3, toys.SIZE, toys.SIZE) * (x - start)).sum(0)
+
+
+def near(found, expected, tolerance=1e-5):
+    difference = np.abs(found - expected)
+    scale = np.abs(expected).max()
+    assert difference.max() <= tolerance * scale, (
+        f"largest {difference.max():.3g}, mean {difference.mean():.3g}, of up to {scale:.3g}"
+    )
+
+
+@pytest.mark.parametrize("method", ["input_x_gradient", "integrated_gradients"])
+def test_of_a_linear_network_each_pixel_gets_its_term(method, tmp_path):
+    found = answer(toys.linear(tmp_path), toys.image(), method)
+    near(found.map, contributions(toys.linear(tmp_path), toys.image(), toys.weights_of()[0]))
+
+
+@pytest.mark.parametrize("method", ["saliency", "smooth_grad"])
+def test_of_a_linear_network_the_slope_is_its_weights(method, tmp_path):
+    expected = np.abs(toys.weights_of()[0]).reshape(3, toys.SIZE, toys.SIZE).max(0)
+    near(answer(toys.linear(tmp_path), toys.image(), method).map, expected)
+
+
+@pytest.mark.parametrize("baseline", ["mean", "black", "white", "blur"])
+def test_of_a_linear_network_taking_a_segment_away_takes_its_terms_away(baseline, tmp_path):
+    engine, pixels, cut = toys.linear(tmp_path), toys.image(), grid(toys.SIZE, 4)
+    terms = contributions(engine, pixels, toys.weights_of()[0], pixels_of(engine, pixels, baseline))
+    expected = np.bincount(cut.ravel(), terms.ravel())
+    near(
+        answer(engine, pixels, "feature_ablation", segments=4, baseline=baseline).map,
+        expected[cut],
+        1e-4,
+    )
+    near(
+        answer(engine, pixels, "kernel_shap", segments=4, samples=256, baseline=baseline).map,
+        (expected / areas(cut))[cut],
+        1e-4,
+    )
+
+
+def test_of_a_linear_network_the_surrogate_is_the_network(tmp_path):
+    assert (
+        answer(toys.linear(tmp_path), toys.image(), "lime", segments=4, samples=2048).quality[
+            "surrogate_r2"
+        ]
+        > 0.99
+    )
+
+
+@pytest.mark.parametrize("bias", [0.0, 0.3])
+def test_past_a_threshold_only_the_rest_of_the_way_counts(bias, tmp_path):
+    engine = toys.thresholded(tmp_path, bias)
+    pixels = np.where(
+        toys.weights_of()[0].reshape(3, 16, 16).transpose(1, 2, 0) > 0, 160, 90
+    ).astype(np.uint8)
+    terms = contributions(engine, pixels, toys.weights_of()[0])
+    total = terms.sum()
+    assert total > bias, "the image does not pass the threshold"
+    found = answer(engine, pixels, "integrated_gradients", steps=256, max_steps=256)
+    near(found.map, terms * (1 - bias / total), 0.02)
+
+
+def test_of_a_product_each_factor_gets_half(tmp_path):
+    engine, pixels = toys.product(tmp_path), toys.image()
+    a, b = (contributions(engine, pixels, weights) for weights in toys.weights_of())
+    near(
+        answer(engine, pixels, "integrated_gradients", steps=4).map,
+        (a * b.sum() + b * a.sum()) / 2,
+        1e-4,
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_planted_patch_lights_up(method, tmp_path):
+    engine = toys.planted(tmp_path)
+    pixels = np.full((toys.SIZE, toys.SIZE, 3), 90, np.uint8)
+    pixels[toys.PATCH] = 220
+    given = {"segments": 4} if "segments" in {p.name for p in METHODS[method].parameters} else {}
+    found = answer(engine, pixels, method, **given).map
+    inside = np.zeros(found.shape, bool)
+    inside[toys.PATCH] = True
+    assert found[inside].mean() > 0
+    assert found[inside].mean() > 4 * np.abs(found[~inside]).mean(), (
+        found[inside].mean(),
+        np.abs(found[~inside]).mean(),
+    )
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].sign == "signed"])
+def test_a_contrast_is_the_other_way_round_when_it_is_turned_round(method, engine):
+    first, second = (
+        answer(engine, draw(), method, "cat,dog"),
+        answer(engine, draw(), method, "dog,cat"),
+    )
+    near(first.map, -second.map, 1e-3)
+    assert (first.target.index, first.target.against) == (3, 5)
+
+
+@pytest.mark.parametrize(
+    "method", ["input_x_gradient", "grad_cam", "occlusion", "feature_ablation"]
+)
+def test_a_contrast_is_the_difference_of_two_maps(method, engine):
+    maps = [answer(engine, draw(), method, target).map for target in ("cat,dog", "cat", "dog")]
+    near(maps[0], maps[1] - maps[2], 1e-4)
+
+
+SEEDS = (
+    3,
+    4,
+    5,
+)  # of the weights that are drawn: a map of 4 × 4 cells may be like another by chance
+
+
+@pytest.fixture(scope="module")
+def randomised(embedded, tmp_path_factory):
+    """The embedded bundle with the weights of its last layer, or of all its layers, drawn anew, three times."""
+
+    def engine_with(wanted, name, seed):
+        files = {}
+        for graph in (contract.PREDICT, contract.GRADIENT, contract.CAM):
+            model = onnx.load_model_from_string(embedded.read(graph))
+            rng = np.random.default_rng(seed)
+            for tensor in sorted(
+                model.graph.initializer, key=lambda t: t.name.removeprefix("forward/")
+            ):
+                value = numpy_helper.to_array(tensor)
+                if value.dtype == np.float32 and value.size > 200 and wanted(value):
+                    drawn = rng.normal(value.mean(), value.std(), value.shape).astype(np.float32)
+                    tensor.CopyFrom(numpy_helper.from_array(drawn, tensor.name))
+            files[graph] = model.SerializeToString()
+        manifest = Manifest("random", embedded.manifest.labels, embedded.manifest.input)
+        return Engine(
+            contract.write(tmp_path_factory.mktemp("random") / name, manifest, files), "cpu"
+        )
+
+    depths = {"last": lambda value: value.ndim == 2, "all": lambda _: True}
+    return {
+        depth: [engine_with(wanted, f"{depth}{seed}", seed) for seed in SEEDS]
+        for depth, wanted in depths.items()
+    }
+
+
+def rank_correlation(first, second):
+    a, b = (np.argsort(np.argsort(values.ravel())).astype(float) for values in (first, second))
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+@pytest.mark.parametrize("depth", ["last", "all"])
+@pytest.mark.parametrize(
+    "method", ["integrated_gradients", "input_x_gradient", "grad_cam", "occlusion"]
+)
+def test_drawing_the_weights_anew_destroys_the_map(method, depth, engine, randomised):
+    similar = []
+    for seed, colour in enumerate(("red", "green", "blue", "red")):
+        pixels = draw(colour, seed=seed)
+        whole = answer(engine, pixels, method, "3").map
+        similar += [
+            abs(rank_correlation(whole, answer(broken, pixels, method, "3").map))
+            for broken in randomised[depth]
+        ]
+    assert np.median(similar) < 0.5, similar
+
+
+@pytest.fixture(scope="module")
+def small(run, dataset, tmp_path_factory):
+    from training.export.ours import export_core, graphs
+
+    manifest = Manifest("discs", run.subject.classes, run.input)
+    files = graphs(export_core(run.network, 32), run.input)
+    return Engine(contract.write(tmp_path_factory.mktemp("small") / "b", manifest, files), "cpu")
+
+
+def rounding(engine, pixels):
+    """1e-6 of the logits that were subtracted."""
+    return 1e-6 * max(1.0, float(np.abs(engine.predict(pixels[None]).logits).max()))
+
+
+def oracle(engine, pixels, baseline):
+    x, start = (
+        torch.from_numpy(engine.normalise(p[None]))
+        for p in (pixels, pixels_of(engine, pixels, baseline))
+    )
+    return x, start
+
+
+@pytest.mark.parametrize("baseline", ["mean", "black", "blur"])
+def test_feature_ablation_equals_captums(baseline, small, run, dataset):
+    from training.export.parity import copy_of
+
+    pixels, cut = dataset.test.pixels[0], grid(32, 8)
+    x, start = oracle(small, pixels, baseline)
+    expected = FeatureAblation(copy_of(run.network)).attribute(
+        x, start, target=1, feature_mask=torch.from_numpy(cut)[None, None]
+    )
+    found = answer(small, pixels, "feature_ablation", "1", baseline=baseline).map
+    assert np.abs(found - expected[0, 0].numpy()).max() <= rounding(small, pixels)
+
+
+@pytest.mark.parametrize(("window", "stride"), [(0.25, 0.125), (0.3, 0.2), (1.0, 1.0)])
+def test_occlusion_equals_captums(window, stride, small, run, dataset):
+    from training.export.parity import copy_of
+
+    pixels, side, step = dataset.test.pixels[1], round(window * 32), round(stride * 32)
+    x, start = oracle(small, pixels, "mean")
+    expected = Occlusion(copy_of(run.network)).attribute(
+        x, sliding_window_shapes=(3, side, side), strides=(3, step, step), baselines=start, target=2
+    )
+    found = answer(small, pixels, "occlusion", "2", window=window, stride=stride).map
+    assert np.abs(found - expected[0, 0].detach().numpy()).max() <= rounding(small, pixels)
+
+
+@pytest.mark.parametrize("method", ["kernel_shap", "integrated_gradients"])
+def test_additive_maps_sum_to_what_they_explain(method, engine):
+    most = {"kernel_shap": 1e-5, "integrated_gradients": 0.05}[method]
+    assert answer(engine, draw("green", seed=4), method, "6").quality["completeness_gap"] <= most
+
+
+def test_integrated_gradients_take_more_steps_while_the_gap_is_wide(engine):
+    found = answer(engine, draw("blue"), "integrated_gradients", "3", steps=1, max_steps=64).quality
+    assert found["steps"] > 1
+    assert found["completeness_gap"] <= 0.05 or found["steps"] == 64
+    assert (
+        answer(engine, draw("blue"), "integrated_gradients", "3", steps=1, max_steps=1).quality[
+            "steps"
+        ]
+        == 1
+    )
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "occlusion", "integrated_gradients"])
+def test_full_quality_measures_everything(method, engine):
+    found = answer(engine, draw(), method, None, "full").quality
+    assert {
+        "class_cosine",
+        "deletion",
+        "deletion_random",
+        "insertion",
+        "insertion_random",
+        "sensitivity",
+    } <= set(found)
+    assert all(
+        0 <= found[name] <= 1
+        for name in ("deletion", "deletion_random", "insertion", "insertion_random")
+    )
+    assert -1 <= found["class_cosine"] <= 1
+    assert found["sensitivity"] >= 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_answer_tells_how_far_the_map_depends_on_the_class(method, engine):
+    given = {p.name: 16 for p in METHODS[method].parameters if p.name == "samples"}
+    assert (
+        -1
+        <= answer(engine, draw("red", seed=1), method, None, **given).quality["class_cosine"]
+        <= 1
+    )
+
+
+def test_a_map_that_does_not_depend_on_the_class_has_cosine_one(tmp_path):
+    weights = np.repeat(toys.weights_of(1), 2, axis=0) * np.array([[1], [0.5]], np.float32)
+    found = answer(toys.linear(tmp_path, weights), toys.image(), "integrated_gradients", "a")
+    assert found.quality["class_cosine"] == pytest.approx(1, abs=1e-6)
+
+
+def test_a_map_of_the_patch_deletes_better_than_chance(tmp_path):
+    engine = toys.planted(tmp_path)
+    pixels = np.full((toys.SIZE, toys.SIZE, 3), 90, np.uint8)
+    pixels[toys.PATCH] = 220
+    found = answer(engine, pixels, "integrated_gradients", quality="full").quality
+    assert found["deletion"] < found["deletion_random"]
+    assert found["insertion"] > found["insertion_random"]
+
+
+@pytest.mark.parametrize(("size", "cells"), [(32, 8), (10, 3), (4, 8), (1, 2)])
+def test_a_grid_uses_every_number(size, cells):
+    cut = grid(size, cells)
+    assert sorted(np.unique(cut)) == list(range(count(cut)))
+    assert areas(cut).max() <= (-(-size // min(cells, size))) ** 2
+
+
+@pytest.mark.parametrize("target", ["cat,cat", "cat,unicorn", ",", "cat,dog,frog"])
+def test_a_contrast_of_what_is_not_there_is_refused(target, embedded):
+    from service.errors import InvalidParameter
+
+    with pytest.raises(InvalidParameter, match="target is"):
+        ask(embedded.manifest, "saliency", target, {})

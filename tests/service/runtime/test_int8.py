@@ -1,0 +1,91 @@
+"""Predictions in int8 where they were asked for; explanations in float32 all the same."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from service.bundle import folder as contract
+from service.bundle.folder import check_int8
+from service.errors import BundleError, PrecisionError
+from service.predictions import PredictionOptions, predict
+from service.runtime.engine import Engine
+from support.images import draw, encode
+from support.servers import Server
+
+BATCH = np.stack([draw(seed=seed) for seed in range(5)])
+
+
+@pytest.fixture(scope="module")
+def quick(embedded):
+    return Engine(embedded, "cpu", precision="int8")
+
+
+def without_int8(bundle, folder):
+    return contract.write(
+        folder,
+        replace(bundle.manifest, int8=None),
+        {contract.PREDICT: bundle.read(contract.PREDICT)},
+    )
+
+
+def test_only_quick_predictions_are_in_int8(quick, engine):
+    assert np.array_equal(quick.predict(BATCH).logits, engine.predict(BATCH).logits)
+    assert np.array_equal(engine.predict_quick(BATCH).logits, engine.predict(BATCH).logits)
+    ours, theirs = quick.predict_quick(BATCH), engine.predict(BATCH)
+    assert 0 < np.abs(ours.logits - theirs.logits).max() < 1
+    assert ours.features.shape == theirs.features.shape
+
+
+def test_a_paced_engine_keeps_its_precision(quick):
+    paced = quick.paced(lambda _engine, rows: min(rows, 2))
+    assert np.array_equal(
+        paced.predict_quick(BATCH[:2]).logits, quick.predict_quick(BATCH[:2]).logits
+    )
+
+
+def test_explanations_are_those_of_float32(quick, engine):
+    x, target = engine.normalise(BATCH), np.arange(5)
+    assert np.array_equal(quick.gradient(x, target).gradient, engine.gradient(x, target).gradient)
+
+
+def test_a_bundle_without_the_graph_stops_the_start(embedded, tmp_path):
+    plain = without_int8(embedded, tmp_path / "b")
+    with pytest.raises(
+        PrecisionError,
+        match=r"has no predict\.int8\.onnx: make one with .*quantise.*, or unset CANDOR_PRECISION",
+    ):
+        Engine(plain, "cpu", precision="int8")
+
+
+@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+def test_a_gpu_is_refused(device, embedded):
+    with pytest.raises(PrecisionError, match=f"the device is {device}: set CANDOR_DEVICE to cpu"):
+        check_int8(embedded, device)
+
+
+def test_a_wrong_graph_stops_the_start(embedded, tmp_path):
+    index, logit = embedded.manifest.int8.self_test
+    figures = replace(embedded.manifest.int8, self_test=(index, logit + 0.3))
+    files = {name: embedded.read(name) for name in (contract.PREDICT, contract.INT8)}
+    wrong = contract.write(tmp_path / "b", replace(embedded.manifest, int8=figures), files)
+    assert Engine(wrong, "cpu").precision == "float32"
+    with pytest.raises(BundleError, match="self-test image"):
+        Engine(wrong, "cpu", precision="int8")
+
+
+def test_a_served_prediction_is_the_engines(quick, tmp_path):
+    expected = predict(
+        quick.predict_quick(BATCH[:1]).rows()[0], quick.manifest, PredictionOptions(10)
+    )
+    with Server(tmp_path, precision="int8", workers=1) as server:
+        told = server.client.get("/model").json()
+        response = server.client.post(
+            "/predict?top_k=10", content=encode(BATCH[0]), headers={"Content-Type": "image/png"}
+        )
+    assert told["device"]["precision"] == "int8"
+    assert "self_test" not in told["int8"]
+    found = {entry["index"]: entry["probability"] for entry in response.json()["top"]}
+    assert found == pytest.approx(
+        {entry.index: entry.probability for entry in expected.top}, abs=1e-6
+    )

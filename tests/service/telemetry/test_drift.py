@@ -1,0 +1,202 @@
+"""Drift is the textbook's index over the latest predictions of all processes, rises when the images change, and is silent until it knows."""
+
+import base64
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import httpx
+import numpy as np
+import pytest
+
+from service.bundle import folder as contract
+from service.bundle.manifest import Bins, Distribution
+from service.telemetry.drift import LEAST, WINDOW, Window, counts, drift, stability_index
+from service.telemetry.metrics import Metrics
+from support.images import COLOURS, draw, encode
+from support.servers import ROOT, Server
+
+WORK = """
+import sys
+from pathlib import Path
+from service.telemetry.drift import Window
+window = Window(Path(sys.argv[1]))
+for line in sys.stdin:
+    for _ in range(int(line)):
+        window.add(0.5, None, int(sys.argv[2]))
+    print("done", flush=True)
+"""
+EVEN = Bins((0.25, 0.5, 0.75), (0.25,) * 4)
+HELD_OUT = Distribution(1_000_000, EVEN, EVEN, Bins((0.5,), (0.5, 0.5)))
+
+
+def records(confidence, familiarity, classes):
+    return np.stack([np.ones(len(confidence)), confidence, familiarity, classes], axis=1)
+
+
+def test_the_index_is_that_of_the_textbook():
+    p, q = np.array([10, 20, 30, 40]) / 100, np.array([0.4, 0.3, 0.2, 0.1])
+    found = stability_index(
+        np.array([10, 20, 30, 40]) * 1000, Bins((1.0, 2.0, 3.0), tuple(q)), 10**6
+    )
+    assert found == pytest.approx(sum((p - q) * np.log(p / q)), rel=1e-3)
+
+
+def test_an_empty_bin_makes_it_large_and_not_infinite():
+    assert 5 < stability_index(np.array([1000, 0]), Bins((0.5,), (0.0, 1.0)), 1000) < 20
+
+
+def test_chance_alone_makes_it_as_large_as_theory_says():
+    """PSI of samples of n and m images of one distribution: (bins − 1) (1 / n + 1 / m) on average (Yurdakul, 2018)."""
+    rng, images = np.random.default_rng(0), 4000
+    found = []
+    for _ in range(2000):
+        held_out = np.bincount(rng.integers(0, 10, images), minlength=10)
+        shares = Bins(tuple(np.arange(9.0)), tuple(held_out / images))
+        found.append(
+            stability_index(np.bincount(rng.integers(0, 10, WINDOW), minlength=10), shares, images)
+        )
+    assert np.mean(found) == pytest.approx(9 * (1 / WINDOW + 1 / images), rel=0.05)
+
+
+def test_values_are_counted_in_the_bin_that_begins_with_them():
+    assert counts(np.array([0.0, 0.25, 0.3, 0.75, 1.0]), EVEN.edges).tolist() == [1, 2, 0, 2]
+    assert counts(np.array([3.0]), ()).tolist() == [1]
+
+
+def test_each_aspect_is_compared_with_its_own_bins():
+    rng = np.random.default_rng(0)
+    same, low, classes = rng.uniform(size=WINDOW), rng.uniform(0, 0.25, WINDOW), np.zeros(WINDOW)
+    found = drift(records(same, low, classes), HELD_OUT)
+    assert found["confidence"] < 0.05
+    assert found["familiarity"] > 1
+    assert found["classes"] > 1
+
+
+def test_it_is_not_known_before_there_are_enough_predictions_and_without_anything_held_out():
+    values = np.random.default_rng(0).uniform(size=LEAST)
+    seen = records(values, values, np.round(values))
+    assert all(np.isnan(index) for index in drift(seen[1:], HELD_OUT).values())
+    assert all(np.isfinite(index) for index in drift(seen, HELD_OUT).values())
+    assert all(np.isnan(index) for index in drift(seen, None).values())
+
+
+def test_a_window_forgets_what_is_older():
+    window = Window()
+    assert len(window.latest()) == 0
+    for number in range(WINDOW + 10):
+        window.add(0.5, None, number)
+    assert sorted(window.latest()[:, 3]) == list(range(10, WINDOW + 10))
+    assert np.isnan(window.latest()[:, 2]).all()
+
+
+def test_the_window_is_the_latest_predictions_whichever_process_made_them(tmp_path):
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORK, tmp_path, str(index)],
+            cwd=ROOT,
+            env=os.environ,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    try:
+        for index, count in ((0, 900), (1, 300), (0, 50), (1, 200)):
+            print(count, file=processes[index].stdin, flush=True)
+            assert processes[index].stdout.readline() == "done\n"
+            processes[index].poll()
+        both = Window(tmp_path).latest()[:, 3]
+        processes[1].communicate("")
+        after = Window(tmp_path).latest()[:, 3]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    for found in (both, after):
+        assert np.bincount(found.astype(int)).tolist() == [500, 500], (
+            "450 of the first 900 are older than the latest 1,000"
+        )
+
+
+def test_a_process_alone_tells_it_too(monkeypatch):
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
+    metrics = Metrics(["cat", "dog"], HELD_OUT)
+    for _ in range(LEAST):
+        metrics.window.add(0.9, 0.9, 0)
+    found = drift_of(metrics.text().decode())
+    assert set(found) == {"confidence", "familiarity", "classes"}
+    assert min(found.values()) > 0.25
+
+
+def drift_of(text):
+    lines = [line for line in text.splitlines() if line.startswith("candor_drift{")]
+    return {line.split('"')[1]: float(line.rpartition(" ")[2]) for line in lines}
+
+
+def discs(count, seed):
+    """Discs of every colour in turn: uint8 (N, 32, 32, 3), and their classes."""
+    colours = list(COLOURS)
+    pixels = [draw(colours[number % 3], seed=seed + number) for number in range(count)]
+    return np.stack(pixels), np.arange(count) % 3
+
+
+@pytest.fixture(scope="module")
+def watched(bundle, tmp_path_factory):
+    """The bundle of discs, calibrated on more images than its run held out, and served by two processes."""
+    from training.data.read import Images
+    from training.reliability.fitting import fit_reliability
+
+    files = {name: bundle.read(name) for name in bundle.manifest.files}
+    manifest, files = fit_reliability(
+        replace(bundle.manifest, files={}), files, Images(*discs(600, seed=50_000)), None
+    )
+    folder = tmp_path_factory.mktemp("watched")
+    made = contract.write(folder / "discs", manifest, files)
+    with Server(folder, bundle=str(made.folder), workers=2) as server:
+        server.wait_for_processes(2)
+        yield server
+
+
+def predicted(server, pixels):
+    """Sends the images, ten a request, each request over a connection of its own."""
+
+    def send(part):
+        body = {"images": [base64.b64encode(encode(image)).decode() for image in part]}
+        assert httpx.post(f"{server.url}/predict", json=body, timeout=60).status_code == 200
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(send, np.split(pixels, len(pixels) // 10)))
+
+
+def drift_seen(server):
+    return drift_of(httpx.get(f"{server.url}/metrics", timeout=10).text)
+
+
+def test_a_real_service_of_two_processes_sees_images_change_and_change_back(watched):
+    assert all(np.isnan(index) for index in drift_seen(watched).values())
+    pixels, _ = discs(WINDOW, seed=90_000)
+    predicted(watched, pixels[: LEAST - 10])
+    assert all(np.isnan(index) for index in drift_seen(watched).values()), (
+        "490 predictions are too few"
+    )
+    predicted(watched, pixels[LEAST - 10 :])
+    assert max(drift_seen(watched).values()) < 0.15
+    predicted(watched, np.random.default_rng(0).integers(0, 256, (600, 32, 32, 3), np.uint8))
+    assert drift_seen(watched)["familiarity"] > 0.25
+    predicted(watched, discs(WINDOW, seed=120_000)[0])
+    assert max(drift_seen(watched).values()) < 0.15
+    predicted(watched, np.stack([draw("red", seed=200_000 + number) for number in range(WINDOW)]))
+    assert drift_seen(watched)["classes"] > 0.25, "one class alone is another mix"
+
+
+def test_what_was_held_out_is_told_with_the_model(watched):
+    told = watched.client.get("/model").json()["distribution"]
+    assert told["pictures"] == 600
+    assert all(
+        sum(told[aspect]["shares"]) == pytest.approx(1)
+        for aspect in ("confidence", "familiarity", "classes")
+    )

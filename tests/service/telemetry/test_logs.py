@@ -1,0 +1,137 @@
+"""Every answer has an id that the log has, too; the log is text or JSON; traces leave only where somebody collects them."""
+
+import json
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from support.images import draw, encode
+from support.servers import Server
+
+IMAGE = encode(draw())
+PNG = {"content-type": "image/png"}
+
+
+def test_an_answer_has_the_id_that_the_caller_gave(server):
+    for path in ("/model", "/nothing", "/metrics", "/v2/health/live"):
+        assert (
+            server.client.get(path, headers={"x-request-id": "shop-7/42"}).headers["x-request-id"]
+            == "shop-7/42"
+        )
+
+
+@pytest.mark.parametrize("given", [None, "", "a b", "x" * 129, "<script>", "é".encode()])
+def test_an_answer_has_an_id_of_its_own_where_the_caller_gave_none_that_is_sane(given, server):
+    headers = {} if given is None else {"x-request-id": given}
+    ids = [
+        server.client.get("/model", headers=headers).headers.get_list("x-request-id")
+        for _ in range(3)
+    ]
+    assert all(len(found) == 1 and re.fullmatch(r"[0-9a-f]{12}-\d+", found[0]) for found in ids)
+    assert len({found[0] for found in ids}) == 3
+
+
+def test_the_log_says_nothing_of_good_requests_unless_it_is_asked_to(server):
+    server.client.get("/model", headers={"x-request-id": "silent-1"})
+    assert "silent-1" not in server.log.read_text()
+
+
+def test_an_access_log_in_text_has_a_line_a_request_with_its_id(tmp_path):
+    with Server(tmp_path, access_log="true", workers=1) as server:
+        server.client.post("/predict", content=IMAGE, headers=PNG | {"x-request-id": "mine"})
+        server.client.get("/odd%0Apath%20x")
+        server.client.get("/metrics")
+        server.client.get("/readyz")
+    told = re.findall(r"\[INFO\] \[candor\] ((?:GET|POST) .+)", server.log.read_text())
+    assert len(told) == 2
+    assert re.fullmatch(r"POST /predict 200 \d+\.\d ms \(request mine\)", told[0])
+    assert re.fullmatch(r"GET /odd%0Apath%20x 404 \d+\.\d ms \(request [0-9a-f]{12}-\d+\)", told[1])
+
+
+def test_a_log_in_json_is_json_whoever_writes_it(tmp_path):
+    with Server(tmp_path, access_log="true", log_format="json", workers=1) as server:
+        server.client.post(
+            "/predict?top_k=2", content=IMAGE, headers=PNG | {"x-request-id": "mine"}
+        )
+    lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+    assert {"time", "level", "logger", "message"} <= set.intersection(
+        *(set(line) for line in lines)
+    )
+    (access,) = [line for line in lines if line["logger"] == "candor.access"]
+    assert access | {"time": "", "message": "", "milliseconds": 0} == {
+        "time": "",
+        "level": "INFO",
+        "logger": "candor.access",
+        "message": "",
+        "request_id": "mine",
+        "method": "POST",
+        "path": "/predict",
+        "route": "/predict",
+        "status": 200,
+        "milliseconds": 0,
+    }
+    assert any(line["message"].startswith("serving cifar10") for line in lines)
+    assert any(line["logger"].startswith("bentoml") for line in lines)
+
+
+class Collector(ThreadingHTTPServer):
+    """Takes traces as OpenTelemetry's collector does."""
+
+    def __init__(self):
+        self.spans = []
+        super().__init__(("127.0.0.1", 0), Taking)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class Taking(BaseHTTPRequestHandler):
+    def do_POST(self):
+        assert self.path == "/v1/traces"
+        sent = ExportTraceServiceRequest.FromString(
+            self.rfile.read(int(self.headers["content-length"]))
+        )
+        self.server.spans += [
+            span for r in sent.resource_spans for scope in r.scope_spans for span in scope.spans
+        ]
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_trace_has_a_span_for_each_stage_within_the_request(tmp_path):
+    with Collector() as collector:
+        with Server(
+            tmp_path, workers=1, otlp_endpoint=f"http://127.0.0.1:{collector.server_port}"
+        ) as server:
+            parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+            explained = {"traceparent": parent, "x-request-id": "traced-1"}
+            assert (
+                server.client.post(
+                    "/explain?method=grad_cam", content=IMAGE, headers=PNG | explained
+                ).status_code
+                == 200
+            )
+            server.client.get("/nothing")
+        collector.shutdown()
+    (root,) = [span for span in collector.spans if span.name == "POST /explain"]
+    assert len({span.span_id for span in collector.spans}) == len(collector.spans)
+    assert root.trace_id.hex() == "0af7651916cd43dd8448eb211c80319c"
+    assert root.parent_span_id.hex() == "b7ad6b7169203331"
+    attributes = {attribute.key: attribute.value for attribute in root.attributes}
+    assert attributes["http.response.status_code"].int_value == 200
+    assert attributes["candor.request_id"].string_value == "traced-1"
+    stages = [span for span in collector.spans if span.parent_span_id == root.span_id]
+    names = [span.name for span in sorted(stages, key=lambda span: span.start_time_unix_nano)]
+    assert names == ["read", "decode", "queue", "infer", "queue", "explain", "render", "encode"]
+    for stage in stages:
+        assert (
+            root.start_time_unix_nano
+            <= stage.start_time_unix_nano
+            <= stage.end_time_unix_nano
+            <= root.end_time_unix_nano
+        )

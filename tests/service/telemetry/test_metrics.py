@@ -1,0 +1,268 @@
+"""What is counted stays bounded, is the sum over all processes, and costs little to read."""
+
+import os
+import random
+import re
+import string
+import subprocess
+import sys
+import time
+
+import pytest
+
+from service.telemetry.metrics import Metrics
+from service.telemetry.multiprocess import Exposition
+from service.workers import host
+from support.images import draw, encode
+from support.servers import ROOT, Server
+
+WORK = """
+import sys
+from service.telemetry.metrics import Metrics
+metrics = Metrics(["cat", "dog"])
+for number in range(int(sys.argv[1])):
+    metrics.predictions[0].inc()
+    metrics.request_seconds.labels("/a").observe(0.003)
+    metrics.requests.labels('/odd"', "200").inc()
+metrics.queue_depth.labels("predict").set(3)
+metrics.workers.set(2)
+sys.stdout.write("done\\n")
+sys.stdout.flush()
+sys.stdin.read()
+"""
+
+
+def worker(folder, count):
+    """A process that has counted, and lives until it is let go."""
+    environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(folder)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORK, str(count)],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "done\n"
+    return process
+
+
+def series(text):
+    return {
+        line.rpartition(" ")[0]: float(line.rpartition(" ")[2])
+        for line in text.splitlines()
+        if not line.startswith("#")
+    }
+
+
+def test_the_counts_of_all_processes_add_up_and_gauges_are_of_those_that_live(tmp_path):
+    exposition = Exposition(tmp_path)
+    first, second = worker(tmp_path, 2), worker(tmp_path, 5)
+    try:
+        both = series(exposition.text())
+        assert exposition.processes() == {first.pid, second.pid}
+        assert both['candor_queue_depth{lane="predict"}'] == 6
+        assert both["candor_workers"] == 2
+        first.communicate("")
+        after = series(exposition.text())
+    finally:
+        first.kill()
+        second.kill()
+        first.communicate()
+        second.communicate()
+    assert after['candor_queue_depth{lane="predict"}'] == 3
+    for found in (both, after):
+        assert found['candor_predictions_total{label="cat"}'] == 7
+        assert (
+            found['candor_predictions_total{label="dog"}'] == found["candor_unfamiliar_total"] == 0
+        )
+        assert found['candor_requests_total{code="200",route="/odd\\""}'] == 7
+        buckets = {
+            bound: found[f'candor_request_duration_seconds_bucket{{route="/a",le="{bound}"}}']
+            for bound in ("0.0025", "0.005", "+Inf")
+        }
+        assert buckets == {"0.0025": 0, "0.005": 7, "+Inf": 7}
+        assert found['candor_request_duration_seconds_count{route="/a"}'] == 7
+        assert found['candor_request_duration_seconds_sum{route="/a"}'] == pytest.approx(0.021)
+
+
+def test_it_says_what_prometheus_clients_own_collector_says(tmp_path):
+    process = worker(tmp_path, 3)
+    try:
+        ours = Exposition(tmp_path).text()
+        code = (
+            "from prometheus_client import CollectorRegistry, generate_latest\n"
+            "from prometheus_client.multiprocess import MultiProcessCollector\n"
+            "registry = CollectorRegistry(); MultiProcessCollector(registry); print(generate_latest(registry).decode(), end='')"
+        )
+        environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+        theirs = subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    finally:
+        process.communicate("")
+
+    def ordered(text):
+        """Labels in one order: theirs has `le` among the others."""
+        parsed = {
+            (name, tuple(sorted(re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', labels)))): float(value)
+            for name, labels, value in re.findall(r"^(\w+)(?:\{(.*)\})? (\S+)$", text, re.MULTILINE)
+        }
+        return parsed, {line for line in text.splitlines() if line.startswith("# TYPE")}
+
+    assert ordered(ours) == ordered(theirs)
+
+
+def test_a_process_alone_tells_the_same_names(monkeypatch):
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
+    names = set(re.findall(r"^# TYPE (\w+)", Metrics().text().decode(), re.MULTILINE))
+    assert {
+        "candor_requests_total",
+        "candor_memory_bytes",
+        "candor_cpu_seconds_total",
+        "candor_unfamiliar_total",
+    } <= names
+
+
+def test_ten_thousand_random_paths_and_methods_leave_the_number_of_series_unchanged(server):
+    from support import arrivals
+
+    chance = random.Random(5)
+    methods = ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "PROPFIND")
+    prefixes = (
+        "/",
+        "/",
+        "/predict/",
+        "/v2/models/",
+        "/v1/models/",
+        "/model/",
+        "/metrics/",
+        "/explain?x=",
+    )
+
+    def request():
+        path = chance.choice(prefixes) + "".join(
+            chance.choices(string.ascii_letters + string.digits, k=chance.randint(1, 20))
+        )
+        return f"{chance.choice(methods)} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode()
+
+    answers = []
+    arrivals.run(
+        arrivals.closed_loop(server.port, [request() for _ in range(500)], 16, answers.append)
+    )
+    before = series(server.client.get("/metrics").text).keys()
+    arrivals.run(
+        arrivals.closed_loop(server.port, [request() for _ in range(10_000)], 16, answers.append)
+    )
+    for number in range(100):  # whose answers have no body, which the loop above waits for
+        server.client.head(f"/{number}")
+    after = series(server.client.get("/metrics").text).keys()
+    assert len(answers) == 10_500
+    assert {answer.status for answer in answers} <= {200, 404, 405, 415, 422}
+    assert after == before
+
+
+def test_scrapes_and_probes_are_no_traffic(server):
+    def seen():
+        return {
+            name: value
+            for name, value in series(server.client.get("/metrics").text).items()
+            if "requests" in name
+        }
+
+    before = seen()
+    for path in ("/livez", "/readyz", "/metrics", "/v2/health/ready"):
+        server.client.get(path)
+    assert seen() == before
+    assert before["candor_requests_in_flight"] == 0
+
+
+def test_several_processes_count_together(tmp_path):
+    image, png = encode(draw()), {"content-type": "image/png", "connection": "close"}
+    with Server(tmp_path, workers=2) as server:
+        server.wait_for_processes(2)
+        for _ in range(40):
+            assert server.client.post("/predict", content=image, headers=png).status_code == 200
+        time.sleep(0.2)  # an answer is counted when it has left, and another process may be asked
+        for _ in range(5):  # whichever answers
+            found = series(server.client.get("/metrics", headers={"connection": "close"}).text)
+            assert found['candor_requests_total{code="200",route="/predict"}'] == 40
+            assert (
+                sum(
+                    value
+                    for name, value in found.items()
+                    if name.startswith("candor_predictions_total")
+                )
+                == 40
+            )
+            assert (found["candor_ready"], found["candor_workers"]) == (2, 2)
+            assert found['candor_device_info{provider="CPUExecutionProvider",wanted="cpu"}'] == 1
+            assert 100e6 < found["candor_memory_bytes"] < found["candor_memory_limit_bytes"]
+            assert found["candor_cpu_seconds_total"] > 1
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "limit"),
+    [
+        ("0::/", {"memory.max": "536870912"}, 2**29),
+        ("0::/pod/candor", {"pod/memory.max": "1073741824", "pod/candor/memory.max": "max"}, 2**30),
+        (
+            "4:cpu:/x\n3:memory:/pod\n0::/x",
+            {"memory/pod/memory.limit_in_bytes": "268435456"},
+            2**28,
+        ),
+        ("3:memory:/", {"memory/memory.limit_in_bytes": "9223372036854771712"}, 2**33),
+        ("0::/nowhere", {}, 2**33),
+    ],
+)
+def test_the_limit_of_memory_is_that_of_the_control_group_or_of_the_machine(
+    groups, files, limit, tmp_path
+):
+    assert host.memory_limit_bytes(*control_groups(tmp_path, groups, files)) == limit
+
+
+MAY = len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "cores"),
+    [
+        ("0::/", {"cpu.max": "50000 100000"}, 1),
+        ("0::/", {"cpu.max": "max 100000"}, MAY),
+        ("0::/", {"cpu.max": "100100 100000"}, min(2, MAY)),
+        ("0::/", {"cpu.max": "99900000 100000"}, MAY),
+        ("0::/pod/candor", {"pod/cpu.max": "100000 100000", "pod/candor/cpu.max": "max 100000"}, 1),
+        (
+            "2:cpu,cpuacct:/pod\n0::/x",
+            {"cpu/pod/cpu.cfs_quota_us": "25000", "cpu/pod/cpu.cfs_period_us": "50000"},
+            1,
+        ),
+        ("2:cpu,cpuacct:/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, MAY),
+        ("0::/nowhere", {}, MAY),
+    ],
+)
+def test_a_quota_of_time_is_as_many_cores_as_it_is_worth(groups, files, cores, tmp_path):
+    assert host.cores(*control_groups(tmp_path, groups, files)) == cores
+
+
+def control_groups(folder, groups, files):
+    """What Linux tells of a process in `groups`, in `folder`: of processes, and of control groups."""
+    told = {"proc/self/cgroup": groups, "proc/meminfo": "MemTotal: 8388608 kB\n"} | {
+        f"fs/{n}": t for n, t in files.items()
+    }
+    for name, text in told.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder / "proc", folder / "fs"
+
+
+def test_a_process_that_has_ended_takes_nothing():
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    assert host.resident_bytes([ended.pid]) == host.cpu_seconds([ended.pid]) == 0
+    assert host.resident_bytes([os.getpid()]) > 10e6
+    assert host.cpu_seconds([os.getpid()]) > 0

@@ -1,0 +1,94 @@
+"""python -m service without a server."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from support.commands import run
+from support.images import draw, encode
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / "image.png"
+    path.write_bytes(encode(draw(size=48, width=64)))
+    return path
+
+
+def test_predict_prints_json(tmp_path, image):
+    done = run(tmp_path, "predict", image, "--top-k", "2")
+    found = json.loads(done.stdout)
+    assert len(found["top"]) == 2
+    assert found["image"] == {"width": 64, "height": 48, "format": "PNG"}
+
+
+def test_explain_writes_the_overlay(tmp_path, image):
+    out = tmp_path / "map.png"
+    done = run(
+        tmp_path,
+        "explain",
+        image,
+        "--method",
+        "integrated_gradients",
+        "--set",
+        "steps=4",
+        "--target",
+        "cat",
+        "--out",
+        out,
+    )
+    found = json.loads(done.stdout)["explanation"]
+    assert found["parameters"] == {"steps": 4, "baseline": "mean", "max_steps": 128}
+    assert found["target"]["label"] == "cat"
+    width, height = Image.open(io.BytesIO(out.read_bytes())).size
+    assert width == 256  # magnified, and a legend below
+    assert height > 192 + 50
+
+
+def test_explain_writes_the_overlay_alone(tmp_path, image):
+    out = tmp_path / "map.png"
+    assert run(tmp_path, "explain", image, "--no-legend", "--out", out).returncode == 0
+    assert Image.open(io.BytesIO(out.read_bytes())).size == (64, 48)
+
+
+def test_explain_writes_the_raw_map(tmp_path, image):
+    out = tmp_path / "map.npy"
+    assert run(tmp_path, "explain", image, "--out", out).returncode == 0
+    assert np.load(out, allow_pickle=False).shape == (32, 32)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--method", "magic"], "the methods are saliency"),
+        (["--target", "unicorn"], "name a label"),
+        (["--method", "integrated_gradients", "--set", "steps=0"], "from 1 to 512"),
+        (["--out", "map.bmp"], "ends neither in .png"),
+    ],
+)
+def test_a_mistake_ends_with_a_sentence(tmp_path, image, arguments, told):
+    given = arguments if "--out" in arguments else [*arguments, "--out", tmp_path / "map.png"]
+    done = run(tmp_path, "explain", image, *given)
+    assert done.returncode != 0
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_file_that_is_no_image_ends_with_a_sentence(tmp_path):
+    path = tmp_path / "noise.jpg"
+    path.write_bytes(b"noise")
+    done = run(tmp_path, "predict", path)
+    assert done.returncode == 1
+    assert "JPEG, PNG and WebP are taken" in done.stderr
+
+
+def test_help_teaches(tmp_path):
+    for arguments, told in (
+        (["--help"], "python -m service explain cat.jpg"),
+        (["serve", "--help"], "CANDOR_MAX_PIXELS"),
+        (["explain", "--help"], "--set steps=64"),
+    ):
+        assert told in run(tmp_path, *arguments).stdout

@@ -1,0 +1,820 @@
+"""The page in a real browser: every flow of it, for eyes, keyboard and screen reader, and nothing that it must not do."""
+
+import base64
+import io
+import re
+import shlex
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
+from playwright.sync_api import expect
+
+from service.bundle import folder as bundle_folder
+from service.explain import METHODS
+from service.explain.colours import ink
+from support.browser import TABS, Visit, chromium
+from support.images import draw, encode
+from support.servers import Server
+
+MOST_BYTES, MOST_SECONDS = 100_000, 1.0
+SAMPLES = Path(__file__).parents[2] / "service" / "web" / "samples"
+SHIP = SAMPLES / "ship.webp"
+SCRIPT = "<img src=x onerror=window.ran=1><script>window.ran=1</script>"
+PLOT = encode(draw("blue", size=64))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def visit(browser, server):
+    """A visitor to whom nothing may happen that must not."""
+    visitor = Visit(browser, server.url)
+    yield visitor
+    visitor.close()
+    assert visitor.errors == []
+    assert visitor.strangers == []
+
+
+@pytest.fixture
+def visitor(browser, server):
+    """Makes visitors with other screens and languages."""
+    made = []
+
+    def make(url=server.url, **options):
+        made.append(Visit(browser, url, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+        assert each.errors == []
+        assert each.strangers == []
+
+
+@pytest.fixture(scope="module")
+def marked(tmp_path_factory, embedded):
+    """A server whose model has a script for a label, another in its card, and a plot."""
+    folder = tmp_path_factory.mktemp("marked")
+    card = f"# A card\n\n{SCRIPT}\n\n| a | b |\n|---|---|\n| {SCRIPT} | [x](javascript:window.ran=1) |\n\n![the plot](confusion.png)\n"
+    files = {
+        name: embedded.read(name) for name in embedded.manifest.files if not name.endswith(".png")
+    }
+    files |= {"CARD.md": card.encode(), "confusion.png": PLOT}
+    labels = (*embedded.manifest.labels[:-2], SCRIPT, "truck, or lorry")
+    bundle_folder.write(folder / "bundle", replace(embedded.manifest, labels=labels), files)
+    with Server(
+        folder, bundle=folder / "bundle", grafana_url="https://grafana.example/d/candor"
+    ) as running:
+        yield running
+
+
+def pixels(page, selector="#why .panel canvas[role=img]"):
+    """What a canvas shows: uint8 (H, W, 3)."""
+    url = page.locator(selector).first.evaluate("canvas => canvas.toDataURL('image/png')")
+    with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def shares(page, selector):
+    """The percentages of some bars, as numbers 0…1."""
+    texts = page.locator(f"{selector} .figure").all_inner_texts()
+    return [float(re.sub(r"[^\d.]", "", text)) / 100 for text in texts]
+
+
+def explained(server, query):
+    response = server.client.post(
+        f"/explain?{query}", content=SHIP.read_bytes(), headers={"content-type": "image/webp"}
+    )
+    assert response.status_code == 200, response.text
+    return response.json()["explanation"]
+
+
+# the first look
+
+
+def test_the_first_load_is_light_and_quick(visit, capsys):
+    lengths = {}
+    client = visit.context.new_cdp_session(visit.page)
+    client.send("Network.enable")
+    client.on(
+        "Network.loadingFinished",
+        lambda event: lengths.update({event["requestId"]: event["encodedDataLength"]}),
+    )
+    unpacked = []
+    visit.page.on("response", lambda response: unpacked.append(response))  # noqa: PLW0108 - Playwright marks what it calls
+    visit.open()
+    seconds = visit.page.evaluate("performance.now()") / 1000
+    visit.page.wait_for_load_state("networkidle")
+    sent, plain = sum(lengths.values()), sum(len(response.body()) for response in unpacked)
+    with capsys.disabled():
+        size = f"{len(lengths)} files, {sent:,.0f} bytes sent ({plain:,} unpacked)"
+        print(f"\nfirst load: {size}, {seconds:.2f} s")  # noqa: T201 - what the limits are about
+    assert plain <= MOST_BYTES
+    assert seconds <= MOST_SECONDS
+
+
+def test_files_are_answered_with_a_policy_and_asked_for_again_only_when_they_changed(server):
+    for path, kind in (
+        ("/", "text/html"),
+        ("/docs", "text/html"),
+        ("/web/app.js", "text/javascript"),
+        ("/web/zh.json", "application/json"),
+    ):
+        response = server.client.get(path)
+        assert (response.status_code, response.headers["content-type"].partition(";")[0]) == (
+            200,
+            kind,
+        )
+        policy = response.headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'")
+        assert "unsafe" not in policy
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert response.headers["referrer-policy"] == "no-referrer"
+        again = server.client.get(path, headers={"if-none-match": response.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
+    plain = server.client.get("/web/app.js", headers={"accept-encoding": "identity"})
+    assert "content-encoding" not in plain.headers
+    assert plain.content == server.client.get("/web/app.js").content, "gzip holds the same"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/web/", "/web/../app.py", "/web/%2e%2e/settings.py", "/web/samples", "/web/style.css/x"],
+)
+def test_no_other_path_leads_into_the_folder(path, server):
+    assert server.client.get(path).status_code == 404
+
+
+def test_looking_at_the_page_is_no_traffic(visit, server):
+    def counted():
+        return sum(
+            float(line.rpartition(" ")[2])
+            for line in server.client.get("/metrics").text.splitlines()
+            if line.startswith("candor_requests_total")
+        )
+
+    server.client.get("/metrics")
+    before = counted()
+    for path in ("/", "/web/app.js", "/docs", "/web/samples/ship.webp"):
+        server.client.get(path)
+    assert counted() == before
+    server.client.get("/model")
+    assert counted() == before + 1
+
+
+# Try
+
+
+def test_a_sample_is_answered_with_bars_and_times(visit, server):
+    visit.open()
+    page = visit.sample()
+    response = server.client.post(
+        "/predict?top_k=5", content=SHIP.read_bytes(), headers={"content-type": "image/webp"}
+    ).json()
+    assert page.locator(".verdict strong").inner_text() == response["label"] == "ship"
+    assert shares(page, "#try .bars") == pytest.approx(
+        [min(0.999, max(0.001, entry["probability"])) for entry in response["top"]], abs=0.001
+    )
+    expect(page.locator(".sense")).to_contain_text("Calibrated")
+    expect(page.locator(".times")).to_contain_text("Compute")
+    assert re.search(r"Answered in [\d.]+ ms", page.locator(".times").inner_text())
+
+
+def test_doubt_is_told_as_far_as_the_bundle_measures_it(visit, server):
+    visit.open()
+    page = visit.sample("Ball")
+    answer = server.client.post(
+        "/predict",
+        content=(SAMPLES / "ball.webp").read_bytes(),
+        headers={"content-type": "image/webp"},
+    ).json()
+    told = page.locator(".trust").inner_text()
+    assert ("This model has none" in told) == (answer.get("prediction_set") is None)
+    assert ("does not measure it" in told) == (answer.get("familiarity") is None)
+
+
+@pytest.mark.parametrize(
+    ("familiar", "words"),
+    [(True, "looks like what the model knows"), (False, "do not rely on this answer")],
+)
+def test_sets_and_familiarity_are_told_where_an_answer_has_them(familiar, words, visit):
+    more = {
+        "prediction_set": {"labels": ["ship", "airplane"], "coverage": 0.95},
+        "familiarity": {"score": 0.87, "threshold": 0.41, "familiar": familiar},
+    }
+
+    def measured(route):
+        response = route.fetch()
+        route.fulfill(response=response, json=response.json() | more)
+
+    visit.page.route("**/predict*", measured)
+    visit.open()
+    trust = visit.sample().locator(".trust")
+    expect(trust).to_contain_text("One of 2: ship, airplane. In 95% of cases")
+    expect(trust).to_contain_text(words)
+
+
+def test_several_images_are_a_grid_and_a_bad_one_says_why(visit, tmp_path):
+    names = ["a.png", "b.png", "bad.png", "c.gif"]
+    for name, content in zip(
+        names,
+        [
+            encode(draw("red")),
+            encode(draw("blue")),
+            b"\x89PNG\r\n\x1a\ncut",
+            encode(draw("green"), "GIF"),
+        ],
+        strict=True,
+    ):
+        (tmp_path / name).write_bytes(content)
+    page = visit.open()
+    page.locator("#files").set_input_files([tmp_path / name for name in names])
+    cards = page.locator(".grid li")
+    expect(cards).to_have_count(4)
+    expect(cards.nth(0)).to_contain_text("%")
+    expect(cards.nth(2)).to_contain_text("is damaged or cut off")
+    expect(cards.nth(3)).to_contain_text("look like a GIF")
+    cards.nth(1).get_by_role("button").click()
+    expect(page.locator(".verdict")).to_be_visible()
+    expect(cards.nth(1).get_by_role("button")).to_have_attribute("aria-pressed", "true")
+    cards.nth(2).get_by_role("button").click()
+    expect(page.locator("#try .answer").get_by_role("alert")).to_contain_text(
+        "bad.png was not taken"
+    )
+
+
+def test_more_images_than_one_request_takes_are_all_answered(visit, tmp_path):
+    page = visit.open()
+    file = {"name": "a.png", "mimeType": "image/png", "buffer": encode(draw("red"))}
+    page.locator("#files").set_input_files([file] * 70)
+    expect(page.locator(".grid li b")).to_have_count(70)
+    assert len([url for url in visit.requests if url.endswith("/predict")]) == 2
+
+
+def test_images_can_be_dropped_and_pasted(visit):
+    page = visit.open()
+    for event, holder, name in (
+        ("drop", "dataTransfer", "dropped.webp"),
+        ("paste", "clipboardData", "pasted.webp"),
+    ):
+        page.evaluate(
+            """([event, holder, name, text]) => {
+                const data = new DataTransfer();
+                data.items.add(new File([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))], name, { type: "image/webp" }));
+                const Made = event === "drop" ? DragEvent : ClipboardEvent;
+                document.body.dispatchEvent(new Made(event, { [holder]: data, bubbles: true }));
+            }""",
+            [event, holder, name, base64.b64encode(SHIP.read_bytes()).decode()],
+        )
+        expect(page.locator("figcaption")).to_have_text(name)
+        expect(page.locator(".verdict strong")).to_have_text("ship")
+
+
+def test_a_photograph_can_be_taken(visit):
+    page = visit.open()
+    page.get_by_role("button", name="Take a photograph").click()
+    page.get_by_role("button", name="Take it").click()
+    expect(page.locator("figcaption")).to_have_text("photograph.jpg")
+    expect(page.locator(".verdict")).to_be_visible()
+
+
+def test_a_service_that_is_gone_is_told_in_words(visit):
+    page = visit.open()
+    file = {"name": "a.png", "mimeType": "image/png", "buffer": encode(draw("red"))}
+    visit.context.set_offline(True)
+    page.locator("#files").set_input_files(file)
+    expect(page.get_by_role("alert")).to_contain_text("The service cannot be reached")
+    visit.context.set_offline(False)
+    page.locator("#files").set_input_files(file)
+    expect(page.locator(".verdict")).to_be_visible()
+    assert any("ERR_INTERNET_DISCONNECTED" in error for error in visit.errors)
+    visit.errors.clear()
+
+
+# Why
+
+
+def test_up_to_three_methods_explain_one_image_side_by_side(visit):
+    page = visit.explained("Integrated Gradients", "Grad-CAM", "LIME")
+    panels = page.locator(".panel")
+    expect(panels).to_have_count(3)
+    expect(page.get_by_role("button", name="Compare with another method")).to_be_disabled()
+    expect(page.locator(".question")).to_have_text("What in the image speaks for ship?")
+    told = panels.all_inner_texts()
+    assert "on the way from the baseline to the image" in told[0]
+    assert "speaks against it" in told[0]
+    assert "logits: the score before it becomes a probability" in told[0]
+    assert "It adds up" in told[0]
+    assert "Its simple model explains" in told[2]
+    assert "logits for each piece" in told[2]
+    for text in told:
+        assert "Beware" in text
+        assert re.search(r"what speaks for it is strongest .+ \([\d.]+% of it", text, re.IGNORECASE)
+    panels.nth(1).get_by_role("button", name="Remove").click()
+    expect(panels).to_have_count(2)
+
+
+def test_every_method_has_its_sentence_and_its_map(visit):
+    page = visit.explained("Integrated Gradients")
+    options = page.get_by_label("Method", exact=True).locator("option").all_inner_texts()
+    assert options == [method.title for method in METHODS.values()]
+    for method in ("saliency", "occlusion", "grad_cam"):
+        page.get_by_label("Method", exact=True).select_option(value=method)
+        visit.settle()
+        assert METHODS[method].description[1:] in page.locator(".panel .sense").inner_text()
+        expect(page.locator(".panel canvas[role=img]")).to_have_attribute(
+            "aria-label", re.compile(f"^{re.escape(METHODS[method].title)}: ")
+        )
+
+
+def test_the_colours_are_those_of_the_service(visit):
+    page = visit.open()
+    strengths = np.linspace(-1, 1, 101)
+    for scale in ("diverging", "sequential"):
+        theirs = page.evaluate(
+            """async ([scale, strengths]) => {
+                const { colours, place } = await import("/web/scales.js");
+                return strengths.map((strength) => [...colours(scale).slice(place(strength), place(strength) + 3)]);
+            }""",
+            [scale, strengths.tolist()],
+        )
+        difference = np.abs(np.array(theirs) - ink(strengths, scale))
+        assert difference.max() < 6e-3, (scale, difference.max(), difference.mean())
+
+
+def test_the_map_is_drawn_as_the_service_draws_it(visit, server):
+    page = visit.explained("Integrated Gradients")
+    page.get_by_label("Strength of the map").fill("1")
+    for method in ("integrated_gradients", "grad_cam"):
+        page.get_by_label("Method", exact=True).select_option(value=method)
+        visit.settle()
+        ours = pixels(page).astype(int)
+        overlay = explained(server, f"method={method}&target=ship&map=overlay")["overlay"]
+        with Image.open(io.BytesIO(base64.b64decode(overlay.partition(",")[2]))) as image:
+            theirs = np.asarray(
+                image.convert("RGB").resize(ours.shape[1::-1], Image.Resampling.BICUBIC)
+            ).astype(int)
+        difference = np.abs(ours - theirs)
+        assert difference.mean() < 4, (method, difference.mean(), difference.max())
+
+
+def test_strength_and_sides_change_what_is_drawn_and_nothing_is_asked_again(visit):
+    page = visit.explained("Integrated Gradients")
+    asked = len(visit.requests)
+    page.get_by_label("Strength of the map").fill("1")
+    both = pixels(page)
+    page.get_by_label("against it", exact=True).uncheck()
+    favour = pixels(page)
+    page.get_by_label("for it", exact=True).uncheck()
+    neither = pixels(page)
+    page.get_by_label("Strength of the map").fill("0")
+    image = pixels(page)
+    assert len(visit.requests) == asked
+
+    def colour(shown):
+        return np.ptp(shown.astype(int), axis=2).max()
+
+    assert colour(neither) <= 1, "the print is grey"
+    assert colour(favour) > 60
+    blue = both[..., 2].astype(int) - both[..., 0]
+    assert blue.max() > 40
+    assert (favour[..., 2].astype(int) - favour[..., 0]).max() <= 1, (
+        "what speaks against it is blue"
+    )
+    assert not np.array_equal(image, neither)
+
+
+def test_any_class_can_be_explained_and_compared_with_another(visit, server):
+    page = visit.explained("Integrated Gradients")
+    first = page.locator(".panel .told").inner_text()
+    page.get_by_label("Explain", exact=True).select_option(value="9")
+    visit.settle()
+    expect(page.locator(".question")).to_have_text("What in the image speaks for truck?")
+    assert page.locator(".panel .told").inner_text() != first
+    page.get_by_label("rather than").select_option(value="8")
+    visit.settle()
+    expect(page.locator(".question")).to_have_text("Why truck rather than ship?")
+    assert any("target=truck%2Cship" in url for url in visit.requests)
+    page.get_by_label("Explain", exact=True).select_option(value="8")
+    visit.settle()
+    expect(page.locator(".question")).to_have_text("What in the image speaks for ship?")
+    expect(page.get_by_label("rather than")).to_have_value("")
+
+
+def test_quality_is_told_in_words_with_what_can_be_measured(visit):
+    page = visit.explained("Grad-CAM")
+    quality = page.locator(".quality")
+    expect(quality).to_contain_text("cosine")
+    expect(quality).not_to_contain_text("random order")
+    page.get_by_label("Measure the map").check()
+    expect(quality).to_contain_text("random order")
+    expect(quality).to_contain_text("noise that nobody sees")
+    expect(page.locator(".caveat")).to_contain_text("331 people")
+
+
+def test_the_nearest_training_images_are_named_where_the_model_knows_any(visit, server):
+    known = server.client.get("/model").json().get("familiarity")
+    page = visit.explained("Grad-CAM")
+    assert page.locator(".nearest li").count() == (min(5, known["neighbours"]) if known else 0)
+
+
+def test_parameters_can_be_changed_and_a_bad_one_is_told_with_its_limits(visit):
+    page = visit.explained("Integrated Gradients")
+    page.get_by_text("Parameters and cost").click()
+    page.get_by_label("baseline").select_option("black")
+    visit.settle()
+    assert any("baseline=black" in url for url in visit.requests)
+    page.get_by_text("Parameters and cost").click()
+    page.get_by_label("max_steps").fill("9999")
+    page.get_by_label("max_steps").blur()
+    expect(page.locator(".panel").get_by_role("alert")).to_contain_text(
+        "give a whole number from 1 to 512"
+    )
+    assert any("422" in error for error in visit.errors)
+    visit.errors.clear()
+
+
+def test_overlay_map_and_request_can_be_taken_along(visit, server, tmp_path):
+    page = visit.explained("Grad-CAM")
+    for name, suffix in (("Overlay (PNG)", "png"), ("Map (npy)", "npy")):
+        with page.expect_download() as waiting:
+            page.get_by_role("button", name=name).click()
+        assert waiting.value.suggested_filename == f"ship-grad_cam.{suffix}"
+        waiting.value.save_as(tmp_path / f"map.{suffix}")
+    with Image.open(tmp_path / "map.png") as image:
+        assert image.size > (224, 224), "with its legend"
+    told = explained(server, "method=grad_cam&target=ship&map=array")["map"]
+    values = np.frombuffer(base64.b64decode(told["data"]), "<f4").reshape(told["shape"])
+    assert np.array_equal(np.load(tmp_path / "map.npy"), values)
+    page.get_by_text("The same by curl").click()
+    command = shlex.split(page.locator(".take pre").inner_text().replace("\\\n", ""))
+    done = subprocess.run(command, cwd=SAMPLES, capture_output=True, check=True, timeout=60)
+    assert b'"method":"grad_cam"' in done.stdout
+
+
+def test_a_brushed_region_is_put_to_the_test_by_a_real_request(visit):
+    page = visit.explained("Integrated Gradients", "Grad-CAM")
+    asked = len([url for url in visit.requests if "/predict?" in url])
+    page.get_by_role("button", name="Brush the strongest tenth").click()
+    result = page.locator(".result")
+    expect(result).to_contain_text("What happened to ship")
+    before, after = shares(page, ".result .bars")
+    assert after < before, "the map's strongest tenth matters"
+    assert len([url for url in visit.requests if "/predict?" in url]) == asked + 2, (
+        "before and after, on the same canvas"
+    )
+    claims = result.locator(".claims li").all_inner_texts()
+    assert re.search(
+        r"Integrated Gradients .+ logits in all\. If that were the whole truth, .+% would be left",
+        claims[0],
+    )
+    assert "Grad-CAM" in claims[1]
+    assert "It claims no amount" in claims[1]
+    page.get_by_label("rather than").select_option(value="0")
+    expect(result).to_contain_text("Nothing is brushed yet")
+    visit.settle()
+    canvas = page.locator(".probe canvas")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 3, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 2 * box["width"] / 3, box["y"] + box["height"] / 2, steps=5)
+    page.mouse.up()
+    expect(result).to_contain_text("the difference of the two scores changed by")
+    page.get_by_role("button", name="Clear").click()
+    expect(result).to_contain_text("Nothing is brushed yet")
+
+
+# Watch
+
+
+def test_the_numbers_of_the_service_are_drawn_from_its_metrics(visit, server):
+    page = visit.open("watch")
+    expect(page.locator(".tile")).to_have_count(4)
+    for _ in range(20):
+        server.client.post(
+            "/predict", content=SHIP.read_bytes(), headers={"content-type": "image/webp"}
+        )
+    server.client.post("/predict", content=b"GIF8", headers={"content-type": "image/png"})
+    explained(server, "method=grad_cam")
+    expect(page.locator(".rate svg")).to_be_visible(timeout=10_000)
+    expect(page.get_by_role("row", name="/predict")).to_be_visible()
+    expect(page.get_by_role("row", name="/explain")).to_be_visible()
+    expect(page.get_by_role("row", name="Decode")).to_be_visible()
+    expect(page.locator(".classes")).to_contain_text("ship")
+    expect(page.locator(".load")).to_contain_text("Images that run together, predictions")
+    page.get_by_label("a minute ago").check()
+    expect(page.get_by_role("row", name="/predict")).to_be_visible()
+
+
+SCRAPE = r"""
+# HELP t Time.
+t_bucket{stage="x",le="1.0"} 10.0
+t_bucket{stage="x",le="2.0"} 30
+t_bucket{stage="x",le="+Inf"} 40
+n_total{label="a \"b\" {c}, d"} 3
+n_total{label="e"} 4.5e1
+"""
+
+
+def test_quantiles_are_those_of_prometheus(visit):
+    page = visit.open()
+    found = page.evaluate(
+        """async (text) => {
+            const { parse, histograms, quantile, since, total } = await import("/web/metrics.js");
+            const scrape = parse(text);
+            const buckets = histograms(scrape, "t", "stage").get("x");
+            const fresh = since(buckets, [[1, 4], [2, 4], [Infinity, 4]]);
+            const quantiles = [0.1, 0.5, 0.99].map((share) => quantile(buckets, share));
+            return [quantiles, quantile(fresh, 0.5), total(scrape, "n_total"), scrape.get("n_total")[0].labels.label];
+        }""",
+        SCRAPE,
+    )
+    assert found == [[0.4, 1.5, 2], pytest.approx(1.6), 48, 'a "b" {c}, d']
+
+
+def test_a_link_to_grafana_is_there_where_one_is_set(visitor, visit, marked):
+    assert visit.open("watch").locator("#watch .lead a").count() == 0
+    link = visitor(marked.url).open("watch").locator("#watch .lead a")
+    expect(link).to_have_attribute("href", "https://grafana.example/d/candor")
+
+
+# Model
+
+
+def test_the_model_tells_what_it_is(visit, server, embedded):
+    page = visit.open("model")
+    text = page.locator("#model")
+    expect(text).to_contain_text(embedded.manifest.version)
+    for label in embedded.manifest.labels:
+        expect(text).to_contain_text(label)
+    expect(page.locator(".card-text h2").first).to_be_visible()
+    expect(text).to_contain_text("predict.onnx")
+    page.get_by_text("The whole manifest").click()
+    expect(page.locator("#model pre").last).to_contain_text('"schema_version": 1')
+
+
+def test_plots_of_the_bundle_are_shown(visitor, marked):
+    page = visitor(marked.url).open("model")
+    for image in page.locator("#model img").all():
+        image.scroll_into_view_if_needed()
+        expect(image).to_have_js_property("naturalWidth", 64)
+    assert page.locator("#model img").count() == 2, "in the card, and among the plots"
+
+
+# The API's documentation
+
+
+def test_the_documentation_shows_every_route_and_its_examples_work(visit, server):
+    page = visit.page
+    page.goto("/docs")
+    page.wait_for_selector("details")
+    paths = page.locator("summary code").all_inner_texts()
+    assert set(server.client.get("/openapi.json").json()["paths"]) <= set(paths)
+    for name in ("GET /methods", "POST /predict", "POST /v1/models/{name}:predict"):
+        verb, path = name.split(" ")
+        operation = page.locator(
+            "details", has=page.locator("summary code", has_text=re.compile(f"^{re.escape(path)}$"))
+        ).first
+        operation.locator("summary").click()
+        operation.get_by_role("button", name="Send").click()
+        expect(operation.locator(".status")).to_contain_text("200")
+        command = operation.locator(".trial pre").last.inner_text().replace("\\\n", "")
+        done = subprocess.run(
+            [*shlex.split(command), "-w", "%{http_code}"],
+            capture_output=True,
+            check=True,
+            timeout=60,
+        )
+        assert done.stdout.endswith(b"200"), verb
+
+
+# For everyone
+
+
+def findings(page, rules=None):
+    """What axe-core finds serious or critical, by all of its rules or by some."""
+    options = {"resultTypes": ["violations"]} | (
+        {"runOnly": {"type": "rule", "values": rules}} if rules else {}
+    )
+    return [
+        (
+            violation["id"],
+            violation["impact"],
+            [node["html"][:200] for node in violation["nodes"]][:3],
+        )
+        for violation in Axe().run(page, options=options).response["violations"]
+        if violation["impact"] in ("serious", "critical")
+    ]
+
+
+@pytest.mark.parametrize(("scheme", "rules"), [("light", None), ("dark", ["color-contrast"])])
+def test_no_tab_has_a_serious_barrier(scheme, rules, visitor):
+    visit = visitor(color_scheme=scheme)
+    page = visit.open()
+    assert findings(page, rules) == []
+    visit.explained("Integrated Gradients", "Grad-CAM", "Occlusion")
+    page.get_by_role("button", name="Brush the strongest tenth").click()
+    expect(page.locator(".result")).to_contain_text("What happened")
+    assert findings(page, rules) == []
+    for tab in ("try", "watch", "model"):
+        page.locator(f"#tab-{tab}").click()
+        page.wait_for_selector(f"#{tab} h1")
+        if tab == "watch":
+            page.locator(".latency table").first.wait_for()
+        assert findings(page, rules) == []
+    page.goto("/docs")
+    page.locator("summary").first.click()
+    page.locator(".operation table").first.wait_for()
+    assert findings(page, rules) == []
+
+
+def test_the_keyboard_alone_does_it_all(visit):
+    page = visit.page
+    page.goto("/")
+    page.wait_for_selector("#try h1")
+    page.keyboard.press("Tab")
+    expect(page.get_by_text("Skip to the main part")).to_be_focused()
+    page.get_by_role("button", name="Ship").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".verdict")
+    page.locator("#tab-try").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#tab-why")).to_be_focused()
+    expect(page.locator("#tab-why")).to_have_attribute("aria-selected", "true")
+    visit.settle()
+    page.locator(".probe canvas").focus()
+    for key in ("ArrowLeft", "ArrowUp", " ", "ArrowRight", " "):
+        page.keyboard.press(key)
+    expect(page.locator(".result")).to_contain_text("What happened to ship")
+    page.keyboard.press("Delete")
+    expect(page.locator(".result")).to_contain_text("Nothing is brushed yet")
+    page.locator("#tab-why").focus()
+    page.keyboard.press("End")
+    expect(page.locator("#model")).to_be_visible()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#try")).to_be_visible()
+
+
+def test_every_tab_fits_its_screen(visitor):
+    visit = visitor(viewport={"width": 360, "height": 740})
+    visit.explained("Integrated Gradients", "Grad-CAM")
+    for tab in (*TABS, "docs"):
+        visit.page.set_viewport_size({"width": 360, "height": 740})
+        if tab == "docs":
+            visit.page.goto("/docs")
+            visit.page.locator("summary").first.click()
+        else:
+            visit.page.locator(f"#tab-{tab}").click()
+            visit.page.wait_for_selector(f"#{tab} h1")
+        for width in (360, 1920):
+            visit.page.set_viewport_size({"width": width, "height": 740})
+            assert visit.page.evaluate("document.documentElement.scrollWidth") <= width, tab
+
+
+def test_on_a_narrow_screen_the_answer_comes_right_below_the_image(visitor):
+    visit = visitor(viewport={"width": 390, "height": 844})
+    visit.open()
+    page = visit.sample()
+    places = [
+        page.locator(f"#try {part}").bounding_box()["y"]
+        for part in (".frame", ".verdict", ".sources")
+    ]
+    assert places == sorted(places)
+
+
+def test_the_theme_is_the_systems_until_one_is_chosen(visitor):
+    page = visitor(color_scheme="dark").open()
+
+    def paper():
+        return page.evaluate("getComputedStyle(document.body).backgroundColor")
+
+    dark = paper()
+    page.get_by_role("button", name="Theme: system").click()
+    light = paper()
+    assert dark != light
+    page.reload()
+    expect(page.get_by_role("button", name="Theme: light")).to_be_visible()
+    assert paper() == light
+    page.get_by_role("button", name="Theme: light").click()
+    assert paper() == dark
+
+
+def test_the_language_is_the_browsers_until_one_is_chosen(visitor):
+    visit = visitor(locale="zh-CN")
+    page = visit.open()
+    expect(page.locator("#try h1")).to_have_text(re.compile("^它看到了什么"))
+    assert page.evaluate("document.documentElement.lang") == "zh"
+    page.get_by_role("button", name="轮船").click()
+    expect(page.locator(".verdict strong")).to_have_text("ship")
+    page.locator("#tab-why").click()
+    visit.settle()
+    expect(page.locator(".quality")).to_contain_text("余弦")
+    page.get_by_role("button", name="English").click()
+    expect(page.locator("#why h1")).to_have_text("Why this answer?")
+    expect(page.locator(".question")).to_have_text("What in the image speaks for ship?")
+    page.reload()
+    expect(page.locator("#why h1")).to_have_text("Why this answer?")
+
+
+@pytest.mark.parametrize("locale", ["en-GB", "zh-CN"])
+def test_every_string_that_is_shown_exists(locale, visitor):
+    visit = visitor(locale=locale)
+    page = visit.open()
+    page.locator(".sample").first.click()
+    page.wait_for_selector(".verdict")
+    for tab in TABS:
+        page.locator(f"#tab-{tab}").click()
+        page.wait_for_selector(f"#{tab} h1")
+    page.locator("#tab-why").click()
+    visit.settle()
+    texts = page.evaluate(
+        """() => {
+            const found = [...document.querySelectorAll("[aria-label]")].map((element) => element.ariaLabel);
+            const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+            while (walker.nextNode()) found.push(walker.currentNode.data);
+            return found;
+        }"""
+    )
+    groups = "try|why|side|panel|legend|quality|probe|watch|tile|model|docs|stage|tone|place|lane|set|familiar|image|sample"
+    assert [text for text in texts if re.fullmatch(rf"(?:{groups})\.[a-z.-]+", text)] == []
+
+
+def test_both_languages_say_the_same_things(server):
+    english, chinese = (server.client.get(f"/web/{tag}.json").json() for tag in ("en", "zh"))
+    extra = {key for key in chinese if key.startswith("say.")}
+    assert set(chinese) - extra == set(english)
+    assert extra == {f"say.{name}" for name in METHODS}
+    for key, text in english.items():
+        assert set(re.findall(r"\{\w+\}", text)) == set(re.findall(r"\{\w+\}", chinese[key])), key
+    assert {f"beware.{name}" for name in METHODS} <= set(english)
+
+
+# Nothing runs that is not ours
+
+
+def test_a_script_in_a_label_in_a_card_or_in_a_name_does_not_run(visitor, marked, tmp_path):
+    visit = visitor(marked.url)
+    page = visit.open()
+    name = SCRIPT.replace("/", "") + ".png"
+    page.locator("#files").set_input_files(
+        [
+            {"name": name, "mimeType": "image/png", "buffer": SHIP.read_bytes()},
+            {"name": name, "mimeType": "image/png", "buffer": b"noise"},
+        ]
+    )
+    page.wait_for_selector(".verdict")
+    expect(page.locator("figcaption")).to_contain_text("<script>")
+    page.locator("#tab-why").click()
+    visit.settle()
+    page.get_by_label("Explain", exact=True).select_option(value="8")
+    visit.settle()
+    expect(page.locator(".question")).to_contain_text(SCRIPT)
+    page.get_by_label("rather than").select_option(value="9")
+    visit.settle()
+    page.get_by_role("button", name="Brush the strongest tenth").click()
+    expect(page.locator(".result")).to_contain_text(SCRIPT)
+    page.locator("#tab-model").click()
+    expect(page.locator(".card-text")).to_contain_text(SCRIPT)
+    assert page.locator(".card-text a").count() == 0, "no link that runs a script"
+    page.locator("#tab-watch").click()
+    expect(page.locator(".classes")).to_be_visible()
+    page.goto("/docs")
+    page.wait_for_selector("details")
+    assert page.evaluate("window.ran") is None
+    assert page.locator("script:not([src])").count() == 0
+
+
+def test_the_policy_is_in_force(browser, server):
+    visit = Visit(browser, server.url)
+    page = visit.open()
+    ran = page.evaluate(
+        """async () => {
+            const tried = {};
+            const attempt = (name, work) => { try { work(); tried[name] = "done"; } catch { tried[name] = "refused"; } };
+            attempt("markup", () => { document.createElement("div").innerHTML = "<b>a</b>"; });
+            attempt("inline script", () => {
+                const script = document.createElement("script");
+                script.append("window.inline = 1");
+                document.body.append(script);
+            });
+            attempt("handler", () => document.body.setAttribute("onclick", "window.handled = 1"));
+            document.body.click();
+            attempt("frame", () => document.body.append(document.createElement("iframe")));
+            await fetch("http://127.0.0.1:9/").then(() => (tried.fetch = "done"), () => (tried.fetch = "refused"));
+            return { ...tried, inline: window.inline ?? 0, handled: window.handled ?? 0 };
+        }"""
+    )
+    visit.close()
+    assert (ran["markup"], ran["fetch"]) == ("refused", "refused")
+    assert (ran["inline"], ran["handled"]) == (0, 0)
+    assert any("Content Security Policy" in error for error in visit.errors)

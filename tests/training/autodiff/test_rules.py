@@ -1,0 +1,743 @@
+"""Every rule alone: against central differences in float64, on ONNX Runtime in float32, and against torch where a function is named."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+from torch.nn import functional
+
+from training.autodiff.graph import RULES, DifferentiationError, Graph
+
+STEP = 1e-6
+FLOAT = TensorProto.FLOAT
+
+
+@dataclass
+class Case:
+    """One operator: `x` is the shape of what is differentiated, `inputs` follow it (arrays are constants, "x" stands for x again)."""
+
+    operator: str
+    x: tuple[int, ...] = (2, 4, 6, 5)
+    inputs: tuple[Any, ...] = ()
+    attributes: dict[str, Any] = field(default_factory=dict)
+    against: Callable[[torch.Tensor], torch.Tensor] | None = None
+    positive: bool = False
+    first: bool = True  # x is the first input
+    opset: int = 20
+    outputs: int = 1
+    exact: bool = True  # onnx.reference computes it, in float64
+    label: str = ""
+
+    @property
+    def name(self):
+        return f"{self.operator}{'-' if self.label else ''}{self.label}"
+
+    def model(self):
+        node_inputs, weights = (["x"] if self.first else []), []
+        for number, value in enumerate(self.inputs):
+            if isinstance(value, np.ndarray):
+                weights.append(numpy_helper.from_array(value, f"w{number}"))
+                node_inputs.append(f"w{number}")
+            else:
+                node_inputs.append(value or "")
+        names = ["y", *(f"y{n}" for n in range(1, self.outputs))]
+        node = helper.make_node(
+            self.operator, node_inputs, names, name="the_node", **self.attributes
+        )
+        given = helper.make_tensor_value_info("x", FLOAT, list(self.x))
+        outputs = [helper.make_tensor_value_info(name, FLOAT, None) for name in names]
+        graph = helper.make_graph([node], "case", [given], outputs, weights)
+        return helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=10
+        )
+
+    def gradient_model(self):
+        graph = Graph(self.model())
+        shape = list(graph.shape("y"))
+        gradient = graph.gradient({"y": "seed"}, ["x"])["x"]
+        return graph.finish(
+            {"seed": (FLOAT, shape)},
+            {"y": ("y", FLOAT, shape), "gradient": (gradient, FLOAT, list(self.x))},
+        )
+
+
+def weights(*shape, seed=7):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def integers(*values):
+    return np.array(values, np.int64)
+
+
+def tensor(array):
+    return torch.from_numpy(array).double()
+
+
+W = weights(6, 4, 3, 2)
+PHASED = weights(5, 4, 4, 4)
+HALVING = weights(5, 4, 3, 3)
+GROUPED = weights(8, 2, 3, 3)
+UP = weights(4, 3, 3, 3)
+VARIANCE = np.abs(weights(4)) + 0.5
+
+SMOOTH = [
+    *(
+        Case(name)
+        for name in (
+            "Identity",
+            "Dropout",
+            "Neg",
+            "Exp",
+            "Tanh",
+            "Sigmoid",
+            "Softplus",
+            "Softsign",
+            "Sin",
+            "Cos",
+            "Mish",
+        )
+    ),
+    *(Case(name, positive=True) for name in ("Log", "Sqrt", "Reciprocal")),
+    *(
+        Case(name)
+        for name in (
+            "Abs",
+            "Elu",
+            "Celu",
+            "Selu",
+            "LeakyRelu",
+            "ThresholdedRelu",
+            "HardSigmoid",
+            "HardSwish",
+            "Relu",
+            "Softmax",
+            "LogSoftmax",
+        )
+    ),
+    Case("Erf", against=torch.erf, exact=False),
+    Case("Gelu", against=functional.gelu, exact=False),
+    Case(
+        "Gelu",
+        attributes={"approximate": "tanh"},
+        against=lambda x: functional.gelu(x, approximate="tanh"),
+        label="tanh",
+    ),
+    Case(
+        "Softmax",
+        attributes={"axis": 1},
+        against=lambda x: functional.softmax(x, 1),
+        label="channels",
+    ),
+    Case("Elu", attributes={"alpha": 0.7}, label="alpha"),
+    Case("Celu", attributes={"alpha": 0.7}, label="alpha"),
+    Case("HardSwish", against=functional.hardswish, label="torch"),
+    Case("Selu", against=functional.selu, label="torch"),
+    Case("Mish", against=functional.mish, label="torch"),
+    Case(
+        "PRelu",
+        inputs=(weights(4, 1, 1),),
+        against=lambda x: functional.prelu(x, tensor(weights(4))),
+    ),
+    Case(
+        "Clip",
+        inputs=(np.array(-0.5, np.float32), np.array(0.8, np.float32)),
+        against=lambda x: x.clamp(-0.5, 0.8),
+    ),
+    Case("Clip", inputs=(np.array(-0.5, np.float32),), label="below only"),
+    Case("Clip", label="unbounded"),
+    Case("Cast", attributes={"to": FLOAT}),
+]
+BINARY = [
+    *(
+        Case(name, inputs=(weights(2, 4, 6, 5),))
+        for name in ("Add", "Sub", "Mul", "Div", "Max", "Min", "Sum", "Mean")
+    ),
+    *(Case(name, inputs=("x",), label="itself") for name in ("Add", "Mul", "Sum")),
+    *(
+        Case(name, (4, 1, 5), (weights(2, 4, 6, 5),), label="broadcast")
+        for name in ("Add", "Sub", "Mul", "Div", "Max")
+    ),
+    *(
+        Case(name, (4, 1, 5), (weights(2, 4, 6, 5), "x"), first=False, label="second")
+        for name in ("Sub", "Mul", "Min")
+    ),
+    Case("Div", (4, 1, 5), (weights(2, 4, 6, 5), "x"), positive=True, first=False, label="below"),
+    Case("Pow", inputs=(np.array(2, np.float32),)),
+    Case("Pow", inputs=(np.array(1.7, np.float32),), positive=True, label="fraction"),
+    Case("Pow", inputs=(np.array(3, np.int64),), label="integer"),
+    Case("Where", inputs=(weights(2, 4, 6, 5) > 0, "x", weights(6, 1)), first=False),
+    Case("Where", inputs=(weights(2, 4, 6, 5) > 0, weights(6, 1), "x"), first=False, label="else"),
+]
+SHAPES = [
+    Case("Reshape", inputs=(integers(2, -1, 5),)),
+    Case("Flatten"),
+    Case("Flatten", attributes={"axis": 2}, label="axis"),
+    Case("Transpose", attributes={"perm": [0, 2, 3, 1]}, against=lambda x: x.permute(0, 2, 3, 1)),
+    Case("Transpose", label="reversed"),
+    Case("Squeeze", (2, 1, 3), (integers(1),)),
+    Case("Unsqueeze", (2, 3), (integers(1, 3),)),
+    Case("Expand", (2, 1, 5), (integers(3, 2, 4, 1),)),
+    Case("Tile", (2, 3), (integers(2, 3),), against=lambda x: x.repeat(2, 3)),
+    Case("Concat", inputs=(weights(2, 3, 6, 5), "x"), attributes={"axis": 1}),
+    Case("Split", inputs=(integers(1, 3),), attributes={"axis": 1}, outputs=2),
+    Case("Slice", inputs=(integers(1), integers(3), integers(2))),
+    Case(
+        "Slice",
+        inputs=(integers(0, -1), integers(10, -100), integers(2, 3), integers(2, -1)),
+        against=lambda x: x[:, :, ::2].flip(3),
+        label="steps",
+    ),
+    Case(
+        "Gather",
+        inputs=(np.array(2, np.int64),),
+        attributes={"axis": 1},
+        against=lambda x: x[:, 2],
+        label="scalar",
+    ),
+    Case("Gather", inputs=(integers(3, 0, 2, 1),), attributes={"axis": 1}, label="permutation"),
+    Case(
+        "Gather",
+        inputs=(np.array([[0, 1], [1, -1]]),),
+        attributes={"axis": 2},
+        against=lambda x: x[:, :, [[0, 1], [1, -1]]],
+        label="repeated",
+    ),
+    Case(
+        "Pad",
+        inputs=(integers(0, 0, 1, 2, 0, 0, 0, -1),),
+        against=lambda x: functional.pad(x, (2, -1, 1, 0)),
+        exact=False,
+    ),
+    Case(
+        "Pad",
+        inputs=(integers(0, 0, 1, 2, 0, 0, 3, 1),),
+        attributes={"mode": "reflect"},
+        against=lambda x: functional.pad(x, (2, 1, 1, 3), "reflect"),
+        label="reflect",
+    ),
+    Case(
+        "Pad",
+        inputs=(integers(0, 0, 1, 2, 0, 0, 3, 1),),
+        attributes={"mode": "edge"},
+        against=lambda x: functional.pad(x, (2, 1, 1, 3), "replicate"),
+        label="edge",
+    ),
+    Case("DepthToSpace", attributes={"blocksize": 2}),
+    Case(
+        "DepthToSpace",
+        attributes={"blocksize": 2, "mode": "CRD"},
+        against=lambda x: functional.pixel_shuffle(x, 2),
+        label="crd",
+    ),
+    Case("SpaceToDepth", (1, 2, 4, 6), attributes={"blocksize": 2}),
+    Case(
+        "Resize",
+        inputs=("", "", integers(2, 4, 12, 7)),
+        attributes={"mode": "linear", "coordinate_transformation_mode": "half_pixel"},
+        against=lambda x: functional.interpolate(x, (12, 7), mode="bilinear"),
+    ),
+    Case(
+        "Resize",
+        inputs=("", np.array([1, 1, 2, 2], np.float32)),
+        attributes={
+            "mode": "nearest",
+            "coordinate_transformation_mode": "asymmetric",
+            "nearest_mode": "floor",
+        },
+        against=lambda x: functional.interpolate(x, scale_factor=2),
+        label="nearest",
+    ),
+]
+REDUCTIONS = [
+    *(
+        Case(name, attributes={"axes": [1, 3]}, opset=13, label="13")
+        for name in (
+            "ReduceMean",
+            "ReduceMax",
+            "ReduceMin",
+            "ReduceL2",
+            "ReduceL1",
+            "ReduceSumSquare",
+            "ReduceLogSumExp",
+        )
+    ),
+    *(
+        Case(name, inputs=(integers(1, -1),), attributes={"keepdims": 0}, opset=18)
+        for name in (
+            "ReduceMean",
+            "ReduceMax",
+            "ReduceMin",
+            "ReduceL2",
+            "ReduceL1",
+            "ReduceSumSquare",
+            "ReduceLogSumExp",
+            "ReduceSum",
+        )
+    ),
+    Case("ReduceMean", opset=18, label="all"),
+    Case("ReduceSum", attributes={"noop_with_empty_axes": 1}, label="none"),
+]
+CONVOLUTIONS = [
+    Case(
+        "Conv",
+        inputs=(W, weights(6)),
+        against=lambda x: functional.conv2d(x, tensor(W), tensor(weights(6))),
+    ),
+    Case("Conv", inputs=(W,), attributes={"pads": [1, 1, 1, 0]}, label="pads"),
+    Case("Conv", inputs=(W,), attributes={"pads": [3, 2, 3, 2]}, label="wide pads"),
+    Case(
+        "Conv",
+        inputs=(W,),
+        attributes={"strides": [2, 3], "pads": [1, 0, 1, 1]},
+        against=lambda x: functional.conv2d(
+            functional.pad(x, (0, 1, 1, 1)), tensor(W), stride=(2, 3)
+        ),
+        label="strides",
+    ),
+    Case("Conv", inputs=(W,), attributes={"dilations": [2, 1]}, label="dilations"),
+    Case(
+        "Conv",
+        inputs=(GROUPED,),
+        attributes={"group": 2, "pads": [1, 1, 1, 1]},
+        against=lambda x: functional.conv2d(x, tensor(GROUPED), padding=1, groups=2),
+        label="groups",
+    ),
+    Case(
+        "Conv",
+        inputs=(GROUPED,),
+        attributes={"group": 2, "strides": [2, 2]},
+        against=lambda x: functional.conv2d(x, tensor(GROUPED), stride=2, groups=2),
+        exact=False,
+        label="strided groups",
+    ),
+    Case(
+        "Conv",
+        (2, 4, 8, 6),
+        (PHASED,),
+        {"strides": [2, 2], "pads": [1, 1, 1, 1]},
+        against=lambda x: functional.conv2d(x, tensor(PHASED), stride=2, padding=1),
+        label="phases",
+    ),
+    Case(
+        "Conv",
+        (2, 4, 7, 8),
+        (PHASED,),
+        {"strides": [2, 2], "pads": [0, 2, 1, 0]},
+        label="uneven phases",
+    ),
+    Case(
+        "Conv",
+        (2, 4, 8, 7),
+        (HALVING,),
+        {"strides": [2, 2], "pads": [1, 1, 1, 1]},
+        against=lambda x: functional.conv2d(x, tensor(HALVING), stride=2, padding=1),
+        label="halving",
+    ),
+    Case("Conv", (2, 4, 9, 9), (HALVING,), {"strides": [2, 2]}, label="halving without pads"),
+    Case(
+        "Conv",
+        (2, 4, 9, 10),
+        (weights(5, 4, 7, 5),),
+        {"strides": [2, 2], "pads": [3, 2, 3, 2]},
+        label="halving, wide",
+    ),
+    Case(
+        "Conv",
+        (2, 4, 7, 8),
+        (HALVING,),
+        {"strides": [2, 2], "pads": [0, 1, 2, 2]},
+        label="windows on padding alone",
+    ),
+    Case(
+        "Conv",
+        (2, 4, 7, 8),
+        (weights(5, 4, 1, 1),),
+        {"strides": [2, 2]},
+        label="every second element",
+    ),
+    Case("Conv", (2, 4, 6, 9), (weights(5, 4, 3, 3),), {"strides": [3, 3]}, label="patches"),
+    Case(
+        "Conv",
+        (2, 4, 7, 8),
+        (weights(5, 4, 2, 2),),
+        {"strides": [2, 2]},
+        label="patches that leave a line",
+    ),
+    Case(
+        "Conv",
+        inputs=(weights(4, 1, 3, 3),),
+        attributes={"group": 4, "pads": [1, 1, 1, 1]},
+        label="depthwise",
+    ),
+    Case(
+        "Conv",
+        inputs=(W,),
+        attributes={"auto_pad": "SAME_UPPER", "strides": [2, 2]},
+        label="same upper",
+    ),
+    Case("Conv", inputs=(W,), attributes={"auto_pad": "SAME_LOWER"}, label="same lower"),
+    Case("Conv", inputs=(W,), attributes={"auto_pad": "VALID"}, label="valid"),
+    Case("Conv", (2, 4, 9), (weights(3, 4, 3),), {"pads": [1, 0]}, label="1d"),
+    Case(
+        "ConvTranspose",
+        inputs=(UP,),
+        attributes={"strides": [2, 2], "pads": [1, 1, 1, 1]},
+        against=lambda x: functional.conv_transpose2d(x, tensor(UP), stride=2, padding=1),
+    ),
+    Case(
+        "ConvTranspose",
+        inputs=(UP,),
+        attributes={"strides": [2, 2], "output_padding": [1, 0]},
+        label="output padding",
+    ),
+]
+POOLS = [
+    Case(
+        "MaxPool",
+        attributes={"kernel_shape": [2, 2], "strides": [2, 2]},
+        against=lambda x: functional.max_pool2d(x, 2),
+    ),
+    Case(
+        "MaxPool",
+        attributes={"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]},
+        against=lambda x: functional.max_pool2d(x, 3, 2, 1),
+        label="overlapping",
+    ),
+    Case("MaxPool", attributes={"kernel_shape": [3, 2]}, label="stride one"),
+    Case("MaxPool", attributes={"kernel_shape": [2, 2], "strides": [3, 3]}, label="gaps"),
+    Case(
+        "MaxPool",
+        (1, 2, 8, 8),
+        attributes={"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1},
+        against=lambda x: functional.max_pool2d(x, 3, 2, ceil_mode=True),
+        label="ceil",
+    ),
+    Case(
+        "MaxPool",
+        (1, 2, 9, 8),
+        attributes={"kernel_shape": [2, 2], "dilations": [2, 2], "strides": [2, 2]},
+        label="dilated",
+    ),
+    Case("MaxPool", (1, 2, 9), attributes={"kernel_shape": [3], "strides": [2]}, label="1d"),
+    Case(
+        "AveragePool",
+        attributes={"kernel_shape": [2, 2], "strides": [2, 2]},
+        against=lambda x: functional.avg_pool2d(x, 2),
+    ),
+    Case(
+        "AveragePool",
+        attributes={"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]},
+        against=lambda x: functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False),
+        label="pads left out",
+    ),
+    Case(
+        "AveragePool",
+        attributes={"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "count_include_pad": 1},
+        against=lambda x: functional.avg_pool2d(x, 3, 1, 1),
+        label="pads counted",
+    ),
+    Case(
+        "AveragePool",
+        attributes={"kernel_shape": [2, 3], "pads": [0, 1, 1, 0], "count_include_pad": 1},
+        label="uneven",
+    ),
+    Case(
+        "AveragePool",
+        (2, 4, 7, 7),
+        attributes={"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [2, 2]},
+        against=lambda x: functional.avg_pool2d(x, 3, 2, 1, count_include_pad=False),
+        label="strided",
+    ),
+    Case("GlobalAveragePool", against=lambda x: x.mean((2, 3), keepdim=True)),
+    Case("GlobalMaxPool", against=lambda x: x.amax((2, 3), keepdim=True)),
+]
+PRODUCTS = [
+    Case("MatMul", (3, 4), (weights(4, 5),)),
+    Case("MatMul", (2, 3, 4), (weights(4, 5),), label="wide"),
+    Case("MatMul", (4, 5), (weights(2, 3, 4), "x"), first=False, label="right"),
+    Case("MatMul", (2, 1, 4, 5), (weights(3, 6, 4), "x"), first=False, label="right broadcast"),
+    Case("MatMul", (2, 4, 4), ("x",), label="square"),
+    *(
+        Case(
+            "Gemm",
+            (4, 3) if a else (3, 4),
+            (weights(5, 4) if b else weights(4, 5), weights(5)),
+            {"transA": a, "transB": b, "alpha": 0.5, "beta": 2.0},
+            label=f"{a}{b}",
+        )
+        for a in (0, 1)
+        for b in (0, 1)
+    ),
+    *(
+        Case(
+            "Gemm",
+            (5, 4) if b else (4, 5),
+            (weights(4, 3) if a else weights(3, 4), "x", weights(5)),
+            {"transA": a, "transB": b},
+            first=False,
+            label=f"right {a}{b}",
+        )
+        for a in (0, 1)
+        for b in (0, 1)
+    ),
+    Case(
+        "Gemm", (5,), (weights(3, 4), weights(4, 5), "x"), {"beta": 0.3}, first=False, label="bias"
+    ),
+    Case(
+        "Einsum",
+        (2, 3, 4),
+        (weights(2, 4, 5),),
+        {"equation": "bij,bjk->bki"},
+        against=lambda x: torch.einsum("bij,bjk->bki", x, tensor(weights(2, 4, 5))),
+    ),
+]
+NORMALIZATIONS = [
+    Case(
+        "BatchNormalization",
+        inputs=(weights(4), weights(4), weights(4, seed=8), VARIANCE),
+        against=lambda x: functional.batch_norm(
+            x, tensor(weights(4, seed=8)), tensor(VARIANCE), tensor(weights(4)), tensor(weights(4))
+        ),
+    ),
+    Case(
+        "LayerNormalization",
+        (2, 3, 6),
+        (weights(6), weights(6)),
+        against=lambda x: functional.layer_norm(x, (6,), tensor(weights(6)), tensor(weights(6))),
+    ),
+    Case("LayerNormalization", (2, 3, 6), (weights(3, 6),), {"axis": 1}, label="axis"),
+    Case(
+        "InstanceNormalization",
+        inputs=(weights(4), weights(4)),
+        against=lambda x: functional.instance_norm(
+            x, weight=tensor(weights(4)), bias=tensor(weights(4))
+        ),
+    ),
+    Case(
+        "GroupNormalization",
+        exact=False,
+        inputs=(weights(4), weights(4)),
+        attributes={"num_groups": 2},
+        opset=21,
+        against=lambda x: functional.group_norm(x, 2, tensor(weights(4)), tensor(weights(4))),
+    ),
+    Case(
+        "LpNormalization", attributes={"axis": 1}, against=lambda x: functional.normalize(x, dim=1)
+    ),
+    Case(
+        "LRN",
+        (2, 7, 3, 3),
+        attributes={"size": 3, "alpha": 0.1},
+        against=lambda x: functional.local_response_norm(x, 3, 0.1),
+        exact=False,
+    ),
+]
+CASES = [*SMOOTH, *BINARY, *SHAPES, *REDUCTIONS, *CONVOLUTIONS, *POOLS, *PRODUCTS, *NORMALIZATIONS]
+
+
+def draw(case):
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=case.x)
+    return np.abs(x) + 0.3 if case.positive else x
+
+
+def reference(model):
+    """The model in float64, on ONNX's own reference."""
+    double = onnx.ModelProto()
+    double.CopyFrom(model)
+    for tensor in double.graph.initializer:
+        if tensor.data_type == FLOAT:
+            tensor.CopyFrom(
+                numpy_helper.from_array(
+                    numpy_helper.to_array(tensor).astype(np.float64), tensor.name
+                )
+            )
+    for info in (*double.graph.input, *double.graph.output):
+        if info.type.tensor_type.elem_type == FLOAT:
+            info.type.tensor_type.elem_type = TensorProto.DOUBLE
+    for attribute in (
+        a for node in double.graph.node for a in node.attribute if node.op_type == "Cast"
+    ):
+        attribute.i = TensorProto.DOUBLE if attribute.i == FLOAT else attribute.i
+    return ReferenceEvaluator(double)
+
+
+def answer(model, x):
+    return np.asarray(reference(model).run(None, {"x": x})[0])
+
+
+def told(found, expected):
+    difference = np.abs(found - expected)
+    return f"largest difference {difference.max():.3g}, mean {difference.mean():.3g}, of values up to {np.abs(expected).max():.3g}"
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.exact], ids=lambda case: case.name)
+def test_the_gradient_is_the_slope_in_every_direction(case):
+    x, rng = draw(case), np.random.default_rng(4)
+    forward, backward = case.model(), case.gradient_model()
+    seed = rng.normal(size=answer(forward, x).shape)
+    _, gradient = reference(backward).run(None, {"x": x, "seed": seed})
+    assert gradient.shape == x.shape
+    directions = rng.normal(size=(5, *x.shape))
+    slopes = [
+        ((answer(forward, x + STEP * d) - answer(forward, x - STEP * d)) / (2 * STEP) * seed).sum()
+        for d in directions
+    ]
+    found = np.array([(gradient * d).sum() for d in directions])
+    assert np.allclose(found, slopes, rtol=2e-6, atol=2e-5), told(found, np.array(slopes))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_onnx_runtime_computes_the_same_gradient(case):
+    x = draw(case)
+    backward = case.gradient_model()
+    session = ort.InferenceSession(backward.SerializeToString(), providers=["CPUExecutionProvider"])
+    names = {i.name: i.shape for i in session.get_inputs()}
+    seed = np.random.default_rng(4).normal(size=names["seed"])
+    feeds = {
+        key: value.astype(np.float32)
+        for key, value in {"x": x, "seed": seed}.items()
+        if key in names
+    }
+    found = session.run(["gradient"], feeds)[0]
+    if case.against:
+        leaf = torch.from_numpy(feeds["x"].astype(np.float64)).requires_grad_()
+        case.against(leaf).backward(torch.from_numpy(seed.astype(np.float32).astype(np.float64)))
+        expected = leaf.grad.numpy()
+    else:
+        expected = reference(backward).run(
+            ["gradient"], {key: value.astype(np.float64) for key, value in feeds.items()}
+        )[0]
+    assert np.allclose(found, expected, rtol=1e-4, atol=2e-5), told(found, expected)
+
+
+def test_every_rule_has_a_case():
+    assert set(RULES) - {"Upsample"} == {case.operator for case in CASES}
+
+
+@pytest.mark.parametrize("operator", ["TopK", "Det"])
+def test_an_operator_without_a_rule_is_named_with_its_node(operator):
+    case = Case(
+        operator,
+        (2, 3, 3),
+        (integers(1),) if operator == "TopK" else (),
+        outputs=2 if operator == "TopK" else 1,
+    )
+    with pytest.raises(DifferentiationError, match=rf"{operator} \(node the_node\).*no rule"):
+        case.gradient_model()
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("Conv", (6, 4, 3, 2), (weights(2, 4, 6, 5), "x"), first=False),
+        Case("Gather", (3,), (weights(5, 2), "x"), first=False),
+        Case("Pow", (2, 3), (np.array(2, np.float32), "x"), first=False),
+        Case("LpNormalization", attributes={"p": 1}),
+        Case("Einsum", (3, 4), (), {"equation": "ij->i"}),
+        Case("MatMul", (4,), (weights(4, 5),)),
+    ],
+    ids=lambda case: case.operator,
+)
+def test_what_a_rule_cannot_do_is_said_with_the_node(case):
+    model = case.model()
+    if case.operator == "Gather":  # indices that depend on the image
+        model.graph.node[0].input[1] = "index"
+        model.graph.node.insert(0, helper.make_node("Cast", ["x"], ["index"], to=TensorProto.INT64))
+    graph = Graph(model)
+    with pytest.raises(
+        DifferentiationError, match=rf"no gradient through {case.operator} \(node the_node\)"
+    ):
+        graph.gradient({"y": "seed"}, ["x"])
+
+
+def test_gelu_and_its_gradient_share_what_is_dear():
+    operators = [node.op_type for node in Case("Gelu").gradient_model().graph.node]
+    assert operators.count("Erf") == 1
+    assert "Gelu" not in operators
+    assert operators.index("Erf") < operators.index(
+        "Exp"
+    )  # where the forward pass needs it, before the way back
+
+
+def test_places_that_are_computed_at_run_time_are_added_up():
+    """As torch's exporter writes as_strided: a flat Gather whose indices come of the batch's size."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["size"]),
+        helper.make_node("Sub", ["size", "back"], ["places"]),
+        helper.make_node("Gather", ["x", "places"], ["y"], axis=0),
+    ]
+    info = [
+        helper.make_tensor_value_info(name, FLOAT, shape)
+        for name, shape in (("x", [6]), ("y", [3]), ("seed", [3]))
+    ]
+    back = numpy_helper.from_array(integers(1, 4, 1), "back")
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", info[:1], info[1:2], [back]),
+        opset_imports=[helper.make_opsetid("", 20)],
+        ir_version=10,
+    )
+    graph = Graph(model)
+    gradient = graph.gradient({"y": "seed"}, ["x"])["x"]
+    made = graph.finish({"seed": (FLOAT, [3])}, {"gradient": (gradient, FLOAT, [6])})
+    session = ort.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    x, seed = np.zeros(6, np.float32), np.array([1, 10, 100], np.float32)
+    assert session.run(None, {"x": x, "seed": seed})[0].tolist() == [0, 0, 10, 0, 0, 101]
+
+
+def test_nothing_goes_back_through_a_whole_number():
+    nodes = [
+        helper.make_node("Cast", ["x"], ["i"], to=TensorProto.INT64),
+        helper.make_node("Cast", ["i"], ["y"], to=FLOAT),
+    ]
+    info = [helper.make_tensor_value_info(name, FLOAT, [2]) for name in ("x", "y")]
+    model = helper.make_model(
+        helper.make_graph(nodes, "cut", info[:1], info[1:]),
+        opset_imports=[helper.make_opsetid("", 20)],
+    )
+    with pytest.raises(DifferentiationError, match="does not depend on x"):
+        Graph(model).gradient({"y": "seed"}, ["x"])
+
+
+@pytest.mark.parametrize("opset", [12, 22])
+def test_an_opset_outside_13_to_21_is_refused(opset):
+    model = Case("Relu", opset=20).model()
+    model.opset_import[0].version = opset
+    with pytest.raises(DifferentiationError, match=f"opset {opset}; 13 to 21"):
+        Graph(model)
+
+
+def test_the_first_of_equal_maxima_takes_the_gradient():
+    case = Case("MaxPool", (1, 1, 2, 4), attributes={"kernel_shape": [2, 2], "strides": [2, 2]})
+    x = np.array([[[[1, 1, 0, 2], [1, 1, 2, 2]]]], np.float32)
+    _, gradient = ReferenceEvaluator(case.gradient_model()).run(
+        None, {"x": x, "seed": np.array([[[[3.0, 5.0]]]], np.float32)}
+    )
+    assert gradient.tolist() == [[[[3, 0, 0, 5], [0, 0, 0, 0]]]]
+
+
+def test_onnx_functions_are_inlined():
+    inner = helper.make_function(
+        "local",
+        "Twice",
+        ["a"],
+        ["b"],
+        [helper.make_node("Add", ["a", "a"], ["b"])],
+        [helper.make_opsetid("", 20)],
+    )
+    model = Case("Relu").model()
+    model.graph.node[0].op_type, model.graph.node[0].domain = "Twice", "local"
+    model.functions.append(inner)
+    model.opset_import.append(helper.make_opsetid("local", 1))
+    graph = Graph(model)
+    gradient = graph.gradient({"y": graph.constant(np.ones((2, 4, 6, 5), np.float32))}, ["x"])["x"]
+    result = graph.finish({}, {"gradient": (gradient, FLOAT, [2, 4, 6, 5])})
+    onnx.checker.check_model(result, full_check=True)
+    assert (ReferenceEvaluator(result).run(None, {"x": draw(Case("Relu"))})[0] == 2).all()

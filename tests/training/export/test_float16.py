@@ -1,0 +1,226 @@
+"""Graphs in half precision keep the contract and the answers, or there is no bundle."""
+
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from service.api.responses import public_manifest
+from service.bundle import folder as contract
+from service.bundle.manifest import Manifest
+from service.image.resize import Input
+from service.runtime.engine import Engine
+from support.servers import ROOT
+from training.export import ours
+from training.export.float16 import LIMITS, halved, rounded
+from training.export.ours import Core, make_foreign_bundle
+from training.export.parity import ParityError, compare
+
+SIZE, CLASSES = 16, 4
+SPEC = Input(SIZE, (0.5, 0.4, 0.3), (0.25, 0.25, 0.2))
+MANIFEST = Manifest("toy", tuple("abcd"), SPEC)
+FLOAT = TensorProto.FLOAT
+
+
+@pytest.fixture(scope="module")
+def bundle(run, dataset, tmp_path_factory):
+    return ours.make_bundle(
+        run, dataset, tmp_path_factory.mktemp("half") / "discs", "discs", halves=True
+    )
+
+
+def model_of(nodes, weights, inputs, outputs):
+    """The graph of `nodes`; `inputs` and `outputs` map names to shapes, float32."""
+    ends = [
+        [helper.make_tensor_value_info(name, FLOAT, shape) for name, shape in side.items()]
+        for side in (inputs, outputs)
+    ]
+    tensors = [
+        numpy_helper.from_array(np.asarray(value, np.float32), name)
+        for name, value in weights.items()
+    ]
+    graph = helper.make_graph([helper.make_node(*node) for node in nodes], "toy", *ends, tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def core_between(before, after, scale=1.0):
+    """x → Conv → times `before` → GELU → times `after` → mean → times `scale` → logits."""
+    nodes = [
+        ("Conv", ["x", "K"], ["c"]),
+        ("Mul", ["c", "before"], ["loud"]),
+        ("Gelu", ["loud"], ["act"]),
+        ("Mul", ["act", "after"], ["quiet"]),
+        ("GlobalAveragePool", ["quiet"], ["mean"]),
+        ("Flatten", ["mean"], ["flat"]),
+        ("Mul", ["flat", "scale"], ["logits"]),
+    ]
+    kernel = np.random.default_rng(0).normal(size=(CLASSES, 3, 3, 3))
+    weights = {"K": kernel, "before": before, "after": after, "scale": scale}
+    return Core(
+        model_of(nodes, weights, {"x": ["N", 3, SIZE, SIZE]}, {"logits": ["N", CLASSES]}),
+        None,
+        "act",
+    )
+
+
+def read(bundle, name):
+    return onnx.load_model_from_string(bundle.read(name))
+
+
+def ends_of(model):
+    """Names, types and shapes of inputs and outputs."""
+    return [
+        (
+            info.name,
+            info.type.tensor_type.elem_type,
+            [d.dim_param or d.dim_value for d in info.type.tensor_type.shape.dim],
+        )
+        for info in (*model.graph.input, *model.graph.output)
+    ]
+
+
+@pytest.mark.parametrize(("graph", "half"), contract.HALVES.items())
+def test_inputs_and_outputs_are_those_of_the_contract(graph, half, bundle):
+    assert ends_of(read(bundle, half)) == ends_of(read(bundle, graph))
+
+
+@pytest.mark.parametrize("graph", contract.HALVES)
+def test_weights_are_half_and_the_file_is_half_as_large(graph, embedded):
+    content = embedded.read(graph)
+    half = halved(onnx.load_model_from_string(content))
+    assert 0.45 < half.ByteSize() / len(content) < 0.55
+    assert not [tensor.name for tensor in half.graph.initializer if tensor.data_type == FLOAT]
+
+
+def test_images_are_normalised_in_float32(bundle):
+    graph = read(bundle, "predict.half.onnx").graph
+    assert {tensor.name for tensor in graph.initializer if tensor.data_type == FLOAT} == {
+        "input/mean",
+        "input/scale",
+    }
+
+
+def test_parity_with_float32_is_in_the_manifest(bundle):
+    manifest = contract.load(bundle.folder).manifest
+    assert Manifest.parse(manifest.canonical()) == manifest
+    half = {
+        name.removeprefix("half/"): entry
+        for name, entry in manifest.parity.items()
+        if name.startswith("half/")
+    }
+    assert set(half) == set(LIMITS)
+    assert {(entry.against, entry.pictures) for entry in half.values()} == {("float32", 30)}
+    assert all(entry.relative_difference <= LIMITS[name][0] for name, entry in half.items())
+    assert all(entry.cosine >= LIMITS[name][1] for name, entry in half.items())
+    assert half["logits"].relative_difference > 1e-6  # something was rounded
+    assert public_manifest(Engine(bundle, "cpu"))["parity"]["half/saliency"]["against"] == "float32"
+
+
+def test_half_precision_answers_as_float32_does(bundle, dataset, tmp_path):
+    files = {graph: bundle.read(half) for graph, half in contract.HALVES.items()}
+    near, full = (
+        Engine(contract.write(tmp_path / "b", bundle.manifest, files), "cpu"),
+        Engine(bundle, "cpu"),
+    )
+    pixels = dataset.test.pixels
+    target = full.predict(pixels).logits.argmax(1)
+    assert np.array_equal(near.predict(pixels).logits.argmax(1), target)
+    x = full.normalise(pixels)
+    found, expected = (engine.gradient(x, target).gradient for engine in (near, full))
+    assert compare(found, torch.from_numpy(expected)).cosine > LIMITS["saliency"][1]
+
+
+def test_rounding_is_that_of_float16_between_operators():
+    model = model_of(
+        [("Mul", ["x", "w"], ["m"]), ("Add", ["m", "b"], ["y"])],
+        {"w": 1.2345, "b": 0.1},
+        {"x": ["N"]},
+        {"y": ["N"]},
+    )
+    x = np.array([1.0, 0.3333, 3000.7, 60000.0, 1e-9], np.float32)
+    session = ort.InferenceSession(
+        rounded(halved(model)).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    (found,) = session.run(None, {"x": x})
+    with np.errstate(over="ignore"):
+        expected = (x.astype(np.float16) * np.float16(1.2345) + np.float16(0.1)).astype(np.float32)
+    assert np.array_equal(found, expected)
+    assert np.isinf(found[3])
+
+
+def test_operators_in_float32_may_read_the_same_tensor():
+    nodes = [
+        ("Relu", ["x"], ["r"]),
+        ("Max", ["r", "k"], ["a"]),
+        ("Min", ["r", "k"], ["b"]),
+        ("Add", ["a", "b"], ["y"]),
+    ]
+    half = halved(model_of(nodes, {"k": [0.5]}, {"x": ["N"]}, {"y": ["N"]}))
+    session = ort.InferenceSession(half.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert session.run(None, {"x": np.array([-1, 2], np.float32)})[0].tolist() == [0.5, 2.5]
+
+
+def test_what_half_precision_holds_becomes_a_bundle(tmp_path):
+    made = make_foreign_bundle(core_between(1.0, 1.0), MANIFEST, tmp_path / "b", halves=True)
+    assert set(made.manifest.files) == {*contract.HALVES, *contract.HALVES.values()}
+    assert made.manifest.parity["half/logits"].relative_difference < 2e-3
+
+
+def test_an_overflow_is_refused(tmp_path):
+    told = r"logits in half precision overflows for 8 of 8 images \(limit 0\).*exceeds 65,504.*without --half"
+    with pytest.raises(ParityError, match=told):
+        make_foreign_bundle(core_between(1e6, 1e-6), MANIFEST, tmp_path / "b", halves=True)
+    assert not (tmp_path / "b").exists()
+    assert make_foreign_bundle(core_between(1e6, 1e-6), MANIFEST, tmp_path / "b").has(contract.CAM)
+
+
+def test_an_underflow_is_refused(tmp_path):
+    told = r"half precision differs from float32: median relative difference .* \(limit .*\), cosine .* \(limit .*without --half"
+    with pytest.raises(ParityError, match=told):
+        make_foreign_bundle(core_between(1.0, 1e-8, 1e8), MANIFEST, tmp_path / "b", halves=True)
+
+
+def test_what_would_fail_the_self_test_on_a_gpu_is_refused(tmp_path):
+    with pytest.raises(
+        ParityError,
+        match=r"self-test image in half precision gives class \d.*within 0\.05 is wanted",
+    ):
+        make_foreign_bundle(core_between(1.0, 1.0, 3000.0), MANIFEST, tmp_path / "b", halves=True)
+
+
+def test_a_bundle_without_gradients_has_one_graph_in_half_precision(tmp_path):
+    made = make_foreign_bundle(
+        core_between(1.0, 1.0), MANIFEST, tmp_path / "b", gradients=False, halves=True
+    )
+    assert set(made.manifest.files) == {"predict.onnx", "predict.half.onnx"}
+    assert set(made.manifest.parity) == {"half/logits", "half/probabilities"}
+
+
+def test_the_command_makes_half_precision_of_any_file(tmp_path):
+    path, labels = tmp_path / "net.onnx", tmp_path / "labels.txt"
+    onnx.save(core_between(1.0, 1.0).model, path)
+    labels.write_text("ant\nbee\ncat\ndog\n")
+    command = [
+        sys.executable,
+        "-m",
+        "training",
+        "bundle",
+        "--onnx",
+        path,
+        "--labels",
+        labels,
+        "--size",
+        SIZE,
+    ]
+    command += ["--out", tmp_path / "out", "--without-gradient", "--half"]
+    done = subprocess.run(
+        list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "half/probabilities     differs from float32 by" in done.stdout
+    assert contract.load(tmp_path / "out").has("predict.half.onnx")

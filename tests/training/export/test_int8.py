@@ -1,0 +1,121 @@
+"""An int8 graph is written with its figures if it is worth serving, and refused with a sentence if not."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from service.bundle import folder as contract
+from service.bundle.manifest import Int8
+from service.runtime.engine import Engine
+from support.servers import ROOT
+from training.data.read import Dataset, Images, drawn_images
+from training.export.int8 import Int8Error, add_int8, check
+
+GOOD = Int8(
+    (1, 0.5), 100, 10, 0.9, 0.901, 0.301, 0.3, 0.98, {"1": 2.8, "16": 2.9}, "a CPU", "2026-11-24"
+)
+
+
+@pytest.fixture(scope="module")
+def source(engine):
+    """Drawn images with the class that float32 gives them; those for testing are the surest."""
+    pixels = drawn_images(200, 32)
+    logits = engine.predict(pixels).logits
+    drawn = Images(pixels, logits.argmax(1))
+    first, second = np.sort(logits, axis=1)[:, :-3:-1].T
+    return Dataset(
+        "drawn",
+        engine.manifest.labels,
+        drawn,
+        drawn,
+        drawn.take(np.argsort(second - first)[:20]),
+        "",
+    )
+
+
+@pytest.fixture(scope="module")
+def made(embedded, source, tmp_path_factory):
+    return add_int8(embedded, source, tmp_path_factory.mktemp("int8") / "b")
+
+
+def test_the_other_files_stay_and_the_new_one_is_a_quarter_as_large(made, embedded):
+    old, new = (
+        {name: file for name, file in b.manifest.files.items() if name != contract.INT8}
+        for b in (embedded, made)
+    )
+    assert new == old
+    assert 0.2 < made.manifest.files[contract.INT8].length / old[contract.PREDICT].length < 0.3
+
+
+def test_the_figures_are_in_the_manifest(made):
+    figures = made.manifest.int8
+    assert contract.load(made.folder).manifest.int8 == figures
+    assert (figures.calibration_pictures, figures.test_pictures) == (200, 20)
+    assert figures.macro_f1_float32 - figures.macro_f1 <= 0.003
+    assert min(figures.speed_ratio.values()) >= 1.5
+
+
+def test_what_was_written_can_be_served(made, source):
+    engine = Engine(made, "cpu", precision="int8")
+    same = engine.predict_quick(source.test.pixels).logits.argmax(1) == source.test.labels
+    assert same.mean() == made.manifest.int8.agreement
+
+
+@pytest.mark.parametrize(
+    ("figures", "told"),
+    [
+        (
+            {"macro_f1": 0.89},
+            r"macro F1 in int8 is 1\.10 points lower than in float32 \(limit 0\.3\).*--images",
+        ),
+        (
+            {"log_loss": 0.4},
+            r"log loss in int8 is 0\.1000 nats higher than in float32 \(limit 0\.01\)",
+        ),
+        (
+            {"speed_ratio": {"1": 1.2, "16": 3.0}},
+            r"1\.20 times as fast as float32 on one core \(limit 1\.5\).*float32",
+        ),
+    ],
+)
+def test_a_figure_beyond_its_limit_is_refused(figures, told):
+    check(GOOD)
+    with pytest.raises(Int8Error, match=told):
+        check(replace(GOOD, **figures))
+
+
+def test_a_calibration_on_other_images_loses_too_much(embedded, source, tmp_path):
+    black = replace(
+        source, validation=Images(np.zeros((10, 32, 32, 3), np.uint8), np.zeros(10, np.int64))
+    )
+    with pytest.raises(Int8Error, match=r"in int8 is .* (points lower|nats higher)"):
+        add_int8(embedded, black, tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+def test_the_command_refuses_data_of_other_classes(drawn, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "training",
+        "quantise",
+        "service/model",
+        "--data",
+        str(drawn),
+        "--out",
+        str(tmp_path / "b"),
+    ]
+    done = subprocess.run(
+        [*command, "--images", "30"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "discs has the classes blue, green, red, the bundle airplane" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,49 @@
+"""What is fitted on held-out images is the likeliest there is, and no more than they can tell."""
+
+import numpy as np
+import pytest
+
+from service.bundle.calibration import Calibration
+from training.reliability.calibration import fit_calibration, negative_log_likelihood
+
+
+def drawn(calibration, rows=4000, classes=5):
+    """Logits, and labels drawn with the probabilities that `calibration` makes of them."""
+    rng = np.random.default_rng(0)
+    logits = (rng.normal(size=(rows, classes)) * rng.uniform(1, 8, (rows, 1))).astype(np.float32)
+    return logits, np.array(
+        [rng.choice(classes, p=shares) for shares in calibration.probabilities(logits)]
+    )
+
+
+def test_a_plain_temperature_is_found_again():
+    logits, labels = drawn(Calibration(3.0))
+    found = fit_calibration(logits, labels)
+    assert found.entropy_power == 0
+    assert found.temperature == pytest.approx(3, rel=0.05)
+
+
+def test_a_temperature_that_follows_the_entropy_is_found_again():
+    logits, labels = drawn(Calibration(1.5, 0.3))
+    found = fit_calibration(logits, labels)
+    assert found.entropy_power == pytest.approx(0.3, abs=0.05)
+    assert found.temperature == pytest.approx(1.5, rel=0.1)
+
+
+@pytest.mark.parametrize("known", [Calibration(3.0), Calibration(1.5, 0.3)])
+def test_none_beside_it_is_likelier(known):
+    logits, labels = drawn(known)
+    found = fit_calibration(logits, labels)
+    least = negative_log_likelihood(logits, labels, found)
+    assert all(
+        negative_log_likelihood(
+            logits, labels, Calibration(found.temperature * f, found.entropy_power)
+        )
+        >= least
+        for f in (0.9, 1.1)
+    )
+
+
+def test_a_few_images_get_the_plain_temperature():
+    logits, labels = drawn(Calibration(1.5, 0.3), rows=60)
+    assert fit_calibration(logits, labels).entropy_power == 0

@@ -1,0 +1,91 @@
+"""Prediction sets hold the true class as often as was promised."""
+
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.base import BaseEstimator, ClassifierMixin
+
+from training.reliability.conformal import COVERAGES, expected_rank, fit_sets, sure_rank, threshold
+
+CLASSES = 5
+
+
+class Given(ClassifierMixin, BaseEstimator):
+    """A classifier whose features are its probabilities."""
+
+    def __init__(self):
+        self.classes_ = np.arange(CLASSES)
+
+    def fit(self, _x, _y):
+        return self
+
+    def predict_proba(self, x):
+        return x
+
+    def predict(self, x):
+        return x.argmax(1)
+
+
+def drawn(rows, seed):
+    """Calibrated by construction: each label is drawn from the probabilities beside it."""
+    rng = np.random.default_rng(seed)
+    probabilities = rng.dirichlet(np.full(CLASSES, 0.3), rows)
+    labels = (probabilities.cumsum(1) > rng.uniform(size=(rows, 1))).argmax(1)
+    return probabilities, labels
+
+
+def covered(probabilities, labels, thresholds):
+    own = probabilities[np.arange(len(labels)), labels]
+    return own >= np.asarray(thresholds)[labels]
+
+
+def test_the_rank_is_that_of_split_conformal_prediction():
+    assert expected_rank(99, 0.95) == 95
+    assert expected_rank(19, 0.95) == 19
+    own = np.arange(1, 20) / 20
+    assert threshold(own, 0.95, expected_rank) == own[0], "the 19th largest of 19"
+    assert threshold(own, 0.99, expected_rank) == 0.0, "19 images cannot promise 99 %"
+
+
+@pytest.mark.parametrize("coverage", COVERAGES)
+def test_a_marginal_set_covers_as_promised_on_average(coverage):
+    shares = []
+    for seed in range(40):
+        sets = fit_sets(*drawn(500, seed))
+        probabilities, labels = drawn(2000, 1000 + seed)
+        shares.append(covered(probabilities, labels, [sets.marginal[coverage]] * CLASSES).mean())
+    assert np.mean(shares) == pytest.approx(float(coverage), abs=0.006)
+
+
+def test_class_by_class_the_promise_is_kept_nine_times_in_ten():
+    kept = []
+    for seed in range(40):
+        sets = fit_sets(*drawn(1000, seed))
+        probabilities, labels = drawn(20_000, 1000 + seed)
+        inside = covered(probabilities, labels, sets.by_class["0.95"])
+        kept += [inside[labels == label].mean() >= 0.95 for label in range(CLASSES)]
+    assert 0.84 <= np.mean(kept) <= 0.97
+
+
+def test_a_sure_rank_is_higher_than_the_expected_one_and_near_it_for_many():
+    assert sure_rank(10, 0.95) == 11, "ten images cannot promise 95 % of anything"
+    for count in (50, 500, 5000):
+        assert expected_rank(count, 0.95) < sure_rank(count, 0.95) <= count
+    assert sure_rank(100_000, 0.95) / 100_000 == pytest.approx(0.95, abs=0.002)
+
+
+def test_marginal_sets_are_those_of_mapie():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its own, about scikit-learn
+        from mapie.classification import SplitConformalClassifier
+
+        theirs = SplitConformalClassifier(
+            Given(), [float(coverage) for coverage in COVERAGES], "lac", prefit=True
+        )
+        theirs.conformalize(*drawn(777, 0))
+        probabilities, _ = drawn(300, 1)
+        _, expected = theirs.predict_set(probabilities)
+    sets = fit_sets(*drawn(777, 0))
+    for number, coverage in enumerate(COVERAGES):
+        assert np.array_equal(probabilities >= sets.marginal[coverage], expected[:, :, number])

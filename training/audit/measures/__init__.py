@@ -1,0 +1,1 @@
+"""What an audit measures, a subject a module."""

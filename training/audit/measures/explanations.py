@@ -1,0 +1,170 @@
+"""What the model's explanations are worth: whether they point at what the answer hangs on, agree, and notice a broken network.
+
+Measured on a few images each, for the predicted class. `cascade` shuffles the weights of the network from its head backwards (Adebayo et al.,
+"Sanity Checks for Saliency Maps", arXiv 1810.03292): a map that stays the same explains something else than the network.
+"""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from jaxtyping import Float32, UInt8
+from onnx import ModelProto, numpy_helper
+from scipy.stats import spearmanr
+
+from service.bundle import folder as contract
+from service.bundle.folder import Bundle
+from service.bundle.manifest import Manifest
+from service.explain import Attribution, ask, available, explain, quality
+from service.runtime.engine import Engine
+from training.autodiff import FORWARD
+
+METHODS = ("integrated_gradients", "grad_cam", "occlusion")
+DEPTHS = (0.25, 0.5, 1.0)  # shares of the network's weights, from its head on, that are shuffled
+CASCADED = 16  # images
+EDGE = 8  # an eighth of a side is border
+
+Pixels = UInt8[np.ndarray, "rows size size 3"]
+Maps = Float32[np.ndarray, "rows size size"]
+
+
+def explanations(bundle: Bundle, engine: Engine, pixels: Pixels, seed: int) -> Mapping[str, Any]:
+    """By method, how faithful and how bound to its class it is; and between methods, how far they agree."""
+    names = [
+        name for name in METHODS if name in {method.name for method in available(engine.manifest)}
+    ]
+    found = {name: _maps(engine, pixels, name) for name in names}
+    maps = {name: np.stack([each.map for each in told]) for name, told in found.items()}
+    agreement = {f"{a}, {b}": _agreement(maps[a], maps[b]) for a, b in combinations(names, 2)}
+    methods = {name: _measured(engine, pixels, told, seed) for name, told in found.items()}
+    return {
+        "pictures": len(pixels),
+        "methods": methods,
+        "agreement": agreement,
+        "cascade": cascade(bundle, engine, pixels, seed),
+    }
+
+
+def _maps(engine: Engine, pixels: Pixels, name: str) -> list[Attribution]:
+    question = ask(engine.manifest, name, None, {})
+    return [
+        explain(engine, image, question, row)
+        for image, row in zip(pixels, engine.predict(pixels).logits, strict=True)
+    ]
+
+
+def _measured(
+    engine: Engine, pixels: Pixels, found: Sequence[Attribution], seed: int
+) -> Mapping[str, float]:
+    areas = [
+        quality.faithfulness(engine, p, each.map, each.target.index, seed)
+        for p, each in zip(pixels, found, strict=True)
+    ]
+    told = {name: float(np.mean([entry[name] for entry in areas])) for name in areas[0]}
+    for name in sorted({key for each in found for key in each.quality}):
+        told[name] = float(np.median([each.quality[name] for each in found]))
+    return told | {
+        "deletion_better_than_random": float(
+            np.mean([entry["deletion"] < entry["deletion_random"] for entry in areas])
+        ),
+        "insertion_better_than_random": float(
+            np.mean([entry["insertion"] > entry["insertion_random"] for entry in areas])
+        ),
+        "border_share": float(np.mean([border_share(each.map) for each in found])),
+    }
+
+
+def border_share(values: Float32[np.ndarray, "size size"]) -> float:
+    """The share of the map's absolute mass on the border, by the share of the image that the border is: 1 where it is spread evenly."""
+    edge = max(1, len(values) // EDGE)
+    mass, inside = np.abs(values), np.s_[edge:-edge, edge:-edge]
+    area = 1 - mass[inside].size / mass.size
+    return float((1 - mass[inside].sum() / mass.sum()) / area) if mass.sum() > 0 else 1.0
+
+
+def _agreement(first: Maps, second: Maps) -> float:
+    """The mean rank correlation of two methods' maps of the same images."""
+    pairs = zip(first, second, strict=True)
+    return float(
+        np.nanmean(
+            [
+                spearmanr(a.ravel(), b.ravel()).statistic
+                for a, b in pairs
+                if np.ptp(a) > 0 and np.ptp(b) > 0
+            ]
+        )
+    )
+
+
+def cascade(
+    bundle: Bundle, engine: Engine, pixels: Pixels, seed: int
+) -> Mapping[str, Mapping[str, float]]:
+    """By method and depth: the mean cosine of the map with that of the network whose weights are shuffled down to there."""
+    chosen = pixels[:CASCADED]
+    names = [
+        name for name in METHODS if name in {method.name for method in available(engine.manifest)}
+    ]
+    targets = engine.predict(chosen).logits
+    plain = {name: _explained(engine, chosen, name, targets) for name in names}
+    found: dict[str, dict[str, float]] = {name: {} for name in names}
+    for depth in DEPTHS:
+        broken = _broken(bundle, depth, seed)
+        for name in names:
+            pairs = zip(plain[name], _explained(broken, chosen, name, targets), strict=True)
+            found[name][str(depth)] = float(np.mean([quality.cosine(a, b) for a, b in pairs]))
+    return found
+
+
+def _explained(engine: Engine, pixels: Pixels, name: str, logits: np.ndarray) -> Maps:
+    """Maps of the classes that the unbroken network predicts."""
+    maps = []
+    for image, row in zip(pixels, logits, strict=True):
+        question = ask(engine.manifest, name, str(int(row.argmax())), {})
+        maps.append(explain(engine, image, question, row).map)
+    return np.stack(maps)
+
+
+def _broken(bundle: Bundle, depth: float, seed: int) -> Engine:
+    files = {
+        name: bundle.read(name)
+        for name in (contract.PREDICT, contract.GRADIENT, contract.CAM)
+        if bundle.has(name)
+    }
+    order = _weights(onnx.load_model_from_string(files[contract.PREDICT]))
+    chosen = set(order[-max(1, round(len(order) * depth)) :])
+    made = {
+        name: _shuffled(onnx.load_model_from_string(content), chosen, seed)
+        for name, content in files.items()
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        manifest = Manifest(bundle.manifest.name, bundle.manifest.labels, bundle.manifest.input)
+        return Engine(contract.write(Path(scratch) / "broken", manifest, made), "cpu")
+
+
+def _weights(model: ModelProto) -> list[str]:
+    """The names of the network's matrices and filter banks, in the order in which they are used."""
+    large = {
+        tensor.name
+        for tensor in model.graph.initializer
+        if len(tensor.dims) > 1 and tensor.data_type == onnx.TensorProto.FLOAT
+    }
+    used = [
+        name
+        for node in model.graph.node
+        for name in node.input
+        if name in large and node.op_type in ("Conv", "Gemm", "MatMul")
+    ]
+    return list(dict.fromkeys(used))
+
+
+def _shuffled(model: ModelProto, chosen: set[str], seed: int) -> bytes:
+    for tensor in model.graph.initializer:
+        if tensor.name.removeprefix(FORWARD) in chosen:
+            values = numpy_helper.to_array(tensor).copy()
+            np.random.default_rng(seed).shuffle(flat := values.ravel())
+            tensor.CopyFrom(numpy_helper.from_array(flat.reshape(values.shape), tensor.name))
+    return bytes(model.SerializeToString(deterministic=True))

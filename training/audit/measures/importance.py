@@ -1,0 +1,77 @@
+"""What the model needs of images at large: the accuracy that goes when a channel, a band of frequencies or a region is taken from all."""
+
+from collections.abc import Iterator, Mapping
+from itertools import pairwise, product
+
+import numpy as np
+from jaxtyping import Float64, Int64, UInt8
+
+from service.runtime.engine import Engine
+
+CELLS = 4  # regions a side
+BANDS = (
+    0.0,
+    0.125,
+    0.25,
+    0.5,
+    1.0,
+)  # ends of the bands, as shares of the highest frequency along an axis
+
+Pixels = UInt8[np.ndarray, "rows size size 3"]
+Labels = Int64[np.ndarray, " rows"]
+
+
+def importance(engine: Engine, pixels: Pixels, labels: Labels) -> Mapping[str, Mapping[str, float]]:
+    """By kind and part: the accuracy with everything less the accuracy without the part."""
+    mean = pixels.mean((0, 1, 2))
+
+    def right(changed: np.ndarray) -> float:
+        values = np.rint(np.clip(changed, 0, 255)).astype(np.uint8)
+        return float((engine.predict(values).logits.argmax(1) == labels).mean())
+
+    whole = right(pixels)
+    kinds: Mapping[str, Iterator[tuple[str, np.ndarray]]] = {
+        "channels": (
+            (name, _without_channel(pixels, channel, mean)) for channel, name in enumerate("RGB")
+        ),
+        "frequencies": (
+            (f"{low:g}–{high:g}", _without_band(pixels, low, high)) for low, high in pairwise(BANDS)
+        ),
+        "regions": _without_regions(pixels, mean),
+    }
+    return {
+        kind: {name: whole - right(changed) for name, changed in parts}
+        for kind, parts in kinds.items()
+    }
+
+
+def _without_regions(
+    pixels: Pixels, mean: Float64[np.ndarray, " 3"]
+) -> Iterator[tuple[str, np.ndarray]]:
+    for row, column in product(range(CELLS), repeat=2):
+        yield f"row {row + 1}, column {column + 1}", _without_region(pixels, row, column, mean)
+
+
+def _without_channel(pixels: Pixels, channel: int, mean: Float64[np.ndarray, " 3"]) -> np.ndarray:
+    changed = pixels.astype(np.float32)
+    changed[..., channel] = mean[channel]
+    return changed
+
+
+def _without_band(pixels: Pixels, low: float, high: float) -> np.ndarray:
+    """Frequencies above `low` and up to `high` of Nyquist's are taken out; the mean, which is none of them, stays."""
+    size = pixels.shape[1]
+    along = np.abs(np.fft.fftfreq(size)) * 2
+    frequency = np.maximum(along[:, None], along[None, : size // 2 + 1])
+    spectrum = np.fft.rfft2(pixels, axes=(1, 2))
+    spectrum[:, (frequency > low) & (frequency <= high)] = 0
+    return np.asarray(np.fft.irfft2(spectrum, s=(size, size), axes=(1, 2)))
+
+
+def _without_region(
+    pixels: Pixels, row: int, column: int, mean: Float64[np.ndarray, " 3"]
+) -> np.ndarray:
+    ends = np.linspace(0, pixels.shape[1], CELLS + 1).astype(int)
+    changed = pixels.astype(np.float32)
+    changed[:, ends[row] : ends[row + 1], ends[column] : ends[column + 1]] = mean
+    return changed

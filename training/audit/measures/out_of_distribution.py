@@ -1,0 +1,66 @@
+"""Images of other kinds than the training's, uint8 (N, S, S, 3): what the familiarity score should find strange.
+
+`noise` is uniform; `scrambled` are test images whose tiles of an eighth of a side change places; `textures` are tiles of the two
+photographs that scikit-learn ships, `digits` its handwritten digits: real images of another kind.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+from sklearn.datasets import load_digits, load_sample_images
+
+from service.image import resize
+from service.image.resize import Input
+
+TILES = 8  # a side
+
+Pixels = UInt8[np.ndarray, "_ size size 3"]
+
+
+def out_of_distribution(
+    familiar: Pixels, spec: Input, count: int, seed: int
+) -> Mapping[str, Pixels]:
+    """`count` images of each kind, or as many as there are."""
+    rng = np.random.default_rng(seed)
+    size, photographs = spec.size, load_sample_images().images
+    return {
+        "noise": rng.integers(0, 256, (count, size, size, 3), np.uint8),
+        "scrambled": np.stack([scrambled(image, rng) for image in familiar[:count]]),
+        "textures": np.stack([_texture(photographs, rng, spec) for _ in range(count)]),
+        "digits": np.stack([_digit(image, spec) for image in load_digits().images[:count]]),
+    }
+
+
+def scrambled(
+    image: UInt8[np.ndarray, "size size 3"], rng: np.random.Generator
+) -> UInt8[np.ndarray, "size size 3"]:
+    """Its tiles in another order; the lines that do not fill a tile stay."""
+    tile = max(1, len(image) // TILES)
+    side = len(image) // tile
+    part = (
+        image[: side * tile, : side * tile]
+        .reshape(side, tile, side, tile, 3)
+        .swapaxes(1, 2)
+        .reshape(-1, tile, tile, 3)
+    )
+    mixed = part[rng.permutation(len(part))].reshape(side, side, tile, tile, 3).swapaxes(1, 2)
+    made = image.copy()
+    made[: side * tile, : side * tile] = mixed.reshape(side * tile, side * tile, 3)
+    return made
+
+
+def _texture(
+    photographs: Sequence[np.ndarray], rng: np.random.Generator, spec: Input
+) -> UInt8[np.ndarray, "size size 3"]:
+    photograph = photographs[int(rng.integers(len(photographs)))]
+    side = int(rng.integers(32, 65))
+    top, left = (int(rng.integers(length - side)) for length in photograph.shape[:2])
+    return resize.to_input(
+        np.ascontiguousarray(photograph[top : top + side, left : left + side]), spec
+    )
+
+
+def _digit(image: np.ndarray, spec: Input) -> UInt8[np.ndarray, "size size 3"]:
+    grey = (image * 255 / 16).astype(np.uint8)
+    return resize.to_input(np.ascontiguousarray(np.repeat(grey[..., None], 3, axis=2)), spec)

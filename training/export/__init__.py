@@ -1,0 +1,1 @@
+"""From weights or a foreign graph to a bundle."""

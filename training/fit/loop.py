@@ -1,0 +1,374 @@
+"""Training: from a data set and a recipe to a run.
+
+A step sums the gradients of its ghost batches, each normalised by its own batch statistics. Processes (torchrun) share out the ghost
+batches, so that the gradient of two processes equals that of one on the same global batch, batch norm included. Everything a step
+sees follows from the seed and the step's number: a resumed run ends where an uninterrupted one would have ended.
+
+Loss, batch statistics and evaluation are float32; where the processor multiplies bfloat16 in hardware, convolutions and the head are
+autocast to it. Without such hardware bfloat16 is emulated, 50 times slower than float32 (docs/training.md), so `auto` asks first.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64, UInt8
+from lightning_fabric import Fabric
+from sklearn.metrics import classification_report
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, update_bn
+from tqdm import tqdm
+
+from training.data.read import Dataset, Images
+from training.fit import runs
+from training.fit.adversarial import attacked
+from training.fit.batches import Batches
+from training.fit.recipes import Recipe, Scheduled, optimizers
+from training.fit.runs import Run, Subject
+from training.fit.tracking import Track, Tracker, tracking
+from training.networks.ours import Network
+
+EVALUATION_ROWS = 500
+CHECKPOINT_SECONDS = 300
+PREPARE_ROWS = 5000
+
+
+class Stopped(Exception):
+    """The training was told to stop; its checkpoint is written."""
+
+
+@dataclass
+class Trainer:
+    """A training in progress: `step` steps of `steps` are done, in `seconds`; `mean` is the network with the mean of the settling weights."""
+
+    fabric: Fabric
+    recipe: Recipe
+    subject: Subject
+    network: Any  # Fabric's wrapper around a Network
+    scheduled: list[Scheduled]
+    batches: Batches
+    folder: Path
+    mean: AveragedModel
+    step: int = 0
+    seconds: float = 0.0
+    stopping: bool = False
+
+    @property
+    def steps(self) -> int:
+        """All steps of the recipe."""
+        return (self.recipe.epochs + self.recipe.settle) * self.batches.steps_per_epoch
+
+    @property
+    def state(self) -> dict[str, nn.Module]:
+        """What a checkpoint keeps of the network."""
+        return {"network": self.network.module, "mean": self.mean}
+
+    def train_step(self) -> float:
+        """One optimiser step; the mean loss of this process's share of the batch."""
+        started = time.monotonic()
+        for scheduled in self.scheduled:
+            scheduled.set_rates(self.step / (self.recipe.epochs * self.batches.steps_per_epoch))
+            scheduled.optimizer.zero_grad(set_to_none=True)
+        loss = self.backward(*self.batches.step(self.step))
+        for scheduled in self.scheduled:
+            scheduled.optimizer.step()
+        if self.step >= self.recipe.epochs * self.batches.steps_per_epoch:
+            self.mean.update_parameters(self.network.module)
+        self.step += 1
+        self.seconds += time.monotonic() - started
+        return loss
+
+    def backward(
+        self, pixels: UInt8[Tensor, "rows 3 size size"], labels: Int64[Tensor, " rows"]
+    ) -> float:
+        """Accumulates the gradient of the global batch's loss (its sum, or its mean for Adam); gives this process's mean loss."""
+        mine = list(
+            zip(
+                torch.split(pixels, self.recipe.ghost_batch),
+                torch.split(labels, self.recipe.ghost_batch),
+                strict=True,
+            )
+        )
+        mine = mine[self.fabric.global_rank :: self.fabric.world_size]
+        # distributed gradients are averaged over processes, so each scales its sum by their number
+        scale = self.fabric.world_size / (len(labels) if self.recipe.optimizer == "adam" else 1)
+        total = 0.0
+        for number, (part, truth) in enumerate(mine):
+            last = number == len(mine) - 1
+            with (
+                self.fabric.no_backward_sync(self.network, enabled=not last)
+                if self.fabric.world_size > 1
+                else nullcontext()
+            ):
+                target = truth.to(self.fabric.device)
+                logits = self.network(self.seen(part.to(self.fabric.device), target))
+                loss = functional.cross_entropy(
+                    logits.float(),
+                    target,
+                    label_smoothing=self.recipe.label_smoothing,
+                    reduction="sum",
+                )
+                self.fabric.backward(loss * scale)
+            total += float(loss.detach())
+        return total / sum(len(truth) for _, truth in mine)
+
+    def seen(
+        self, pixels: UInt8[Tensor, "rows 3 size size"], labels: Int64[Tensor, " rows"]
+    ) -> Float32[Tensor, "rows 3 size size"]:
+        """What the network learns from: the normalised images, attacked if the recipe says so."""
+        x = self.normalise(pixels)
+        if not self.recipe.adversarial:
+            return x
+        radius = (
+            self.recipe.adversarial
+            / 255
+            / torch.tensor(self.subject.std, device=x.device).view(1, 3, 1, 1)
+        )
+        with torch.random.fork_rng(devices=[]), self.fabric.autocast():
+            torch.manual_seed(self.recipe.seed * 1_000_003 + self.step)
+            return attacked(self.network.module, x, labels, radius)
+
+    def normalise(
+        self, pixels: UInt8[Tensor, "rows 3 size size"]
+    ) -> Float32[Tensor, "rows 3 size size"]:
+        """(pixel / 255 − mean) / std, channels last in memory, which is the fast layout of convolutions on a CPU."""
+        mean, std = (
+            torch.tensor(v, device=pixels.device).view(1, 3, 1, 1)
+            for v in (self.subject.mean, self.subject.std)
+        )
+        return ((pixels.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
+
+    def logits(self, images: Images) -> Float32[Tensor, "count classes"]:
+        """The network's answer in evaluation mode, float32, one view of each image."""
+        network: Network = self.network.module
+        network.eval()
+        pixels = torch.from_numpy(images.pixels).permute(0, 3, 1, 2)
+        with torch.no_grad():
+            parts = [
+                network(self.normalise(part.to(self.fabric.device))).float().cpu()
+                for part in torch.split(pixels, EVALUATION_ROWS)
+            ]
+        network.train()
+        return torch.cat(parts)
+
+    def accuracy(self, images: Images) -> float:
+        """The share of `images` classified rightly."""
+        return float((self.logits(images).argmax(1).numpy() == images.labels).mean())
+
+
+def fit(
+    dataset: Dataset,
+    source: str,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    start: Run | None = None,
+    resume: bool = False,
+    accelerator: str = "auto",
+    track: Track | None = None,
+) -> Run:
+    """Trains by `recipe` on `dataset`, from the weights of `start` if there is one, and leaves a run in `folder`.
+
+    Raises:
+        RunError: `resume` without a checkpoint, or with one of another recipe.
+        Stopped: a signal asked to stop; a checkpoint is in `folder`.
+        TrackingError: `track` cannot begin.
+    """
+    fabric = make_fabric(recipe, accelerator)
+    trainer = prepare(fabric, dataset, source, recipe, folder)
+    if start is not None:
+        trainer.network.module.load_state_dict(start.network.state_dict())
+    if resume:
+        trainer.step, trainer.seconds = runs.load_checkpoint(
+            folder, trainer.state, trainer.scheduled
+        )
+    told = (
+        tracking(folder, recipe.document(), track)
+        if fabric.is_global_zero
+        else nullcontext(Tracker())
+    )
+    with told as tracker, _stopped_by_signals(trainer):
+        tracker.images("batch/augmented", trainer.batches.step(trainer.step)[0][:16], trainer.step)
+        for loss in _progress(trainer, tracker, dataset.validation):
+            tracker.scalar("loss/train", loss, trainer.step)
+            tracker.scalar(
+                "rate", trainer.scheduled[0].optimizer.param_groups[0]["lr"], trainer.step
+            )
+        started = time.monotonic()
+        settle(trainer, dataset.training)
+        trainer.seconds += time.monotonic() - started
+        if fabric.is_global_zero:
+            _report(trainer, dataset.test, tracker)
+    fabric.barrier()
+    return runs.load(folder)
+
+
+def settle(trainer: Trainer, training: Images) -> None:
+    """Gives the network the mean of the weights it had while it settled, and batch norms the statistics of whole training images.
+
+    Those gathered on the way are of the latest few thousand images and of weights that were still moving. Images are mixed, for their order
+    may be that of the classes.
+    """
+    if not trainer.recipe.settle:
+        return
+    order = torch.randperm(
+        len(training), generator=torch.Generator().manual_seed(trainer.recipe.seed)
+    )
+    pixels = torch.from_numpy(training.pixels).permute(0, 3, 1, 2)
+    network = trainer.network.module
+    network.load_state_dict(trainer.mean.module.state_dict())
+    parts = torch.split(order, trainer.recipe.ghost_batch)
+    update_bn(
+        (trainer.normalise(pixels[rows].to(trainer.fabric.device)) for rows in parts), network
+    )
+
+
+def make_fabric(recipe: Recipe, accelerator: str) -> Fabric:
+    """Device, precision and distribution: one process, or as many as torchrun started."""
+    devices: Any = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
+        precision=_precision(recipe),
+    )
+    fabric.launch()
+    return fabric
+
+
+def prepare(fabric: Fabric, dataset: Dataset, source: str, recipe: Recipe, folder: Path) -> Trainer:
+    """A training at its step 0, its recipe written."""
+    share = dataset.training.pixels.reshape(-1, 3) / 255
+    mean, std = (
+        tuple(float(value) for value in np.round(stat, 6)) for stat in (share.mean(0), share.std(0))
+    )
+    subject = Subject(source, dataset.name, dataset.fingerprint, dataset.classes, mean, std)
+    folder.mkdir(parents=True, exist_ok=True)
+    if fabric.is_global_zero:
+        runs.save_recipe(folder, recipe, subject)
+    fabric.barrier()
+    network = recipe.network_for(len(dataset.classes)).to(memory_format=torch.channels_last)
+    batches = Batches.of(dataset.training, recipe)
+    scheduled = optimizers(network, recipe)
+    trainer = Trainer(
+        fabric, recipe, subject, network, scheduled, batches, folder, AveragedModel(network)
+    )
+    network.prepare(trainer.normalise(batches.pixels[:PREPARE_ROWS]).contiguous())
+    trainer.network, *wrapped = fabric.setup(
+        network, *(scheduled.optimizer for scheduled in trainer.scheduled)
+    )
+    del wrapped  # the optimisers step themselves: precision needs no gradient scaler
+    return trainer
+
+
+def _precision(recipe: Recipe) -> Any:
+    if recipe.precision != "auto":
+        return recipe.precision
+    fast = (
+        torch.cuda.is_available()
+        or torch.cpu._is_avx512_bf16_supported()  # noqa: SLF001 - torch has no public name for it
+        or torch.cpu._is_amx_tile_supported()  # noqa: SLF001 - the same
+    )
+    return "bf16-mixed" if fast else "32-true"
+
+
+def _progress(trainer: Trainer, tracker: Tracker, validation: Images) -> Iterator[float]:
+    """Runs the steps that are left, with a bar that says what time is left; yields each loss."""
+    saved = time.monotonic()
+    first = trainer.fabric.is_global_zero
+    bar = tqdm(
+        total=trainer.steps,
+        initial=trainer.step,
+        desc=trainer.recipe.network,
+        unit="step",
+        disable=not first,
+        mininterval=1,
+    )
+    while trainer.step < trainer.steps:
+        yield trainer.train_step()
+        bar.update()
+        if trainer.step % trainer.batches.steps_per_epoch == 0 and first:
+            epoch, accuracy = (
+                trainer.step // trainer.batches.steps_per_epoch,
+                trainer.accuracy(validation),
+            )
+            bar.write(
+                f"epoch {epoch}/{trainer.recipe.epochs + trainer.recipe.settle}: validation accuracy {accuracy:.4f}",
+                file=sys.stderr,
+            )
+            tracker.scalar("accuracy/validation", accuracy, trainer.step)
+        if trainer.stopping or time.monotonic() - saved > CHECKPOINT_SECONDS:
+            saved = time.monotonic()
+            _checkpoint(trainer)
+        if trainer.stopping:
+            raise Stopped(
+                f"stopped after step {trainer.step} of {trainer.steps}; --resume goes on from there"
+            )
+    bar.close()
+
+
+def _checkpoint(trainer: Trainer) -> None:
+    if trainer.fabric.is_global_zero:
+        runs.save_checkpoint(
+            trainer.folder, trainer.state, trainer.scheduled, trainer.step, trainer.seconds
+        )
+
+
+def _report(trainer: Trainer, test: Images, tracker: Tracker) -> None:
+    """Prints and keeps sklearn's classification report of the test set; saves the weights."""
+    predicted = trainer.logits(test).argmax(1).numpy()
+    names = list(trainer.subject.classes)
+    text = classification_report(
+        test.labels, predicted, target_names=names, digits=4, zero_division=0.0
+    )
+    report = classification_report(
+        test.labels, predicted, target_names=names, output_dict=True, zero_division=0.0
+    )
+    print(
+        f"{len(test)} test images, one view, after {trainer.step} steps in {trainer.seconds / 60:.1f} minutes:\n{text}"
+    )
+    runs.save_weights(trainer.folder, trainer.network.module)
+    (trainer.folder / runs.REPORT_TEXT).write_text(text)
+    (trainer.folder / runs.REPORT_JSON).write_text(
+        json.dumps({"minutes": trainer.seconds / 60, "test": report}, indent=2) + "\n"
+    )
+    tracker.scalar("macro F1/test", report["macro avg"]["f1-score"], trainer.step)
+    tracker.images(
+        "confusion/test (row: truth)", _confusion(test.labels, predicted, len(names)), trainer.step
+    )
+
+
+def _confusion(
+    labels: Int64[np.ndarray, " count"], predicted: Int64[np.ndarray, " count"], classes: int
+) -> UInt8[Tensor, "1 1 height width"]:
+    matrix = np.zeros((classes, classes))
+    np.add.at(matrix, (labels, predicted), 1)
+    shares = 255 * matrix / matrix.sum(1, keepdims=True).clip(1)
+    return torch.from_numpy(np.kron(shares, np.ones((16, 16))).astype(np.uint8))[None, None]
+
+
+@contextmanager
+def _stopped_by_signals(trainer: Trainer) -> Iterator[None]:
+    """SIGTERM and SIGINT let the step finish and write a checkpoint; a second one interrupts at once."""
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        trainer.stopping = True
+        signal.signal(number, signal.default_int_handler)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

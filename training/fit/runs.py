@@ -1,0 +1,183 @@
+"""A run: the folder that a training leaves, and all that an export needs of it.
+
+    recipe.json             the Recipe, the classes, the data's name and fingerprint, mean and std of the training pixels
+    weights.safetensors     the trained network
+    checkpoint.safetensors  network, optimisers and the number of steps done, while the training goes on
+    report.json, report.txt what the test set says (sklearn's classification report)
+    events.out.*            TensorBoard
+
+No pickle: tensors are safetensors, the rest is JSON.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from service.image.resize import Input
+from training.fit.recipes import Recipe, Scheduled
+from training.networks.ours import Network
+
+RECIPE, WEIGHTS, CHECKPOINT = "recipe.json", "weights.safetensors", "checkpoint.safetensors"
+REPORT_JSON, REPORT_TEXT = "report.json", "report.txt"
+
+
+class RunError(Exception):
+    """A folder holds no finished run, or a checkpoint of another recipe."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is trained on: `source` as given, its name, fingerprint and classes, and the pixels' `mean` and `std` in 0…1."""
+
+    source: str
+    name: str
+    fingerprint: str
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training."""
+
+    recipe: Recipe
+    subject: Subject
+    network: Network
+    report: Mapping[str, Any]
+
+    @property
+    def input(self) -> Input:
+        """How images become the network's input."""
+        return self.recipe.input(self.subject.mean, self.subject.std)
+
+
+def digest(folder: Path) -> str:
+    """The SHA-256 of weights.safetensors."""
+    return hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+
+
+def save_recipe(folder: Path, recipe: Recipe, subject: Subject) -> None:
+    """Writes recipe.json."""
+    (folder / RECIPE).write_text(
+        json.dumps({"recipe": recipe.document(), "subject": asdict(subject)}, indent=2) + "\n"
+    )
+
+
+def load(folder: Path) -> Run:
+    """The finished run in `folder`, its network in evaluation mode.
+
+    Raises:
+        RunError: there is none.
+    """
+    missing = [name for name in (RECIPE, WEIGHTS, REPORT_JSON) if not (folder / name).exists()]
+    if missing:
+        raise RunError(
+            f"{folder} holds no finished run ({', '.join(missing)} missing): let `python -m training fit` finish first"
+        )
+    recipe, subject = load_recipe(folder)
+    network = recipe.network_for(len(subject.classes))
+    network.load_state_dict(load_file(folder / WEIGHTS))
+    return Run(recipe, subject, network.eval(), json.loads((folder / REPORT_JSON).read_text()))
+
+
+def load_recipe(folder: Path) -> tuple[Recipe, Subject]:
+    """What recipe.json says."""
+    document = json.loads((folder / RECIPE).read_text())
+    subject = document["subject"]
+    options = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in document["recipe"]["options"].items()
+    }
+    sequences = {key: tuple(subject[key]) for key in ("classes", "mean", "std")}
+    return Recipe(**document["recipe"] | {"options": options}), Subject(**subject | sequences)
+
+
+def save_weights(folder: Path, network: torch.nn.Module) -> None:
+    """Writes weights.safetensors."""
+    _save(folder / WEIGHTS, dict(network.state_dict()), {})
+
+
+def save_checkpoint(
+    folder: Path,
+    state: Mapping[str, torch.nn.Module],
+    optimizers: Sequence[Scheduled],
+    step: int,
+    seconds: float,
+) -> None:
+    """Writes checkpoint.safetensors whole or not at all: `step` steps are done, in `seconds`; `state` are modules by name."""
+    tensors = {
+        f"{part}/{name}": tensor
+        for part, module in state.items()
+        for name, tensor in module.state_dict().items()
+    }
+    for number, scheduled in enumerate(optimizers):
+        for parameter, entries in scheduled.optimizer.state_dict()["state"].items():
+            tensors |= {
+                f"optimizer/{number}/{parameter}/{name}": torch.as_tensor(value)
+                for name, value in entries.items()
+            }
+    _save(
+        folder / CHECKPOINT,
+        tensors,
+        {"step": str(step), "seconds": str(seconds), "recipe": _recipe_key(folder)},
+    )
+
+
+def load_checkpoint(
+    folder: Path, state: Mapping[str, torch.nn.Module], optimizers: Sequence[Scheduled]
+) -> tuple[int, float]:
+    """Puts what checkpoint.safetensors holds into the modules of `state` and `optimizers`; gives the steps done, and their seconds.
+
+    Raises:
+        RunError: there is no checkpoint, or it is of another recipe.
+    """
+    path = folder / CHECKPOINT
+    if not path.exists():
+        raise RunError(f"{folder} has no checkpoint to resume from: start without --resume")
+    with safetensors.safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    if metadata["recipe"] != _recipe_key(folder):
+        raise RunError(
+            f"{path} is of another recipe than {folder / RECIPE}: start anew in another folder"
+        )
+    tensors = load_file(path)
+    for part, module in state.items():
+        module.load_state_dict(_part(tensors, f"{part}/"))
+    for number, scheduled in enumerate(optimizers):
+        _load_optimizer(scheduled.optimizer, _part(tensors, f"optimizer/{number}/"))
+    return int(metadata["step"]), float(metadata["seconds"])
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        parameter, entry = name.split("/")
+        state.setdefault(int(parameter), {})[entry] = tensor
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def _recipe_key(folder: Path) -> str:
+    return json.dumps(json.loads((folder / RECIPE).read_text()), sort_keys=True)
+
+
+def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    scratch = path.with_suffix(".partial")
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, scratch, metadata)
+    scratch.replace(path)

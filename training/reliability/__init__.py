@@ -1,0 +1,1 @@
+"""Calibration, prediction sets and familiarity, fitted on held-out images."""
