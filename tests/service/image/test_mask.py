@@ -283,10 +283,10 @@ REFUSED = {
         "/explain?method=lime",
         {"mask": "%%%"},
         400,
-        "a mask of 3 characters is no base64",
+        "the mask of 3 characters is no base64",
     ),
-    "a number": ("/explain?method=lime", {"mask": 5}, 400, "a mask is given as int"),
-    "nothing": ("/explain?method=lime", {"mask": ""}, 400, "a mask is empty"),
+    "a number": ("/explain?method=lime", {"mask": 5}, 400, "the mask is given as int"),
+    "nothing": ("/explain?method=lime", {"mask": ""}, 400, "the mask is empty"),
 }
 
 
