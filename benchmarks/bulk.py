@@ -22,7 +22,7 @@ import onnxruntime as ort
 from service.bulk import run as bulk_run
 from service.bundle.folder import load
 from service.runtime.engine import Engine
-from service.schedule.pipeline import receive
+from service.schedule.pipeline import fit_image
 from service.settings import EMBEDDED_BUNDLE
 
 MAX_PIXELS = 50_000_000
@@ -86,11 +86,11 @@ def unpack(data: Path, folder: Path) -> Path:
 
 def limit(engine: Engine, files: list[Path]) -> None:
     """Reads, decodes and predicts, and keeps nothing."""
-    engine.wide = False
+    engine = engine.on_one_core()
 
     def predict(paths: list[Path]) -> None:
         sent = [
-            receive(path.read_bytes(), engine.manifest.input, MAX_PIXELS, keep=False)
+            fit_image(path.read_bytes(), engine.manifest.input, MAX_PIXELS, keep=False)
             for path in paths
         ]
         engine.predict(np.stack([image.fitted for image in sent]))

@@ -261,7 +261,7 @@ def explain(
     from service.explain import ask, check_masked, render
     from service.explain import explain as attribute
     from service.explain.legend import legend_of
-    from service.schedule.pipeline import cut, draw
+    from service.schedule.pipeline import draw_overlay, question_on_mask
 
     if out.suffix not in (".png", ".npy"):
         raise click.BadParameter(
@@ -273,7 +273,7 @@ def explain(
     question = ask(engine.manifest, method, target, parameters)
     if mask is not None:
         check_masked(method, parameters)
-        question = cut(sent, mask.read_bytes(), question, engine.manifest.input)
+        question = question_on_mask(sent, mask.read_bytes(), question, engine.manifest.input)
     found = predictions.predict(engine.predict(sent.fitted[None]).rows()[0], engine.manifest)
     attribution = attribute(engine, sent.fitted, question, found.logits)
     assert sent.ground is not None
@@ -281,9 +281,11 @@ def explain(
         out.write_bytes(responses.npy(attribution))
     elif legend:
         told = legend_of(attribution, engine.manifest, found.logits)
-        out.write_bytes(draw(engine, render.magnified(sent.ground), sent, attribution, told))
+        out.write_bytes(
+            draw_overlay(engine, render.magnified(sent.ground), sent, attribution, told)
+        )
     else:
-        out.write_bytes(draw(engine, sent.ground, sent, attribution))
+        out.write_bytes(draw_overlay(engine, sent.ground, sent, attribution))
     answer = responses.explanation(attribution, engine.manifest, None, array=False)
     click.echo(
         json.dumps(
@@ -301,11 +303,11 @@ def _opened(file: Path) -> "tuple[Engine, Sent]":
     """The engine of the bundle in the settings, and the image in `file`."""
     from service.bundle.folder import load
     from service.runtime.engine import Engine
-    from service.schedule.pipeline import receive
+    from service.schedule.pipeline import fit_image
 
     settings = Settings.from_environment()
     bundle = load(settings.bundle)
-    sent = receive(file.read_bytes(), bundle.manifest.input, settings.max_pixels, keep=True)
+    sent = fit_image(file.read_bytes(), bundle.manifest.input, settings.max_pixels, keep=True)
     return Engine(bundle, settings.device, settings.threads), sent
 
 

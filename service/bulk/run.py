@@ -37,7 +37,7 @@ from service.errors import BodyTooLarge, BulkError, InvalidParameter, RequestErr
 from service.explain import Question, Target, explain
 from service.predictions import TOP_K, Calibrated, PredictionOptions, calibrate, prediction_of
 from service.runtime.engine import Engine
-from service.schedule.pipeline import receive
+from service.schedule.pipeline import fit_image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 FILES_A_PART = 256
@@ -122,8 +122,8 @@ class Run:
         Raises:
             BulkError: there are no images, another run is at work in OUT.parts, or it was begun with other settings or other files.
         """
-        engine.wide = False
-        self._engine, self._job, self._max_pixels, self._workers = engine, job, max_pixels, workers
+        self._engine, self._job = engine.on_one_core(), job
+        self._max_pixels, self._workers = max_pixels, workers
         self._parts = job.out.with_name(f"{job.out.name}.parts")
         self._part_files = EXPLAINED_A_PART if job.question else FILES_A_PART
         asked = job.document(engine.manifest)
@@ -259,7 +259,7 @@ class Run:
     def _read(self, name: str, row: Record) -> Fitted | None:
         """The fitted image, its size and format noted in `row`; None, and the reason in `row`, if it cannot be taken."""
         try:
-            sent = receive(
+            sent = fit_image(
                 _body(f"{self._job.folder}/{name}"),
                 self._engine.manifest.input,
                 self._max_pixels,

@@ -138,7 +138,7 @@ class Digest:
 class Manifest:
     """What the classifier is. `temperature` and `entropy_power` calibrate it; `features` is the D of predict.onnx or None.
 
-    `self_test` is the label index that predict.onnx gives to the self-test image of `service.runtime.engine`, with its logit. `parity` has an
+    `self_test` is the label index that predict.onnx gives to the self-test image of `service.runtime.sessions`, with its logit. `parity` has an
     entry for each method that was compared, and `half/logits`, `half/probabilities`, `half/features`, `half/saliency` and
     `half/grad_cam` for the graphs in half precision, against the float32 ones of the same bundle. `int8` is there where predict.int8.onnx
     is, `prediction_sets`, `familiarity` and `distribution` where there were images to fit them on; a manifest without one, or with an

@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from service.explain.baselines import BASELINES, logits_of, rows_of
-from service.runtime.engine import PATH, Batch, Engine, Rows, Targets
+from service.runtime.engine import Engine
+from service.runtime.graphs import PATH_GRADIENT, Batch, Rows, Targets
 
 Copies = Float32[np.ndarray, "copies 3 size size"]
 
@@ -56,11 +57,13 @@ def integrated_gradients(
 def _along(engine: Engine, start: Rows, way: Rows, target: Targets, steps: int) -> Rows:
     """The mean gradient on the straight way that begins at `start` and is `way`."""
     places, shares = _quadrature(steps)
-    if engine.has(PATH):
+    if engine.has(PATH_GRADIENT):
         rows = range(len(start))
         return np.concatenate(
             [
-                engine.path(start[row, None], way[row, None], int(target[row]), places, shares)
+                engine.path_gradient(
+                    start[row, None], way[row, None], int(target[row]), places, shares
+                )
                 for row in rows
             ]
         )

@@ -17,7 +17,8 @@ from service.explain.baselines import Fitted, pixels_of
 from service.explain.segments import Segments, areas, count
 from service.explain.segments import cut as segments_of
 from service.explain.target import Target
-from service.runtime.engine import Batch, Engine
+from service.runtime.engine import Engine
+from service.runtime.graphs import Batch
 
 LIME_KERNEL_WIDTH, LIME_RIDGE = 0.25, 1.0  # those of the reference implementation
 RISE_SHOWN = 0.5  # the share of an image that a mask shows

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from service.bundle.manifest import Familiarity
-from service.runtime.engine import Outputs
+from service.runtime.graphs import Outputs
 from training.autodiff import prune
 from training.data.read import Images
 

@@ -38,9 +38,9 @@ _DETAILS = {
     "undecodable_picture": "the image of 1,024 bytes is damaged or cut off: send it whole",
     "invalid_parameter": "steps is '0'; give a whole number from 1 to 512",
     "method_unavailable": "grad_cam needs cam.onnx, and this model has none; it can be explained by: occlusion",
-    "too_many_requests": "512 images wait in the predict lane, which is its limit: ask again later",
+    "too_many_requests": "the predict queue is full (limit 512): retry later",
     "unavailable": "the service is stopping: ask another replica",
-    "deadline_exceeded": "0.01 s are left of deadline_ms, and no explanation takes less: ask again later, or give more time",
+    "deadline_exceeded": "deadline_ms leaves 0.01 s, and no explanation takes less: retry later, or give more time",
     "internal_error": "the service failed at this request; its log says why: tell the operator",
 }
 _ROW = {

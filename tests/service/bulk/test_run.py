@@ -150,7 +150,7 @@ def test_explanations_have_their_columns_and_maps_their_files(tmp_path, engine, 
             assert (row["method"], row["target"]) == ("grad_cam", "ship")
             assert np.load(path, allow_pickle=False).dtype == np.float32
     first = rows[0]
-    fitted = bulk_run.receive(
+    fitted = bulk_run.fit_image(
         (images / first["path"]).read_bytes(), engine.manifest.input, MAX_PIXELS, keep=False
     ).fitted
     single = explain(engine, fitted, question, np.asarray(first["logits"], np.float32))
