@@ -56,7 +56,10 @@ class PredictionSet(NamedTuple):
 
 
 class Familiarity(NamedTuple):
-    """The likeness to the training images: a `score`; 5 % of held-out ones are below `threshold`."""
+    """The likeness to the training images, as a `score`.
+
+    The `threshold` is fitted so that 5 % of the held-out images are below it.
+    """
 
     score: float
     threshold: float
@@ -90,8 +93,8 @@ class Prediction(NamedTuple):
 class Calibrated(NamedTuple):
     """One image with all `probabilities` (K,), in the order of the labels.
 
-    `row` are the outputs of predict.onnx, `temperature` divided its logits, and `order` (K,) are the
-    class indices, most probable first.
+    `row` are the outputs of predict.onnx, `temperature` divided its logits, and `order` (K,) holds
+    the class indices, most probable first.
     """
 
     row: OutputRow

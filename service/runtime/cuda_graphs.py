@@ -68,6 +68,7 @@ class BoundSession:
         buffers = self._buffers[next(size for size in self._buffers if size >= rows)]
         for name, values in feeds.items():
             buffers.staged[name][: len(values)] = values
+            # Rows of an earlier batch would end up in sums over the rows, as of path_gradient.
             buffers.staged[name][len(values) :] = 0
             buffers.inputs[name].update_inplace(buffers.staged[name])
         self._session.run_with_iobinding(buffers.binding, buffers.options)

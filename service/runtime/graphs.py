@@ -31,6 +31,7 @@ Feeds = Mapping[str, np.ndarray]
 Program = Callable[[Feeds], dict[str, np.ndarray]]  # an open graph: outputs by name, of inputs
 
 
+# The fields of Outputs, Gradient and Cam have the names of the graphs' outputs, which fill them.
 class OutputRow(NamedTuple):
     """One row of `Outputs`: logits (K,), and the nearest reference images, nearest first."""
 

@@ -2,7 +2,7 @@
 
 Integrated Gradients needs the gradient at 50 points and keeps their weighted sum. Of 224 × 224
 pixels, 30 MB would go to the GPU and as many come back, which takes as long as the gradients. Here
-two images go and one comes back. The graph is made of a bundle's gradient.onnx:
+two images go and one comes back. The graph is built from a bundle's gradient.onnx:
 
     start        float32 (1, 3, S, S)
     difference   float32 (1, 3, S, S)   from the start to the end of the line
@@ -40,6 +40,7 @@ def path_gradient_graph(gradient: bytes) -> bytes:
         helper.make_node("Mul", ["gradient", "weight"], ["path/part"]),
         helper.make_node("ReduceSum", ["path/part", AXES], ["total"], keepdims=1),
     ]
+    # ONNX wants every node after those that it reads from.
     nodes = [*points, *graph.node, *sums]
     del graph.node[:]
     graph.node.extend(nodes)

@@ -73,6 +73,7 @@ def open_session(
         BundleError: a CPU cannot open the graph.
     """
     provider, chosen = PROVIDERS[device], ort.SessionOptions()
+    # Threads spin for a moment between operators: to wake one takes longer than most operators.
     chosen.intra_op_num_threads = threads
     chosen.log_severity_level = _severity(device)
     if device == "cpu":

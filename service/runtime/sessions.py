@@ -26,7 +26,8 @@ from service.runtime.graphs import EXPLAINING, PATH_GRADIENT, QUICK, STORED, Fee
 from service.settings import Device, Precision
 from service.workers import host
 
-CPU_ROWS = 16  # the most that run together: more gain nothing on a CPU
+# The most that run together on a CPU, where more gain nothing.
+CPU_ROWS = 16
 # The 50 are the default steps of Integrated Gradients.
 GPU_ROWS = (1, 2, 4, 8, 16, 32, 50, 64)
 # The most in a batch: of large images more rows gain little and take gigabytes.

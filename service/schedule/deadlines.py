@@ -1,8 +1,7 @@
 """Explanations within a deadline: as asked if time allows, else cheaper, and never late.
 
-The time of an answer is forecast from its forward passes and the recent mean time of a pass,
-rests for predictions included. A share of the time is kept for the cheapest answer, in case that
-the forecast is wrong.
+The time of an answer is forecast from its forward passes and the recent mean time of a pass. If
+the forecast is wrong, the cheapest answer still has a share of the time.
 """
 
 import time
@@ -20,7 +19,8 @@ from service.schedule.queue import Ticket
 from service.schedule.timing import RecentMean
 from service.workers.shared_state import EXPLAINING, SharedState
 
-RESERVE = 0.2  # the share of the remaining time that is kept for the cheapest answer
+# The share of the remaining time that is kept for the cheapest answer.
+RESERVE = 0.2
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,7 @@ class DeadlineExplainer:
             answer = explain(
                 self._engine.paced(pacer), ticket.item.fitted, question, ticket.item.logits
             )
+        # Rests for predictions are part of it: the forecast follows the load.
         self._pass.add((self._clock() - started) / forward_passes(question))
         return answer
 

@@ -13,7 +13,9 @@ from typing import Generic
 
 from service.schedule.queue import Done, Item, Queue, Result, Ticket
 
-TURNS = 3  # of the event loop before a batch: read connections, begin requests, decode images
+# Turns of the event loop before a batch: one to read the connections, one to begin the requests,
+# one to decode their images.
+TURNS = 3
 
 Work = Callable[[list[Ticket[Item, Result]]], Sequence[Result | Exception]]
 
@@ -61,11 +63,7 @@ class BatchRunner(Generic[Item, Result]):
 
 
 class LoopLane(Generic[Item, Result]):
-    """A lane on the event loop, for work of a few milliseconds.
-
-    To wake a thread takes as long as such work does, and on the loop requests that have just
-    arrived come into the batch.
-    """
+    """A lane on the event loop, for work of a few milliseconds."""
 
     def __init__(
         self,
@@ -104,6 +102,7 @@ class LoopLane(Generic[Item, Result]):
 
     def _turn(self, loop: asyncio.AbstractEventLoop, remaining: int) -> None:
         """Runs a batch when every caller waits, or when no turn of the loop remains."""
+        # Requests that have just arrived come into the batch; a lone caller waits for nobody.
         if remaining and self.queue.waiting < self._callers():
             loop.call_soon(self._turn, loop, remaining - 1)
             return
@@ -145,5 +144,6 @@ class ThreadLane(Generic[Item, Result]):
     def _serve(self) -> None:
         while self.queue.wait():
             if finished := self._runner.run_next():
+                # Futures may be set on their own event loop alone.
                 loop = finished.batch[0].future.get_loop()
                 loop.call_soon_threadsafe(finished.deliver)

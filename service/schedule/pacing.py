@@ -13,6 +13,7 @@ from service.errors import DeadlineExceeded, Unavailable
 from service.runtime.engine import Piece
 from service.workers.shared_state import QUIET_SECONDS, SharedState
 
+# Beside predictions an explanation computes for 1 / (1 + REST) of the time.
 PIECE_SECONDS, REST = 0.010, 4
 
 
@@ -63,7 +64,7 @@ class Pacer:
     def _rest(self, now: float) -> int:
         """Sleeps REST times as long as the last piece took; the rows that take PIECE_SECONDS."""
         if self._piece_started is None:
-            return 1
+            return 1  # measures how long a row takes
         took = now - self._piece_started
         # A piece of a quiet moment may be long: its rest would hold up the explanation too much.
         self._sleep(REST * min(took, REST * PIECE_SECONDS))

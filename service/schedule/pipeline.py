@@ -33,10 +33,12 @@ from service.workers import host
 from service.workers.shared_state import PREDICTING, SharedState
 
 FEWEST, MOST = 128, 512  # places in a queue; the fewest hold two of the largest requests
-WAIT_SECONDS = 0.25  # of predictions may wait: a rejection is better than a longer wait
-QUICK_SECONDS = 0.005  # predictions that take less run on the event loop
+# Seconds of predictions that may wait; a rejection serves a caller better than a longer wait.
+WAIT_SECONDS = 0.25
+# Shorter predictions run on the event loop: to wake a thread takes as long.
+QUICK_SECONDS = 0.005
 PIXELS = "pixels"  # the format of an image that came as pixels
-# Takes about as long to decode as to hand over to a thread.
+# Smaller images are decoded on the event loop: to hand them over takes as long.
 SMALL_PIXELS = 128 * 128
 
 Fitted = UInt8[np.ndarray, "size size 3"]

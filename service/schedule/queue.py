@@ -152,7 +152,7 @@ class Queue(Generic[Item, Result]):
         Raises:
             TooManyRequests: the queue is full.
         """
-        # Items that could not wait afterwards are not worth preparing.
+        # An item that could not wait afterwards is not worth preparing.
         self.admit()
         self._reserved += 1
         try:
