@@ -208,7 +208,8 @@ class Queue(Generic[Item, Result]):
             size = min(self._most_rows, len(self._waiting))
             batch = [self._waiting.popleft() for _ in range(size)]
             self._metrics.depth.set(len(self._waiting))
-        live = [ticket for ticket in batch if not self._expired(ticket) and not ticket.cancelled]
+        now = self.clock()
+        live = [t for t in batch if not self._expired(t, now) and not t.cancelled]
         if len(live) < len(batch):
             self._forget([ticket for ticket in batch if ticket not in live])
         return live
@@ -255,9 +256,8 @@ class Queue(Generic[Item, Result]):
             self._backlog_seconds = max(0.0, self._backlog_seconds - cost)
             self._metrics.in_flight.set(self._in_flight)
 
-    def _expired(self, ticket: Ticket[Item, Result]) -> bool:
+    def _expired(self, ticket: Ticket[Item, Result], now: float) -> bool:
         """True if the deadline of `ticket` is over; its caller then gets the error."""
-        now = self.clock()
         if now <= ticket.deadline:
             return False
         error = DeadlineExceeded(
