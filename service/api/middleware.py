@@ -124,7 +124,7 @@ class Admitted:
         asks = (
             scope["type"] == "http" and scope["path"] in self._routes and scope["method"] == "POST"
         )
-        if asks and not self._drain.stopping and (error := self._pipeline.refusal()):
+        if asks and not self._drain.stopping and (error := self._pipeline.rejection()):
             scope["route"] = self._routes[scope["path"]]
             await problems.respond(Request(scope), error)(scope, receive, send)
             return

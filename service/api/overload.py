@@ -79,7 +79,7 @@ class Door:
     def refusal(self, heading: Heading, protocol: HttpToolsProtocol) -> bytes | None:
         """The whole answer to what has no place, counted; None if there is one, which is then taken for this turn of the event loop."""
         started = time.perf_counter()
-        if error := self._pipeline.refusal(ahead=self._passed):
+        if error := self._pipeline.rejection(ahead=self._passed):
             head, body = told(heading.path, error.detail, error.retry_after_seconds)
             identity = written((REQUEST_ID, self._measured.identity(heading.identity)))
             self._measured.count(heading.path, error.status, time.perf_counter() - started)

@@ -82,7 +82,7 @@ class Pipeline:
         self._explain = self._explain_lane()
         self._rehearse()
 
-    def refusal(self, ahead: int = 0) -> TooManyRequests | None:
+    def rejection(self, ahead: int = 0) -> TooManyRequests | None:
         """A counted 429 if the predict queue is full; `ahead` are admitted and not yet in it."""
         return self._predict.queue.rejection(ahead)
 
@@ -116,7 +116,7 @@ class Pipeline:
                 self.metrics.images_rejected.labels(error.code).inc()
                 raise
 
-    async def fit(self, pixels: Pixels, timing: Timing) -> Sent:
+    async def receive_pixels(self, pixels: Pixels, timing: Timing) -> Sent:
         """Fits an image that came as pixels to the network.
 
         Raises:

@@ -193,7 +193,7 @@ class OpenInference:
             raise row
         if isinstance(row, bytes):
             return await self._pipeline.receive(row, timing, keep=False)
-        return await self._pipeline.fit(row, timing)
+        return await self._pipeline.receive_pixels(row, timing)
 
     def _head(self, identity: str | None) -> dict[str, str]:
         named = {"model_name": self._manifest.name, "model_version": self._manifest.version}

@@ -104,7 +104,7 @@ def test_a_damaged_image_is_counted_and_frees_its_place(pipeline):
 def test_pixels_and_their_file_are_predicted_alike(size, pipeline):
     async def steps(timing):
         pixels = draw("red", size)
-        sent = await pipeline.fit(pixels, timing)
+        sent = await pipeline.receive_pixels(pixels, timing)
         received = await pipeline.receive(encode(pixels), timing, keep=False)
         return sent, received
 
