@@ -9,6 +9,7 @@ from PIL import Image
 
 from support.commands import run
 from support.images import draw, encode
+from support.masks import IMAGE, MASK, stripes
 
 
 @pytest.fixture
@@ -82,7 +83,30 @@ def test_a_file_that_is_no_image_ends_with_a_sentence(tmp_path):
     path.write_bytes(b"noise")
     done = run(tmp_path, "predict", path)
     assert done.returncode == 1
-    assert "JPEG, PNG and WebP are taken" in done.stderr
+    assert "JPEG, PNG and WebP are supported" in done.stderr
+
+
+def test_the_command_line_takes_a_mask(tmp_path):
+    image, mask, other = tmp_path / "image.png", tmp_path / "mask.png", tmp_path / "other.png"
+    image.write_bytes(IMAGE)
+    mask.write_bytes(MASK)
+    other.write_bytes(encode(stripes(10, 10)))
+    arguments = (
+        "explain",
+        image,
+        "--method",
+        "feature_ablation",
+        "--out",
+        tmp_path / "map.npy",
+        "--mask",
+    )
+    assert json.loads(run(tmp_path, *arguments, mask).stdout)["explanation"]["parameters"][
+        "mask"
+    ] == {"segments": 4}
+    assert len(np.unique(np.load(tmp_path / "map.npy", allow_pickle=False))) == 4
+    refused = run(tmp_path, *arguments, other)
+    assert refused.returncode == 1
+    assert "the mask is 10×10 px" in refused.stderr
 
 
 def test_help_teaches(tmp_path):

@@ -34,7 +34,7 @@ _DETAILS = {
     "slow_request": "30 s have passed and the body is not all there: send it faster, or a smaller image",
     "body_too_large": "the body has 12,000,000 bytes or more; the limit is 10,485,760: send a smaller image, or fewer at once",
     "picture_too_large": "the image is 9000×9000 px (81 MP); the limit is 50 MP: send a smaller one",
-    "unsupported_format": "the 43 bytes look like a GIF; JPEG, PNG and WebP are taken: convert it",
+    "unsupported_format": "the 43 bytes look like a GIF; JPEG, PNG and WebP are supported: convert it",
     "undecodable_picture": "the image of 1,024 bytes is damaged or cut off: send it whole",
     "invalid_parameter": "steps is '0'; give a whole number from 1 to 512",
     "method_unavailable": "grad_cam needs cam.onnx, and this model has none; it can be explained by: occlusion",
