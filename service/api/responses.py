@@ -36,7 +36,7 @@ def prediction(found: Prediction, sent: Sent) -> dict[str, Any]:
 def nearest(found: Prediction, reference: Reference) -> dict[str, Any]:
     """The reference images, where they were asked for."""
     return (
-        {"nearest": [reference.told(neighbour) for neighbour in found.nearest]}
+        {"nearest": [reference.describe(neighbour) for neighbour in found.nearest]}
         if found.nearest
         else {}
     )

@@ -1,4 +1,4 @@
-"""The one resize shows the network the part of an image that it promises, and of a mask the same."""
+"""The one resize shows the network the promised part of an image, and of a mask the same."""
 
 import numpy as np
 import pytest
