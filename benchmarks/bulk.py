@@ -19,7 +19,8 @@ import click
 import numpy as np
 import onnxruntime as ort
 
-from service.bulk import run as bulk_run
+from service.bulk.job import Job
+from service.bulk.run import Run
 from service.bundle.folder import load
 from service.runtime.engine import Engine
 from service.schedule.pipeline import receive
@@ -104,7 +105,7 @@ def limit(engine: Engine, files: list[Path]) -> None:
 
 def run(engine: Engine, folder: Path, out: Path) -> None:
     """The command without its start."""
-    begun = bulk_run.Run(engine, bulk_run.Job(folder, out), MAX_PIXELS, CORES)
+    begun = Run(engine, Job(folder, out), MAX_PIXELS, CORES)
     for _ in begun.work():
         pass
     begun.finish()

@@ -17,6 +17,7 @@ from service.bundle.folder import CARD, Bundle
 from service.bundle.manifest import Manifest
 from service.explain import available
 from service.image import decode, resize
+from service.image.decode import MAX_LOCAL_PIXELS, SUFFIXES
 from service.image.resize import Input
 from service.runtime.engine import Engine
 from training import audit
@@ -24,7 +25,7 @@ from training.audit import board, comparison, schema
 from training.audit.card import card
 from training.audit.plots import plots
 from training.data import planted, read
-from training.data.read import SUFFIXES, Dataset
+from training.data.read import Dataset
 from training.export import foreign, int8
 from training.export import ours as export_ours
 from training.export.foreign import ForeignError
@@ -32,7 +33,6 @@ from training.fit import runs
 from training.fit.recipes import RECIPES, Recipe
 from training.fit.runs import Run
 
-MAX_PIXELS = 100_000_000
 
 
 def recipe_for(
@@ -227,7 +227,7 @@ def _check(file: Path, made: Bundle, names: foreign.Names, images: Path) -> None
     same, largest = 0, 0.0
     for path in files:
         fitted = resize.to_input(
-            decode.decode(path.read_bytes(), MAX_PIXELS).pixels, made.manifest.input
+            decode.decode(path.read_bytes(), MAX_LOCAL_PIXELS).pixels, made.manifest.input
         )[None]
         x = engine.normalise(fitted)
         theirs = session.run(

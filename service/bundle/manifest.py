@@ -68,7 +68,7 @@ class Int8:
 class PredictionSets:
     """Thresholds of prediction sets, fitted on `pictures` held-out images.
 
-    A set holds the classes whose probability is not below the threshold. By coverage, for example
+    A set holds each class with a probability not below the threshold. By coverage, for example
     "0.90", `marginal` has one threshold and `by_class` one for each class, in the labels' order.
     """
 

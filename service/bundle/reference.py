@@ -1,8 +1,8 @@
 """Reference images: the training images that a sent image is compared with.
 
 A bundle holds their features, labels and names, and not the images, which often may not be passed
-on. An operator who has the data set names its folder with CANDOR_REFERENCE; an image is then served
-at the network's input size.
+on. An operator with the data set names its folder with CANDOR_REFERENCE; an image is then served at
+the network's input size.
 """
 
 import io

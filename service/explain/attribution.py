@@ -35,7 +35,7 @@ def explain(
     question: Question,
     logits: Float32[np.ndarray, " classes"],
 ) -> Attribution:
-    """Answers `question` about the network input `pixels`, whose `logits` are known.
+    """Answers `question` about the network input `pixels` and its known `logits`.
 
     A question without a target is about the predicted class.
     """

@@ -27,7 +27,7 @@ def grad_cam_plus_plus(engine: Engine, batch: Batch, target: Targets) -> Maps:
     Chattopadhay et al., "Grad-CAM++", arXiv 1710.11063: better where a class shows several times.
     """
     cam = _cam(engine, batch, target)
-    # The paper's score is the exponential of the logit, whose higher derivatives are powers of g.
+    # The paper's score is the exponential of the logit; its higher derivatives are powers of g.
     square = cam.activation_gradient**2
     denominator = 2 * square + cam.activation_gradient**3 * cam.activation.sum(
         (2, 3), keepdims=True

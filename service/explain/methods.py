@@ -183,7 +183,7 @@ def _cam(compute: Callable[..., np.ndarray]) -> Callable[..., MethodResult]:
 
 
 def _perturbing(compute: Callable[..., TargetMaps]) -> Callable[..., MethodResult]:
-    """A method whose forward passes give the target's map and the rival's, for their cosine."""
+    """A method that computes the target's and the rival's map from the same forward passes."""
 
     def run(
         engine: Engine, pixels: InputPixels, target: Target, rival: Target | None, **parameters: Any
@@ -209,14 +209,14 @@ def _windows(given: Mapping[str, Any]) -> int:
 
 
 def _slope(name: str, title: str, description: str, source: str, **rest: Any) -> Method:
-    """A method of gradients whose map is a slope, without a sign."""
+    """A method of gradients with a slope as its map, without a sign."""
     return Method(
         name, title, description, source, folder.GRADIENT, "positive", SLOPE, "sequential", **rest
     )
 
 
 def _share(name: str, title: str, description: str, source: str, **rest: Any) -> Method:
-    """A method of gradients whose map divides a difference of logits among the pixels."""
+    """A method of gradients that divides a difference of logits among the pixels."""
     return Method(
         name, title, description, source, folder.GRADIENT, "signed", LOGIT, "diverging", **rest
     )

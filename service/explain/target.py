@@ -21,7 +21,7 @@ class Target:
 
     @property
     def rows(self) -> Targets:
-        """The classes whose gradients are needed: one, or two to be subtracted."""
+        """The classes that need a gradient: one, or two to be subtracted."""
         return np.array(
             [self.index] if self.against is None else [self.index, self.against], np.int64
         )
@@ -54,7 +54,7 @@ def find_target(given: Any, manifest: Manifest) -> Target:
 
 
 def rival_of(target: Target, logits: Float32[np.ndarray, " classes"]) -> Target | None:
-    """The most probable other class, whose map should differ; None for a difference of two."""
+    """The most probable other class, for a map that should differ; None for a difference."""
     if target.against is not None:
         return None
     order = np.argsort(-logits, kind="stable")

@@ -18,12 +18,11 @@ from jaxtyping import Int64, UInt8
 
 from service.errors import RequestError
 from service.image import decode, resize
+from service.image.decode import MAX_LOCAL_PIXELS, SUFFIXES
 from service.image.resize import Input
 
 CIFAR10 = "cifar10"
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 SPLITS = ("train", "test")
-MAX_PIXELS = 100_000_000
 TEST_SHARE = 10  # one image in so many, where the source has no test set of its own
 
 
@@ -213,7 +212,7 @@ def _split_of(path: PurePosixPath) -> str:
 
 def _fitted(path: PurePosixPath, content: bytes, spec: Input) -> UInt8[np.ndarray, "size size 3"]:
     try:
-        return resize.to_input(decode.decode(content, MAX_PIXELS).pixels, spec)
+        return resize.to_input(decode.decode(content, MAX_LOCAL_PIXELS).pixels, spec)
     except RequestError as error:
         raise DataError(f"{path}: {error}") from None
 

@@ -10,14 +10,13 @@ autocast to it. Without such hardware bfloat16 is emulated, 50 times slower than
 
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -30,6 +29,7 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, update_bn
 from tqdm import tqdm
 
+from service.workers.signals import stop_event
 from training.data.read import Dataset, Images
 from training.fit import runs
 from training.fit.adversarial import attacked
@@ -62,7 +62,7 @@ class Trainer:
     mean: AveragedModel
     step: int = 0
     seconds: float = 0.0
-    stopping: bool = False
+    stopping: Event = field(default_factory=Event)
 
     @property
     def steps(self) -> int:
@@ -198,7 +198,7 @@ def fit(
         if fabric.is_global_zero
         else nullcontext(Tracker())
     )
-    with told as tracker, _stopped_by_signals(trainer):
+    with told as tracker, stop_event() as trainer.stopping:
         tracker.images("batch/augmented", trainer.batches.step(trainer.step)[0][:16], trainer.step)
         for loss in _progress(trainer, tracker, dataset.validation):
             tracker.scalar("loss/train", loss, trainer.step)
@@ -308,10 +308,10 @@ def _progress(trainer: Trainer, tracker: Tracker, validation: Images) -> Iterato
                 file=sys.stderr,
             )
             tracker.scalar("accuracy/validation", accuracy, trainer.step)
-        if trainer.stopping or time.monotonic() - saved > CHECKPOINT_SECONDS:
+        if trainer.stopping.is_set() or time.monotonic() - saved > CHECKPOINT_SECONDS:
             saved = time.monotonic()
             _checkpoint(trainer)
-        if trainer.stopping:
+        if trainer.stopping.is_set():
             raise Stopped(
                 f"stopped after step {trainer.step} of {trainer.steps}; --resume goes on from there"
             )
@@ -356,19 +356,3 @@ def _confusion(
     np.add.at(matrix, (labels, predicted), 1)
     shares = 255 * matrix / matrix.sum(1, keepdims=True).clip(1)
     return torch.from_numpy(np.kron(shares, np.ones((16, 16))).astype(np.uint8))[None, None]
-
-
-@contextmanager
-def _stopped_by_signals(trainer: Trainer) -> Iterator[None]:
-    """SIGTERM and SIGINT let the step finish and write a checkpoint; a second one interrupts at once."""
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        trainer.stopping = True
-        signal.signal(number, signal.default_int_handler)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

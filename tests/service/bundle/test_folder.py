@@ -194,7 +194,7 @@ def external_graph() -> bytes:
 
 
 def external_constant() -> bytes:
-    """The graph whose weight is the attribute of a node in a branch."""
+    """The graph with its weight in the attribute of a node in a branch."""
     model = graph()
     weight = model.graph.initializer.pop()
     make_external(weight)
