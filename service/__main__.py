@@ -15,7 +15,10 @@ from service.errors import CandorError, Stopped
 from service.settings import Settings, describe
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from service.bulk.run import Run
+    from service.explain import Attribution
     from service.runtime.engine import Engine
     from service.schedule.pipeline import Sent
 
@@ -72,6 +75,7 @@ def serve() -> None:
     # Two servers that shared a BENTOML_HOME would erase each other's metrics.
     home = Path(tempfile.gettempdir()) / f"candor-{os.getuid()}-{settings.port}"
     os.environ.setdefault("BENTOML_HOME", str(home))
+    # BentoML reports usage unless this is "true"; "1" does not count.
     os.environ["BENTOML_DO_NOT_TRACK"] = "true"
     command = [sys.executable, "-m", "bentoml", "serve", "service.app:Candor"]
     options = ["--working-dir", str(Path(__file__).parent.parent)]
@@ -210,6 +214,14 @@ def _show(run: "Run", out: Path) -> None:
     click.echo(f"{out}: {run.total:,} files, {errors:,} of them with an error")
 
 
+def _check_suffix(_ctx: click.Context, _option: click.Parameter, out: Path) -> Path:
+    if out.suffix not in (".png", ".npy"):
+        raise click.BadParameter(
+            f"{out} ends neither in .png (the overlay) nor in .npy (the raw map)"
+        )
+    return out
+
+
 @main.command()
 @FILE
 @click.option(
@@ -235,6 +247,7 @@ def _show(run: "Run", out: Path) -> None:
     "--out",
     required=True,
     type=click.Path(path_type=Path, dir_okay=False),
+    callback=_check_suffix,
     help="The file to write: an overlay (.png) or the raw map (.npy).",
 )
 @click.option(
@@ -259,16 +272,10 @@ def explain(
     """
     from service import predictions
     from service.api import responses
-    from service.explain import ask, check_masked, render
+    from service.explain import ask, check_masked
     from service.explain import explain as attribute
-    from service.explain.legend import legend_of
-    from service.schedule.pipeline import cut, draw
+    from service.schedule.pipeline import cut
 
-    if out.suffix not in (".png", ".npy"):
-        raise click.BadParameter(
-            f"{out} ends neither in .png (the overlay) nor in .npy (the raw map)",
-            param_hint="--out",
-        )
     engine, sent = _open(file)
     question = ask(engine.manifest, method, target, _parameters(given))
     if mask is not None:
@@ -276,14 +283,11 @@ def explain(
         question = cut(sent, mask.read_bytes(), question, engine.manifest.input)
     prediction = predictions.predict(engine.predict(sent.fitted[None]).rows()[0], engine.manifest)
     attribution = attribute(engine, sent.fitted, question, prediction.logits)
-    assert sent.ground is not None
     if out.suffix == ".npy":
         out.write_bytes(responses.npy(attribution))
-    elif legend:
-        caption = legend_of(attribution, engine.manifest, prediction.logits)
-        out.write_bytes(draw(engine, render.magnified(sent.ground), sent, attribution, caption))
     else:
-        out.write_bytes(draw(engine, sent.ground, sent, attribution))
+        logits = prediction.logits if legend else None
+        out.write_bytes(_overlay(engine, sent, attribution, logits))
     _print(
         {
             "model": responses.model(engine.manifest),
@@ -291,6 +295,21 @@ def explain(
             "explanation": responses.explanation(attribution, engine.manifest, None, array=False),
         }
     )
+
+
+def _overlay(
+    engine: "Engine", sent: "Sent", attribution: "Attribution", logits: "np.ndarray | None"
+) -> bytes:
+    """The overlay as a PNG file; with `logits`, it is magnified and has a legend."""
+    from service.explain import render
+    from service.explain.legend import legend_of
+    from service.schedule.pipeline import draw
+
+    assert sent.ground is not None
+    if logits is None:
+        return draw(engine, sent.ground, sent, attribution)
+    legend = legend_of(attribution, engine.manifest, logits)
+    return draw(engine, render.magnified(sent.ground), sent, attribution, legend)
 
 
 def _parameters(given: Sequence[str]) -> dict[str, str]:

@@ -168,7 +168,7 @@ class Parts:
         try:
             written = json.loads((self.folder / JOB).read_bytes())
         except FileNotFoundError:
-            # Parts without settings are left by a run that was killed while it removed the folder.
+            # Parts without settings: a run was killed while it removed the folder.
             for part in self.folder.glob("part-*.parquet"):
                 part.unlink()
             with parquet.replacing(self.folder / JOB) as file:

@@ -98,6 +98,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     try:
         with new.open("wb") as file:
             yield file
+            # On the disk before it gets its name: after a crash, a file with the name is whole.
             file.flush()
             os.fsync(file.fileno())
         new.replace(path)

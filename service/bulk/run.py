@@ -1,8 +1,8 @@
 """A bulk run: the work of a job, on the engine that also serves.
 
-A thread a core, and one more, read, decode and predict as many images at a time as the engine runs
-together, on sessions of one thread. Memory holds a few such batches and the names of one folder's
-files, however long the folder is. `service.bulk.parquet` describes the rows.
+A pool of one thread a core, and one more, reads, decodes and predicts batches of the engine's size.
+Memory holds a few of them and the names of one folder's files, however long the folder is.
+`service.bulk.parquet` describes the rows.
 """
 
 import json
@@ -51,6 +51,7 @@ class Run:
             BulkError: there are no images, another run is at work in OUT.parts, or it was started
                 with other settings or other files.
         """
+        # Every thread of the pool uses sessions of one thread, or the threads would share cores.
         engine.wide = False
         self._engine, self._job, self._max_pixels, self._workers = engine, job, max_pixels, workers
         settings = job.document(engine.manifest)

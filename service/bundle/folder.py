@@ -85,10 +85,10 @@ class Bundle:
             raise MissingFileError(
                 f"{self.folder / name} is missing, and the manifest names it: {remedy}"
             ) from None
-        expected, found = self.manifest.files[name], Digest.of(content)
-        if found != expected:
+        expected, actual = self.manifest.files[name], Digest.of(content)
+        if actual != expected:
             raise DigestError(
-                f"{self.folder / name} has sha256 {found.sha256[:12]}… ({found.length} bytes); "
+                f"{self.folder / name} has sha256 {actual.sha256[:12]}… ({actual.length} bytes); "
                 f"the manifest says {expected.sha256[:12]}… ({expected.length} bytes): "
                 "it was changed or damaged, copy the bundle again"
             )
@@ -192,6 +192,7 @@ def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     for name, content in files.items():
         with (folder / name).open("wb") as file:
             file.write(content)
+            # On the disk before the folder is renamed: a crash leaves the old bundle or the new.
             file.flush()
             os.fsync(file.fileno())
 

@@ -261,6 +261,7 @@ class Manifest:
 
 def _typed(document: dict[str, Any]) -> dict[str, Any]:
     """The arguments of Manifest for the JSON values of a manifest."""
+    # JSON has lists; the fields are tuples, so that a manifest cannot change.
     spec = dict(document["input"])
     spec |= {key: tuple(float(value) for value in spec[key]) for key in ("mean", "std")}
     int8, sets, familiarity, distribution = (

@@ -32,6 +32,7 @@ def grad_cam_plus_plus(engine: Engine, batch: Batch, target: Targets) -> Maps:
     denominator = 2 * square + cam.activation_gradient**3 * cam.activation.sum(
         (2, 3), keepdims=True
     )
+    # Where g is zero, α is 0 / 0; its weight relu(g) is zero there, so any value will do.
     alpha = np.divide(square, denominator, out=np.zeros_like(square), where=denominator != 0)
     weights = (alpha * np.maximum(cam.activation_gradient, 0)).sum((2, 3), keepdims=True)
     return _scaled((weights * cam.activation).sum(1), batch.shape[1])

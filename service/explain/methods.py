@@ -142,6 +142,7 @@ def _gradient(
         if result.difference is None:
             return MethodResult(values)
         difference = float(_contrast(result.difference)[0])
+        # Summed in float64: the rounding of thousands of float32 sums would count as a gap.
         return MethodResult(
             values,
             {"completeness_gap": completeness_gap(float(values.sum(dtype=np.float64)), difference)},

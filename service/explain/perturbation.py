@@ -102,8 +102,9 @@ def lime(
     """
     cut = segments_of(len(pixels), segments)
     shown = np.random.default_rng(seed).random((samples, count(cut))) < 0.5  # noqa: PLR2004 - a fair coin
-    shown[0] = True
+    shown[0] = True  # the image itself
     scores = _coalition_scores(engine, pixels, targets, cut, shown, baseline)
+    # A coalition of k of n segments has the cosine √(k / n) with the whole image.
     distance = 1 - np.sqrt(shown.mean(1))
     weights = np.sqrt(np.exp(-((distance / LIME_KERNEL_WIDTH) ** 2)))
     coefficients, r2 = _ridge(shown.astype(np.float64), scores, weights)
@@ -235,6 +236,7 @@ def _shapley_coalitions(players: int, samples: int, rng: np.random.Generator) ->
     Every second one is the complement of the one before.
     """
     sizes = np.arange(1, players)
+    # The kernel's weight of a coalition, times the number of coalitions of its size.
     share = 1 / (sizes * (players - sizes))
     chosen = rng.choice(sizes, size=max(1, samples // 2), p=share / share.sum())
     order = rng.random((len(chosen), players)).argsort(1)

@@ -26,6 +26,7 @@ Map = Float32[np.ndarray, "size size"]
 
 def completeness_gap(total: float, difference: float) -> float:
     """|Σ map − (f(x) − f(baseline))| / |f(x) − f(baseline)|; 0 is perfect."""
+    # Bounded, since the difference may be zero.
     return abs(total - difference) / max(abs(difference), 1e-6)
 
 
@@ -48,6 +49,7 @@ def faithfulness(
     cut = grid(len(pixels), BLOCKS)
     blocks = np.bincount(cut.ravel(), values.ravel()) / np.bincount(cut.ravel())
     rng = np.random.default_rng(seed)
+    # Stable, so that equal blocks have the same order on every machine.
     orders = [
         np.argsort(-blocks, kind="stable"),
         *(rng.permutation(count(cut)) for _ in range(RANDOM_ORDERS)),

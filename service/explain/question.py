@@ -160,6 +160,7 @@ def _value(parameter: Parameter, given: Any) -> int | float | str:
 
 def _number(given: Any, *, whole: bool) -> int | float | None:
     """Text or a JSON value as a number; None if it is none."""
+    # To Python, True is a whole number.
     if (
         isinstance(given, bool)
         or not isinstance(given, int | float | str)

@@ -1,8 +1,8 @@
 """The one resize of training, evaluation and serving: pixels of any size → the network's input.
 
 Pixels are uint8 (H, W, 3), RGB, 0…255; masks are labels uint16 (H, W). `to_input` scales and crops
-an image by the rule of an `Input`, `visible_box` is the part of it that the network sees, and
-`mask_to_input` does to a mask what `to_input` does to its image.
+an image by the rule of an `Input`; `mask_to_input` does the same to a mask. `visible_box` is the
+part of an image that the network sees.
 """
 
 from dataclasses import dataclass
@@ -123,6 +123,7 @@ def _inside(width: int, height: int, spec: Input) -> tuple[int, int, int, int]:
     """The place of a padded image in the network's input: left, top, width and height."""
     box = visible_box(width, height, spec)
     scale = spec.size / (box.right - box.left)
+    # An image much longer than wide would be rounded to no width.
     return (
         round(-box.left * scale),
         round(-box.top * scale),
