@@ -9,7 +9,9 @@ from support.servers import ROOT
 MOST_COLUMNS = 120
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^(```+).*?^\1", re.DOTALL | re.MULTILINE)
-LINK = re.compile(r"\]\((?!\w+:)([^)#\s]*)(#[^)\s]*)?\)|^\[[^\]]+\]: (?!\w+:)([^#\s]+)()", re.MULTILINE)
+LINK = re.compile(
+    r"\]\((?!\w+:)([^)#\s]*)(#[^)\s]*)?\)|^\[[^\]]+\]: (?!\w+:)([^#\s]+)()", re.MULTILINE
+)
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 
 
