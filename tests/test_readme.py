@@ -1,4 +1,4 @@
-"""The commands in the documents work as written; only the port and the size of a training differ."""
+"""The commands in the documents work as written, but for the port and the size of a training."""
 
 import json
 import re
