@@ -1,4 +1,4 @@
-"""Clients that others wrote predict and explain without a change, each from its own installation; the examples of docs/clients.md run as they stand."""
+"""Clients that others wrote predict and explain without a change, each from its own installation; README's examples run as they stand."""
 
 import base64
 import json
