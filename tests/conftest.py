@@ -83,6 +83,6 @@ def run(drawn, dataset, recipe, tmp_path_factory):
 @pytest.fixture(scope="session")
 def bundle(run, dataset, tmp_path_factory):
     """What that run was exported to."""
-    from training.export import ours
+    from training.export.bundle import make_bundle
 
-    return ours.make_bundle(run, dataset, tmp_path_factory.mktemp("bundle") / "discs", "discs")
+    return make_bundle(run, dataset, tmp_path_factory.mktemp("bundle") / "discs", "discs")

@@ -36,6 +36,7 @@ from service.errors import (
 PREDICT, GRADIENT, CAM = "predict.onnx", "gradient.onnx", "cam.onnx"
 HALVES = {PREDICT: "predict.half.onnx", GRADIENT: "gradient.half.onnx", CAM: "cam.half.onnx"}
 INT8 = "predict.int8.onnx"
+DERIVED = (GRADIENT, CAM)  # made of predict.onnx by `python -m training derive FOLDER`
 REFERENCE, REPORT, CARD = "reference.npz", "report.json", "CARD.md"
 
 
@@ -65,8 +66,10 @@ class Bundle:
         try:
             content = (self.folder / name).read_bytes()
         except FileNotFoundError:
+            derive = f"run `python -m training derive {self.folder}`, or " if name in DERIVED else ""
             raise MissingFileError(
-                f"{self.folder / name} is missing, and the manifest names it: copy the bundle again"
+                f"{self.folder / name} is missing, and the manifest names it: "
+                f"{derive}copy the bundle again"
             ) from None
         expected, found = self.manifest.files[name], Digest.of(content)
         if found != expected:
