@@ -9,6 +9,14 @@ from support.servers import Server
 ROOT = Path(__file__).parent.parent
 
 
+def pytest_sessionstart(session):
+    """Completes the embedded bundle, which scripts/setup does as well; once, before all workers."""
+    if not hasattr(session.config, "workerinput"):
+        from training.export.derive import complete
+
+        complete(ROOT / "service" / "model")
+
+
 @pytest.fixture(scope="session")
 def embedded():
     """The bundle that is in the repository."""

@@ -21,6 +21,7 @@ from support.servers import ROOT
 from training.autodiff import DifferentiationError
 from training.data import read
 from training.export.bundle import make_foreign_bundle
+from training.export.derive import complete
 from training.export.foreign import ForeignError, Names, read_core
 
 SIZE, CLASSES = 24, 5
@@ -214,6 +215,15 @@ def test_what_has_no_rule_is_named_and_can_be_served_without_gradients(tmp_path)
         np.abs(explain(engine, pixels, question, engine.predict(pixels[None]).logits[0]).map).max()
         > 0
     )
+
+
+def test_its_graphs_for_explanations_can_be_derived(tmp_path):
+    core = read_core(graph_with("Relu", tmp_path), SIZE, CLASSES, Names(cam_layer="o"))
+    made = make_foreign_bundle(core, MANIFEST, tmp_path / "bundle")
+    for name in contract.DERIVED:
+        (made.folder / name).unlink()
+    assert complete(made.folder) == list(contract.DERIVED)
+    assert contract.load(made.folder) == made
 
 
 def test_a_tensor_with_a_name_of_ours_may_be_the_cam_layer(tmp_path):
