@@ -1,6 +1,7 @@
-"""Gradients of ONNX graphs, as ONNX graphs: reverse-mode differentiation without a training framework.
+"""Gradients of ONNX graphs, as ONNX graphs, without a training framework.
 
-`gradient_graph` and `cam_graph` make what a bundle needs; the way there, from the ground up:
+Reverse-mode differentiation appends the reverse pass to a copy of the graph. `gradient_graph` and
+`cam_graph` make the graphs that a bundle needs. The modules, from the ground up:
 
     model          functions of a whole model: shapes of tensors, order of nodes, pruning
     builder        Builder: a model that grows by nodes and constants
@@ -9,7 +10,7 @@
     graph          Graph: a Builder that walks its nodes backwards and applies the rules
     attribution    the two graphs of a bundle
 
-Needs onnx and numpy. Opsets 13 to 21; shapes are static but for the batch.
+Needs onnx and numpy. Takes opsets 13 to 21, and static shapes but for the batch.
 
 Prior art: `onnx-ad` (MIT) and `onnax` differentiate ONNX graphs, too; ONNXExplainer
 (arXiv 2309.16916) does so for DeepSHAP.

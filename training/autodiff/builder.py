@@ -70,7 +70,7 @@ class Builder:
         node.input.extend(inputs)
 
     def constant(self, value: Any, dtype: Any = None) -> str:
-        """An initialiser; floats become float32 unless `dtype` is given, equal values are shared."""
+        """An initialiser, one for equal values; floats become float32 unless `dtype` is given."""
         array = np.asarray(value, dtype)
         if dtype is None and array.dtype.kind == "f":
             array = array.astype(np.float32)

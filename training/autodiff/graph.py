@@ -2,7 +2,7 @@
 
 `Graph.gradient` walks the nodes of the forward pass from the outputs to the inputs. The rule of
 each operator appends the nodes that turn the gradients of its outputs into those of its inputs. A
-tensor that is used several times gets the sum. Weights are shared with the forward pass bit for bit.
+tensor that is used several times gets the sum. Both passes share the weights, bit for bit.
 
 The algorithm is that of Griewank and Walther, "Evaluating Derivatives", 2nd ed., 2008, ch. 3.
 """

@@ -1,4 +1,4 @@
-"""Functions of a whole ONNX model: its opset, the shapes of its tensors, its order, its unused parts."""
+"""Functions of a whole ONNX model: opset, shapes, constants, order, unused parts."""
 
 from collections.abc import Iterator, Sequence
 
@@ -24,7 +24,7 @@ def opset_of(model: ModelProto) -> int:
 
 
 def with_shapes(model: ModelProto, *, strict: bool = False) -> ModelProto:
-    """A copy of `model` with the shape of every tensor whose shape can be inferred.
+    """A copy of `model` with all shapes that can be inferred.
 
     Raises:
         InferenceError: the shapes contradict each other, if `strict`.
@@ -82,7 +82,7 @@ def sort(model: ModelProto) -> None:
 
 
 def constants_of(model: ModelProto) -> dict[str, TensorProto]:
-    """The tensors that are known before the graph runs, by name: initialisers and Constant nodes."""
+    """The tensors that are known before a run, by name: initialisers and Constant nodes."""
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:

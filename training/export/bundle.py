@@ -121,7 +121,7 @@ def _with_halves(
     files: dict[str, bytes],
     batch: UInt8[ndarray, "rows size size 3"],
 ) -> tuple[Manifest, dict[str, bytes]]:
-    """The manifest with the parity of the half-precision graphs, and the files with those graphs."""
+    """The manifest with the parity of graphs in half precision, and the files with them."""
     halves = half_graphs(core, manifest.input, files)
     if contract.REFERENCE in files:
         reference = Reference.read(files[contract.REFERENCE])

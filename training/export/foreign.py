@@ -50,7 +50,7 @@ Shapes = dict[str, Dims]
 
 
 class ForeignError(Exception):
-    """An ONNX file of which no bundle can be made; the message names the missing part and an option."""
+    """A file of which no bundle can be made; the message names the missing part and an option."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ OPSET = 20
 
 
 class _Tapped(nn.Module):
-    """The network with two outputs more: the features by which familiarity is judged, and the activation of its CAM layer."""
+    """The network with two more outputs: features for familiarity, activation of the CAM layer."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()

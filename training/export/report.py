@@ -1,4 +1,4 @@
-"""First figures of a bundle on the test images, and the card with them, until an audit measures more."""
+"""First figures of a bundle on the test images, and its card, until an audit measures more."""
 
 from collections.abc import Mapping
 from typing import Any

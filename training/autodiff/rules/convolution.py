@@ -94,7 +94,7 @@ def _padding_before(ctx: Context, total: Sequence[int]) -> list[int]:
 
 @rule("Conv")
 def _conv(ctx: Context) -> dict[int, str]:
-    """Gradient of the convolution of x with W: g convolved with the flipped weights, in one of four forms.
+    """Gradient of x convolved with W: g convolved with the flipped weights, in four forms.
 
     A convolution where the stride is 1, small convolutions where it divides the kernel or is 2,
     and ConvTranspose otherwise.
@@ -234,7 +234,7 @@ def _flipped(graph: Builder, weights: str, groups: int) -> str:
 
 @rule("ConvTranspose")
 def _conv_transpose(ctx: Context) -> dict[int, str]:
-    """Gradient of the transposed convolution of x with W: the convolution of g with W."""
+    """Gradient of the transposed convolution of x with W: g convolved with W."""
     if any(ctx.needs_gradient[1:]):
         raise ctx.unsupported("its weights depend on the image")
     graph, weights = ctx.graph, ctx.node.input[1]

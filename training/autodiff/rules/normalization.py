@@ -1,4 +1,4 @@
-"""Normalisations. Statistics of the image are computed anew: the forward node does not output them."""
+"""Normalisations. Their statistics are computed anew: the forward nodes do not output them."""
 
 from collections.abc import Sequence
 
@@ -32,7 +32,10 @@ def _per_channel(graph: Builder, name: str, x: str) -> str:
 
 @rule("LayerNormalization")
 def _layer_normalization(ctx: Context) -> dict[int, str]:
-    """Gradient of scale·z + bias, z standardised over the axes from `axis` on; see `_standardised`."""
+    """Gradient of scale·z + bias, z standardised over the axes from `axis` on.
+
+    See `_standardised`.
+    """
     graph, rank = ctx.graph, len(ctx.graph.shape(ctx.x))
     axes = range(ctx.attribute("axis", -1) % rank, rank)
     gradient = graph.node("Mul", ctx.gradient, ctx.node.input[1])
@@ -41,7 +44,10 @@ def _layer_normalization(ctx: Context) -> dict[int, str]:
 
 @rule("InstanceNormalization")
 def _instance_normalization(ctx: Context) -> dict[int, str]:
-    """Gradient of scale·z + bias, z standardised over the pixels of each channel; see `_standardised`."""
+    """Gradient of scale·z + bias, z standardised over the pixels of each channel.
+
+    See `_standardised`.
+    """
     graph = ctx.graph
     gradient = graph.node("Mul", ctx.gradient, _per_channel(graph, ctx.node.input[1], ctx.x))
     axes = range(2, len(graph.shape(ctx.x)))
@@ -84,8 +90,8 @@ def _lp_normalization(ctx: Context) -> dict[int, str]:
 def _local_response_normalization(ctx: Context) -> dict[int, str]:
     """Gradient of x·d^(−β) with d = bias + α/n·Σ x² over n channels around each.
 
-    g·d^(−β) − 2αβ/n·x·Σ g·x·d^(−β−1), the sum over the channels in whose d the channel is
-    (Krizhevsky, Sutskever, Hinton, NeurIPS 2012, section 3.3, defines the forward pass).
+    g·d^(−β) − 2αβ/n·x·Σ g·x·d^(−β−1); the sum is over the channels that have this one in their d.
+    The forward pass is of Krizhevsky, Sutskever and Hinton, NeurIPS 2012, section 3.3.
     """
     graph, size = ctx.graph, ctx.attribute("size")
     alpha, beta = ctx.attribute("alpha", 1e-4), ctx.attribute("beta", 0.75)

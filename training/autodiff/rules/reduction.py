@@ -6,7 +6,7 @@ from training.autodiff.registry import Context, rule
 
 
 def _axes(ctx: Context) -> tuple[int, ...] | None:
-    """The reduced axes, from the attribute or since opset 18 from the input; None if there are none."""
+    """The reduced axes, from the attribute or (opset 18) the input; None if there are none."""
     rank = len(ctx.graph.shape(ctx.x))
     axes = ctx.attribute("axes")
     if axes is None:

@@ -208,7 +208,7 @@ def _resize(ctx: Context) -> dict[int, str]:
 
 
 def _interpolation(ctx: Context, source: int, target: int) -> Float[np.ndarray, "target source"]:
-    """The matrix that resizes one axis, by ONNX's reference: its columns are resized unit vectors."""
+    """The matrix that resizes one axis: ONNX's reference applied to the unit vectors."""
     names = (
         "coordinate_transformation_mode",
         "cubic_coeff_a",
