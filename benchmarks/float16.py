@@ -83,8 +83,7 @@ def exported(name: str) -> tuple[Graphs, int]:
         path = Path(folder) / "network.onnx"
         export(network_of(name), path, size, OPSET)
         core = read_core(path, size, CLASSES, Names())
-    assert core.activation is not None
-    return (gradient_graph(core.model), cam_graph(core.model, core.activation)), size
+    return (gradient_graph(core.model), cam_graph(core.model)), size
 
 
 def weights_alone(model: ModelProto) -> ModelProto:

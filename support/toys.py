@@ -7,14 +7,14 @@ from service.bundle import folder as contract
 from service.bundle.manifest import Manifest
 from service.image.resize import Input
 from service.runtime.engine import Engine
-from training.export.ours import Core, graphs
+from training.export.core import Core, graphs
 
 SIZE = 16
 SPEC = Input(SIZE, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 PATCH = np.s_[4:8, 8:12]
 
 
-def engine_of(folder, nodes, weights, classes=2, activation=None):
+def engine_of(folder, nodes, weights, classes=2):
     """The engine of x (N, 3, 16, 16) → `nodes` → logits (N, classes)."""
     tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()]
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, SIZE, SIZE])
@@ -29,7 +29,7 @@ def engine_of(folder, nodes, weights, classes=2, activation=None):
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     manifest = Manifest("toy", tuple("abcdefgh"[:classes]), SPEC)
     return Engine(
-        contract.write(folder / "toy", manifest, graphs(Core(model, None, activation), SPEC)),
+        contract.write(folder / "toy", manifest, graphs(Core(model, None), SPEC)),
         "cpu",
         1,
     )
@@ -86,14 +86,14 @@ def planted(folder):
     """A network that looks at one patch alone, through a convolution whose activation has pixels."""
     nodes = [
         ("Conv", ["x", "K"], ["grey"], {"kernel_shape": [1, 1]}),
-        ("Gelu", ["grey"], ["late"]),
-        ("Flatten", ["late"], ["flat"]),
+        ("Gelu", ["grey"], ["activation"]),
+        ("Flatten", ["activation"], ["flat"]),
         ("Gemm", ["flat", "W"], ["logits"], {"transB": 1}),
     ]
     mask = np.zeros((2, SIZE, SIZE), np.float32)
     mask[0][PATCH], mask[1][PATCH] = 0.5, -0.5
     kernel = np.full((1, 3, 1, 1), 0.5, np.float32)
-    return engine_of(folder, nodes, {"K": kernel, "W": mask.reshape(2, -1)}, activation="late")
+    return engine_of(folder, nodes, {"K": kernel, "W": mask.reshape(2, -1)})
 
 
 def image(seed=0):

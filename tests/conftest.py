@@ -9,6 +9,14 @@ from support.servers import Server
 ROOT = Path(__file__).parent.parent
 
 
+def pytest_sessionstart(session):
+    """Completes the embedded bundle, which scripts/setup does as well; once, before all workers."""
+    if not hasattr(session.config, "workerinput"):
+        from training.export.derive import complete
+
+        complete(ROOT / "service" / "model")
+
+
 @pytest.fixture(scope="session")
 def embedded():
     """The bundle that is in the repository."""
@@ -83,6 +91,6 @@ def run(drawn, dataset, recipe, tmp_path_factory):
 @pytest.fixture(scope="session")
 def bundle(run, dataset, tmp_path_factory):
     """What that run was exported to."""
-    from training.export import ours
+    from training.export.bundle import make_bundle
 
-    return ours.make_bundle(run, dataset, tmp_path_factory.mktemp("bundle") / "discs", "discs")
+    return make_bundle(run, dataset, tmp_path_factory.mktemp("bundle") / "discs", "discs")

@@ -269,6 +269,24 @@ def bundle(*, run_folder: Path | None, file: Path | None, **given: Any) -> None:
 
 @main.command()
 @click.argument("bundle_folder", metavar="BUNDLE", type=click.Path(path_type=Path, file_okay=False))
+def derive(bundle_folder: Path) -> None:
+    """Writes gradient.onnx and cam.onnx of BUNDLE where they are missing, from its predict.onnx.
+
+    Needs no torch. Each file must get the digest that the manifest has for it.
+    """
+    from service.errors import BundleError
+    from training.export.derive import DerivationError, complete
+
+    try:
+        names = complete(bundle_folder)
+    except (BundleError, DerivationError) as error:
+        raise click.ClickException(str(error)) from None
+    for name in names:
+        click.echo(f"{bundle_folder / name} derived from predict.onnx")
+
+
+@main.command()
+@click.argument("bundle_folder", metavar="BUNDLE", type=click.Path(path_type=Path, file_okay=False))
 @click.option(
     "--data",
     "source",

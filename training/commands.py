@@ -27,7 +27,7 @@ from training.audit.plots import plots
 from training.data import planted, read
 from training.data.read import Dataset
 from training.export import foreign, int8
-from training.export import ours as export_ours
+from training.export.bundle import make_bundle, make_foreign_bundle
 from training.export.foreign import ForeignError
 from training.fit import runs
 from training.fit.recipes import RECIPES, Recipe
@@ -53,7 +53,7 @@ def bundle_run(
         source or run.subject.source, run.input, run.recipe.held_out, run.recipe.seed
     )
     read.check_same(dataset, run.subject.fingerprint, run_folder)
-    made = export_ours.make_bundle(run, dataset, folder, name or dataset.name, halves=half)
+    made = make_bundle(run, dataset, folder, name or dataset.name, halves=half)
     _tell(made)
     click.echo(made.read(CARD).decode())
 
@@ -74,7 +74,7 @@ def bundle_file(
     core = foreign.read_core(file, spec.size, len(labels), names)
     manifest = Manifest(given["name"] or file.stem, labels, spec, provenance={"file": file.name})
     held_out = None if calibrate is None else read.read_labelled(calibrate, spec, labels)
-    made = export_ours.make_foreign_bundle(
+    made = make_foreign_bundle(
         core, manifest, folder, held_out, gradients=not without_gradient, halves=half
     )
     _tell(made)

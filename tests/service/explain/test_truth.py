@@ -192,7 +192,8 @@ def test_random_weights_destroy_the_map(method, depth, engine, randomised):
 
 @pytest.fixture(scope="module")
 def small(run, dataset, tmp_path_factory):
-    from training.export.ours import export_core, graphs
+    from training.export.core import graphs
+    from training.export.ours import export_core
 
     manifest = Manifest("discs", run.subject.classes, run.input)
     files = graphs(export_core(run.network, 32), run.input)

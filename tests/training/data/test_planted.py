@@ -13,7 +13,7 @@ from training.__main__ import main
 from training.audit import findings
 from training.audit.measures import colour
 from training.data import planted, read
-from training.export import ours
+from training.export.bundle import make_bundle
 from training.fit.loop import fit
 
 CLASSES = ("across", "along", "slanted")
@@ -59,7 +59,7 @@ def report_on(source, recipe, folder):
     """The parts of the audit that the findings are made of, for a network that learnt from `source`."""
     dataset = read.read(str(source), recipe.input(), recipe.held_out, recipe.seed)
     run = fit(dataset, str(source), recipe, folder / "run", accelerator="cpu")
-    bundle = ours.make_bundle(run, dataset, folder / "bundle", "stripes")
+    bundle = make_bundle(run, dataset, folder / "bundle", "stripes")
     asked = ("test", "calibration", "bias")
     return audit.audit(
         bundle, dataset, 0, lambda sections: {name: sections[name]() for name in asked}
