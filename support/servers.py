@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -28,17 +28,16 @@ def free_port() -> int:
 
 
 def descendants(pid: int) -> list[int]:
-    """The processes that a process has started, directly or not; nearest first."""
-    children = [
-        int(child)
-        for task in Path(f"/proc/{pid}/task").glob("*/children")
-        for child in task.read_text().split()
-    ]
+    """The processes that a process has started, directly or not; nearest first (Linux)."""
+    children = list[int]()
+    with suppress(OSError):  # it may end meanwhile
+        for task in Path(f"/proc/{pid}/task").glob("*/children"):
+            children += map(int, task.read_text().split())
     return [*children, *(further for child in children for further in descendants(child))]
 
 
 def environment(home: Path, **settings: object) -> dict[str, str]:
-    """The environment of a server: this process's own without settings of Candor, plus `settings`."""
+    """The environment of a server: this process's, with `settings` instead of Candor's."""
     clean = {
         name: value for name, value in os.environ.items() if not name.startswith(INHERITED_NEVER)
     }
@@ -58,9 +57,9 @@ async def eventually(holds: Callable[[], bool]) -> None:
 
 
 class Server:
-    """`python -m service serve` as a context manager: ready when entered, stopped by SIGTERM when left.
+    """`python -m service serve`: ready when entered, stopped by SIGTERM when left.
 
-    `settings` are Candor's, by their lower-case names: Server(folder, workers=2) sets CANDOR_WORKERS.
+    `settings` have lower-case names: Server(folder, workers=2) sets CANDOR_WORKERS.
     """
 
     def __init__(
@@ -70,9 +69,7 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / "server.log"
         self._command = command or [sys.executable, "-m", "service", "serve"]
-        self._environment: Mapping[str, str] = environment(
-            folder / "home", **{"device": "cpu"} | settings
-        )
+        self.environment = environment(folder / "home", **{"device": "cpu"} | settings)
         self.seconds_to_ready = 0.0
         self.process: subprocess.Popen[bytes]
         self.client: httpx.Client
@@ -81,7 +78,7 @@ class Server:
         started = time.monotonic()
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                self._command, cwd=ROOT, env=self._environment, stdout=log, stderr=log
+                self._command, cwd=ROOT, env=self.environment, stdout=log, stderr=log
             )
         self.client = httpx.Client(base_url=self.url, timeout=60)
         while not self._ready():
