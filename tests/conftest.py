@@ -16,7 +16,9 @@ HARDWARE = re.compile(r"GPU|CUDAExecutionProvider|kernel forbids|affinity")
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--fast", action="store_true", help="run the tests that start no process and import no torch"
+        "--fast",
+        action="store_true",
+        help="run the tests that start no process and import no torch",
     )
 
 
