@@ -28,7 +28,7 @@ from service.runtime.engine import Batch, Engine, self_test_image
 from training.data.read import Dataset, Images, check_classes
 from training.reliability.calibration import negative_log_likelihood
 from training.reliability.familiarity import Reference, detach
-from training.reliability.fitting import searching
+from training.reliability.fitting import with_search
 
 MOST_LOSS = 0.003  # of macro F1
 LEAST_RATIO = 1.5  # of speed
@@ -112,7 +112,7 @@ def _quantised(bundle: Bundle, pixels: Batch) -> bytes:
     model = onnx.load_model_from_string(bundle.read(contract.PREDICT))
     graph = quantised(detach(model).SerializeToString(), pixels)
     return (
-        searching(graph, Reference.read(bundle.read(contract.REFERENCE)))
+        with_search(graph, Reference.read(bundle.read(contract.REFERENCE)))
         if bundle.has(contract.REFERENCE)
         else graph
     )
