@@ -128,10 +128,10 @@ def dataset(drawn, recipe):
 
 @pytest.fixture(scope="session")
 def run(drawn, dataset, recipe, tmp_path_factory):
-    """A run of seed_cnn, trained for a moment."""
-    from training.fit.loop import fit
+    """seed_cnn, trained for a moment."""
+    from training.fit.loop import train
 
-    return fit(dataset, str(drawn), recipe, tmp_path_factory.mktemp("run"), accelerator="cpu")
+    return train(dataset, str(drawn), recipe, tmp_path_factory.mktemp("run"), accelerator="cpu")
 
 
 @pytest.fixture(scope="session")

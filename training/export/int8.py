@@ -26,7 +26,7 @@ from service.runtime.engine import Batch, Engine, self_test_image
 from training.data.read import Dataset, Images, check_classes
 from training.reliability.calibration import negative_log_likelihood
 from training.reliability.familiarity import Reference, detach
-from training.reliability.fitting import searching
+from training.reliability.fitting import with_search
 
 LARGEST_LOSS = 0.003  # of macro F1
 LARGEST_LOG_LOSS = 0.01  # nats above float32
@@ -110,7 +110,7 @@ def _quantised(bundle: Bundle, pixels: Batch) -> bytes:
     graph = quantised(detach(model).SerializeToString(), pixels)
     if not bundle.has(contract.REFERENCE):
         return graph
-    return searching(graph, Reference.read(bundle.read(contract.REFERENCE)))
+    return with_search(graph, Reference.read(bundle.read(contract.REFERENCE)))
 
 
 def measure(
