@@ -1,6 +1,6 @@
-// The card as a page of its own: its words, theme and language.
+// The model card as a page: the card itself is HTML of the service.
 
-import { settings, speak, language } from "/web/text.js";
+import { connectControls, loadLanguage } from "/web/text.js";
 
-await speak(language());
-settings(() => speak(language()));
+await loadLanguage();
+connectControls(loadLanguage);
