@@ -7,7 +7,7 @@ from typing import Any
 
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
-# A camera that shows a test image and needs no permission.
+# A camera with a test image, which no one has to allow.
 ARGUMENTS = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 TABS = ("try", "why", "watch", "model")
 
@@ -26,19 +26,19 @@ def chromium() -> Iterator[Browser]:
 
 
 class Visit:
-    """One visitor's page. It records what must not happen.
+    """A page of one visitor.
 
-    `errors` are those of scripts and of the console, `strangers` the requests to other servers.
+    `errors` collects those of scripts and the console, `foreign` the requests to other hosts.
     """
 
     def __init__(self, browser: Browser, url: str, **options: Any) -> None:
         self.url = url
-        defaults = {"locale": "en-GB", "viewport": {"width": 1280, "height": 900}}
-        self.context = browser.new_context(base_url=url, **defaults | options)
+        options = {"locale": "en-GB", "viewport": {"width": 1280, "height": 900}} | options
+        self.context = browser.new_context(base_url=url, **options)
         self.page = self.context.new_page()
         self.page.set_default_timeout(15_000)
         self.errors: list[str] = []
-        self.strangers: list[str] = []
+        self.foreign: list[str] = []
         self.requests: list[str] = []
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", self._console)
@@ -51,22 +51,22 @@ class Visit:
     def _request(self, request: Request) -> None:
         self.requests.append(request.url)
         if not request.url.startswith((self.url, "data:", f"blob:{self.url}")):
-            self.strangers.append(request.url)
+            self.foreign.append(request.url)
 
     def open(self, tab: str = "try") -> Page:
-        """The page, with a tab open."""
+        """Opens the page at a tab."""
         self.page.goto(f"/#{tab}")
         self.page.wait_for_selector(f"#{tab} h1")
         return self.page
 
     def sample(self, name: str = "Ship") -> Page:
-        """The page with the answer to a sample."""
+        """Submits a sample and waits for the answer."""
         self.page.get_by_role("button", name=name).click()
         self.page.wait_for_selector(".verdict")
         return self.page
 
     def explained(self, *methods: str) -> Page:
-        """The page with the maps of a sample by `methods`."""
+        """Submits a sample and waits for its maps by `methods`."""
         self.open()
         self.sample()
         self.page.get_by_role("link", name="Why ship?").click()
@@ -79,12 +79,12 @@ class Visit:
         return self.page
 
     def settle(self) -> None:
-        """Waits for every map."""
+        """Waits until every panel shows a map or an error."""
         self.page.locator("#why .panel").first.wait_for()
         expect(
             self.page.locator("#why [aria-busy], #why .panel:not(:has(.quality, .bad))")
         ).to_have_count(0)
 
     def close(self) -> None:
-        """Ends the visit."""
+        """Closes the page."""
         self.context.close()

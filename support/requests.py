@@ -105,7 +105,7 @@ BAD = [
         "malformed_request",
         "base64",
     ),
-    ("no JSON", "/predict", b"{", "application/json", 400, "malformed_request", "no JSON"),
+    ("no JSON", "/predict", b"{", "application/json", 400, "malformed_request", "is not JSON"),
     (
         "JSON without an image",
         "/predict",
@@ -122,7 +122,7 @@ BAD = [
         "application/json",
         400,
         "malformed_request",
-        "neither or both",
+        "exactly one",
     ),
     (
         "an empty list",
