@@ -34,7 +34,6 @@ from training.fit.recipes import RECIPES, Recipe
 from training.fit.runs import Run
 
 
-
 def recipe_for(
     network: str | None, activation: str | None, start: Run | None, changes: Mapping[str, Any]
 ) -> Recipe:
