@@ -1,4 +1,4 @@
-"""What several tests share: the embedded bundle's engine, a small trained run, and a real server."""
+"""Fixtures of several tests: the embedded bundle's engine, a small trained run, a real server."""
 
 from pathlib import Path
 
