@@ -14,8 +14,8 @@ from service.bundle.folder import Bundle
 from service.bundle.manifest import Manifest
 from service.image.resize import Input
 from training.export import float16
-from training.export.foreign import Names, read_core
 from training.export.core import Core, graphs
+from training.export.foreign import Names, read_core
 from training.export.ours import export_core
 from training.export.parity import copy_of
 from training.fit.recipes import RECIPES

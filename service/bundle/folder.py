@@ -66,7 +66,9 @@ class Bundle:
         try:
             content = (self.folder / name).read_bytes()
         except FileNotFoundError:
-            derive = f"run `python -m training derive {self.folder}`, or " if name in DERIVED else ""
+            derive = (
+                f"run `python -m training derive {self.folder}`, or " if name in DERIVED else ""
+            )
             raise MissingFileError(
                 f"{self.folder / name} is missing, and the manifest names it: "
                 f"{derive}copy the bundle again"
