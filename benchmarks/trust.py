@@ -24,7 +24,7 @@ from service.settings import EMBEDDED_BUNDLE
 from support import arrivals, load
 from support.arrivals import Answer
 from support.load import Server, Wrk, table
-from training.audit.measures.calibration import error
+from training.audit.measures.calibration import calibration_error
 from training.audit.measures.familiarity import auroc
 from training.audit.measures.out_of_distribution import out_of_distribution
 from training.autodiff import prune
@@ -81,7 +81,7 @@ def main(data: Path, bundle: Path, rounds: int, seconds: float) -> None:
             }
     click.echo(f"{load.machine()}\n\n{len(files):,} test images over HTTP.\n")
     click.echo(
-        f"Expected calibration error (15 bins): {error(probabilities(told['false'], len(labels)), np.array(truth)):.2%}.\n"
+        f"Expected calibration error (15 bins): {calibration_error(probabilities(told['false'], len(labels)), np.array(truth)):.2%}.\n"
     )
     rows = [
         (kind, *covered(told[key], truth, labels))
