@@ -1,4 +1,4 @@
-"""CARD.md in Hugging Face's format: metadata for machines, then text for people who use the model.
+"""CARD.md in Hugging Face's format: metadata for machines, then text for users of the model.
 
 Every figure is from the report. The report names the digest of the graph that it was measured on,
 so a report of another bundle makes no card.
@@ -186,7 +186,7 @@ def _robustness(report: Report) -> str:
                 f"{attacks['clean']:.3f} before): accuracy by radius, in grey levels of 255."
             ),
             *_table(("attack", *map(str, attacks["radius_levels"])), rows),
-            "\nThis model has no protection against attackers who choose the images.\n",
+            "\nThis model has no protection against attackers that choose the images.\n",
         ]
     return "\n".join(lines)
 
@@ -213,8 +213,8 @@ def _bias(report: Report) -> str:
             "## Bias\n",
             _paragraph(
                 f"The best and the worst class differ by {100 * bias['classes']['gap']:.1f} points "
-                "of accuracy. Slices of similar images whose accuracy differs from that of their "
-                f"classes (5%, corrected for the number of slices): {slices or 'none'}."
+                "of accuracy. Slices of similar images with another accuracy than their classes "
+                f"(5%, corrected for the number of slices): {slices or 'none'}."
             ),
             *_table(("edit", "answers that change", "accuracy after it", "most affected"), rows),
             "",
@@ -254,8 +254,8 @@ def _explanations(report: Report) -> str:
             *_table(head, rows),
             "",
             _paragraph(
-                "A map shows what the answer depends on, not whether it is right. With a class "
-                "cosine near 1 the map of another class would look the same. "
+                "A map shows what the answer depends on, and not that the answer is right. With a "
+                "class cosine near 1 the map of another class would look the same. "
                 "docs/explanations.md explains each figure."
             ),
         ]

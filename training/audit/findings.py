@@ -8,7 +8,7 @@ GAP = 0.2
 P_VALUE = 0.05
 EXCESS = 0.05
 ROUGH_ECE = 0.03
-REMEDY = "Check whether colour goes with class in the training data"
+REMEDY = "Check the training data for colours that go with classes"
 
 
 def findings(report: Mapping[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import matplotlib as mpl
 
+# draws without a display
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -74,6 +75,7 @@ def _confusion(axes: Axes, report: Report) -> None:
         if isinstance(entry, Mapping) and not name.endswith(" avg")
     ]
     axes.set(xlabel="predicted", ylabel="truth", title="Confusion, share of the row")
+    # more names than that would overlap
     if len(names) <= 20:  # noqa: PLR2004
         axes.set_xticks(range(len(names)), names, rotation=60, ha="right")
         axes.set_yticks(range(len(names)), names)

@@ -41,6 +41,7 @@ def audit(bundle: Bundle, dataset: Dataset, seed: int, run: Runner) -> dict[str,
     `run` calls the sections, which are given by name, and returns their results; it may show
     progress.
     """
+    # on the CPU, which every machine has: reports compare
     engine, test = Engine(bundle, "cpu"), dataset.test
     outputs = engine.predict(test.pixels)
     predicted, manifest = outputs.logits.argmax(1), engine.manifest
@@ -79,11 +80,12 @@ def audit(bundle: Bundle, dataset: Dataset, seed: int, run: Runner) -> dict[str,
 
 
 def _drawn(images: Images, count: int, seed: int) -> Images:
+    # one seed draws the same images for every bundle, so that two reports compare
     return images.take(np.random.default_rng(seed).permutation(len(images))[:count])
 
 
 def _corruptions(engine: Engine, images: Images, seed: int) -> Mapping[str, Any]:
-    """By kind: the accuracy at each severity."""
+    """The accuracy at each severity, by kind of corruption."""
 
     def accuracy_on(pixels: Pixels) -> float:
         return float((engine.predict(pixels).logits.argmax(1) == images.labels).mean())

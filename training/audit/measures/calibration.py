@@ -56,6 +56,7 @@ def reliability(
     Bins have equal widths; those without images are left out.
     """
     confidence, correct = probabilities.max(1), probabilities.argmax(1) == labels
+    # a confidence of 1 belongs to the last bin
     places = np.minimum((confidence * bins).astype(int), bins - 1)
     return [
         {

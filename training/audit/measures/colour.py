@@ -69,6 +69,7 @@ def _share_figures(
 ) -> dict[str, Any]:
     """The shares of the pairs that each won; that of colour with its 95 % interval (Wilson)."""
     won, lost, pairs = int(colour.sum()), int(thing.sum()), len(colour)
+    # Wilson's interval stays within 0…1 even for few pairs
     share = binomtest(won, max(pairs, 1)).proportion_ci(method="wilson")
     return {
         "pairs": pairs,
@@ -94,10 +95,10 @@ def recoloured(pixels: Pixels, giver: Pixels) -> Pixels:
     """Each image in the colours of its `giver`, as bright as before."""
     brightness, own = _brightness_and_colours(pixels)
     _, other = _brightness_and_colours(giver)
-    mean, wanted = (colours.mean((1, 2), keepdims=True) for colours in (own, other))
+    mean, goal = (colours.mean((1, 2), keepdims=True) for colours in (own, other))
     # near grey the factor tends to 1: the colours are moved, and not turned
-    turn = (wanted * mean.conj() + GREY**2) / (np.abs(mean) ** 2 + GREY**2)
-    moved = (own - mean) * turn + wanted
+    turn = (goal * mean.conj() + GREY**2) / (np.abs(mean) ** 2 + GREY**2)
+    moved = (own - mean) * turn + goal
     rgb = np.stack([brightness, moved.real, moved.imag], axis=-1) @ np.linalg.inv(TO_YCC).T
     return np.asarray(np.rint(np.clip(rgb, 0, 255)), np.uint8)
 

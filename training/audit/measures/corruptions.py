@@ -25,6 +25,7 @@ def corrupted(
     name: str, severity: int, pixels: UInt8[np.ndarray, "rows size size 3"], seed: int
 ) -> UInt8[np.ndarray, "rows size size 3"]:
     """Every image with the corruption `name`; the same seed gives the same result."""
+    # draws of their own for each kind and severity, in whatever order they are measured
     rng = np.random.default_rng((seed, sorted(CORRUPTIONS).index(name), severity))
     changed = [CORRUPTIONS[name](image / 255.0, severity, rng) for image in pixels]
     return np.asarray(np.rint(np.clip(np.stack(changed), 0, 1) * 255), np.uint8)
@@ -35,6 +36,7 @@ def _gaussian_noise(x: Values, severity: int, rng: np.random.Generator) -> Value
 
 
 def _shot_noise(x: Values, severity: int, rng: np.random.Generator) -> Values:
+    # photons of a white pixel
     photons = (300, 150, 75, 40, 20)[severity - 1]
     return rng.poisson(x * photons) / photons
 

@@ -14,13 +14,14 @@ from service.runtime.engine import Engine
 from training.data import ClassIndices, Pixels
 
 BORDER = 8  # an eighth of a side
+# brightness as people see it, so that grey images keep their contrast
 GREY_WEIGHTS = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 
 def edits(engine: Engine, pixels: Pixels, labels: ClassIndices) -> Mapping[str, Any]:
-    """By edit: the share of answers that change, the accuracy after it, and the class most hit.
+    """The share of answers that change with each edit, the accuracy after it, the class most hit.
 
-    The share is given over all images, and over those that were classified correctly.
+    The share is that of all images, and of those that were classified correctly.
     """
     before = engine.predict(pixels).logits.argmax(1)
     return {

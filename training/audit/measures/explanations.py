@@ -98,6 +98,7 @@ def border_share(values: Float32[np.ndarray, "size size"]) -> float:
 
 def _agreement(first: Maps, second: Maps) -> float:
     """The mean rank correlation of two methods' maps of the same images."""
+    # a constant map has no ranks
     pairs = zip(first, second, strict=True)
     return float(
         np.nanmean(
@@ -113,9 +114,9 @@ def _agreement(first: Maps, second: Maps) -> float:
 def cascade(
     bundle: Bundle, engine: Engine, pixels: Pixels, seed: int
 ) -> Mapping[str, Mapping[str, float]]:
-    """By method and depth: the mean cosine of the map with that of a network with shuffled weights.
+    """The mean cosine of the maps with those of a network with shuffled weights.
 
-    A depth is the share of the network's weights, from its head on, that are shuffled.
+    By method and depth, which is the share of the weights, from the head on, that are shuffled.
     """
     chosen, names = pixels[:CASCADED], _available(engine)
     targets = engine.predict(chosen).logits
@@ -151,6 +152,7 @@ def _broken(bundle: Bundle, depth: float, seed: int) -> Engine:
         for name, content in files.items()
     }
     with tempfile.TemporaryDirectory() as scratch:
+        # without the self-test, which shuffled weights would not pass
         manifest = Manifest(bundle.manifest.name, bundle.manifest.labels, bundle.manifest.input)
         return Engine(contract.write(Path(scratch) / "broken", manifest, graphs), "cpu")
 

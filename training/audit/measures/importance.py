@@ -17,7 +17,7 @@ BANDS = (0.0, 0.125, 0.25, 0.5, 1.0)
 def importance(
     engine: Engine, pixels: Pixels, labels: ClassIndices
 ) -> Mapping[str, Mapping[str, float]]:
-    """By kind and part: the accuracy on whole images minus that on images without the part."""
+    """The accuracy on whole images minus that on images without a part, by kind and part."""
     mean = pixels.mean((0, 1, 2))
 
     def accuracy(changed: np.ndarray) -> float:

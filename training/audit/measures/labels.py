@@ -1,4 +1,4 @@
-"""Test images whose label may be wrong, for a person to look at.
+"""Test images with labels that may be wrong, for a person to look at.
 
 Confident learning (Northcutt, Jiang, Chuang, JAIR 2021, arXiv 1911.00068): an image is suspect if
 the model gives another class at least the mean probability that images of that class get. Suspects

@@ -1,6 +1,6 @@
 """Images from outside the distribution of the training, uint8 (N, S, S, 3), of four kinds.
 
-`noise` is uniform. `scrambled` are test images whose tiles of an eighth of a side change places.
+`noise` is uniform. In `scrambled` test images, tiles of an eighth of a side change places.
 `textures` are tiles of the two photographs that scikit-learn ships, and `digits` its handwritten
 digits: real images of another kind. The familiarity score should be low for all of them.
 """
@@ -55,6 +55,7 @@ def _texture(
     photographs: Sequence[np.ndarray], rng: np.random.Generator, spec: Input
 ) -> UInt8[np.ndarray, "size size 3"]:
     photograph = photographs[int(rng.integers(len(photographs)))]
+    # a crop of this size shows a texture, hardly a thing
     side = int(rng.integers(32, 65))
     top, left = (int(rng.integers(length - side)) for length in photograph.shape[:2])
     return resize.to_input(

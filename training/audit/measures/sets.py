@@ -14,7 +14,10 @@ KINDS = {"marginal": False, "by_class": True}
 
 
 def sets(outputs: Outputs, labels: ClassIndices, manifest: Manifest) -> Mapping[str, Any]:
-    """By coverage and kind: the share of images covered, that of the worst class, the mean size."""
+    """The share of images covered, that of the worst class and the mean size of the sets.
+
+    By coverage and by kind of threshold, marginal or by class.
+    """
     known = manifest.prediction_sets
     if known is None:
         return {}

@@ -105,6 +105,7 @@ def _p_values(
         for place in places:
             mixed[place] = excess[rng.permutation(place)]
         largest[shuffle] = np.abs(weights @ mixed).max()
+    # the measured order is one of the possible shuffles: no p-value is 0
     return [float((1 + (largest >= value).sum()) / (1 + SHUFFLES)) for value in measured]
 
 
