@@ -36,6 +36,7 @@ def fit_reliability(
     """
     result = dict(files)
     if manifest.features is not None and training is not None:
+        # the graph without the search answers with the features of the reference images
         reference = _reference(manifest, files, training)
         result[contract.PREDICT] = with_search(files[contract.PREDICT], reference)
         result[contract.REFERENCE] = reference.content()
