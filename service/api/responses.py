@@ -40,7 +40,7 @@ def nearest(result: Prediction, reference: Reference) -> dict[str, Any]:
     """The nearest reference images; nothing unless the request names a number of them."""
     if not result.nearest:
         return {}
-    return {"nearest": [reference.told(entry) for entry in result.nearest]}
+    return {"nearest": [reference.describe(entry) for entry in result.nearest]}
 
 
 def _set(result: PredictionSet | None) -> dict[str, Any] | None:

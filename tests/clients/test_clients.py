@@ -15,7 +15,7 @@ from support.servers import ROOT
 
 IMAGE, MASK = (ROOT / "docs" / "images" / name for name in ("red-ball.jpg", "red-ball-mask.png"))
 MAP = "method=integrated_gradients&steps=4&target=0"
-EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "clients.md").read_text(), re.DOTALL)
 
 
 def native(server, path):
@@ -210,13 +210,14 @@ def test_bentomls_client_is_told_what_is_wrong(bento):
     assert "stepz" in bento["bad_parameter"]
 
 
-@pytest.mark.parametrize("client", ["tritonclient", "kserve", "bentoml"])
-def test_the_readmes_example_runs(client, server, embedded):
+@pytest.mark.parametrize("client", ["tritonclient", "kserve", "bentoml", "httpx"])
+def test_the_example_of_the_documents_runs(client, server, embedded):
     (example,) = [
         block for block in EXAMPLES if re.search(rf"^(import|from) {client}\b", block, re.MULTILINE)
     ]
-    assert client == "bentoml" or f'"{embedded.manifest.name}"' in example
-    python = sys.executable if client == "bentoml" else python_of(client)
+    native_client = client in ("bentoml", "httpx")
+    assert native_client or f'"{embedded.manifest.name}"' in example
+    python = sys.executable if native_client else python_of(client)
     printed = run(
         python, "-c", example.replace("127.0.0.1:3000", server.url.removeprefix("http://"))
     )

@@ -10,8 +10,8 @@ from service.explain.colours import STEPS, ink, oklab, tables
 STRENGTHS = np.linspace(0, 1, 256)
 SIDES = [(1, "diverging"), (-1, "diverging"), (1, "sequential")]
 
-# Linear RGB as eyes without one kind of cone see it: Machado, Oliveira, Fernandes, "A
-# Physiologically-based Model for Simulation of Color Vision Deficiency", IEEE TVCG 2009, severity 1.
+# Linear RGB as eyes without one kind of cone see it, severity 1: Machado, Oliveira, Fernandes, "A
+# Physiologically-based Model for Simulation of Color Vision Deficiency", IEEE TVCG 2009.
 BLIND = {
     "protanopia": [
         [0.152286, 1.052583, -0.204868],

@@ -1,4 +1,4 @@
-"""Overlays keep the image's coordinates, leave it recognisable, and draw nothing where a map is 0."""
+"""Overlays keep the image's coordinates and leave it recognisable; a zero draws nothing."""
 
 import io
 
@@ -20,18 +20,18 @@ def colours(overlay):
 
 
 def test_an_all_zero_map_leaves_the_pale_image():
-    found = render.overlay(GREY, np.zeros((8, 8), np.float32), WHOLE, "diverging")
-    assert found.shape == GREY.shape
-    assert (colours(found) == 0).all()
-    assert np.ptp(found) == 0
+    result = render.overlay(GREY, np.zeros((8, 8), np.float32), WHOLE, "diverging")
+    assert result.shape == GREY.shape
+    assert (colours(result) == 0).all()
+    assert np.ptp(result) == 0
 
 
 def test_for_is_orange_and_against_is_blue():
     values = np.zeros((8, 8), np.float32)
     values[2:4, 1:3], values[5:7, 5:7] = 1, -1
-    found = render.overlay(GREY, values, WHOLE, "diverging").astype(int)
-    assert found[15, 15, 0] > found[15, 15, 2] + 100
-    assert found[30, 45, 2] > found[30, 45, 0] + 50
+    result = render.overlay(GREY, values, WHOLE, "diverging").astype(int)
+    assert result[15, 15, 0] > result[15, 15, 2] + 100
+    assert result[30, 45, 2] > result[30, 45, 0] + 50
 
 
 def test_a_sequential_scale_shows_the_positive_part():
@@ -51,8 +51,8 @@ def test_the_map_lies_where_the_network_looked():
 
 
 def test_a_box_beyond_the_image_is_cut():
-    found = render.overlay(GREY, np.ones((8, 8), np.float32), Box(0, -10, 60, 50), "diverging")
-    assert found.shape == GREY.shape
+    result = render.overlay(GREY, np.ones((8, 8), np.float32), Box(0, -10, 60, 50), "diverging")
+    assert result.shape == GREY.shape
 
 
 def test_one_strong_pixel_does_not_hide_the_others():
@@ -63,9 +63,11 @@ def test_one_strong_pixel_does_not_hide_the_others():
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 9000), (3000, 4000), (9_000_000, 1)])
 def test_the_ground_keeps_its_proportions_within_four_megapixels(height, width):
-    found = render.ground(np.zeros((height, width, 3), np.uint8))
-    assert found.shape[0] * found.shape[1] <= 4_000_000
-    assert found.shape[1] / found.shape[0] == pytest.approx(width / height, rel=0.01) or width == 1
+    result = render.ground(np.zeros((height, width, 3), np.uint8))
+    assert result.shape[0] * result.shape[1] <= 4_000_000
+    assert (
+        result.shape[1] / result.shape[0] == pytest.approx(width / height, rel=0.01) or width == 1
+    )
 
 
 def test_a_png_holds_the_overlay():
@@ -77,18 +79,18 @@ def test_a_png_holds_the_overlay():
 )
 def test_the_image_is_recognisable_below_the_strongest_colour(scale, values):
     pixels = draw(size=64)
-    found = render.overlay(pixels, np.full((8, 8), values, np.float32), Box(0, 0, 64, 64), scale)
+    result = render.overlay(pixels, np.full((8, 8), values, np.float32), Box(0, 0, 64, 64), scale)
     grey = np.asarray(Image.fromarray(pixels).convert("L"), float)
-    assert np.corrcoef(oklab(found / 255)[..., 0].ravel(), grey.ravel())[0, 1] > 0.97
-    assert np.ptp(oklab(found / 255)[..., 0]) > 0.05
+    assert np.corrcoef(oklab(result / 255)[..., 0].ravel(), grey.ravel())[0, 1] > 0.97
+    assert np.ptp(oklab(result / 255)[..., 0]) > 0.05
 
 
 def test_the_image_is_recognisable_below_a_random_map():
     pixels, values = draw(size=64), np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)
-    found = render.overlay(pixels, values, Box(0, 0, 64, 64), "diverging").astype(float)
+    result = render.overlay(pixels, values, Box(0, 0, 64, 64), "diverging").astype(float)
     edges = [
         np.abs(np.diff(image, axis=1)).ravel()
-        for image in (np.asarray(Image.fromarray(pixels).convert("L"), float), found.mean(2))
+        for image in (np.asarray(Image.fromarray(pixels).convert("L"), float), result.mean(2))
     ]
     assert np.corrcoef(*edges)[0, 1] > 0.7
 
