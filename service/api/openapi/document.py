@@ -207,6 +207,7 @@ def _of_trust(manifest: Manifest) -> list[dict[str, Any]]:
     sets, familiarity = manifest.prediction_sets, manifest.familiarity
     parameters = []
     if sets is not None:
+        # The keys of the manifest are texts, such as 0.90.
         coverages = {"type": "string", "enum": list(sets.marginal), "default": COVERAGE}
         flag = {"type": "boolean", "default": False}
         parameters += [
