@@ -10,7 +10,7 @@ from support import selection
 from support.servers import Server
 
 ROOT = Path(__file__).parent.parent
-# What a machine may lack although everything is installed. Any other skip is a tool that is missing: in CI it fails.
+# A machine may lack these although everything is installed. In CI any other skip is a failure.
 HARDWARE = re.compile(r"GPU|CUDAExecutionProvider|kernel forbids|affinity")
 
 
