@@ -99,7 +99,7 @@ def test_what_takes_longer_than_the_drain_is_given_up_in_words(tmp_path):
 
 def test_in_a_pod_a_killed_worker_ends_the_service(tmp_path):
     server = Server(tmp_path, workers=1)
-    server._environment["BENTOML_CONTAINERIZED"] = "true"  # as in every image that BentoML builds
+    server.environment["BENTOML_CONTAINERIZED"] = "true"  # as in every image that BentoML builds
     with server:
         os.kill(server.worker(), signal.SIGKILL)
         with pytest.raises(httpx.TransportError):

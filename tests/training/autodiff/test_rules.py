@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch.nn import functional
 
-from training.autodiff.graph import RULES, DifferentiationError, Graph
+from training.autodiff import DifferentiationError, Graph
+from training.autodiff.registry import RULES
 
 STEP = 1e-6
 FLOAT = TensorProto.FLOAT

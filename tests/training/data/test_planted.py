@@ -13,8 +13,8 @@ from training.__main__ import main
 from training.audit import findings
 from training.audit.measures import colour
 from training.data import planted, read
-from training.export import ours
-from training.fit.loop import fit
+from training.export.bundle import make_bundle
+from training.fit.loop import train
 
 CLASSES = ("across", "along", "slanted")
 
@@ -49,20 +49,20 @@ def stripes(tmp_path_factory):
 def made(source, share, folder):
     """The folder that the command leaves."""
     done = CliRunner().invoke(
-        main, ["biased", "--data", str(source), "--out", str(folder), "--share", str(share)]
+        main, ["plant-bias", "--data", str(source), "--out", str(folder), "--share", str(share)]
     )
     assert done.exit_code == 0, done.output
     return folder
 
 
 def report_on(source, recipe, folder):
-    """The parts of the audit that the findings are made of, for a network that learnt from `source`."""
+    """The sections of the audit that findings need, for a network trained on `source`."""
     dataset = read.read(str(source), recipe.input(), recipe.held_out, recipe.seed)
-    run = fit(dataset, str(source), recipe, folder / "run", accelerator="cpu")
-    bundle = ours.make_bundle(run, dataset, folder / "bundle", "stripes")
-    asked = ("test", "calibration", "bias")
+    run = train(dataset, str(source), recipe, folder / "run", accelerator="cpu")
+    bundle = make_bundle(run, dataset, folder / "bundle", "stripes")
+    wanted = ("test", "calibration", "bias")
     return audit.audit(
-        bundle, dataset, 0, lambda sections: {name: sections[name]() for name in asked}
+        bundle, dataset, 0, lambda sections: {name: sections[name]() for name in wanted}
     )
 
 
@@ -89,7 +89,7 @@ def test_the_same_seed_gives_the_same_images(stripes, recipe, tmp_path):
 
 
 def test_a_folder_with_files_is_left_alone(stripes):
-    done = CliRunner().invoke(main, ["biased", "--data", str(stripes), "--out", str(stripes)])
+    done = CliRunner().invoke(main, ["plant-bias", "--data", str(stripes), "--out", str(stripes)])
     assert done.exit_code == 1
     assert "name an empty or a new folder" in done.output
 

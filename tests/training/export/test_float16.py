@@ -16,9 +16,9 @@ from service.bundle.manifest import Manifest
 from service.image.resize import Input
 from service.runtime.engine import Engine
 from support.servers import ROOT
-from training.export import ours
+from training.export.bundle import make_bundle, make_foreign_bundle
+from training.export.core import Core
 from training.export.float16 import LIMITS, halved, rounded
-from training.export.ours import Core, make_foreign_bundle
 from training.export.parity import ParityError, compare
 
 SIZE, CLASSES = 16, 4
@@ -29,7 +29,7 @@ FLOAT = TensorProto.FLOAT
 
 @pytest.fixture(scope="module")
 def bundle(run, dataset, tmp_path_factory):
-    return ours.make_bundle(
+    return make_bundle(
         run, dataset, tmp_path_factory.mktemp("half") / "discs", "discs", halves=True
     )
 
@@ -53,8 +53,8 @@ def core_between(before, after, scale=1.0):
     nodes = [
         ("Conv", ["x", "K"], ["c"]),
         ("Mul", ["c", "before"], ["loud"]),
-        ("Gelu", ["loud"], ["act"]),
-        ("Mul", ["act", "after"], ["quiet"]),
+        ("Gelu", ["loud"], ["activation"]),
+        ("Mul", ["activation", "after"], ["quiet"]),
         ("GlobalAveragePool", ["quiet"], ["mean"]),
         ("Flatten", ["mean"], ["flat"]),
         ("Mul", ["flat", "scale"], ["logits"]),
@@ -64,7 +64,6 @@ def core_between(before, after, scale=1.0):
     return Core(
         model_of(nodes, weights, {"x": ["N", 3, SIZE, SIZE]}, {"logits": ["N", CLASSES]}),
         None,
-        "act",
     )
 
 

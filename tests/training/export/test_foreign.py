@@ -20,8 +20,9 @@ from support.images import draw, encode
 from support.servers import ROOT
 from training.autodiff import DifferentiationError
 from training.data import read
+from training.export.bundle import make_foreign_bundle
+from training.export.derive import complete
 from training.export.foreign import ForeignError, Names, read_core
-from training.export.ours import make_foreign_bundle
 
 SIZE, CLASSES = 24, 5
 SPEC = Input(SIZE, (0.5, 0.4, 0.3), (0.25, 0.25, 0.2))
@@ -216,6 +217,28 @@ def test_what_has_no_rule_is_named_and_can_be_served_without_gradients(tmp_path)
     )
 
 
+def test_its_graphs_for_explanations_can_be_derived(tmp_path):
+    core = read_core(graph_with("Relu", tmp_path), SIZE, CLASSES, Names(cam_layer="o"))
+    made = make_foreign_bundle(core, MANIFEST, tmp_path / "bundle")
+    for name in contract.DERIVED:
+        (made.folder / name).unlink()
+    assert complete(made.folder) == list(contract.DERIVED)
+    assert contract.load(made.folder) == made
+
+
+def test_a_tensor_with_a_name_of_ours_may_be_the_cam_layer(tmp_path):
+    path = graph_with("Relu", tmp_path)
+    model = onnx.load(path)
+    conv, relu, *_ = model.graph.node
+    conv.output[0] = relu.input[0] = "activation"
+    relu.output[0] = model.graph.node[2].input[0] = "features"
+    onnx.save(model, path)
+    for layer, maker in (("activation", "Conv"), ("features", "Relu")):
+        core = read_core(path, SIZE, CLASSES, Names(cam_layer=layer)).model
+        (node,) = (node for node in core.graph.node if "activation" in node.output)
+        assert node.op_type == maker
+
+
 @pytest.mark.parametrize(
     ("size", "classes", "names", "told"),
     [
@@ -229,6 +252,7 @@ def test_what_has_no_rule_is_named_and_can_be_served_without_gradients(tmp_path)
         (SIZE, CLASSES, Names(input="nope"), "0 inputs are"),
         (SIZE, CLASSES, Names(output="nope"), r"0 outputs are float32 \(N, 5\); there are y"),
         (SIZE, CLASSES, Names(cam_layer="nope"), "--cam-layer nope names no tensor"),
+        (SIZE, CLASSES, Names(cam_layer="x"), "--cam-layer x names no tensor"),
     ],
 )
 def test_what_cannot_be_found_is_told_with_what_there_is(size, classes, names, told, tmp_path):
