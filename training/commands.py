@@ -34,7 +34,6 @@ from training.fit.runs import Run
 
 SUM_TOLERANCE = 1e-3  # probabilities of a float32 softmax sum to 1 within this
 
-
 def recipe_for(
     network: str | None, activation: str | None, start: Run | None, changes: Mapping[str, Any]
 ) -> Recipe:
