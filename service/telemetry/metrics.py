@@ -191,7 +191,7 @@ class Metrics:
         )
         self.in_flight = Gauge(
             "candor_in_flight",
-            "Images running.",
+            "Images accepted by a lane and not answered yet: waiting or running.",
             ("lane",),
             multiprocess_mode=LIVE,
             registry=registry,

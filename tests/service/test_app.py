@@ -66,7 +66,7 @@ def test_who_comes_to_a_full_lane_is_told_why_and_when_to_come_again(server):
     for answer in refused:
         assert re.search(rb"(?i)\r\nretry-after: [1-9]", answer.head)
         assert json.loads(answer.body)["code"] == "too_many_requests"
-        assert "which is its limit" in json.loads(answer.body)["detail"]
+        assert "queue is full (limit" in json.loads(answer.body)["detail"]
 
 
 def test_the_service_imports_neither_torch_nor_training():
