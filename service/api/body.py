@@ -101,7 +101,7 @@ async def body_of(request: Request, most: int) -> bytes:
     if announced.isdecimal() and int(announced) > most:
         raise _too_large(int(announced), most)
     caller = protocol.of(request.scope)
-    if caller is not None and caller.has_sent:
+    if caller is not None and caller.body_received:
         return await _collected(request, most)
     try:
         async with asyncio.timeout(READ_SECONDS):

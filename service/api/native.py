@@ -151,18 +151,22 @@ class Native:
         with timing.of("read"):
             return await request_body.read(request, self._max_body_bytes)
 
-    async def _json(
+    async def answer(
         self, submission: request_body.Submission, chosen: Options, timing: Timing
-    ) -> Response:
+    ) -> dict[str, Any]:
+        """The JSON document that answers a submission."""
         if not submission.many:
             answered = await self._answer(submission.bodies[0], chosen, timing)
-            return self._encoded(
-                {"model": self._model, **self._document_of(answered, chosen)}, timing
-            )
+            return {"model": self._model, **self._document_of(answered, chosen)}
         results = await asyncio.gather(
             *(self._result(body, chosen, timing) for body in submission.bodies)
         )
-        return self._encoded({"model": self._model, "results": results}, timing)
+        return {"model": self._model, "results": results}
+
+    async def _json(
+        self, submission: request_body.Submission, chosen: Options, timing: Timing
+    ) -> Response:
+        return self._encoded(await self.answer(submission, chosen, timing), timing)
 
     async def _result(
         self, body: bytes | MalformedRequest, chosen: Options, request: Timing

@@ -114,7 +114,7 @@ def resident(
         try:
             return _opened(file, graph, device, sizes, thread, way)
         except DeviceError as error:
-            log.info("%s does not run with %s: %s", file, ", ".join(way), error)
+            log.debug("%s does not run with %s: %s", file, ", ".join(way), error)
     return _opened(file, graph, device, sizes, thread, plainest)
 
 

@@ -263,7 +263,7 @@ class Engine:
         try:
             self._open_all(bundle, "cuda")
         except DeviceError as error:
-            log.info("running on the CPU: %s", error)
+            log.debug("running on the CPU: %s", error)
             self._open_all(bundle, "cpu")
             return "cpu"
         return "cuda"

@@ -101,7 +101,6 @@ class OpenInference:
     async def infer(self, request: Request) -> Response:
         """POST /v2/models/NAME/infer."""
         self._check(request)
-        self._pipeline.admit()
         timing = Timing(self._pipeline.metrics)
         with timing.of("read"):
             body = await request_body.body_of(request, self._max_body_bytes)

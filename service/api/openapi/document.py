@@ -90,6 +90,7 @@ def document(manifest: Manifest, max_body_bytes: int, *, shown: bool = False) ->
             },
             "/openapi.json": {"get": _get("This document", _JSON, OBJECT)},
             "/schema.json": {"get": _get("What BentoML's client reads", _JSON, OBJECT)},
+            "/docs.json": {"get": _get("What BentoML describes as OpenAPI", _JSON, OBJECT)},
             "/metrics": {"get": _get("Prometheus metrics", "text/plain", TEXT)},
             "/livez": {"get": _get("Whether the process lives", "text/plain", TEXT)},
             "/readyz": {"get": _get("Whether it answers", "text/plain", TEXT)},
