@@ -172,7 +172,7 @@ def _bentoml_errors() -> Iterator[None]:
     try:
         yield
     except RequestError as error:
-        raise BentoMLException(error.detail, error_code=HTTPStatus(error.status)) from error
+        raise BentoMLException(error.detail, error_code=HTTPStatus(error.status)) from None
 
 
 def _open_shared_state() -> "SharedState":

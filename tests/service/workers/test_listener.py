@@ -4,6 +4,8 @@ import asyncio
 import logging
 import socket
 import ssl
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +19,8 @@ from service.workers import listener
 from service.workers.listener import PATIENCE_SECONDS, SharedListener
 from service.workers.protocol import Connection
 from service.workers.shared_state import SharedState
+from support import arrivals, load
+from support.images import draw, encode
 from support.servers import Server, descendants, eventually
 
 
@@ -218,3 +222,53 @@ def test_a_server_with_tls_or_of_an_address_or_of_another_protocol_is_the_loops_
 def test_an_address_is_one_that_a_browser_takes(name, url):
     assert listener.address(name, tls=False) == url
     assert listener.address(name, tls=True) == url.replace("http:", "https:")
+
+
+OTHER = """
+import sys, warnings
+warnings.simplefilter("ignore")
+import uvicorn
+from service.app import Candor
+uvicorn.run(Candor.to_asgi(), port=int(sys.argv[1]), http="h11", log_level="warning")
+"""
+IMAGE, PNG = encode(draw(size=64)), {"content-type": "image/png"}
+
+
+def test_a_server_on_another_protocol_class_answers_and_warns(tmp_path):
+    server = Server(tmp_path, workers=1)
+    server._command = [sys.executable, "-c", OTHER, str(server.port)]
+    with server:
+        for path in ("/predict", "/explain?method=grad_cam"):
+            assert server.client.post(path, content=IMAGE, headers=PNG).status_code == 200
+        for path in ("/v1/models", "/v2/health/ready", "/readyz", "/schema.json"):
+            assert server.client.get(path).status_code == 200
+        raw = load.image("/predict", IMAGE, "png").raw()
+        together = arrivals.run(arrivals.together(server.port, [raw] * 900))
+        assert {answer.status for answer in together} == {200, 429}
+        assert server.metric('candor_requests_total{code="429",route="/predict"}') > 0
+    log = server.log.read_text()
+    assert "HTTP is served by uvicorn's H11Protocol instead of Candor's own class" in log
+    assert f"Candor: {server.url} (cifar10" in log
+    assert "Traceback" not in log
+
+
+def test_a_server_with_tls_answers(tmp_path, monkeypatch):
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    kind = ["-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    files = ["-keyout", key, "-out", certificate]
+    subprocess.run(["openssl", "req", *kind, *names, *files], check=True, capture_output=True)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    server = Server(tmp_path, workers=2)
+    server.url = server.url.replace("http:", "https:")
+    server._command = [sys.executable, "-m", "bentoml", "serve", "service.app:Candor"]
+    server._command += ["--host", "127.0.0.1", "--port", str(server.port)]
+    server._command += ["--ssl-certfile", str(certificate), "--ssl-keyfile", str(key)]
+    with server:
+        server.wait_for_processes(2)
+        response = server.client.post("/predict", content=IMAGE, headers=PNG)
+        assert response.status_code == 200
+        assert response.json()["image"]["width"] == 64
+    log = server.log.read_text()
+    assert "with TLS the event loop accepts the connections" in log
+    assert f"Candor: {server.url} (cifar10" in log
