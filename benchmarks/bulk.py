@@ -1,7 +1,8 @@
-"""Images a second of a bulk run beside the limit of the machine: reading, decoding and predicting alone, one thread a core.
+"""Images a second of a bulk run beside the limit of the machine.
 
-Both work in this process, interleaved, on the test images of a tar of DATA/test/<class>/*; the medians of the runs are compared. Then the
-whole command is timed once, with its start.
+The limit is reading, decoding and predicting alone, one thread a core. Both run in this process,
+interleaved, on the test images of a tar of DATA/test/<class>/*; their medians are compared. Then
+the whole command is timed once, with its start.
 """
 
 import os
@@ -19,7 +20,8 @@ import click
 import numpy as np
 import onnxruntime as ort
 
-from service.bulk import run as bulk_run
+from service.bulk.job import Job
+from service.bulk.run import Run
 from service.bundle.folder import load
 from service.runtime.engine import Engine
 from service.schedule.pipeline import fit_image
@@ -62,14 +64,15 @@ def main(data: Path, runs: int) -> None:
     day = date.today().isoformat()  # noqa: DTZ011 - the day where it runs
     click.echo(f"{len(files):,} images, {CORES} cores, onnxruntime {ort.__version__}, {day}\n")
     click.echo("| what | images a second |\n| --- | --- |")
-    for told, taken in (
+    for name, taken in (
         ("the limit", least),
         ("a bulk run", ours),
         ("the command, its start included", whole),
     ):
-        click.echo(f"| {told} | {len(files) / taken:,.0f} |")
+        click.echo(f"| {name} | {len(files) / taken:,.0f} |")
     click.echo(
-        f"\nA bulk run reaches {by_clock:.3f} of the limit by the clock, {by_processor:.3f} by processor time (medians of {runs} pairs)."
+        f"\nA bulk run reaches {by_clock:.3f} of the limit by the clock,"
+        f" {by_processor:.3f} by processor time (medians of {runs} pairs)."
     )
 
 
@@ -85,7 +88,7 @@ def unpack(data: Path, folder: Path) -> Path:
 
 
 def limit(engine: Engine, files: list[Path]) -> None:
-    """Reads, decodes and predicts, and keeps nothing."""
+    """Reads, decodes and predicts, without keeping the answers."""
     engine = engine.on_one_core()
 
     def predict(paths: list[Path]) -> None:
@@ -103,15 +106,18 @@ def limit(engine: Engine, files: list[Path]) -> None:
 
 
 def run(engine: Engine, folder: Path, out: Path) -> None:
-    """The command without its start."""
-    begun = bulk_run.Run(engine, bulk_run.Job(folder, out), MAX_PIXELS, CORES)
+    """Runs the command's work without its start."""
+    begun = Run(engine, Job(folder, out), MAX_PIXELS, CORES)
     for _ in begun.work():
         pass
     begun.finish()
 
 
 def seconds(work: Callable[[], object]) -> tuple[float, float]:
-    """How long `work` takes by the clock, and how much of the processor; neighbours on the machine lengthen only the first."""
+    """The seconds of `work` by the clock and by the processor.
+
+    Other work on the machine lengthens only the first.
+    """
     started, used = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - started, time.process_time() - used

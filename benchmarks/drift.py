@@ -1,7 +1,7 @@
-"""What drift says of a bundle's own test images: as they are, spoilt, of other classes, of other kinds; and what it costs.
+"""Drift indices of test images, plain, corrupted, mixed and out of distribution; and their cost.
 
-The distribution is fitted here, on the held-out images of DATA, as an export fits it. An index is of one window, of images drawn without
-repeating one; of images as they are, of many windows.
+The distribution is fitted here, on the held-out images of DATA, as an export fits it. An index is
+that of one window of images drawn without replacement; of plain images, that of many windows.
 """
 
 import tempfile
@@ -26,7 +26,7 @@ from training.reliability.distribution import fit_distribution
 from training.reliability.familiarity import scores
 
 SEED, WINDOWS = 0, 1000
-SPOILT = ("gaussian_noise", "defocus_blur", "brightness", "contrast", "jpeg")
+CORRUPTIONS = ("gaussian_noise", "defocus_blur", "brightness", "contrast", "jpeg")
 SEVERITIES = (1, 3, 5)
 ROUNDS = 30
 PROCESSES = (1, 2, 16)
@@ -39,7 +39,7 @@ PROCESSES = (1, 2, 16)
     "folder",
     default=EMBEDDED_BUNDLE,
     type=click.Path(path_type=Path),
-    help="The embedded one if not given.",
+    help="The bundle; the embedded one if not given.",
 )
 def main(data: str, folder: Path) -> None:
     """Prints both tables as Markdown."""
@@ -51,7 +51,7 @@ def main(data: str, folder: Path) -> None:
 
 
 def costs() -> str:
-    """Of a request, and of a scrape beside full windows of several processes."""
+    """The cost of a request, and of a scrape beside full windows of several workers."""
     lines = []
     with tempfile.TemporaryDirectory() as name:
         window = Window(Path(name))
@@ -74,7 +74,7 @@ def costs() -> str:
 
 
 def least(work: Callable[[], object], calls: int) -> float:
-    """The processor time of one call in µs, of the best of ROUNDS: others share the machine."""
+    """The processor time of one call in µs, in the best of ROUNDS."""
     seconds = []
     for _ in range(ROUNDS):
         started = time.process_time()
@@ -85,7 +85,7 @@ def least(work: Callable[[], object], calls: int) -> float:
 
 
 def rows(engine: Engine, test: Images, known: Distribution) -> Iterator[tuple[str, ...]]:
-    """The lines of the table of indices."""
+    """The rows of the table of indices."""
     rng = np.random.default_rng(SEED)
     plain, right = answers(engine, test.pixels, test.labels)
     for count in (LEAST, WINDOW):
@@ -93,13 +93,13 @@ def rows(engine: Engine, test: Images, known: Distribution) -> Iterator[tuple[st
         for what, of in (("mean", np.mean), ("largest", np.max)):
             indices = (f"{of([found[aspect] for found in windows]):.3f}" for aspect in ASPECTS)
             yield (
-                f"as they are, {WINDOWS} windows of {count}: {what}",
+                f"plain, {WINDOWS} windows of {count}: {what}",
                 *indices,
                 f"{right.mean():.3f}",
             )
     yield from mixes(plain, right, test.labels, known)
     chosen = test.take(rng.permutation(len(test))[:WINDOW])
-    for name in tqdm(SPOILT, unit="kind", disable=None):
+    for name in tqdm(CORRUPTIONS, unit="kind", disable=None):
         for severity in SEVERITIES:
             yield line(
                 f"{name} {severity}",
@@ -118,7 +118,7 @@ def rows(engine: Engine, test: Images, known: Distribution) -> Iterator[tuple[st
 def mixes(
     plain: Records, right: np.ndarray, labels: np.ndarray, known: Distribution
 ) -> Iterator[tuple[str, ...]]:
-    """Test images as they are, in other proportions: one class `times` as frequent as the others."""
+    """Plain test images in other proportions: one class more frequent than the others."""
     rng = np.random.default_rng(SEED)
     for times in (2, 4, 8):
         weights = np.where(labels == 0, times, 1.0)
@@ -127,7 +127,7 @@ def mixes(
 
 
 def line(what: str, records: Records, right: np.ndarray, known: Distribution) -> tuple[str, ...]:
-    """The indices of one window."""
+    """The row of one window."""
     return (
         what,
         *(f"{index:.3f}" for index in drift(records, known).values()),
@@ -136,7 +136,10 @@ def line(what: str, records: Records, right: np.ndarray, known: Distribution) ->
 
 
 def answers(engine: Engine, pixels: np.ndarray, labels: np.ndarray) -> tuple[Records, np.ndarray]:
-    """What the service would note of images uint8 (N, S, S, 3): records (N, 4); and whether it is right, bool (N,)."""
+    """The records, (N, 4), that the service would keep of images uint8 (N, S, S, 3).
+
+    With them a bool (N,): whether the prediction is right.
+    """
     found = engine.predict(pixels)
     shares = engine.manifest.calibration.probabilities(found.logits)
     predicted = shares.argmax(1)

@@ -1,6 +1,7 @@
-"""Milliseconds a map: Candor on ONNX Runtime beside Captum on torch, the same network, one core or one GPU, runs interleaved, medians.
+"""Milliseconds a map: Candor on ONNX Runtime beside Captum on torch, with the same network.
 
-Both begin with images in the memory of the host and end with maps there. Both give with Integrated Gradients what the map should sum to.
+Runs are interleaved on one core or one GPU; medians count. Both begin with images in the memory of
+the host and end with maps there. Both give the sum that Integrated Gradients should have.
 """
 
 import platform
@@ -31,7 +32,7 @@ MEBI = 1024
 
 @dataclass(frozen=True)
 class Pair:
-    """One method, ours and theirs, and how often it is run."""
+    """One method, ours and theirs, and its number of runs."""
 
     name: str
     ours: Callable[[], object]
@@ -44,14 +45,14 @@ class Pair:
     "--runs",
     default=15,
     show_default=True,
-    help="Interleaved runs of a cheap method; dear ones run a fifth of it.",
+    help="Interleaved runs of a cheap method; expensive ones run a fifth of it.",
 )
 @click.option(
     "--device",
     default="cpu",
     show_default=True,
     type=click.Choice(["cpu", "cuda"]),
-    help="What both compute on.",
+    help="The device of both.",
 )
 @click.option(
     "--network",
@@ -64,35 +65,40 @@ class Pair:
 def main(runs: int, device: Literal["cpu", "cuda"], network: str, half: bool) -> None:  # noqa: FBT001 - click's
     """Prints the table."""
     torch.set_num_threads(1)
-    torch.backends.cudnn.allow_tf32 = (
-        half  # float32 beside float32; beside half precision, what torch does if nobody speaks
-    )
+    # float32 beside float32; beside half precision, torch's default
+    torch.backends.cudnn.allow_tf32 = half
     made = subject(network, halves=half)
     with tempfile.TemporaryDirectory() as folder:
         engine = Engine(made.bundle(Path(folder) / "b", halves=half), device, 1)
     grown = memory_growth(engine)  # before Captum raises the peak
     where = "one core" if device == "cpu" else torch.cuda.get_device_name()
-    told = f"{network}, {platform.processor() or platform.machine()}, {where}, onnxruntime {ort.__version__}, torch {torch.__version__}"
-    click.echo(f"{told}, captum {captum.__version__}, {date.today().isoformat()}\n")  # noqa: DTZ011 - the day where it runs
-    click.echo(
-        "| method | batch | Candor ms a map | Captum ms a map | Captum / Candor |\n| --- | --- | --- | --- | --- |"
+    subject_line = f"{network}, {platform.processor() or platform.machine()}, {where}"
+    versions = (
+        f"onnxruntime {ort.__version__}, torch {torch.__version__}, captum {captum.__version__}"
     )
+    day = date.today().isoformat()  # noqa: DTZ011 - the day where it runs
+    click.echo(f"{subject_line}, {versions}, {day}\n")
+    click.echo("| method | batch | Candor ms a map | Captum ms a map | Captum / Candor |")
+    click.echo("| --- | --- | --- | --- | --- |")
     for batch in (1, 16):
         for pair in pairs(engine, made, device, batch, runs):
             ours, theirs = interleaved(pair)
-            click.echo(
-                f"| {pair.name} | {batch} | {ours / batch:.2f} | {theirs / batch:.2f} | {theirs / ours:.2f} |"
-            )
+            each = f"{ours / batch:.2f} | {theirs / batch:.2f}"
+            click.echo(f"| {pair.name} | {batch} | {each} | {theirs / ours:.2f} |")
     forward, grad_cam = forward_and_cam(engine, runs)
     if device == "cpu":
         click.echo(
-            f"\nIntegrated Gradients with 200 steps at batch 16 raises the peak memory of the process by {grown:.0f} MiB."
+            "\nIntegrated Gradients with 200 steps at batch 16 raises the peak memory"
+            f" of the process by {grown:.0f} MiB."
         )
     click.echo(f"\nGrad-CAM costs {grad_cam / forward:.2f} times a forward pass (batch 16).")
 
 
 def memory_growth(engine: Engine) -> float:
-    """MiB by which Integrated Gradients with 200 steps raise the peak of a process that has computed one gradient of 16 rows."""
+    """MiB by which Integrated Gradients with 200 steps raise the peak memory of the process.
+
+    The process has computed one gradient of 16 rows before.
+    """
     rows = drawn_images(16, engine.manifest.input.size)
     target = engine.predict(rows).logits.argmax(1)
     gradients.saliency(engine, rows, target)
@@ -102,22 +108,22 @@ def memory_growth(engine: Engine) -> float:
 
 
 def pairs(engine: Engine, made: Subject, device: str, batch: int, runs: int) -> Iterator[Pair]:
-    """Every method that Captum has, too."""
+    """The methods that Captum has, too."""
     pixels = drawn_images(batch, made.spec.size)
     target = engine.predict(pixels).logits.argmax(1)
     network, classes = made.network.to(device), torch.from_numpy(target).to(device)
     layer = network.get_submodule(made.layer)
-    dear = max(3, runs // 5)
+    fewer_runs = max(3, runs // 5)
 
     def leaf() -> torch.Tensor:
         return torch.from_numpy(engine.normalise(pixels)).to(device).requires_grad_()
 
     def integrated() -> tuple[torch.Tensor, torch.Tensor]:
         x = leaf()
-        found, delta = IntegratedGradients(network).attribute(
+        attribution, delta = IntegratedGradients(network).attribute(
             x, torch.zeros_like(x), classes, n_steps=STEPS, return_convergence_delta=True
         )
-        return found.cpu(), delta.cpu()
+        return attribution.cpu(), delta.cpu()
 
     yield Pair(
         "saliency",
@@ -129,7 +135,7 @@ def pairs(engine: Engine, made: Subject, device: str, batch: int, runs: int) -> 
         f"integrated_gradients, {STEPS} steps",
         lambda: gradients.integrated_gradients(engine, pixels, target, STEPS, "mean"),
         integrated,
-        dear,
+        fewer_runs,
     )
     yield Pair(
         f"smooth_grad, {SAMPLES} samples",
@@ -139,7 +145,7 @@ def pairs(engine: Engine, made: Subject, device: str, batch: int, runs: int) -> 
             .attribute(leaf(), target=classes, nt_samples=SAMPLES, stdevs=NOISE, abs=False)
             .cpu()
         ),
-        dear,
+        fewer_runs,
     )
     yield Pair(
         "grad_cam",
@@ -150,7 +156,7 @@ def pairs(engine: Engine, made: Subject, device: str, batch: int, runs: int) -> 
 
 
 def interleaved(pair: Pair) -> tuple[float, float]:
-    """The medians of both, in milliseconds; the first run of each does not count."""
+    """The medians of both in milliseconds, without the first run of each."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(pair.runs + 1):
         for which, work in enumerate((pair.ours, pair.theirs)):
@@ -161,7 +167,7 @@ def interleaved(pair: Pair) -> tuple[float, float]:
 
 
 def forward_and_cam(engine: Engine, runs: int) -> tuple[float, float]:
-    """Milliseconds of a plain forward pass and of cam.onnx, 16 rows."""
+    """The milliseconds of a plain forward pass and of cam.onnx, 16 rows."""
     pixels = drawn_images(16, engine.manifest.input.size)
     x, target = engine.normalise(pixels), np.full(16, -1)
     return interleaved(

@@ -1,4 +1,4 @@
-"""How faithful are the maps of the embedded model? Deletion and insertion areas on test images, beside random orders of the same image."""
+"""Faithfulness of maps: deletion and insertion areas on test images, beside random orders."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ DEFAULT = ("integrated_gradients", "grad_cam", "occlusion")
     "folder",
     type=click.Path(path_type=Path),
     default=EMBEDDED_BUNDLE,
-    help="Another bundle than the embedded one.",
+    help="The bundle; the embedded one if not given.",
 )
 def main(data: str, images: int, methods: tuple[str, ...], folder: Path) -> None:
     """Prints the table for the test images of DATA: a folder, a tar of one, or cifar10."""
@@ -40,7 +40,8 @@ def main(data: str, images: int, methods: tuple[str, ...], folder: Path) -> None
     logits = engine.predict(test.pixels[chosen]).logits
     click.echo(f"{engine.manifest.name} {engine.manifest.version}, {len(chosen)} test images\n")
     click.echo(
-        "| method | deletion | random | better than random | insertion | random | better than random |"
+        "| method | deletion | random | better than random"
+        " | insertion | random | better than random |"
     )
     click.echo("| --- | --- | --- | --- | --- | --- | --- |")
     for name in methods:
@@ -57,14 +58,14 @@ def main(data: str, images: int, methods: tuple[str, ...], folder: Path) -> None
 
 
 def line(name: str, areas: list[dict[str, float]]) -> str:
-    """The line of one method: means over images, and the share of images where the map does better than chance."""
+    """The row of one method: means over images, and shares of images where the map beats chance."""
     deletion, by_chance, insertion, at_random = (
         np.array([entry[key] for entry in areas])
         for key in ("deletion", "deletion_random", "insertion", "insertion_random")
     )
     fewer, more = f"{(deletion < by_chance).mean():.0%}", f"{(insertion > at_random).mean():.0%}"
-    left = f"| {name} | {deletion.mean():.3f} | {by_chance.mean():.3f} | {fewer}"
-    return f"{left} | {insertion.mean():.3f} | {at_random.mean():.3f} | {more} |"
+    deletions = f"| {name} | {deletion.mean():.3f} | {by_chance.mean():.3f} | {fewer}"
+    return f"{deletions} | {insertion.mean():.3f} | {at_random.mean():.3f} | {more} |"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""What half precision loses: the embedded bundle and torchvision's classifiers, each tensor rounded between operators, beside float32.
+"""The loss of half precision: graphs whose tensors are rounded between operators, beside float32.
 
-Weights of torchvision's are random (seed 0), images are drawn, or with `--data` the test images for the embedded bundle. Medians over
-images, as in `training.export.parity`, each image for its predicted class.
+The networks are the embedded bundle's and torchvision's, with random weights (seed 0). Images are
+drawn, or for the embedded bundle the test images of `--data`. Figures are medians over images, each
+for its predicted class, as in `training.export.parity`.
 """
 
 import tempfile
@@ -34,7 +35,7 @@ Graphs = tuple[ModelProto, ModelProto]
     "--images",
     default=8,
     show_default=True,
-    help="How many drawn images are compared, and test images of --data.",
+    help="Images to compare, drawn ones and those of --data.",
 )
 @click.option(
     "--data", help="Test images for the embedded bundle, as for `python -m training fit`."
@@ -54,7 +55,8 @@ def main(
     """Prints the table."""
     near = weights_alone if weights else lambda model: rounded(halved(model, (*IN_FLOAT32, *kept)))
     click.echo(
-        "| network | logits | gradient | gradient, cosine | Grad-CAM | Grad-CAM, cosine | same class |"
+        "| network | logits | gradient | gradient, cosine"
+        " | Grad-CAM | Grad-CAM, cosine | same class |"
     )
     click.echo("| --- | --- | --- | --- | --- | --- | --- |")
     for name in only or NETWORKS:
@@ -77,14 +79,13 @@ def embedded() -> tuple[Graphs, int]:
 
 
 def exported(name: str) -> tuple[Graphs, int]:
-    """The same of a network of torchvision."""
+    """The float32 gradient and CAM graphs of a torchvision network, and the side of its input."""
     size = SIZES.get(name, SMALL)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         export(network_of(name), path, size, OPSET)
         core = read_core(path, size, CLASSES, Names())
-    assert core.activation is not None
-    return (gradient_graph(core.model), cam_graph(core.model, core.activation)), size
+    return (gradient_graph(core.model), cam_graph(core.model)), size
 
 
 def weights_alone(model: ModelProto) -> ModelProto:
@@ -101,36 +102,36 @@ def weights_alone(model: ModelProto) -> ModelProto:
 def line(
     name: str, made: Graphs, batch: np.ndarray, near: Callable[[ModelProto], ModelProto]
 ) -> str:
-    """The line of one network, on images uint8 (N, S, S, 3)."""
+    """The row of one network, on images uint8 (N, S, S, 3)."""
     x = np.ascontiguousarray(np.moveaxis((batch.astype(np.float32) / 255 - 0.45) / 0.22, -1, 1))
     target = answer(made[0], x, np.full(len(x), -1))[0].argmax(1)
     (logits, gradient), (_, cam) = (answer(model, x, target) for model in made)
     (near_logits, near_gradient), (_, near_cam) = (answer(near(model), x, target) for model in made)
-    told = [
+    parities = [
         difference(near_logits, logits),
         difference(near_gradient, gradient),
         difference(near_cam, cam),
     ]
     same = int((near_logits.argmax(1) == target).sum())
     cosines = " | ".join(
-        f"{parity.relative_difference:.1e} | {parity.cosine:.6f}" for parity in told[1:]
+        f"{parity.relative_difference:.1e} | {parity.cosine:.6f}" for parity in parities[1:]
     )
-    return f"| {name} | {told[0].relative_difference:.1e} | {cosines} | {same} of {len(x)} |"
+    return f"| {name} | {parities[0].relative_difference:.1e} | {cosines} | {same} of {len(x)} |"
 
 
 def answer(model: ModelProto, x: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The logits and the map."""
+    """The logits and the map of a graph."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
     session = ort.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    logits, found = session.run(None, {"x": x, "target": target})[:2]
-    return logits, found
+    logits, attribution = session.run(None, {"x": x, "target": target})[:2]
+    return logits, attribution
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray) -> Parity:
-    """Their parity, row by row."""
+    """The parity of two arrays, row by row."""
     a, b = (values.reshape(len(values), -1, 1, 1) for values in (ours, theirs))
     return compare(a, torch.from_numpy(b), "float32")
 

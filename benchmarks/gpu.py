@@ -1,7 +1,8 @@
-"""What one run of a graph takes on a GPU by the number of its rows: kernel by kernel, with arrays in fixed places, and replayed.
+"""Milliseconds of one run of a graph on a GPU, by the number of rows and the way to run it.
 
-`run` copies arrays to places that it must find first; `places` has them, `replayed` starts all kernels at once, too, as the service does
-(service/runtime/cuda_graphs.py). Each time includes the way from the memory of the host and back. Medians.
+`run` allocates its arrays. `places` keeps them at fixed addresses. `replayed` starts all kernels at
+once, too, as the service does (service/runtime/cuda_graphs.py). Each time includes the copies from
+the memory of the host and back. Figures are medians.
 """
 
 import platform
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from datetime import date
+from functools import partial
 
 import click
 import numpy as np
@@ -23,7 +25,7 @@ from service.runtime.cuda_graphs import MEMORY, BoundSession, open_bound
 from service.runtime.sessions import GPU_ROWS
 from training.data.read import drawn_images
 
-RUNS, SECONDS = 100, 0.5  # of one measurement, whichever is over first
+RUNS, SECONDS = 100, 0.5  # of one measurement, which ends with the first of them
 Feeds = Mapping[str, np.ndarray]
 
 
@@ -40,15 +42,16 @@ Feeds = Mapping[str, np.ndarray]
     "sizes",
     multiple=True,
     type=click.IntRange(1, 256),
-    help=f"How many rows run together; {GPU_ROWS} if not given.",
+    help=f"Rows a run; {GPU_ROWS} if not given.",
 )
-@click.option("--cam", is_flag=True, help="cam.onnx, too.")
+@click.option("--cam", is_flag=True, help="Measure cam.onnx, too.")
 def main(networks: tuple[str, ...], sizes: tuple[int, ...], cam: bool) -> None:  # noqa: FBT001 - click's
     """Prints the table."""
-    told = f"{torch.cuda.get_device_name()}, {platform.machine()}, onnxruntime {ort.__version__}"
-    click.echo(f"{told}, {date.today().isoformat()}\n")  # noqa: DTZ011 - the day where it runs
+    device = f"{torch.cuda.get_device_name()}, {platform.machine()}, onnxruntime {ort.__version__}"
+    click.echo(f"{device}, {date.today().isoformat()}\n")  # noqa: DTZ011 - the day where it runs
     click.echo(
-        "| network | file | opened in s | rows | run ms | places ms | replayed ms | rows/s | from float32 on a CPU |"
+        "| network | file | opened in s | rows | run ms | places ms | replayed ms | rows/s"
+        " | difference from float32 on a CPU |"
     )
     click.echo("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     graphs = (contract.PREDICT, contract.GRADIENT, *([contract.CAM] if cam else []))
@@ -60,7 +63,7 @@ def main(networks: tuple[str, ...], sizes: tuple[int, ...], cam: bool) -> None: 
 
 
 def lines(made: Subject, file: str, sizes: tuple[int, ...], thread: Executor) -> Iterator[str]:
-    """The lines of one file of the bundle."""
+    """The rows of one file of the bundle."""
     content = made.files[file]
     plain = providers.open_session(file, content, "cuda", 0)
     placed = BoundSession(providers.open_session(file, content, "cuda", 0), MEMORY, sizes, thread)
@@ -70,18 +73,19 @@ def lines(made: Subject, file: str, sizes: tuple[int, ...], thread: Executor) ->
     for rows in sizes:
         feeds = feeds_of(file, made, rows)
         ways: tuple[Callable[[], object], ...] = (
-            lambda feeds=feeds: plain.run(None, feeds),
-            lambda feeds=feeds: placed(feeds),
-            lambda feeds=feeds: replayed(feeds),
+            partial(plain.run, None, feeds),
+            partial(placed, feeds),
+            partial(replayed, feeds),
         )
         times = [milliseconds(way) for way in ways]
         cells = " | ".join(f"{each:.3f}" for each in times)
-        far = difference(made, file, replayed, feeds)
-        yield f"| {made.name} | {file} | {opened:.1f} | {rows} | {cells} | {1000 * rows / times[-1]:,.0f} | {far} |"
+        rate = f"{1000 * rows / times[-1]:,.0f}"
+        apart = difference(made, file, replayed, feeds)
+        yield f"| {made.name} | {file} | {opened:.1f} | {rows} | {cells} | {rate} | {apart} |"
 
 
 def feeds_of(file: str, made: Subject, rows: int) -> Feeds:
-    """Inputs of the graph in `file`, drawn images."""
+    """Inputs of the graph in `file`: drawn images."""
     pixels = drawn_images(rows, made.spec.size)
     if file in (contract.PREDICT, contract.HALVES[contract.PREDICT]):
         return {"image": pixels}
@@ -93,7 +97,10 @@ def feeds_of(file: str, made: Subject, rows: int) -> Feeds:
 
 
 def difference(made: Subject, file: str, ours: BoundSession, feeds: Feeds) -> str:
-    """How far the first two outputs are from float32 on a CPU, relative to the largest value; of two rows alone, for a CPU is slow."""
+    """The largest difference of the first two outputs from float32 on a CPU.
+
+    It is relative to the largest value, and of two rows alone: a CPU is slow.
+    """
     few = {name: value[:2] for name, value in feeds.items()}
     graph = {half: graph for graph, half in contract.HALVES.items()}.get(file, file)
     session = providers.open_session(graph, made.files[graph], "cpu", 0)
@@ -104,7 +111,7 @@ def difference(made: Subject, file: str, ours: BoundSession, feeds: Feeds) -> st
 
 
 def milliseconds(work: Callable[[], object]) -> float:
-    """The median of many runs; the first three do not count."""
+    """The median of many runs without the first three."""
     times: list[float] = []
     ends = time.perf_counter() + SECONDS
     while len(times) < RUNS + 3 and (time.perf_counter() < ends or len(times) < 8):

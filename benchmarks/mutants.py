@@ -180,8 +180,8 @@ OF_RULES = (
     Mutant(
         "Div has the wrong sign for b",
         f"{RULES}/elementwise.py",
-        'call.graph.node("Neg", call.graph.node("Mul", over, call.y))',
-        'call.graph.node("Mul", over, call.y)',
+        'ctx.graph.node("Neg", ctx.graph.node("Mul", over_b, ctx.y))',
+        'ctx.graph.node("Mul", over_b, ctx.y)',
     ),
     Mutant(
         "Clip stops g at its bounds",
@@ -198,8 +198,8 @@ OF_RULES = (
     Mutant(
         "Relu passes g at 0",
         f"{RULES}/elementwise.py",
-        '"Greater", call.y',
-        '"GreaterOrEqual", call.y',
+        '"Greater", ctx.y',
+        '"GreaterOrEqual", ctx.y',
     ),
     Mutant(
         "HardSigmoid has another alpha",

@@ -1,22 +1,25 @@
-"""What operating the service costs: its metrics, its access log, a scrape; and whether stopping it loses anything.
+"""The costs of operating the service: metrics, the access log, scrapes; and losses at a stop.
 
-Every section starts real servers on free ports of loopback. Load and server share the machine: the ratios say more than the figures.
+Every section starts real servers on free ports of loopback. Load and server share the machine, so
+the ratios matter more than the figures.
 """
 
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import click
 
 from support import arrivals, load, stopping
-from support.load import ROOT, Reading, Server, Wrk, table
+from support.load import Reading, Server, Wrk, table
+from support.servers import ROOT, environment, free_port
 from support.servers import Server as TestServer
-from support.servers import environment, free_port
 
 CONNECTIONS = 16
 SCRAPES, PAUSE_SECONDS = 50, 0.1
@@ -31,10 +34,14 @@ SMALL = load.image("/predict", load.jpeg("32×32"))
     default=3.0,
     show_default=True,
     type=click.FloatRange(1, 60),
-    help="Of one measurement.",
+    help="Duration of one measurement.",
 )
 @click.option(
-    "--rounds", default=10, show_default=True, type=click.IntRange(1, 100), help="Of each section."
+    "--rounds",
+    default=10,
+    show_default=True,
+    type=click.IntRange(1, 100),
+    help="Rounds of each section.",
 )
 def main(sections: tuple[str, ...], seconds: float, rounds: int) -> None:
     """Prints SECTIONS, all if none is named, as Markdown."""
@@ -46,7 +53,7 @@ def main(sections: tuple[str, ...], seconds: float, rounds: int) -> None:
 
 @contextmanager
 def serving(folder: Path, service: str, **settings: object) -> Iterator[Server]:
-    """`service`, a module and its class, served with default settings but `settings`."""
+    """Serves `service`, a module and its class, with default settings apart from `settings`."""
     port = free_port()
     folder.mkdir()
     command = [
@@ -69,8 +76,8 @@ def serving(folder: Path, service: str, **settings: object) -> Iterator[Server]:
 
 
 def metrics_section(seconds: float, rounds: int) -> str:
-    """Throughput with metrics, with metrics that count nothing, and with an access log, in turn."""
-    found: dict[str, list[tuple[Reading, float]]] = {
+    """Compares metrics, metrics that count nothing, and an access log, in turn."""
+    readings: dict[str, list[tuple[Reading, float]]] = {
         "as it is": [],
         "metrics that count nothing": [],
         "an access log": [],
@@ -78,19 +85,19 @@ def metrics_section(seconds: float, rounds: int) -> str:
     with (
         tempfile.TemporaryDirectory() as name,
         serving(Path(name) / "as", "service.app:Candor") as real,
-        serving(Path(name) / "silent", "scripts.silent:Candor") as silent,
+        serving(Path(name) / "silent", "benchmarks.silent:Candor") as silent,
         serving(Path(name) / "access", "service.app:Candor", access_log="true") as access,
     ):
         wrk = Wrk(Path(name))
-        servers = dict(zip(found, (real, silent, access), strict=True))
+        servers = dict(zip(readings, (real, silent, access), strict=True))
         for server in servers.values():
             wrk.drive(server.port, [(SMALL, 1)], CONNECTIONS, WARM_SECONDS)
         for _ in range(rounds):
             for what, server in servers.items():
-                found[what].append(load.driven(wrk, server, [(SMALL, 1)], CONNECTIONS, seconds))
-    base = found["metrics that count nothing"]
+                readings[what].append(load.driven(wrk, server, [(SMALL, 1)], CONNECTIONS, seconds))
+    base = readings["metrics that count nothing"]
     rows = []
-    for what, measured in found.items():
+    for what, measured in readings.items():
         pairs = list(zip(measured, base, strict=True))
         rate = statistics.median(one.rate / other.rate for (one, _), (other, _) in pairs)
         spent = statistics.median(one / other for (_, one), (_, other) in pairs)
@@ -115,12 +122,15 @@ def metrics_section(seconds: float, rounds: int) -> str:
         "p99 ms",
         "errors",
     )
-    how = f"Predictions of 32×32 at {CONNECTIONS} connections, {rounds} rounds of {seconds:g} s in turn; the servers that do not work rest."
+    how = (
+        f"Predictions of 32×32 at {CONNECTIONS} connections, {rounds} rounds of {seconds:g} s in"
+        " turn; the other servers rest meanwhile."
+    )
     return f"## What metrics cost\n\n{how}\n\n{table(header, rows)}"
 
 
 def scrapes_section(seconds: float, _rounds: int) -> str:
-    """How long a scrape takes while nothing happens and under load."""
+    """Times scrapes of an idle server and of one under load."""
     rows = []
     with (
         tempfile.TemporaryDirectory() as name,
@@ -141,9 +151,12 @@ def scrapes_section(seconds: float, _rounds: int) -> str:
                 server.port, [(SMALL, 1)], connections, max(seconds, 2 * SCRAPES * PAUSE_SECONDS)
             ):
                 time.sleep(PAUSE_SECONDS)
-                rows.append((f"{connections} connections that predict", *_scraped(server)))
+                rows.append((f"predictions at {connections} connections", *_scraped(server)))
     header = ("load", "p50 ms", "p95 ms", "slowest ms")
-    how = f"{SCRAPES} scrapes of {size} lines, {PAUSE_SECONDS:g} s between two, each over a connection of its own."
+    how = (
+        f"{SCRAPES} scrapes of {size} lines, {PAUSE_SECONDS:g} s between two,"
+        " each over a connection of its own."
+    )
     return f"## Scrapes\n\n{how}\n\n{table(header, rows)}"
 
 
@@ -161,7 +174,7 @@ def _scraped(server: Server) -> tuple[str, ...]:
 
 
 def stopping_section(seconds: float, rounds: int) -> str:
-    """SIGTERM under load, again and again."""
+    """Sends SIGTERM under load, `rounds` times."""
     rows = []
     for number in range(1, rounds + 1):
         with tempfile.TemporaryDirectory() as name, TestServer(Path(name)) as server:
@@ -172,7 +185,7 @@ def stopping_section(seconds: float, rounds: int) -> str:
                     SMALL.raw(),
                     CONNECTIONS,
                     seconds,
-                    lambda ended=process: ended.poll() is not None,
+                    partial(_has_ended, process),
                     process.pid,
                 )
             )
@@ -191,12 +204,19 @@ def stopping_section(seconds: float, rounds: int) -> str:
         "round",
         "sent before, by status",
         "sent after",
-        f"200 to one sent {stopping.SLACK_SECONDS:g} s after",
+        f"200 to a request {stopping.SLACK_SECONDS:g} s after",
         "exit",
         "clean",
     )
-    how = f"SIGTERM after {seconds:g} s of {CONNECTIONS} connections that predict without pause; 0 is a connection that is refused or lost."
+    how = (
+        f"SIGTERM after {seconds:g} s of predictions without pause over {CONNECTIONS} connections;"
+        " 0 is a rejected or lost connection."
+    )
     return f"## Stopping under load\n\n{how}\n\n{table(header, rows)}"
+
+
+def _has_ended(process: "subprocess.Popen[bytes]") -> bool:
+    return process.poll() is not None
 
 
 SECTIONS: Mapping[str, Callable[[float, int], str]] = {

@@ -1,6 +1,7 @@
-"""Torchvision's classifiers, exported to ONNX, differentiated, and compared with Captum's Saliency on torch: one line a network.
+"""Gradients of torchvision's classifiers, exported to ONNX, beside Captum's Saliency on torch.
 
-Weights are random (seed 0): a wrong rule shows with any. Images are drawn. The comparison is the one of `training.export.parity`.
+Weights are random (seed 0), because any weights show a wrong rule. Images are drawn. The comparison
+is that of `training.export.parity`.
 """
 
 import tempfile
@@ -49,17 +50,18 @@ NETWORKS = (
 OLDER = ("resnet18", "mobilenet_v2", "vgg11")
 OLD_OPSET, OPSET = 13, 20
 CLASSES, ROWS = 1000, 4
-SMALL = 64  # fewer units, fewer masks that rounding flips, in torch as in ONNX Runtime
+SMALL = 64  # rounding flips masks of units, in torch as in ONNX Runtime: few units, few flips
 SIZES = {"vgg11": 224, "inception_v3": 96, "vit_b_16": 224, "swin_t": 224, "maxvit_t": 224}
 
 
 @click.command()
-@click.option("--images", default=16, show_default=True, help="How many images are compared.")
+@click.option("--images", default=16, show_default=True, help="Images to compare.")
 @click.option("--only", multiple=True, help="Networks to compare; all if not given.")
 def main(images: int, only: tuple[str, ...]) -> None:
     """Prints the table."""
     click.echo(
-        "| network | exporter | nodes | with gradient | relative difference, median | cosine, median | largest logit difference |"
+        "| network | exporter | nodes | with gradient | relative difference, median"
+        " | cosine, median | largest logit difference |"
     )
     click.echo("| --- | --- | --- | --- | --- | --- | --- |")
     jobs = [(name, OPSET) for name in NETWORKS] + [(name, OLD_OPSET) for name in OLDER]
@@ -69,7 +71,7 @@ def main(images: int, only: tuple[str, ...]) -> None:
 
 
 def line(name: str, opset: int, images: int) -> str:
-    """The line of one network."""
+    """The row of one network."""
     size = SIZES.get(name, SMALL)
     network = network_of(name)
     with tempfile.TemporaryDirectory() as folder:
@@ -80,7 +82,8 @@ def line(name: str, opset: int, images: int) -> str:
     parity, logits = measured(network, gradient.SerializeToString(), size, images)
     kind = "torch.export" if opset == OPSET else "TorchScript"
     counts = f"{len(core.model.graph.node)} | {len(gradient.graph.node)}"
-    return f"| {name} | {kind}, opset {opset} | {counts} | {parity.relative_difference:.1e} | {parity.cosine:.7f} | {logits:.1e} |"
+    figures = f"{parity.relative_difference:.1e} | {parity.cosine:.7f} | {logits:.1e}"
+    return f"| {name} | {kind}, opset {opset} | {counts} | {figures} |"
 
 
 def network_of(name: str) -> nn.Module:
@@ -90,14 +93,13 @@ def network_of(name: str) -> nn.Module:
         network: nn.Module = torchvision.models.get_model(name, weights=None)
     for layer in network.modules():
         if isinstance(layer, nn.Linear) and not layer.weight.any():
-            nn.init.normal_(
-                layer.weight, std=0.02
-            )  # a head of zeros, as some begin with, would hide every error
+            # Some networks begin with a head of zeros, which would hide every error.
+            nn.init.normal_(layer.weight, std=0.02)
     return network.eval()
 
 
 def export(network: nn.Module, path: Path, size: int, opset: int) -> None:
-    """The network as an ONNX file, by the current exporter, or by the older one for the older opset."""
+    """Writes the network as ONNX, by the current exporter, or by the older one for OLD_OPSET."""
     example = (torch.zeros(2, 3, size, size),)
     with quiet():
         if opset == OPSET:
@@ -136,18 +138,18 @@ def measured(network: nn.Module, graph: bytes, size: int, images: int) -> tuple[
         with torch.no_grad():
             expected = network(x)
         target = expected.argmax(1)
-        found, gradient = session.run(
+        ours_logits, gradient = session.run(
             ["logits", "gradient"], {"x": x.numpy(), "target": target.numpy()}
         )
         theirs.append(Saliency(network).attribute(x.requires_grad_(), target, abs=False).detach())
         ours.append(gradient)
-        logits = max(logits, float(np.abs(found - expected.numpy()).max()))
+        logits = max(logits, float(np.abs(ours_logits - expected.numpy()).max()))
     return compare(np.concatenate(ours), torch.cat(theirs)), logits
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the exporters' remarks about their own insides."""
+    """Silences the exporters' warnings about their own internals."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,7 +1,8 @@
-"""Candor beside other servers: the same graph, the same image, every core, one server at a time, rounds interleaved, medians.
+"""Candor beside other servers, with the same graph, the same image and every core.
 
-Each peer is written as most people write it (scripts/peers), with one worker process a core, in a virtual environment of its own that is
-kept under --cache. One that cannot be installed or does not answer stands in the table with the reason.
+One server runs at a time; rounds are interleaved, and medians count. Each peer is written as most
+people write it (benchmarks/peer_servers), with one worker a core, in a virtual environment that is
+kept under --cache. The table gives the reason where a peer cannot be installed or does not answer.
 """
 
 import base64
@@ -25,10 +26,10 @@ from service.bundle import folder as contract
 from service.settings import EMBEDDED_BUNDLE
 from support import load
 from support.load import CORES, Reading, Request, Server, Wrk, table
-from support.servers import environment, free_port
+from support.servers import ROOT, environment, free_port
 
 HERE = Path(__file__).parent / "peer_servers"
-UV = load.ROOT / ".venv" / "bin" / "uv"
+UV = ROOT / ".venv" / "bin" / "uv"
 BASE = ("onnxruntime", "numpy", "pillow")
 CONNECTIONS = (16, 1)
 WARM_SECONDS = 2
@@ -36,13 +37,16 @@ BOUNDARY = "candor-7MA4YWxk"
 OURS = "Candor"
 V2 = "/v2/models/model/infer"
 JSON = {"Content-Type": "application/json"}
-# libpython of the interpreter that PyTriton runs on must be shared; Debian's is
+# PyTriton needs an interpreter with a shared libpython, as Debian's is.
 SHARED_PYTHON = "/usr/bin/python3"
 
 
 @dataclass(frozen=True)
 class Peer:
-    """How one server is installed, started and asked; `{bin}`, `{port}` and `{folder}` stand in its command."""
+    """The packages, the command and the request of one server.
+
+    The command has the fields `{bin}`, `{port}` and `{folder}`.
+    """
 
     name: str
     packages: tuple[str, ...]
@@ -52,7 +56,7 @@ class Peer:
 
     @property
     def distribution(self) -> str:
-        """The package whose version is told."""
+        """The package that gives the version."""
         return self.packages[0].partition("=")[0].partition("[")[0]
 
 
@@ -63,7 +67,8 @@ def raw(body: bytes) -> Request:
 
 def form(body: bytes) -> Request:
     """A part of a form."""
-    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="a.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
+    disposition = 'Content-Disposition: form-data; name="image"; filename="a.jpg"'
+    head = f"--{BOUNDARY}\r\n{disposition}\r\nContent-Type: image/jpeg\r\n\r\n"
     headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
     return Request("/predict", head.encode() + body + f"\r\n--{BOUNDARY}--\r\n".encode(), headers)
 
@@ -115,7 +120,7 @@ PEERS = {
     ),
     "litserve": Peer("LitServe", ("litserve",), "{bin}/python litserve_peer.py", plain_json),
     "kserve": Peer("KServe", ("kserve",), "{bin}/python kserve_peer.py", kserve_v1),
-    # newer versions of uvloop no longer have what MLServer calls
+    # MLServer calls a function that newer versions of uvloop no longer have.
     "mlserver": Peer(
         "MLServer", ("mlserver", "uvloop<0.22"), "{bin}/mlserver start {folder}", v2_json
     ),
@@ -133,7 +138,7 @@ PEERS = {
 
 @dataclass(frozen=True)
 class Bench:
-    """What all servers share: the image that is sent, the bundle whose graph is served, and where things lie."""
+    """The image, the bundle, the folders and the load that all servers share."""
 
     body: bytes
     bundle: Path | None
@@ -145,7 +150,7 @@ class Bench:
 
 @dataclass(frozen=True)
 class Measured:
-    """One server's readings by number of connections, and its version; or the reason why there are none."""
+    """One server's version and its readings by number of connections, or the reason for none."""
 
     name: str
     version: str
@@ -161,11 +166,11 @@ def user_cache() -> Path:
 
 
 def chosen(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[str, ...]:
-    """The names in a list with commas."""
+    """The peers in a list with commas."""
     names = tuple(name for name in value.split(",") if name)
     unknown = [name for name in names if name not in PEERS]
     if unknown:
-        raise click.BadParameter(f"{', '.join(unknown)} is no peer; there are {', '.join(PEERS)}")
+        raise click.BadParameter(f"{', '.join(unknown)} is no peer: give {', '.join(PEERS)}")
     return names
 
 
@@ -175,28 +180,28 @@ def chosen(_context: click.Context, _parameter: click.Parameter, value: str) -> 
     default=6.0,
     show_default=True,
     type=click.FloatRange(1, 60),
-    help="Of one measurement.",
+    help="Duration of one measurement.",
 )
 @click.option(
     "--rounds",
     default=3,
     show_default=True,
     type=click.IntRange(1, 20),
-    help="Interleaved; medians are printed.",
+    help="Interleaved rounds, whose medians are printed.",
 )
 @click.option(
     "--peers",
     default=",".join(PEERS),
     show_default=True,
     callback=chosen,
-    help="Which, with commas between them.",
+    help="The peers, with commas between them.",
 )
 @click.option(
     "--image",
     type=click.Choice(list(load.SIZES)),
     default="32×32",
     show_default=True,
-    help="The JPEG that is sent.",
+    help="The size of the JPEG.",
 )
 @click.option(
     "--cache",
@@ -208,7 +213,7 @@ def chosen(_context: click.Context, _parameter: click.Parameter, value: str) -> 
     "--model",
     "bundle",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Another bundle than the embedded one.",
+    help="The bundle; the embedded one if not given.",
 )
 def main(
     seconds: float, rounds: int, peers: Sequence[str], image: str, cache: Path, bundle: Path | None
@@ -218,20 +223,21 @@ def main(
     body = load.jpeg(image)
     with tempfile.TemporaryDirectory() as name:
         bench = Bench(body, bundle, cache, Path(name), Wrk(Path(name)), seconds)
-        found = {OURS: Measured(OURS, service.__version__, {})} | {
+        results = {OURS: Measured(OURS, service.__version__, {})} | {
             peer: installed(PEERS[peer], cache / peer) for peer in peers
         }
         limits = []
         for _ in range(rounds):
-            found = {key: measured(bench, key, before) for key, before in found.items()}
+            results = {key: measured(bench, key, before) for key, before in results.items()}
             limits.append(load.in_process_limit(bundle, body, seconds))
     click.echo(load.machine())
     click.echo(f"\n{load.yardstick({image: limits})}")
-    click.echo(f"\n{report(list(found.values()), statistics.median(limits))}\n\n{verdict(found)}")
+    click.echo(f"\n{report(list(results.values()), statistics.median(limits))}")
+    click.echo(f"\n{verdict(results)}")
 
 
 def installed(peer: Peer, place: Path) -> Measured:
-    """The peer with its packages in a virtual environment at `place`, which is kept once it is complete."""
+    """Installs the peer into a virtual environment at `place`, unless it is complete already."""
     ready = place / "complete"
     try:
         if not ready.exists():
@@ -242,10 +248,10 @@ def installed(peer: Peer, place: Path) -> Measured:
         lines = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
         return Measured(peer.name, "", {}, f"cannot be installed: {lines[-1].strip()}")
     code = f"from importlib.metadata import version; print(version({peer.distribution!r}))"
-    told = subprocess.run(
+    done = subprocess.run(
         [place / "bin" / "python", "-c", code], capture_output=True, text=True, check=True
     )
-    return Measured(peer.name, told.stdout.strip(), {})
+    return Measured(peer.name, done.stdout.strip(), {})
 
 
 def uv(*arguments: str) -> None:
@@ -254,7 +260,7 @@ def uv(*arguments: str) -> None:
 
 
 def measured(bench: Bench, key: str, before: Measured) -> Measured:
-    """One more round of a server, unless it failed before."""
+    """Adds one round of a server, unless it failed before."""
     if before.reason:
         return before
     request = raw(bench.body) if key == OURS else PEERS[key].request(bench.body)
@@ -275,7 +281,7 @@ def measured(bench: Bench, key: str, before: Measured) -> Measured:
 
 @contextmanager
 def serving(bench: Bench, key: str, request: Request) -> Iterator[Server]:
-    """One server, alone."""
+    """Runs one server alone."""
     folder = Path(tempfile.mkdtemp(dir=bench.folder))
     if key == OURS:
         with load.candor_running(folder, bench.bundle, request) as server:
@@ -297,9 +303,9 @@ def serving(bench: Bench, key: str, request: Request) -> Iterator[Server]:
 
 
 def peer_environment(bench: Bench, folder: Path, port: int) -> dict[str, str]:
-    """What a peer is told through its environment."""
+    """The environment of a peer."""
     model = (bench.bundle or EMBEDDED_BUNDLE).resolve() / contract.PREDICT
-    ours = {
+    ours: dict[str, str] = {
         "MODEL": str(model),
         "PORT": str(port),
         "PROCESSES": str(CORES),
@@ -320,8 +326,8 @@ def peer_environment(bench: Bench, folder: Path, port: int) -> dict[str, str]:
     )
 
 
-def report(found: Sequence[Measured], limit: float) -> str:
-    """The table, the fastest at 16 connections first."""
+def report(servers: Sequence[Measured], limit: float) -> str:
+    """The table, with the fastest at 16 connections first."""
     header = (
         "server",
         "version",
@@ -336,7 +342,7 @@ def report(found: Sequence[Measured], limit: float) -> str:
     for connections in CONNECTIONS:
         ranked = [
             (server, load.median(server.readings[connections]))
-            for server in found
+            for server in servers
             if server.readings
         ]
         for server, reading in sorted(ranked, key=lambda pair: -pair[1].rate):
@@ -349,21 +355,22 @@ def report(found: Sequence[Measured], limit: float) -> str:
             rows.append((server.name, server.version, connections, *figures, reading.errors))
     rows += [
         (server.name, server.version, server.reason, "", "", "", "", "")
-        for server in found
+        for server in servers
         if server.reason
     ]
     return table(header, rows)
 
 
-def verdict(found: Mapping[str, Measured]) -> str:
-    """Candor beside the best peer."""
-    peers = [server for key, server in found.items() if key != OURS and server.readings]
-    if not peers or not found[OURS].readings:
-        return "There is nothing to compare."
-    fastest, soonest, ours = max(peers, key=rate), min(peers, key=wait), found[OURS]
+def verdict(results: Mapping[str, Measured]) -> str:
+    """A sentence on Candor beside the best peers."""
+    peers = [server for key, server in results.items() if key != OURS and server.readings]
+    if not peers or not results[OURS].readings:
+        return "No peer answered: there is no comparison."
+    fastest, soonest, ours = max(peers, key=rate), min(peers, key=wait), results[OURS]
     return (
-        f"Candor answers {rate(ours) / rate(fastest):.2f} times the requests of the best peer at 16 connections ({fastest.name}), and its "
-        f"p50 at 1 connection is {wait(ours) / wait(soonest):.2f} times that of the best peer ({soonest.name})."
+        f"Candor answers {rate(ours) / rate(fastest):.2f} times the requests of the best peer at 16"
+        f" connections ({fastest.name}), and its p50 at 1 connection is"
+        f" {wait(ours) / wait(soonest):.2f} times that of the best peer ({soonest.name})."
     )
 
 

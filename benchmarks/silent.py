@@ -1,4 +1,4 @@
-"""The service with metrics that count nothing: what `scripts/bench operations metrics` compares the real one with."""
+"""The service with metrics that count nothing, for `scripts/bench operations metrics`."""
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -9,8 +9,16 @@ def _nothing(*_: object) -> None:
     """Counts nothing."""
 
 
-Counter.inc = Gauge.inc = Gauge.dec = Gauge.set = Histogram.observe = Window.add = _nothing
+for _metric, _name in (
+    (Counter, "inc"),
+    (Gauge, "inc"),
+    (Gauge, "dec"),
+    (Gauge, "set"),
+    (Histogram, "observe"),
+    (Window, "add"),
+):
+    setattr(_metric, _name, _nothing)
 
-from service.app import Candor  # noqa: E402 - silence comes first
+from service.app import Candor  # noqa: E402 - the metrics are silenced before they are bound
 
 __all__ = ["Candor"]

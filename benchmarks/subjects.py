@@ -1,4 +1,7 @@
-"""Networks that benchmarks compute, as torch has them and as a bundle; weights are random (seed 0), for time does not depend on them."""
+"""Networks for benchmarks, each for torch and as a bundle.
+
+Weights are random (seed 0): time does not depend on them.
+"""
 
 import tempfile
 from collections.abc import Mapping
@@ -14,8 +17,9 @@ from service.bundle.folder import Bundle
 from service.bundle.manifest import Manifest
 from service.image.resize import Input
 from training.export import float16
+from training.export.core import Core, graphs
 from training.export.foreign import Names, read_core
-from training.export.ours import Core, export_core, graphs
+from training.export.ours import export_core
 from training.export.parity import copy_of
 from training.fit.recipes import RECIPES
 
@@ -24,12 +28,12 @@ SPECS = {
     OURS: Input(32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
     THEIRS: Input(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
-LAYERS = {THEIRS: "layer4"}  # whose activation Grad-CAM weighs; ours say it themselves
+LAYERS = {THEIRS: "layer4"}  # its activation is Grad-CAM's; our networks name theirs
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A network in evaluation mode, the name of the `layer` that Grad-CAM looks at, and the ONNX files of its bundle."""
+    """A network in evaluation mode, the name of Grad-CAM's `layer`, and the files of its bundle."""
 
     name: str
     network: torch.nn.Module
@@ -38,7 +42,7 @@ class Subject:
     files: Mapping[str, bytes]
 
     def bundle(self, folder: Path, *, halves: bool = False) -> Bundle:
-        """Its bundle in the new `folder`, with graphs in half precision, too, or without."""
+        """Writes its bundle into the new `folder`, with or without graphs in half precision."""
         classes = tuple(f"class {number}" for number in range(10 if self.name == OURS else CLASSES))
         files = (
             self.files
@@ -53,16 +57,19 @@ class Subject:
 
 
 def subject(name: str, *, halves: bool = False) -> Subject:
-    """The network `name`, one of SPECS, exported and differentiated; with graphs in half precision, too, where `halves` says so."""
+    """The network `name`, one of SPECS, exported and differentiated.
+
+    `halves` adds graphs in half precision.
+    """
     torch.manual_seed(0)
     spec = SPECS[name]
     if name == OURS:
         ours = RECIPES[OURS].network_for(10).eval()
         with torch.no_grad():
-            ours.head.weight /= ours(
-                torch.randn(64, 3, spec.size, spec.size)
-            ).std()  # it begins with logits too small for half precision
-        network, layer, core = copy_of(ours), str(ours.cam_layer), export_core(ours, spec.size)
+            # Its first logits are too small for half precision.
+            ours.head.weight /= ours(torch.randn(64, 3, spec.size, spec.size)).std()
+        layer, core = str(ours.cam_layer), export_core(ours, spec.size)
+        network: torch.nn.Module = copy_of(ours)
     else:
         network, layer = network_of(name), LAYERS[name]
         core = _read(network, spec.size)

@@ -1,4 +1,4 @@
-"""Draws every method's map of a few drawn images, as contact sheets, and writes them into the document that shows them."""
+"""Contact sheets of every method's map of a few drawn images, and their section of a document."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -32,7 +32,7 @@ from service.settings import EMBEDDED_BUNDLE
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- scripts/gallery writes from here -->", "<!-- to here -->"
 COLUMNS, GAP, QUALITY = 5, 12, 82
-OF_MASK = "kernel_shap"  # is shown with the outline of the thing as a mask, too
+OF_MASK = "kernel_shap"  # shown once more with the outline of the object as a mask
 PAPER = 255
 
 
@@ -50,48 +50,42 @@ PAPER = 255
     "methods",
     multiple=True,
     type=click.Choice(list(METHODS)),
-    help="Every one that the model has if not given.",
+    help="The methods; all of the model's if not given.",
 )
 @click.option(
     "--bundle",
     "folder",
     type=click.Path(path_type=Path),
     default=EMBEDDED_BUNDLE,
-    help="Another than the embedded one.",
+    help="The bundle; the embedded one if not given.",
 )
 @click.option(
     "--images",
     "into",
     type=click.Path(path_type=Path),
     default=ROOT / "docs" / "images",
-    help="Where the sheets go.",
+    help="The folder of the sheets.",
 )
 @click.option(
     "--document",
     type=click.Path(path_type=Path),
     default=ROOT / "docs" / "explanations.md",
-    help="What shows them.",
+    help="The document that shows them.",
 )
 def main(
     images: tuple[str, ...], methods: tuple[str, ...], folder: Path, into: Path, document: Path
 ) -> None:
-    """Writes gallery-IMAGE.webp for each image, and the section of the document between its marks."""
+    """Writes gallery-IMAGE.webp for each image, and the section between the document's marks."""
     engine = Engine(bundle_folder.load(folder), "cpu")
     chosen = methods or tuple(method.name for method in available(engine.manifest))
-    lines = [
-        f"Made by `scripts/gallery` with {engine.manifest.name} {engine.manifest.version}, every parameter at its default.",
-        "",
-    ]
+    model = f"{engine.manifest.name} {engine.manifest.version}"
+    lines = [f"Made by `scripts/gallery` with {model}, every parameter at its default.", ""]
     for name in images:
         path = into / f"gallery-{name}.webp"
-        sheet, told = contact_sheet(engine, name, DRAWINGS[name](), chosen)
+        sheet, sentence = contact_sheet(engine, name, DRAWINGS[name](), chosen)
         Image.fromarray(sheet).save(path, quality=QUALITY, method=6)
-        lines += [
-            f"![Maps of the drawn {name} by {len(chosen)} methods]({os.path.relpath(path, document.parent)})",
-            "",
-            told,
-            "",
-        ]
+        link = os.path.relpath(path, document.parent)
+        lines += [f"![Maps of the drawn {name} by {len(chosen)} methods]({link})", "", sentence, ""]
         click.echo(f"{path} {path.stat().st_size:,} bytes")
     document.write_text(rewritten(document.read_text(), "\n".join(lines)))
 
@@ -99,30 +93,31 @@ def main(
 def contact_sheet(
     engine: Engine, name: str, drawing: Drawing, methods: Sequence[str]
 ) -> tuple[Pixels, str]:
-    """The image and its maps as one, and a sentence about it."""
+    """The image and its maps on one sheet, and a sentence about it."""
     fitted = resize.to_input(drawing.pixels, engine.manifest.input)
     (row,) = engine.predict(fitted[None]).rows()
     best = predictions.predict(row, engine.manifest).best
     target = name if name in engine.manifest.labels else None
     percent = f"{best.probability:.1%}"
-    told = f"A drawn {name}, taken for `{best.label}` with {percent}."
+    sentence = f"A drawn {name}, taken for `{best.label}` with {percent}."
     heading = Legend(
         f"The image: {best.label} ({percent})", "", "diverging", 0, "", below=False, above=False
     )
     cells = [legend.below(drawing.pixels, heading)]
     for question, note in questions(engine, drawing, target, methods):
-        found = explain(engine, fitted, question, row.logits)
-        box = resize.visible_box(*drawing.pixels.shape[1::-1], engine.manifest.input)
-        overlay = render.overlay(drawing.pixels, found.map, box, question.method.scale)
-        caption = legend.legend_of(found, engine.manifest, row.logits)
+        explanation = explain(engine, fitted, question, row.logits)
+        height, width = drawing.pixels.shape[:2]
+        box = resize.visible_box(width, height, engine.manifest.input)
+        overlay = render.overlay(drawing.pixels, explanation.map, box, question.method.scale)
+        caption = legend.legend_of(explanation, engine.manifest, row.logits)
         cells.append(legend.below(overlay, replace(caption, note=note or caption.note)))
-    return tiled(cells), told
+    return tiled(cells), sentence
 
 
 def questions(
     engine: Engine, drawing: Drawing, target: str | None, methods: Sequence[str]
 ) -> Iterator[tuple[Question, str]]:
-    """What is asked of an image, and what the legend has to say besides."""
+    """The questions about an image, each with a note for the legend."""
     for method in methods:
         question = ask(engine.manifest, method, target, {})
         yield question, ""
@@ -151,15 +146,15 @@ def tiled(cells: Sequence[Pixels]) -> Pixels:
 
 
 def height_of(row: Sequence[Pixels]) -> int:
-    """Of the highest cell, with its gap."""
-    return max(cell.shape[0] for cell in row) + GAP
+    """The height of the highest cell, with its gap."""
+    return int(max(cell.shape[0] for cell in row)) + GAP
 
 
 def rewritten(text: str, section: str) -> str:
     """`text` with `section` between the marks.
 
     Raises:
-        ClickException: the marks are not there.
+        ClickException: The marks are missing.
     """
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)

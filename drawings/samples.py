@@ -1,4 +1,4 @@
-"""Draws the samples of the page: the gallery's images, and a ball, which is of no class of the embedded model."""
+"""The samples of the page: the gallery's images, and a ball, which no class of the model fits."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Takes images of the page as a visitor sees it, of the embedded bundle on a server of its own, with some traffic to watch."""
+"""Screenshots of the page of the embedded bundle, with some traffic to watch."""
 
 import io
 import tempfile
@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import click
 import httpx
@@ -15,7 +14,7 @@ from PIL import Image
 from support.browser import TABS, Visit, chromium
 from support.servers import ROOT, Server
 
-WIDTHS = {1280: 1.0, 390: 2.0}  # pixels of a screen, and how many of ours make one of them
+WIDTHS = {1280: 1.0, 390: 2.0}  # CSS pixels, and device pixels for each
 HEIGHTS = {"try": 900, "why": 1290, "watch": 1080, "model": 900}
 NARROW_HEIGHT = 844
 METHODS = ("Integrated Gradients", "Grad-CAM", "Occlusion")
@@ -32,7 +31,7 @@ QUALITY = 80
     "--into",
     type=click.Path(path_type=Path),
     default=ROOT / "docs" / "images",
-    help="Where the images go.",
+    help="The folder of the images.",
 )
 def main(tabs: tuple[str, ...], into: Path) -> None:
     """Writes page-TAB-SCHEME-WIDTH.webp for each tab, colour scheme and width."""
@@ -64,7 +63,7 @@ def main(tabs: tuple[str, ...], into: Path) -> None:
 
 
 def warm(server: Server) -> None:
-    """Asks for a few predictions and explanations: the first ones take longer than those that a visitor sees."""
+    """Requests a few predictions and explanations, because the first ones are slower."""
     for path in ("/predict", "/explain?method=grad_cam") * 20:
         server.client.post(
             path,
@@ -81,7 +80,7 @@ def nothing() -> Iterator[None]:
 
 @contextmanager
 def traffic(url: str) -> Iterator[None]:
-    """Two visitors who ask, one for predictions and one for explanations, with a break now and then and a file that is no image."""
+    """Predictions and explanations from two clients, with breaks and an occasional bad file."""
     over = threading.Event()
     workers = [
         threading.Thread(target=_ask, args=(url, over, path))
@@ -106,21 +105,22 @@ def _ask(url: str, over: threading.Event, path: str) -> None:
             )
 
 
-def prepare(visit: Any, tab: str) -> None:
-    """Brings the page to what is worth an image."""
+def prepare(visit: Visit, tab: str) -> None:
+    """Brings the page to the state to show."""
     if tab == "why":
         visit.explained(*METHODS)
         return
     visit.open(tab)
     if tab == "try":
         visit.sample()
-    visit.page.wait_for_load_state(
-        "networkidle"
-    ) if tab != "watch" else visit.page.wait_for_selector(".tile")
+    if tab == "watch":
+        visit.page.wait_for_selector(".tile")
+    else:
+        visit.page.wait_for_load_state("networkidle")
 
 
-def take(visit: Any, tab: str, width: int, path: Path) -> None:
-    """Writes what is seen as WebP."""
+def take(visit: Visit, tab: str, width: int, path: Path) -> None:
+    """Writes the visible part of the page as WebP."""
     if width > 1000:
         visit.page.set_viewport_size({"width": width, "height": HEIGHTS[tab]})
     elif tab == "why":

@@ -1,4 +1,7 @@
-"""Images for the gallery, drawn here so that anyone may redistribute them: 256 × 256 pixels, each with the outline of its thing."""
+"""Images for the gallery, drawn here so that anyone may redistribute them.
+
+Each has 256 × 256 pixels and the outline of its object.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,22 +10,22 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 SIZE, FINE = 256, 1024  # drawn four times as large, then scaled down: smooth edges
-LIGHT, SOFT, GRAIN = (
-    0.16,
-    3,
-    5.0,
-)  # how much lighter the top of a thing is; pixels of blur at FINE; grey levels of noise
+LIGHT = 0.16  # the gain of brightness from the middle of the image to its top
+SOFT = 3  # pixels of blur at FINE
+GRAIN = 5.0  # grey levels of noise
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
-Part = tuple[
-    str, Colour, Sequence[Point]
-]  # of a thing: "polygon", "ellipse" (two corners) or "line"; places 0…1 of the side
+# A part of an object: "polygon", "ellipse" (two corners) or "line"; points are 0…1 of the side.
+Part = tuple[str, Colour, Sequence[Point]]
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """`pixels` uint8 (256, 256, 3); `mask` uint8 (256, 256), 255 where the thing is, 0 or 128 for the two parts of its background."""
+    """`pixels` uint8 (256, 256, 3) and `mask` uint8 (256, 256).
+
+    The mask is 255 on the object, and 0 or 128 on the two parts of the background.
+    """
 
     pixels: np.ndarray
     mask: np.ndarray
@@ -171,7 +174,10 @@ def _ground(
     waves: float,
     seed: int,
 ) -> np.ndarray:
-    """Two gradients that meet at the horizon; `waves` are streaks of brightness in the lower one. float64 (1024, 1024, 3)."""
+    """Two gradients that meet at the horizon: float64 (1024, 1024, 3).
+
+    `waves` is the strength of bright streaks in the lower one.
+    """
     rows = np.arange(FINE) / FINE
     sky = _gradient(above, rows / horizon)
     earth = _gradient(below, (rows - horizon) / (1 - horizon))
@@ -182,11 +188,11 @@ def _ground(
 
 def _gradient(ends: tuple[Colour, Colour], places: np.ndarray) -> np.ndarray:
     start, end = np.array(ends, float)
-    return start + np.clip(places, 0, 1)[:, None] * (end - start)
+    return np.asarray(start + np.clip(places, 0, 1)[:, None] * (end - start))
 
 
 def _noise(seed: int, cells: tuple[int, int]) -> np.ndarray:
-    """Smooth noise of so many cells, about −1…1, float64 (1024, 1024)."""
+    """Smooth noise with so many cells, about −1…1: float64 (1024, 1024)."""
     coarse = np.random.default_rng(seed).normal(size=cells).astype(np.float32) / 2
     return np.asarray(Image.fromarray(coarse).resize((FINE, FINE), Image.Resampling.BICUBIC), float)
 
@@ -196,7 +202,7 @@ def _clouds(image: np.ndarray, seed: int) -> np.ndarray:
         _noise(seed + octave, (3 * 2**octave, 2 * 2**octave)) / 2**octave for octave in range(4)
     )
     share = np.clip(cover, 0, 1)[..., None] * 0.8
-    return image * (1 - share) + 248 * share
+    return np.asarray(image * (1 - share) + 248 * share)
 
 
 def _drawing(
@@ -221,8 +227,8 @@ def _drawing(
         places = [(x * FINE, y * FINE) for x, y in points]
         for canvas, ink in ((image, colour), (mask, 255)):
             _draw(ImageDraw.Draw(canvas), kind, places, ink)
-    thing = np.asarray(mask) == 255
-    light = 1 + LIGHT * np.where(thing, 1 - 2 * np.arange(FINE)[:, None] / FINE, 0)
+    of_object = np.asarray(mask) == 255
+    light = 1 + LIGHT * np.where(of_object, 1 - 2 * np.arange(FINE)[:, None] / FINE, 0)
     lit = Image.fromarray(np.clip(np.asarray(image) * light[..., None], 0, 255).astype(np.uint8))
     small = np.asarray(
         lit.filter(ImageFilter.GaussianBlur(SOFT)).resize((SIZE, SIZE), Image.Resampling.BOX), float

@@ -1,3 +1,6 @@
-"""What runs in production: an image classifier that explains itself, on ONNX Runtime. Imports neither torch nor training."""
+"""The production side: an image classifier that explains itself, on ONNX Runtime.
 
-__version__ = "0.1.0"
+It imports neither torch nor training.
+"""
+
+__version__ = "0.2.0"

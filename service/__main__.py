@@ -1,9 +1,10 @@
-"""python -m service: serve a bundle, or ask it about an image without a server."""
+"""python -m service: serve a bundle, or predict and explain images without a server."""
 
 import json
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,18 +15,21 @@ from service.errors import CandorError, Stopped
 from service.settings import Settings, describe
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from service.bulk.run import Run
+    from service.explain import Attribution
     from service.runtime.engine import Engine
     from service.schedule.pipeline import Sent
 
 SETTINGS_HELP = "\b\nSettings come from the environment:\n" + describe()
 PATH = click.Path(path_type=Path, exists=True, dir_okay=False)
 FILE = click.argument("file", type=PATH)
-STOPPED = 130  # the exit status of a command that was interrupted
+STOPPED = 130  # the exit status of a shell command that SIGINT ended, 128 + 2
 
 
 class Command(click.Group):
-    """Our own errors end a command with one sentence, not with a trace."""
+    """A group of commands that end with one sentence on our own errors, not with a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command."""
@@ -44,38 +48,40 @@ def main() -> None:
     """Serves image classifiers that explain themselves.
 
     \b
-    python -m service serve                                   the embedded model on http://127.0.0.1:3000
-    python -m service predict cat.jpg                         its three most probable classes, as JSON
-    python -m service predict images --out results.parquet  those of a whole folder, as a table
+    python -m service serve
+        serve the embedded model on http://127.0.0.1:3000
+    python -m service predict cat.jpg
+        print the three most probable classes as JSON
+    python -m service predict images --out results.parquet
+        write the predictions of all images in a folder to a table
     python -m service explain cat.jpg --method grad_cam --out map.png
+        draw which regions speak for the predicted class
     """
 
 
 @main.command(epilog=SETTINGS_HELP)
 def serve() -> None:
-    """Serves the bundle until SIGTERM or SIGINT, finishing what it has begun."""
+    """Serves the bundle over HTTP until SIGTERM or SIGINT.
+
+    Requests that have begun are answered before it ends.
+    """
     from service.bundle.folder import check_int8, load
 
+    # Checked before the server starts: a bad bundle is a sentence here, and a traceback there.
     settings = Settings.from_environment()
     bundle = load(settings.bundle)
     if settings.precision == "int8":
         check_int8(bundle, settings.device)
+    # Two servers that shared a BENTOML_HOME would erase each other's metrics.
     home = Path(tempfile.gettempdir()) / f"candor-{os.getuid()}-{settings.port}"
-    os.environ.setdefault(
-        "BENTOML_HOME", str(home)
-    )  # two servers that shared one would erase each other's metrics
+    os.environ.setdefault("BENTOML_HOME", str(home))
+    # BentoML reports usage unless this is "true"; "1" does not count.
     os.environ["BENTOML_DO_NOT_TRACK"] = "true"
-    root = Path(__file__).parent.parent
-    command = [
-        sys.executable,
-        "-m",
-        "bentoml",
-        "serve",
-        "service.app:Candor",
-        "--working-dir",
-        str(root),
-    ]
-    os.execv(sys.executable, [*command, "--host", settings.host, "--port", str(settings.port)])  # noqa: S606 - signals reach it
+    command = [sys.executable, "-m", "bentoml", "serve", "service.app:Candor"]
+    options = ["--working-dir", str(Path(__file__).parent.parent)]
+    options += ["--host", settings.host, "--port", str(settings.port)]
+    # Replaces this process, so that signals reach the server itself.
+    os.execv(sys.executable, [*command, *options])  # noqa: S606
 
 
 @main.command()
@@ -85,67 +91,72 @@ def serve() -> None:
     type=click.IntRange(1),
     default=3,
     show_default=True,
-    help="How many classes to name.",
+    help="Number of classes.",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="DIR: the table to write, a Parquet file.",
+    help="Folder: the table to write, a Parquet file.",
 )
-@click.option("--overwrite", is_flag=True, help="DIR: replace the table if it is there.")
+@click.option("--overwrite", is_flag=True, help="Folder: replace the table if it exists.")
 @click.option(
     "--shard",
     default="1/1",
     show_default=True,
-    help="DIR: only such a share of the files: 3/8 is every eighth from the third.",
+    help="Folder: this share of the files only; 3/8 is every eighth file from the third.",
 )
-@click.option("--explain", "method", help="DIR: explain every prediction by this method.")
-@click.option("--target", help="DIR: label or index to explain; the predicted class if not given.")
+@click.option(
+    "--explain", "method", metavar="METHOD", help="Folder: explain every prediction by METHOD."
+)
+@click.option("--target", help="Folder: label or index to explain; by default the predicted class.")
 @click.option(
     "--set",
     "given",
     multiple=True,
     metavar="NAME=VALUE",
-    help="DIR: a parameter of the method: --set steps=64.",
+    help="Folder: a parameter of METHOD: --set steps=64.",
 )
 @click.option(
     "--quality",
     default="basic",
     show_default=True,
-    help="DIR: which measures of the maps: basic, or full, which are dear.",
+    help="Folder: measures of the maps; full ones take about 170 forward passes an image.",
 )
 @click.option(
     "--maps",
     type=click.Path(path_type=Path, file_okay=False),
-    help="DIR: a folder to write the maps to, as .npy files.",
+    help="Folder: the folder to write the maps to, as .npy files.",
 )
 @click.pass_context
-def predict(ctx: click.Context, /, path: Path, top_k: int, out: Path | None, **asked: Any) -> None:
-    """Prints the most probable classes of the image PATH as JSON, or writes those of all images in the folder PATH to a table.
+def predict(
+    ctx: click.Context, /, path: Path, top_k: int, out: Path | None, **folder_options: Any
+) -> None:
+    """Predicts the classes of an image, or of all images in a folder.
 
-    A run of a folder that was stopped, or killed, goes on when it is started again.
+    PATH is an image or a folder. The most probable classes of an image are printed as JSON; the
+    predictions of a folder are written to a table. A run of a folder that was stopped or killed
+    continues when it is started again.
     """
     from service import predictions
     from service.api import responses
 
     if path.is_dir():
-        _predict_folder(path, top_k, out, **asked)
+        _predict_folder(path, top_k, out, **folder_options)
         return
-    for name in asked if out is None else ("out", *asked):
-        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+    for parameter in ctx.command.params:
+        given = ctx.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
+        if given and parameter.name in ("out", *folder_options):
             raise click.UsageError(
-                f"{name} is asked of a folder, and {path} is a file: leave it out, or use `explain`"
+                f"{parameter.opts[0]} is for a folder, and {path} is a file: "
+                "leave it out, or use `explain`"
             )
-    engine, sent = _opened(path)
-    wanted = predictions.PredictionOptions(predictions.check_top_k(top_k, engine.manifest))
-    found = predictions.predict(
-        engine.predict(sent.fitted[None]).rows()[0], engine.manifest, wanted
+    engine, sent = _open(path)
+    options = predictions.PredictionOptions(predictions.check_top_k(top_k, engine.manifest))
+    prediction = predictions.predict(
+        engine.predict(sent.fitted[None]).rows()[0], engine.manifest, options
     )
-    click.echo(
-        json.dumps(
-            {"model": responses.model(engine.manifest), **responses.prediction(found, sent)},
-            indent=2,
-        )
+    _print(
+        {"model": responses.model(engine.manifest), **responses.prediction(prediction, sent)},
     )
 
 
@@ -162,7 +173,8 @@ def _predict_folder(
     quality: str,
     maps: Path | None,
 ) -> None:
-    from service.bulk import run as bulk_run
+    from service.bulk.job import Job, Shard
+    from service.bulk.run import Run
     from service.bundle.folder import load
     from service.explain import ask
     from service.predictions import check_top_k
@@ -172,32 +184,22 @@ def _predict_folder(
     if out is None:
         raise click.UsageError(f"{folder} is a folder: name the table to write with --out")
     if out.exists() and not overwrite:
-        raise click.UsageError(f"{out} is there: give --overwrite to replace it, or another --out")
+        raise click.UsageError(f"{out} exists: give --overwrite to replace it, or another --out")
     if method is None and (target or given or maps or quality != "basic"):
         raise click.UsageError(
-            "--target, --set, --quality and --maps say how to explain: give --explain METHOD, too"
+            "--target, --set, --quality and --maps are for explanations: give --explain METHOD, too"
         )
     settings = Settings.from_environment()
     bundle = load(settings.bundle)
-    parameters = dict(entry.partition("=")[::2] for entry in given)
-    question = ask(bundle.manifest, method, target, parameters, quality) if method else None
-    job = bulk_run.Job(
-        folder,
-        out,
-        question,
-        maps,
-        bulk_run.Shard.parse(shard),
-        check_top_k(top_k, bundle.manifest),
-    )
-    workers = settings.threads or host.cores()
-    run = bulk_run.Run(
-        Engine(bundle, settings.device, settings.threads), job, settings.max_pixels, workers
-    )
+    question = ask(bundle.manifest, method, target, _parameters(given), quality) if method else None
+    job = Job(folder, out, question, maps, Shard.parse(shard), check_top_k(top_k, bundle.manifest))
+    engine = Engine(bundle, settings.device, settings.threads)
+    run = Run(engine, job, settings.max_pixels, settings.threads or host.cores())
     _show(run, out)
 
 
 def _show(run: "Run", out: Path) -> None:
-    """Works with a progress bar."""
+    """Does the work of `run` behind a progress bar."""
     try:
         with click.progressbar(
             length=run.total, label="Predicting", show_pos=True, file=sys.stderr
@@ -212,15 +214,23 @@ def _show(run: "Run", out: Path) -> None:
     click.echo(f"{out}: {run.total:,} files, {errors:,} of them with an error")
 
 
+def _check_suffix(_ctx: click.Context, _option: click.Parameter, out: Path) -> Path:
+    if out.suffix not in (".png", ".npy"):
+        raise click.BadParameter(
+            f"{out} ends neither in .png (the overlay) nor in .npy (the raw map)"
+        )
+    return out
+
+
 @main.command()
 @FILE
 @click.option(
     "--method",
     default="grad_cam",
     show_default=True,
-    help="How to explain; an unknown one lists what there is.",
+    help="Attribution method; an unknown one lists the methods.",
 )
-@click.option("--target", help="Label or index to explain; the predicted class if not given.")
+@click.option("--target", help="Label or index to explain; by default the predicted class.")
 @click.option(
     "--set",
     "given",
@@ -231,19 +241,20 @@ def _show(run: "Run", out: Path) -> None:
 @click.option(
     "--mask",
     type=PATH,
-    help="The image's segments as a PNG file of its size, each value a segment.",
+    help="Segments of the image: a PNG file of its size, each value a segment.",
 )
 @click.option(
     "--out",
     required=True,
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The overlay (.png) or the raw map (.npy).",
+    callback=_check_suffix,
+    help="The file to write: an overlay (.png) or the raw map (.npy).",
 )
 @click.option(
     "--legend/--no-legend",
     default=True,
     show_default=True,
-    help="Whether a legend is drawn below the overlay; with it, a small image is magnified.",
+    help="Magnify a small image, and draw a legend below the overlay.",
 )
 def explain(
     file: Path,
@@ -255,51 +266,62 @@ def explain(
     *,
     legend: bool,
 ) -> None:
-    """Explains what the model sees in the image FILE, and prints the explanation as JSON."""
+    """Draws which parts of an image speak for a class.
+
+    FILE is the image. Its prediction and the measures of the explanation are printed as JSON.
+    """
     from service import predictions
     from service.api import responses
-    from service.explain import ask, check_masked, render
+    from service.explain import ask, check_masked
     from service.explain import explain as attribute
-    from service.explain.legend import legend_of
-    from service.schedule.pipeline import draw_overlay, question_on_mask
+    from service.schedule.pipeline import question_on_mask
 
-    if out.suffix not in (".png", ".npy"):
-        raise click.BadParameter(
-            f"{out} ends neither in .png (the overlay) nor in .npy (the raw map)",
-            param_hint="--out",
-        )
-    parameters = dict(entry.partition("=")[::2] for entry in given)
-    engine, sent = _opened(file)
-    question = ask(engine.manifest, method, target, parameters)
+    engine, sent = _open(file)
+    question = ask(engine.manifest, method, target, _parameters(given))
     if mask is not None:
-        check_masked(method, parameters)
+        check_masked(method, _parameters(given))
         question = question_on_mask(sent, mask.read_bytes(), question, engine.manifest.input)
-    found = predictions.predict(engine.predict(sent.fitted[None]).rows()[0], engine.manifest)
-    attribution = attribute(engine, sent.fitted, question, found.logits)
-    assert sent.ground is not None
+    prediction = predictions.predict(engine.predict(sent.fitted[None]).rows()[0], engine.manifest)
+    attribution = attribute(engine, sent.fitted, question, prediction.logits)
     if out.suffix == ".npy":
         out.write_bytes(responses.npy(attribution))
-    elif legend:
-        told = legend_of(attribution, engine.manifest, found.logits)
-        out.write_bytes(
-            draw_overlay(engine, render.magnified(sent.ground), sent, attribution, told)
-        )
     else:
-        out.write_bytes(draw_overlay(engine, sent.ground, sent, attribution))
-    answer = responses.explanation(attribution, engine.manifest, None, array=False)
-    click.echo(
-        json.dumps(
-            {
-                "model": responses.model(engine.manifest),
-                **responses.prediction(found, sent),
-                "explanation": answer,
-            },
-            indent=2,
-        )
+        logits = prediction.logits if legend else None
+        out.write_bytes(_overlay(engine, sent, attribution, logits))
+    _print(
+        {
+            "model": responses.model(engine.manifest),
+            **responses.prediction(prediction, sent),
+            "explanation": responses.explanation(attribution, engine.manifest, None, array=False),
+        }
     )
 
 
-def _opened(file: Path) -> "tuple[Engine, Sent]":
+def _overlay(
+    engine: "Engine", sent: "Sent", attribution: "Attribution", logits: "np.ndarray | None"
+) -> bytes:
+    """The overlay as a PNG file; with `logits`, it is magnified and has a legend."""
+    from service.explain import render
+    from service.explain.legend import legend_of
+    from service.schedule.pipeline import draw_overlay
+
+    assert sent.ground is not None
+    if logits is None:
+        return draw_overlay(engine, sent.ground, sent, attribution)
+    legend = legend_of(attribution, engine.manifest, logits)
+    return draw_overlay(engine, render.magnified(sent.ground), sent, attribution, legend)
+
+
+def _parameters(given: Sequence[str]) -> dict[str, str]:
+    """The parameters of a method, of NAME=VALUE each."""
+    return dict(entry.partition("=")[::2] for entry in given)
+
+
+def _print(answer: dict[str, Any]) -> None:
+    click.echo(json.dumps(answer, indent=2))
+
+
+def _open(file: Path) -> "tuple[Engine, Sent]":
     """The engine of the bundle in the settings, and the image in `file`."""
     from service.bundle.folder import load
     from service.runtime.engine import Engine

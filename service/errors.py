@@ -1,66 +1,68 @@
-"""Everything that Candor refuses, as one tree.
+"""Everything that Candor rejects or gives up, as one tree.
 
     CandorError
-    ├── SettingsError            a CANDOR_ variable is unknown or has a bad value: the start stops
-    ├── DeviceError              the device asked for does not run here: the start stops
-    ├── PrecisionError           the precision asked for cannot be had here: the start stops
-    ├── BundleError              the bundle cannot be used: the start stops
+    ├── SettingsError            a CANDOR_ variable is unknown or has a bad value
+    ├── DeviceError              the requested device does not run here
+    ├── PrecisionError           the requested precision is not possible here
+    ├── BundleError              the bundle cannot be used
     │   ├── ManifestError            manifest.json is missing, is no JSON or breaks the contract
-    │   ├── SchemaVersionError       written for another version of the contract
-    │   ├── MissingFileError         the manifest names a file that is not there
+    │   ├── SchemaVersionError       manifest.json has another version of the contract
+    │   ├── MissingFileError         a file that the manifest names is missing
     │   ├── DigestError              a file is not the one that the manifest was written for
-    │   └── ExternalDataError        a graph keeps its tensors in other files, which no digest covers
-    ├── BulkError                a folder cannot be worked through: nothing was changed
-    │   └── Stopped                  the run was told to stop: what is finished is kept
-    └── RequestError             the caller is told, as a problem (RFC 9457)
+    │   └── ExternalDataError        a graph keeps tensors in other files, which no digest covers
+    ├── BulkError                a bulk run cannot start, continue or finish
+    │   └── Stopped                  a signal stopped the run; finished parts are kept
+    └── RequestError             the answer is a problem (RFC 9457) with this status:
         ├── MalformedRequest     400 the body or a parameter cannot be read
-        ├── NotFound             404 nothing is served there
-        ├── MethodNotAllowed     405 not with this HTTP method
-        ├── NotAcceptable        406 no such representation
-        ├── SlowRequest          408 the body did not come in time
-        ├── BodyTooLarge         413 more bytes than the limit
-        ├── ImageTooLarge      413 more pixels than the limit
-        ├── UnsupportedFormat    415 not a content type, or not an image format, that is taken
-        ├── UndecodableImage   422 looks like an image and cannot be decoded
-        ├── InvalidParameter     422 a parameter out of its range
-        ├── MethodUnavailable    422 this bundle lacks the graph that the method needs
+        ├── NotFound             404 nothing is served at this path
+        ├── MethodNotAllowed     405 the path is served with other HTTP methods
+        ├── NotAcceptable        406 no representation matches Accept
+        ├── SlowRequest          408 the body did not arrive in time
+        ├── BodyTooLarge         413 the body has more bytes than the limit
+        ├── ImageTooLarge        413 the image has more pixels than the limit
+        ├── UnsupportedFormat    415 the content type or the image format is not supported
+        ├── UndecodableImage     422 the bytes begin like an image and cannot be decoded
+        ├── InvalidParameter     422 a parameter is unknown or out of range
+        ├── MethodUnavailable    422 the bundle lacks the graph of the attribution method
         ├── TooManyRequests      429 the queue is full
-        ├── Unavailable          503 starting, stopping or overloaded
-        ├── DeadlineExceeded     504 the caller's time is over
-        └── InternalError        500 a defect of ours, never of an image
+        ├── Unavailable          503 the service is starting, stopping or overloaded
+        ├── DeadlineExceeded     504 the caller's deadline has passed
+        └── InternalError        500 a defect of the service, never of an image
 
-A message says what was wrong, the value, the limit and the remedy.
+At start, an error of the upper half ends the process with its message. A message names the fault,
+the value, the limit and the remedy.
 """
 
 from typing import Any, ClassVar
 
-SHOWN = 40  # characters of a caller's value that a message repeats
+# Characters of a caller's value that a message repeats: the caller may have sent megabytes.
+SHOWN = 40
 
 
 def short(value: Any) -> str:
-    """`value` as a message repeats it: a caller may send megabytes."""
+    """`value` as a message repeats it, cut to SHOWN characters."""
     text = repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 class CandorError(Exception):
-    """The root: catch it to catch all that Candor raises on purpose."""
+    """The root of all that Candor raises on purpose."""
 
 
 class SettingsError(CandorError):
-    """A CANDOR_ variable is unknown or has a bad value."""
+    """At start: a CANDOR_ variable is unknown or has a bad value."""
 
 
 class DeviceError(CandorError):
-    """The device asked for does not run here."""
+    """At start: CANDOR_DEVICE names a device that does not run here."""
 
 
 class PrecisionError(CandorError):
-    """The precision asked for cannot be had here."""
+    """At start: the bundle or the device cannot compute in CANDOR_PRECISION."""
 
 
 class BundleError(CandorError):
-    """The bundle cannot be used."""
+    """At start, or when a file is read: the bundle cannot be used."""
 
 
 class ManifestError(BundleError):
@@ -68,15 +70,15 @@ class ManifestError(BundleError):
 
 
 class SchemaVersionError(BundleError):
-    """The manifest is written for another version of the contract."""
+    """manifest.json was written for another version of the contract."""
 
 
 class MissingFileError(BundleError):
-    """The manifest names a file that is not there."""
+    """A file is missing that the manifest names, or a caller reads one that it does not name."""
 
 
 class DigestError(BundleError):
-    """A file is not the one that the manifest was written for."""
+    """A file's sha256 is not the one in the manifest: it was changed or damaged."""
 
 
 class ExternalDataError(BundleError):
@@ -84,15 +86,18 @@ class ExternalDataError(BundleError):
 
 
 class BulkError(CandorError):
-    """A folder cannot be worked through; nothing was changed."""
+    """A bulk run cannot start, continue or finish; no table was written."""
 
 
 class Stopped(BulkError):
-    """The run was told to stop; what is finished is kept."""
+    """SIGTERM or SIGINT stopped a bulk run; finished parts are kept."""
 
 
 class RequestError(CandorError):
-    """The caller is told: `status` is the HTTP status, `code` the stable name, `title` the same for every occurrence."""
+    """The root of what a caller receives as a problem (RFC 9457).
+
+    `status`: the HTTP status. `code`: a stable name. `title`: the same for every occurrence.
+    """
 
     status: ClassVar[int]
     code: ClassVar[str]
@@ -100,78 +105,78 @@ class RequestError(CandorError):
 
     @property
     def detail(self) -> str:
-        """What was wrong, the value, the limit and the remedy."""
+        """The message of this occurrence: fault, value, limit and remedy."""
         return str(self)
 
 
 class MalformedRequest(RequestError):
-    """The body or a parameter cannot be read."""
+    """400: the body or a parameter cannot be read, for example JSON that is cut off."""
 
     status, code, title = 400, "malformed_request", "The request cannot be read"
 
 
 class NotFound(RequestError):
-    """Nothing is served there."""
+    """404: nothing is served at this path."""
 
     status, code, title = 404, "not_found", "Nothing is served here"
 
 
 class MethodNotAllowed(RequestError):
-    """Something is served there, but not with this HTTP method."""
+    """405: the path is served, but not with this HTTP method."""
 
     status, code, title = 405, "method_not_allowed", "This HTTP method is not served here"
 
 
 class NotAcceptable(RequestError):
-    """The representation asked for with Accept does not exist."""
+    """406: the answer does not exist in a representation that Accept names."""
 
     status, code, title = 406, "not_acceptable", "No such representation"
 
 
 class SlowRequest(RequestError):
-    """The body did not come in time."""
+    """408: the body did not arrive in time."""
 
-    status, code, title = 408, "slow_request", "The body came too slowly"
+    status, code, title = 408, "slow_request", "The body arrived too slowly"
 
 
 class BodyTooLarge(RequestError):
-    """The body has more bytes than the limit."""
+    """413: the body has more bytes than CANDOR_MAX_BODY_BYTES."""
 
     status, code, title = 413, "body_too_large", "The body is too large"
 
 
 class ImageTooLarge(RequestError):
-    """The image has more pixels than the limit."""
+    """413: the image has more pixels than CANDOR_MAX_PIXELS."""
 
     status, code, title = 413, "picture_too_large", "The image is too large"
 
 
 class UnsupportedFormat(RequestError):
-    """The content type, or the format of the image, is not one that is taken."""
+    """415: the content type or the format of the image is not supported."""
 
-    status, code, title = 415, "unsupported_format", "Not an image format that is taken"
+    status, code, title = 415, "unsupported_format", "The format is not supported"
 
 
 class UndecodableImage(RequestError):
-    """The bytes begin like an image and cannot be decoded."""
+    """422: the bytes begin like an image and cannot be decoded."""
 
     status, code, title = 422, "undecodable_picture", "The image cannot be decoded"
 
 
 class InvalidParameter(RequestError):
-    """A parameter is unknown or out of its range."""
+    """422: a parameter is unknown or out of range."""
 
     status, code, title = 422, "invalid_parameter", "A parameter is not valid"
 
 
 class MethodUnavailable(RequestError):
-    """This bundle lacks the graph that the method needs."""
+    """422: the bundle lacks the graph that the attribution method needs."""
 
     status, code, title = 422, "method_unavailable", "This model cannot be explained that way"
 
 
 class TooManyRequests(RequestError):
-    """The queue is full."""
+    """429: the queue is full; the caller may retry after `retry_after_seconds`."""
 
     status, code, title = 429, "too_many_requests", "Too many requests are waiting"
 
@@ -181,7 +186,7 @@ class TooManyRequests(RequestError):
 
 
 class Unavailable(RequestError):
-    """The service is starting, stopping or overloaded."""
+    """503: the service is starting, stopping or overloaded; see `retry_after_seconds`."""
 
     status, code, title = 503, "unavailable", "The service cannot answer now"
 
@@ -191,12 +196,12 @@ class Unavailable(RequestError):
 
 
 class DeadlineExceeded(RequestError):
-    """The time that the caller gave is over."""
+    """504: the caller's deadline has passed."""
 
     status, code, title = 504, "deadline_exceeded", "The deadline has passed"
 
 
 class InternalError(RequestError):
-    """A defect of ours; the log has the trace."""
+    """500: a defect of the service; the log has the traceback."""
 
     status, code, title = 500, "internal_error", "A defect of the service"

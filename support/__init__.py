@@ -1,1 +1,1 @@
-"""What tests and benchmarks share."""
+"""Servers, clients, loads and images that tests, benchmarks and drawings share."""

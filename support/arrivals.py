@@ -1,6 +1,7 @@
-"""Load over raw sockets, where every single answer is looked at: many requests at the same moment, or one after the other on each connection.
+"""Load over raw sockets that records every single answer.
 
-Times are seconds of the event loop's clock.
+Requests are sent all at once, or one after the other on each connection. Times are seconds of the
+event loop's clock.
 """
 
 import asyncio
@@ -16,18 +17,19 @@ import uvloop
 
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 HOST = "127.0.0.1"
-DRAIN_SECONDS = 15  # how long the last answers are waited for
-SPARE_FILES = 64  # the process has files open besides its connections
-OPENING = 64  # connections asked for at once: a server's queue of new ones is short
+DRAIN_SECONDS = 15  # the longest wait for the last answers
+SPARE_FILES = 64  # files of the process besides its connections
+OPENING = 64  # connections opened at once: a server's backlog is short
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer to request `number`: its HTTP `status`, 0 where the connection was lost, and when it was sent and the answer complete.
+    """The answer to request `number`.
 
-    `head` is the answer's, without the empty line.
+    `status` is HTTP's, 0 where the connection was lost. `sent` is the time of the request, `ended`
+    that of the complete answer. `head` has no empty line.
     """
 
     number: int
@@ -39,12 +41,15 @@ class Answer:
 
     @property
     def milliseconds(self) -> float:
-        """From the one to the other."""
+        """The time from the request to the complete answer."""
         return 1000 * (self.ended - self.sent)
 
 
 class Connection(asyncio.Protocol):
-    """A keep-alive connection with at most one request on it; `answered` and `lost` are told what happens to it."""
+    """A keep-alive connection that carries at most one request at a time.
+
+    Calls `answered` with every answer, and `lost` when it ends without a request on it.
+    """
 
     def __init__(
         self, answered: "Callable[[Connection, Answer], None]", lost: "Callable[[Connection], None]"
@@ -56,7 +61,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """It can be used."""
+        """Marks the connection as usable."""
         self._transport, self.usable = cast("asyncio.Transport", transport), True
 
     def send(self, number: int, raw: bytes) -> None:
@@ -65,21 +70,21 @@ class Connection(asyncio.Protocol):
         self._transport.write(raw)
 
     def close(self) -> None:
-        """Ends it."""
+        """Ends the connection."""
         self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Looks whether the answer is complete."""
+        """Hands the answer over once it is complete."""
         self._received += data
-        head, found, body = self._received.partition(b"\r\n\r\n")
+        head, separator, body = self._received.partition(b"\r\n\r\n")
         length = LENGTH.search(head)
-        if found and len(body) >= int(length[1] if length else 0):
+        if separator and len(body) >= int(length[1] if length else 0):
             self._received.clear()
             self.usable = b"\r\nconnection: close" not in head.lower()
             self._end(int(head[9:12]), bytes(head), bytes(body))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """A request that was on it is lost."""
+        """Answers a request under way with status 0."""
         del exc
         self.usable = False
         if self._pending:
@@ -88,7 +93,8 @@ class Connection(asyncio.Protocol):
             self._lost(self)
 
     def _end(self, status: int, head: bytes, body: bytes) -> None:
-        if self._pending is None:  # it was refused without being asked: the server closes
+        # A server that rejects connections answers before any request.
+        if self._pending is None:
             return
         (number, sent), self._pending = self._pending, None
         self._answered(
@@ -97,7 +103,10 @@ class Connection(asyncio.Protocol):
 
 
 class Pool:
-    """Connections to one port of loopback, taken in turn; a lost one is replaced. Every answer goes to `answered`."""
+    """Connections to one port of loopback, used in turn.
+
+    Calls `answered` with every answer, and replaces connections that are lost.
+    """
 
     def __init__(self, port: int, answered: Callable[[Answer], None]) -> None:
         self._port = port
@@ -128,10 +137,10 @@ class Pool:
             connection.close()
 
     async def send(self, number: int, raw: bytes) -> None:
-        """Sends as soon as a connection is free.
+        """Sends `raw` as soon as a connection is free.
 
         Raises:
-            TimeoutError: none was, for DRAIN_SECONDS.
+            TimeoutError: No connection was free for DRAIN_SECONDS.
         """
         while True:
             connection = await asyncio.wait_for(self._free.get(), DRAIN_SECONDS)
@@ -140,7 +149,7 @@ class Pool:
                 return
 
     async def drained(self) -> None:
-        """Waits for the answers that are open, at most DRAIN_SECONDS."""
+        """Waits for the outstanding answers, at most DRAIN_SECONDS."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), DRAIN_SECONDS)
 
@@ -177,7 +186,7 @@ class Pool:
             task.add_done_callback(self._replaced)
 
     def _replaced(self, task: asyncio.Task[None]) -> None:
-        """A connection that the server does not take is missing from then on."""
+        """Ignores a connection that the server rejects: the pool is smaller from then on."""
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()
@@ -195,7 +204,7 @@ async def pool(port: int, size: int, answered: Callable[[Answer], None]) -> Asyn
 
 
 async def together(port: int, requests: Sequence[bytes]) -> list[Answer]:
-    """Sends all `requests` at the same moment, each on a connection of its own, which was opened before."""
+    """Sends all `requests` at the same moment, each on an open connection of its own."""
     answers: list[Answer] = []
     async with pool(port, len(requests), answers.append) as opened:
         for number, raw in enumerate(requests):
@@ -207,7 +216,7 @@ async def together(port: int, requests: Sequence[bytes]) -> list[Answer]:
 async def closed_loop(
     port: int, requests: Iterable[bytes], connections: int, answered: Callable[[Answer], None]
 ) -> None:
-    """Sends `requests` in their order, each as soon as one of `connections` is free."""
+    """Sends `requests` in order, each as soon as one of `connections` is free."""
     async with pool(port, connections, answered) as opened:
         for number, raw in enumerate(requests):
             await opened.send(number, raw)
@@ -215,11 +224,11 @@ async def closed_loop(
 
 
 def run(work: Coroutine[Any, Any, Result]) -> Result:
-    """The result of `work`, on the fastest loop there is."""
+    """The result of `work`, run on uvloop."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(work)
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The percentile, NaN of nothing."""
+    """The percentile of `values`, NaN if there are none."""
     return float(np.percentile(values, percent)) if len(values) else float("nan")

@@ -1,20 +1,22 @@
 """A real browser for tests and screenshots: Debian's Chromium, headless, driven by Playwright."""
 
 import shutil
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
-# a camera that shows a test image, and nobody who has to allow it
+# A camera with a test image, which no one has to allow.
 ARGUMENTS = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 TABS = ("try", "why", "watch", "model")
 
 
 @contextmanager
-def chromium():
-    """The browser, running."""
+def chromium() -> Iterator[Browser]:
+    """A running browser."""
     path = shutil.which("chromium")
-    assert path, "there is no chromium: scripts/packages chromium installs it"
+    assert path, "chromium is missing: scripts/packages chromium installs it"
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=path, args=ARGUMENTS)
         try:
@@ -24,44 +26,47 @@ def chromium():
 
 
 class Visit:
-    """One visitor's page, that keeps what may not happen: `errors` of scripts and of the console, and requests to `strangers`."""
+    """A page of one visitor.
 
-    def __init__(self, browser, url, **options):
+    `errors` collects those of scripts and the console, `foreign` the requests to other hosts.
+    """
+
+    def __init__(self, browser: Browser, url: str, **options: Any) -> None:
         self.url = url
-        self.context = browser.new_context(
-            base_url=url,
-            **{"locale": "en-GB", "viewport": {"width": 1280, "height": 900}} | options,
-        )
+        options = {"locale": "en-GB", "viewport": {"width": 1280, "height": 900}} | options
+        self.context = browser.new_context(base_url=url, **options)
         self.page = self.context.new_page()
         self.page.set_default_timeout(15_000)
-        self.errors, self.strangers, self.requests = [], [], []
+        self.errors: list[str] = []
+        self.foreign: list[str] = []
+        self.requests: list[str] = []
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", self._console)
         self.page.on("request", self._request)
 
-    def _console(self, message):
+    def _console(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
             self.errors.append(message.text)
 
-    def _request(self, request):
+    def _request(self, request: Request) -> None:
         self.requests.append(request.url)
         if not request.url.startswith((self.url, "data:", f"blob:{self.url}")):
-            self.strangers.append(request.url)
+            self.foreign.append(request.url)
 
-    def open(self, tab="try"):
-        """The page, with a tab open."""
+    def open(self, tab: str = "try") -> Page:
+        """Opens the page at a tab."""
         self.page.goto(f"/#{tab}")
         self.page.wait_for_selector(f"#{tab} h1")
         return self.page
 
-    def sample(self, name="Ship"):
-        """The answer to a sample."""
+    def sample(self, name: str = "Ship") -> Page:
+        """Submits a sample and waits for the answer."""
         self.page.get_by_role("button", name=name).click()
         self.page.wait_for_selector(".verdict")
         return self.page
 
-    def explained(self, *methods):
-        """The maps of a sample by `methods`."""
+    def explained(self, *methods: str) -> Page:
+        """Submits a sample and waits for its maps by `methods`."""
         self.open()
         self.sample()
         self.page.get_by_role("link", name="Why ship?").click()
@@ -73,13 +78,13 @@ class Visit:
         self.settle()
         return self.page
 
-    def settle(self):
-        """Waits for every map."""
+    def settle(self) -> None:
+        """Waits until every panel shows a map or an error."""
         self.page.locator("#why .panel").first.wait_for()
         expect(
             self.page.locator("#why [aria-busy], #why .panel:not(:has(.quality, .bad))")
         ).to_have_count(0)
 
-    def close(self):
-        """Ends the visit."""
+    def close(self) -> None:
+        """Closes the page."""
         self.context.close()

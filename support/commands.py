@@ -8,10 +8,9 @@ from support.servers import ROOT, environment
 
 
 def run(home: Path, *arguments: object) -> "subprocess.CompletedProcess[str]":
-    """`python -m service ARGUMENT…`, with `home` as its BENTOML_HOME."""
-    command = [sys.executable, "-m", "service", *map(str, arguments)]
+    """`python -m service ARGUMENT…` with `home` as its BENTOML_HOME."""
     return subprocess.run(
-        command,
+        [sys.executable, "-m", "service", *map(str, arguments)],
         cwd=ROOT,
         env=environment(home),
         capture_output=True,

@@ -1,4 +1,7 @@
-"""Environments of clients whose dependencies do not go with ours: made once by uv from tests/clients/*.txt, kept under .venv/clients."""
+"""Environments of clients whose dependencies do not go with ours.
+
+uv makes each of them once from requirements/clients/*.txt and keeps it under .venv/clients.
+"""
 
 import fcntl
 import hashlib
@@ -12,18 +15,22 @@ import pytest
 from support.servers import ROOT
 
 CACHE = Path(sys.prefix) / "clients"
-UNREACHABLE = re.compile(
-    r"dns error|error sending request|connect|timed out|network|offline", re.IGNORECASE
+NO_NETWORK = re.compile(
+    r"dns error|error sending request|failed to fetch|connection|timed out|offline", re.IGNORECASE
 )
 
 
-def python_of(client):
-    """The interpreter of an environment that holds `client`, a name of tests/clients/*.txt; without a network the test is skipped."""
-    requirements = ROOT / "tests" / "clients" / f"{client}.txt"
+def python_of(client: str) -> Path:
+    """The interpreter of an environment that holds `client`, a name in requirements/clients.
+
+    Without a network the test is skipped; in CI that is a failure (tests/conftest.py).
+    """
+    requirements = ROOT / "requirements" / "clients" / f"{client}.txt"
     folder = CACHE / f"{client}-{hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]}"
     python, done = folder / "bin" / "python", folder / "done"
     CACHE.mkdir(exist_ok=True)
     with (CACHE / f"{client}.lock").open("w") as lock:
+        # Test processes share the folder.
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not done.exists():
             _uv("venv", "--clear", "--python", sys.executable, folder)
@@ -32,9 +39,9 @@ def python_of(client):
     return python
 
 
-def _uv(*arguments):
+def _uv(*arguments: str | Path) -> None:
     command = [Path(sys.prefix) / "bin" / "uv", *arguments, "--quiet"]
-    made = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
-    if made.returncode and UNREACHABLE.search(made.stderr):
-        pytest.skip(f"no network: {made.stderr.strip().splitlines()[-1]}")
-    assert made.returncode == 0, made.stderr
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    if done.returncode and NO_NETWORK.search(done.stderr):
+        pytest.skip(f"no network: {done.stderr.strip().splitlines()[-1]}")
+    assert done.returncode == 0, done.stderr

@@ -1,4 +1,7 @@
-"""DATA OUT: writes the gradient of the first step; run alone, or by torchrun on several processes."""
+"""The gradient of the first training step, computed alone or by torchrun on several processes.
+
+Usage: gradient_of_a_step.py DATA OUT
+"""
 
 import sys
 from pathlib import Path

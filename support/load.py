@@ -1,7 +1,7 @@
-"""What the benchmarks of servers share: requests, servers in their own process group, wrk, the in-process limit, Markdown.
+"""Tools of the benchmarks of servers: requests, process groups, wrk, the in-process limit, tables.
 
-Everything stays on loopback, on free ports, and is bounded in time. A `Request` is built once, so that every generator sends the same
-bytes. Durations are seconds, latencies milliseconds.
+Everything stays on loopback, on free ports, and is bounded in time. A `Request` is built once, so
+that every generator sends the same bytes. Durations are seconds, latencies milliseconds.
 """
 
 import http.client
@@ -33,15 +33,14 @@ from service.schedule.pipeline import fit_image
 from service.settings import Settings
 from service.workers.host import cpu_seconds
 from support.images import draw, encode
-from support.servers import environment, free_port
+from support.servers import ROOT, descendants, environment, free_port
 
-ROOT = Path(__file__).parent.parent
 HOST = "127.0.0.1"
 CORES = os.cpu_count() or 1
 START_FIELD = 19  # of /proc/PID/stat, after the name
 READY_SECONDS, STOP_SECONDS, ANSWER_SECONDS = 120, 15, 10
 SIZES = {"32×32": (32, 32), "640×480": (640, 480)}
-SLOTS = 100  # requests in one turn of a mix: a share is met to a hundredth
+SLOTS = 100  # requests in one turn of a mix: shares are exact to a hundredth
 
 SCRIPT = """local function read(name)
   local file = assert(io.open(name, "rb"))
@@ -61,8 +60,10 @@ function request()
 end
 function done(summary, latency)
   local e = summary.errors
-  io.write(string.format('{{"requests": %d, "microseconds": %d, "p50": %f, "p99": %f, "errors": %d}}\\n', summary.requests,
-    summary.duration, latency:percentile(50), latency:percentile(99), e.connect + e.read + e.write + e.status + e.timeout))
+  local errors = e.connect + e.read + e.write + e.status + e.timeout
+  io.write(string.format(
+    '{{"requests": %d, "microseconds": %d, "p50": %f, "p99": %f, "errors": %d}}\\n',
+    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99), errors))
 end
 """
 
@@ -89,7 +90,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Reading:
-    """What wrk measured: `rate` in requests/s, latencies `p50` and `p99` in ms, `errors` of any kind (refusals count) of `requests`."""
+    """wrk's figures: `rate` in requests/s, latencies `p50` and `p99` in ms, `errors` of `requests`.
+
+    Errors are of any kind; rejections count as such.
+    """
 
     rate: float
     p50: float
@@ -100,7 +104,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Server:
-    """A running server: its process group and where it listens."""
+    """A running server: its process group and its port."""
 
     pid: int
     port: int
@@ -113,19 +117,21 @@ def jpeg(size: str, seed: int = 0) -> bytes:
 
 
 def image(path: str, body: bytes, kind: str = "jpeg") -> Request:
-    """`body` sent as it is to `path`."""
+    """An upload of `body`, as it is, to `path`."""
     return Request(path, body, {"Content-Type": f"image/{kind}"})
 
 
 def candor(port: int, bundle: Path | None, home: Path) -> tuple[list[str], dict[str, str]]:
-    """The command and the environment of `python -m service serve`, default settings; `home` is its BENTOML_HOME."""
-    settings = {"port": port} | ({} if bundle is None else {"bundle": bundle.resolve()})
+    """The command and the environment of `python -m service serve` with default settings."""
+    settings: dict[str, object] = {"port": port}
+    if bundle is not None:
+        settings["bundle"] = bundle.resolve()
     return [sys.executable, "-m", "service", "serve"], environment(home, **settings)
 
 
 @contextmanager
 def candor_running(folder: Path, bundle: Path | None, warm: Request) -> Iterator[Server]:
-    """The service, ready to answer; its log is `folder`/server.log."""
+    """The service, ready to answer. Its log is `folder`/server.log."""
     port = free_port()
     command, settings = candor(port, bundle, folder / "home")
     with running(command, settings, ROOT, folder / "server.log", port, warm) as server:
@@ -141,10 +147,12 @@ def running(
     port: int,
     warm: Request,
 ) -> Iterator[Server]:
-    """`command` in a process group of its own, from its first good answer to `warm` on; the whole group ends with the block.
+    """Runs `command` in a process group of its own, which ends with the block.
+
+    The block begins once the server answers `warm` with 200.
 
     Raises:
-        RuntimeError: it does not answer within READY_SECONDS; the message ends with the last line of its log.
+        RuntimeError: It does not within READY_SECONDS. The last line of its log is quoted.
     """
     with log.open("wb") as sink:
         process = subprocess.Popen(
@@ -159,7 +167,7 @@ def running(
 
 @contextmanager
 def on_cores(cores: Iterable[int]) -> Iterator[None]:
-    """What is started inside runs on these cores alone."""
+    """Keeps processes started inside on these cores."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:
@@ -169,7 +177,7 @@ def on_cores(cores: Iterable[int]) -> Iterator[None]:
 
 
 def stop_on_sigterm() -> None:
-    """A SIGTERM ends the command as an exception does, so that every server it started is stopped."""
+    """Makes SIGTERM end the command by an exception, so that it stops the servers it started."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
@@ -178,17 +186,15 @@ def _await(process: subprocess.Popen[bytes], port: int, warm: Request, log: Path
     while not answers(port, warm):
         if process.poll() is not None or time.monotonic() - started > READY_SECONDS:
             lines = log.read_text(errors="replace").strip().splitlines() or ["it wrote nothing"]
-            ended = (
-                "ended"
-                if process.poll() is not None
-                else f"did not answer within {READY_SECONDS} s"
+            late = f"did not answer within {READY_SECONDS} s"
+            raise RuntimeError(
+                f"the server {late if process.poll() is None else 'ended'}: {lines[-1].strip()}"
             )
-            raise RuntimeError(f"the server {ended}: {lines[-1].strip()}")
         time.sleep(0.2)
 
 
 def answers(port: int, request: Request) -> bool:
-    """Whether `request` is answered with 200."""
+    """Whether the server answers `request` with 200."""
     try:
         return ask(port, request.path, request.body, request.headers)[0] == http.client.OK
     except (OSError, http.client.HTTPException):
@@ -198,7 +204,7 @@ def answers(port: int, request: Request) -> bool:
 def ask(
     port: int, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
 ) -> tuple[int, bytes]:
-    """The status and body of one POST, or of a GET where there is no body to send."""
+    """The status and the body of the answer to one POST, or to a GET if `body` is None."""
     connection = http.client.HTTPConnection(HOST, port, timeout=ANSWER_SECONDS)
     try:
         connection.request("GET" if body is None else "POST", path, body, dict(headers or {}))
@@ -209,26 +215,20 @@ def ask(
 
 
 def family(pid: int) -> dict[int, str]:
-    """A process and all that it started, directly or not, each with the time of its own start (Linux; elsewhere nothing)."""
+    """A process and its descendants, each with its start time (Linux; elsewhere empty)."""
+    return {one: started for one in (pid, *descendants(pid)) if (started := _started(one))}
+
+
+def _started(pid: int) -> str | None:
     try:
-        started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[START_FIELD]
-        children = [
-            child
-            for task in Path(f"/proc/{pid}/task").glob("*/children")
-            for child in task.read_text().split()
-        ]
-    except OSError:  # it has ended
-        return {}
-    return {pid: started} | {
-        one: time for child in children for one, time in family(int(child)).items()
-    }
+        # The name before the last bracket may hold spaces.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[START_FIELD]
+    except OSError:
+        return None
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ends the process group: asked first, killed if it does not listen; so is whoever of its family outlives it elsewhere.
-
-    BentoML's workers, for one, lead groups of their own.
-    """
+    """Ends the process group, and descendants in other groups, by SIGTERM and then by SIGKILL."""
     members = family(process.pid)
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
@@ -237,29 +237,30 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    # BentoML's workers lead groups of their own. The start time tells apart a reused process id.
     for pid, started in members.items():
-        if family(pid).get(pid) == started:  # not another process with its number
+        if _started(pid) == started:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
 
 def find(command: str, package: str) -> str:
-    """The path of a generator of load, installed if it is missing and this user may.
+    """The path of a load generator, which is installed if it is missing.
 
     Raises:
-        ClickException: it is missing, and cannot be installed.
+        ClickException: It is missing, and this user may not install it.
     """
     subprocess.run([ROOT / "scripts" / "packages", package], check=False)
-    found = shutil.which(command)
-    if found is None:
+    path = shutil.which(command)
+    if path is None:
         raise click.ClickException(
-            f"{command} is missing, and makes the load: install it (Debian and Ubuntu have it in the package {package})"
+            f"{command}, which makes the load, is missing: install the package {package}"
         )
-    return found
+    return path
 
 
 class Wrk:
-    """wrk with one thread; its script and the bytes it sends lie in `folder`."""
+    """wrk with one thread. Its script and the bytes that it sends lie in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self._program = find("wrk", "wrk")
@@ -268,7 +269,7 @@ class Wrk:
     def drive(
         self, port: int, mix: Sequence[tuple[Request, float]], connections: int, seconds: float
     ) -> Reading:
-        """Closed loop: each of `connections` sends the next request when the last is answered."""
+        """The reading of a closed loop: each connection sends once its last request is answered."""
         with self.driving(port, mix, connections, seconds) as process:
             return parse(process.communicate(timeout=seconds + 60)[0])
 
@@ -276,7 +277,7 @@ class Wrk:
     def driving(
         self, port: int, mix: Sequence[tuple[Request, float]], connections: int, seconds: float
     ) -> Iterator[subprocess.Popen[str]]:
-        """The same, beside what is inside the block; ended with it."""
+        """The same load while the block runs; it ends with the block."""
         command = [
             self._program,
             "-t1",
@@ -285,9 +286,9 @@ class Wrk:
             f"--timeout={ANSWER_SECONDS}s",
             "-s",
         ]
-        where = [str(self._script(mix)), f"http://{HOST}:{port}"]
+        target = [str(self._script(mix)), f"http://{HOST}:{port}"]
         with subprocess.Popen(
-            [*command, *where], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [*command, *target], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         ) as process:
             try:
                 yield process
@@ -295,7 +296,7 @@ class Wrk:
                 process.kill()
 
     def _script(self, mix: Sequence[tuple[Request, float]]) -> Path:
-        """A script that sends each request of `mix` as often as its share says, in a shuffled order that is always the same."""
+        """A script that sends each request of `mix` by its share, in a fixed shuffled order."""
         name = f"{len(list(self._folder.glob('*.lua')))}"
         files = [self._folder / f"{name}-{number}.http" for number in range(len(mix))]
         for file, (request, _) in zip(files, mix, strict=True):
@@ -314,14 +315,17 @@ class Wrk:
 def driven(
     wrk: Wrk, server: Server, mix: Sequence[tuple[Request, float]], connections: int, seconds: float
 ) -> tuple[Reading, float]:
-    """The reading, and the processor seconds that a request took; neighbours on the machine move only the first."""
+    """The reading, and the processor seconds a request.
+
+    Other work on the machine changes only the first.
+    """
     before = cpu_seconds(family(server.pid))
     reading = wrk.drive(server.port, mix, connections, seconds)
     return reading, (cpu_seconds(family(server.pid)) - before) / reading.requests
 
 
 def shuffled(shares: Sequence[float]) -> list[int]:
-    """The numbers of the shares, each in as many of SLOTS places as its share says; seed 0."""
+    """SLOTS numbers of shares, each as often as its share demands, shuffled with seed 0."""
     order = [number for number, share in enumerate(shares) for _ in range(round(SLOTS * share))]
     random.Random(0).shuffle(order)  # noqa: S311 - no secret
     return order
@@ -331,14 +335,19 @@ def parse(output: str) -> Reading:
     """The reading in wrk's output.
 
     Raises:
-        RuntimeError: there is none; the message is the output.
+        RuntimeError: There is none. The message quotes the output.
     """
     line = next((line for line in output.splitlines() if line.startswith('{"requests"')), None)
     if line is None:
         raise RuntimeError(f"wrk measured nothing: {output.strip()}")
-    told = json.loads(line)
-    rate = 1e6 * told["requests"] / told["microseconds"]
-    return Reading(rate, told["p50"] / 1000, told["p99"] / 1000, told["errors"], told["requests"])
+    figures = json.loads(line)
+    return Reading(
+        rate=1e6 * figures["requests"] / figures["microseconds"],
+        p50=figures["p50"] / 1000,
+        p99=figures["p99"] / 1000,
+        errors=figures["errors"],
+        requests=figures["requests"],
+    )
 
 
 def median(readings: Sequence[Reading]) -> Reading:
@@ -349,7 +358,10 @@ def median(readings: Sequence[Reading]) -> Reading:
 
 
 def in_process_limit(bundle: Path | None, body: bytes, seconds: float) -> float:
-    """Images a second that are decoded and predicted one by one on every core, a process each, without HTTP: the yardstick."""
+    """The yardstick: images a second without HTTP, decoded and predicted one by one.
+
+    One process runs on every core.
+    """
     context = multiprocessing.get_context("spawn")
     together = context.Barrier(CORES)
     results: multiprocessing.SimpleQueue[float] = context.SimpleQueue()
@@ -363,7 +375,7 @@ def in_process_limit(bundle: Path | None, body: bytes, seconds: float) -> float:
     for worker in workers:
         worker.join()
     if any(worker.exitcode for worker in workers):
-        raise RuntimeError("a process of the in-process limit failed; its trace is above")
+        raise RuntimeError("a process of the in-process limit failed: its trace is above")
     return sum(results.get() for _ in workers)
 
 
@@ -399,7 +411,8 @@ def machine() -> str:
     names = [line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")]
     name = names[0] if names else platform.machine()
     day = date.today().isoformat()  # noqa: DTZ011 - the day where it runs
-    return f"{name}, {CORES} cores, onnxruntime {ort.__version__}, Python {platform.python_version()}, {day}"
+    versions = f"onnxruntime {ort.__version__}, Python {platform.python_version()}"
+    return f"{name}, {CORES} cores, {versions}, {day}"
 
 
 def _cpuinfo() -> list[str]:

@@ -1,10 +1,12 @@
-"""A real Prometheus for tests: scripts/monitor beside a real server, with the rules of the repository."""
+"""A real Prometheus for tests: scripts/monitor beside a real server."""
 
 import json
 import os
 import signal
 import subprocess
 import time
+from pathlib import Path
+from typing import Any, Self
 
 import httpx
 
@@ -14,9 +16,9 @@ READY_SECONDS, STOP_SECONDS = 30, 15
 
 
 class Prometheus:
-    """`scripts/monitor` for the service on `port`, ready when entered. It looks every second."""
+    """`scripts/monitor` for the service on `port`, as a context manager; scrapes every second."""
 
-    def __init__(self, folder, port):
+    def __init__(self, folder: Path, port: int) -> None:
         self.folder = folder
         own = free_port()
         self._environment = os.environ | {
@@ -26,8 +28,9 @@ class Prometheus:
             "SCRAPE_INTERVAL": "1s",
         }
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{own}", timeout=30)
+        self._process: subprocess.Popen[bytes]
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         log = self.folder / "monitor.log"
         with log.open("wb") as sink:
             self._process = subprocess.Popen(
@@ -45,32 +48,37 @@ class Prometheus:
             time.sleep(0.1)
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.client.close()
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
         self._process.wait(STOP_SECONDS)
 
-    def query(self, expression):
-        """The result of an instant query: a list of labels with a value."""
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """The result of an instant query: labels with a value each."""
         answer = self.client.get("/api/v1/query", params={"query": expression}).json()
         assert answer["status"] == "success", json.dumps(answer)
-        return answer["data"]["result"]
+        result: list[dict[str, Any]] = answer["data"]["result"]
+        return result
 
-    def get(self, path):
+    def get(self, path: str) -> Any:
         """The data of an API answer."""
         return self.client.get(f"/api/v1/{path}").json()["data"]
 
-    def wait_for(self, expression, seconds=30):
-        """Waits until there is a result."""
+    def wait_for(self, expression: str, seconds: float = 30) -> list[dict[str, Any]]:
+        """The result of `expression`, as soon as there is one.
+
+        Raises:
+            AssertionError: There is none within `seconds`.
+        """
         end = time.monotonic() + seconds
-        while not (found := self.query(expression)):
+        while not (result := self.query(expression)):
             assert time.monotonic() < end, f"{expression} gave nothing for {seconds} s"
             time.sleep(0.2)
-        return found
+        return result
 
-    def _ready(self):
+    def _ready(self) -> bool:
         try:
-            return self.client.get("/-/ready").status_code == 200
+            return self.client.get("/-/ready").status_code == httpx.codes.OK
         except httpx.TransportError:
             return False

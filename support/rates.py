@@ -1,8 +1,8 @@
-"""Load at a rate: many connections that each ask so many times a second, however long an answer takes, by h2load (nghttp2).
+"""Load at a fixed rate by h2load (nghttp2), however long an answer takes.
 
-A closed loop slows down with the server that it measures, and so hides what an overload does. Here every connection has at most one request
-open, so a rate is kept as long as answers take less than the time between two requests of a connection. h2load is written in C: a
-generator that shares the cores with the server must take little of them.
+A closed loop slows down with the server that it measures, and so hides what an overload does. Here
+each of many connections sends its requests by the clock. It has at most one request open, so the
+rate holds as long as an answer takes less than the time between two requests of a connection.
 """
 
 import math
@@ -14,14 +14,17 @@ from pathlib import Path
 
 from support.load import HOST, Request, find
 
-PERIOD_SECONDS = 0.01  # between two handfuls of connections
-RAMP_SECONDS = 2  # until all connections ask; as long for the last of them to end
-LOST = -1  # the status in h2load's log of a request without an answer
+PERIOD_SECONDS = 0.01  # between two groups of new connections
+RAMP_SECONDS = 2  # until all connections send; the last of them end as much later
+LOST = -1  # h2load's status for a request without an answer
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One request: when it was sent and answered, in seconds of the clock of `time.time`, and its HTTP `status`, LOST without one."""
+    """One request: when it was sent and answered, in seconds of `time.time`, and its HTTP status.
+
+    The status of a request without an answer is LOST.
+    """
 
     sent: float
     ended: float
@@ -29,24 +32,24 @@ class Asked:
 
     @property
     def milliseconds(self) -> float:
-        """From the one to the other."""
+        """The time from the request to its answer."""
         return 1000 * (self.ended - self.sent)
 
 
 @dataclass(frozen=True)
 class Wave:
-    """All requests of one load, whose full rate lasted from `began` for `seconds`."""
+    """All requests of one load, whose full rate lasted `seconds` from `began`."""
 
     asked: Sequence[Asked]
     began: float
     seconds: float
 
     def sent(self) -> list[Asked]:
-        """What was sent at the full rate."""
+        """The requests sent at the full rate."""
         return [one for one in self.asked if 0 <= one.sent - self.began < self.seconds]
 
     def per_second(self, status: int) -> float:
-        """The answers of `status` that arrived in that time, a second."""
+        """The answers with `status` a second, counted at the full rate."""
         return (
             sum(
                 one.status == status and 0 <= one.ended - self.began < self.seconds
@@ -56,29 +59,31 @@ class Wave:
         )
 
     def statuses(self) -> Counter[int]:
-        """How many of each status, of all that was ever sent."""
+        """The number of requests by status, all of the load."""
         return Counter(one.status for one in self.asked)
 
 
 def drive(
     port: int, request: Request, rate: float, seconds: float, connections: int, folder: Path
 ) -> Wave:
-    """Sends `request` to a port of loopback `rate` times a second in all, over `connections`; files go to `folder`."""
+    """Sends `request` to a port of loopback, `rate` times a second over all `connections` together.
+
+    h2load's files go to `folder`.
+    """
     body, log = folder / "body", folder / "h2load.log"
     body.write_bytes(request.body)
     log.unlink(missing_ok=True)
     each = rate / connections
-    times = (
-        math.ceil((RAMP_SECONDS + seconds) * each) + 1
-    )  # the last of them is beyond the time that counts
-    handful = max(1, round(connections * PERIOD_SECONDS / RAMP_SECONDS))
+    # One request more than needed: the last of them falls behind the time that counts.
+    requests_each = math.ceil((RAMP_SECONDS + seconds) * each) + 1
+    opened_at_once = max(1, round(connections * PERIOD_SECONDS / RAMP_SECONDS))
     options = {
         "clients": connections,
-        "rate": handful,
+        "rate": opened_at_once,
         "rate-period": f"{1000 * PERIOD_SECONDS:.0f}ms",
         "rps": f"{each:.4f}",
-        "requests": times * connections,
-        "threads": 1,
+        "requests": requests_each * connections,
+        "threads": 1,  # the generator shares the cores with the server
         "data": body,
         "log-file": log,
     }
@@ -97,9 +102,9 @@ def drive(
 
 
 def read(log: Path) -> list[Asked]:
-    """h2load's log: a line a request, with its start (µs since 1970), its status and how long it took (µs)."""
+    """The requests in h2load's log: lines of start (µs since 1970), status and duration (µs)."""
     rows = (line.split() for line in log.read_text().splitlines())
     return [
-        Asked(int(start) / 1e6, (int(start) + int(took)) / 1e6, int(status))
-        for start, status, took in rows
+        Asked(int(start) / 1e6, (int(start) + int(duration)) / 1e6, int(status))
+        for start, status, duration in rows
     ]

@@ -1,4 +1,4 @@
-"""A recipe of a network small enough for tests."""
+"""A recipe for a network that is small enough for tests."""
 
 from training.fit.recipes import Recipe
 

@@ -1,4 +1,4 @@
-"""Requests to the service, good and bad, and the checks of its answers that several tests make."""
+"""Requests to the service, good and bad, and checks of its answers."""
 
 import base64
 from typing import Any
@@ -42,7 +42,7 @@ BAD = [
         "a GIF",
     ),
     (
-        "a GIF that says so",
+        "a GIF declared as one",
         "/predict",
         saved(Image.fromarray(draw()), "GIF"),
         "image/gif",
@@ -105,7 +105,7 @@ BAD = [
         "malformed_request",
         "base64",
     ),
-    ("no JSON", "/predict", b"{", "application/json", 400, "malformed_request", "no JSON"),
+    ("no JSON", "/predict", b"{", "application/json", 400, "malformed_request", "is not JSON"),
     (
         "JSON without an image",
         "/predict",
@@ -122,7 +122,7 @@ BAD = [
         "application/json",
         400,
         "malformed_request",
-        "neither or both",
+        "exactly one",
     ),
     (
         "an empty list",
@@ -265,13 +265,13 @@ BAD = [
 
 
 def answered(response: httpx.Response) -> Any:
-    """The JSON of an answer, which must be 200."""
+    """The JSON of an answer; its status must be 200."""
     assert response.status_code == 200, response.text
     return response.json()
 
 
 def problem(response: httpx.Response, status: int, code: str) -> str:
-    """The detail of a problem, which must have this status and code."""
+    """The detail of a problem; its status and code must be these."""
     assert (response.status_code, response.headers["content-type"]) == (
         status,
         "application/problem+json",

@@ -1,4 +1,4 @@
-"""Real servers for tests: loopback, a free port, a BENTOML_HOME of their own, stopped by their own process id."""
+"""Real servers for tests: on loopback, on a free port, with a BENTOML_HOME of their own."""
 
 import asyncio
 import os
@@ -7,70 +7,78 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 import httpx
 
 ROOT = Path(__file__).parent.parent
 READY_SECONDS = 60
 STOP_SECONDS = 30
+INHERITED_NEVER = ("CANDOR_", "BENTOML_", "PROMETHEUS_")
 
 
 def free_port() -> int:
-    """A port of loopback that nothing listens on."""
+    """A port of loopback on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def descendants(pid):
-    """The processes that a process has started, nearest first."""
-    listed = [
-        int(child)
-        for task in Path(f"/proc/{pid}/task").glob("*/children")
-        for child in task.read_text().split()
-    ]
-    return [*listed, *(further for child in listed for further in descendants(child))]
+def descendants(pid: int) -> list[int]:
+    """The processes that a process has started, directly or not; nearest first (Linux)."""
+    children = list[int]()
+    with suppress(OSError):  # it may end meanwhile
+        for task in Path(f"/proc/{pid}/task").glob("*/children"):
+            children += map(int, task.read_text().split())
+    return [*children, *(further for child in children for further in descendants(child))]
 
 
-def environment(home, **settings):
-    """The environment of a server: nothing of Candor's is inherited."""
+def environment(home: Path, **settings: object) -> dict[str, str]:
+    """The environment of a server: this process's, with `settings` instead of Candor's."""
     clean = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("CANDOR_", "BENTOML_", "PROMETHEUS_"))
+        name: value for name, value in os.environ.items() if not name.startswith(INHERITED_NEVER)
     }
-    return (
-        clean
-        | {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "true"}
-        | {f"CANDOR_{k.upper()}": str(v) for k, v in settings.items()}
-    )
+    ours = {f"CANDOR_{name.upper()}": str(value) for name, value in settings.items()}
+    return clean | {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "true"} | ours
 
 
-async def eventually(holds):
-    """Returns when it does, within five seconds."""
+async def eventually(holds: Callable[[], bool]) -> None:
+    """Returns as soon as `holds()` is true.
+
+    Raises:
+        TimeoutError: It is still false after five seconds.
+    """
     async with asyncio.timeout(5):
-        while not holds():  # noqa: ASYNC110 - nobody tells
+        while not holds():  # noqa: ASYNC110 - the condition has no event
             await asyncio.sleep(0.01)
 
 
 class Server:
-    """`python -m service serve`, ready when entered, told to stop and waited for when left."""
+    """`python -m service serve`: ready when entered, stopped by SIGTERM when left.
 
-    def __init__(self, folder: Path, command=None, **settings):
-        self.port = settings.setdefault("port", free_port())
+    `settings` have lower-case names: Server(folder, workers=2) sets CANDOR_WORKERS.
+    """
+
+    def __init__(
+        self, folder: Path, command: Sequence[str | Path] | None = None, **settings: object
+    ) -> None:
+        self.port = int(str(settings.setdefault("port", free_port())))
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / "server.log"
         self._command = command or [sys.executable, "-m", "service", "serve"]
-        self._environment = environment(folder / "home", device="cpu", **settings)
+        self.environment = environment(folder / "home", **{"device": "cpu"} | settings)
         self.seconds_to_ready = 0.0
+        self.process: subprocess.Popen[bytes]
+        self.client: httpx.Client
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         started = time.monotonic()
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                self._command, cwd=ROOT, env=self._environment, stdout=log, stderr=log
+                self._command, cwd=ROOT, env=self.environment, stdout=log, stderr=log
             )
         self.client = httpx.Client(base_url=self.url, timeout=60)
         while not self._ready():
@@ -81,7 +89,7 @@ class Server:
         self.seconds_to_ready = time.monotonic() - started
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.client.close()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
@@ -92,22 +100,27 @@ class Server:
             self.process.wait()
             raise
 
-    def worker(self):
-        """The process id that answers requests: one that holds onnxruntime."""
+    def worker(self) -> int:
+        """The process id of a worker: a process that has loaded onnxruntime."""
         for pid in descendants(self.process.pid):
             if "onnxruntime" in Path(f"/proc/{pid}/maps").read_text():
                 return pid
         raise AssertionError("no process of the server has loaded onnxruntime")
 
-    def metric(self, name):
-        """The value of a metric, named with its labels, over a connection of its own: whichever process answers."""
+    def metric(self, name: str) -> float:
+        """The value of the metric `name`, labels included, as any worker reports it."""
+        # A connection of its own: the client's belongs to one worker, which may have ended.
         text = httpx.get(f"{self.url}/metrics", timeout=5).text
         return next(
             float(line.split()[1]) for line in text.splitlines() if line.startswith(f"{name} ")
         )
 
-    def wait_for_processes(self, count):
-        """Waits until so many take requests."""
+    def wait_for_processes(self, count: int) -> None:
+        """Waits until `count` workers take requests.
+
+        Raises:
+            AssertionError: They do not within READY_SECONDS.
+        """
         end = time.monotonic() + READY_SECONDS
         while time.monotonic() < end:
             with suppress(httpx.TransportError):
@@ -115,11 +128,11 @@ class Server:
                     return
             time.sleep(0.05)
         raise AssertionError(
-            f"there are not {count} processes after {READY_SECONDS} s:\n{self.log.read_text()}"
+            f"{count} workers were not ready after {READY_SECONDS} s:\n{self.log.read_text()}"
         )
 
-    def _ready(self):
+    def _ready(self) -> bool:
         try:
-            return self.client.get("/readyz").status_code == 200
+            return self.client.get("/readyz").status_code == httpx.codes.OK
         except httpx.TransportError:
             return False

@@ -1,8 +1,9 @@
-"""Stops a server under load and looks at every request: those sent before the signal are answered, later ones refused, and it ends with 0.
+"""A server stopped under load, with the fate of every request.
 
-The load is closed: as many requests are under way as there are connections. A request counts as sent before the signal if its last byte
-was written before `kill` was called. Between the signal and the first refusal some milliseconds pass, in which a request may be answered
-or refused; `SLACK_SECONDS` later nothing must be answered with 200 any more.
+Requests sent before the signal must be answered, later ones rejected. The load is a closed loop
+with one request a connection. A request counts as sent before the signal if its last byte was
+written before `kill` was called. Some milliseconds pass between the signal and the first
+rejection, in which either answer is right; SLACK_SECONDS later 200 is wrong.
 """
 
 import asyncio
@@ -23,20 +24,23 @@ RETRY_SECONDS = 0.01
 
 @dataclass
 class Stop:
-    """What became of the requests that were sent before and after the signal, by status; 0 is a lost or refused connection."""
+    """The requests sent before and after the signal, counted by status.
+
+    Status 0 is a lost or rejected connection.
+    """
 
     before: Counter[int] = field(default_factory=Counter)
     after: Counter[int] = field(default_factory=Counter)
     late: int = 0  # answered with 200 although sent long after the signal
-    wordless: int = 0  # refused without a reason
+    unexplained: int = 0  # rejected without a reason
 
     @property
     def clean(self) -> bool:
-        """Whether nothing was lost and nobody was answered who came too late."""
+        """Whether no request was lost, answered too late or rejected without a reason."""
         return (
             set(self.before) == {OK}
             and not self.late
-            and not self.wordless
+            and not self.unexplained
             and UNAVAILABLE in self.after
         )
 
@@ -44,7 +48,7 @@ class Stop:
 async def stop_under_load(
     port: int, raw: bytes, connections: int, seconds: float, gone: Callable[[], bool], pid: int
 ) -> Stop:
-    """Sends `raw` over and over for `seconds`, then SIGTERM to `pid`, and goes on until the process is `gone`."""
+    """Sends `raw` over and over until `gone()`; after `seconds` SIGTERM goes to `pid`."""
     loop, answers = asyncio.get_running_loop(), list[Answer]()
     callers = [loop.create_task(_call(port, raw, answers, gone)) for _ in range(connections)]
     await asyncio.sleep(seconds)
@@ -55,7 +59,7 @@ async def stop_under_load(
 
 
 async def _call(port: int, raw: bytes, answers: list[Answer], gone: Callable[[], bool]) -> None:
-    """One caller: asks again as soon as it is answered, connects again when it has to."""
+    """Sends again as soon as it is answered, and connects again when it has to."""
     while not gone():
         with suppress(OSError):
             await _converse(port, raw, answers)
@@ -88,7 +92,7 @@ def _sorted(answers: list[Answer], signalled: float) -> Stop:
     for answer in answers:
         (stop.before if answer.sent < signalled else stop.after)[answer.status] += 1
         stop.late += answer.status == OK and answer.sent > signalled + SLACK_SECONDS
-        stop.wordless += (
+        stop.unexplained += (
             answer.status == UNAVAILABLE and b"the service is stopping" not in answer.body
         )
     return stop

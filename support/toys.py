@@ -1,4 +1,11 @@
-"""Networks so small that the right attribution is known in closed form, as engines."""
+"""Engines of networks so small that the right attribution is known in closed form.
+
+Inputs x are float32 (N, 3, 16, 16), images uint8 (16, 16, 3), logits float32 (N, classes).
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
@@ -7,14 +14,23 @@ from service.bundle import folder as contract
 from service.bundle.manifest import Manifest
 from service.image.resize import Input
 from service.runtime.engine import Engine
-from training.export.ours import Core, graphs
+from training.export.core import Core, graphs
 
 SIZE = 16
 SPEC = Input(SIZE, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 PATCH = np.s_[4:8, 8:12]
 
 
-def engine_of(folder, nodes, weights, classes=2, activation=None):
+# operator, inputs, outputs, and attributes where there are any
+Node = tuple[str, list[str], list[str]] | tuple[str, list[str], list[str], dict[str, Any]]
+
+
+def engine_of(
+    folder: Path,
+    nodes: Sequence[Node],
+    weights: Mapping[str, np.ndarray],
+    classes: int = 2,
+) -> Engine:
     """The engine of x (N, 3, 16, 16) → `nodes` → logits (N, classes)."""
     tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()]
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, SIZE, SIZE])
@@ -29,30 +45,33 @@ def engine_of(folder, nodes, weights, classes=2, activation=None):
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     manifest = Manifest("toy", tuple("abcdefgh"[:classes]), SPEC)
     return Engine(
-        contract.write(folder / "toy", manifest, graphs(Core(model, None, activation), SPEC)),
+        contract.write(folder / "toy", manifest, graphs(Core(model, None), SPEC)),
         "cpu",
         1,
     )
 
 
 def weights_of(classes: int = 2, seed: int = 0) -> np.ndarray:
-    """Random weights of a linear classifier, float32 (classes, 3·S·S)."""
+    """Random weights of a linear classifier: float32 (classes, 3·S·S)."""
     return (
         np.random.default_rng(seed).normal(size=(classes, 3 * SIZE * SIZE)).astype(np.float32)
         / SIZE
     )
 
 
-def linear(folder, weights=None):
+def linear(folder: Path, weights: np.ndarray | None = None) -> Engine:
     """Logits = W · x."""
     matrix = weights_of() if weights is None else weights
-    nodes = [("Flatten", ["x"], ["flat"]), ("Gemm", ["flat", "W"], ["logits"], {"transB": 1})]
+    nodes: list[Node] = [
+        ("Flatten", ["x"], ["flat"]),
+        ("Gemm", ["flat", "W"], ["logits"], {"transB": 1}),
+    ]
     return engine_of(folder, nodes, {"W": matrix}, classes=len(matrix))
 
 
-def thresholded(folder, bias):
+def thresholded(folder: Path, bias: float) -> Engine:
     """Logits = relu(W · x − bias)."""
-    nodes = [
+    nodes: list[Node] = [
         ("Flatten", ["x"], ["flat"]),
         ("Gemm", ["flat", "W", "b"], ["z"], {"transB": 1}),
         ("Relu", ["z"], ["logits"]),
@@ -60,10 +79,10 @@ def thresholded(folder, bias):
     return engine_of(folder, nodes, {"W": weights_of(), "b": np.full(2, -bias, np.float32)})
 
 
-def product(folder):
+def product(folder: Path) -> Engine:
     """Logit 0 = (a · x)(b · x), logit 1 = 0·(a · x)."""
     a, b = weights_of()
-    nodes = [
+    nodes: list[Node] = [
         ("Flatten", ["x"], ["flat"]),
         ("Gemm", ["flat", "a"], ["u"], {"transB": 1}),
         ("Gemm", ["flat", "b"], ["v"], {"transB": 1}),
@@ -74,28 +93,28 @@ def product(folder):
     return engine_of(folder, nodes, {"a": a[None], "b": b[None], "zero": np.zeros(1, np.float32)})
 
 
-def patch_weights():
-    """Class 0 is the brightness of one patch, class 1 its darkness."""
+def patch_weights() -> np.ndarray:
+    """float32 (2, 3·S·S): class 0 is the brightness of one patch, class 1 its darkness."""
     weights = np.zeros((2, 3, SIZE, SIZE), np.float32)
     weights[0][:, PATCH[0], PATCH[1]] = 0.1
     weights[1] = -weights[0]
     return weights.reshape(2, -1)
 
 
-def planted(folder):
-    """A network that looks at one patch alone, through a convolution whose activation has pixels."""
-    nodes = [
+def planted(folder: Path) -> Engine:
+    """An engine that looks at one patch alone, through a convolution."""
+    nodes: list[Node] = [
         ("Conv", ["x", "K"], ["grey"], {"kernel_shape": [1, 1]}),
-        ("Gelu", ["grey"], ["late"]),
-        ("Flatten", ["late"], ["flat"]),
+        ("Gelu", ["grey"], ["activation"]),
+        ("Flatten", ["activation"], ["flat"]),
         ("Gemm", ["flat", "W"], ["logits"], {"transB": 1}),
     ]
     mask = np.zeros((2, SIZE, SIZE), np.float32)
     mask[0][PATCH], mask[1][PATCH] = 0.5, -0.5
     kernel = np.full((1, 3, 1, 1), 0.5, np.float32)
-    return engine_of(folder, nodes, {"K": kernel, "W": mask.reshape(2, -1)}, activation="late")
+    return engine_of(folder, nodes, {"K": kernel, "W": mask.reshape(2, -1)})
 
 
-def image(seed=0):
-    """uint8 (16, 16, 3)."""
+def image(seed: int = 0) -> np.ndarray:
+    """A random image."""
     return np.random.default_rng(seed).integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8)

@@ -1,17 +1,63 @@
-"""What several tests share: the embedded bundle's engine, a small trained run, and a real server."""
+"""Fixtures of several tests, and the rules for which tests run."""
 
 from pathlib import Path
 
 import pytest
 
+from support import selection
 from support.servers import Server
 
 ROOT = Path(__file__).parent.parent
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--fast",
+        action="store_true",
+        help="run the tests that start no process and import no torch",
+    )
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Keeps a fast run from importing torch."""
+    is_test = collection_path.suffix == ".py" and collection_path.name.startswith("test_")
+    if config.getoption("--fast") and is_test and selection.imports_torch(collection_path):
+        return True
+    return None
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leaves slow tests out of a fast run."""
+    if config.getoption("--fast"):
+        slow = [item for item in items if is_slow(item)]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
+
+
+def is_slow(item):
+    fixtures = (one.func for many in item._fixtureinfo.name2fixturedefs.values() for one in many)
+    return any(selection.starts_process(function) for function in (item.function, *fixtures))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Fails in CI what a missing tool or network would skip."""
+    report = yield
+    selection.fail_in_ci(report)
+    return report
+
+
+def pytest_sessionstart(session):
+    """Completes the embedded bundle, which scripts/setup does as well; once, before all workers."""
+    if not hasattr(session.config, "workerinput"):
+        from training.export.derive import complete
+
+        complete(ROOT / "service" / "model")
+
+
 @pytest.fixture(scope="session")
 def embedded():
-    """The bundle that is in the repository."""
+    """The bundle of the repository."""
     from service.bundle.folder import load
 
     return load(ROOT / "service" / "model")
@@ -26,7 +72,7 @@ def engine(embedded):
 
 @pytest.fixture(scope="module")
 def thread():
-    """An executor of one thread, for sessions that one thread alone may use."""
+    """An executor of one thread, for sessions that only one thread may use."""
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(1) as executor:
@@ -35,14 +81,14 @@ def thread():
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
-    """The embedded bundle, served."""
+    """A server of the embedded bundle."""
     with Server(tmp_path_factory.mktemp("server")) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory):
-    """An image folder of 3 classes, 40 training and 10 test images each."""
+    """An image folder of 3 classes, with 40 training and 10 test images each."""
     from support import images
 
     folder = tmp_path_factory.mktemp("data") / "discs"
@@ -75,14 +121,14 @@ def dataset(drawn, recipe):
 @pytest.fixture(scope="session")
 def run(drawn, dataset, recipe, tmp_path_factory):
     """seed_cnn, trained for a moment."""
-    from training.fit.loop import fit
+    from training.fit.loop import train
 
-    return fit(dataset, str(drawn), recipe, tmp_path_factory.mktemp("run"), accelerator="cpu")
+    return train(dataset, str(drawn), recipe, tmp_path_factory.mktemp("run"), accelerator="cpu")
 
 
 @pytest.fixture(scope="session")
 def bundle(run, dataset, tmp_path_factory):
-    """What that run was exported to."""
-    from training.export import ours
+    """The bundle exported from that run."""
+    from training.export.bundle import make_bundle
 
-    return ours.make_bundle(run, dataset, tmp_path_factory.mktemp("bundle") / "discs", "discs")
+    return make_bundle(run, dataset, tmp_path_factory.mktemp("bundle") / "discs", "discs")

@@ -1,1 +1,1 @@
-"""What makes a bundle: data, networks, fitting, export. Imports the contract and the engine of service, never the other way."""
+"""The tools that make bundles. They import the service's bundle and engine, never the reverse."""

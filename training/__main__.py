@@ -1,13 +1,48 @@
-"""python -m training: fit a network, make a bundle of it."""
+"""The command line of `python -m training`: train a network, make a bundle of it, audit it."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 
+FOLDER = click.Path(path_type=Path, file_okay=False)
+# the names of release 0.1, until 0.3
+FORMER_NAMES = {
+    "biased": "plant-bias",
+    "--board": "--tensorboard",
+    "--hide": "--holes",
+    "--rate": "--learning-rate-scale",
+    "--settle": "--finetune-epochs",
+    "--spoil": "--augmix",
+}
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+
+class _FormerNames(click.Group):
+    """Accepts the names of release 0.1 with a sentence on stderr."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Replaces the former names of the command and of its options."""
+        # other words are values: a folder may have the name of a former command
+        current = [
+            _current_name(arg) if position == 0 or arg.startswith("--") else arg
+            for position, arg in enumerate(args)
+        ]
+        return super().parse_args(ctx, current)
+
+
+def _current_name(arg: str) -> str:
+    name, equals, value = arg.partition("=")
+    if name not in FORMER_NAMES:
+        return arg
+    current = FORMER_NAMES[name]
+    click.echo(f"{name} is now {current}: {name} will not work from release 0.3 on", err=True)
+    return f"{current}{equals}{value}"
+
+
+@click.group(
+    cls=_FormerNames,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 def main() -> None:
     """Makes bundles: folders of ONNX graphs that `python -m service serve` serves and explains.
 
@@ -23,65 +58,72 @@ def main() -> None:
     "--data",
     "source",
     required=True,
-    help="cifar10 (downloaded), a folder TRAIN/CLASS/*.jpg, or a tar of one.",
+    help="cifar10 (downloaded), a folder train/CLASS/*.jpg, or a tar of one.",
 )
 @click.option(
     "--out",
     "folder",
     required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Where the run goes.",
+    type=FOLDER,
+    help="Folder of the run.",
 )
 @click.option(
     "--network",
     type=click.Choice(["candor_net", "seed_cnn"]),
-    help="candor_net, or what --start has, if not given.",
+    help="Default: candor_net, or the network of --start.",
 )
 @click.option(
     "--start",
     "start_folder",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Begin with the weights of this run, trained on the same data, by its recipe where no option says otherwise.",
+    type=FOLDER,
+    help="Start from the weights of this run, by its recipe as far as no option changes it. "
+    "The data must be the same.",
 )
-@click.option("--epochs", type=click.IntRange(1, 1000), help="As the recipe says if not given.")
+@click.option("--epochs", type=click.IntRange(1, 1000), help="Default: the recipe's.")
 @click.option(
-    "--activation", type=click.Choice(["gelu", "relu"]), help="Of candor_net; gelu if not given."
+    "--activation", type=click.Choice(["gelu", "relu"]), help="Of candor_net. Default: gelu."
 )
 @click.option(
-    "--hide",
+    "--holes",
     type=click.FloatRange(0, 1),
-    help="Share of images that get holes of the mean colour; the recipe's if not given.",
+    help="Share of images with holes of the mean colour (Hide-and-Seek). Default: the recipe's.",
 )
 @click.option(
-    "--settle",
+    "--finetune-epochs",
     type=click.IntRange(0, 1000),
-    help="Epochs of whole images at the end, as the recipe says if not given.",
+    help="Epochs at a low rate, without holes; their weights are averaged. Default: the recipe's.",
 )
-@click.option("--rate", type=click.FloatRange(0, 10), help="Times the recipe's learning rates (1).")
 @click.option(
-    "--spoil",
+    "--learning-rate-scale",
+    type=click.FloatRange(0, 10),
+    help="Factor of the recipe's learning rates. Default: the recipe's, 1.",
+)
+@click.option(
+    "--augmix",
     type=click.FloatRange(0, 1),
-    help="Share of images mixed by AugMix, and share with noise (0).",
+    help="Share of images mixed by AugMix, and share with noise. Default: the recipe's, 0.",
 )
 @click.option(
     "--adversarial",
     type=click.FloatRange(0, 255),
-    help="Attack every image within that radius, in levels of 255 (0).",
+    help="Attack every image within this radius, in levels of 255. Default: the recipe's, 0.",
 )
 @click.option(
-    "--held-out", type=click.IntRange(1), help="Training images kept for validation (5000)."
+    "--held-out",
+    type=click.IntRange(1),
+    help="Training images held out for validation. Default: 5000, or those of --start.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**31), help="0, or that of --start, if not given.")
+@click.option("--seed", type=click.IntRange(0, 2**31), help="Default: 0, or that of --start.")
 @click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
 )
 @click.option(
-    "--resume", is_flag=True, help="Go on from the checkpoint in --out, to the same result."
+    "--resume", is_flag=True, help="Continue from the checkpoint in --out, to the same result."
 )
 @click.option(
     "--track",
     type=click.Choice(["wandb"]),
-    help="Tell Weights & Biases, too, not TensorBoard alone (candor[wandb]).",
+    help="Log to Weights & Biases (candor[wandb]) as well as to TensorBoard.",
 )
 def fit(
     *,
@@ -93,65 +135,61 @@ def fit(
     device: str,
     resume: bool,
     track: Literal["wandb"] | None,
-    **given: float | None,
+    **options: Any,
 ) -> None:
     """Trains a network and reports on the test set.
 
-    Several processes: torchrun --nproc-per-node 2 -m training fit … (gloo on CPUs, one process a GPU).
+    Several processes: torchrun --nproc-per-node 2 -m training fit … (gloo on CPUs, one process for
+    each GPU).
     """
+    # torch takes seconds to import, and --help does without it
     from training import commands
-    from training.data import read
-    from training.fit import loop as fitting
-    from training.fit import runs, tracking
+    from training.data.read import DataError
+    from training.fit.loop import Stopped
+    from training.fit.runs import RunError
+    from training.fit.tracking import TrackingError
 
     if start_folder is not None and (
-        network or activation or given["held_out"] is not None or given["seed"] is not None
+        network or activation or options["held_out"] is not None or options["seed"] is not None
     ):
         raise click.UsageError(
-            "--start brings its network and what it held out: leave out --network, --activation, --held-out and --seed"
+            "--start brings its network and its held-out images: "
+            "leave out --network, --activation, --held-out and --seed"
         )
-    changes = {name: value for name, value in given.items() if value is not None}
+    # an option that is not given leaves the value of the recipe
+    changes = {name: value for name, value in options.items() if value is not None}
+    if activation is not None:
+        changes["options"] = {"activation": activation}
     try:
-        start = None if start_folder is None else runs.load(start_folder)
-        recipe = commands.recipe_for(network, activation, start, changes)
-        dataset = read.read(source, recipe.input(), recipe.held_out, recipe.seed)
-        if start is not None and start_folder is not None:
-            recipe = replace(recipe, start=runs.digest(start_folder))
-            read.check_same(dataset, start.subject.fingerprint, start_folder)
-        fitting.fit(
-            dataset,
-            source,
-            recipe,
-            folder,
-            start=start,
-            resume=resume,
-            accelerator=device,
-            track=track,
-        )
-    except (read.DataError, runs.RunError, tracking.TrackingError) as error:
+        recipe, start = commands.recipe_for(network, start_folder, changes)
+        commands.train(source, folder, recipe, start, resume=resume, device=device, track=track)
+    except (DataError, RunError, TrackingError) as error:
         raise click.ClickException(str(error)) from None
-    except fitting.Stopped as stopped:
+    except Stopped as stopped:
         click.echo(str(stopped), err=True)
-        raise SystemExit(130) from None
+        raise SystemExit(130) from None  # 128 + SIGINT, as shells report it
 
 
 @main.command()
 @click.option(
-    "--run", "run_folder", type=click.Path(path_type=Path, file_okay=False), help="What `fit` left."
+    "--run",
+    "run_folder",
+    type=FOLDER,
+    help="Folder of a finished run.",
 )
 @click.option(
     "--out",
     "folder",
     required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Where the bundle goes.",
+    type=FOLDER,
+    help="Folder of the new bundle.",
 )
 @click.option(
     "--data",
     "source",
-    help="With --run: where the data is now, if it moved; it must be the same data.",
+    help="With --run: the place of the data, if it moved; the data must be the same.",
 )
-@click.option("--name", help="The model's name; the data's or the file's if not given.")
+@click.option("--name", help="Name of the model. Default: that of the data or of the file.")
 @click.option(
     "--onnx",
     "file",
@@ -166,70 +204,71 @@ def fit(
 @click.option(
     "--size",
     type=click.IntRange(1, 4096),
-    help="With --onnx: the side of its square input, in pixels.",
+    help="With --onnx: side of the square input, in pixels.",
 )
 @click.option(
     "--short-side",
     type=click.IntRange(1, 4096),
-    help="With --resize crop: what the shorter side is scaled to; --size if not given.",
+    help="With --resize crop: pixels that the shorter side is scaled to. Default: --size.",
 )
 @click.option(
     "--resize",
     type=click.Choice(["crop", "stretch", "pad"]),
     default="crop",
     show_default=True,
-    help="How images get that size.",
+    help="How images are brought to --size.",
 )
 @click.option(
     "--mean",
     default="0.485,0.456,0.406",
     show_default=True,
-    help="Of the channels of pixels in 0…1.",
+    help="Mean of each channel, of pixels in 0…1.",
 )
 @click.option(
     "--std",
     default="0.229,0.224,0.225",
     show_default=True,
-    help="Their standard deviations; 1/255 each for a network that takes 0…255.",
+    help="Standard deviation of each channel; 1/255 each for a network that takes 0…255.",
 )
+@click.option("--input", "input_name", help="Input tensor, where its shape does not identify it.")
 @click.option(
-    "--input", "input_name", help="The input tensor, where it cannot be found by its shape."
-)
-@click.option(
-    "--output", "output_name", help="The output tensor, where it cannot be found by its shape."
+    "--output", "output_name", help="Output tensor, where its shape does not identify it."
 )
 @click.option(
     "--cam-layer",
-    help="The tensor (N, C, h, w) for class activation maps; the last one with pixels if not given.",
+    help="Tensor (N, C, h, w) for class activation maps. Default: the last one with pixels.",
 )
 @click.option(
     "--without-gradient",
     is_flag=True,
-    help="Make the bundle although an operator has no rule: methods that perturb remain.",
+    help="Make the bundle even if an operator has no gradient rule; perturbation methods remain.",
 )
 @click.option(
     "--half",
     is_flag=True,
-    help="Add the graphs in half precision, which a GPU runs instead; proven against float32.",
+    help="Add graphs in half precision, which GPUs run; their parity with float32 is checked.",
 )
 @click.option(
     "--calibrate",
     type=click.Path(path_type=Path, exists=True),
-    help="With --onnx: images LABEL/*.jpg that it was not trained on, for temperature, prediction sets and familiarity.",
+    help="With --onnx: a folder LABEL/*.jpg of images that the network was not trained on. "
+    "Temperature, prediction sets and familiarity are fitted on them.",
 )
 @click.option(
     "--check",
     type=click.Path(path_type=Path, exists=True),
-    help="Images whose predictions are compared with the file's own.",
+    help="Images on which the bundle's predictions are compared with those of the ONNX file.",
 )
-def bundle(*, run_folder: Path | None, file: Path | None, **given: Any) -> None:
-    """Makes a bundle of a run, or of any ONNX classifier: graphs for prediction and explanation, proven.
+def bundle(*, run_folder: Path | None, file: Path | None, **options: Any) -> None:
+    """Makes a bundle of a run, or of any ONNX classifier: graphs for prediction and explanation.
 
     \b
     python -m training bundle --run runs/mine --out my-bundle
-    python -m training bundle --onnx resnet18.onnx --labels imagenet.txt --size 224 --short-side 256 --out resnet18
+    python -m training bundle --onnx resnet18.onnx --labels imagenet.txt \\
+        --size 224 --short-side 256 --out resnet18
 
-    Refuses to write a bundle whose explanations differ from Captum's, or from finite differences where there is no torch network.
+    No bundle is written if its explanations differ from Captum's. Those of an ONNX file, for which
+    no torch network exists, are compared with finite differences.
     """
     from service.errors import BundleError
     from training import commands
@@ -241,19 +280,21 @@ def bundle(*, run_folder: Path | None, file: Path | None, **given: Any) -> None:
 
     if (run_folder is None) == (file is None):
         raise click.UsageError("give one of --run and --onnx")
-    if run_folder is not None and given["calibrate"] is not None:
-        raise click.UsageError(
-            "--calibrate is for --onnx: a run has images of its own that it held out"
-        )
+    if run_folder is not None and options["calibrate"] is not None:
+        raise click.UsageError("--calibrate is for --onnx: a run has held-out images of its own")
     try:
         if run_folder is not None:
             commands.bundle_run(
-                run_folder, given["folder"], given["source"], given["name"], half=given["half"]
+                run_folder,
+                options["folder"],
+                options["source"],
+                options["name"],
+                half=options["half"],
             )
         else:
             assert file is not None
             commands.bundle_file(
-                file, **{name: value for name, value in given.items() if name != "source"}
+                file, **{name: value for name, value in options.items() if name != "source"}
             )
     except (
         DataError,
@@ -268,19 +309,37 @@ def bundle(*, run_folder: Path | None, file: Path | None, **given: Any) -> None:
 
 
 @main.command()
-@click.argument("bundle_folder", metavar="BUNDLE", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("bundle_folder", metavar="BUNDLE", type=FOLDER)
+def derive(bundle_folder: Path) -> None:
+    """Writes gradient.onnx and cam.onnx of BUNDLE where they are missing, from its predict.onnx.
+
+    Needs no torch. Each file must get the digest that the manifest has for it.
+    """
+    from service.errors import BundleError
+    from training.export.derive import DerivationError, complete
+
+    try:
+        names = complete(bundle_folder)
+    except (BundleError, DerivationError) as error:
+        raise click.ClickException(str(error)) from None
+    for name in names:
+        click.echo(f"{bundle_folder / name} derived from predict.onnx")
+
+
+@main.command()
+@click.argument("bundle_folder", metavar="BUNDLE", type=FOLDER)
 @click.option(
     "--data",
     "source",
     required=True,
-    help="What the bundle was made for: cifar10, a folder, or a tar of one.",
+    help="Data that the bundle was made for: cifar10, a folder, or a tar of one.",
 )
 @click.option(
     "--out",
     "folder",
     required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Where the bundle goes.",
+    type=FOLDER,
+    help="Folder of the new bundle.",
 )
 @click.option(
     "--images",
@@ -294,16 +353,16 @@ def bundle(*, run_folder: Path | None, file: Path | None, **given: Any) -> None:
     type=click.IntRange(0, 2**31),
     default=0,
     show_default=True,
-    help="Which images those are.",
+    help="Chooses those images.",
 )
 def quantise(*, bundle_folder: Path, source: str, folder: Path, images: int, seed: int) -> None:
-    """Adds predict.int8.onnx to BUNDLE, for predictions on CPUs; explanations stay in float32.
+    """Adds predict.int8.onnx to BUNDLE, for predictions on CPUs. Explanations stay in float32.
 
     \b
     python -m training quantise my-bundle --data cifar10 --out my-bundle
     CANDOR_BUNDLE=my-bundle CANDOR_PRECISION=int8 scripts/serve
 
-    Refuses to write a bundle whose int8 graph loses accuracy on the test images or is hardly faster.
+    No bundle is written if the int8 graph loses accuracy on the test images or is hardly faster.
     """
     from service.errors import BundleError
     from training import commands
@@ -317,36 +376,38 @@ def quantise(*, bundle_folder: Path, source: str, folder: Path, images: int, see
 
 
 @main.command()
-@click.argument("bundle_folder", metavar="BUNDLE", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("bundle_folder", metavar="BUNDLE", type=FOLDER)
 @click.option(
     "--data",
     "source",
     required=True,
-    help="What the bundle was made for: cifar10, a folder, or a tar of one.",
+    help="Data that the bundle was made for: cifar10, a folder, or a tar of one.",
 )
 @click.option(
     "--out",
     "folder",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Where the bundle goes; BUNDLE if not given.",
+    type=FOLDER,
+    help="Folder of the audited bundle. Default: BUNDLE.",
 )
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**31),
     default=0,
     show_default=True,
-    help="The same seed, the same report.",
+    help="The same seed gives the same report.",
 )
 @click.option(
     "--compare",
     "other",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Another bundle of the same classes, put side by side; measured too, if it has no report on this data with this seed.",
+    type=FOLDER,
+    help="Another bundle of the same classes, for a comparison. It is measured too, unless it "
+    "has a report on this data with this seed.",
 )
 @click.option(
-    "--board",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="A folder for TensorBoard: figures, plots and card.",
+    "--tensorboard",
+    "board",
+    type=FOLDER,
+    help="A folder for TensorBoard, which gets figures, plots and card.",
 )
 def audit(
     *,
@@ -357,9 +418,10 @@ def audit(
     other: Path | None,
     board: Path | None,
 ) -> None:
-    """Measures BUNDLE on the test images, as it is served, and writes report.json, plots and CARD.md into it.
+    """Measures BUNDLE on the test images, as it is served; adds report.json, plots and CARD.md.
 
-    Accuracy, calibration, prediction sets, familiarity, bias, spoilt images, attacks, explanations, labels that may be wrong.
+    Accuracy, calibration, prediction sets, familiarity, bias, corrupted images, attacks,
+    explanations, and labels that may be wrong.
     """
     from service.errors import BundleError
     from training import commands
@@ -378,42 +440,43 @@ def audit(
         raise click.ClickException(str(error)) from None
 
 
-@main.command()
+@main.command("plant-bias")
 @click.option(
     "--data",
     "source",
     required=True,
-    help="cifar10 (downloaded), a folder TRAIN/CLASS/*.jpg, or a tar of one.",
+    help="cifar10 (downloaded), a folder train/CLASS/*.jpg, or a tar of one.",
 )
 @click.option(
     "--out",
     "folder",
     required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Where the images go.",
+    type=FOLDER,
+    help="Folder of the tinted images.",
 )
 @click.option(
     "--share",
     type=click.FloatRange(0, 1),
     default=0.95,
     show_default=True,
-    help="Of each class's training images, those in the colour of their class; 0 for a fair counterpart.",
+    help="Share of each class's training images in the colour of the class; "
+    "0 for a fair counterpart.",
 )
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**31),
     default=0,
     show_default=True,
-    help="Which images get which colour.",
+    help="Chooses the colours of the images.",
 )
-def biased(*, source: str, folder: Path, share: float, seed: int) -> None:
-    """Makes a training set in which colour goes with class, to see that the audit of a network trained on it says so.
+def plant_bias(*, source: str, folder: Path, share: float, seed: int) -> None:
+    """Makes a training set in which colour goes with class, for an audit to find.
 
     \b
-    python -m training biased --data cifar10 --out data/biased
+    python -m training plant-bias --data cifar10 --out data/biased
     python -m training fit --data data/biased --network seed_cnn --out runs/biased
 
-    The images have the size that the networks here take.
+    The images have the size of this project's networks, 32 × 32 pixels.
     """
     from training import commands
     from training.data.read import DataError

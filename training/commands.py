@@ -1,10 +1,10 @@
-"""What the commands of `python -m training` do, and what they tell on the way."""
+"""The commands of `python -m training`: each reads its input, calls the rooms, prints results."""
 
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
@@ -16,7 +16,7 @@ from service.bundle import folder as contract
 from service.bundle.folder import CARD, Bundle
 from service.bundle.manifest import Manifest
 from service.explain import available
-from service.image import decode, resize
+from service.image.decode import SUFFIXES
 from service.image.resize import Input
 from service.runtime.engine import Engine
 from training import audit
@@ -24,24 +24,61 @@ from training.audit import board, comparison, schema
 from training.audit.card import card
 from training.audit.plots import plots
 from training.data import planted, read
-from training.data.read import SUFFIXES, Dataset
+from training.data.read import Dataset, load_image
 from training.export import foreign, int8
-from training.export import ours as export_ours
+from training.export.bundle import make_bundle, make_foreign_bundle
 from training.export.foreign import ForeignError
-from training.fit import runs
+from training.fit import loop, runs
 from training.fit.recipes import RECIPES, Recipe
 from training.fit.runs import Run
+from training.fit.tracking import Track
 
-MAX_PIXELS = 100_000_000
+SUM_TOLERANCE = 1e-3  # probabilities of a float32 softmax sum to 1 within this
+
+
+class Start(NamedTuple):
+    """The run that a training starts from, and its folder."""
+
+    folder: Path
+    run: Run
 
 
 def recipe_for(
-    network: str | None, activation: str | None, start: Run | None, changes: Mapping[str, Any]
-) -> Recipe:
-    """The recipe of `start`, or of `network`, with what the command line changes."""
-    recipe = RECIPES[network or "candor_net"] if start is None else start.recipe
-    options: dict[str, Any] = {"options": {"activation": activation}} if activation else {}
-    return replace(recipe, **changes, **options)
+    network: str | None, start_folder: Path | None, changes: Mapping[str, Any]
+) -> tuple[Recipe, Start | None]:
+    """The recipe of `network`, or of the run to start from, with `changes`; and that run."""
+    if start_folder is None:
+        return replace(RECIPES[network or "candor_net"], **changes), None
+    start = Start(start_folder, runs.load(start_folder))
+    # part of the recipe, so that --resume rejects a start from other weights
+    return replace(start.run.recipe, **changes, start=runs.digest(start_folder)), start
+
+
+def train(
+    source: str,
+    folder: Path,
+    recipe: Recipe,
+    start: Start | None,
+    *,
+    resume: bool,
+    device: str,
+    track: Track | None,
+) -> None:
+    """Trains a network."""
+    dataset = read.read(source, recipe.input(), recipe.held_out, recipe.seed)
+    if start is not None:
+        # of other data, images held out here could be images that the first run was trained on
+        read.check_same(dataset, start.run.subject.fingerprint, start.folder)
+    loop.train(
+        dataset,
+        source,
+        recipe,
+        folder,
+        start=None if start is None else start.run,
+        resume=resume,
+        accelerator=device,
+        track=track,
+    )
 
 
 def bundle_run(
@@ -52,10 +89,11 @@ def bundle_run(
     dataset = read.read(
         source or run.subject.source, run.input, run.recipe.held_out, run.recipe.seed
     )
+    # reliability is fitted on the validation images: the network must not have learnt from them
     read.check_same(dataset, run.subject.fingerprint, run_folder)
-    made = export_ours.make_bundle(run, dataset, folder, name or dataset.name, halves=half)
-    _tell(made)
-    click.echo(made.read(CARD).decode())
+    bundle = make_bundle(run, dataset, folder, name or dataset.name, halves=half)
+    _print_summary(bundle)
+    click.echo(bundle.read(CARD).decode())
 
 
 def bundle_file(
@@ -66,20 +104,21 @@ def bundle_file(
     calibrate: Path | None,
     without_gradient: bool,
     half: bool,
-    **given: Any,
+    **options: Any,
 ) -> None:
     """Makes a bundle of an ONNX file."""
-    labels, spec = _labels(given["labels"]), _input(given)
-    names = foreign.Names(given["input_name"], given["output_name"], given["cam_layer"])
+    labels, spec = _read_labels(options["labels"]), _input(options)
+    names = foreign.Names(options["input_name"], options["output_name"], options["cam_layer"])
     core = foreign.read_core(file, spec.size, len(labels), names)
-    manifest = Manifest(given["name"] or file.stem, labels, spec, provenance={"file": file.name})
+    name = options["name"] or file.stem
+    manifest = Manifest(name, labels, spec, provenance={"file": file.name})
     held_out = None if calibrate is None else read.read_labelled(calibrate, spec, labels)
-    made = export_ours.make_foreign_bundle(
+    bundle = make_foreign_bundle(
         core, manifest, folder, held_out, gradients=not without_gradient, halves=half
     )
-    _tell(made)
+    _print_summary(bundle)
     if check is not None:
-        _check(file, made, names, check)
+        _compare_with_file(file, bundle, names, check)
 
 
 def audit_bundle(
@@ -91,46 +130,47 @@ def audit_bundle(
     other_folder: Path | None,
     board_folder: Path | None,
 ) -> None:
-    """Measures a bundle and writes the report, its plots and the card into it."""
-    bundle, other = (
-        contract.load(bundle_folder),
-        None if other_folder is None else contract.load(other_folder),
-    )
+    """Measures a bundle; writes report, plots and card, to `folder` with the rest of the bundle."""
+    # both bundles and both data sets are read first: an error there comes before the long audit
+    bundle = contract.load(bundle_folder)
+    other = None if other_folder is None else contract.load(other_folder)
     dataset = _data_for(bundle, source, seed)
-    beside = None if other is None else _data_for(other, source, seed)
-    report = audit.audit(bundle, dataset, seed, _watched)
-    if other is not None and beside is not None:
-        known = comparison.report_of(other, beside.fingerprint, seed)
+    other_dataset = None if other is None else _data_for(other, source, seed)
+    report = audit.audit(bundle, dataset, seed, _run_sections)
+    if other is not None and other_dataset is not None:
+        other_report = comparison.report_of(other, other_dataset.fingerprint, seed)
         report["comparison"] = comparison.comparison(
-            report, known or audit.audit(other, beside, seed, _watched), other
+            report, other_report or audit.audit(other, other_dataset, seed, _run_sections), other
         )
     schema.check(report)
+    # plots of an earlier audit are left out: this one may have fewer
     files = {name: bundle.read(name) for name in bundle.manifest.files if not name.endswith(".png")}
     files[contract.REPORT] = (json.dumps(report, indent=1) + "\n").encode()
     files[CARD] = card(bundle.manifest, report).encode()
-    made = contract.write(folder, bundle.manifest, files | plots(report))
+    audited = contract.write(folder, bundle.manifest, files | plots(report))
     if board_folder is not None:
-        board.show(board_folder, made, report)
-    click.echo(made.read(CARD).decode())
-    click.echo(f"{made.folder}: {made.manifest.name} {made.manifest.version}")
+        board.show(board_folder, audited, report)
+    click.echo(audited.read(CARD).decode())
+    _print_version(audited)
 
 
 def _data_for(bundle: Bundle, source: str, seed: int) -> Dataset:
-    """The images of `source` as `bundle` takes them."""
+    """The images of `source`, resized for `bundle`."""
+    # an audit needs test images alone, and a data set some held-out ones: ten a class are enough
     dataset = read.read(source, bundle.manifest.input, 10 * len(bundle.manifest.labels), seed)
     read.check_classes(dataset, bundle.manifest.labels)
     return dataset
 
 
-def _watched(sections: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
-    """What the sections say, with a bar that names the one at work."""
-    found = {}
+def _run_sections(sections: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
+    """The results of the sections; a progress bar names the one that runs."""
+    results = {}
     with tqdm(total=len(sections), unit="section", disable=None) as bar:
         for name, section in sections.items():
             bar.set_description(name)
-            found[name] = section()
+            results[name] = section()
             bar.update()
-    return found
+    return results
 
 
 def plant(source: str, folder: Path, share: float, seed: int) -> None:
@@ -148,35 +188,44 @@ def plant(source: str, folder: Path, share: float, seed: int) -> None:
 def quantise(bundle_folder: Path, source: str, folder: Path, images: int, seed: int) -> None:
     """Adds the int8 graph to a bundle."""
     bundle = contract.load(bundle_folder)
-    made = int8.add_int8(bundle, read.read(source, bundle.manifest.input, images, seed), folder)
-    told = made.manifest.int8
-    assert told is not None
-    speed = ", ".join(f"{ratio:.2f} (batch {rows})" for rows, ratio in told.speed_ratio.items())
+    quantised = int8.add_int8(
+        bundle, read.read(source, bundle.manifest.input, images, seed), folder
+    )
+    result = quantised.manifest.int8
+    assert result is not None
+    speed = ", ".join(f"{ratio:.2f} (batch {rows})" for rows, ratio in result.speed_ratio.items())
     click.echo(
-        f"macro F1 {told.macro_f1:.4f}, in float32 {told.macro_f1_float32:.4f}, over {told.test_pictures:,} test images"
+        f"macro F1 {result.macro_f1:.4f}, in float32 {result.macro_f1_float32:.4f}, "
+        f"over {result.test_pictures:,} test images"
     )
     click.echo(
-        f"log loss {told.log_loss:.4f}, in float32 {told.log_loss_float32:.4f}; same class for {told.agreement:.2%}"
+        f"log loss {result.log_loss:.4f}, in float32 {result.log_loss_float32:.4f}; "
+        f"same class for {result.agreement:.2%}"
     )
-    click.echo(f"times as fast on one core of {told.machine}: {speed}")
-    click.echo(f"{made.folder}: {made.manifest.name} {made.manifest.version}")
+    click.echo(f"times as fast on one core of {result.machine}: {speed}")
+    _print_version(quantised)
 
 
-def _tell(made: Bundle) -> None:
-    for method, parity in made.manifest.parity.items():
+def _print_summary(bundle: Bundle) -> None:
+    for method, parity in bundle.manifest.parity.items():
         click.echo(
-            f"{method:<22} differs from {parity.against} by {parity.relative_difference:.1e}, cosine {parity.cosine:.6f}"
+            f"{method:<22} differs from {parity.against} by {parity.relative_difference:.1e}, "
+            f"cosine {parity.cosine:.6f}"
         )
-    click.echo(
-        f"can be explained by {', '.join(method.name for method in available(made.manifest))}"
-    )
-    click.echo(f"{made.folder}: {made.manifest.name} {made.manifest.version}")
+    methods = ", ".join(method.name for method in available(bundle.manifest))
+    click.echo(f"explanation methods: {methods}")
+    _print_version(bundle)
 
 
-def _labels(path: Path | None) -> tuple[str, ...]:
+def _print_version(bundle: Bundle) -> None:
+    click.echo(f"{bundle.folder}: {bundle.manifest.name} {bundle.manifest.version}")
+
+
+def _read_labels(path: Path | None) -> tuple[str, ...]:
     if path is None:
         raise ForeignError(
-            "--labels is missing: give a text file with one label a line, in the order of the outputs"
+            "--labels is missing: give a text file with one label a line, "
+            "in the order of the outputs"
         )
     try:
         return tuple(
@@ -188,67 +237,65 @@ def _labels(path: Path | None) -> tuple[str, ...]:
         ) from None
 
 
-def _input(given: dict[str, Any]) -> Input:
-    if given["size"] is None:
+def _input(options: dict[str, Any]) -> Input:
+    if options["size"] is None:
         raise ForeignError(
             "--size is missing: give the side of the network's square input, in pixels"
         )
-    mean, std = (_numbers(name, given[name]) for name in ("mean", "std"))
-    return Input(given["size"], mean, std, given["resize"], given["short_side"] or given["size"])
+    mean, std = (_channel_numbers(name, options[name]) for name in ("mean", "std"))
+    short_side = options["short_side"] or options["size"]
+    return Input(options["size"], mean, std, options["resize"], short_side)
 
 
-def _numbers(name: str, text: str) -> tuple[float, ...]:
-    """Three numbers with commas between, fractions allowed."""
+def _channel_numbers(name: str, text: str) -> tuple[float, ...]:
+    """Three numbers separated by commas; fractions such as 1/255 are allowed."""
     try:
         parts = [part.partition("/") for part in text.split(",")]
-        values = tuple(float(top) / float(below or 1) for top, _, below in parts)
+        values = tuple(float(above) / float(below or 1) for above, _, below in parts)
     except (ValueError, ZeroDivisionError):
         values = ()
     if len(values) != 3:  # noqa: PLR2004
         raise ForeignError(
-            f"--{name} is {text!r}; give three numbers with commas between, for example 0.485,0.456,0.406"
+            f"--{name} is {text!r}; give three numbers separated by commas, "
+            "for example 0.485,0.456,0.406"
         )
     return values
 
 
-def _check(file: Path, made: Bundle, names: foreign.Names, images: Path) -> None:
-    """Compares the bundle's predictions with those of the file itself, fed as its own code would feed it."""
-    engine = Engine(made, "cpu")
+def _compare_with_file(file: Path, bundle: Bundle, names: foreign.Names, images: Path) -> None:
+    """Compares the bundle's predictions with those of its ONNX file.
+
+    Raises:
+        ForeignError: `images` holds no images, or the predicted class of one differs.
+    """
+    # both on the CPU, so that no difference between devices is counted
+    engine = Engine(bundle, "cpu")
     session = ort.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     image = next(i for i in session.get_inputs() if names.input in (None, i.name))
-    last = image.shape[-1] == foreign.CHANNELS
-    files = sorted(
-        path
-        for path in ([images] if images.is_file() else images.rglob("*"))
-        if path.suffix.lower() in SUFFIXES
-    )
+    channels_last = image.shape[-1] == foreign.CHANNELS
+    paths = [images] if images.is_file() else images.rglob("*")
+    files = sorted(path for path in paths if path.suffix.lower() in SUFFIXES)
     if not files:
         raise ForeignError(f"{images} holds no images ({', '.join(SUFFIXES)})")
     same, largest = 0, 0.0
     for path in files:
-        fitted = resize.to_input(
-            decode.decode(path.read_bytes(), MAX_PIXELS).pixels, made.manifest.input
-        )[None]
-        x = engine.normalise(fitted)
-        theirs = session.run(
-            [names.output] if names.output else None,
-            {image.name: np.moveaxis(x, 1, -1) if last else x},
-        )[0][0]
-        ours = engine.predict(fitted).logits[0]
+        pixels = load_image(str(path), path.read_bytes(), bundle.manifest.input)[None]
+        x = engine.normalise(pixels)
+        planes = np.moveaxis(x, 1, -1) if channels_last else x
+        theirs = session.run([names.output] if names.output else None, {image.name: planes})[0][0]
+        ours = engine.predict(pixels).logits[0]
         same += int(ours.argmax() == theirs.argmax())
-        largest = max(
-            largest,
-            float(
-                np.abs(
-                    softmax(ours) - (theirs if _are_probabilities(theirs) else softmax(theirs))
-                ).max()
-            ),
-        )
-    told = f"{same} of {len(files)} images get the class that {file.name} gives them; probabilities differ by {largest:.1e} at most"
+        largest = max(largest, float(np.abs(softmax(ours) - _probabilities(theirs)).max()))
+    result = (
+        f"{same} of {len(files)} images get the class that {file.name} gives them; "
+        f"probabilities differ by {largest:.1e} at most"
+    )
     if same < len(files):
-        raise ForeignError(f"{told}: the bundle does not answer as the file does")
-    click.echo(told)
+        raise ForeignError(f"{result}: the bundle predicts other classes than the file")
+    click.echo(result)
 
 
-def _are_probabilities(values: np.ndarray) -> bool:
-    return bool(values.min() >= 0 and abs(float(values.sum()) - 1) < 1e-3)  # noqa: PLR2004
+def _probabilities(outputs: np.ndarray) -> np.ndarray:
+    """The `outputs` of a file, with a softmax unless they are probabilities already."""
+    known = outputs.min() >= 0 and abs(float(outputs.sum()) - 1) < SUM_TOLERANCE
+    return outputs if known else np.asarray(softmax(outputs))

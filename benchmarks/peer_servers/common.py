@@ -1,7 +1,7 @@
-"""What every peer shares: the same graph on one thread a process, the same decoding, the same answer.
+"""The graph, the decoding and the answer that all peers share. One process uses one thread.
 
-The environment says MODEL, a predict.onnx (image uint8 (N, H, W, 3) → logits float32 (N, K)); PORT, where to listen; and PROCESSES, how
-many processes work.
+The environment gives MODEL, a predict.onnx (image uint8 (N, H, W, 3) → logits float32 (N, K));
+PORT, the port to listen on; and PROCESSES, the number of workers.
 """
 
 import io

@@ -1,4 +1,4 @@
-"""NVIDIA Triton through PyTriton, whose wheel carries the server: the image is a BYTES tensor after the JSON header."""
+"""NVIDIA Triton through PyTriton: the image is a BYTES tensor after the JSON header."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from pytriton.decorators import batch
 from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
 from pytriton.triton import Triton, TritonConfig
 
-GRPC, METRICS = 500, 600  # beyond PORT
+GRPC, METRICS = 500, 600  # added to PORT
 
 
 def worker() -> Callable[..., dict[str, np.ndarray]]:

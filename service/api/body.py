@@ -1,4 +1,7 @@
-"""What a caller sends, in any of its three forms: a raw image, a form, or JSON."""
+"""Reads the body of a request, a raw image, a multipart form or JSON, as a `Payload`.
+
+Images stay encoded here: `service.image.decode` opens them. JSON holds files as base64 (RFC 4648).
+"""
 
 import asyncio
 import base64
@@ -24,48 +27,56 @@ from service.errors import (
 from service.image.decode import MEDIA_TYPES
 from service.workers import protocol
 
-MAX_IMAGES = 64
+MAX_IMAGES = 64  # in one request
+MAX_FIELDS = 100  # in a form
 READ_SECONDS = 30
 FORM, JSON = "multipart/form-data", "application/json"
-TAKEN = ", ".join((*MEDIA_TYPES, FORM, JSON))
+SUPPORTED = ", ".join((*MEDIA_TYPES, FORM, JSON))
+# Browsers send octet-stream for files that they do not know; the decoder looks at the bytes.
 RAW = (*MEDIA_TYPES, "application/octet-stream")
 
+EncodedImage = bytes | MalformedRequest
 
-class Submission(NamedTuple):
-    """The images of one request as `bodies`, or the error in place of one; `many` says whether a list was asked for.
 
-    `options` holds the parameters of the query and of the body as they came: text, or JSON values. `mask` is the file of the
-    image's segments, if one was sent.
+class Payload(NamedTuple):
+    """Images and parameters of one request, and the mask of its only image.
+
+    `images` holds encoded images, or the error in the place of an unreadable one. `is_list`: the
+    caller sent a list and gets one back. `parameters`: text from query and form, JSON values.
     """
 
-    bodies: tuple[bytes | MalformedRequest, ...]
-    many: bool
-    options: Mapping[str, Any] = MappingProxyType({})
+    images: tuple[EncodedImage, ...]
+    is_list: bool
+    parameters: Mapping[str, Any] = MappingProxyType({})
     mask: bytes | None = None
 
 
-async def read(request: Request, max_body_bytes: int) -> Submission:
-    """The submission of `request`.
+async def read(request: Request, max_body_bytes: int) -> Payload:
+    """Reads the payload of `request`.
 
     Raises:
         BodyTooLarge: more than `max_body_bytes`.
-        UnsupportedFormat: none of the content types that are taken.
-        MalformedRequest: the body is empty, or not what its content type says.
-        InvalidParameter: a parameter is given twice, there are more than 64 images, or a mask that is not of one image.
+        UnsupportedFormat: the content type or the encoding is not supported.
+        SlowRequest: the body is incomplete after READ_SECONDS.
+        MalformedRequest: the body is empty or does not match its content type.
+        InvalidParameter: a parameter is given twice, or `check_counts` fails.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    query = query_of(request)
+    query = query_of(request)  # first, so that a bad query costs no body
     if kind not in (*RAW, FORM, JSON):
-        told = f"the content type is {short(kind)}" if kind else "there is no Content-Type"
-        raise UnsupportedFormat(f"{told}; {TAKEN} are taken: name the one that was sent")
+        problem = f"Content-Type {short(kind)} is not supported"
+        raise UnsupportedFormat(
+            f"{problem if kind else 'the request has no Content-Type'}; "
+            f"supported are {SUPPORTED}: name the type of the body"
+        )
     body = await body_of(request, max_body_bytes)
     if not body:
         raise MalformedRequest("the body is empty (0 bytes): send an image")
     if kind == FORM:
-        return merged(await _form(request, body), query)
+        return with_query(await _form(request, body), query)
     if kind == JSON:
-        return merged(_json(body), query)
-    return Submission((body,), many=False, options=query)
+        return with_query(_json(body), query)
+    return Payload((body,), is_list=False, parameters=query)
 
 
 def query_of(request: Request) -> Mapping[str, str]:
@@ -76,68 +87,74 @@ def query_of(request: Request) -> Mapping[str, str]:
     """
     if not request.scope["query_string"]:
         return {}
-    query = _once(request.query_params.multi_items(), "the query")
+    query = _unique(request.query_params.multi_items(), "the query")
     if "mask" in query:
         raise InvalidParameter(
-            "mask is in the query, and it is a file: send it as a part of a form, or in JSON"
+            "mask is in the query, but a mask is a file: send it as a form part, or in JSON"
         )
     return query
 
 
-async def body_of(request: Request, most: int) -> bytes:
-    """The body of `request`.
+async def body_of(request: Request, max_bytes: int) -> bytes:
+    """Reads the body of `request`.
 
     Raises:
-        BodyTooLarge: more than `most` bytes.
-        UnsupportedFormat: it is compressed.
-        SlowRequest: it is not all there after READ_SECONDS.
+        BodyTooLarge: more than `max_bytes`.
+        UnsupportedFormat: the body is compressed.
+        SlowRequest: the body is incomplete after READ_SECONDS.
     """
     encoding = request.headers.get("content-encoding", "identity")
     if encoding != "identity":
         raise UnsupportedFormat(
-            f"the body is compressed ({short(encoding)}), and images are already: send it as it is"
+            f"Content-Encoding {short(encoding)} is not supported: images are compressed already; "
+            "send the body as it is"
         )
     announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > most:
-        raise _too_large(int(announced), most)
+    if announced.isdecimal() and int(announced) > max_bytes:
+        raise _too_large(int(announced), max_bytes)
     caller = protocol.of(request.scope)
-    if caller is not None and caller.has_sent:
-        return await _collected(request, most)
+    # A timer costs more than reading a body that has already arrived.
+    if caller is not None and caller.body_received:
+        return await _collect(request, max_bytes)
     try:
         async with asyncio.timeout(READ_SECONDS):
-            return await _collected(request, most)
+            return await _collect(request, max_bytes)
     except TimeoutError:
         raise SlowRequest(
-            f"{READ_SECONDS} s have passed and the body is not all there: send it faster, or a smaller image"
+            f"the body is incomplete after {READ_SECONDS} s: send it faster, or a smaller image"
         ) from None
 
 
-async def _collected(request: Request, most: int) -> bytes:
+async def _collect(request: Request, max_bytes: int) -> bytes:
+    # Content-Length is missing in a chunked body, so the bytes are counted.
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)
-        if size > most:
-            raise _too_large(size, most)
+        if size > max_bytes:
+            raise _too_large(size, max_bytes)
         parts.append(part)
     return b"".join(parts)
 
 
-def _too_large(size: int, most: int) -> BodyTooLarge:
+def _too_large(size: int, max_bytes: int) -> BodyTooLarge:
     return BodyTooLarge(
-        f"the body has {size:,} bytes or more; the limit is {most:,}: send a smaller image, or fewer at once"
+        f"the body has {size:,} bytes or more; the limit is {max_bytes:,}: "
+        "send a smaller image, or fewer at once"
     )
 
 
-async def _form(request: Request, body: bytes) -> Submission:
+async def _form(request: Request, body: bytes) -> Payload:
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
     try:
+        # One file more than the limit passes here, so that `check_counts` words the error. The size
+        # of a part needs no limit of its own: the body has one.
         parser = MultiPartParser(
             request.headers,
             stream(),
             max_files=MAX_IMAGES + 1,
-            max_fields=100,
+            max_fields=MAX_FIELDS,
             max_part_size=len(body),
         )
         form = await parser.parse()
@@ -145,40 +162,45 @@ async def _form(request: Request, body: bytes) -> Submission:
         raise MalformedRequest(
             f"the form cannot be read ({error}): send multipart/form-data with parts named 'image'"
         ) from None
-    images: list[bytes | MalformedRequest] = []
-    masks: list[bytes | MalformedRequest] = []
-    fields: list[tuple[str, str]] = []
     try:
-        for name, value in form.multi_items():
-            if name in ("image", "mask"):
-                (images if name == "image" else masks).append(await _part(name, value))
-            elif isinstance(value, UploadFile):
-                raise MalformedRequest(
-                    f"the form has a file named {short(name)}; name images 'image' and the mask of one 'mask'"
-                )
-            else:
-                fields.append((name, _unquoted(value)))
+        return await _form_payload(form.multi_items())
     finally:
         await form.close()
+
+
+async def _form_payload(parts: list[tuple[str, UploadFile | str]]) -> Payload:
+    files: dict[str, list[EncodedImage]] = {"image": [], "mask": []}
+    fields: list[tuple[str, str]] = []
+    for name, value in parts:
+        if name in files:
+            files[name].append(await _part(name, value))
+        elif isinstance(value, UploadFile):
+            raise MalformedRequest(
+                f"the form has a file named {short(name)}: name images 'image' and a mask 'mask'"
+            )
+        else:
+            fields.append((name, _unquote(value)))
+    images, masks = files["image"], files["mask"]
     if not images:
         raise MalformedRequest("the form has no part named 'image': send one or more")
     if len(masks) > 1:
         raise InvalidParameter(f"'mask' is given {len(masks)} times in the form: give it once")
-    mask = _mask(masks[0]) if masks else None
-    return checked(Submission(tuple(images), len(images) > 1, _once(fields, "the form"), mask))
+    mask = _valid(masks[0]) if masks else None
+    payload = Payload(tuple(images), len(images) > 1, _unique(fields, "the form"), mask)
+    return check_counts(payload)
 
 
-async def _part(name: str, value: UploadFile | str) -> bytes | MalformedRequest:
-    body = (
-        await value.read()
-        if isinstance(value, UploadFile)
-        else value.encode("utf-8", "surrogateescape")
-    )
+async def _part(name: str, value: UploadFile | str) -> EncodedImage:
+    # A part without a file name arrives as text; surrogateescape gives its bytes back.
+    if isinstance(value, UploadFile):
+        body = await value.read()
+    else:
+        body = value.encode("utf-8", "surrogateescape")
     return body or MalformedRequest(f"a part named '{name}' is empty (0 bytes): send a file")
 
 
-def _unquoted(value: str) -> str:
-    """A field's text; BentoML's client sends it as JSON, in quotes."""
+def _unquote(value: str) -> str:
+    # BentoML's client sends the fields of a form as JSON: text comes in quotes.
     quoted = len(value) > 1 and value[0] == value[-1] == '"'
     try:
         return str(orjson.loads(value)) if quoted else value
@@ -186,84 +208,85 @@ def _unquoted(value: str) -> str:
         return value
 
 
-def _mask(given: bytes | MalformedRequest) -> bytes:
-    if isinstance(given, MalformedRequest):
-        raise given
-    return given
+def _valid(file: EncodedImage) -> bytes:
+    if isinstance(file, MalformedRequest):
+        raise file
+    return file
 
 
-def _json(body: bytes) -> Submission:
+def _json(body: bytes) -> Payload:
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise MalformedRequest(
-            f'the body is no JSON ({error}): send {{"image": "<base64>"}}'
+            f'the body is not JSON ({error}): send {{"image": "<base64>"}}'
         ) from None
     if not isinstance(document, dict) or ("image" in document) == ("images" in document):
+        raise MalformedRequest('send a JSON object with exactly one of "image" and "images"')
+    is_list = "images" in document
+    texts = document.pop("images") if is_list else [document.pop("image")]
+    if not isinstance(texts, list) or not texts:
         raise MalformedRequest(
-            'the JSON holds neither or both of "image" and "images": send one of them'
+            '"images" is empty, or not a list: send a list of one or more base64 texts'
         )
-    many = "images" in document
-    given = document.pop("images") if many else [document.pop("image")]
-    if not isinstance(given, list) or not given:
-        raise MalformedRequest(
-            '"images" is no list of base64 texts, or an empty one: send one or more'
-        )
-    mask = _mask(from_base64("mask", document.pop("mask"))) if "mask" in document else None
-    return checked(
-        Submission(tuple(from_base64("image", text) for text in given), many, document, mask)
-    )
+    mask = _valid(from_base64("mask", document.pop("mask"))) if "mask" in document else None
+    images = tuple(from_base64("image", text) for text in texts)
+    return check_counts(Payload(images, is_list, document, mask))
 
 
-def from_base64(what: str, text: object) -> bytes | MalformedRequest:
-    """The file that a text in JSON holds: a `what`, or the error in place of one."""
+def from_base64(name: str, text: object) -> EncodedImage:
+    """Decodes a file in JSON, called `name` in messages; returns an error if it is unreadable."""
     if not isinstance(text, str):
         return MalformedRequest(
-            f"the {what} is given as {type(text).__name__}; in JSON it is base64 text (RFC 4648)"
+            f"the {name} is given as {type(text).__name__}: in JSON, send base64 text (RFC 4648)"
         )
     try:
+        # Without validation b64decode skips all characters that are not base64.
         return base64.b64decode(text, validate=True) or MalformedRequest(
-            f"the {what} is empty (0 bytes): send one"
+            f"the {name} is empty (0 bytes): send one"
         )
     except (binascii.Error, ValueError) as error:
         return MalformedRequest(
-            f"the {what} of {len(text):,} characters is no base64 ({error}): encode it as RFC 4648 says, without line breaks"
+            f"the {name} of {len(text):,} characters is not base64 ({error}): "
+            "encode it by RFC 4648, without line breaks"
         )
 
 
-def checked(submission: Submission) -> Submission:
-    """`submission`, if it holds no more than what goes at once.
+def check_counts(payload: Payload) -> Payload:
+    """Returns `payload` if one request may hold so many images.
 
     Raises:
-        InvalidParameter: more than 64 images, or a mask of several.
+        InvalidParameter: more than MAX_IMAGES, or several images with a mask.
     """
-    count = len(submission.bodies)
+    count = len(payload.images)
     if count > MAX_IMAGES:
         raise InvalidParameter(
-            f"{count} images or more were sent at once; the limit is {MAX_IMAGES}: send several requests"
+            f"{count} or more images in one request; the limit is {MAX_IMAGES}: "
+            "send several requests"
         )
-    if submission.mask is not None and count > 1:
+    if payload.mask is not None and count > 1:
         raise InvalidParameter(
-            f"a mask was sent with {count} images, and it is of one: send a request for each"
+            f"a mask was sent with {count} images, but belongs to one: "
+            "send a request for each image"
         )
-    return submission
+    return payload
 
 
-def merged(submission: Submission, query: Mapping[str, Any]) -> Submission:
-    """`submission` with the parameters of the query, too.
+def with_query(payload: Payload, query: Mapping[str, Any]) -> Payload:
+    """Adds the parameters of the query to `payload`.
 
     Raises:
-        InvalidParameter: one is given in both.
+        InvalidParameter: the query and the body give the same parameter.
     """
-    twice = set(query) & set(submission.options)
+    twice = set(query) & set(payload.parameters)
     if twice:
         raise InvalidParameter(
             f"{', '.join(sorted(twice))} is given in the query and in the body: give it once"
         )
-    return submission._replace(options={**submission.options, **query})
+    return payload._replace(parameters={**payload.parameters, **query})
 
 
-def _once(pairs: list[tuple[str, str]], place: str) -> dict[str, str]:
+def _unique(pairs: list[tuple[str, str]], place: str) -> dict[str, str]:
     name, times = next(iter(Counter(name for name, _ in pairs).most_common(1)), ("", 0))
     if times > 1:
         raise InvalidParameter(f"{short(name)} is given {times} times in {place}: give it once")

@@ -1,41 +1,26 @@
-"""GET /model/card: what the audit wrote about the model, as Markdown or as a page, both made once, at the start.
+"""GET /model/card: the audit's report about the model, as Markdown or as a page.
 
-Nothing in a card is read as markup but Markdown itself; it may link the web and show the plots that are in the bundle with it.
+A card is data: Markdown is the only markup in it. It may link the web and show the bundle's plots.
 """
 
 import html
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
+from string import Template
 
 from markdown_it import MarkdownIt
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.pages import File
+from service.api.pages import CARD_TEMPLATE, WEB, File
 from service.bundle.folder import CARD, Bundle
 
 MARKDOWN, HTML = "text/markdown", "text/html"
 METADATA = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)  # YAML, for model hubs
 PLOTS = "/model/plots/"
+FOREIGN_IMAGE = re.compile(r'<img src="(https?:[^"]*)" alt="([^"]*)"[^>]*>')
 VARY = "Accept, Accept-Encoding"
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<link rel="icon" href="/web/icon.svg" type="image/svg+xml">
-<link rel="stylesheet" href="/web/style.css">
-<script src="/web/theme.js"></script>
-</head>
-<body>
-<header class="top"><p class="brand"><a href="/">Candor</a> <span>{title}</span></p></header>
-<main><article class="sheet card-text">
-{body}</article></main>
-</body>
-</html>
-"""
 
 
 @dataclass(frozen=True)
@@ -47,7 +32,7 @@ class Card:
 
     @classmethod
     def of(cls, bundle: Bundle) -> "Card | None":
-        """The card of `bundle`, if it has one."""
+        """The card of `bundle`, or None if it has none."""
         if not bundle.has(CARD):
             return None
         content = bundle.read(CARD)
@@ -65,13 +50,21 @@ class Card:
 
 
 def page_of(text: str, title: str, files: Collection[str]) -> str:
-    """A Markdown text as a page; of the bundle's `files` it may show the plots."""
+    """Renders a card as a page; of the bundle's `files` it shows the plots."""
     body = _Markdown(files).render(METADATA.sub("", text, count=1))
-    return PAGE.format(title=html.escape(title), body=body)
+    # Tags come from the renderer alone, so they can be replaced as text. Loading an image from
+    # another host would reveal the reader to that host: it becomes a link.
+    body = FOREIGN_IMAGE.sub(r'<a href="\1">\2</a>', body)
+    body = body.replace("<table>", '<div class="scroll" tabindex="0"><table>')
+    body = body.replace("</table>", "</table></div>")
+    # The policy refuses style attributes, the renderer's way to align cells.
+    body = body.replace('style="text-align:', 'class="align-')
+    template = Template((WEB / CARD_TEMPLATE).read_text())
+    return template.substitute(title=html.escape(title), body=body)
 
 
 class _Markdown(MarkdownIt):
-    """CommonMark with tables, and without HTML."""
+    """CommonMark with tables and without HTML."""
 
     def __init__(self, files: Collection[str]) -> None:
         super().__init__("commonmark", {"html": False})
@@ -79,9 +72,9 @@ class _Markdown(MarkdownIt):
         self._plots = {name for name in files if name.endswith(".png")}
 
     def normalizeLink(self, url: str) -> str:  # noqa: N802 - the parser's hook
-        """Where the link leads; a plot to where it is served."""
+        """The address of a link; plots lead to their route."""
         return f"{PLOTS}{url}" if url in self._plots else super().normalizeLink(url)
 
     def validateLink(self, url: str) -> bool:  # noqa: N802 - the parser's hook
-        """Whether it may be a link; what may not stays text."""
+        """Returns whether `url` may be linked; any other link stays text."""
         return url.startswith(("http://", "https://", PLOTS))

@@ -1,4 +1,4 @@
-"""Candor's own routes: POST /predict and /explain, GET /model, /methods, /openapi.json, /schema.json and /metrics."""
+"""Candor's own routes: POST /predict and /explain, the documents about the model, and /metrics."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from service.api import body as request_body
 from service.api import parameters, problems, responses
+from service.api.body import EncodedImage, Payload
 from service.api.card import HTML, MARKDOWN, Card
 from service.api.parameters import Options
 from service.api.tasks import cancel_on_disconnect, gather_rows
@@ -29,10 +30,12 @@ from service.telemetry.metrics import CONTENT_TYPE
 
 JSON, PNG, NPY = "application/json", "image/png", "application/x-npy"
 ANY = "*/*"
+# Reference images belong to the bundle: they cannot change while it is served.
+REFERENCE_HEADERS = {"Cache-Control": "max-age=86400"}
 
 
-class Answered(NamedTuple):
-    """One image, all the way."""
+class ImageResult(NamedTuple):
+    """Everything that the pipeline computed for one image; `overlay` is a PNG file."""
 
     sent: Sent
     prediction: Prediction
@@ -42,16 +45,16 @@ class Answered(NamedTuple):
 
 
 class Native:
-    """The endpoints over one pipeline."""
+    """The native endpoints over one pipeline."""
 
     def __init__(self, pipeline: Pipeline, bundle: Bundle, settings: Settings) -> None:
-        """What does not depend on a request is written once, here."""
         self._pipeline = pipeline
         self._max_body_bytes = settings.max_body_bytes
         self._reference = Reference.of(bundle, settings.reference)
         self._manifest: Manifest = bundle.manifest
         self._model = responses.model(self._manifest)
-        self._plain = parameters.of_predict(self._manifest, {})
+        # Most predictions come without parameters: their options are checked once.
+        self._default_options = parameters.of_predict(self._manifest, {})
         self._card = Card.of(bundle)
         self._documents = {
             "/model": orjson.dumps(responses.public_manifest(pipeline.engine)),
@@ -59,189 +62,195 @@ class Native:
         }
 
     def routes(self) -> list[Route]:
-        """The routes that it serves."""
+        """The routes of these endpoints."""
+        reference = Route("/reference/{row:int}", self.reference)
         return [
             Route("/predict", self.predict, methods=["POST"]),
             Route("/explain", self.explain, methods=["POST"]),
             Route("/model/card", self.card),
-            *([Route("/reference/{row:int}", self.reference)] if self._reference.folder else []),
+            *([reference] if self.shows_references else []),
             Route("/metrics", self.metrics),
             *(Route(path, document(body)) for path, body in self._documents.items()),
         ]
 
     @property
     def shows_references(self) -> bool:
-        """Whether /reference/{row} is served."""
+        """True if the operator supplies the reference images: then /reference/{row} is served."""
         return self._reference.folder is not None
 
     async def predict(self, request: Request) -> Response:
         """POST /predict."""
-        _accept(request, (JSON,))
+        _accepted_type(request, (JSON,))
         timing = Timing(self._pipeline.metrics)
-        submission = await self._read(request, timing)
-        chosen = self._plain
-        if submission.options or submission.mask is not None:
-            chosen = parameters.of_predict(self._manifest, submission.options, submission.mask)
-        timing.allow(chosen.deadline_ms)
-        if chosen.question is None and not self._pipeline.backlogged:
-            return await self._json(submission, chosen, timing)
-        return await cancel_on_disconnect(request, self._json(submission, chosen, timing))
+        payload = await self._read(request, timing)
+        options = self._default_options
+        if payload.parameters or payload.mask is not None:
+            options = parameters.of_predict(self._manifest, payload.parameters, payload.mask)
+        timing.allow(options.deadline_ms)
+        # Without a backlog the prediction is about to run: cancelling it would save nothing.
+        if options.question is None and not self._pipeline.backlogged:
+            return await self._json(payload, options, timing)
+        return await cancel_on_disconnect(request, self._json(payload, options, timing))
 
     async def explain(self, request: Request) -> Response:
-        """POST /explain; the Accept header chooses JSON, the overlay itself or the raw map."""
-        kind = _accept(request, (JSON, PNG, NPY))
+        """POST /explain; the Accept header selects JSON, the overlay or the raw map."""
+        kind = _accepted_type(request, (JSON, PNG, NPY))
         timing = Timing(self._pipeline.metrics)
-        submission = await self._read(request, timing)
-        chosen = parameters.of_explain(self._manifest, submission.options, submission.mask)
-        timing.allow(chosen.deadline_ms)
-        return await cancel_on_disconnect(
-            request, self._explained(submission, chosen, kind, timing)
-        )
+        payload = await self._read(request, timing)
+        options = parameters.of_explain(self._manifest, payload.parameters, payload.mask)
+        timing.allow(options.deadline_ms)
+        return await cancel_on_disconnect(request, self._explained(payload, options, kind, timing))
 
     async def _explained(
-        self, submission: request_body.Submission, chosen: Options, kind: str, timing: Timing
+        self, payload: Payload, options: Options, kind: str, timing: Timing
     ) -> Response:
         if kind == JSON:
-            return await self._json(submission, chosen, timing)
-        if submission.many:
+            return await self._json(payload, options, timing)
+        if payload.is_list:
             raise InvalidParameter(
-                f"{len(submission.bodies)} images were sent and {kind} can show one: send one, or accept {JSON}"
+                f"{len(payload.images)} images were sent, but {kind} holds one: "
+                f"send one, or accept {JSON}"
             )
-        wanted = replace(chosen, map="overlay" if kind == PNG else "array")
-        answered = await self._answer(submission.bodies[0], wanted, timing)
-        assert answered.attribution is not None
-        return Response(
-            answered.overlay if kind == PNG else responses.npy(answered.attribution),
-            media_type=kind,
-        )
+        options = replace(options, map="overlay" if kind == PNG else "array")
+        result = await self._result(payload.images[0], options, timing)
+        assert result.attribution is not None
+        content = result.overlay if kind == PNG else responses.npy(result.attribution)
+        return Response(content, media_type=kind)
 
     async def documents(
-        self,
-        name: str,
-        bodies: Sequence[bytes | MalformedRequest],
-        chosen: Options,
-        request: Timing,
+        self, name: str, images: Sequence[EncodedImage], options: Options, request: Timing
     ) -> list[dict[str, Any]]:
-        """What is answered to each of several images, of a `request` that began some time ago.
+        """Answers several images of a `request` that began earlier; one failure fails all.
 
         Raises:
-            RequestError: one cannot be answered; the message calls it `name` with its number.
+            RequestError: of the image that failed; the message calls it `name` with its number.
         """
         return await gather_rows(
-            name, (self._document_for(body, chosen, request) for body in bodies)
+            name, (self._document_for(image, options, request) for image in images)
         )
 
     async def card(self, request: Request) -> Response:
-        """GET /model/card; the Accept header chooses Markdown or a page."""
-        kind = _accept(request, (MARKDOWN, HTML))
+        """GET /model/card; the Accept header selects Markdown or a page."""
+        kind = _accepted_type(request, (MARKDOWN, HTML))
         if self._card is None:
             raise NotFound("this model has no card")
         return await self._card.answer(request, kind)
 
     async def reference(self, request: Request) -> Response:
-        """GET /reference/ROW: a reference image; only where the operator supplies them."""
+        """GET /reference/ROW: a reference image as the network sees it."""
+        # Reading and decoding a file would block the event loop.
         body = await asyncio.to_thread(self._reference.image, request.path_params["row"])
-        return Response(body, media_type=PNG, headers={"Cache-Control": "max-age=86400"})
+        return Response(body, media_type=PNG, headers=REFERENCE_HEADERS)
 
     async def metrics(self, _request: Request) -> Response:
         """GET /metrics."""
         return Response(self._pipeline.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
-    async def _read(self, request: Request, timing: Timing) -> request_body.Submission:
+    async def _read(self, request: Request, timing: Timing) -> Payload:
         with timing.of("read"):
             return await request_body.read(request, self._max_body_bytes)
 
-    async def _json(
-        self, submission: request_body.Submission, chosen: Options, timing: Timing
-    ) -> Response:
-        if not submission.many:
-            answered = await self._answer(submission.bodies[0], chosen, timing)
-            return self._encoded(
-                {"model": self._model, **self._document_of(answered, chosen)}, timing
-            )
+    async def answer(self, payload: Payload, options: Options, timing: Timing) -> dict[str, Any]:
+        """Answers a payload with the JSON document of POST /predict or /explain."""
+        if not payload.is_list:
+            result = await self._result(payload.images[0], options, timing)
+            return {"model": self._model, **self._document(result, options)}
         results = await asyncio.gather(
-            *(self._result(body, chosen, timing) for body in submission.bodies)
+            *(self._document_or_error(image, options, timing) for image in payload.images)
         )
-        return self._encoded({"model": self._model, "results": results}, timing)
+        return {"model": self._model, "results": results}
 
-    async def _result(
-        self, body: bytes | MalformedRequest, chosen: Options, request: Timing
+    async def _json(self, payload: Payload, options: Options, timing: Timing) -> Response:
+        return self._encode(await self.answer(payload, options, timing), timing)
+
+    async def _document_or_error(
+        self, image: EncodedImage, options: Options, request: Timing
     ) -> Mapping[str, Any]:
-        """One of several: its answer, or its own problem."""
         try:
-            return await self._document_for(body, chosen, request)
+            return await self._document_for(image, options, request)
         except RequestError as error:
             return {"error": problems.problem(error)}
-        except Exception as error:  # noqa: BLE001 - its neighbours are answered all the same
+        except Exception as error:  # noqa: BLE001 - the other images are answered all the same
             return {"error": problems.problem(problems.defect(error))}
 
     async def _document_for(
-        self, body: bytes | MalformedRequest, chosen: Options, request: Timing
+        self, image: EncodedImage, options: Options, request: Timing
     ) -> dict[str, Any]:
+        # Each image has its own stages; the deadline is that of the request.
         timing = Timing(self._pipeline.metrics, request.started)
-        timing.allow(chosen.deadline_ms)
-        return self._document_of(await self._answer(body, chosen, timing), chosen)
+        timing.allow(options.deadline_ms)
+        return self._document(await self._result(image, options, timing), options)
 
-    async def _answer(
-        self, body: bytes | MalformedRequest, chosen: Options, timing: Timing
-    ) -> Answered:
-        if isinstance(body, MalformedRequest):
-            raise body
-        question, drawn = chosen.question, chosen.question is not None and chosen.map != "array"
-        sent = await self._pipeline.receive(body, timing, keep=drawn)
-        if question is not None and chosen.mask is not None:
-            question = await self._pipeline.cut(sent, chosen.mask, question, timing)
+    async def _result(self, image: EncodedImage, options: Options, timing: Timing) -> ImageResult:
+        if isinstance(image, MalformedRequest):
+            raise image
+        question = options.question
+        # Only an overlay needs the image in its own size.
+        drawn = question is not None and options.map != "array"
+        sent = await self._pipeline.receive(image, timing, keep=drawn)
+        if question is not None and options.mask is not None:
+            question = await self._pipeline.cut(sent, options.mask, question, timing)
         prediction = await self._pipeline.predict(
-            sent, chosen.asked, timing, explained=question is not None
+            sent, options.prediction, timing, explained=question is not None
         )
-        attribution = overlay = None
-        if question is not None:
-            attribution = await self._pipeline.explain(sent, question, prediction, timing)
-            told = (
-                legend_of(attribution, self._manifest, prediction.logits) if chosen.legend else None
-            )
-            overlay = (
-                await self._pipeline.overlay(sent, attribution, timing, told) if drawn else None
-            )
-        return Answered(sent, prediction, attribution, overlay, timing)
+        if question is None:
+            return ImageResult(sent, prediction, None, None, timing)
+        attribution = await self._pipeline.explain(sent, question, prediction, timing)
+        overlay = await self._overlay(sent, attribution, prediction, options, timing)
+        return ImageResult(sent, prediction, attribution, overlay, timing)
 
-    def _document_of(self, answered: Answered, chosen: Options) -> dict[str, Any]:
-        document = responses.prediction(answered.prediction, answered.sent) | responses.nearest(
-            answered.prediction, self._reference
-        )
-        if answered.attribution is not None:
+    async def _overlay(
+        self,
+        sent: Sent,
+        attribution: Attribution,
+        prediction: Prediction,
+        options: Options,
+        timing: Timing,
+    ) -> bytes | None:
+        if options.map == "array":
+            return None
+        legend = None
+        if options.legend:
+            legend = legend_of(attribution, self._manifest, prediction.logits)
+        return await self._pipeline.overlay(sent, attribution, timing, legend)
+
+    def _document(self, result: ImageResult, options: Options) -> dict[str, Any]:
+        document = responses.prediction(result.prediction, result.sent)
+        document |= responses.nearest(result.prediction, self._reference)
+        if result.attribution is not None:
             document["explanation"] = responses.explanation(
-                answered.attribution,
+                result.attribution,
                 self._manifest,
-                answered.overlay,
-                array=chosen.map != "overlay",
+                result.overlay,
+                array=options.map != "overlay",
             )
-        return document | {"timing_ms": answered.timing.milliseconds()}
+        return document | {"timing_ms": result.timing.milliseconds()}
 
-    def _encoded(self, document: Mapping[str, Any], timing: Timing) -> Response:
+    def _encode(self, document: Mapping[str, Any], timing: Timing) -> Response:
         with timing.of("encode"):
             return Response(orjson.dumps(document), media_type=JSON)
 
 
-def _accept(request: Request, offered: tuple[str, ...]) -> str:
-    """The first of `offered` that the caller takes, by the order of its Accept header.
+def _accepted_type(request: Request, offered: tuple[str, ...]) -> str:
+    """The first of `offered` in the order of the Accept header.
 
     Raises:
-        NotAcceptable: none of them.
+        NotAcceptable: the header names none of them.
     """
     header = request.headers.get("accept", ANY)
     if header == ANY:
         return offered[0]
+    # Weights (q=) are ignored: clients that send them list their first choice first.
     for entry in header.split(","):
         kind = entry.partition(";")[0].strip().lower()
         match = next((o for o in offered if kind in (o, o.partition("/")[0] + "/*", ANY, "")), None)
         if match:
             return match
-    raise NotAcceptable(f"Accept is {header[:80]!r}; there is {', '.join(offered)}")
+    raise NotAcceptable(f"Accept is {header[:80]!r}; this route offers {', '.join(offered)}")
 
 
 def document(body: bytes) -> Callable[[Request], Any]:
-    """The endpoint of a JSON document that is written once."""
+    """The endpoint of a JSON document that never changes."""
 
     async def answer(_request: Request) -> Response:
         return Response(body, media_type=JSON)

@@ -1,26 +1,29 @@
-"""The page at / and the documentation of the API at /docs: the files of service/web, read and packed once, at the start.
+"""The page at / and the documentation at /docs: the files of service/web, read once at the start.
 
-The policy that goes with them lets a browser run these scripts and no others, ask this service and nothing else, and make no markup out of
-text (Trusted Types): a label or a file name that looks like a script stays text.
+The policy lets a browser run these scripts and no others, connect to this service only, and make
+no markup out of text (Trusted Types): a label that looks like a script stays text.
 """
 
 import gzip
 import hashlib
 import html
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from service.bundle.folder import Bundle
+from service.explain import colours
 
 WEB = Path(__file__).parent.parent / "web"
-NAMED = {"index.html": "/", "docs.html": "/docs"}  # the rest is below /web/
-KINDS = {
+PATHS = {"index.html": "/", "docs.html": "/docs"}  # all others are below /web/
+CARD_TEMPLATE = "card.html"  # is filled and served by `service.api.card`
+COLOURS = "colours.json"
+MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -29,13 +32,14 @@ KINDS = {
     ".webp": "image/webp",
 }
 GRAFANA = b"@GRAFANA@"
-# Overlays come as data, chosen images are blobs.
+# Overlays are data URLs; images that the visitor chooses are blob URLs.
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 HEADERS = {
-    "Cache-Control": "no-cache",  # keep it, and ask whether it is still the same
+    "Cache-Control": "no-cache",  # the browser keeps a file, and asks whether it has changed
     "Content-Security-Policy": POLICY,
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(self), geolocation=(), microphone=()",
@@ -47,54 +51,55 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class File:
-    """A file as it is answered: `plain`, or `packed` with gzip where that is smaller."""
+    """A file as it is served; `gzipped` is None where gzip does not make it smaller."""
 
-    plain: bytes
-    packed: bytes | None
-    kind: str
-    tag: str
+    content: bytes
+    gzipped: bytes | None
+    media_type: str
+    etag: str
 
     @classmethod
-    def of(cls, content: bytes, kind: str) -> "File":
-        """The answer that holds `content`."""
-        packed = gzip.compress(content, 9, mtime=0)
-        tag = f'W/"{hashlib.sha256(content).hexdigest()[:16]}"'
-        return cls(content, packed if len(packed) < len(content) else None, kind, tag)
+    def of(cls, content: bytes, media_type: str) -> "File":
+        """Compresses `content` and computes its tag."""
+        # Without mtime=0 the bytes would change from start to start.
+        gzipped = gzip.compress(content, 9, mtime=0)
+        etag = f'W/"{hashlib.sha256(content).hexdigest()[:16]}"'
+        return cls(content, gzipped if len(gzipped) < len(content) else None, media_type, etag)
 
     async def answer(self, request: Request) -> Response:
-        """The whole file, or that it has not changed."""
-        headers = HEADERS | {"ETag": self.tag}
-        if self.tag in request.headers.get("if-none-match", ""):
+        """The file, or 304 if the browser has this version."""
+        headers = HEADERS | {"ETag": self.etag}
+        if self.etag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
-        if self.packed is not None and "gzip" in request.headers.get("accept-encoding", ""):
-            return Response(
-                self.packed, headers=headers | {"Content-Encoding": "gzip"}, media_type=self.kind
-            )
-        return Response(self.plain, headers=headers, media_type=self.kind)
+        if self.gzipped is not None and "gzip" in request.headers.get("accept-encoding", ""):
+            headers["Content-Encoding"] = "gzip"
+            return Response(self.gzipped, headers=headers, media_type=self.media_type)
+        return Response(self.content, headers=headers, media_type=self.media_type)
 
 
 def routes(bundle: Bundle, grafana_url: str) -> list[Route]:
-    """A route for each file and each plot of `bundle`; no other path leads into a folder. The page links `grafana_url`, unless it is empty."""
-    return [Route(path, _endpoint(file)) for path, file in (*_files(grafana_url), *_plots(bundle))]
+    """One route a file, so that no path leads out of the folder.
 
-
-def _endpoint(file: File) -> Callable[[Request], Any]:
-    async def answer(request: Request) -> Response:
-        return await file.answer(request)
-
-    return answer
+    The page links `grafana_url` unless it is empty.
+    """
+    # Every file is in memory: a request never touches the disk.
+    files = (*_files(grafana_url), (f"/web/{COLOURS}", _colours()), *_plots(bundle))
+    return [Route(path, file.answer) for path, file in files]
 
 
 def _files(grafana_url: str) -> Iterator[tuple[str, File]]:
-    for place in sorted(WEB.rglob("*")):
-        if place.suffix in KINDS:
-            name = place.relative_to(WEB).as_posix()
-            content = place.read_bytes().replace(GRAFANA, html.escape(grafana_url).encode())
-            yield NAMED.get(name, f"/web/{name}"), File.of(content, KINDS[place.suffix])
+    for file in sorted(WEB.rglob("*")):
+        name = file.relative_to(WEB).as_posix()
+        if file.suffix in MEDIA_TYPES and name != CARD_TEMPLATE:
+            content = file.read_bytes().replace(GRAFANA, html.escape(grafana_url).encode())
+            yield PATHS.get(name, f"/web/{name}"), File.of(content, MEDIA_TYPES[file.suffix])
+
+
+def _colours() -> File:
+    return File.of(orjson.dumps(colours.tables()), MEDIA_TYPES[".json"])
 
 
 def _plots(bundle: Bundle) -> Iterator[tuple[str, File]]:
-    """What the audit drew."""
     for name in bundle.manifest.files:
         if name.endswith(".png"):
             yield f"/model/plots/{name}", File.of(bundle.read(name), "image/png")

@@ -1,4 +1,4 @@
-"""The parameters of a request, checked before any image is looked at."""
+"""The parameters of a request as checked `Options`, before any image is decoded."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,10 +18,12 @@ from service.predictions import (
 from service.schedule.timing import DEADLINE_MS
 
 DEFAULT_METHOD = "grad_cam"
+MAX_DEADLINE_MS = 60_000
+MAX_DIGITS = 19  # of a whole number in text; int() takes seconds for millions of them
 
-MOST_MS = 60_000
+MapForm = Literal["overlay", "array", "both"]
 
-Map = Literal["overlay", "array", "both"]
+# Names of parameters, by what they belong to.
 OF_PREDICTIONS = ("top_k", "coverage", "by_class", "nearest", "deadline_ms")
 OF_PREDICT = (*OF_PREDICTIONS, "explain")
 OF_EXPLAIN = (*OF_PREDICTIONS, "method")
@@ -36,33 +38,31 @@ OF_ATTRIBUTIONS = ("method", "target", "quality", *OF_METHODS)
 
 @dataclass(frozen=True)
 class Options:
-    """What is `asked` of the prediction, and the answer to `question` if there is one, as overlay, array or both.
+    """The checked parameters of one request.
 
-    `mask` is the file of the segments that the question is of, if one was sent; `legend` goes below the overlay. `deadline_ms` is the
-    caller's time, from the first byte.
+    `question` is None without an explanation; `map` and `legend` are about its form. `mask` is the
+    file that `question` takes its segments from. `deadline_ms` counts from the first byte.
     """
 
-    asked: PredictionOptions
+    prediction: PredictionOptions
     question: Question | None
-    map: Map = "both"
+    map: MapForm = "both"
     mask: bytes | None = None
     legend: bool = False
     deadline_ms: int = DEADLINE_MS
 
 
 def of_predict(manifest: Manifest, given: Mapping[str, Any], mask: bytes | None = None) -> Options:
-    """The options of POST /predict; `explain=METHOD` asks for an explanation alongside.
+    """The options of POST /predict; `explain=METHOD` adds an explanation.
 
     Raises:
-        InvalidParameter: a parameter is unknown or out of its range, or there is a mask that nothing asks for.
-        MethodUnavailable: the model cannot be explained that way.
+        InvalidParameter: unknown, out of its range, or a mask without an explanation.
+        MethodUnavailable: the model cannot be explained by that method.
     """
     method = given.get("explain")
     known = (*OF_PREDICT, *OF_EXPLANATIONS, *OF_METHODS) if method is not None else OF_PREDICT
     if mask is not None and method is None:
-        raise InvalidParameter(
-            "a mask was sent, and no explanation is asked for: add explain=METHOD"
-        )
+        raise InvalidParameter("a mask was sent without an explanation: add explain=METHOD")
     return _options(manifest, given, method, known, mask)
 
 
@@ -70,31 +70,25 @@ def of_explain(manifest: Manifest, given: Mapping[str, Any], mask: bytes | None 
     """The options of POST /explain.
 
     Raises:
-        InvalidParameter: a parameter is unknown or out of its range, or there is a mask that the method has no use for.
-        MethodUnavailable: the model cannot be explained that way.
+        InvalidParameter: unknown, out of its range, or a mask that the method cannot use.
+        MethodUnavailable: the model cannot be explained by that method.
     """
-    return _options(
-        manifest,
-        given,
-        given.get("method", DEFAULT_METHOD),
-        (*OF_EXPLAIN, *OF_EXPLANATIONS, *OF_METHODS),
-        mask,
-    )
+    known = (*OF_EXPLAIN, *OF_EXPLANATIONS, *OF_METHODS)
+    return _options(manifest, given, given.get("method", DEFAULT_METHOD), known, mask)
 
 
 def of_infer(
     manifest: Manifest, given: Mapping[str, Any], *, explained: bool, sets: bool
 ) -> Options:
-    """The options of an inference by tensors, which is `explained` or not, and gives prediction `sets` or not.
+    """The options of an inference by tensors, with an attribution or prediction sets among them.
 
     Raises:
-        InvalidParameter: a parameter is unknown or out of its range.
-        MethodUnavailable: the model cannot be explained that way.
+        InvalidParameter: unknown or out of its range.
+        MethodUnavailable: the model cannot be explained by that method.
     """
     known = (*OF_INFER, *(OF_SETS if sets else ()), *(OF_ATTRIBUTIONS if explained else ()))
-    return _options(
-        manifest, given, given.get("method", DEFAULT_METHOD) if explained else None, known, None
-    )
+    method = given.get("method", DEFAULT_METHOD) if explained else None
+    return _options(manifest, given, method, known, None)
 
 
 def _options(
@@ -107,59 +101,72 @@ def _options(
     for name in given:
         if name not in known:
             raise InvalidParameter(
-                f"there is no parameter {short(name)} here; there are {', '.join(known)}"
+                f"unknown parameter {short(name)}; the parameters here are {', '.join(known)}"
             )
-    asked = _asked(manifest, given)
+    # Values are text in a query or a form, and may be numbers and booleans in JSON.
+    prediction = _prediction(manifest, given)
     deadline_ms = _deadline(_whole("deadline_ms", given.get("deadline_ms", DEADLINE_MS)))
     if method is None:
-        return Options(asked, None, deadline_ms=deadline_ms)
-    shape = given.get("map", "both")
-    if shape not in get_args(Map):
-        raise InvalidParameter(f"map is {short(shape)}; it is one of {', '.join(get_args(Map))}")
-    legend = _truth("legend", given.get("legend", False))
-    if legend and shape == "array":
-        raise InvalidParameter(
-            "legend is true and map is array, and a legend goes below an overlay: ask for both, or for overlay"
-        )
-    target = given.get("target")
-    rest = {name: value for name, value in given.items() if name in OF_METHODS}
-    question = ask(
-        manifest,
-        str(method),
-        None if target is None else str(target),
-        rest,
-        given.get("quality", "basic"),
-    )
-    if mask is not None:
-        check_masked(str(method), rest)
-    return Options(asked, question, shape, mask, legend, deadline_ms)
+        return Options(prediction, None, deadline_ms=deadline_ms)
+    form, legend = _map_form(given)
+    question = _question(manifest, given, str(method), masked=mask is not None)
+    return Options(prediction, question, form, mask, legend, deadline_ms)
 
 
-def _asked(manifest: Manifest, given: Mapping[str, Any]) -> PredictionOptions:
-    top_k = check_top_k(
-        _whole("top_k", given.get("top_k", min(TOP_K, len(manifest.labels)))), manifest
-    )
+def _prediction(manifest: Manifest, given: Mapping[str, Any]) -> PredictionOptions:
+    default = min(TOP_K, len(manifest.labels))  # a model may have two classes
+    top_k = check_top_k(_whole("top_k", given.get("top_k", default)), manifest)
     coverage = check_coverage(str(given["coverage"]), manifest) if "coverage" in given else COVERAGE
-    by_class = _truth("by_class", given.get("by_class", False))
+    by_class = _boolean("by_class", given.get("by_class", False))
     if by_class and manifest.prediction_sets is None:
         raise InvalidParameter(
-            "by_class is true, and this model has no prediction sets: leave it out"
+            "by_class is true, but this model has no prediction sets: leave it out"
         )
-    return PredictionOptions(
-        top_k,
-        coverage,
-        by_class,
-        check_nearest(_whole("nearest", given.get("nearest", 0)), manifest),
+    nearest = check_nearest(_whole("nearest", given.get("nearest", 0)), manifest)
+    return PredictionOptions(top_k, coverage, by_class, nearest)
+
+
+def _map_form(given: Mapping[str, Any]) -> tuple[MapForm, bool]:
+    form = given.get("map", "both")
+    if form not in get_args(MapForm):
+        raise InvalidParameter(
+            f"map is {short(form)}; it must be one of {', '.join(get_args(MapForm))}"
+        )
+    legend = _boolean("legend", given.get("legend", False))
+    if legend and form == "array":
+        raise InvalidParameter(
+            "legend is true but map is array, and a legend goes below an overlay: "
+            "set map to overlay or both"
+        )
+    return form, legend
+
+
+def _question(
+    manifest: Manifest, given: Mapping[str, Any], method: str, *, masked: bool
+) -> Question:
+    target = given.get("target")
+    parameters = {name: value for name, value in given.items() if name in OF_METHODS}
+    question = ask(
+        manifest,
+        method,
+        None if target is None else str(target),
+        parameters,
+        given.get("quality", "basic"),
     )
+    if masked:
+        check_masked(method, parameters)
+    return question
 
 
 def _deadline(milliseconds: int) -> int:
-    if not 1 <= milliseconds <= MOST_MS:
-        raise InvalidParameter(f"deadline_ms is {milliseconds}; give 1 to {MOST_MS:,} milliseconds")
+    if not 1 <= milliseconds <= MAX_DEADLINE_MS:
+        raise InvalidParameter(
+            f"deadline_ms is {milliseconds}; give 1 to {MAX_DEADLINE_MS:,} milliseconds"
+        )
     return milliseconds
 
 
-def _truth(name: str, value: Any) -> bool:
+def _boolean(name: str, value: Any) -> bool:
     if isinstance(value, bool):
         return value
     if value not in ("true", "false"):
@@ -168,8 +175,13 @@ def _truth(name: str, value: Any) -> bool:
 
 
 def _whole(name: str, value: Any) -> int:
+    # In Python true is an int.
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    if isinstance(value, str) and value.strip().lstrip("-").isdecimal() and len(value) < 20:  # noqa: PLR2004
+    if (
+        isinstance(value, str)
+        and value.strip().removeprefix("-").isdecimal()
+        and len(value) <= MAX_DIGITS
+    ):
         return int(value)
     raise InvalidParameter(f"{name} is {short(value)}; give a whole number")

@@ -1,4 +1,7 @@
-"""Results → the JSON that design and OpenAPI describe."""
+"""The JSON of answers, from the results of the pipeline.
+
+A map is float32 (S, S): in JSON base64 of its little-endian bytes, row by row, or a .npy file.
+"""
 
 import base64
 import io
@@ -17,102 +20,108 @@ from service.schedule.pipeline import Sent
 
 
 def model(manifest: Manifest) -> dict[str, str]:
-    """Which model answers."""
+    """Name and version of the model that answers."""
     return {"name": manifest.name, "version": manifest.version}
 
 
-def prediction(found: Prediction, sent: Sent) -> dict[str, Any]:
-    """The part of an answer that every request gets; what the bundle cannot tell is null."""
+def prediction(result: Prediction, sent: Sent) -> dict[str, Any]:
+    """The part of an answer that every request gets; null where the bundle measures nothing."""
     return {
-        **_class(found.best),
-        "top": [_class(entry) for entry in found.top],
-        "temperature": found.temperature,
-        "prediction_set": _set(found.prediction_set),
-        "familiarity": _familiarity(found.familiarity),
+        **_class(result.best),
+        "top": [_class(entry) for entry in result.top],
+        "temperature": result.temperature,
+        "prediction_set": _set(result.prediction_set),
+        "familiarity": _familiarity(result.familiarity),
         "image": {"width": sent.width, "height": sent.height, "format": sent.format},
     }
 
 
-def nearest(found: Prediction, reference: Reference) -> dict[str, Any]:
-    """The reference images, where they were asked for."""
-    return (
-        {"nearest": [reference.told(neighbour) for neighbour in found.nearest]}
-        if found.nearest
-        else {}
-    )
+def nearest(result: Prediction, reference: Reference) -> dict[str, Any]:
+    """The nearest reference images; nothing unless the request names a number of them."""
+    if not result.nearest:
+        return {}
+    return {"nearest": [reference.describe(entry) for entry in result.nearest]}
 
 
-def _set(found: PredictionSet | None) -> dict[str, Any] | None:
-    return (
-        None
-        if found is None
-        else {"labels": list(found.labels), "coverage": found.coverage, "by_class": found.by_class}
-    )
+def _set(result: PredictionSet | None) -> dict[str, Any] | None:
+    if result is None:
+        return None
+    return {
+        "labels": list(result.labels),
+        "coverage": result.coverage,
+        "by_class": result.by_class,
+    }
 
 
-def _familiarity(found: Familiarity | None) -> dict[str, Any] | None:
-    return (
-        None
-        if found is None
-        else {"score": found.score, "threshold": found.threshold, "familiar": found.familiar}
-    )
+def _familiarity(result: Familiarity | None) -> dict[str, Any] | None:
+    if result is None:
+        return None
+    return {"score": result.score, "threshold": result.threshold, "familiar": result.familiar}
 
 
 def explanation(
     attribution: Attribution, manifest: Manifest, overlay: bytes | None, *, array: bool
 ) -> dict[str, Any]:
-    """The explanation: what was asked, the map as base64 of little-endian float32 if `array`, the overlay as a data URL if there is one."""
-    question, values = attribution.question, attribution.map
-    answer: dict[str, Any] = {
+    """The explanation: question, map and quality.
+
+    `array` adds the values of the map; `overlay`, a PNG file, becomes a data URL.
+    """
+    question, target = attribution.question, attribution.target
+    document: dict[str, Any] = {
         "method": question.method.name,
-        "target": _named(attribution.target.index, manifest),
-        "against": None
-        if attribution.target.against is None
-        else _named(attribution.target.against, manifest),
-        "parameters": _told(question.parameters),
-        "degraded_from": _asked(attribution.degraded_from),
-        "map": {
-            "shape": list(values.shape),
-            "dtype": "float32",
-            "sign": question.method.sign,
-            "unit": question.method.unit,
-            "scale": float(np.abs(values).max()),
-            "colours": question.method.scale,
-            "limit": render.limit(values, question.method.scale),
-        },
+        "target": _labelled(target.index, manifest),
+        "against": None if target.against is None else _labelled(target.against, manifest),
+        "parameters": _parameters(question.parameters),
+        "degraded_from": _degraded_from(attribution.degraded_from),
+        "map": _map(attribution, array=array),
         "quality": dict(attribution.quality),
     }
-    if array:
-        answer["map"]["data"] = base64.b64encode(values.astype("<f4").tobytes()).decode()
     if overlay is not None:
-        answer["overlay"] = "data:image/png;base64," + base64.b64encode(overlay).decode()
-    return answer
+        document["overlay"] = "data:image/png;base64," + base64.b64encode(overlay).decode()
+    return document
 
 
-def _asked(question: Question | None) -> dict[str, Any] | None:
-    """What was asked before time made it cheaper."""
+def _map(attribution: Attribution, *, array: bool) -> dict[str, Any]:
+    method, values = attribution.question.method, attribution.map
+    document = {
+        "shape": list(values.shape),
+        "dtype": "float32",
+        "sign": method.sign,
+        "unit": method.unit,
+        "scale": float(np.abs(values).max()),
+        "colours": method.scale,
+        "limit": render.limit(values, method.scale),
+    }
+    if array:
+        document["data"] = base64.b64encode(values.astype("<f4").tobytes()).decode()
+    return document
+
+
+def _degraded_from(question: Question | None) -> dict[str, Any] | None:
     if question is None:
         return None
     return {
         "method": question.method.name,
-        "parameters": _told(question.parameters),
+        "parameters": _parameters(question.parameters),
         "quality": question.quality,
     }
 
 
 def npy(attribution: Attribution) -> bytes:
     """The map as a .npy file, float32 (S, S)."""
+    # "<f4" on every machine: the format is fixed, whatever the byte order of the processor.
     buffer = io.BytesIO()
     np.save(buffer, attribution.map.astype("<f4"), allow_pickle=False)
     return buffer.getvalue()
 
 
 def public_manifest(engine: Engine) -> dict[str, Any]:
-    """GET /model: the manifest, and what it runs on."""
+    """GET /model: the manifest and the device, without the answers to the self-test image."""
     manifest = engine.manifest
     document = manifest.document()
-    for told in (document, document.get("int8", {})):
-        told.pop("self_test", None)
+    # Its logits are for the start of the engine, and hundreds of numbers in a large model.
+    for part in (document, document.get("int8", {})):
+        part.pop("self_test", None)
     return document | {
         "version": manifest.version,
         "methods": [method.name for method in available(manifest)],
@@ -125,7 +134,7 @@ def public_manifest(engine: Engine) -> dict[str, Any]:
 
 
 def methods(manifest: Manifest) -> dict[str, Any]:
-    """GET /methods: what this model can be explained with."""
+    """GET /methods: the methods that this bundle has the graphs for."""
     return {"methods": [_method(method) for method in available(manifest)]}
 
 
@@ -134,7 +143,7 @@ def _method(method: Method) -> dict[str, Any]:
     return {
         "name": method.name,
         "title": method.title,
-        "says": method.description,
+        **_description(method.description),
         "source": method.source,
         "sign": method.sign,
         "unit": method.unit,
@@ -142,15 +151,6 @@ def _method(method: Method) -> dict[str, Any]:
         "parameters": [_parameter(parameter) for parameter in method.parameters],
         "mask": method.takes_mask,
     }
-
-
-def _told(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters as they were given; of a mask, how many segments the network sees."""
-    cut = parameters.get("segments")
-    if not isinstance(cut, np.ndarray):
-        return dict(parameters)
-    rest = {name: value for name, value in parameters.items() if name != "segments"}
-    return {"mask": {"segments": count(cut)}, **rest}
 
 
 def _parameter(parameter: Parameter) -> dict[str, Any]:
@@ -162,12 +162,26 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
     return {
         "name": parameter.name,
         "default": parameter.default,
-        "says": parameter.description,
+        **_description(parameter.description),
         **limits,
     }
 
 
-def _named(index: int, manifest: Manifest) -> dict[str, Any]:
+def _description(text: str) -> dict[str, str]:
+    # `says` is the name of release 0.1, kept for one release.
+    return {"description": text, "says": text}
+
+
+def _parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    segments = parameters.get("segments")
+    if not isinstance(segments, np.ndarray):
+        return dict(parameters)
+    # The segments of a mask are an array (S, S): the answer holds their number instead.
+    rest = {name: value for name, value in parameters.items() if name != "segments"}
+    return {"mask": {"segments": count(segments)}, **rest}
+
+
+def _labelled(index: int, manifest: Manifest) -> dict[str, Any]:
     return {"label": manifest.labels[index], "index": index}
 
 

@@ -1,1 +1,1 @@
-"""A folder of images → a table."""
+"""A folder of images → one Parquet table, resumable, without a server."""

@@ -1,14 +1,22 @@
 """The table of a bulk run: Apache Parquet, one row a file, written in parts and joined at the end.
 
-    path string, relative to the folder, with slashes      width, height int32, format string: as the image was sent
-    label string, index int32, probability double          the predicted class, probability calibrated, 0…1
-    top_labels list<string>, top_probabilities list<double>, logits list<float>
-    prediction_set list<string>, of coverage 0.95, familiarity double, familiar bool    null where the bundle cannot tell
-    error_code, error_detail string                        null where there is a prediction; all of the above but `path` else
-    method, target string, quality map<string, double>     only where maps were asked for; `target` is "cat", or "cat,dog" of a contrast
+    path string                       relative to the folder, with slashes
+    width, height int32               of the image as it was sent, and
+    format string                     the format of its file
+    label string, index int32         the predicted class
+    probability double                its calibrated probability, 0…1
+    top_labels list<string>           the most probable classes, and
+    top_probabilities list<double>    their probabilities
+    logits list<float>                of all classes
+    prediction_set list<string>       of coverage 0.95; null if the bundle has no thresholds
+    familiarity double, familiar bool null if the bundle has none
+    error_code, error_detail string   null in a row with a prediction; in a row with an error, all
+                                      the columns above but `path` are null
+    method, target string             of explanations only; `target` is "cat", or "cat,dog"
+    quality map<string, double>       the measures of the map
 
-The metadata of the schema name the model (`candor.name`, `candor.version`) and what was asked (`candor.job`, JSON). Whatever is written
-gets its name when it is complete, so that a file that has its name is whole.
+The metadata of the schema name the model (`candor.name`, `candor.version`) and the settings of the
+job (`candor.job`, JSON).
 """
 
 import os
@@ -25,11 +33,11 @@ try:
     import pyarrow.parquet as pq
 except ImportError:
     raise BulkError(
-        "a folder is answered with a Parquet table, and pyarrow, which writes it, is not installed: "
+        "a folder needs pyarrow, which writes its Parquet table and is not installed: "
         "install the extra `bulk`, or `pip install pyarrow`"
     ) from None
 
-GROUP_ROWS = 4096  # a row group; small ones would make the footer of a long table large
+GROUP_ROWS = 4096  # of a row group: with small groups a long table has a large footer
 COMPRESSION = "zstd"
 
 PREDICTED = (
@@ -57,18 +65,20 @@ EXPLAINED = (
 
 
 def schema(metadata: Mapping[str, str], *, explained: bool) -> pa.Schema:
-    """The columns, those of explanations with them if `explained`."""
+    """The columns; those of explanations among them if `explained`."""
     return pa.schema(PREDICTED + EXPLAINED * explained, metadata=dict(metadata))
 
 
 def write(rows: Sequence[Mapping[str, Any]], path: Path, columns: pa.Schema) -> None:
-    """Writes a part; a column that a row does not name is null there."""
+    """Writes a part; a column that a row does not have is null."""
     with replacing(path) as file:
         pq.write_table(pa.Table.from_pylist(rows, schema=columns), file, compression=COMPRESSION)
 
 
 def join(parts: Sequence[Path], out: Path, columns: pa.Schema) -> int:
-    """Writes the rows of all `parts`, in their order, to `out`, a row group at a time in memory; the number of rows with an error.
+    """Writes the rows of all `parts`, in order, to `out`; returns the number of rows with errors.
+
+    Memory holds a row group at a time.
 
     Raises:
         BulkError: a part is damaged.
@@ -83,11 +93,12 @@ def join(parts: Sequence[Path], out: Path, columns: pa.Schema) -> int:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that is called `path` once it is written and on the disk, and not before."""
+    """A file that gets the name `path` when it is complete and on the disk, and not before."""
     new = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
     try:
         with new.open("wb") as file:
             yield file
+            # On the disk before it gets its name: after a crash, a file with the name is whole.
             file.flush()
             os.fsync(file.fileno())
         new.replace(path)
@@ -111,5 +122,5 @@ def _read(part: Path) -> pa.Table:
         return pq.read_table(part)
     except (pa.ArrowInvalid, OSError) as error:
         raise BulkError(
-            f"{part} is damaged ({error}): remove that file, and the same command makes it again"
+            f"{part} is damaged ({error}): remove it, and the same command makes it again"
         ) from None

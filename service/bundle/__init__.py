@@ -1,1 +1,1 @@
-"""What is served: a folder of files that a manifest vouches for."""
+"""The bundle: a folder with a manifest and the files that the manifest names, which is served."""

@@ -1,10 +1,12 @@
-"""Logits → probabilities that mean what they say: of the images that get 0.8, about eight in ten are right.
+"""Logits → calibrated probabilities: of the images that get 0.8, about eight in ten are right.
 
-Concept: softmax(logits / T), and T is the image's own: `temperature` · H^`entropy_power`, where H is the entropy of softmax(logits) as a
-share of the most there can be, log K. A power of 0 is the plain temperature of Guo et al. (ICML 2017, arXiv 1706.04599); above 0, what the
-network is sure of is trusted more than what it doubts (after Balanya, Maroñas, Ramos, arXiv 2208.00461, who put a softplus around it).
+Probabilities are softmax(logits / T). T depends on the image: `temperature` · H^`entropy_power`,
+with H the entropy of softmax(logits) as a share of log K, the largest possible. A power of 0 is the
+plain temperature of Guo et al. (ICML 2017, arXiv 1706.04599). A power above 0 trusts the images
+that the network is sure of more than the others (after Balanya, Maroñas, Ramos, arXiv 2208.00461,
+without their softplus).
 
-Law: the classes keep the order of their logits, so no decision changes.
+Law: the classes keep the order of their logits, so calibration changes no decision.
 """
 
 import math
@@ -13,7 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Num
 
-LEAST_ENTROPY = 1e-6  # as a share: what a float32 network can still tell from none
+# As a share. Below it a float32 network cannot distinguish its certainty from rounding, and 0 to
+# a power would make the temperature 0.
+LEAST_ENTROPY = 1e-6
 
 Logits = Num[np.ndarray, "*rows classes"]
 
@@ -26,8 +30,8 @@ class Calibration:
     entropy_power: float = 0.0
 
     def temperatures(self, logits: Logits) -> Float64[np.ndarray, "*rows 1"]:
-        """What divides the logits of each image."""
-        return self._temperatures(_below_most(logits))
+        """The divisor of each image's logits."""
+        return self._temperatures(_below_largest(logits))
 
     def probabilities(self, logits: Logits) -> Float64[np.ndarray, "*rows classes"]:
         """The calibrated probabilities of the classes."""
@@ -37,10 +41,12 @@ class Calibration:
         self, logits: Logits
     ) -> tuple[Float64[np.ndarray, "*rows 1"], Float64[np.ndarray, "*rows classes"]]:
         """Temperatures and probabilities."""
-        below = _below_most(logits)
+        below = _below_largest(logits)
         temperatures = self._temperatures(below)
-        raised = np.exp(below / temperatures)
-        return temperatures, np.asarray(raised / np.add.reduce(raised, -1, keepdims=True))
+        exponentials = np.exp(below / temperatures)
+        return temperatures, np.asarray(
+            exponentials / np.add.reduce(exponentials, -1, keepdims=True)
+        )
 
     def _temperatures(
         self, below: Float64[np.ndarray, "*rows classes"]
@@ -52,16 +58,16 @@ class Calibration:
         )
 
 
-def _below_most(logits: Logits) -> Float64[np.ndarray, "*rows classes"]:
-    """How far each logit is below the largest of its image."""
+def _below_largest(logits: Logits) -> Float64[np.ndarray, "*rows classes"]:
+    """Each logit minus the largest of its image, so that no exponential overflows."""
     return np.asarray(logits.astype(np.float64) - np.maximum.reduce(logits, -1, keepdims=True))
 
 
 def _entropy(below: Float64[np.ndarray, "*rows classes"]) -> Float64[np.ndarray, "*rows 1"]:
     """The entropy of softmax(`below`) as a share of log K, 0…1."""
-    raised = np.exp(below)
-    total = np.add.reduce(raised, -1, keepdims=True)
+    exponentials = np.exp(below)
+    total = np.add.reduce(exponentials, -1, keepdims=True)
     return np.asarray(
-        (np.log(total) - np.add.reduce(raised * below, -1, keepdims=True) / total)
+        (np.log(total) - np.add.reduce(exponentials * below, -1, keepdims=True) / total)
         / math.log(below.shape[-1])
     )

@@ -1,25 +1,36 @@
-"""The contract between training and service: a bundle, a folder that holds a classifier and everything needed to explain it.
+"""The contract between training and service: a bundle, the folder that holds a classifier.
 
-Concept: `manifest.json` says what the classifier is and names every other file with its sha256; nothing is used before its
-digest is checked. There is no pickle and no external tensor data, so the digests cover all that can change an answer.
+`manifest.json` describes the classifier and names every other file with its sha256; nothing is used
+before its digest is checked. There is no pickle and no external tensor data, so the digests cover
+all that can change an answer.
 
-    predict.onnx    image uint8 (N, H, W, 3) RGB → logits float32 (N, K) [, features float32 (N, D)]
-                    [, similarity float32 (N, k), neighbour int64 (N, k): the nearest rows of reference.npz, nearest first]
-    gradient.onnx   x float32 (N, 3, H, W) normalised, target int64 (N), −1 = the predicted class → logits, gradient (N, 3, H, W)
-    cam.onnx        x, target → logits, cam float32 (N, 1, h, w), activation and activation_gradient float32 (N, C, h, w)
-    predict.half.onnx, gradient.half.onnx, cam.half.onnx   optional: the same in float16 inside, for GPUs; inputs and outputs as above
-    predict.int8.onnx    optional: predict.onnx in 8-bit integers inside, for predictions on CPUs; inputs and outputs as above
-    reference.npz   optional: features int8 (R, D), labels int64 (R,) and names (R,) of training images, for familiarity
-    report.json, CARD.md                                   optional
+    predict.onnx         image uint8 (N, H, W, 3) RGB → logits float32 (N, K)
+                         [, features float32 (N, D)]
+                         [, similarity float32 (N, k), neighbour int64 (N, k): the nearest rows of
+                         reference.npz, nearest first]
+    gradient.onnx        x float32 (N, 3, H, W) normalised, target int64 (N), −1 = the predicted
+                         class → logits, gradient (N, 3, H, W)
+    cam.onnx             x, target → logits, cam float32 (N, 1, h, w),
+                         activation and activation_gradient float32 (N, C, h, w)
 
-Laws: `load(folder)` of what `write(folder, manifest, files)` wrote equals what `write` returned; the version changes when, and only
-when, the manifest (hence any file) changes.
+Optional, with inputs and outputs as above:
+
+    predict.half.onnx, gradient.half.onnx, cam.half.onnx    float16 inside, for GPUs
+    predict.int8.onnx    8-bit integers inside, for predictions on CPUs
+    reference.npz        features int8 (R, D), labels int64 (R,) and names (R,) of training images
+    report.json, CARD.md
+
+gradient.onnx and cam.onnx are derived from predict.onnx, to the digests in the manifest, and need
+not be stored with it.
+
+Laws: `load(folder)` equals what `write(folder, manifest, files)` returned. The version changes if,
+and only if, the manifest does, and with it any file.
 """
 
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +45,7 @@ from service.errors import (
 )
 
 PREDICT, GRADIENT, CAM = "predict.onnx", "gradient.onnx", "cam.onnx"
+DERIVED = (GRADIENT, CAM)  # `python -m training derive` makes them from PREDICT
 HALVES = {PREDICT: "predict.half.onnx", GRADIENT: "gradient.half.onnx", CAM: "cam.half.onnx"}
 INT8 = "predict.int8.onnx"
 REFERENCE, REPORT, CARD = "reference.npz", "report.json", "CARD.md"
@@ -41,55 +53,61 @@ REFERENCE, REPORT, CARD = "reference.npz", "report.json", "CARD.md"
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle on disk whose files were verified once, and are verified again as they are read."""
+    """A bundle on disk; its files are verified when it is loaded, and again when they are read."""
 
     folder: Path
     manifest: Manifest
 
     def has(self, name: str) -> bool:
-        """Whether the bundle holds the file `name`."""
+        """True if the manifest names the file `name`."""
         return name in self.manifest.files
 
     def read(self, name: str) -> bytes:
-        """The verified bytes of the file `name`: what was checked is what is used.
+        """The verified bytes of the file `name`.
 
         Raises:
-            MissingFileError: there is no such file.
+            MissingFileError: the manifest does not name the file, or the folder does not hold it.
             DigestError: the file is not the one that the manifest was written for.
             ExternalDataError: a graph keeps tensors in other files.
         """
         if not self.has(name):
             raise MissingFileError(
-                f"the bundle {self.folder} has no {name}; it has {', '.join(sorted(self.manifest.files))}"
+                f"the bundle {self.folder} has no {name}; "
+                f"it has {', '.join(sorted(self.manifest.files))}"
             )
+        # The bytes that were checked are the bytes that are used: the file is read once.
         try:
             content = (self.folder / name).read_bytes()
         except FileNotFoundError:
+            remedy = "copy the bundle again"
+            if name in DERIVED:
+                remedy = f"run scripts/setup, or python -m training derive {self.folder}"
             raise MissingFileError(
-                f"{self.folder / name} is missing, and the manifest names it: copy the bundle again"
+                f"{self.folder / name} is missing, and the manifest names it: {remedy}"
             ) from None
-        expected, found = self.manifest.files[name], Digest.of(content)
-        if found != expected:
+        expected, actual = self.manifest.files[name], Digest.of(content)
+        if actual != expected:
             raise DigestError(
-                f"{self.folder / name} has sha256 {found.sha256[:12]}… ({found.length} bytes); "
+                f"{self.folder / name} has sha256 {actual.sha256[:12]}… ({actual.length} bytes); "
                 f"the manifest says {expected.sha256[:12]}… ({expected.length} bytes): "
                 "it was changed or damaged, copy the bundle again"
             )
-        _refuse_external_data(name, content)
+        _check_external_data(name, content)
         return content
 
 
 def load(folder: Path) -> Bundle:
-    """The bundle in `folder`, every file verified.
+    """Reads the bundle in `folder` and verifies every file.
 
     Raises:
-        BundleError: the leaf says what is wrong.
+        BundleError: a subclass names the fault.
     """
     try:
         text = (folder / MANIFEST).read_bytes()
     except OSError as error:
         raise ManifestError(
-            f"{folder} is no bundle ({error.strerror}: {MANIFEST}): give the folder that `python -m training bundle` wrote"
+            f"{folder} is no bundle ({error.strerror}: {MANIFEST}): "
+            "give the folder that `python -m training bundle` wrote"
         ) from None
     bundle = Bundle(folder, Manifest.parse(text))
     if not bundle.has(PREDICT):
@@ -101,7 +119,7 @@ def load(folder: Path) -> Bundle:
 
 
 def _check_report(bundle: Bundle) -> None:
-    """Refuses figures of another bundle: those of the report, which are on the card and in the plots, too."""
+    """Checks that the report, and so card and plots, are of this bundle; raises DigestError."""
     if not bundle.has(REPORT):
         return
     try:
@@ -113,16 +131,17 @@ def _check_report(bundle: Bundle) -> None:
     present = bundle.manifest.files[PREDICT].sha256
     if measured not in (None, present):
         raise DigestError(
-            f"{bundle.folder / REPORT} is of a {PREDICT} with sha256 {str(measured)[:12]}…, the bundle's has {present[:12]}…: "
+            f"{bundle.folder / REPORT} is of a {PREDICT} with sha256 {str(measured)[:12]}…, "
+            f"the bundle's has {present[:12]}…: "
             "audit this bundle itself, or leave report, card and plots out"
         )
 
 
 def check_int8(bundle: Bundle, device: str) -> None:
-    """Nothing, if `bundle` can predict in int8 on `device`.
+    """Checks that `bundle` can predict in int8 on `device`.
 
     Raises:
-        PrecisionError: it holds no such graph, or `device` is a GPU.
+        PrecisionError: the bundle holds no such graph, or `device` is a GPU.
     """
     if bundle.manifest.int8 is None or not bundle.has(INT8):
         raise PrecisionError(
@@ -131,19 +150,20 @@ def check_int8(bundle: Bundle, device: str) -> None:
         )
     if device in ("cuda", "tensorrt"):
         raise PrecisionError(
-            f"CANDOR_PRECISION is 'int8', for CPUs alone, and the device is {device}: set CANDOR_DEVICE to cpu"
+            f"CANDOR_PRECISION is 'int8', for CPUs alone, and the device is {device}: "
+            "set CANDOR_DEVICE to cpu"
         )
 
 
 def write(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
-    """Writes `files` and a manifest with their digests; the bundle that was in `folder` is replaced whole.
+    """Writes `files` and a manifest with their digests; replaces a bundle in `folder` whole.
 
     Raises:
         ExternalDataError: a graph keeps tensors in other files.
-        FileExistsError: `folder` holds something that is no bundle.
+        FileExistsError: `folder` holds files and is no bundle.
     """
     for name, content in files.items():
-        _refuse_external_data(name, content)
+        _check_external_data(name, content)
     if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
         raise FileExistsError(
             f"{folder} holds files and is no bundle: name an empty or a new folder"
@@ -152,6 +172,8 @@ def write(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundl
         manifest, files={name: Digest.of(content) for name, content in sorted(files.items())}
     )
     folder.parent.mkdir(parents=True, exist_ok=True)
+    # Beside `folder`, since a rename works within one file system alone: no reader ever sees a
+    # bundle that is half old and half new.
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         new = Path(scratch) / "new"
         new.mkdir()
@@ -170,16 +192,17 @@ def _write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     for name, content in files.items():
         with (folder / name).open("wb") as file:
             file.write(content)
+            # On the disk before the folder is renamed: a crash leaves the old bundle or the new.
             file.flush()
             os.fsync(file.fileno())
 
 
-def _refuse_external_data(name: str, content: bytes) -> None:
-    if (
-        not name.endswith(".onnx") or b"location" not in content
-    ):  # the key that every external tensor carries
+def _check_external_data(name: str, content: bytes) -> None:
+    """Checks that the graph `content` holds all of its tensors; raises ExternalDataError."""
+    # Every external tensor carries the key "location", so that a graph without it needs no parsing.
+    if not name.endswith(".onnx") or b"location" not in content:
         return
-    import onnx  # noqa: PLC0415 - 60 MB that only a suspect graph is worth
+    import onnx  # noqa: PLC0415 - 60 MB, which a suspect graph alone is worth
 
     outside = [
         tensor.name
@@ -188,12 +211,18 @@ def _refuse_external_data(name: str, content: bytes) -> None:
     ]
     if outside:
         raise ExternalDataError(
-            f"{name} keeps {len(outside)} tensors outside the file ({outside[0]} first), where no digest covers "
-            "them: save the graph with its weights inside"
+            f"{name} keeps {len(outside)} tensors outside the file ({outside[0]} first), "
+            "where no digest covers them: save the graph with its weights inside"
         )
 
 
-def _tensors(model: Any) -> Iterable[Any]:
-    from onnx import external_data_helper  # noqa: PLC0415
-
-    return external_data_helper._get_all_tensors(model)  # noqa: SLF001
+def _tensors(message: Any) -> Iterator[Any]:
+    """The tensors anywhere in a message: initializers, attributes, subgraphs, functions."""
+    if message.DESCRIPTOR.name == "TensorProto":
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            # A field holds one message or a list of them.
+            for part in value if isinstance(value, Sequence) else (value,):
+                yield from _tensors(part)

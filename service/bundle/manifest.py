@@ -1,6 +1,9 @@
-"""What a bundle says of itself: the classifier, its input, how its answers are calibrated and how far they are to be trusted.
+"""The manifest of a bundle: classifier, input, calibration, limits of trust, and digests of files.
 
-Law: `Manifest.parse(m.canonical())` equals `m`, and so does that of any JSON text of `m.document()`.
+The fields are the keys of manifest.json, which are stable; `pictures` counts images.
+
+Law: `Manifest.parse(m.canonical())` equals `m`, and so does the parse of any JSON text of
+`m.document()`.
 """
 
 import hashlib
@@ -17,37 +20,35 @@ from service.image.resize import Input, Resize
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
-LATER = (
-    "entropy_power",
-    "int8",
-    "prediction_sets",
-    "familiarity",
-    "distribution",
-)  # fields that older bundles lack
+# Keys that older bundles lack. A manifest leaves them out where they have no value, so that older
+# bundles keep their versions.
+LATER = ("entropy_power", "int8", "prediction_sets", "familiarity", "distribution")
 
 Evidence = Literal["neighbours", "energy"]
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How near a method computed from the bundle comes to `against`, over `images` images.
+    """The agreement of a method computed from the bundle with `against`, over `pictures` images.
 
-    `relative_difference`: the median over images of max |ours − theirs| / max |theirs|; `cosine`: the median over images of
-    the cosine of the two maps. Medians, because rounding flips the mask of a ReLU or of a max pool now and then, in any runtime.
+    `relative_difference`: the median over images of max |ours − theirs| / max |theirs|.
+    `cosine`: the median over images of the cosine of the two maps.
     """
 
     against: str
     pictures: int
+    # Medians, because rounding flips the mask of a ReLU or a max pool now and then, in any runtime.
     relative_difference: float
     cosine: float
 
 
 @dataclass(frozen=True)
 class Int8:
-    """What predict.int8.onnx is worth beside predict.onnx, over `test_images` test images, and its own self-test.
+    """A comparison of predict.int8.onnx with predict.onnx, and its own self-test.
 
-    `agreement`: share of the images that get the same class. `log_loss`: mean of −log p(label), in nats, with the manifest's
-    calibration, which serves both graphs. `speed_ratio`: by the batch, how many times as fast it is on one core of `machine`.
+    `agreement`: share of the `test_pictures` test images that get the same class.
+    `log_loss`: mean of −log p(label), in nats, with the manifest's calibration, which serves both.
+    `speed_ratio`: by batch size, times as fast as predict.onnx on one core of `machine`.
     """
 
     self_test: tuple[int, float]
@@ -65,9 +66,10 @@ class Int8:
 
 @dataclass(frozen=True)
 class PredictionSets:
-    """Thresholds of prediction sets, fitted on `images` held-out images: a class whose probability is not below it is in the set.
+    """Thresholds of prediction sets, fitted on `pictures` held-out images.
 
-    By coverage, "0.90" for example: `marginal` has one threshold, `by_class` one for each class, in the order of the labels.
+    A set holds each class with a probability not below the threshold. By coverage, for example
+    "0.90", `marginal` has one threshold and `by_class` one for each class, in the labels' order.
     """
 
     pictures: int
@@ -77,10 +79,11 @@ class PredictionSets:
 
 @dataclass(frozen=True)
 class Familiarity:
-    """What tells whether an image is like those of the training: a score, and the `threshold` below which it is unfamiliar.
+    """The score of an image's likeness to the training images, and the `threshold` of unfamiliar.
 
-    `evidence` of `neighbours`: the cosine of the image's features and those of the last of its `neighbours` nearest among `references`
-    training images, −1…1. `energy`: log Σ exp(logits). 95 % of `images` held-out images are familiar.
+    `evidence` "neighbours": the cosine, −1…1, of the image's features and those of the last of its
+    `neighbours` nearest among `references` training images. "energy": log Σ exp(logits).
+    95 % of `pictures` held-out images are not below the threshold.
     """
 
     evidence: Evidence
@@ -92,7 +95,10 @@ class Familiarity:
 
 @dataclass(frozen=True)
 class Bins:
-    """A distribution: the `shares` of its bins, which sum to 1, and the `edges` between them; a value on an edge is in the bin above."""
+    """A distribution: the `shares` of its bins, which sum to 1, and the `edges` between them.
+
+    A value on an edge belongs to the bin above.
+    """
 
     edges: tuple[float, ...]
     shares: tuple[float, ...]
@@ -100,19 +106,22 @@ class Bins:
     def __post_init__(self) -> None:
         if len(self.shares) != len(self.edges) + 1 or sorted(set(self.edges)) != list(self.edges):
             raise ManifestError(
-                f"distribution has {len(self.shares)} shares and the edges {self.edges}: edges ascend, and there is one share more"
+                f"distribution has {len(self.shares)} shares and the edges {self.edges}: "
+                "edges ascend, and there is one share more"
             )
         if min(self.shares) < 0 or not math.isclose(sum(self.shares), 1, abs_tol=1e-6):
             raise ManifestError(
-                f"distribution has the shares {self.shares}: they are not negative, and sum to 1"
+                f"distribution has the shares {self.shares}: "
+                "they must not be negative and must sum to 1"
             )
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """How the answers to `images` held-out images are distributed: what drift is measured against (`service.telemetry.drift`).
+    """The distribution of the answers to `pictures` held-out images.
 
-    `confidence`: the probability of the predicted class. `familiarity`: its score. `classes`: the index of the class.
+    `service.telemetry.drift` measures drift against it. `confidence`: the probability of the
+    predicted class. `familiarity`: the score. `classes`: the index of the predicted class.
     """
 
     pictures: int
@@ -136,13 +145,16 @@ class Digest:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What the classifier is. `temperature` and `entropy_power` calibrate it; `features` is the D of predict.onnx or None.
+    """A classifier, its calibration (`temperature`, `entropy_power`) and the digests of its files.
 
-    `self_test` is the label index that predict.onnx gives to the self-test image of `service.runtime.sessions`, with its logit. `parity` has an
-    entry for each method that was compared, and `half/logits`, `half/probabilities`, `half/features`, `half/saliency` and
-    `half/grad_cam` for the graphs in half precision, against the float32 ones of the same bundle. `int8` is there where predict.int8.onnx
-    is, `prediction_sets`, `familiarity` and `distribution` where there were images to fit them on; a manifest without one, or with an
-    entropy power of 0, has no such key, so that the versions of older bundles stay.
+    `features`: the D of predict.onnx, or None.
+    `self_test`: the class index that predict.onnx gives to the self-test image of
+    `service.runtime.sessions`, and its logit.
+    `parity`: an entry for each method that was compared, and `half/logits`, `half/probabilities`,
+    `half/features`, `half/saliency` and `half/grad_cam` for the float16 graphs against the float32
+    ones of the same bundle.
+    `int8`: given with predict.int8.onnx. `prediction_sets`, `familiarity`, `distribution`: given if
+    there were held-out images to fit them on.
     """
 
     name: str
@@ -163,7 +175,8 @@ class Manifest:
     def __post_init__(self) -> None:
         if len(self.labels) < 2 or len(set(self.labels)) != len(self.labels):  # noqa: PLR2004
             raise ManifestError(
-                f"labels has {len(self.labels)} entries, {len(set(self.labels))} different; at least 2, all different"
+                f"labels has {len(self.labels)} entries, {len(set(self.labels))} different; "
+                "at least 2 are needed, all different"
             )
         if not self.temperature > 0:
             raise ManifestError(f"temperature is {self.temperature}; it must be above 0")
@@ -171,9 +184,10 @@ class Manifest:
             raise ManifestError(f"entropy_power is {self.entropy_power}; it must be in 0…1")
         self._check_trust()
         for name in self.files:
+            # No path leads out of the folder.
             if Path(name).name != name or name == MANIFEST:
                 raise ManifestError(
-                    f"files names {name!r}; a name of a file in the bundle's own folder is wanted"
+                    f"files names {name!r}; it must be the name of a file in the bundle's folder"
                 )
 
     def _check_trust(self) -> None:
@@ -182,20 +196,22 @@ class Manifest:
             len(thresholds) != len(self.labels) for thresholds in sets.by_class.values()
         ):
             raise ManifestError(
-                f"prediction_sets.by_class has lists that are not of {len(self.labels)} thresholds, one for each label"
+                f"prediction_sets.by_class needs lists of {len(self.labels)} thresholds, "
+                "one for each label"
             )
         if sets and set(sets.by_class) != set(sets.marginal):
             raise ManifestError(
-                "prediction_sets.marginal and by_class are of different coverages; both need the same"
+                "prediction_sets.marginal and by_class have different coverages; both need the same"
             )
         if self.familiarity and self.familiarity.evidence not in get_args(Evidence):
             raise ManifestError(
-                f"familiarity.evidence is {self.familiarity.evidence!r}, not one of {', '.join(get_args(Evidence))}"
+                f"familiarity.evidence is {self.familiarity.evidence!r}, "
+                f"not one of {', '.join(get_args(Evidence))}"
             )
 
     @property
     def calibration(self) -> Calibration:
-        """What makes probabilities of its logits."""
+        """The calibration of its logits."""
         return Calibration(self.temperature, self.entropy_power)
 
     @property
@@ -204,7 +220,7 @@ class Manifest:
         return hashlib.sha256(self.canonical()).hexdigest()[:12]
 
     def canonical(self) -> bytes:
-        """The one JSON text of this manifest: sorted keys, no spaces, UTF-8."""
+        """The canonical JSON text: sorted keys, no spaces, UTF-8."""
         return json.dumps(
             self.document(), sort_keys=True, separators=(",", ":"), ensure_ascii=False
         ).encode()
@@ -216,23 +232,24 @@ class Manifest:
 
     @classmethod
     def parse(cls, text: bytes) -> "Manifest":
-        """The manifest that `text` holds.
+        """Reads a manifest from JSON `text`.
 
         Raises:
-            ManifestError: no JSON, or a field is missing, unknown or out of range.
+            ManifestError: `text` is no JSON, or a field is missing, unknown or out of range.
             SchemaVersionError: `schema_version` is not the one that this code reads.
         """
         try:
             document = json.loads(text)
-            found = document.pop("schema_version")
+            schema_version = document.pop("schema_version")
         except (ValueError, AttributeError, KeyError, TypeError) as error:
             raise ManifestError(
                 f"{MANIFEST} is no manifest ({error!r}): export the bundle again"
             ) from None
-        if found != SCHEMA_VERSION:
+        if schema_version != SCHEMA_VERSION:
             raise SchemaVersionError(
-                f"{MANIFEST} has schema version {found!r}; this Candor reads {SCHEMA_VERSION}: "
-                "export the bundle again, or serve it with the Candor that wrote it"
+                f"{MANIFEST} has schema version {schema_version!r}; "
+                f"this Candor reads {SCHEMA_VERSION}: export the bundle again, "
+                "or serve it with the Candor that wrote it"
             )
         try:
             return cls(**_typed(document))
@@ -243,18 +260,20 @@ class Manifest:
 
 
 def _typed(document: dict[str, Any]) -> dict[str, Any]:
-    given = dict(document["input"])
-    given |= {key: tuple(float(value) for value in given[key]) for key in ("mean", "std")}
+    """The arguments of Manifest for the JSON values of a manifest."""
+    # JSON has lists; the fields are tuples, so that a manifest cannot change.
+    spec = dict(document["input"])
+    spec |= {key: tuple(float(value) for value in spec[key]) for key in ("mean", "std")}
     int8, sets, familiarity, distribution = (
         document.get(key) for key in ("int8", "prediction_sets", "familiarity", "distribution")
     )
-    if given["resize"] not in get_args(Resize):
+    if spec["resize"] not in get_args(Resize):
         raise ValueError(
-            f"input.resize is {given['resize']!r}, not one of {', '.join(get_args(Resize))}"
+            f"input.resize is {spec['resize']!r}, not one of {', '.join(get_args(Resize))}"
         )
     return document | {
         "labels": tuple(str(label) for label in document["labels"]),
-        "input": Input(**given),
+        "input": Input(**spec),
         "self_test": _self_test(document.get("self_test")),
         "int8": None
         if int8 is None
@@ -283,8 +302,8 @@ def _distribution(pictures: int, **aspects: Any) -> Distribution:
     return Distribution(
         pictures,
         **{
-            name: Bins(*(tuple(known[part]) for part in ("edges", "shares")))
-            for name, known in aspects.items()
+            name: Bins(tuple(bins["edges"]), tuple(bins["shares"]))
+            for name, bins in aspects.items()
         },
     )
 

@@ -1,7 +1,8 @@
-"""The training images that others are compared with: the label and the name of each, and the images, where an operator has them.
+"""Reference images: the training images that a sent image is compared with.
 
-A bundle holds features of images and no images, for those may often not be passed on. Whoever has the data set names its folder with
-CANDOR_REFERENCE; an image is then served as the network sees it.
+A bundle holds their features, labels and names, and not the images, which often may not be passed
+on. An operator with the data set names its folder with CANDOR_REFERENCE; an image is then served at
+the network's input size.
 """
 
 import io
@@ -17,11 +18,9 @@ from service.errors import NotFound
 from service.image import decode, resize
 from service.image.resize import Input
 
-MAX_PIXELS = 100_000_000
-
 
 class Nearest(NamedTuple):
-    """A reference image by its `row`, and the `similarity` of its features to those of the image that was sent: a cosine."""
+    """A reference image by its `row`, and the cosine `similarity` of its features to an image's."""
 
     row: int
     similarity: float
@@ -29,7 +28,7 @@ class Nearest(NamedTuple):
 
 @dataclass(frozen=True)
 class Reference:
-    """The rows of reference.npz: `labels` and `names`, which are paths in `folder` if there is one."""
+    """The rows of reference.npz: `labels` and `names`, paths in `folder` if there is one."""
 
     labels: tuple[str, ...]
     names: tuple[str, ...]
@@ -38,29 +37,29 @@ class Reference:
 
     @classmethod
     def of(cls, bundle: Bundle, folder: Path | None) -> "Reference":
-        """That of `bundle`; it has no rows if the bundle has none."""
+        """The reference images of `bundle`: no rows if it has none."""
         if not bundle.has(contract.REFERENCE):
             return cls((), (), bundle.manifest.input, None)
         with np.load(io.BytesIO(bundle.read(contract.REFERENCE)), allow_pickle=False) as arrays:
             labels = tuple(bundle.manifest.labels[index] for index in arrays["labels"])
             return cls(labels, tuple(arrays["names"].tolist()), bundle.manifest.input, folder)
 
-    def told(self, nearest: Nearest) -> dict[str, Any]:
-        """What a caller reads of a row; `distance` is 1 − cosine, in 0…2."""
+    def describe(self, nearest: Nearest) -> dict[str, Any]:
+        """A row as JSON values for an answer; `distance` is 1 − cosine, in 0…2."""
         row = nearest.row
-        told = {
+        description = {
             "index": row,
             "label": self.labels[row],
             "name": self.names[row],
             "distance": 1 - nearest.similarity,
         }
-        return told | ({"picture": f"/reference/{row}"} if self.folder else {})
+        return description | ({"picture": f"/reference/{row}"} if self.folder else {})
 
     def image(self, row: int) -> bytes:
-        """The image of a row as PNG, (S, S).
+        """The image of a row as a PNG file of the network's input size.
 
         Raises:
-            NotFound: there is no such row, or no image of it.
+            NotFound: there is no such row, or the folder does not hold its image.
         """
         assert self.folder is not None
         if row >= len(self.names):
@@ -68,10 +67,11 @@ class Reference:
                 f"there is no reference image {row}; there are {len(self.names)}, counted from 0"
             )
         path = (self.folder / self.names[row]).resolve()
+        # The names come from a bundle, which must not read outside the folder.
         if not path.is_relative_to(self.folder.resolve()) or not path.is_file():
             raise NotFound(
-                f"reference image {row}, {self.names[row]}, is not in the folder that CANDOR_REFERENCE names"
+                f"reference image {row}, {self.names[row]}, "
+                "is not in the folder that CANDOR_REFERENCE names"
             )
-        return decode.encode(
-            resize.to_input(decode.decode(path.read_bytes(), MAX_PIXELS).pixels, self.spec), "PNG"
-        )
+        image = decode.decode(path.read_bytes(), decode.MAX_LOCAL_PIXELS)
+        return decode.encode(resize.to_input(image.pixels, self.spec), "PNG")

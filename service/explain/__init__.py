@@ -1,13 +1,20 @@
-"""From an image and a question to an attribution: which pixels speak for the target, and how much.
+"""From an image and a question to an attribution: which pixels speak for a class, and how much.
 
-A map is float32 (S, S) over the network's input, positive = speaks for the target; `Method.sign` says whether it can be negative.
-Everything is computed on ONNX Runtime by `service.runtime.engine`; no method holds state, and the same question gets the same bytes.
+A map is float32 (S, S) over the network's input; positive values speak for the target, and
+`Method.sign` gives whether there are negative ones. `service.runtime.engine` computes everything on
+ONNX Runtime. No method holds state: the same question gets the same bytes.
 """
 
 from service.explain.attribution import Attribution, explain
-from service.explain.cost import cheaper_questions, forward_passes
 from service.explain.methods import METHODS, Method, Parameter, available
-from service.explain.question import Question, ask, check_masked, masked
+from service.explain.question import (
+    Question,
+    ask,
+    cheaper_questions,
+    check_masked,
+    forward_passes,
+    masked,
+)
 from service.explain.target import Target
 
 __all__ = [
@@ -19,9 +26,9 @@ __all__ = [
     "Target",
     "ask",
     "available",
+    "cheaper_questions",
     "check_masked",
     "explain",
-    "cheaper_questions",
-    "masked",
     "forward_passes",
+    "masked",
 ]

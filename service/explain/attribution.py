@@ -1,24 +1,25 @@
-"""The answer to a question: an attribution map with a measure of its own quality."""
+"""The answer to a question: an attribution map with measures of its own quality."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 
 from service.explain import quality
-from service.explain.cost import quartered
-from service.explain.question import Question
+from service.explain.question import Question, quartered
 from service.explain.target import Target, rival_of
+from service.image.resize import InputPixels
 from service.runtime.engine import Engine
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """`map` float32 (S, S) in the method's unit, positive = speaks for `target`; `quality` names its measures.
+    """A `map` float32 (S, S) in the method's unit, positive where it speaks for `target`.
 
-    `question` is what was answered, `degraded_from` what was asked, if that would have taken too long.
+    `quality`: measures of the map by name. `question` is the one that was answered;
+    `degraded_from` is the one that was sent, if its answer would have taken too long.
     """
 
     question: Question
@@ -30,25 +31,29 @@ class Attribution:
 
 def explain(
     engine: Engine,
-    pixels: UInt8[np.ndarray, "size size 3"],
+    pixels: InputPixels,
     question: Question,
     logits: Float32[np.ndarray, " classes"],
 ) -> Attribution:
-    """Answers `question` about one fitted image whose `logits` are known; without a target the predicted class is explained."""
+    """Answers `question` about the network input `pixels` and its known `logits`.
+
+    A question without a target is about the predicted class.
+    """
     target = question.target or Target(int(logits.argmax()))
     rival = rival_of(target, logits)
 
     def compute(
-        image: UInt8[np.ndarray, "size size 3"],
-        of: Target,
+        image: InputPixels,
+        explained: Target,
         beside: Target | None = None,
         parameters: Mapping[str, Any] = question.parameters,
     ) -> tuple[np.ndarray, dict[str, float]]:
-        answer = question.method.compute(engine, image, of, beside, **parameters)
-        return answer.map, answer.quality
+        result = question.method.compute(engine, image, explained, beside, **parameters)
+        return result.map, result.quality
 
     values, measured = compute(pixels, target, rival)
     if rival and "class_cosine" not in measured:
+        # The rival's map is only compared, never shown: a quarter of the steps is enough.
         fewer = {**question.parameters, **quartered(question.parameters)}
         measured["class_cosine"] = quality.cosine(
             values, compute(pixels, rival, parameters=fewer)[0]

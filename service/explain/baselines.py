@@ -1,20 +1,18 @@
-"""What stands for "nothing to see": the data's mean colour, black, white, or the image itself under a blur."""
+"""Baselines, the inputs that stand for "nothing to see": mean colour, black, white, or a blur."""
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image, ImageFilter
 
+from service.image.resize import InputPixels
 from service.runtime.engine import Engine
 from service.runtime.graphs import Batch, Logits, Rows
 
 BASELINES = ("mean", "black", "white", "blur")
 BLUR_SHARE = 1 / 8  # the radius of the blur, as a share of the image's side
 
-Fitted = UInt8[np.ndarray, "size size 3"]
 
-
-def pixels_of(engine: Engine, pixels: Fitted, baseline: str) -> Fitted:
-    """The baseline as an image, uint8 (S, S, 3)."""
+def baseline_pixels(engine: Engine, pixels: InputPixels, baseline: str) -> InputPixels:
+    """The baseline of an image as an image, uint8 (S, S, 3)."""
     if baseline == "blur":
         return np.asarray(
             Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(len(pixels) * BLUR_SHARE))
@@ -27,17 +25,21 @@ def pixels_of(engine: Engine, pixels: Fitted, baseline: str) -> Fitted:
     return np.broadcast_to(np.array(colour, np.uint8), pixels.shape).copy()
 
 
-def rows_of(engine: Engine, batch: Batch, baseline: str) -> Rows:
-    """The baseline of each image of `batch`, normalised; `mean` is exactly zero."""
+def baseline_rows(engine: Engine, batch: Batch, baseline: str) -> Rows:
+    """The baseline of each image of `batch`, normalised: float32 (N, 3, S, S)."""
     if baseline == "mean":
+        # Exactly zero: the mean as a colour would be rounded to whole grey levels.
         return np.zeros(np.moveaxis(batch, -1, 1).shape, np.float32)
-    return engine.normalise(np.stack([pixels_of(engine, pixels, baseline) for pixels in batch]))
+    return engine.normalise(_baseline_batch(engine, batch, baseline))
 
 
-def logits_of(engine: Engine, batch: Batch, baseline: str) -> Logits:
-    """The logits of each image's baseline; those of `mean` are known since the start."""
+def baseline_logits(engine: Engine, batch: Batch, baseline: str) -> Logits:
+    """The logits of the baseline of each image of `batch`, float32 (N, K)."""
     if baseline == "mean":
+        # The same for every image, so the engine computes them once.
         return np.broadcast_to(engine.mean_logits, (len(batch), len(engine.mean_logits)))
-    return engine.predict(
-        np.stack([pixels_of(engine, pixels, baseline) for pixels in batch])
-    ).logits
+    return engine.predict(_baseline_batch(engine, batch, baseline)).logits
+
+
+def _baseline_batch(engine: Engine, batch: Batch, baseline: str) -> Batch:
+    return np.stack([baseline_pixels(engine, pixels, baseline) for pixels in batch])

@@ -1,7 +1,7 @@
-"""The legend of an overlay: a strip below it with what was asked, a colour bar, and the values and the unit that it stands for.
+"""The legend of an overlay: a strip below it with method, target, colour bar, values and unit.
 
-The image keeps its place at the upper left, pixel for pixel; where it is narrower than words need, the canvas is wider than the image.
-Text is drawn in the font that Pillow brings along, which holds little more than ASCII: a label that it cannot draw is called by its index.
+The overlay keeps its place at the upper left, pixel for pixel; an overlay too narrow for the words
+stands on a wider canvas. Images are uint8 (H, W, 3), lengths are pixels.
 """
 
 import unicodedata
@@ -19,26 +19,24 @@ from service.explain.colours import Scale, ink
 from service.image.resize import Pixels
 
 LEAST_WIDTH = 256  # pixels
-SMALLEST, LARGEST, SHARE = (
-    13,
-    40,
-    1 / 32,
-)  # the height of the text in pixels, and as a share of the width
+# The height of the text: a share of the width, from SMALLEST to LARGEST.
+SMALLEST, LARGEST, SHARE = 13, 40, 1 / 32
 MOST_LINES = 3
 PAPER, TEXT, FRAME = (255, 255, 255), (45, 45, 45), (150, 150, 150)
-NO_GLYPH = "\uffff"
+NO_GLYPH = "\uffff"  # the Unicode standard promises that this is no character
 PLAIN = str.maketrans({"×": "x", "−": "-", "–": "-", "—": "-"})
 
 Font = ImageFont.FreeTypeFont
 Sheet = UInt8[np.ndarray, "sheet_height sheet_width 3"]
-Row = tuple[str, str, str]  # what stands at the left, in the middle, at the right
+Line = tuple[str, str, str]  # the words at the left, in the middle and at the right
 
 
 @dataclass(frozen=True)
 class Legend:
-    """What a legend tells: a `heading`, a `note` or none, and the colours of `scale` up to `limit` in `unit`; a zero `limit` has no bar.
+    """The contents of a legend: a `heading`, a `note` or "", and a bar of the colours of `scale`.
 
-    `below` and `above` say whether values lie beyond the ends of the bar.
+    The bar ends at `limit`, in `unit`; a `limit` of zero has no bar. `below` and `above` are true
+    if values lie beyond its ends.
     """
 
     heading: str
@@ -53,27 +51,28 @@ class Legend:
 def legend_of(
     attribution: Attribution, manifest: Manifest, logits: Float32[np.ndarray, " classes"]
 ) -> Legend:
-    """The legend of an attribution of an image with `logits` (K,)."""
+    """The legend of the attribution of an image with `logits` float32 (K,)."""
     method, target, values = attribution.question.method, attribution.target, attribution.map
-    shares = manifest.calibration.probabilities(logits)
+    probabilities = manifest.calibration.probabilities(logits)
 
-    def named(index: int) -> str:
-        return f"{_label(manifest.labels[index], index)} ({_percent(float(shares[index]))})"
+    def name_of(index: int) -> str:
+        label = _label(manifest.labels[index], index)
+        return f"{label} ({_percent(float(probabilities[index]))})"
 
-    rival = "" if target.against is None else f" rather than {named(target.against)}"
+    rival = "" if target.against is None else f" rather than {name_of(target.against)}"
     hidden = method.scale == "sequential" and bool(values.min() < 0)
     limit = render.limit(values, method.scale)
     note = "what speaks against it is not shown" if hidden else ""
     if limit == 0:
         note = "nothing speaks for it" if hidden else "the map is zero everywhere"
-    heading = f"{_plain(method.title)} for {named(target.index)}{rival}"
+    heading = f"{_plain(method.title)} for {name_of(target.index)}{rival}"
     return Legend(
         heading, note, method.scale, limit, method.unit, *render.exceeds(values, method.scale)
     )
 
 
 def below(pixels: Pixels, legend: Legend) -> Sheet:
-    """`pixels` with the legend below them; uint8 (H + strip, max(W, 256), 3)."""
+    """Puts `legend` below `pixels`; uint8 (H + strip, max(W, 256), 3)."""
     height, width = pixels.shape[:2]
     strip = _strip(legend, max(width, LEAST_WIDTH))
     canvas = np.full((height + len(strip), strip.shape[1], 3), PAPER, np.uint8)
@@ -85,21 +84,21 @@ def below(pixels: Pixels, legend: Legend) -> Sheet:
 def _strip(legend: Legend, width: int) -> Sheet:
     font = _font(min(LARGEST, max(SMALLEST, round(SHARE * width))))
     line, edge = round(1.35 * font.size), round(0.7 * font.size)
-    heading, words = _rows(legend, font, width - 2 * edge)
+    heading, caption = _lines(legend, font, width - 2 * edge)
     bar = line if legend.limit > 0 else 0
-    strip = Image.new("RGB", (width, line * (len(heading) + len(words)) + bar + 2 * edge), PAPER)
+    strip = Image.new("RGB", (width, line * (len(heading) + len(caption)) + bar + 2 * edge), PAPER)
     _write(strip, heading, font, edge)
     if legend.limit > 0:
         top = edge + line * len(heading) + line // 8
         _bar(strip, legend, (edge, top), (width - edge, top + round(0.7 * line)))
-    _write(strip, words, font, edge + line * len(heading) + bar)
+    _write(strip, caption, font, edge + line * len(heading) + bar)
     return np.asarray(strip)
 
 
-def _rows(legend: Legend, font: Font, width: int) -> tuple[list[Row], list[Row]]:
+def _lines(legend: Legend, font: Font, width: int) -> tuple[list[Line], list[Line]]:
     """The lines above and below the bar."""
     heading, note = (
-        [(text, "", "") for text in _lines(words, font, width)]
+        [(text, "", "") for text in _wrapped(words, font, width)]
         for words in (legend.heading, legend.note)
     )
     most = f"{legend.limit:.3g}"
@@ -109,22 +108,22 @@ def _rows(legend: Legend, font: Font, width: int) -> tuple[list[Row], list[Row]]
         return heading, [(f"-{most}", "0", f"+{most}"), ("against", legend.unit, "for"), *note]
     return heading, [
         ("0", "", most),
-        *((text, "", "") for text in _lines(legend.unit, font, width)),
+        *((text, "", "") for text in _wrapped(legend.unit, font, width)),
         *note,
     ]
 
 
-def _write(strip: Image.Image, rows: list[Row], font: Font, y: int) -> None:
-    draw, line, edge = ImageDraw.Draw(strip), round(1.35 * font.size), round(0.7 * font.size)
-    for left, middle, right in rows:
+def _write(strip: Image.Image, lines: list[Line], font: Font, y: int) -> None:
+    draw, height, edge = ImageDraw.Draw(strip), round(1.35 * font.size), round(0.7 * font.size)
+    for left, middle, right in lines:
         draw.text((edge, y), left, TEXT, font)
         draw.text((strip.width // 2, y), middle, TEXT, font, anchor="ma")
         draw.text((strip.width - edge, y), right, TEXT, font, anchor="ra")
-        y += line
+        y += height
 
 
 def _bar(strip: Image.Image, legend: Legend, start: tuple[int, int], end: tuple[int, int]) -> None:
-    """The colours from the least to the most; an end is pointed where values lie beyond it."""
+    """Draws the colours from the least to the most; an end is pointed if values lie beyond it."""
     (left, top), (right, bottom) = start, end
     strengths = np.linspace(-1 if legend.scale == "diverging" else 0, 1, right - left)
     colours = np.rint(255 * ink(np.tile(strengths, (bottom - top, 1)), legend.scale)).astype(
@@ -153,46 +152,46 @@ def _bar(strip: Image.Image, legend: Legend, start: tuple[int, int], end: tuple[
     )
 
 
-def _lines(text: str, font: Font, width: int) -> list[str]:
-    """`text` in lines of at most `width` pixels; what does not fit into three of them, or a word into one, ends with dots."""
+def _wrapped(text: str, font: Font, width: int) -> list[str]:
+    """Wraps `text` into at most three lines of `width` pixels; dots replace the rest of it."""
     lines: list[str] = []
     for word in text.split():
         if lines and font.getlength(f"{lines[-1]} {word}") <= width:
             lines[-1] = f"{lines[-1]} {word}"
         else:
             lines.append(word)
-    cut = lines[: MOST_LINES - 1] + (
-        [" ".join(lines[MOST_LINES - 1 :])] if len(lines) >= MOST_LINES else []
-    )
-    return [_shortened(line, font, width) for line in cut]
+    kept, rest = lines[: MOST_LINES - 1], lines[MOST_LINES - 1 :]
+    return [_shortened(line, font, width) for line in kept + ([" ".join(rest)] if rest else [])]
 
 
 def _shortened(line: str, font: Font, width: int) -> str:
     if font.getlength(line) <= width:
         return line
-    fits = next(
+    # Every character is at least a pixel wide, so no more than `width` of them can fit.
+    length = next(
         count
         for count in range(min(len(line), width), -1, -1)
         if font.getlength(line[:count] + "...") <= width
     )
-    return line[:fits] + "..."
+    return line[:length] + "..."
 
 
 def _label(label: str, index: int) -> str:
-    """`label` in the font's characters, accents left away; the index of a class where that is not enough."""
+    """`label` without accents, or "class INDEX" if the font cannot draw it."""
+    # Pillow's own font holds little more than ASCII; no other is sure to be installed.
     plain = _plain(label)
     return plain if plain and all(_drawable(character) for character in plain) else f"class {index}"
 
 
 def _plain(text: str) -> str:
-    apart = unicodedata.normalize("NFKD", text.translate(PLAIN))
-    return " ".join(
-        "".join(character for character in apart if not unicodedata.combining(character)).split()
-    )
+    decomposed = unicodedata.normalize("NFKD", text.translate(PLAIN))
+    letters = (character for character in decomposed if not unicodedata.combining(character))
+    return " ".join("".join(letters).split())
 
 
 def _percent(share: float) -> str:
-    return "<0.1%" if share < 0.001 else f"{share:.1%}"  # noqa: PLR2004 - what the second would round to zero
+    # Rounded, such a share would read 0.0%.
+    return "<0.1%" if share < 0.001 else f"{share:.1%}"  # noqa: PLR2004
 
 
 @lru_cache(maxsize=1024)

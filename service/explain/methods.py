@@ -1,4 +1,7 @@
-"""The registry: every method with its parameters, what its map means, what it costs and where it comes from."""
+"""The registry of methods: parameters, meaning of the map, cost in forward passes, and source.
+
+A new method is one entry of METHODS; docs, routes, the command line and the page read them here.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,26 +13,30 @@ from jaxtyping import Float32
 from service.bundle import folder
 from service.bundle.manifest import Manifest
 from service.explain import cam, gradients, perturbation
-from service.explain.baselines import BASELINES, Fitted
+from service.explain.baselines import BASELINES
 from service.explain.colours import Scale
-from service.explain.gradients import Explained
-from service.explain.perturbation import Perturbed
+from service.explain.gradients import RowAttributions
+from service.explain.perturbation import TargetMaps
 from service.explain.quality import completeness_gap, cosine
 from service.explain.segments import cells
 from service.explain.target import Target
+from service.image.resize import InputPixels
 from service.runtime.engine import Engine
 from service.runtime.graphs import Rows
 
 Sign = Literal["signed", "positive"]
 Map = Float32[np.ndarray, "size size"]
 LOGIT, SLOPE, DROP = "logit", "logit per standard deviation of a pixel", "logit per segment"
-ENOUGH = 0.05  # the completeness gap above which Integrated Gradients doubles its steps
+LARGEST_GAP = 0.05  # the completeness gap above which Integrated Gradients doubles its steps
 GRADIENT_PASSES = 3  # a forward and a backward pass cost about three forward ones
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """What may be chosen: a number from `low` to `high`, whole where `default` is, or one of `choices`."""
+    """A parameter of a method: a number from `low` to `high`, or one of `choices`.
+
+    The number is whole if `default` is.
+    """
 
     name: str
     default: int | float | str
@@ -40,7 +47,7 @@ class Parameter:
 
 
 @dataclass(frozen=True)
-class Answer:
+class MethodResult:
     """A `map` float32 (S, S), and the `quality` measures that came with it for free."""
 
     map: Map
@@ -49,10 +56,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Method:
-    """One way to explain. `graph` is what the bundle must hold; `passes` tells the cost in forward passes, from the parameters.
+    """One way to explain.
 
-    `compute(engine, pixels, target, rival, **parameters)` answers for one fitted image uint8 (S, S, 3); `rival` is another class whose
-    map comes for free where the method perturbs.
+    `graph`: the file that the bundle must hold. `passes`: the cost in forward passes, as a function
+    of the parameters. `compute(engine, pixels, target, rival, **parameters)` explains one network
+    input uint8 (S, S, 3); `rival` is another class, to compare the map with where that is free.
     """
 
     name: str
@@ -63,43 +71,41 @@ class Method:
     sign: Sign
     unit: str
     scale: Scale
-    compute: Callable[..., Answer]
+    compute: Callable[..., MethodResult]
     passes: Callable[[Mapping[str, Any]], int]
     parameters: tuple[Parameter, ...] = ()
 
     @property
     def takes_mask(self) -> bool:
-        """Whether it cuts the image into segments, which a caller may draw."""
+        """True if the method uses segments, which a caller may draw as a mask."""
         return SEGMENTS in self.parameters
 
 
-STEPS = Parameter("steps", 32, "points on the way from the baseline to the image", 1, 512)
+STEPS = Parameter("steps", 32, "points on the path from the baseline to the image", 1, 512)
 MAX_STEPS = Parameter(
-    "max_steps", 128, "how far the steps are doubled while the completeness gap exceeds 5 %", 1, 512
+    "max_steps", 128, "limit of doubling the steps while the completeness gap exceeds 5 %", 1, 512
 )
 SAMPLES = Parameter("samples", 16, "noisy copies of the image", 1, 512)
 NOISE = Parameter(
     "noise", 0.15, "standard deviation of the noise, as a share of the image's range", 0.0, 1.0
 )
 SEED = Parameter(
-    "seed", 0, "of the random numbers: the same seed gives the same bytes", 0, 2**32 - 1
+    "seed", 0, "seed of the random numbers: the same seed gives the same bytes", 0, 2**32 - 1
 )
 BASELINE = Parameter(
     "baseline",
     "mean",
-    "what stands for nothing to see; mean is the mean colour of the training images",
+    "input that stands for nothing to see; mean is the mean colour of the training images",
     choices=BASELINES,
 )
 SEGMENTS = Parameter(
     "segments",
     8,
-    "cells a side of the grid that cuts the image; a mask sent with it takes their place",
+    "cells a side of the grid of segments; a mask sent with the image replaces the grid",
     2,
     32,
 )
-WINDOW = Parameter(
-    "window", 0.375, "side of the covering window, as a share of the image's side", 0.05, 1.0
-)
+WINDOW = Parameter("window", 0.375, "side of the window, as a share of the image's side", 0.05, 1.0)
 STRIDE = Parameter("stride", 0.125, "step of the window, as a share of the image's side", 0.05, 1.0)
 CELLS = Parameter("cells", 7, "cells a side of the coarse random masks", 2, 32)
 
@@ -109,30 +115,36 @@ def _coalitions(count: int) -> Parameter:
 
 
 def _sum(attribution: Rows) -> Map:
-    """What the colours of a pixel say together."""
+    """The sum over the colours of each pixel."""
     return np.asarray(attribution.sum(1)[0])
 
 
 def _strongest(attribution: Rows) -> Map:
-    """The largest absolute value of the channels, as Simonyan et al. draw gradients."""
+    """The largest absolute value of each pixel's colours, as Simonyan et al. draw gradients."""
     return np.asarray(np.abs(attribution).max(1)[0])
 
 
 def _gradient(
-    compute: Callable[..., Explained], reduce: Callable[[Rows], Map]
-) -> Callable[..., Answer]:
-    """One image's answer: of a contrast, the difference of the two classes' attributions, before any absolute value."""
+    compute: Callable[..., RowAttributions], reduce: Callable[[Rows], Map]
+) -> Callable[..., MethodResult]:
+    """A method of one image from a batched one of gradients; `reduce` sums up the colours."""
 
     def run(
-        engine: Engine, pixels: Fitted, target: Target, _rival: Target | None, **parameters: Any
-    ) -> Answer:
+        engine: Engine,
+        pixels: InputPixels,
+        target: Target,
+        _rival: Target | None,
+        **parameters: Any,
+    ) -> MethodResult:
         rows = target.rows
-        explained = compute(engine, np.repeat(pixels[None], len(rows), 0), rows, **parameters)
-        values = reduce(_contrast(explained.attribution))
-        if explained.difference is None:
-            return Answer(values)
-        difference = float(_contrast(explained.difference)[0])
-        return Answer(
+        result = compute(engine, np.repeat(pixels[None], len(rows), 0), rows, **parameters)
+        # The classes are subtracted before `reduce`, which may take absolute values.
+        values = reduce(_contrast(result.attribution))
+        if result.difference is None:
+            return MethodResult(values)
+        difference = float(_contrast(result.difference)[0])
+        # Summed in float64: the rounding of thousands of float32 sums would count as a gap.
+        return MethodResult(
             values,
             {"completeness_gap": completeness_gap(float(values.sum(dtype=np.float64)), difference)},
         )
@@ -141,6 +153,7 @@ def _gradient(
 
 
 def _contrast(rows: np.ndarray) -> np.ndarray:
+    """The rows of the first class minus those of the second, if there is one."""
     return rows[:1] - rows[1:] if len(rows) > 1 else rows
 
 
@@ -148,59 +161,64 @@ _fixed_steps = _gradient(gradients.integrated_gradients, _sum)
 
 
 def _integrated_gradients(
-    engine: Engine, pixels: Fitted, target: Target, rival: Target | None, **given: Any
-) -> Answer:
-    """With twice the steps, and again, while the gap exceeds 5 %."""
+    engine: Engine, pixels: InputPixels, target: Target, rival: Target | None, **given: Any
+) -> MethodResult:
+    """Doubles the steps while the completeness gap exceeds 5 %, up to `max_steps`."""
     most, steps = given.pop("max_steps"), given.pop("steps")
-    answer = _fixed_steps(engine, pixels, target, rival, steps=steps, **given)
-    while answer.quality["completeness_gap"] > ENOUGH and 2 * steps <= most:
+    result = _fixed_steps(engine, pixels, target, rival, steps=steps, **given)
+    while result.quality["completeness_gap"] > LARGEST_GAP and 2 * steps <= most:
         steps *= 2
-        answer = _fixed_steps(engine, pixels, target, rival, steps=steps, **given)
-    return Answer(answer.map, answer.quality | {"steps": float(steps)})
+        result = _fixed_steps(engine, pixels, target, rival, steps=steps, **given)
+    return MethodResult(result.map, result.quality | {"steps": float(steps)})
 
 
-def _cam(compute: Callable[..., np.ndarray]) -> Callable[..., Answer]:
-    def run(engine: Engine, pixels: Fitted, target: Target, _rival: Target | None) -> Answer:
+def _cam(compute: Callable[..., np.ndarray]) -> Callable[..., MethodResult]:
+    def run(
+        engine: Engine, pixels: InputPixels, target: Target, _rival: Target | None
+    ) -> MethodResult:
         rows = target.rows
-        return Answer(_contrast(compute(engine, np.repeat(pixels[None], len(rows), 0), rows))[0])
+        return MethodResult(
+            _contrast(compute(engine, np.repeat(pixels[None], len(rows), 0), rows))[0]
+        )
 
     return run
 
 
-def _perturbing(compute: Callable[..., Perturbed]) -> Callable[..., Answer]:
-    """The map of the target, and its cosine with the rival's, from the same forward passes."""
+def _perturbing(compute: Callable[..., TargetMaps]) -> Callable[..., MethodResult]:
+    """A method that computes the target's and the rival's map from the same forward passes."""
 
     def run(
-        engine: Engine, pixels: Fitted, target: Target, rival: Target | None, **parameters: Any
-    ) -> Answer:
-        found = compute(engine, pixels, [target, *([rival] if rival else [])], **parameters)
+        engine: Engine, pixels: InputPixels, target: Target, rival: Target | None, **parameters: Any
+    ) -> MethodResult:
+        result = compute(engine, pixels, [target, *([rival] if rival else [])], **parameters)
         quality: dict[str, float] = {}
-        if found.difference is not None:
+        if result.difference is not None:
             quality["completeness_gap"] = completeness_gap(
-                float(found.maps[0].sum(dtype=np.float64)), float(found.difference[0])
+                float(result.maps[0].sum(dtype=np.float64)), float(result.difference[0])
             )
-        if found.surrogate_r2:
-            quality["surrogate_r2"] = found.surrogate_r2[0]
+        if result.surrogate_r2:
+            quality["surrogate_r2"] = result.surrogate_r2[0]
         if rival:
-            quality["class_cosine"] = cosine(found.maps[0], found.maps[1])
-        return Answer(found.maps[0], quality)
+            quality["class_cosine"] = cosine(result.maps[0], result.maps[1])
+        return MethodResult(result.maps[0], quality)
 
     return run
 
 
 def _windows(given: Mapping[str, Any]) -> int:
+    # The squared number of windows a side, and the image itself.
     return int(np.ceil((1 - given["window"]) / given["stride"]) + 1) ** 2 + 1
 
 
-def _steepness(name: str, title: str, description: str, source: str, **rest: Any) -> Method:
-    """A method whose map is a slope, without a sign."""
+def _slope(name: str, title: str, description: str, source: str, **rest: Any) -> Method:
+    """A method of gradients with a slope as its map, without a sign."""
     return Method(
         name, title, description, source, folder.GRADIENT, "positive", SLOPE, "sequential", **rest
     )
 
 
 def _share(name: str, title: str, description: str, source: str, **rest: Any) -> Method:
-    """A method of gradients whose map shares out a difference of logits."""
+    """A method of gradients that divides a difference of logits among the pixels."""
     return Method(
         name, title, description, source, folder.GRADIENT, "signed", LOGIT, "diverging", **rest
     )
@@ -224,17 +242,17 @@ def _activation(
     )
 
 
-def _trial(
+def _perturbation(
     name: str,
     title: str,
     description: str,
     source: str,
     *,
     unit: str,
-    compute: Callable[..., Perturbed],
+    compute: Callable[..., TargetMaps],
     **rest: Any,
 ) -> Method:
-    """A method that changes the image."""
+    """A method that changes the image and looks at the logits."""
     return Method(
         name,
         title,
@@ -250,10 +268,10 @@ def _trial(
 
 
 _ALL: tuple[Method, ...] = (
-    _steepness(
+    _slope(
         "saliency",
         "Saliency",
-        "how much the target's logit changes when a pixel changes a little; says nothing about for or against",
+        "how much the target's logit changes when a pixel changes a little; without a sign",
         "Simonyan et al. 2014, arXiv 1312.6034",
         compute=_gradient(gradients.saliency, _strongest),
         passes=lambda _: GRADIENT_PASSES,
@@ -261,7 +279,8 @@ _ALL: tuple[Method, ...] = (
     _share(
         "input_x_gradient",
         "Input × gradient",
-        "what each pixel adds to the target's logit, compared with mean grey, if the network were linear",
+        "contribution of each pixel to the target's logit, compared with the mean colour, "
+        "if the network were linear",
         "Shrikumar et al. 2016, arXiv 1605.01713",
         compute=_gradient(gradients.input_x_gradient, _sum),
         passes=lambda _: GRADIENT_PASSES,
@@ -269,13 +288,14 @@ _ALL: tuple[Method, ...] = (
     _share(
         "integrated_gradients",
         "Integrated Gradients",
-        "what each pixel adds to the target's logit on the way from the baseline to the image; the map sums to the difference",
+        "contribution of each pixel to the target's logit on the path from the baseline to the "
+        "image; the map sums to the difference",
         "Sundararajan et al. 2017, arXiv 1703.01365",
         compute=_integrated_gradients,
         passes=lambda given: GRADIENT_PASSES * (given["steps"] + 2),
         parameters=(STEPS, BASELINE, MAX_STEPS),
     ),
-    _steepness(
+    _slope(
         "smooth_grad",
         "SmoothGrad",
         "saliency, averaged over noisy copies of the image so that single pixels count less",
@@ -287,12 +307,12 @@ _ALL: tuple[Method, ...] = (
     _share(
         "gradient_shap",
         "GradientSHAP",
-        "Integrated Gradients averaged over several baselines, noise and random places on the way",
+        "Integrated Gradients averaged over several baselines, noise and random points of the path",
         "Erion et al. 2021, arXiv 1906.10670",
         compute=_gradient(gradients.gradient_shap, _sum),
         passes=lambda given: GRADIENT_PASSES * (given["samples"] + 5),
         parameters=(
-            Parameter("samples", 64, "random places on random ways", 1, 512),
+            Parameter("samples", 64, "random points on random paths", 1, 512),
             Parameter("noise", 0.05, NOISE.description, 0.0, 1.0),
             SEED,
         ),
@@ -300,25 +320,25 @@ _ALL: tuple[Method, ...] = (
     _activation(
         "grad_cam",
         "Grad-CAM",
-        "which regions, as a late layer sees them, speak for the target; coarse, and cheap",
+        "regions, as a late layer sees them, that speak for the target; coarse and cheap",
         "Selvaraju et al. 2017, arXiv 1610.02391",
         compute=cam.grad_cam,
     ),
     _activation(
         "grad_cam_plus_plus",
         "Grad-CAM++",
-        "Grad-CAM that covers a class which shows several times",
+        "Grad-CAM for images that show a class several times",
         "Chattopadhay et al. 2018, arXiv 1710.11063",
         compute=cam.grad_cam_plus_plus,
     ),
     _activation(
         "layer_cam",
         "LayerCAM",
-        "like Grad-CAM, weighed cell by cell instead of channel by channel",
+        "like Grad-CAM, weighted cell by cell instead of channel by channel",
         "Jiang et al. 2021, IEEE TIP 30",
         compute=cam.layer_cam,
     ),
-    _trial(
+    _perturbation(
         "occlusion",
         "Occlusion",
         "how much the target's logit drops when a window covers a pixel",
@@ -328,40 +348,42 @@ _ALL: tuple[Method, ...] = (
         passes=_windows,
         parameters=(WINDOW, STRIDE, BASELINE),
     ),
-    _trial(
+    _perturbation(
         "feature_ablation",
         "Feature ablation",
-        "how much the target's logit drops when a segment is taken away",
+        "how much the target's logit drops when a segment is removed",
         "Covert et al. 2021, arXiv 2011.14878",
         unit=DROP,
         compute=perturbation.feature_ablation,
         passes=lambda given: cells(given["segments"]) + 1,
         parameters=(SEGMENTS, BASELINE),
     ),
-    _trial(
+    _perturbation(
         "lime",
         "LIME",
-        "the coefficients of a linear model of the network near this image; surrogate_r2 says how well it describes the network",
+        "coefficients of a linear model of the network near this image; surrogate_r2 is how well "
+        "it describes the network",
         "Ribeiro et al. 2016, arXiv 1602.04938",
         unit=DROP,
         compute=perturbation.lime,
         passes=lambda given: int(given["samples"]),
         parameters=(SEGMENTS, _coalitions(512), BASELINE, SEED),
     ),
-    _trial(
+    _perturbation(
         "kernel_shap",
         "KernelSHAP",
-        "the Shapley values of the segments: what each adds, averaged over all orders; the map sums to the difference",
+        "Shapley values of the segments: the contribution of each, averaged over all orders; "
+        "the map sums to the difference",
         "Lundberg and Lee 2017, arXiv 1705.07874",
         unit=LOGIT,
         compute=perturbation.kernel_shap,
         passes=lambda given: given["samples"] + 2,
         parameters=(SEGMENTS, _coalitions(1024), BASELINE, SEED),
     ),
-    _trial(
+    _perturbation(
         "rise",
         "RISE",
-        "how the target's logit goes with a pixel's being shown, over smooth random masks",
+        "how the target's logit depends on each pixel's being shown, over smooth random masks",
         "Petsiuk et al. 2018, arXiv 1806.07421",
         unit=LOGIT,
         compute=perturbation.rise,

@@ -1,7 +1,7 @@
-"""Methods that change the image and look at the answer: numpy over predict.onnx; they need no gradient.
+"""Methods that change the image and look at the logits: numpy over predict.onnx, without gradients.
 
-`pixels` uint8 (S, S, 3); `targets` are T scores that are explained by the same forward passes; maps float32 (T, S, S). What is taken
-away is replaced by the `baseline`. Rows run in pieces of at most 16.
+`pixels` uint8 (S, S, 3); `targets` are T scores, explained by the same forward passes; maps float32
+(T, S, S). The `baseline` replaces what is removed. Rows run in pieces of the engine's size.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,15 +13,17 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64
 from PIL import Image
 
-from service.explain.baselines import Fitted, pixels_of
+from service.explain.baselines import baseline_pixels
 from service.explain.segments import Segments, areas, count
 from service.explain.segments import cut as segments_of
 from service.explain.target import Target
+from service.image.resize import InputPixels
 from service.runtime.engine import Engine
 from service.runtime.graphs import Batch
 
-LIME_KERNEL_WIDTH, LIME_RIDGE = 0.25, 1.0  # those of the reference implementation
-RISE_SHOWN = 0.5  # the share of an image that a mask shows
+LIME_KERNEL_WIDTH, LIME_RIDGE = 0.25, 1.0  # as in https://github.com/marcotcr/lime
+LIME_SHOWN = 0.5  # the probability of a segment to be in a coalition
+RISE_SHOWN = 0.5  # the share of an image that a mask shows, the p of the paper
 
 Maps = Float32[np.ndarray, "targets size size"]
 Scores = Float64[np.ndarray, "rows targets"]
@@ -29,8 +31,12 @@ Coalitions = Bool[np.ndarray, "rows segments"]
 
 
 @dataclass(frozen=True)
-class Perturbed:
-    """`maps` (T, S, S); `difference` float64 (T,) = f(x) − f(baseline) of additive methods; `surrogate_r2` (T,) of surrogates."""
+class TargetMaps:
+    """`maps` float32 (T, S, S), one for each target.
+
+    `difference` float64 (T,): f(x) − f(baseline), for additive methods. `surrogate_r2` (T,): how
+    well the linear model describes the network, for methods that fit one.
+    """
 
     maps: Maps
     difference: Float64[np.ndarray, " targets"] | None = None
@@ -39,168 +45,173 @@ class Perturbed:
 
 def occlusion(
     engine: Engine,
-    pixels: Fitted,
+    pixels: InputPixels,
     targets: Sequence[Target],
     window: float,
     stride: float,
     baseline: str,
-) -> Perturbed:
-    """How much the score drops when a window covers a pixel, averaged over windows. Zeiler and Fergus, arXiv 1311.2901.
+) -> TargetMaps:
+    """The drop of the score when a window covers a pixel, averaged over the windows that do.
 
+    Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", arXiv 1311.2901.
     `window` and `stride` are shares of the image's side.
     """
-    size, ground = len(pixels), pixels_of(engine, pixels, baseline)
+    size, background = len(pixels), baseline_pixels(engine, pixels, baseline)
     side, step = max(1, round(window * size)), max(1, round(stride * size))
+    # The last window may reach beyond the image, so that every pixel is covered.
     starts = range(0, -(-max(size - side, 0) // step) * step + 1, step)
     boxes = [np.s_[top : top + side, left : left + side] for top in starts for left in starts]
-    drops = _drops(engine, pixels, targets, (_covered(pixels, ground, box) for box in boxes))
+    drops = _drops(engine, pixels, targets, (_covered(pixels, background, box) for box in boxes))
     total, covers = np.zeros((len(targets), size, size)), np.zeros((size, size))
     for box, drop in zip(boxes, drops, strict=True):
         total[:, *box] += drop[:, None, None]
         covers[box] += 1
-    return Perturbed((total / covers.clip(1)).astype(np.float32))
+    return TargetMaps((total / covers.clip(1)).astype(np.float32))
 
 
 def feature_ablation(
     engine: Engine,
-    pixels: Fitted,
+    pixels: InputPixels,
     targets: Sequence[Target],
     segments: int | Segments,
     baseline: str,
-) -> Perturbed:
-    """How much the score drops when a segment is taken away; each pixel shows its segment's drop."""
-    cut, ground = segments_of(len(pixels), segments), pixels_of(engine, pixels, baseline)
+) -> TargetMaps:
+    """The drop of the score when a segment is removed; each pixel has its segment's drop."""
+    cut = segments_of(len(pixels), segments)
+    background = baseline_pixels(engine, pixels, baseline)
     drops = _drops(
         engine,
         pixels,
         targets,
-        (_covered(pixels, ground, cut == number) for number in range(count(cut))),
+        (_covered(pixels, background, cut == number) for number in range(count(cut))),
     )
-    return Perturbed(drops.T[:, cut].astype(np.float32))
+    return TargetMaps(drops.T[:, cut].astype(np.float32))
 
 
 def lime(
     engine: Engine,
-    pixels: Fitted,
+    pixels: InputPixels,
     targets: Sequence[Target],
     segments: int | Segments,
     samples: int,
     baseline: str,
     seed: int,
-) -> Perturbed:
-    """The coefficients of a linear model of the score, fitted to random coalitions near the image. Ribeiro et al., arXiv 1602.04938.
+) -> TargetMaps:
+    """The coefficients of a linear model of the score, fitted to random coalitions of segments.
 
-    Ridge regression, weighed by exp(−d²/0.25²)^½ with d the cosine distance; R² says how well a linear model describes the network here.
+    Ribeiro et al., "Why Should I Trust You?", arXiv 1602.04938. Ridge regression, weighted by
+    exp(−d² / 0.25²)^½ with d the cosine distance to the whole image.
     """
     cut = segments_of(len(pixels), segments)
-    shown = np.random.default_rng(seed).random((samples, count(cut))) < 0.5  # noqa: PLR2004 - a fair coin
-    shown[0] = True
-    scores = _coalitions(engine, pixels, targets, cut, shown, baseline)
+    coins = np.random.default_rng(seed).random((samples, count(cut)))
+    shown = coins < LIME_SHOWN
+    shown[0] = True  # the image itself
+    scores = _coalition_scores(engine, pixels, targets, cut, shown, baseline)
+    # A coalition of k of n segments has the cosine √(k / n) with the whole image.
     distance = 1 - np.sqrt(shown.mean(1))
     weights = np.sqrt(np.exp(-((distance / LIME_KERNEL_WIDTH) ** 2)))
     coefficients, r2 = _ridge(shown.astype(np.float64), scores, weights)
-    return Perturbed(coefficients[:, cut].astype(np.float32), surrogate_r2=r2)
+    return TargetMaps(coefficients[:, cut].astype(np.float32), surrogate_r2=r2)
 
 
 def kernel_shap(
     engine: Engine,
-    pixels: Fitted,
+    pixels: InputPixels,
     targets: Sequence[Target],
     segments: int | Segments,
     samples: int,
     baseline: str,
     seed: int,
-) -> Perturbed:
-    """Shapley values of the segments, estimated from random coalitions. Lundberg and Lee, arXiv 1705.07874; Covert and Lee, arXiv 2012.01536.
+) -> TargetMaps:
+    """Shapley values of the segments, estimated from random coalitions.
 
-    Coalitions are drawn from the Shapley kernel, each with its complement; the values sum to f(x) − f(baseline) exactly. A segment's
-    value is shared out evenly over its pixels, so the map sums to it, too.
+    Lundberg and Lee, arXiv 1705.07874; Covert and Lee, arXiv 2012.01536. Coalitions are drawn from
+    the Shapley kernel, each with its complement; the values sum to f(x) − f(baseline) exactly.
     """
     cut = segments_of(len(pixels), segments)
     shown = _shapley_coalitions(count(cut), samples, np.random.default_rng(seed))
-    scores = _coalitions(
-        engine,
-        pixels,
-        targets,
-        cut,
-        np.concatenate([shown, np.array([[True], [False]]) & np.ones(count(cut), bool)]),
-        baseline,
+    whole = np.ones((1, count(cut)), bool)
+    scores = _coalition_scores(
+        engine, pixels, targets, cut, np.concatenate([shown, whole, ~whole]), baseline
     )
     empty, difference = scores[-1], scores[-2] - scores[-1]
-    values = _constrained(shown.astype(np.float64), scores[:-2] - empty, difference)
-    return Perturbed((values / areas(cut))[:, cut].astype(np.float32), difference)
+    values = _constrained_least_squares(shown.astype(np.float64), scores[:-2] - empty, difference)
+    # A segment's value is spread evenly over its pixels, so that the map sums to it, too.
+    return TargetMaps((values / areas(cut))[:, cut].astype(np.float32), difference)
 
 
 def rise(
     engine: Engine,
-    pixels: Fitted,
+    pixels: InputPixels,
     targets: Sequence[Target],
     cells: int,
     samples: int,
     baseline: str,
     seed: int,
-) -> Perturbed:
-    """How the score goes with a pixel's being shown, over smooth random masks. Petsiuk et al., arXiv 1806.07421.
+) -> TargetMaps:
+    """The dependence of the score on each pixel's being shown, over smooth random masks.
 
-    Σ (score − mean score)·(mask − p) / (n·p·(1 − p)): centred, unlike the paper's sum, so that a constant score gives a zero map.
+    Petsiuk et al., "RISE", arXiv 1806.07421: Σ (score − mean score)(mask − p) / (n · p · (1 − p)).
     """
-    size, ground = len(pixels), pixels_of(engine, pixels, baseline).astype(np.float32)
+    size = len(pixels)
+    background = baseline_pixels(engine, pixels, baseline).astype(np.float32)
     rng = np.random.default_rng(seed)
     scores: list[Scores] = []
-    weighed, shown = np.zeros((len(targets), size, size)), np.zeros((size, size))
+    weighted, shown = np.zeros((len(targets), size, size)), np.zeros((size, size))
     for start in range(0, samples, engine.most_rows):
         masks = np.stack(
             [_smooth_mask(size, cells, rng) for _ in range(min(engine.most_rows, samples - start))]
         )
-        blended = np.rint(ground + masks[..., None] * (pixels - ground)).astype(np.uint8)
-        scores.append(_scored(engine, targets, blended))
-        weighed += np.einsum("nt,nhw->thw", scores[-1], masks - RISE_SHOWN)
+        blended = np.rint(background + masks[..., None] * (pixels - background)).astype(np.uint8)
+        scores.append(_batch_scores(engine, targets, blended))
+        weighted += np.einsum("nt,nhw->thw", scores[-1], masks - RISE_SHOWN)
         shown += (masks - RISE_SHOWN).sum(0)
+    # Centred, unlike the paper's sum, so that a constant score gives a map of zeros.
     mean = np.concatenate(scores).mean(0)
-    total = weighed - mean[:, None, None] * shown
-    return Perturbed((total / (samples * RISE_SHOWN * (1 - RISE_SHOWN))).astype(np.float32))
+    total = weighted - mean[:, None, None] * shown
+    return TargetMaps((total / (samples * RISE_SHOWN * (1 - RISE_SHOWN))).astype(np.float32))
 
 
-def _covered(pixels: Fitted, ground: Fitted, where: Any) -> Fitted:
+def _covered(pixels: InputPixels, background: InputPixels, where: Any) -> InputPixels:
     changed = pixels.copy()
-    changed[where] = ground[where]
+    changed[where] = background[where]
     return changed
 
 
 def _drops(
-    engine: Engine, pixels: Fitted, targets: Sequence[Target], changed: Iterable[Fitted]
+    engine: Engine, pixels: InputPixels, targets: Sequence[Target], changed: Iterable[InputPixels]
 ) -> Scores:
-    """How much each change lowers each score."""
+    """The drop of each score by each change."""
     scores = _scores(engine, targets, chain([pixels], changed))
     return np.asarray(scores[:1] - scores[1:])
 
 
-def _scores(engine: Engine, targets: Sequence[Target], images: Iterable[Fitted]) -> Scores:
-    """The scores of each image, a piece at a time."""
-    waiting = iter(images)
-    pieces = iter(lambda: list(islice(waiting, engine.most_rows)), [])
-    return np.concatenate([_scored(engine, targets, np.stack(piece)) for piece in pieces])
+def _scores(engine: Engine, targets: Sequence[Target], images: Iterable[InputPixels]) -> Scores:
+    """The scores of each image, computed a piece at a time."""
+    remaining = iter(images)
+    pieces = iter(lambda: list(islice(remaining, engine.most_rows)), [])
+    return np.concatenate([_batch_scores(engine, targets, np.stack(piece)) for piece in pieces])
 
 
-def _scored(engine: Engine, targets: Sequence[Target], batch: Batch) -> Scores:
+def _batch_scores(engine: Engine, targets: Sequence[Target], batch: Batch) -> Scores:
     logits = engine.predict(batch).logits
     return np.stack([target.score(logits) for target in targets], axis=1).astype(np.float64)
 
 
-def _coalitions(
+def _coalition_scores(
     engine: Engine,
-    pixels: Fitted,
+    pixels: InputPixels,
     targets: Sequence[Target],
     cut: Segments,
     shown: Coalitions,
     baseline: str,
 ) -> Scores:
-    """The scores of the image with only the segments `shown` left, the rest replaced."""
-    ground, most = pixels_of(engine, pixels, baseline), engine.most_rows
+    """The scores of the image with the segments of each coalition and the baseline elsewhere."""
+    background, most = baseline_pixels(engine, pixels, baseline), engine.most_rows
     pieces = (shown[start : start + most] for start in range(0, len(shown), most))
     return np.concatenate(
         [
-            _scored(engine, targets, np.where(piece[:, cut, None], pixels, ground))
+            _batch_scores(engine, targets, np.where(piece[:, cut, None], pixels, background))
             for piece in pieces
         ]
     )
@@ -223,23 +234,28 @@ def _ridge(
 
 
 def _shapley_coalitions(players: int, samples: int, rng: np.random.Generator) -> Coalitions:
-    """About `samples` coalitions, neither empty nor whole, by the Shapley kernel; every second is the complement of the one before."""
+    """About `samples` coalitions by the Shapley kernel, neither empty nor whole.
+
+    Every second one is the complement of the one before.
+    """
     sizes = np.arange(1, players)
+    # The kernel's weight of a coalition, times the number of coalitions of its size.
     share = 1 / (sizes * (players - sizes))
-    drawn = rng.choice(sizes, size=max(1, samples // 2), p=share / share.sum())
-    order = rng.random((len(drawn), players)).argsort(1)
-    half = order < drawn[:, None]
+    chosen = rng.choice(sizes, size=max(1, samples // 2), p=share / share.sum())
+    order = rng.random((len(chosen), players)).argsort(1)
+    half = order < chosen[:, None]
     return np.stack([half, ~half], axis=1).reshape(-1, players)
 
 
-def _constrained(
+def _constrained_least_squares(
     shown: Float64[np.ndarray, "rows segments"],
     scores: Scores,
     total: Float64[np.ndarray, " targets"],
 ) -> Float64[np.ndarray, "targets segments"]:
-    """The least squares of shown · values = scores among the values that sum to `total`."""
+    """Solves shown · values = scores by least squares among the values that sum to `total`."""
     even = total / shown.shape[1]
-    centred = shown - shown.mean(1, keepdims=True)  # moves along the directions that keep the sum
+    # Without its mean, a row only moves values in the directions that keep their sum.
+    centred = shown - shown.mean(1, keepdims=True)
     values = np.linalg.lstsq(centred, scores - shown.sum(1, keepdims=True) * even, rcond=None)[0]
     return np.asarray((values - values.mean(0) + even).T)
 
@@ -247,7 +263,7 @@ def _constrained(
 def _smooth_mask(
     size: int, cells: int, rng: np.random.Generator
 ) -> Float32[np.ndarray, "size size"]:
-    """A random grid of `cells` × `cells`, scaled up bilinearly and shifted by a part of a cell."""
+    """A random grid of `cells` × `cells`, scaled up bilinearly and shifted by part of a cell."""
     cell = -(-size // cells)
     coarse = Image.fromarray((rng.random((cells + 1, cells + 1)) < RISE_SHOWN).astype(np.float32))
     top, left = rng.integers(0, cell, 2)

@@ -1,23 +1,31 @@
-"""What is asked of an image: a method, a target and the method's parameters, all checked."""
+"""A question about an image: a method, a target and parameters, checked; its cost; cheaper ones.
 
-from collections.abc import Mapping
+Costs are in forward passes.
+"""
+
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
+from service.bundle import folder
 from service.bundle.manifest import Manifest
 from service.errors import InvalidParameter, MethodUnavailable, short
 from service.explain.methods import METHODS, Method, Parameter, available
+from service.explain.quality import FAITHFULNESS_PASSES, NOISY_COPIES
 from service.explain.segments import Segments
 from service.explain.target import Target, find_target
 
 Quality = Literal["basic", "full"]
+FEWEST = 4  # steps or samples: a cheaper question has no fewer
+CHEAPEST = "grad_cam"  # costs little more than a prediction
 
 
 @dataclass(frozen=True)
 class Question:
-    """`target` is None for the predicted class; `parameters` has a value for each of the method's; `quality` says what is measured.
+    """A checked question: `target` None is the predicted class; `quality` selects the measures.
 
-    `segments` among the parameters is a number, the cells a side of a grid, or the segments of a mask.
+    `parameters` has a value for each of the method's. `segments` among them is a number, the cells
+    a side of a grid, or the segments of a mask.
     """
 
     method: Method
@@ -33,20 +41,13 @@ def ask(
     given: Mapping[str, Any],
     quality: Any = "basic",
 ) -> Question:
-    """The question; values in `given` may be text or JSON values, and only those of the method's parameters may be there.
+    """Checks and completes a question; the values in `given` are text or JSON values.
 
     Raises:
-        InvalidParameter: no such method, no such class, or a parameter is unknown or out of its range.
+        InvalidParameter: the method, the class or a parameter is unknown, or a value out of range.
         MethodUnavailable: the bundle lacks the graph of the method.
     """
-    if method not in METHODS:
-        raise InvalidParameter(f"method is {short(method)}; the methods are {', '.join(METHODS)}")
-    chosen = METHODS[method]
-    if chosen not in available(manifest):
-        names = ", ".join(m.name for m in available(manifest)) or "none"
-        raise MethodUnavailable(
-            f"{method} needs {chosen.graph}, and this model has none; it can be explained by: {names}"
-        )
+    chosen = _method(method, manifest)
     known = {parameter.name for parameter in chosen.parameters}
     for name in given:
         if name not in known:
@@ -68,15 +69,15 @@ def ask(
 
 
 def check_masked(method: str, given: Mapping[str, Any]) -> None:
-    """Whether a mask may come with a question for `method` with the parameters `given`.
+    """Checks that `method` with the parameters `given` can use a mask.
 
     Raises:
-        InvalidParameter: the method does not cut the image, or the number of cells is given, too.
+        InvalidParameter: the method does not use segments, or `given` has a number of cells.
     """
     if not METHODS[method].takes_mask:
         listed = ", ".join(name for name, known in METHODS.items() if known.takes_mask)
         raise InvalidParameter(
-            f"a mask was sent, and {method} cuts no image into segments; those that do: {listed}"
+            f"a mask was sent, and {method} does not use segments; the methods that do are {listed}"
         )
     if "segments" in given:
         raise InvalidParameter(
@@ -85,8 +86,59 @@ def check_masked(method: str, given: Mapping[str, Any]) -> None:
 
 
 def masked(question: Question, segments: Segments) -> Question:
-    """`question`, asked of the `segments` of a mask instead of those of a grid."""
+    """`question` about the `segments` of a mask instead of those of a grid."""
     return replace(question, parameters={**question.parameters, "segments": segments})
+
+
+def forward_passes(question: Question) -> int:
+    """The forward passes of an answer, its measures of quality included."""
+    method = question.method
+    own = method.passes(question.parameters)
+    total = own
+    if method.graph != folder.PREDICT:
+        # The rival's map; methods that perturb make it from the same forward passes.
+        total += method.passes({**question.parameters, **quartered(question.parameters)})
+    return total + NOISY_COPIES * own + FAITHFULNESS_PASSES if question.quality == "full" else total
+
+
+def quartered(parameters: Mapping[str, Any]) -> dict[str, int]:
+    """A quarter of the steps or samples, without the doubling of steps."""
+    fewer = {
+        name: min(parameters[name], max(FEWEST, parameters[name] // 4))
+        for name in ("steps", "samples")
+        if name in parameters
+    }
+    return fewer | ({"max_steps": fewer["steps"]} if "max_steps" in parameters else {})
+
+
+def cheaper_questions(question: Question, manifest: Manifest) -> Iterator[Question]:
+    """`question`, and then cheaper ones, each cheaper than the one before.
+
+    First without full measures, then with a quarter of the steps or samples, then Grad-CAM.
+    """
+    yield question
+    if question.quality == "full":
+        question = replace(question, quality="basic")
+        yield question
+    fewer = quartered(question.parameters)
+    if any(fewer[name] < question.parameters[name] for name in fewer):
+        yield replace(question, parameters={**question.parameters, **fewer})
+    cheapest = replace(question, method=METHODS[CHEAPEST], parameters={})
+    if folder.CAM in manifest.files and forward_passes(question) > forward_passes(cheapest):
+        yield cheapest
+
+
+def _method(name: str, manifest: Manifest) -> Method:
+    if name not in METHODS:
+        raise InvalidParameter(f"method is {short(name)}; the methods are {', '.join(METHODS)}")
+    method = METHODS[name]
+    if method not in available(manifest):
+        others = ", ".join(other.name for other in available(manifest)) or "none"
+        raise MethodUnavailable(
+            f"{name} needs {method.graph}, and this model has none; "
+            f"it can be explained by: {others}"
+        )
+    return method
 
 
 def _value(parameter: Parameter, given: Any) -> int | float | str:
@@ -100,13 +152,15 @@ def _value(parameter: Parameter, given: Any) -> int | float | str:
     value = _number(given, whole=isinstance(parameter.default, int))
     if value is None or not parameter.low <= value <= parameter.high:
         raise InvalidParameter(
-            f"{parameter.name} is {short(given)}; give {kind} from {parameter.low:g} to {parameter.high:.10g}"
+            f"{parameter.name} is {short(given)}; "
+            f"give {kind} from {parameter.low:g} to {parameter.high:.10g}"
         )
     return value
 
 
 def _number(given: Any, *, whole: bool) -> int | float | None:
-    """`given`, text or a JSON value, as a number; None if it is none."""
+    """Text or a JSON value as a number; None if it is none."""
+    # To Python, True is a whole number.
     if (
         isinstance(given, bool)
         or not isinstance(given, int | float | str)

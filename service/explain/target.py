@@ -1,4 +1,4 @@
-"""What a map explains: the logit of a class, or the difference of two (why a cat rather than a dog)."""
+"""The score that a map explains: the logit of a class, or the difference of two (cat − dog)."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,7 @@ class Target:
 
     @property
     def rows(self) -> Targets:
-        """The classes whose gradients are needed: one, or two to be subtracted."""
+        """The classes that need a gradient: one, or two to be subtracted."""
         return np.array(
             [self.index] if self.against is None else [self.index, self.against], np.int64
         )
@@ -36,12 +36,13 @@ class Target:
 
 
 def find_target(given: Any, manifest: Manifest) -> Target:
-    """The target that a label, an index, or two of them with a comma between name.
+    """Reads a target: a label, an index, or two of them separated by a comma.
 
     Raises:
         InvalidParameter: there is no such class, or a class is compared with itself.
     """
     text = str(given)
+    # A label may hold a comma itself.
     if "," not in text or text in manifest.labels:
         return Target(find_class(text, manifest))
     first, second = (find_class(part.strip(), manifest) for part in text.split(",", 1))
@@ -53,7 +54,7 @@ def find_target(given: Any, manifest: Manifest) -> Target:
 
 
 def rival_of(target: Target, logits: Float32[np.ndarray, " classes"]) -> Target | None:
-    """The most probable other class, whose map should differ; None for a contrast, which names its rival."""
+    """The most probable other class, for a map that should differ; None for a difference."""
     if target.against is not None:
         return None
     order = np.argsort(-logits, kind="stable")

@@ -1,1 +1,1 @@
-"""Bytes → image."""
+"""Bytes → image: decoding, the one resize, and masks."""

@@ -1,7 +1,8 @@
 """The one resize of training, evaluation and serving: pixels of any size → the network's input.
 
-Pixels are uint8 (H, W, 3), RGB, 0…255. `to_input` scales and cuts them by the rule of an `Input`, `visible_box` gives the part of an image that
-the network sees, and `mask_to_input` takes a mask of the image along.
+Pixels are uint8 (H, W, 3), RGB, 0…255; masks are labels uint16 (H, W). `to_input` scales and crops
+an image by the rule of an `Input`; `mask_to_input` does the same to a mask. `visible_box` is the
+part of an image that the network sees.
 """
 
 from dataclasses import dataclass
@@ -14,16 +15,20 @@ from PIL import Image
 from service.errors import ManifestError
 
 Pixels = UInt8[np.ndarray, "height width 3"]
+InputPixels = UInt8[np.ndarray, "size size 3"]
+MaskLabels = UInt16[np.ndarray, "height width"]
 Resize = Literal["crop", "stretch", "pad"]
 
 
 @dataclass(frozen=True)
 class Input:
-    """How an image becomes the network's input; see `service.image.decode.fit`.
+    """The network's input, and the rule by which an image becomes one.
 
-    `size`: side of the square input, in pixels. `resize`: `crop` scales the shorter side to `short_side` and takes the middle,
-    `stretch` ignores the aspect ratio, `pad` fits the longer side and fills with the mean. `mean`, `std`: per channel, RGB, of
-    pixels in 0…1; they are inside predict.onnx, and repeated here for what works on normalised pixels.
+    `size`: side of the square input, in pixels.
+    `resize`: `crop` scales the shorter side to `short_side` and takes the middle, `stretch` ignores
+    the aspect ratio, `pad` fits the longer side and fills with the mean.
+    `mean`, `std`: per channel, RGB, of pixels in 0…1. predict.onnx holds them, too; the manifest
+    repeats them for code that works on normalised pixels.
     """
 
     size: int
@@ -37,19 +42,18 @@ class Input:
             object.__setattr__(self, "short_side", self.size)
         if not 1 <= self.size <= self.short_side <= 4096:  # noqa: PLR2004
             raise ManifestError(
-                f"input.size is {self.size} and short_side {self.short_side}; 1 ≤ size ≤ short_side ≤ 4096"
+                f"input.size is {self.size} and short_side {self.short_side}; "
+                "1 ≤ size ≤ short_side ≤ 4096"
             )
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:  # noqa: PLR2004
             raise ManifestError(
-                f"input.mean is {self.mean} and input.std {self.std}; both have 3 values, std above 0"
+                f"input.mean is {self.mean} and input.std {self.std}; "
+                "both have 3 values, std above 0"
             )
 
 
-MaskLabels = UInt16[np.ndarray, "height width"]
-
-
 class Box(NamedTuple):
-    """A rectangle in the coordinates of a sent image, in pixels; it may reach beyond the image."""
+    """A rectangle in the pixel coordinates of a sent image; it may reach beyond the image."""
 
     left: float
     top: float
@@ -57,11 +61,12 @@ class Box(NamedTuple):
     bottom: float
 
 
-def to_input(pixels: Pixels, spec: Input) -> UInt8[np.ndarray, "size size 3"]:
-    """`pixels` as the network's input, uint8 (S, S, 3): scaled bilinearly with antialiasing, by the rule of `spec`."""
+def to_input(pixels: Pixels, spec: Input) -> InputPixels:
+    """Scales `pixels` to (S, S, 3) by the rule of `spec`, bilinearly with antialiasing."""
     height, width = pixels.shape[:2]
     size = spec.size
     if height == width == size == spec.short_side:
+        # Many data sets have this size already; resampling would cost a copy and change nothing.
         return pixels
     image = Image.fromarray(pixels)
     if spec.resize == "pad":
@@ -72,7 +77,7 @@ def to_input(pixels: Pixels, spec: Input) -> UInt8[np.ndarray, "size size 3"]:
 
 
 def visible_box(width: int, height: int, spec: Input) -> Box:
-    """The part of an image of `width` × `height` that the network sees; with `pad` it reaches beyond the image."""
+    """The part of an image of `width` × `height` pixels that the network sees."""
     if spec.resize == "stretch":
         return Box(0, 0, width, height)
     side = (
@@ -85,8 +90,9 @@ def visible_box(width: int, height: int, spec: Input) -> Box:
 
 
 def mask_to_input(labels: MaskLabels, spec: Input) -> Int64[np.ndarray, "size size"]:
-    """The label of each pixel of the network's input: that of the nearest pixel of the image, −1 where `pad` reaches beyond it."""
+    """The label of each pixel of the network's input, −1 where `pad` reaches beyond the image."""
     height, width = labels.shape
+    # The nearest pixel's label, never a mean: 3 and 5 do not make a 4.
     fitted = np.full((spec.size, spec.size), -1, np.int64)
     if spec.resize == "pad":
         x, y, across, down = _inside(width, height, spec)
@@ -101,11 +107,11 @@ def mask_to_input(labels: MaskLabels, spec: Input) -> Int64[np.ndarray, "size si
 
 
 def _nearest(start: float, end: float, count: int) -> Int64[np.ndarray, " count"]:
-    """The pixels that hold the middles of `count` equal parts of start…end."""
+    """The indices of the pixels that hold the middles of `count` equal parts of start…end."""
     return np.floor(start + (np.arange(count) + 0.5) * (end - start) / count).astype(np.int64)
 
 
-def _padded(image: Image.Image, spec: Input) -> UInt8[np.ndarray, "size size 3"]:
+def _padded(image: Image.Image, spec: Input) -> InputPixels:
     left, top, across, down = _inside(image.width, image.height, spec)
     mean = tuple(round(255 * value) for value in spec.mean)
     canvas = Image.new("RGB", (spec.size, spec.size), (mean[0], mean[1], mean[2]))
@@ -114,9 +120,10 @@ def _padded(image: Image.Image, spec: Input) -> UInt8[np.ndarray, "size size 3"]
 
 
 def _inside(width: int, height: int, spec: Input) -> tuple[int, int, int, int]:
-    """Where a padded image lies in the network's input: left, top, width and height."""
+    """The place of a padded image in the network's input: left, top, width and height."""
     box = visible_box(width, height, spec)
     scale = spec.size / (box.right - box.left)
+    # An image much longer than wide would be rounded to no width.
     return (
         round(-box.left * scale),
         round(-box.top * scale),

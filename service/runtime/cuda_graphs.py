@@ -125,7 +125,7 @@ def open_bound(
         try:
             return _open(file, graph, device, sizes, thread, options)
         except DeviceError as error:
-            log.info("%s does not run with %s: %s", file, ", ".join(options), error)
+            log.debug("%s does not run with %s: %s", file, ", ".join(options), error)
     return _open(file, graph, device, sizes, thread, plainest)
 
 

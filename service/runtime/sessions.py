@@ -120,7 +120,7 @@ def open_sessions(
         try:
             sessions = _open_all(bundle, "cuda", threads, precision, alone=alone)
         except DeviceError as error:
-            log.info("running on the CPU: %s", error)
+            log.debug("running on the CPU: %s", error)
             sessions = _open_all(bundle, "cpu", threads, precision, alone=alone)
     manifest = bundle.manifest
     _self_test(sessions, folder.PREDICT, manifest.self_test)

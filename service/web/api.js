@@ -1,103 +1,120 @@
-// What the page asks of the service: the same routes as everyone else's.
+// Requests to the service, by the routes that every client uses.
 
 import { t } from "/web/text.js";
 
-const TAKEN = ["image/jpeg", "image/png", "image/webp"];
-const MOST_PICTURES = 64; // in one request
-const MOST_BYTES = 8 * 2 ** 20; // below the service's limit for a body
+const SUPPORTED = ["image/jpeg", "image/png", "image/webp"];
+const IMAGES_PER_REQUEST = 64;
+const BYTES_PER_REQUEST = 8 * 2 ** 20; // less than the service's limit, which includes the form
 
-/** What the service refused, and why; the message is its own sentence. */
-export class Refusal extends Error {
+/** An error with the problem document of the service (RFC 9457), or one that the page made. */
+export class ProblemError extends Error {
   constructor(problem) {
-    super(problem.detail ?? problem.title);
+    super(problem.detail ?? t(`problem.${problem.code}`, problem));
     this.problem = problem;
   }
 }
 
-async function ask(path, options = {}) {
+const unreachable = () => new ProblemError({ code: "unreachable" });
+
+async function request(path, options = {}) {
   let response;
   try {
     response = await fetch(path, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Refusal({ code: "unreachable", detail: t("error.unreachable") });
+    throw unreachable();
   }
-  if (!response.ok) throw new Refusal(await problemOf(response));
+  if (!response.ok) throw new ProblemError(await problemOf(response));
   return response;
 }
 
 async function problemOf(response) {
-  const unknown = { code: "unknown", detail: t("error.status", { status: response.status }) };
+  const unknown = { code: "unknown", status: response.status };
   return response.json().catch(() => unknown);
 }
 
-/** A document of the service as JSON. */
-export const json = async (path) => (await ask(path)).json();
+/** A JSON document of the service. */
+export const getJson = async (path) => (await request(path)).json();
 
-/** A document of the service as text. */
-export const text = async (path) => (await ask(path)).text();
+/** A text of the service. */
+export const getText = async (path) => (await request(path)).text();
 
-/** What is asked, as the query of a request; what is empty is left out. */
-export function query(question) {
-  const given = Object.entries(question).filter(([, value]) => value !== null && value !== undefined && value !== "");
+/** A file of the service. */
+export const getBlob = async (path) => (await request(path)).blob();
+
+/** A page of the service as a document that runs no script; Trusted Types forbid parsing a text. */
+export function getPage(path) {
+  return new Promise((resolve, reject) => {
+    const page = new XMLHttpRequest();
+    page.open("GET", path);
+    page.responseType = "document";
+    page.setRequestHeader("Accept", "text/html");
+    page.onload = () => (page.status === 200 ? resolve(page.response) : reject(new ProblemError({ code: "unknown", status: page.status })));
+    page.onerror = () => reject(unreachable());
+    page.send();
+  });
+}
+
+/** Parameters as the query of a request; empty ones are left out. */
+export function query(parameters) {
+  const given = Object.entries(parameters).filter(([, value]) => value !== null && value !== undefined && value !== "");
   return new URLSearchParams(given.map(([name, value]) => [name, String(value)])).toString();
 }
 
-/** The content type that `blob` is sent as: the service looks at the bytes where the browser names nothing that it takes. */
-export const kindOf = (blob) => (TAKEN.includes(blob.type) ? blob.type : "application/octet-stream");
+/** The content type of `blob`; the service looks at the bytes of files that it does not support by name. */
+export const contentType = (blob) => (SUPPORTED.includes(blob.type) ? blob.type : "application/octet-stream");
 
-/** The explanation of one picture, as `accept` says: JSON, the overlay (image/png) or the map (application/x-npy). */
-export async function explain(blob, question, accept = "application/json", signal = undefined) {
-  const headers = { "Content-Type": kindOf(blob), Accept: accept };
-  const response = await ask(`/explain?${query(question)}`, { method: "POST", body: blob, headers, signal });
+/** The explanation of one image as JSON, as the overlay (image/png) or the map (application/x-npy). */
+export async function explain(blob, parameters, accept = "application/json", signal = undefined) {
+  const headers = { "Content-Type": contentType(blob), Accept: accept };
+  const response = await request(`/explain?${query(parameters)}`, { method: "POST", body: blob, headers, signal });
   return accept === "application/json" ? response.json() : response.blob();
 }
 
-/** The prediction of one picture; `asked` are parameters of /predict. */
-export async function predict(blob, asked, signal = undefined) {
-  const headers = { "Content-Type": kindOf(blob) };
-  return (await ask(`/predict?${query(asked)}`, { method: "POST", body: blob, headers, signal })).json();
+/** The prediction of one image. */
+export async function predict(blob, parameters, signal = undefined) {
+  const headers = { "Content-Type": contentType(blob) };
+  return (await request(`/predict?${query(parameters)}`, { method: "POST", body: blob, headers, signal })).json();
 }
 
-/** For each picture its prediction or {error: problem}, in their order; as many go together as one request takes. */
-export async function predictAll(blobs, asked) {
-  const answers = await Promise.all(groups(blobs).map((group) => together(group, asked)));
+/** The predictions of all images in their order; {error: problem} in the place of a failed one. */
+export async function predictAll(blobs, parameters) {
+  const answers = await Promise.all(grouped(blobs).map((group) => predictGroup(group, parameters)));
   return answers.flat();
 }
 
-async function together(blobs, asked) {
-  if (blobs.length === 1) return [await predict(blobs[0], asked).catch(failed)];
+async function predictGroup(blobs, parameters) {
+  const predictOne = (blob) => predict(blob, parameters).catch((error) => ({ error: error.problem ?? { title: error.message } }));
+  if (blobs.length === 1) return [await predictOne(blobs[0])];
   const form = new FormData();
-  for (const [name, value] of Object.entries(asked)) form.append(name, value);
+  for (const [name, value] of Object.entries(parameters)) form.append(name, value);
   for (const blob of blobs) form.append("image", blob);
   try {
-    return (await (await ask("/predict", { method: "POST", body: form })).json()).results;
+    return (await (await request("/predict", { method: "POST", body: form })).json()).results;
   } catch {
-    return Promise.all(blobs.map((blob) => predict(blob, asked).catch(failed))); // one at a time says whose fault it was
+    return Promise.all(blobs.map(predictOne)); // each image then has its own error
   }
 }
 
-const failed = (error) => ({ error: error.problem ?? { code: "unknown", detail: error.message } });
-
-function groups(blobs) {
-  const found = [];
+function grouped(blobs) {
+  const groups = [];
   let bytes = Infinity;
   for (const blob of blobs) {
-    if (bytes + blob.size > MOST_BYTES || found.at(-1).length === MOST_PICTURES) {
-      found.push([]);
+    if (bytes + blob.size > BYTES_PER_REQUEST || groups.at(-1).length === IMAGES_PER_REQUEST) {
+      groups.push([]);
       bytes = 0;
     }
-    found.at(-1).push(blob);
+    groups.at(-1).push(blob);
     bytes += blob.size;
   }
-  return found;
+  return groups;
 }
 
-/** The command that asks the same, to type into a shell. */
-export function curl(blob, name, question) {
+/** The shell command of an explanation. */
+export function curlCommand(blob, name, parameters) {
   const file = name.replaceAll("'", "'\\''");
   return [
-    `curl -s --data-binary '@${file}' -H 'Content-Type: ${kindOf(blob)}'`,
-    `  '${location.origin}/explain?${query(question)}'`,
+    `curl -s --data-binary '@${file}' -H 'Content-Type: ${contentType(blob)}'`,
+    `  '${location.origin}/explain?${query(parameters)}'`,
   ].join(" \\\n");
 }

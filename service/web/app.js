@@ -1,9 +1,10 @@
-// The start: words, theme, and one tab at a time; what a tab needs is loaded when it is opened.
+// The start of the page, and its tabs; the module of a tab is loaded when the tab is first opened.
 
-import { json } from "/web/api.js";
-import { byId } from "/web/dom.js";
+import { getJson } from "/web/api.js";
+import { byId, fill } from "/web/dom.js";
+import { errorNotice } from "/web/parts.js";
 import { state } from "/web/state.js";
-import { language, settings, speak, t } from "/web/text.js";
+import { connectControls, loadLanguage, t } from "/web/text.js";
 
 const TABS = {
   try: () => import("/web/try.js"),
@@ -11,71 +12,66 @@ const TABS = {
   watch: () => import("/web/watch.js"),
   model: () => import("/web/model.js"),
 };
-const drawn = new Set();
-let open = null;
+const drawnTabs = new Set();
+let openTab = null; // {name, module}
 
 async function start() {
-  await speak(language());
-  settings(again);
-  keys();
-  addEventListener("hashchange", show);
+  await loadLanguage();
+  connectControls(redraw);
+  connectKeys();
+  addEventListener("hashchange", showTab);
   try {
-    [state.manifest, state.methods] = await Promise.all([json("/model"), json("/methods").then((found) => found.methods)]);
+    [state.manifest, state.methods] = await Promise.all([getJson("/model"), getJson("/methods").then(({ methods }) => methods)]);
     byId("model-name").textContent = state.manifest.name;
   } catch (error) {
-    tell(error.message);
+    fill(byId("start-error"), errorNotice(error));
     return;
   }
-  await show();
+  await showTab();
 }
 
-/** The page in another language: every tab is drawn anew when it is looked at. */
-async function again() {
-  await speak(language());
-  drawn.clear();
-  await show();
+/** Draws the page in another language; hidden tabs are drawn when they are opened. */
+async function redraw() {
+  await loadLanguage();
+  drawnTabs.clear();
+  await showTab();
 }
 
-async function show() {
-  const name = location.hash.slice(1);
-  const next = name in TABS ? name : (open?.name ?? "try"); // the link that skips to the main part leads to no tab
-  for (const tab of Object.keys(TABS)) mark(tab, tab === next);
-  document.title = `Candor: ${t(`tab.${next}`)}`;
-  if (open !== null && open.name !== next) {
-    open.module.leave?.();
+async function showTab() {
+  const hash = location.hash.slice(1);
+  const name = hash in TABS ? hash : (openTab?.name ?? "try"); // #main is the target of the skip link
+  for (const tab of Object.keys(TABS)) markTab(tab, tab === name);
+  document.title = `Candor: ${t(`tab.${name}`)}`;
+  if (openTab !== null && openTab.name !== name) {
+    openTab.module.leave?.();
     scrollTo(0, 0);
   }
-  const module = await TABS[next]();
-  open = { name: next, module };
-  if (!drawn.has(next)) module.draw(byId(next));
-  drawn.add(next);
+  const module = await TABS[name]();
+  openTab = { name, module };
+  if (!drawnTabs.has(name)) module.draw(byId(name));
+  drawnTabs.add(name);
   module.enter?.();
 }
 
-function mark(tab, selected) {
+function markTab(tab, selected) {
   const link = byId(`tab-${tab}`);
   link.setAttribute("aria-selected", String(selected));
   link.tabIndex = selected ? 0 : -1;
   byId(tab).hidden = !selected;
 }
 
-/** Tabs by the keyboard, as the ARIA Authoring Practices have it: arrows go round, Home and End to the ends. */
-function keys() {
+/** Keys of the tabs (ARIA Authoring Practices): arrows go round, Home and End go to the ends. */
+function connectKeys() {
   const names = Object.keys(TABS);
   document.querySelector("[role=tablist]").addEventListener("keydown", (event) => {
-    const at = names.indexOf(event.target.getAttribute("aria-controls"));
-    const places = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: names.length - 1, " ": at };
-    if (at < 0 || !(event.key in places)) return;
+    const current = names.indexOf(event.target.getAttribute("aria-controls"));
+    const targets = { ArrowRight: current + 1, ArrowLeft: current - 1, Home: 0, End: names.length - 1, " ": current };
+    if (current < 0 || !(event.key in targets)) return;
     event.preventDefault();
-    const next = names.at(places[event.key] % names.length);
-    location.hash = next;
-    byId(`tab-${next}`).focus();
+    const name = names.at(targets[event.key] % names.length);
+    location.hash = name;
+    byId(`tab-${name}`).focus();
   });
-}
-
-function tell(message) {
-  byId("trouble").textContent = message;
-  byId("trouble").hidden = false;
 }
 
 start();

@@ -1,19 +1,19 @@
-// A photograph by the camera of this machine, in a dialog.
+// A dialog that takes a photo with the computer's camera.
 
 import { button, el } from "/web/dom.js";
 import { t } from "/web/text.js";
 
-/** The photograph as a file, or null if the person thought better of it. */
-export function photograph() {
+/** The photo as a file, or null if the visitor cancels. */
+export function takePhoto() {
   return new Promise((resolve) => {
     const video = el("video", { autoplay: true, playsinline: true, "aria-label": t("camera.view") });
-    const trouble = el("p", { role: "alert" });
-    const shutter = button(t("camera.shutter"), async () => close(await still(video)), { class: "main", disabled: true });
+    const message = el("p", { role: "alert" });
+    const shutter = button(t("camera.shutter"), async () => close(await frameOf(video)), { class: "main", disabled: true });
     const dialog = el(
       "dialog",
-      { class: "camera", "aria-label": t("picture.photo"), oncancel: () => close(null) },
+      { class: "camera", "aria-label": t("image.photo"), oncancel: () => close(null) },
       video,
-      trouble,
+      message,
       el("div", { class: "row" }, shutter, button(t("camera.cancel"), () => close(null))),
     );
     const close = (file) => {
@@ -23,19 +23,19 @@ export function photograph() {
     };
     document.body.append(dialog);
     dialog.showModal();
-    open(video, shutter).catch(() => (trouble.textContent = t("camera.refused")));
+    startCamera(video, shutter).catch(() => (message.textContent = t("camera.refused")));
   });
 }
 
-async function open(video, shutter) {
+async function startCamera(video, shutter) {
   video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
   await video.play();
   shutter.disabled = false;
 }
 
-async function still(video) {
+async function frameOf(video) {
   const canvas = el("canvas", { width: video.videoWidth, height: video.videoHeight });
   canvas.getContext("2d").drawImage(video, 0, 0);
   const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.92));
-  return new File([blob], "photograph.jpg", { type: blob.type });
+  return new File([blob], "photo.jpg", { type: blob.type });
 }

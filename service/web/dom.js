@@ -1,74 +1,76 @@
-// Building the document. Text goes in as text nodes and attributes as attributes, never as markup.
+// Elements of the document. Texts become text nodes and attributes attributes, never markup.
 
 const SVG = "http://www.w3.org/2000/svg";
-let fields = 0; // so far, for their ids
+let fieldCount = 0; // for the ids of fields
 
-/** An element with attributes, listeners (`onclick`), CSS variables (`vars`) and children, lists of children too; empty ones are left out. */
-export function el(name, given = {}, ...children) {
-  return filled(document.createElement(name), given, children);
+/** An element with attributes, listeners (`onclick`), CSS variables (`vars`) and children. */
+export function el(name, attributes = {}, ...children) {
+  return completed(document.createElement(name), attributes, children);
 }
 
-/** The same of SVG. */
-export function svg(name, given = {}, ...children) {
-  return filled(document.createElementNS(SVG, name), given, children);
+/** An SVG element, as `el` makes one. */
+export function svg(name, attributes = {}, ...children) {
+  return completed(document.createElementNS(SVG, name), attributes, children);
 }
 
-function filled(node, given, children) {
-  for (const [key, value] of Object.entries(given)) put(node, key, value);
-  node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+function completed(node, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) setAttribute(node, name, value);
+  node.append(...present(children));
   return node;
 }
 
-function put(node, key, value) {
+const present = (children) => children.flat().filter((child) => child !== null && child !== undefined && child !== false);
+
+function setAttribute(node, name, value) {
   if (value === undefined || value === null || value === false) return;
-  if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
-  else if (key === "vars") for (const [name, setting] of Object.entries(value)) node.style.setProperty(name, setting);
-  else if (key === "value") node.value = value;
-  else node.setAttribute(key, value === true ? "" : value);
+  if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+  else if (name === "vars") for (const [variable, setting] of Object.entries(value)) node.style.setProperty(variable, setting);
+  else if (name === "value") node.value = value;
+  else node.setAttribute(name, value === true ? "" : value);
 }
 
-/** Puts `children` in the place of what `node` held. */
+/** Replaces the children of `node`; lists are flattened, and missing children left out. */
 export function fill(node, ...children) {
-  node.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  node.replaceChildren(...present(children));
   return node;
 }
 
-/** The element called `id`. */
+/** The element with this id. */
 export const byId = (id) => document.getElementById(id);
 
-/** A button with a text, or with what else it shows. */
-export const button = (shown, onclick, given = {}) => el("button", { type: "button", onclick, ...given }, shown);
+/** A button with a text or other content. */
+export const button = (content, onclick, attributes = {}) => el("button", { type: "button", onclick, ...attributes }, content);
 
 /** A control below its label. */
 export function labelled(text, control) {
-  control.id ||= `field-${++fields}`;
+  control.id ||= `field-${++fieldCount}`;
   return el("div", { class: "field" }, el("label", { for: control.id }, text), control);
 }
 
-/** A select of [value, text] pairs. */
-export function select(pairs, chosen, onchange, given = {}) {
-  const options = pairs.map(([value, text]) => el("option", { value, selected: value === chosen }, text));
-  return el("select", { onchange: (event) => onchange(event.target.value), ...given }, options);
+/** A select of [value, text] pairs; `onchange` gets the new value. */
+export function select(pairs, selected, onchange, attributes = {}) {
+  const options = pairs.map(([value, text]) => el("option", { value, selected: value === selected }, text));
+  return el("select", { onchange: (event) => onchange(event.target.value), ...attributes }, options);
 }
 
-/** A check box with its text behind it. */
-export function check(text, checked, onchange) {
+/** A check box before its text; `onchange` gets the new state. */
+export function checkBox(text, checked, onchange) {
   const box = el("input", { type: "checkbox", checked, onchange: (event) => onchange(event.target.checked) });
   return el("label", { class: "check" }, box, text);
 }
 
-/** Calls `work` once no further call has come for `milliseconds`. */
-export function settled(work, milliseconds) {
+/** Calls `work` once, `milliseconds` after the last call. */
+export function debounced(work, milliseconds) {
   let timer;
-  return (...given) => {
+  return (...values) => {
     clearTimeout(timer);
-    timer = setTimeout(() => work(...given), milliseconds);
+    timer = setTimeout(() => work(...values), milliseconds);
   };
 }
 
-/** Hands `blob` to the person as a file. */
-export function save(blob, name) {
+/** Downloads `blob` as a file. */
+export function download(blob, name) {
   const url = URL.createObjectURL(blob);
   el("a", { href: url, download: name }).click();
-  setTimeout(() => URL.revokeObjectURL(url), 1000);
+  setTimeout(() => URL.revokeObjectURL(url), 1000); // the download must have started
 }

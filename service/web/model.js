@@ -1,64 +1,67 @@
-// Model: what it is, its card, and the manifest that everything else is bound to.
+// The tab Model: the card, the manifest, the parity of the maps and the plots of the audit.
 
-import { text } from "/web/api.js";
+import { getPage } from "/web/api.js";
 import { el, fill } from "/web/dom.js";
-import { markdown } from "/web/markdown.js";
-import { code, facts, sheet, table, title, trouble, words } from "/web/parts.js";
+import { code, errorNotice, facts, heading, paragraph, section, table } from "/web/parts.js";
 import { state } from "/web/state.js";
-import { figure, number, t } from "/web/text.js";
+import { number, rounded, t } from "/web/text.js";
 
 const CARD = "CARD.md";
-const MOST_LABELS = 20; // that are named
+const MAX_LABELS = 20; // in the list of classes
 
 /** Draws the tab into `root`. */
 export async function draw(root) {
-  const card = el("section", { class: "sheet card-text" }, words(t("try.waiting"), "quiet"));
-  const columns = el("div", { class: "two wide-left" }, el("div", {}, card, parity()), el("div", {}, what(), files()));
-  fill(root, title(t("model.title"), t("model.lead")), columns, plots(), raw());
+  const card = el("section", { class: "sheet" }, paragraph(t("try.waiting"), "quiet"));
+  const columns = el("div", { class: "two wide-left" }, el("div", {}, card, parity()), el("div", {}, modelFacts(), files()));
+  fill(root, heading(t("model.title"), t("model.lead")), columns, plots(), rawManifest());
+  if (!(CARD in state.manifest.files)) {
+    fill(card, paragraph(t("model.no-card")));
+    return;
+  }
   try {
-    const there = CARD in state.manifest.files;
-    fill(card, there ? markdown(await text("/model/card"), address) : words(t("model.no-card")));
+    const article = (await getPage("/model/card")).querySelector("article");
+    const link = el("a", { href: "/model/card" }, t("model.card"));
+    fill(card, paragraph(link, "quiet"), el("div", { class: "card-text", lang: article.lang }, [...demoted(article).childNodes]));
   } catch (error) {
-    fill(card, trouble(error.message));
+    fill(card, errorNotice(error));
   }
 }
 
-const isPlot = (name) => name.endsWith(".png");
-
-/** A card may link the web, and the plots that are in the bundle with it. */
-function address(link) {
-  if (/^https?:\/\//.test(link)) return link;
-  return isPlot(link) && link in state.manifest.files ? `/model/plots/${link}` : null;
+/** Lowers every heading of `article` by a level: the tab has the first one. */
+function demoted(article) {
+  for (const level of [5, 4, 3, 2, 1]) {
+    for (const title of article.querySelectorAll(`h${level}`)) title.replaceWith(el(`h${level + 1}`, {}, [...title.childNodes]));
+  }
+  return article;
 }
 
-/** The plots of the audit, where the bundle has them. */
 function plots() {
-  const names = Object.keys(state.manifest.files).filter(isPlot);
-  if (names.length === 0) return words(t("model.no-plots"), "quiet");
+  const names = Object.keys(state.manifest.files).filter((name) => name.endsWith(".png"));
+  if (names.length === 0) return paragraph(t("model.no-plots"), "quiet");
   const plot = (name) => {
     const caption = name.slice(0, -4).replaceAll(/[-_]/g, " ");
     const image = el("img", { src: `/model/plots/${name}`, alt: t("model.plot", { title: caption }), loading: "lazy" });
     return el("figure", {}, image, el("figcaption", { class: "quiet" }, caption));
   };
-  return sheet(t("model.plots"), el("div", { class: "plots" }, names.map(plot)));
+  return section(t("model.plots"), el("div", { class: "plots" }, names.map(plot)));
 }
 
-function calibration(temperature, power) {
+function calibration({ temperature, entropy_power: power = 0 }) {
   if (power) return t("model.entropy", { temperature: number(temperature, 3), power: number(power, 3) });
   return temperature === 1 ? t("model.uncalibrated") : number(temperature, 3);
 }
 
-function what() {
-  const { name, version, labels, input, temperature, entropy_power = 0, features, device, provenance } = state.manifest;
-  const named = labels.length > MOST_LABELS ? `${labels.slice(0, MOST_LABELS).join(", ")}, …` : labels.join(", ");
-  return sheet(
+function modelFacts() {
+  const { name, version, labels, input, features, device, provenance } = state.manifest;
+  const classes = labels.length > MAX_LABELS ? `${labels.slice(0, MAX_LABELS).join(", ")}, …` : labels.join(", ");
+  return section(
     t("model.facts"),
     facts([
       [t("model.name"), name],
       [t("model.version"), el("code", {}, version)],
-      [t("model.classes", { count: labels.length }), named],
+      [t("model.classes", { count: number(labels.length) }), classes],
       [t("model.input"), t("model.input.value", { size: input.size, rule: t(`resize.${input.resize}`) })],
-      [t("model.temperature"), calibration(temperature, entropy_power)],
+      [t("model.temperature"), calibration(state.manifest)],
       [t("model.features"), features],
       [t("model.device"), `${device.name} (${device.provider}, ${device.precision})`],
       [t("model.data"), provenance.data?.name],
@@ -71,18 +74,18 @@ function what() {
 function parity() {
   const entries = Object.entries(state.manifest.parity);
   if (entries.length === 0) return null;
-  const row = ([method, { against, relative_difference: difference, cosine }]) => [method, against, figure(difference), number(cosine, 6)];
-  const heads = ["method", "against", "difference", "cosine"].map((key) => t(`model.${key}`));
-  return sheet(t("model.parity"), words(t("model.parity.lead"), "quiet"), table(t("model.parity"), heads, entries.map(row)));
+  const row = ([method, { against, relative_difference: difference, cosine }]) => [method, against, rounded(difference), number(cosine, 6)];
+  const headers = ["method", "against", "difference", "cosine"].map((key) => t(`model.${key}`));
+  return section(t("model.parity"), paragraph(t("model.parity.lead"), "quiet"), table(t("model.parity"), headers, entries.map(row)));
 }
 
-const size = (bytes) => (bytes < 1e5 ? `${number(bytes / 1000, 1)} kB` : `${number(bytes / 1e6)} MB`);
+const fileSize = (bytes) => (bytes < 1e5 ? `${number(bytes / 1000, 1)} kB` : `${number(bytes / 1e6)} MB`);
 
 function files() {
   const digest = (sha256) => el("code", {}, `${sha256.slice(0, 16)}…`);
-  const row = ([name, { sha256, length }]) => el("li", {}, el("b", {}, name), ` ${size(length)} `, digest(sha256));
+  const row = ([name, { sha256, length }]) => el("li", {}, el("b", {}, name), ` ${fileSize(length)} `, digest(sha256));
   const list = el("ul", { class: "files" }, Object.entries(state.manifest.files).map(row));
-  return sheet(t("model.files"), words(t("model.files.lead"), "quiet"), list);
+  return section(t("model.files"), paragraph(t("model.files.lead"), "quiet"), list);
 }
 
-const raw = () => el("details", { class: "sheet" }, el("summary", {}, t("model.raw")), code(JSON.stringify(state.manifest, null, 2)));
+const rawManifest = () => el("details", { class: "sheet" }, el("summary", {}, t("model.raw")), code(JSON.stringify(state.manifest, null, 2)));

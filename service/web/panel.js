@@ -1,188 +1,202 @@
-// One method's map of the picture: what it says, the colours with their legend, how good it is, and how to take it along.
+// The map of one method: its description, colours, legend and quality, and downloads.
 
-import { curl, explain } from "/web/api.js";
-import { button, el, fill, labelled, save, select } from "/web/dom.js";
-import { bar, decode, focus, overlay, show, strengths } from "/web/map.js";
-import { code, trouble, words } from "/web/parts.js";
+import { curlCommand, explain } from "/web/api.js";
+import { button, download, el, fill, labelled, select } from "/web/dom.js";
+import { colourBar, decodeMap, overlay, show, strengths, strongestNinth } from "/web/map.js";
+import { code, errorNotice, paragraph } from "/web/parts.js";
 import { sentences } from "/web/quality.js";
 import { state } from "/web/state.js";
-import { duration, figure, or, percent, t } from "/web/text.js";
+import { duration, errorText, number, percent, rounded, t, translated } from "/web/text.js";
 
-/** What a method says of itself, as a sentence. */
-export function says({ name, says: sentence }) {
-  const text = or(`say.${name}`, sentence);
+/** The description of a method as a sentence; English where the language has none of its own. */
+export function describe({ name, description }) {
+  const text = translated(`description.${name}`, description);
   return /[.。]$/.test(text) ? text : `${text[0].toUpperCase()}${text.slice(1)}.`;
 }
 
-/** A map of the picture `looked` on its `ground`; `around` gives the question and the look, and is told what changes. */
+const titleOf = (name) => state.methods.find((method) => method.name === name)?.title ?? name;
+
+/** A map of `image`, on `drawn`, the image on a canvas.
+ *
+ * `tab` gives the question and the look, and hears of changes: {question, look, onMap, onMethod, onRemove}.
+ */
 export class Panel {
-  constructor(looked, ground, around) {
-    Object.assign(this, { looked, ground, around, parameters: {}, map: null, explanation: null });
-    this.picker = select(state.methods.map((method) => [method.name, method.title]), "", (name) => this.#picked(name));
-    this.remove = button("×", () => around.gone(), { class: "plain", "aria-label": t("panel.remove") });
-    this.sentence = el("p", { class: "sense" });
+  constructor(image, drawn, tab) {
+    Object.assign(this, { image, drawn, tab, parameters: {}, map: null, explanation: null });
+    this.picker = select(state.methods.map(({ name, title }) => [name, title]), "", (name) => this.#pick(name));
+    this.removeButton = button("×", () => tab.onRemove(), { class: "plain", "aria-label": t("panel.remove") });
+    this.description = el("p", { class: "meaning" });
     this.canvas = el("canvas", { role: "img", "aria-label": t("try.waiting") });
-    this.told = el("div", { class: "told" });
-    this.status = el("p", { class: "heard", role: "status" });
-    const head = el("div", { class: "row head" }, labelled(t("panel.method"), this.picker), this.remove);
-    this.node = el("article", { class: "panel" }, head, this.sentence, this.canvas, this.told, this.status);
-    show(this.canvas, ground.canvas, ground.canvas, 0);
+    this.findings = el("div", { class: "findings" });
+    this.status = el("p", { class: "visually-hidden", role: "status" });
+    const head = el("div", { class: "row head" }, labelled(t("panel.method"), this.picker), this.removeButton);
+    this.node = el("article", { class: "panel" }, head, this.description, this.canvas, this.findings, this.status);
+    this.#clearCanvas();
   }
 
-  /** Takes the method called `name`. */
-  choose(name) {
+  /** Sets the method; `request` then gets its map. */
+  setMethod(name) {
     this.method = state.methods.find((method) => method.name === name);
     this.parameters = {};
     this.picker.value = name;
-    this.sentence.textContent = says(this.method);
+    this.description.textContent = describe(this.method);
   }
 
-  #picked(name) {
-    this.choose(name);
-    this.around.chose();
-    this.ask();
+  #pick(name) {
+    this.setMethod(name);
+    this.tab.onMethod();
+    this.request();
   }
 
-  /** Whether there is no other panel: then this one stays. */
-  alone(yes) {
-    this.remove.hidden = yes;
+  /** Hides the button that removes the panel if it is the only one. */
+  setAlone(alone) {
+    this.removeButton.hidden = alone;
   }
 
-  /** Gives up what is being asked. */
-  stop() {
-    this.asking?.abort();
+  /** Cancels the request in flight. */
+  cancel() {
+    this.controller?.abort();
   }
 
-  /** What is asked of the service. */
-  asked() {
-    return { method: this.method.name, ...this.around.question().query, ...this.parameters };
+  /** The parameters of the request. */
+  query() {
+    return { method: this.method.name, ...this.tab.question().query, ...this.parameters };
   }
 
-  /** Asks for the map, and shows it. */
-  async ask() {
-    this.stop();
-    const mine = (this.asking = new AbortController());
+  /** Requests the map, and shows it. */
+  async request() {
+    this.cancel();
+    const controller = (this.controller = new AbortController());
     this.node.setAttribute("aria-busy", "true");
     try {
-      const answer = await explain(this.looked.blob, { ...this.asked(), map: "array" }, "application/json", mine.signal);
-      if (mine === this.asking) this.#take(answer);
+      const answer = await explain(this.image.blob, { ...this.query(), map: "array" }, "application/json", controller.signal);
+      if (controller === this.controller) this.#showAnswer(answer);
     } catch (error) {
-      if (mine === this.asking) this.#fail(error);
+      if (controller === this.controller) this.#showError(error);
     }
-    if (mine === this.asking) this.node.removeAttribute("aria-busy");
+    if (controller === this.controller) this.node.removeAttribute("aria-busy");
   }
 
-  #take(answer) {
+  #showAnswer(answer) {
     this.explanation = answer.explanation;
-    this.map = decode(answer.explanation.map);
+    this.map = decodeMap(answer.explanation.map);
     this.milliseconds = answer.timing_ms.explain;
     this.paint();
-    this.#tell();
-    this.status.textContent = `${this.method.title}: ${this.#where()}`;
-    this.around.changed();
+    this.#showFindings();
+    this.status.textContent = this.#summary();
+    this.tab.onMap();
   }
 
-  #fail(error) {
+  #showError(error) {
     if (error.name === "AbortError") return;
     this.map = this.explanation = null;
-    show(this.canvas, this.ground.canvas, this.ground.canvas, 0);
-    this.canvas.setAttribute("aria-label", error.message);
-    fill(this.told, trouble(error.message), this.#parameters());
-    this.around.changed();
+    this.#clearCanvas();
+    this.canvas.setAttribute("aria-label", errorText(error).title);
+    fill(this.findings, errorNotice(error), this.#parameters());
+    this.tab.onMap();
   }
 
-  /** Draws the map again: opacity or the sides that are shown have changed. */
+  #clearCanvas() {
+    show(this.canvas, this.drawn.canvas, this.drawn.canvas, 0);
+  }
+
+  /** Draws the map again, after a change of the look. */
   paint() {
     if (this.map === null) return;
     const { limit, colours } = this.explanation.map;
-    const { opacity, shown } = this.around.look;
-    const strength = strengths(this.map.values, limit, colours, shown);
-    show(this.canvas, this.ground.canvas, overlay(this.ground, strength, this.map.side, colours), opacity);
-    this.canvas.setAttribute("aria-label", `${this.method.title}: ${this.#where()}`);
+    const { opacity, visible } = this.tab.look;
+    const strength = strengths(this.map.values, limit, colours, visible);
+    show(this.canvas, this.drawn.canvas, overlay(this.drawn, strength, this.map.side, colours), opacity);
+    this.canvas.setAttribute("aria-label", this.#summary());
   }
 
-  #where() {
-    const most = focus(this.map.values, this.map.side);
-    if (most === null) return t("panel.no-evidence");
-    return t("panel.where", { place: t(`place.${most.ninth}`), share: percent(most.share) });
+  #summary() {
+    return `${this.method.title}: ${this.#place()}`;
   }
 
-  #tell() {
-    const where = words(this.#where(), "where");
-    fill(this.told, this.#legend(), this.#degraded(), where, this.#quality(), this.#parameters(), this.#along());
+  #place() {
+    const strongest = strongestNinth(this.map.values, this.map.side);
+    if (strongest === null) return t("panel.no-support");
+    return t("panel.place", { place: t(`place.${strongest.ninth}`), share: percent(strongest.share) });
+  }
+
+  #showFindings() {
+    const place = paragraph(this.#place(), "place");
+    fill(this.findings, this.#legend(), this.#degraded(), place, this.#quality(), this.#parameters(), this.#downloads());
   }
 
   #legend() {
     const { limit, colours, unit } = this.explanation.map;
-    if (limit === 0) return words(t("legend.zero"), "quiet");
-    const strip = bar(colours);
-    strip.setAttribute("aria-hidden", "true");
-    const scale = colours === "diverging" ? this.#sides(limit) : [ends("0", figure(limit)), this.#hidden()];
-    return el("div", { class: "legend" }, strip, scale, words(t("legend.unit", { unit: or(`unit.${unit}`, unit) })));
+    if (limit === 0) return paragraph(t("legend.zero"), "quiet");
+    const bar = colourBar(colours);
+    bar.setAttribute("aria-hidden", "true");
+    const labels = colours === "diverging" ? this.#bothSides(limit) : [ends("0", rounded(limit)), this.#hiddenSide()];
+    return el("div", { class: "legend" }, bar, labels, paragraph(t("legend.unit", { unit: translated(`unit.${unit}`, unit) })));
   }
 
-  #sides(limit) {
-    return [ends(figure(-limit, true), "0", figure(limit, true)), ends(t("legend.against"), t("legend.for"))];
+  #bothSides(limit) {
+    return [ends(rounded(-limit, true), "0", rounded(limit, true)), ends(t("legend.against"), t("legend.for"))];
   }
 
-  #hidden() {
-    return this.map.values.some((value) => value < 0) ? words(t("legend.hidden")) : null;
+  #hiddenSide() {
+    return this.map.values.some((value) => value < 0) ? paragraph(t("legend.hidden")) : null;
   }
 
   #degraded() {
-    const asked = this.explanation.degraded_from;
-    if (!asked) return null;
-    const title = (name) => state.methods.find((method) => method.name === name)?.title ?? name;
-    return words(t("panel.degraded", { asked: title(asked.method), given: title(this.explanation.method) }), "notice");
+    const requested = this.explanation.degraded_from;
+    if (!requested) return null;
+    const values = { requested: titleOf(requested.method), given: titleOf(this.explanation.method) };
+    return paragraph(t("panel.degraded", values), "notice");
   }
 
   #quality() {
-    const one = ({ tone, text }) => el("li", { class: tone }, el("b", {}, t(`tone.${tone}`)), " ", text);
-    const list = el("ul", {}, sentences(this.explanation.quality).map(one));
-    const beware = or(`beware.${this.method.name}`, null);
-    return el("div", { class: "quality" }, el("h3", {}, t("quality.title")), list, beware && words(beware, "quiet"));
+    const item = ({ tone, text }) => el("li", { class: tone }, el("b", {}, t(`tone.${tone}`)), " ", text);
+    const list = el("ul", {}, sentences(this.explanation.quality).map(item));
+    const caution = translated(`beware.${this.method.name}`, null);
+    return el("div", { class: "quality" }, el("h3", {}, t("quality.title")), list, caution && paragraph(caution, "quiet"));
   }
 
   #parameters() {
     const { source, forward_passes: passes, parameters } = this.method;
     const fields = parameters.map((parameter) => this.#field(parameter));
-    const cost = t("panel.cost", { passes: figure(passes), time: duration(this.milliseconds) });
-    return el("details", {}, el("summary", {}, t("panel.parameters")), words(`${cost} ${source}.`, "quiet"), fields);
+    const cost = t("panel.cost", { passes: number(passes, 0), time: duration(this.milliseconds) });
+    return el("details", {}, el("summary", {}, t("panel.parameters")), paragraph(`${cost} ${source}.`, "quiet"), fields);
   }
 
-  #field({ name, says: help, default: usual, choices, minimum, maximum }) {
+  #field({ name, description, default: initial, choices, minimum, maximum }) {
     const change = (value) => {
       this.parameters[name] = value;
-      this.ask();
+      this.request();
     };
-    const used = this.parameters[name] ?? usual;
-    const whole = Number.isInteger(usual) && maximum > 1;
-    const limits = { type: "number", min: minimum, max: maximum, step: whole ? 1 : "any", value: used };
+    const value = this.parameters[name] ?? initial;
+    const whole = Number.isInteger(initial) && maximum > 1;
+    const attributes = { type: "number", min: minimum, max: maximum, step: whole ? 1 : "any", value };
     const control = choices
-      ? select(choices.map((choice) => [choice, choice]), used, change)
-      : el("input", { ...limits, onchange: (event) => change(event.target.value) });
-    return el("div", { class: "parameter" }, labelled(name, control), words(help, "quiet"));
+      ? select(choices.map((choice) => [choice, choice]), value, change)
+      : el("input", { ...attributes, onchange: (event) => change(event.target.value) });
+    return el("div", { class: "parameter" }, labelled(name, control), paragraph(description, "quiet"));
   }
 
-  /** What a person may take along: the overlay, the map, the request. */
-  #along() {
-    const { blob, name } = this.looked;
+  /** The overlay and the map as files, and the request as a command. */
+  #downloads() {
+    const { blob, name } = this.image;
     const stem = `${name.replace(/\.\w+$/, "")}-${this.method.name}`;
-    const overlay = this.#download(t("panel.overlay"), "image/png", `${stem}.png`);
-    const values = this.#download(t("panel.map"), "application/x-npy", `${stem}.npy`);
-    const command = code(curl(blob, name, this.asked()));
-    const copy = button(t("panel.copy"), () => copied(copy, command));
-    const same = el("details", {}, el("summary", {}, t("panel.curl")), command, copy);
-    return el("div", { class: "take" }, el("div", { class: "row" }, overlay, values), same);
+    const overlayFile = this.#downloadButton(t("panel.overlay"), "image/png", `${stem}.png`);
+    const mapFile = this.#downloadButton(t("panel.map"), "application/x-npy", `${stem}.npy`);
+    const command = code(curlCommand(blob, name, this.query()));
+    const copyButton = button(t("panel.copy"), () => copy(command, copyButton));
+    const same = el("details", {}, el("summary", {}, t("panel.curl")), command, copyButton);
+    return el("div", { class: "downloads" }, el("div", { class: "row" }, overlayFile, mapFile), same);
   }
 
-  #download(text, kind, name) {
-    const question = kind === "image/png" ? { ...this.asked(), legend: true } : this.asked();
+  #downloadButton(text, kind, name) {
+    const query = kind === "image/png" ? { ...this.query(), legend: true } : this.query();
     return button(text, async (event) => {
+      const place = event.target.closest(".downloads");
       try {
-        save(await explain(this.looked.blob, question, kind), name);
+        download(await explain(this.image.blob, query, kind), name);
       } catch (error) {
-        event.target.closest(".take").append(trouble(error.message));
+        place.append(errorNotice(error));
       }
     });
   }
@@ -190,11 +204,11 @@ export class Panel {
 
 const ends = (...texts) => el("p", { class: "ends" }, texts.map((text) => el("span", {}, text)));
 
-async function copied(copy, command) {
+async function copy(command, copyButton) {
   try {
     await navigator.clipboard.writeText(command.textContent);
-    copy.textContent = t("panel.copied");
+    copyButton.textContent = t("panel.copied");
   } catch {
-    getSelection().selectAllChildren(command); // without permission: marked, ready to be copied
+    getSelection().selectAllChildren(command); // without permission the visitor copies the selection
   }
 }

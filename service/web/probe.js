@@ -1,31 +1,32 @@
-// The test of a map: brush over a region, it is replaced by the mean colour, and the service is asked what it thinks now.
+// The test of a map: the visitor brushes over a region, the mean colour replaces it, and the service
+// predicts again.
 
 import { predict } from "/web/api.js";
-import { button, el, fill, labelled, settled } from "/web/dom.js";
-import { blank } from "/web/map.js";
-import { bars, trouble, words } from "/web/parts.js";
+import { button, debounced, el, fill, labelled } from "/web/dom.js";
+import { emptyCanvas } from "/web/map.js";
+import { bars, errorNotice, paragraph } from "/web/parts.js";
 import { state } from "/web/state.js";
-import { figure, percent, t } from "/web/text.js";
+import { percent, rounded, t } from "/web/text.js";
 
-const TENTH = 0.1; // of the picture is brushed by "the strongest tenth"
-const STEP = 1 / 24; // of the picture's side, an arrow key's
-const WAIT = 250; // milliseconds of rest before the service is asked
+const TENTH = 0.1; // of the cells, for "the strongest tenth"
+const STEP = 1 / 24; // of the image's side, for an arrow key
+const WAIT = 250; // milliseconds without a stroke before the request
 
-/** A brush over the picture on `ground`; `panels` gives the maps that are put to the test, `question` the classes. */
+/** A brush on `drawn`, the image on a canvas; `panels` and `question` are functions of the tab. */
 export class Probe {
-  constructor(ground, looked, panels, question) {
-    Object.assign(this, { ground, looked, panels, question, size: 0.12, at: { x: 0.5, y: 0.5 }, before: null, after: null });
-    const { width, height } = ground.canvas;
-    this.mask = blank(width, height);
+  constructor(drawn, panels, question) {
+    Object.assign(this, { drawn, panels, question, size: 0.12, position: { x: 0.5, y: 0.5 }, before: null, after: null });
+    const { width, height } = drawn.canvas;
+    this.mask = emptyCanvas(width, height);
     this.brush = this.mask.getContext("2d", { willReadFrequently: true });
-    const heard = { role: "application", "aria-label": t("probe.canvas"), "aria-describedby": "probe-help" };
-    this.canvas = el("canvas", { width, height, tabindex: 0, ...heard });
+    const aria = { role: "application", "aria-label": t("probe.canvas"), "aria-describedby": "probe-help" };
+    this.canvas = el("canvas", { width, height, tabindex: 0, ...aria });
     this.result = el("div", { class: "result", "aria-live": "polite" });
-    this.ask = settled(() => this.#ask(), WAIT);
+    this.request = debounced(() => this.#request(), WAIT);
     const stage = el("div", { class: "stage" }, el("div", {}, this.canvas, this.#tools()), this.result);
     this.node = el("section", { class: "probe", "aria-labelledby": "probe-title" }, this.#head(), stage);
-    this.#pointers();
-    this.canvas.addEventListener("keydown", (event) => this.#key(event));
+    this.#connectPointer();
+    this.canvas.addEventListener("keydown", (event) => this.#onKey(event));
     for (const name of ["focus", "blur"]) this.canvas.addEventListener(name, () => this.#draw());
     this.#draw();
   }
@@ -37,43 +38,42 @@ export class Probe {
   #tools() {
     const oninput = (event) => (this.size = Number(event.target.value));
     const size = el("input", { type: "range", min: 0.04, max: 0.4, step: 0.02, value: this.size, oninput });
-    const strongest = button(t("probe.strongest"), () => this.strongest());
+    const strongest = button(t("probe.strongest"), () => this.brushStrongest());
     return el("div", { class: "row" }, labelled(t("probe.size"), size), strongest, button(t("probe.clear"), () => this.clear()));
   }
 
-  /** Takes the brush's traces away, and what was found out by them. */
+  /** Removes the strokes and the result. */
   clear() {
     this.brush.clearRect(0, 0, this.mask.width, this.mask.height);
     this.after = null;
-    this.asking?.abort();
+    this.controller?.abort();
     this.node.removeAttribute("aria-busy");
-    fill(this.result, words(t("probe.nothing"), "quiet"));
+    fill(this.result, paragraph(t("probe.nothing"), "quiet"));
     this.#draw();
   }
 
-  /** Brushes the tenth of the network's view where the first map sees most for the target. */
-  strongest() {
+  /** Brushes the tenth of the network's view with the most support in the first map. */
+  brushStrongest() {
     const map = this.panels()[0]?.map;
     if (!map) return;
     this.clear();
     const order = [...map.values.keys()].sort((a, b) => map.values[b] - map.values[a]);
-    for (const cell of order.slice(0, Math.ceil(TENTH * order.length))) this.#cover(cell, map.side);
-    this.#brushed();
+    for (const cell of order.slice(0, Math.ceil(TENTH * order.length))) this.#brushCell(cell, map.side);
+    this.#onStroke();
   }
 
-  /** Brushes one cell of a map. */
-  #cover(cell, side) {
-    const { left, top, right, bottom } = this.ground.box;
-    const [across, down] = [(right - left) / side, (bottom - top) / side];
-    const [x, y] = [left + (cell % side) * across, top + Math.floor(cell / side) * down];
-    this.brush.fillRect(Math.floor(x), Math.floor(y), Math.ceil(across), Math.ceil(down));
+  #brushCell(cell, side) {
+    const { left, top, right, bottom } = this.drawn.box;
+    const [width, height] = [(right - left) / side, (bottom - top) / side];
+    const [x, y] = [left + (cell % side) * width, top + Math.floor(cell / side) * height];
+    this.brush.fillRect(Math.floor(x), Math.floor(y), Math.ceil(width), Math.ceil(height));
   }
 
-  #pointers() {
+  #connectPointer() {
     let painting = false;
     const move = (event) => {
       const box = this.canvas.getBoundingClientRect();
-      this.at = { x: (event.clientX - box.left) / box.width, y: (event.clientY - box.top) / box.height };
+      this.position = { x: (event.clientX - box.left) / box.width, y: (event.clientY - box.top) / box.height };
       if (painting) this.#paint();
       else this.#draw();
     };
@@ -87,11 +87,11 @@ export class Probe {
     this.canvas.addEventListener("pointerleave", () => this.#draw());
   }
 
-  #key(event) {
+  #onKey(event) {
     const moves = { ArrowLeft: [-STEP, 0], ArrowRight: [STEP, 0], ArrowUp: [0, -STEP], ArrowDown: [0, STEP] };
     if (event.key in moves) {
       const [x, y] = moves[event.key];
-      this.at = { x: Math.min(1, Math.max(0, this.at.x + x)), y: Math.min(1, Math.max(0, this.at.y + y)) };
+      this.position = { x: clamped(this.position.x + x), y: clamped(this.position.y + y) };
       this.#draw();
     } else if (event.key === " " || event.key === "Enter") this.#paint();
     else if (event.key === "Delete" || event.key === "Backspace") this.clear();
@@ -99,41 +99,38 @@ export class Probe {
     event.preventDefault();
   }
 
-  #radius() {
-    return (this.size * Math.min(this.canvas.width, this.canvas.height)) / 2;
-  }
-
   #paint() {
     this.#circle(this.brush);
     this.brush.fill();
-    this.#brushed();
+    this.#onStroke();
   }
 
-  #brushed() {
+  #onStroke() {
     this.#draw();
     this.node.setAttribute("aria-busy", "true");
-    this.ask();
+    this.request();
   }
 
-  /** The picture with the mean colour where the brush was. */
-  #replaced() {
+  /** The image with the mean colour in the place of the strokes. */
+  #changedImage() {
     const { width, height } = this.mask;
-    const sheet = blank(width, height);
-    const context = sheet.getContext("2d");
+    const canvas = emptyCanvas(width, height);
+    const context = canvas.getContext("2d");
     context.drawImage(this.mask, 0, 0);
     context.globalCompositeOperation = "source-in";
     context.fillStyle = `rgb(${state.manifest.input.mean.map((value) => Math.round(255 * value)).join(" ")})`;
     context.fillRect(0, 0, width, height);
     context.globalCompositeOperation = "destination-over";
-    context.drawImage(this.ground.canvas, 0, 0);
-    return sheet;
+    context.drawImage(this.drawn.canvas, 0, 0);
+    return canvas;
   }
 
   #draw() {
     const context = this.canvas.getContext("2d");
-    context.drawImage(this.#replaced(), 0, 0);
+    context.drawImage(this.#changedImage(), 0, 0);
     const focused = document.activeElement === this.canvas;
     if (!focused && !this.canvas.matches(":hover")) return;
+    // White on black is visible on any image.
     for (const [colour, width] of [["black", 3], ["white", 1.5]]) {
       context.strokeStyle = colour;
       context.lineWidth = width;
@@ -143,95 +140,99 @@ export class Probe {
   }
 
   #circle(context) {
+    const radius = (this.size * Math.min(this.canvas.width, this.canvas.height)) / 2;
     context.beginPath();
-    context.arc(this.at.x * this.mask.width, this.at.y * this.mask.height, this.#radius(), 0, 2 * Math.PI);
+    context.arc(this.position.x * this.mask.width, this.position.y * this.mask.height, radius, 0, 2 * Math.PI);
   }
 
-  /** Both pictures go the same way, as PNG files of this canvas, so that nothing but the brush makes the difference. */
-  async #ask() {
-    this.asking?.abort();
-    const mine = (this.asking = new AbortController());
-    const all = { top_k: state.manifest.labels.length };
+  async #request() {
+    this.controller?.abort();
+    const controller = (this.controller = new AbortController());
+    const allClasses = { top_k: state.manifest.labels.length };
     try {
-      this.before ??= await predict(await png(this.ground.canvas), all, mine.signal);
-      this.after = await predict(await png(this.#replaced()), all, mine.signal);
-      if (mine === this.asking) this.compare();
+      // Both are PNG files of the same canvas, so that the brush makes the only difference.
+      this.before ??= await predict(await pngOf(this.drawn.canvas), allClasses, controller.signal);
+      this.after = await predict(await pngOf(this.#changedImage()), allClasses, controller.signal);
+      if (controller === this.controller) this.compare();
     } catch (error) {
-      if (error.name !== "AbortError") fill(this.result, trouble(error.message));
+      if (error.name !== "AbortError") fill(this.result, errorNotice(error));
     }
-    if (mine === this.asking) this.node.removeAttribute("aria-busy");
+    if (controller === this.controller) this.node.removeAttribute("aria-busy");
   }
 
-  /** What happened, beside what each map claimed. */
+  /** Shows the change of the prediction beside the claims of the maps. */
   compare() {
     if (this.after === null || this.before === null) return;
     const { index } = this.question();
-    const [was, is] = [share(this.before, index), share(this.after, index)];
-    const name = state.manifest.labels[index];
+    const [before, after] = [shareOf(this.before, index), shareOf(this.after, index)];
+    const target = state.manifest.labels[index];
     const { label, probability } = this.after;
     const now = t(this.after.index === this.before.index ? "probe.same" : "probe.now", { label, share: percent(probability) });
-    const change = bars([[t("probe.before"), was], [t("probe.after"), is]], { "aria-label": name });
-    fill(this.result, el("h3", {}, t("probe.fact", { label: name })), change, words(now), this.#contrast(), this.#claims(was));
+    const change = bars([[t("probe.before"), before], [t("probe.after"), after]], { "aria-label": target });
+    fill(this.result, el("h3", {}, t("probe.fact", { label: target })), change, paragraph(now), this.#contrast(), this.#claims(before));
   }
 
-  #claims(was) {
+  #claims(before) {
     const explained = this.panels().filter((panel) => panel.map);
-    const area = mean(coverage(this.mask, this.ground.box, explained[0]?.map.side ?? 1));
-    const list = el("ul", { class: "claims" }, explained.map((panel) => this.#claim(panel, was)));
-    return [el("h3", {}, t("probe.claims")), words(t("probe.area", { share: percent(area) }), "quiet"), list];
+    const area = mean(coverage(this.mask, this.drawn.box, explained[0]?.map.side ?? 1));
+    const list = el("ul", { class: "claims" }, explained.map((panel) => this.#claim(panel, before)));
+    return [el("h3", {}, t("probe.claims")), paragraph(t("probe.area", { share: percent(area) }), "quiet"), list];
   }
 
-  /** The change of the difference of two logits: what a contrast's map is about. */
+  /** The change of the difference of two logits, which the map of a contrast is about. */
   #contrast() {
     const { index, against } = this.question();
     if (against === null) return null;
-    const difference = (answer) => answer.temperature * Math.log(share(answer, index) / share(answer, against));
+    const difference = (answer) => answer.temperature * Math.log(shareOf(answer, index) / shareOf(answer, against));
     const names = { label: state.manifest.labels[index], other: state.manifest.labels[against] };
-    return words(t("probe.difference", { ...names, fall: figure(difference(this.after) - difference(this.before), true) }));
+    return paragraph(t("probe.difference", { ...names, change: rounded(difference(this.after) - difference(this.before), true) }));
   }
 
-  #claim({ method, map, explanation }, was) {
-    const covered = coverage(this.mask, this.ground.box, map.side);
-    const [all, under] = [sum(map.values, () => 1), sum(map.values, (at) => covered[at])];
-    const part = all.favour > 0 ? percent(under.favour / all.favour) : "–";
+  #claim({ method, map, explanation }, before) {
+    const covered = coverage(this.mask, this.drawn.box, map.side);
+    const [all, brushed] = [sums(map.values, () => 1), sums(map.values, (at) => covered[at])];
+    const part = all.support > 0 ? percent(brushed.support / all.support) : "–";
     const additive = "completeness_gap" in explanation.quality;
-    const values = { part, fall: figure(-under.total, true), expected: percent(expected(was, under.total, this.before.temperature)) };
+    const expected = expectedShare(before, brushed.total, this.before.temperature);
+    const values = { part, change: rounded(-brushed.total, true), expected: percent(expected) };
     const kind = !additive ? "where" : this.question().against === null ? "amount" : "logits";
     return el("li", {}, el("b", {}, method.title), " ", t(`probe.claim.${kind}`, values));
   }
 }
 
-/** The probability that is left if the target's logit falls by `fall` and all others, and the temperature, stay. */
-function expected(was, fall, temperature) {
-  const sure = Math.min(1 - 1e-9, Math.max(1e-9, was));
-  return 1 / (1 + Math.exp(fall / temperature - Math.log(sure / (1 - sure))));
+/** The probability after a fall of the target's logit, with all other logits and the temperature as before. */
+function expectedShare(before, fall, temperature) {
+  const share = Math.min(1 - 1e-9, Math.max(1e-9, before));
+  return 1 / (1 + Math.exp(fall / temperature - Math.log(share / (1 - share))));
 }
 
-const share = (answer, index) => answer.top.find((entry) => entry.index === index).probability;
+const clamped = (value) => Math.min(1, Math.max(0, value));
+const shareOf = (answer, index) => answer.top.find((entry) => entry.index === index).probability;
 const mean = (values) => values.reduce((total, value) => total + value, 0) / values.length;
-const png = (canvas) => new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+const pngOf = (canvas) => new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
 
-function sum(values, weight) {
-  let [total, favour] = [0, 0];
+/** The weighted sums of all values, and of those that support the target. */
+function sums(values, weight) {
+  let [total, support] = [0, 0];
   values.forEach((value, at) => {
     total += value * weight(at);
-    favour += Math.max(0, value) * weight(at);
+    support += Math.max(0, value) * weight(at);
   });
-  return { total, favour };
+  return { total, support };
 }
 
-/** How much of each cell of the network's view is brushed, 0…1. */
+/** The brushed share 0…1 of each cell of the network's view. */
 function coverage(mask, { left, top, right, bottom }, side) {
   const data = mask.getContext("2d").getImageData(0, 0, mask.width, mask.height).data;
-  const [hit, all] = [new Float64Array(side * side), new Float64Array(side * side)];
+  const [brushed, all] = [new Float64Array(side * side), new Float64Array(side * side)];
   for (let y = 0; y < mask.height; y++) {
     const row = Math.floor(((y + 0.5 - top) * side) / (bottom - top));
     for (let x = 0; x < mask.width; x++) {
       const column = Math.floor(((x + 0.5 - left) * side) / (right - left));
       if (Math.min(column, row) < 0 || Math.max(column, row) >= side) continue;
       all[row * side + column] += 1;
-      hit[row * side + column] += data[4 * (y * mask.width + x) + 3] / 255;
+      brushed[row * side + column] += data[4 * (y * mask.width + x) + 3] / 255;
     }
   }
-  return hit.map((value, at) => (all[at] > 0 ? value / all[at] : 0));
+  return brushed.map((value, at) => (all[at] > 0 ? value / all[at] : 0));
 }

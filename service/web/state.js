@@ -1,22 +1,22 @@
-// What the tabs share: the model, the pictures that were given with their answers, and which of them is looked at.
+// The state that the tabs share: the model, the visitor's images with their answers, the selection.
 
-const MOST = 5; // that are listed
+const LISTED = 5; // classes and reference images in an answer
 
-/** `shots` are {name, blob, url, answer}; `answer` is null while it is awaited, and {error: problem} where there is none. */
-export const state = { manifest: null, methods: [], shots: [], chosen: 0 };
+/** `images` are {name, blob, url, answer}; `answer` is null until it arrives, {error} on failure. */
+export const state = { manifest: null, methods: [], images: [], selected: 0 };
 
-/** The picture that is looked at, or undefined. */
-export const shot = () => state.shots[state.chosen];
+/** The image that the page shows, or undefined. */
+export const selectedImage = () => state.images[state.selected];
 
-/** What a prediction is asked for: some classes, and the nearest reference pictures where the model knows any. */
-export function asked() {
-  const neighbours = Math.min(MOST, state.manifest.familiarity?.neighbours ?? 0);
-  return { top_k: Math.min(MOST, state.manifest.labels.length), ...(neighbours > 0 ? { nearest: neighbours } : {}) };
+/** The parameters of a prediction; the nearest images only where the model has reference images. */
+export function predictionParameters() {
+  const nearest = Math.min(LISTED, state.manifest.familiarity?.neighbours ?? 0);
+  return { top_k: Math.min(LISTED, state.manifest.labels.length), ...(nearest > 0 ? { nearest } : {}) };
 }
 
-/** Forgets the pictures, and what the browser holds for them. */
-export function forget() {
-  for (const { url } of state.shots) URL.revokeObjectURL(url);
-  state.shots = [];
-  state.chosen = 0;
+/** Removes all images, and frees the browser's memory of them. */
+export function clearImages() {
+  for (const { url } of state.images) URL.revokeObjectURL(url);
+  state.images = [];
+  state.selected = 0;
 }

@@ -1,95 +1,105 @@
-// Words: one file of strings for each language, and numbers as that language writes them.
+// Texts and numbers in the language of the page; the controls for language and theme.
 
-import { byId } from "/web/dom.js";
+import { byId, el, fill } from "/web/dom.js";
 
-const LANGUAGES = { en: "English", zh: "中文" };
-const stored = {
-  get: (key) => attempt(() => localStorage.getItem(key)),
-  set: (key, value) => attempt(() => localStorage.setItem(key, value)),
+// Both names stay legible where a system has no Chinese font.
+const LANGUAGES = { zh: "中文", en: "EN" };
+const storage = {
+  get: (key) => nullOnError(() => localStorage.getItem(key)),
+  set: (key, value) => nullOnError(() => localStorage.setItem(key, value)),
 };
 let strings = {};
 
-function attempt(work) {
+function nullOnError(work) {
   try {
     return work();
   } catch {
-    return null; // storage may be forbidden: the choice then lasts as long as the page
+    return null; // a browser may forbid storage: a choice then lasts until the page is closed
   }
 }
 
-/** The language of the page: the chosen one, or the first that the browser asks for and that there is. */
+/** The stored language, or the first one that both the browser and the page have. */
 export function language() {
-  const chosen = stored.get("language");
-  if (chosen in LANGUAGES) return chosen;
+  const stored = storage.get("language");
+  if (stored in LANGUAGES) return stored;
   return navigator.languages.map((tag) => tag.slice(0, 2)).find((tag) => tag in LANGUAGES) ?? "en";
 }
 
-/** Loads the strings of `tag`, and writes them wherever the document asks for one. */
-export async function speak(tag) {
+/** Loads the strings of a language, and fills the texts of the HTML document. */
+export async function loadLanguage(tag = language()) {
   strings = await (await fetch(`/web/${tag}.json`)).json();
   document.documentElement.lang = tag;
   for (const node of document.querySelectorAll("[data-text]")) node.textContent = t(node.dataset.text);
   for (const node of document.querySelectorAll("[data-label]")) node.setAttribute("aria-label", t(node.dataset.label));
 }
 
-/** The string called `key`, with {names} replaced by `values`. */
-export function t(key, values = {}) {
-  return (strings[key] ?? key).replace(/\{(\w+)\}/g, (all, name) => values[name] ?? all);
+/** The string called `key`; {name} becomes `values.name`. */
+export const t = (key, values = {}) => completed(strings[key] ?? key, values);
+
+const completed = (text, values) => text.replace(/\{(\w+)\}/g, (placeholder, name) => values[name] ?? placeholder);
+
+/** The string called `key`, or `fallback` if this language has none. */
+export const translated = (key, fallback) => strings[key] ?? fallback;
+
+/** Title, remedy and detail of an error; a null remedy is part of the detail, which is English. */
+export function errorText({ message, problem }) {
+  if (!problem) return { title: message, remedy: null, detail: null };
+  const { code, title, detail } = problem;
+  const translatedTitle = completed(translated(`problem.${code}`, title), problem);
+  return { title: translatedTitle, remedy: translated(`problem.${code}.remedy`, null), detail };
 }
 
-/** The string called `key`, or `other` where this language has none: what the server says in English. */
-export const or = (key, other) => strings[key] ?? other;
+const formatted = (value, options) => new Intl.NumberFormat(document.documentElement.lang, options).format(value);
 
-const shown = (value, options) => new Intl.NumberFormat(document.documentElement.lang, options).format(value);
+/** A number with at most `digits` after the decimal point, its thousands separated. */
+export const number = (value, digits = 2) => formatted(value, { maximumFractionDigits: digits });
 
-/** A number with at most `digits` behind the point. */
-export const number = (value, digits = 2) => shown(value, { maximumFractionDigits: digits });
-
-/** A number of about three figures, whatever its size, with its sign if `signed`. */
-export function figure(value, signed = false) {
+/** A number rounded to three significant figures; `signed` adds its sign. */
+export function rounded(value, signed = false) {
   const notation = value !== 0 && Math.abs(value) < 0.001 ? "scientific" : "standard";
-  return shown(value, { maximumSignificantDigits: 3, signDisplay: signed ? "exceptZero" : "auto", notation });
+  return formatted(value, { maximumSignificantDigits: 3, signDisplay: signed ? "exceptZero" : "auto", notation });
 }
 
-/** A share as percent; what would round to nothing or to all is said to be below or above. */
+/** A share 0…1 in percent; never rounded to 0 % or 100 %, which would be certainties. */
 export function percent(share) {
-  if (share > 0 && share < 0.001) return `<${shown(0.001, { style: "percent", maximumFractionDigits: 1 })}`;
-  if (share < 1 && share > 0.999) return `>${shown(0.999, { style: "percent", maximumFractionDigits: 1 })}`;
-  return shown(share, { style: "percent", maximumFractionDigits: 1 });
+  const shown = (value) => formatted(value, { style: "percent", maximumFractionDigits: 1 });
+  if (share > 0 && share < 0.001) return `<${shown(0.001)}`;
+  if (share < 1 && share > 0.999) return `>${shown(0.999)}`;
+  return shown(share);
 }
 
-/** Milliseconds, or seconds where those are many. */
+/** Milliseconds; seconds from 1,000 on. */
 export function duration(milliseconds) {
   if (!Number.isFinite(milliseconds)) return "–";
-  return milliseconds < 1000 ? `${figure(milliseconds)} ms` : `${figure(milliseconds / 1000)} s`;
+  return milliseconds < 1000 ? `${rounded(milliseconds)} ms` : `${rounded(milliseconds / 1000)} s`;
 }
 
-/** Makes the buttons for language and theme work; `again` draws the page anew in the other language. */
-export function settings(again) {
-  const [languages, themes] = [byId("language"), byId("theme")];
-  const name = () => {
-    languages.textContent = LANGUAGES[other(language())];
-    languages.lang = other(language());
-    themes.textContent = t(`theme.${theme()}`);
+/** Connects the buttons for language and theme; `redraw` draws the page in the new language. */
+export function connectControls(redraw) {
+  const [languageButton, themeButton] = [byId("language"), byId("theme")];
+  const label = () => {
+    const names = Object.entries(LANGUAGES).map(([tag, name]) => el("span", { lang: tag, class: tag === language() && "on" }, name));
+    fill(languageButton, names[0], " / ", names[1]);
+    languageButton.setAttribute("aria-label", `${Object.values(LANGUAGES).join(" / ")}: ${t("language.switch")}`);
+    themeButton.textContent = t(`theme.${theme()}`);
   };
-  languages.addEventListener("click", async () => {
-    stored.set("language", other(language()));
-    await again();
-    name();
+  languageButton.addEventListener("click", async () => {
+    storage.set("language", language() === "en" ? "zh" : "en");
+    await redraw();
+    label();
   });
-  themes.addEventListener("click", () => {
-    turn();
-    name();
+  themeButton.addEventListener("click", () => {
+    setNextTheme();
+    label();
   });
-  name();
+  label();
 }
 
-const other = (tag) => (tag === "en" ? "zh" : "en");
 const theme = () => document.documentElement.dataset.theme ?? "system";
 
-function turn() {
+function setNextTheme() {
   const next = { system: "light", light: "dark", dark: "system" }[theme()];
   if (next === "system") delete document.documentElement.dataset.theme;
   else document.documentElement.dataset.theme = next;
-  stored.set("theme", next);
+  storage.set("theme", next);
 }

@@ -1,7 +1,7 @@
-// Runs before anything is drawn, so that a chosen theme does not flash in: everything else is in modules, which wait.
+// Runs before the first paint, so that the stored theme does not flash in; modules run later.
 try {
-  const chosen = localStorage.getItem("theme");
-  if (chosen === "light" || chosen === "dark") document.documentElement.dataset.theme = chosen;
+  const stored = localStorage.getItem("theme");
+  if (stored === "light" || stored === "dark") document.documentElement.dataset.theme = stored;
 } catch {
-  // storage may be forbidden: then the system's theme holds
+  // a browser may forbid storage: the theme is then the system's
 }

@@ -1,83 +1,85 @@
-// Watch: what the service does now, from /metrics, which any Prometheus reads too.
+// The tab Watch: rates, latencies, load and classes, from the same /metrics that Prometheus reads.
 
-import { text } from "/web/api.js";
+import { getText } from "/web/api.js";
+import { lineChart, quantileChart } from "/web/charts.js";
 import { el, fill } from "/web/dom.js";
-import { lines, range } from "/web/charts.js";
-import { by, count, histograms, parse, quantile, since, total } from "/web/metrics.js";
-import { bars, facts, sheet, table, title, words } from "/web/parts.js";
-import { duration, figure, percent, t } from "/web/text.js";
+import { count, growth, histograms, parse, quantile, total, totalsBy } from "/web/metrics.js";
+import { bars, facts, heading, paragraph, section, table } from "/web/parts.js";
+import { duration, errorText, number, percent, rounded, t } from "/web/text.js";
 
-const EVERY = 2000; // milliseconds
-const KEPT = 150; // scrapes: five minutes
-const RECENT = 30; // scrapes: one minute
-const MOST_CLASSES = 12;
+const INTERVAL = 2000; // milliseconds between scrapes
+const MAX_SCRAPES = 150; // five minutes
+const MINUTE = 30; // scrapes
+const TEN_SECONDS = 5; // scrapes
+const MAX_CLASSES = 12;
 const STAGES = ["read", "decode", "queue", "infer", "explain", "render", "encode"];
 const QUANTILES = [0.5, 0.95, 0.99];
+const [REQUESTS, SECONDS] = ["candor_requests_total", "candor_request_duration_seconds"];
 const parts = {};
-let scrapes = []; // {at: milliseconds, found}
+let scrapes = []; // {at: milliseconds, samples}
 let timer = null;
-let window_ = "start";
+let period = "start"; // or "minute"
 
 /** Draws the tab into `root`. */
 export function draw(root) {
-  for (const name of ["tiles", "rate", "latency", "load", "classes", "trouble"]) parts[name] = el("div", { class: name });
-  parts.trouble.setAttribute("role", "status");
+  for (const name of ["tiles", "rate", "latency", "load", "classes", "outage"]) parts[name] = el("div", { class: name });
+  parts.outage.setAttribute("role", "status");
   fill(
     root,
-    title(t("watch.title"), [t("watch.lead"), ...grafana()]),
-    parts.trouble,
+    heading(t("watch.title"), [t("watch.lead"), ...grafanaLink()]),
+    parts.outage,
     parts.tiles,
-    sheet(t("watch.rate"), parts.rate),
-    sheet(t("watch.latency"), windows(), parts.latency),
-    el("div", { class: "two" }, sheet(t("watch.load"), parts.load), sheet(t("watch.classes"), parts.classes)),
+    section(t("watch.rate"), parts.rate),
+    section(t("watch.latency"), periodChoice(), parts.latency),
+    el("div", { class: "two" }, section(t("watch.load"), parts.load), section(t("watch.classes"), parts.classes)),
   );
   if (scrapes.length > 0) show();
 }
 
-/** Begins to look. */
+/** Starts the scrapes. */
 export function enter() {
   clearInterval(timer);
-  timer = setInterval(() => document.hidden || look(), EVERY);
-  look();
+  timer = setInterval(() => document.hidden || scrape(), INTERVAL);
+  scrape();
 }
 
-/** Looks no longer: the next look is not joined to the last by a line. */
+/** Stops the scrapes; they are dropped, because a line over the gap would be wrong. */
 export function leave() {
   clearInterval(timer);
   scrapes = [];
 }
 
-async function look() {
+async function scrape() {
   try {
-    scrapes = [...scrapes, { at: performance.now(), found: parse(await text("/metrics")) }].slice(-KEPT);
-    parts.trouble.textContent = "";
+    scrapes = [...scrapes, { at: performance.now(), samples: parse(await getText("/metrics")) }].slice(-MAX_SCRAPES);
+    parts.outage.textContent = "";
     show();
   } catch (error) {
-    parts.trouble.textContent = error.message;
+    parts.outage.textContent = errorText(error).title;
   }
 }
 
-function grafana() {
+function grafanaLink() {
   const url = document.querySelector("meta[name=candor-grafana]").content;
   return url ? [" ", el("a", { href: url, rel: "noreferrer" }, t("watch.grafana"))] : [];
 }
 
-function windows() {
-  const one = (name) => {
-    const chosen = el("input", { type: "radio", name: "window", value: name, checked: name === window_ });
-    chosen.addEventListener("change", () => {
-      window_ = name;
+function periodChoice() {
+  const choice = (name) => {
+    const radio = el("input", { type: "radio", name: "period", value: name, checked: name === period });
+    radio.addEventListener("change", () => {
+      period = name;
       show();
     });
-    return el("label", { class: "check" }, chosen, t(`watch.window.${name}`));
+    return el("label", { class: "check" }, radio, t(`watch.period.${name}`));
   };
-  return el("fieldset", { class: "row" }, el("legend", {}, t("watch.window")), one("start"), one("minute"));
+  return el("fieldset", { class: "row" }, el("legend", {}, t("watch.period")), choice("start"), choice("minute"));
 }
 
-const last = () => scrapes.at(-1).found;
+const latest = () => scrapes.at(-1).samples;
 
-/** What the chosen window begins with; nothing for the start of the service. */
-const begin = () => (window_ === "minute" ? scrapes.at(-Math.min(RECENT, scrapes.length)).found : new Map());
+/** The samples at the beginning of the period; none at the start of the service. */
+const earliest = () => (period === "minute" ? scrapes.at(-Math.min(MINUTE, scrapes.length)).samples : new Map());
 
 function show() {
   fill(parts.tiles, tiles());
@@ -87,104 +89,107 @@ function show() {
   fill(parts.classes, classes());
 }
 
-/** Per second between each scrape and the one before; a counter that fell began anew. */
-function rates(name, where) {
-  return scrapes.slice(1).map(({ at, found }, index) => {
-    const grown = total(found, name, where) - total(scrapes[index].found, name, where);
-    return grown < 0 ? NaN : (1000 * grown) / (at - scrapes[index].at);
+/** Growth per second between scrapes; NaN where a counter fell, because the service restarted. */
+function rates(name, matches) {
+  return scrapes.slice(1).map(({ at, samples }, index) => {
+    const before = scrapes[index];
+    const grown = total(samples, name, matches) - total(before.samples, name, matches);
+    return grown < 0 ? NaN : (1000 * grown) / (at - before.at);
   });
 }
 
 const isError = ({ code }) => code >= "400";
-const [requests, seconds] = ["candor_requests_total", "candor_request_duration_seconds"];
 
 function tiles() {
-  const recent = (values) => average(values.slice(-5)); // ten seconds
-  const [all, failed] = [recent(rates(requests)), recent(rates(requests, isError))];
-  const [sum, errors] = [total(last(), requests), total(last(), requests, isError)];
-  const [waiting, running] = [total(last(), "candor_queue_depth"), total(last(), "candor_in_flight")];
+  const recent = (values) => mean(values.slice(-TEN_SECONDS));
+  const [rate, errorRate] = [recent(rates(REQUESTS)), recent(rates(REQUESTS, isError))];
+  const [requests, errors] = [total(latest(), REQUESTS), total(latest(), REQUESTS, isError)];
+  const [waiting, running] = [total(latest(), "candor_queue_depth"), total(latest(), "candor_in_flight")];
   return [
-    tile("rate", Number.isFinite(all) ? `${figure(all)}/s` : "–", { count: figure(sum) }),
-    tile("errors", share(failed, all), { share: share(errors, sum) }),
-    tile("latency", duration(1000 * quantile(merged(), 0.99)), {}),
-    tile("queue", figure(waiting), { running: figure(running) }),
+    tile("rate", Number.isFinite(rate) ? `${rounded(rate)}/s` : "–", { count: number(requests) }),
+    tile("errors", ratio(errorRate, rate), { share: ratio(errors, requests) }),
+    tile("latency", duration(1000 * quantile(imageLatencies(), 0.99))),
+    tile("queue", number(waiting), { running: number(running) }),
   ];
 }
 
-const average = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
-const share = (part, all) => (all > 0 ? percent(part / all) : "–");
+const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+const ratio = (part, all) => (all > 0 ? percent(part / all) : "–");
 
-function tile(name, value, values) {
-  return el("div", { class: "tile" }, words(t(`tile.${name}`), "name"), words(value, "value"), words(t(`tile.${name}.note`, values), "quiet"));
+function tile(name, value, values = {}) {
+  const note = t(`tile.${name}.note`, values);
+  return el("div", { class: "tile" }, paragraph(t(`tile.${name}`), "name"), paragraph(value, "value"), paragraph(note, "quiet"));
 }
 
-/** The time of predictions and explanations together. */
-function merged() {
-  const routes = [...histograms(last(), seconds, "route")].filter(([route]) => /predict|explain|infer/.test(route));
-  const asked = routes.map(([, buckets]) => buckets);
-  return (asked[0] ?? []).map(([bound], at) => [bound, asked.reduce((sum, buckets) => sum + buckets[at][1], 0)]);
+/** One histogram of all requests with images. */
+function imageLatencies() {
+  const routes = [...histograms(latest(), SECONDS, "route")].filter(([route]) => /predict|explain|infer/.test(route));
+  const all = routes.map(([, buckets]) => buckets);
+  return (all[0] ?? []).map(([bound], index) => [bound, all.reduce((sum, buckets) => sum + buckets[index][1], 0)]);
 }
 
 function rate() {
-  const [all, failed] = [rates(requests), rates(requests, isError)];
-  if (all.length < 2) return words(t("watch.waiting"), "quiet");
-  const top = Math.max(1, ...all.filter(Number.isFinite));
-  const label = t("watch.rate.label", { now: figure(all.at(-1)), most: figure(top) });
-  const series = [{ values: all, kind: "all" }, { values: failed, kind: "errors" }];
-  return [lines(series, label), el("p", { class: "ends quiet" }, el("span", {}, label), key())];
+  const [all, errors] = [rates(REQUESTS), rates(REQUESTS, isError)];
+  if (all.length < 2) return paragraph(t("watch.waiting"), "quiet");
+  const most = Math.max(1, ...all.filter(Number.isFinite));
+  const label = t("watch.rate.label", { now: rounded(all.at(-1)), most: rounded(most) });
+  const series = [{ values: all, kind: "all" }, { values: errors, kind: "errors" }];
+  return [lineChart(series, label), el("p", { class: "ends quiet" }, el("span", {}, label), key())];
 }
 
 const key = () => el("span", { class: "key" }, ["all", "errors"].flatMap((name) => [el("i", { class: name }), t(`watch.${name}`)]));
 
 function latency() {
-  const routes = rows(seconds, "route", (route) => route);
+  const routes = rows(SECONDS, "route", (route) => route);
   const stages = rows("candor_stage_duration_seconds", "stage", (stage) => t(`stage.${stage}`));
   stages.sort((a, b) => STAGES.indexOf(a.key) - STAGES.indexOf(b.key));
-  return [quantiles(t("watch.route"), routes), quantiles(t("watch.stage"), stages)];
+  return [quantileTable(t("watch.route"), routes), quantileTable(t("watch.stage"), stages)];
 }
 
-function rows(name, label, named) {
-  const before = histograms(begin(), name, label);
-  return [...histograms(last(), name, label)]
-    .map(([key, buckets]) => ({ key, named: named(key), buckets: since(buckets, before.get(key)) }))
+/** The histograms of the period by the value of `label`, without empty ones. */
+function rows(name, label, titleOf) {
+  const before = histograms(earliest(), name, label);
+  return [...histograms(latest(), name, label)]
+    .map(([key, buckets]) => ({ key, title: titleOf(key), buckets: growth(buckets, before.get(key)) }))
     .filter(({ buckets }) => count(buckets) > 0);
 }
 
-function quantiles(name, found) {
-  if (found.length === 0) return words(t("watch.none", { name }), "quiet");
-  const row = ({ named, buckets }) => {
-    const times = QUANTILES.map((part) => 1000 * quantile(buckets, part));
-    const told = times.map(duration);
-    const drawing = range(times, t("watch.range", { name: named, times: told.join(", ") }));
-    return [named, figure(count(buckets)), ...told, el("td", { class: "wide" }, drawing)];
+function quantileTable(name, entries) {
+  if (entries.length === 0) return paragraph(t("watch.none", { name }), "quiet");
+  const row = ({ title, buckets }) => {
+    const times = QUANTILES.map((share) => 1000 * quantile(buckets, share));
+    const texts = times.map(duration);
+    const chart = quantileChart(times, t("watch.range", { name: title, times: texts.join(", ") }));
+    return [title, number(count(buckets)), ...texts, el("td", { class: "wide" }, chart)];
   };
-  return table(name, [name, t("watch.count"), "p50", "p95", "p99", t("watch.scale")], found.map(row));
+  return table(name, [name, t("watch.count"), "p50", "p95", "p99", t("watch.scale")], entries.map(row));
 }
 
 function load() {
-  const depth = scrapes.map(({ found }) => total(found, "candor_queue_depth"));
-  const refused = figure(total(last(), "candor_rejected_total"));
-  const label = t("watch.queue.label", { now: figure(depth.at(-1)), most: figure(Math.max(...depth)) });
-  return [lines([{ values: depth, kind: "all" }], label), words(label, "quiet"), facts([...batches(), [t("watch.refused"), refused]])];
+  const depths = scrapes.map(({ samples }) => total(samples, "candor_queue_depth"));
+  const rejected = number(total(latest(), "candor_rejected_total"));
+  const label = t("watch.queue.label", { now: number(depths.at(-1)), most: number(Math.max(...depths)) });
+  const chart = lineChart([{ values: depths, kind: "all" }], label);
+  return [chart, paragraph(label, "quiet"), facts([...batchSizes(), [t("watch.rejected"), rejected]])];
 }
 
-/** How many pictures ran together, by lane. */
-function batches() {
-  const [pictures, runs] = [grown("candor_batch_size_sum", "lane"), grown("candor_batch_size_count", "lane")];
-  const mean = (lane) => (runs.get(lane) > 0 ? figure(pictures.get(lane) / runs.get(lane)) : "–");
-  return [...pictures.keys()].map((lane) => [t("watch.batch", { lane: t(`lane.${lane}`) }), mean(lane)]);
+/** The mean number of images in a batch, by lane. */
+function batchSizes() {
+  const [images, batches] = [grown("candor_batch_size_sum", "lane"), grown("candor_batch_size_count", "lane")];
+  const size = (lane) => (batches.get(lane) > 0 ? rounded(images.get(lane) / batches.get(lane)) : "–");
+  return [...images.keys()].map((lane) => [t("watch.batch", { lane: t(`lane.${lane}`) }), size(lane)]);
 }
 
-/** How far a counter grew in the chosen window, by the value of `label`. */
+/** The growth of a counter in the period, by the value of `label`. */
 function grown(name, label) {
-  const before = by(begin(), name, label);
-  return new Map([...by(last(), name, label)].map(([key, value]) => [key, Math.max(0, value - (before.get(key) ?? 0))]));
+  const before = totalsBy(earliest(), name, label);
+  return new Map([...totalsBy(latest(), name, label)].map(([key, value]) => [key, Math.max(0, value - (before.get(key) ?? 0))]));
 }
 
 function classes() {
-  const seen = [...grown("candor_predictions_total", "label")].filter(([, value]) => value > 0);
-  const all = seen.reduce((sum, [, value]) => sum + value, 0);
-  if (all === 0) return words(t("watch.no-classes"), "quiet");
-  const most = seen.sort(([, a], [, b]) => b - a).slice(0, MOST_CLASSES);
+  const counts = [...grown("candor_predictions_total", "label")].filter(([, value]) => value > 0);
+  const all = counts.reduce((sum, [, value]) => sum + value, 0);
+  if (all === 0) return paragraph(t("watch.no-classes"), "quiet");
+  const most = counts.sort(([, a], [, b]) => b - a).slice(0, MAX_CLASSES);
   return bars(most.map(([label, value]) => [label, value / all]), { class: "bars plain-bars" });
 }

@@ -1,201 +1,213 @@
-// Why: up to three maps of one picture side by side, for a class of one's choice, and a brush that puts them to the test.
+// The tab Why: up to three maps of one image side by side, for any class, and the brush.
 
-import { button, check, el, fill, labelled, select } from "/web/dom.js";
-import { ground } from "/web/map.js";
+import { loadColours } from "/web/colours.js";
+import { button, checkBox, el, fill, labelled, select } from "/web/dom.js";
+import { onImages, samples } from "/web/images.js";
+import { drawImage } from "/web/map.js";
 import { Panel } from "/web/panel.js";
-import { title, trouble, words } from "/web/parts.js";
-import { listen, samples } from "/web/pictures.js";
+import { alertNotice, errorNotice, heading, paragraph } from "/web/parts.js";
 import { Probe } from "/web/probe.js";
-import { shot, state } from "/web/state.js";
-import { figure, percent, t } from "/web/text.js";
+import { selectedImage, state } from "/web/state.js";
+import { percent, rounded, t } from "/web/text.js";
 
-const MOST = 3; // side by side
-const FIRST = ["integrated_gradients", "grad_cam", "occlusion"];
-/** What was chosen, kept while pictures come and go. */
-const chosen = { methods: null, target: "", against: "", opacity: 0.85, shown: { favour: true, against: true }, quality: "basic" };
+const MAX_PANELS = 3;
+const FIRST_METHODS = ["integrated_gradients", "grad_cam", "occlusion"];
+/** The visitor's choices, which hold for the next image, too. */
+const choices = { methods: null, target: "", against: "", opacity: 0.85, visible: { favour: true, against: true }, quality: "basic" };
 const parts = {};
 let panels = [];
 let root = null;
-let drawn = null; // the picture that the tab shows, with its answer
-let last = null; // the picture that the classes were chosen for
+let shown = null; // {url, answer} of the image in the tab
+let targetsUrl = null; // of the image that the classes were chosen for
 
-listen(() => root && !root.hidden && enter());
+onImages(() => root && !root.hidden && enter());
 
 /** Draws the tab into `place`. */
 export function draw(place) {
   root = place;
-  drawn = null;
+  shown = null;
 }
 
-/** Called when the tab is opened: shows the picture of the moment. */
+/** Shows the selected image, whenever the tab is opened. */
 export function enter() {
-  const looked = shot();
-  const now = looked && { url: looked.url, answer: looked.answer };
-  if (drawn && now && drawn.url === now.url && drawn.answer === now.answer) return;
-  drawn = now ?? {};
-  panels.forEach((panel) => panel.stop());
+  const image = selectedImage();
+  const next = image && { url: image.url, answer: image.answer };
+  if (shown && next && shown.url === next.url && shown.answer === next.answer) return;
+  shown = next ?? {};
+  panels.forEach((panel) => panel.cancel());
   panels = [];
-  if (looked?.answer && !looked.answer.error) explained(looked);
-  else fill(root, title(t("why.title"), t(looked?.answer === null ? "try.waiting" : "why.empty")), samples());
+  if (image?.answer && !image.answer.error) showMaps(image);
+  else fill(root, heading(t("why.title"), t(image?.answer === null ? "try.waiting" : "why.empty")), samples());
 }
 
-async function explained(looked) {
-  const on = await ground(looked.blob, state.manifest.input).catch(() => null);
-  if (drawn.url !== looked.url) return;
-  if (on === null) {
-    fill(root, title(t("why.title"), t("why.lead")), trouble(t("why.undrawable")));
-    return;
-  }
-  if (last !== looked.url) Object.assign(chosen, { target: "", against: "" });
-  last = looked.url;
-  chosen.methods ??= preferred().slice(0, 1);
+async function showMaps(image) {
+  const drawn = await prepared(image);
+  if (drawn === null || shown.url !== image.url) return;
+  if (targetsUrl !== image.url) Object.assign(choices, { target: "", against: "" });
+  targetsUrl = image.url;
+  choices.methods ??= methodNames().slice(0, 1);
   parts.panels = el("div", { class: "panels" });
-  parts.more = button(t("why.compare"), more);
-  parts.probe = new Probe(on, looked, () => panels, question);
+  parts.add = button(t("why.compare"), addPanel);
+  parts.probe = new Probe(drawn, () => panels, question);
   parts.question = el("p", { class: "question", "aria-live": "polite" });
-  panels = chosen.methods.map((method) => panel(method, looked, on));
-  const head = title(t("why.title"), t("why.lead"));
-  const caveat = words(t("why.caveat"), "caveat");
-  fill(root, head, controls(looked), parts.question, parts.panels, nearest(looked), caveat, parts.probe.node);
-  arrange();
-  again();
+  panels = choices.methods.map((method) => newPanel(method, image, drawn));
+  const head = heading(t("why.title"), t("why.lead"));
+  const caveat = paragraph(t("why.caveat"), "caveat");
+  fill(root, head, controls(image), parts.question, parts.panels, nearest(image), caveat, parts.probe.node);
+  arrangePanels();
+  requestMaps();
 }
 
-/** Methods of this model, those first that say most to someone new. */
-function preferred() {
+/** Draws the image and loads the colours; shows an error and returns null if either fails. */
+async function prepared(image) {
+  const fail = (notice) => {
+    if (shown.url === image.url) fill(root, heading(t("why.title"), t("why.lead")), notice);
+    return null;
+  };
+  try {
+    await loadColours();
+  } catch (error) {
+    return fail(errorNotice(error));
+  }
+  return drawImage(image.blob, state.manifest.input).catch(() => fail(alertNotice(t("why.undrawable"))));
+}
+
+/** The methods of this model; those that explain most to a newcomer come first. */
+function methodNames() {
   const names = state.methods.map((method) => method.name);
-  return [...FIRST.filter((name) => names.includes(name)), ...names.filter((name) => !FIRST.includes(name))];
+  return [...FIRST_METHODS.filter((name) => names.includes(name)), ...names.filter((name) => !FIRST_METHODS.includes(name))];
 }
 
-function panel(method, looked, on) {
-  const around = { question, look: chosen, changed: () => parts.probe.compare(), chose: remember, gone: () => less(made) };
-  const made = new Panel(looked, on, around);
-  made.choose(method);
-  return made;
+function newPanel(method, image, drawn) {
+  const tab = { question, look: choices, onMap: () => parts.probe.compare(), onMethod: storeMethods, onRemove: () => removePanel(panel) };
+  const panel = new Panel(image, drawn, tab);
+  panel.setMethod(method);
+  return panel;
 }
 
-function more() {
-  const method = preferred().find((name) => !panels.some((other) => other.method.name === name)) ?? preferred()[0];
-  const added = panel(method, panels[0].looked, panels[0].ground);
-  panels.push(added);
-  remember();
-  arrange();
-  added.ask();
-  added.picker.focus();
+function addPanel() {
+  const method = methodNames().find((name) => !panels.some((panel) => panel.method.name === name)) ?? methodNames()[0];
+  const panel = newPanel(method, panels[0].image, panels[0].drawn);
+  panels.push(panel);
+  storeMethods();
+  arrangePanels();
+  panel.request();
+  panel.picker.focus();
 }
 
-function less(gone) {
-  gone.stop();
-  panels = panels.filter((other) => other !== gone);
-  remember();
-  arrange();
+function removePanel(removed) {
+  removed.cancel();
+  panels = panels.filter((panel) => panel !== removed);
+  storeMethods();
+  arrangePanels();
   parts.probe.compare();
-  parts.more.focus();
+  parts.add.focus();
 }
 
-function remember() {
-  chosen.methods = panels.map((each) => each.method.name);
+function storeMethods() {
+  choices.methods = panels.map((panel) => panel.method.name);
 }
 
-function arrange() {
-  panels.forEach((each) => each.alone(panels.length === 1));
+function arrangePanels() {
+  panels.forEach((panel) => panel.setAlone(panels.length === 1));
   parts.panels.dataset.count = panels.length;
-  fill(parts.panels, panels.map((each) => each.node));
-  parts.more.disabled = panels.length >= MOST;
+  fill(parts.panels, panels.map((panel) => panel.node));
+  parts.add.disabled = panels.length >= MAX_PANELS;
 }
 
-/** Asks everything again: the question has changed. */
-function again() {
-  const names = { label: named(target(), true), other: chosen.against === "" ? "" : named(Number(chosen.against), true) };
-  parts.question.textContent = t(chosen.against === "" ? "why.question" : "why.contrast", names);
-  panels.forEach((each) => each.ask());
+/** Requests all maps again, after a change of the question. */
+function requestMaps() {
+  const names = { label: labelOf(target()), other: choices.against === "" ? "" : labelOf(Number(choices.against)) };
+  parts.question.textContent = t(choices.against === "" ? "why.question" : "why.contrast", names);
+  panels.forEach((panel) => panel.request());
   parts.probe.clear();
 }
 
-const repaint = () => panels.forEach((each) => each.paint());
-const target = () => (chosen.target === "" ? drawn.answer.index : Number(chosen.target));
+const repaint = () => panels.forEach((panel) => panel.paint());
+const target = () => (choices.target === "" ? shown.answer.index : Number(choices.target));
 
-/** The part of a request that all panels share, and the classes that it is about. */
+/** The classes that all panels explain, and their part of the request. */
 function question() {
   const index = target();
-  const against = chosen.against === "" ? null : Number(chosen.against);
-  const asked = against === null ? named(index) : `${plain(index)},${plain(against)}`;
-  return { index, against, query: { target: asked, quality: chosen.quality } };
+  const against = choices.against === "" ? null : Number(choices.against);
+  const value = against === null ? labelOf(index) : `${inPair(index)},${inPair(against)}`;
+  return { index, against, query: { target: value, quality: choices.quality } };
 }
 
-const named = (index) => state.manifest.labels[index];
+const labelOf = (index) => state.manifest.labels[index];
 
-/** A class in a pair: by its index where its label would not survive the comma. */
-function plain(index) {
-  const label = named(index);
+/** A class in a pair; the index of a label that the comma would cut. */
+function inPair(index) {
+  const label = labelOf(index);
   return label.includes(",") || label.trim() !== label ? index : label;
 }
 
-function controls(looked) {
-  const full = check(t("why.full"), chosen.quality === "full", (on) => set({ quality: on ? "full" : "basic" }));
+function controls(image) {
+  const full = checkBox(t("why.full"), choices.quality === "full", (checked) => change({ quality: checked ? "full" : "basic" }));
   return el(
     "div",
     { class: "controls" },
-    el("div", { class: "row" }, targets(looked), rivals(looked), parts.more),
-    el("div", { class: "row" }, opacity(), sides(), full),
+    el("div", { class: "row" }, targetSelect(image), againstSelect(image), parts.add),
+    el("div", { class: "row" }, opacityRange(), sideBoxes(), full),
   );
 }
 
-function set(change) {
-  Object.assign(chosen, change);
-  again();
+function change(values) {
+  Object.assign(choices, values);
+  requestMaps();
 }
 
-function classes(looked) {
-  const share = new Map(looked.answer.top.map((entry) => [entry.index, entry.probability]));
-  const order = [...share.keys(), ...state.manifest.labels.keys()].filter((index, at, all) => all.indexOf(index) === at);
-  return order.map((index) => [String(index), share.has(index) ? `${named(index)} (${percent(share.get(index))})` : named(index)]);
+/** All classes as [index, text]; the most probable ones come first. */
+function classOptions(image) {
+  const shares = new Map(image.answer.top.map((entry) => [entry.index, entry.probability]));
+  const indices = new Set([...shares.keys(), ...state.manifest.labels.keys()]);
+  const text = (index) => (shares.has(index) ? `${labelOf(index)} (${percent(shares.get(index))})` : labelOf(index));
+  return [...indices].map((index) => [String(index), text(index)]);
 }
 
-function targets(looked) {
-  const first = ["", t("why.predicted", { label: looked.answer.label })];
-  const change = (target) => set({ target, ...cleared(target, chosen.against) });
-  return labelled(t("why.target"), select([first, ...classes(looked)], chosen.target, change, { id: "target" }));
+function targetSelect(image) {
+  const predicted = ["", t("why.predicted", { label: image.answer.label })];
+  const onchange = (target) => change({ target, against: allowedAgainst(target, choices.against) });
+  return labelled(t("why.target"), select([predicted, ...classOptions(image)], choices.target, onchange, { id: "target" }));
 }
 
-function rivals(looked) {
-  const first = ["", t("why.nothing")];
-  const change = (against) => set(cleared(chosen.target, against));
-  return labelled(t("why.against"), select([first, ...classes(looked)], chosen.against, change, { id: "against" }));
+function againstSelect(image) {
+  const none = ["", t("why.nothing")];
+  const onchange = (against) => change({ against: allowedAgainst(choices.target, against) });
+  return labelled(t("why.against"), select([none, ...classOptions(image)], choices.against, onchange, { id: "against" }));
 }
 
-/** A class is not compared with itself: the comparison is dropped, and its list says so. */
-function cleared(target, against) {
-  const index = target === "" ? drawn.answer.index : Number(target);
-  const kept = against !== "" && Number(against) === index ? "" : against;
-  const list = document.getElementById("against");
-  if (list.value !== kept) list.value = kept;
-  return { against: kept };
+/** `against`, or "" where it is the target itself; the list then shows that. */
+function allowedAgainst(target, against) {
+  const index = target === "" ? shown.answer.index : Number(target);
+  const allowed = against !== "" && Number(against) === index ? "" : against;
+  document.getElementById("against").value = allowed;
+  return allowed;
 }
 
-function opacity() {
+function opacityRange() {
   const oninput = (event) => {
-    chosen.opacity = Number(event.target.value);
+    choices.opacity = Number(event.target.value);
     repaint();
   };
-  return labelled(t("why.opacity"), el("input", { type: "range", min: 0, max: 1, step: 0.05, value: chosen.opacity, oninput }));
+  return labelled(t("why.opacity"), el("input", { type: "range", min: 0, max: 1, step: 0.05, value: choices.opacity, oninput }));
 }
 
-function sides() {
+function sideBoxes() {
   const side = (name) =>
-    check(t(`side.${name}`), chosen.shown[name], (on) => {
-      chosen.shown[name] = on;
+    checkBox(t(`side.${name}`), choices.visible[name], (checked) => {
+      choices.visible[name] = checked;
       repaint();
     });
   return el("fieldset", { class: "row" }, el("legend", {}, t("why.shown")), side("favour"), side("against"));
 }
 
-/** The nearest reference examples, where the bundle has them: they help people more than maps do. */
+/** The nearest reference images, which help people more than maps do (see `why.caveat`). */
 function nearest({ answer }) {
-  const found = answer.nearest ?? [];
-  if (found.length === 0) return null;
-  const where = ({ name, distance }) => ` ${t("why.nearest.one", { name, distance: figure(distance) })}`;
+  const entries = answer.nearest ?? [];
+  if (entries.length === 0) return null;
   const image = ({ picture, name }) => picture && el("img", { src: picture, alt: name });
-  const one = (example) => el("li", {}, image(example), el("b", {}, example.label), where(example));
-  return el("section", { class: "nearest" }, el("h2", {}, t("why.nearest")), el("ol", {}, found.map(one)));
+  const origin = ({ name, distance }) => ` ${t("why.nearest.one", { name, distance: rounded(distance) })}`;
+  const item = (entry) => el("li", {}, image(entry), el("b", {}, entry.label), origin(entry));
+  return el("section", { class: "nearest" }, el("h2", {}, t("why.nearest")), el("ol", {}, entries.map(item)));
 }

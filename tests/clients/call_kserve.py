@@ -1,4 +1,4 @@
-"""Asks a server by KServe's client: URL MODEL IMAGE → JSON on standard output. Runs where kserve is installed."""
+"""Calls a server by KServe's client: URL MODEL IMAGE → JSON on standard output."""
 
 import asyncio
 import base64
@@ -24,7 +24,7 @@ def tensor(value, binary):
     return [given]
 
 
-def told(answer):
+def contents(answer):
     return {"id": answer.id, "model": answer.model_name} | {
         "values": {output.name: np.asarray(output.as_numpy()).tolist() for output in answer.outputs}
     }
@@ -46,9 +46,9 @@ async def v2(client):
         "ready": await client.is_server_ready(url),
         "live": await client.is_server_live(url),
         "model_ready": await client.is_model_ready(url, model),
-        "binary": told(await client.infer(url, binary, model_name=model)),
-        "json": told(await client.infer(url, coded, model_name=model)),
-        "trusted": told(await client.infer(url, trusted, model_name=model)),
+        "binary": contents(await client.infer(url, binary, model_name=model)),
+        "json": contents(await client.infer(url, coded, model_name=model)),
+        "trusted": contents(await client.infer(url, trusted, model_name=model)),
         "refused": await refused(
             client.infer(url, InferRequest(model, tensor(b"noise", binary=True)), model_name=model)
         ),

@@ -1,4 +1,4 @@
-"""Asks a server by tritonclient: HOST:PORT MODEL IMAGE PIXELS.npy → JSON on standard output. Runs where tritonclient is installed."""
+"""Calls a server by tritonclient: HOST:PORT MODEL IMAGE PIXELS.npy → JSON on standard output."""
 
 import base64
 import json
@@ -32,7 +32,7 @@ def raw(values, *, binary=True):
     ]
 
 
-def told(answer):
+def contents(answer):
     response = answer.get_response()
     found = {entry["name"]: answer.as_numpy(entry["name"]) for entry in response["outputs"]}
     texts = {
@@ -57,13 +57,13 @@ def explained(tensor, binary):
         triton.InferRequestedOutput("label", binary_data=binary),
     ]
     parameters = {"method": "integrated_gradients", "steps": 4, "target": "0"}
-    return told(client.infer(model, tensor, outputs=wanted, parameters=parameters))
+    return contents(client.infer(model, tensor, outputs=wanted, parameters=parameters))
 
 
 def trusted(binary):
     names = ("prediction_set", "familiarity", "attribution", "quality")
     wanted = [triton.InferRequestedOutput(name, binary_data=binary) for name in names]
-    return told(
+    return contents(
         client.infer(
             model, encoded(body), outputs=wanted, parameters={"coverage": "0.9", "by_class": True}
         )
@@ -78,11 +78,11 @@ json.dump(
         "other_ready": client.is_model_ready("other"),
         "server": client.get_server_metadata(),
         "model": client.get_model_metadata(model),
-        "encoded": told(client.infer(model, encoded(body, body), request_id="seven")),
-        "column": told(client.infer(model, encoded(body, column=True))),
-        "base64": told(client.infer(model, encoded(base64.b64encode(body), binary=False))),
-        "pixels": told(client.infer(model, raw(array))),
-        "pixels_json": told(
+        "encoded": contents(client.infer(model, encoded(body, body), request_id="seven")),
+        "column": contents(client.infer(model, encoded(body, column=True))),
+        "base64": contents(client.infer(model, encoded(base64.b64encode(body), binary=False))),
+        "pixels": contents(client.infer(model, raw(array))),
+        "pixels_json": contents(
             client.infer(
                 model,
                 raw(array, binary=False),

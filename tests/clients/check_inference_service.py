@@ -1,4 +1,7 @@
-"""Checks the InferenceService on standard input, JSON, field by field against the models of KServe's client; prints what they do not know."""
+"""Checks an InferenceService, JSON on standard input, against the models of KServe's client.
+
+Prints the path of every field that the models do not have.
+"""
 
 import json
 import re
@@ -9,7 +12,7 @@ from kubernetes import client
 
 
 def unknown(value, kind, place):
-    """The places in `value` that the model named `kind` does not know."""
+    """The paths in `value` that the model named `kind` does not have."""
     inner = re.fullmatch(r"[Ll]ist\[(.+)\]", kind)
     if isinstance(value, list):
         assert inner, kind

@@ -1,7 +1,8 @@
-"""The page in a real browser: every flow of it, for eyes, keyboard and screen reader, and nothing that it must not do."""
+"""The page in a real browser: every tab, by mouse, keyboard and screen reader, and its security."""
 
 import base64
 import io
+import json
 import re
 import shlex
 import subprocess
@@ -15,14 +16,16 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from service.bundle import folder as bundle_folder
+from service.errors import RequestError
 from service.explain import METHODS
-from service.explain.colours import ink
+from service.explain.colours import ink, tables
 from support.browser import TABS, Visit, chromium
 from support.images import draw, encode
 from support.servers import Server
 
 MOST_BYTES, MOST_SECONDS = 100_000, 1.0
-SAMPLES = Path(__file__).parents[2] / "service" / "web" / "samples"
+WEB = Path(__file__).parents[2] / "service" / "web"
+SAMPLES = WEB / "samples"
 SHIP = SAMPLES / "ship.webp"
 SCRIPT = "<img src=x onerror=window.ran=1><script>window.ran=1</script>"
 PLOT = encode(draw("blue", size=64))
@@ -36,12 +39,12 @@ def browser():
 
 @pytest.fixture
 def visit(browser, server):
-    """A visitor to whom nothing may happen that must not."""
+    """A visitor; the page may cause no error and no request to another host."""
     visitor = Visit(browser, server.url)
     yield visitor
     visitor.close()
     assert visitor.errors == []
-    assert visitor.strangers == []
+    assert visitor.foreign == []
 
 
 @pytest.fixture
@@ -57,14 +60,15 @@ def visitor(browser, server):
     for each in made:
         each.close()
         assert each.errors == []
-        assert each.strangers == []
+        assert each.foreign == []
 
 
 @pytest.fixture(scope="module")
 def marked(tmp_path_factory, embedded):
-    """A server whose model has a script for a label, another in its card, and a plot."""
+    """A server of a model with scripts as a label and in the card, and with a plot."""
     folder = tmp_path_factory.mktemp("marked")
-    card = f"# A card\n\n{SCRIPT}\n\n| a | b |\n|---|---|\n| {SCRIPT} | [x](javascript:window.ran=1) |\n\n![the plot](confusion.png)\n"
+    table = f"| a | b |\n|---|---:|\n| {SCRIPT} | [x](javascript:window.ran=1) |"
+    card = f"# A card\n\n{SCRIPT}\n\n{table}\n\n![the plot](confusion.png)\n"
     files = {
         name: embedded.read(name) for name in embedded.manifest.files if not name.endswith(".png")
     }
@@ -78,14 +82,14 @@ def marked(tmp_path_factory, embedded):
 
 
 def pixels(page, selector="#why .panel canvas[role=img]"):
-    """What a canvas shows: uint8 (H, W, 3)."""
+    """The pixels of a canvas: uint8 (H, W, 3)."""
     url = page.locator(selector).first.evaluate("canvas => canvas.toDataURL('image/png')")
     with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) as image:
         return np.asarray(image.convert("RGB"))
 
 
 def shares(page, selector):
-    """The percentages of some bars, as numbers 0…1."""
+    """The percentages of bars as numbers 0…1."""
     texts = page.locator(f"{selector} .figure").all_inner_texts()
     return [float(re.sub(r"[^\d.]", "", text)) / 100 for text in texts]
 
@@ -98,10 +102,10 @@ def explained(server, query):
     return response.json()["explanation"]
 
 
-# the first look
+# Loading
 
 
-def test_the_first_load_is_light_and_quick(visit, capsys):
+def test_the_first_load_is_small_and_fast(visit, capsys):
     lengths = {}
     client = visit.context.new_cdp_session(visit.page)
     client.send("Network.enable")
@@ -117,12 +121,12 @@ def test_the_first_load_is_light_and_quick(visit, capsys):
     sent, plain = sum(lengths.values()), sum(len(response.body()) for response in unpacked)
     with capsys.disabled():
         size = f"{len(lengths)} files, {sent:,.0f} bytes sent ({plain:,} unpacked)"
-        print(f"\nfirst load: {size}, {seconds:.2f} s")  # noqa: T201 - what the limits are about
+        print(f"\nfirst load: {size}, {seconds:.2f} s")  # noqa: T201 - the figures behind the limits
     assert plain <= MOST_BYTES
     assert seconds <= MOST_SECONDS
 
 
-def test_files_are_answered_with_a_policy_and_asked_for_again_only_when_they_changed(server):
+def test_files_have_a_policy_and_are_sent_again_only_after_a_change(server):
     for path, kind in (
         ("/", "text/html"),
         ("/docs", "text/html"),
@@ -150,11 +154,11 @@ def test_files_are_answered_with_a_policy_and_asked_for_again_only_when_they_cha
     "path",
     ["/web/", "/web/../app.py", "/web/%2e%2e/settings.py", "/web/samples", "/web/style.css/x"],
 )
-def test_no_other_path_leads_into_the_folder(path, server):
+def test_no_other_path_is_served(path, server):
     assert server.client.get(path).status_code == 404
 
 
-def test_looking_at_the_page_is_no_traffic(visit, server):
+def test_requests_for_the_page_are_not_counted(visit, server):
     def counted():
         return sum(
             float(line.rpartition(" ")[2])
@@ -184,12 +188,12 @@ def test_a_sample_is_answered_with_bars_and_times(visit, server):
     assert shares(page, "#try .bars") == pytest.approx(
         [min(0.999, max(0.001, entry["probability"])) for entry in response["top"]], abs=0.001
     )
-    expect(page.locator(".sense")).to_contain_text("Calibrated")
+    expect(page.locator(".meaning")).to_contain_text("Calibrated")
     expect(page.locator(".times")).to_contain_text("Compute")
     assert re.search(r"Answered in [\d.]+ ms", page.locator(".times").inner_text())
 
 
-def test_doubt_is_told_as_far_as_the_bundle_measures_it(visit, server):
+def test_missing_measures_of_trust_are_named(visit, server):
     visit.open()
     page = visit.sample("Ball")
     answer = server.client.post(
@@ -197,16 +201,16 @@ def test_doubt_is_told_as_far_as_the_bundle_measures_it(visit, server):
         content=(SAMPLES / "ball.webp").read_bytes(),
         headers={"content-type": "image/webp"},
     ).json()
-    told = page.locator(".trust").inner_text()
-    assert ("This model has none" in told) == (answer.get("prediction_set") is None)
-    assert ("does not measure it" in told) == (answer.get("familiarity") is None)
+    text = page.locator(".trust").inner_text()
+    assert ("has no prediction sets" in text) == (answer.get("prediction_set") is None)
+    assert ("does not measure familiarity" in text) == (answer.get("familiarity") is None)
 
 
 @pytest.mark.parametrize(
     ("familiar", "words"),
-    [(True, "looks like what the model knows"), (False, "do not rely on this answer")],
+    [(True, "looks like the training images"), (False, "do not rely on this answer")],
 )
-def test_sets_and_familiarity_are_told_where_an_answer_has_them(familiar, words, visit):
+def test_prediction_sets_and_familiarity_are_shown_in_words(familiar, words, visit):
     more = {
         "prediction_set": {"labels": ["ship", "airplane"], "coverage": 0.95},
         "familiarity": {"score": 0.87, "threshold": 0.41, "familiar": familiar},
@@ -219,11 +223,13 @@ def test_sets_and_familiarity_are_told_where_an_answer_has_them(familiar, words,
     visit.page.route("**/predict*", measured)
     visit.open()
     trust = visit.sample().locator(".trust")
-    expect(trust).to_contain_text("One of 2: ship, airplane. In 95% of cases")
+    expect(trust).to_contain_text(
+        "One of 2: ship, airplane. Such a set holds the right answer in 95%"
+    )
     expect(trust).to_contain_text(words)
 
 
-def test_several_images_are_a_grid_and_a_bad_one_says_why(visit, tmp_path):
+def test_several_images_make_a_grid_and_a_bad_one_shows_its_error(visit, tmp_path):
     names = ["a.png", "b.png", "bad.png", "c.gif"]
     for name, content in zip(
         names,
@@ -241,18 +247,18 @@ def test_several_images_are_a_grid_and_a_bad_one_says_why(visit, tmp_path):
     cards = page.locator(".grid li")
     expect(cards).to_have_count(4)
     expect(cards.nth(0)).to_contain_text("%")
-    expect(cards.nth(2)).to_contain_text("is damaged or cut off")
-    expect(cards.nth(3)).to_contain_text("look like a GIF")
+    expect(cards.nth(2)).to_contain_text("The image cannot be decoded")
+    expect(cards.nth(3)).to_contain_text("This format is not supported")
     cards.nth(1).get_by_role("button").click()
     expect(page.locator(".verdict")).to_be_visible()
     expect(cards.nth(1).get_by_role("button")).to_have_attribute("aria-pressed", "true")
     cards.nth(2).get_by_role("button").click()
-    expect(page.locator("#try .answer").get_by_role("alert")).to_contain_text(
-        "bad.png was not taken"
-    )
+    error = page.locator("#try .answer").get_by_role("alert")
+    expect(error).to_contain_text("No answer for bad.png")
+    expect(error).to_contain_text("is damaged or cut off")
 
 
-def test_more_images_than_one_request_takes_are_all_answered(visit, tmp_path):
+def test_images_of_more_than_one_request_are_all_answered(visit, tmp_path):
     page = visit.open()
     file = {"name": "a.png", "mimeType": "image/png", "buffer": encode(draw("red"))}
     page.locator("#files").set_input_files([file] * 70)
@@ -269,7 +275,8 @@ def test_images_can_be_dropped_and_pasted(visit):
         page.evaluate(
             """([event, holder, name, text]) => {
                 const data = new DataTransfer();
-                data.items.add(new File([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))], name, { type: "image/webp" }));
+                const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+                data.items.add(new File([bytes], name, { type: "image/webp" }));
                 const Made = event === "drop" ? DragEvent : ClipboardEvent;
                 document.body.dispatchEvent(new Made(event, { [holder]: data, bubbles: true }));
             }""",
@@ -279,20 +286,26 @@ def test_images_can_be_dropped_and_pasted(visit):
         expect(page.locator(".verdict strong")).to_have_text("ship")
 
 
-def test_a_photograph_can_be_taken(visit):
+def test_a_photo_can_be_taken(visit):
     page = visit.open()
-    page.get_by_role("button", name="Take a photograph").click()
+    page.get_by_role("button", name="Take a photo").click()
     page.get_by_role("button", name="Take it").click()
-    expect(page.locator("figcaption")).to_have_text("photograph.jpg")
+    expect(page.locator("figcaption")).to_have_text("photo.jpg")
     expect(page.locator(".verdict")).to_be_visible()
 
 
-def test_a_service_that_is_gone_is_told_in_words(visit):
+def test_an_unreachable_service_is_reported_for_files_and_samples(visit):
     page = visit.open()
     file = {"name": "a.png", "mimeType": "image/png", "buffer": encode(draw("red"))}
     visit.context.set_offline(True)
+    page.get_by_role("button", name="Ship").click()
+    expect(page.locator(".samples").get_by_role("alert")).to_contain_text(
+        "The service cannot be reached"
+    )
     page.locator("#files").set_input_files(file)
-    expect(page.get_by_role("alert")).to_contain_text("The service cannot be reached")
+    expect(page.locator(".answer").get_by_role("alert")).to_contain_text(
+        "The service cannot be reached"
+    )
     visit.context.set_offline(False)
     page.locator("#files").set_input_files(file)
     expect(page.locator(".verdict")).to_be_visible()
@@ -308,47 +321,58 @@ def test_up_to_three_methods_explain_one_image_side_by_side(visit):
     panels = page.locator(".panel")
     expect(panels).to_have_count(3)
     expect(page.get_by_role("button", name="Compare with another method")).to_be_disabled()
-    expect(page.locator(".question")).to_have_text("What in the image speaks for ship?")
-    told = panels.all_inner_texts()
-    assert "on the way from the baseline to the image" in told[0]
-    assert "speaks against it" in told[0]
-    assert "logits: the score before it becomes a probability" in told[0]
-    assert "It adds up" in told[0]
-    assert "Its simple model explains" in told[2]
-    assert "logits for each piece" in told[2]
-    for text in told:
+    expect(page.locator(".question")).to_have_text("What in the image supports ship?")
+    texts = panels.all_inner_texts()
+    assert METHODS["integrated_gradients"].description[1:] in texts[0]
+    assert "opposes it" in texts[0]
+    assert "logits: the score before it becomes a probability" in texts[0]
+    assert "It adds up" in texts[0]
+    assert "Its simple model explains" in texts[2]
+    assert "logits for each segment" in texts[2]
+    for text in texts:
         assert "Beware" in text
-        assert re.search(r"what speaks for it is strongest .+ \([\d.]+% of it", text, re.IGNORECASE)
+        assert re.search(r"the support is strongest .+ \([\d.]+% of it", text, re.IGNORECASE)
     panels.nth(1).get_by_role("button", name="Remove").click()
     expect(panels).to_have_count(2)
 
 
-def test_every_method_has_its_sentence_and_its_map(visit):
+def test_every_method_has_a_description_and_a_map(visit):
     page = visit.explained("Integrated Gradients")
     options = page.get_by_label("Method", exact=True).locator("option").all_inner_texts()
     assert options == [method.title for method in METHODS.values()]
     for method in ("saliency", "occlusion", "grad_cam"):
         page.get_by_label("Method", exact=True).select_option(value=method)
         visit.settle()
-        assert METHODS[method].description[1:] in page.locator(".panel .sense").inner_text()
+        assert METHODS[method].description[1:] in page.locator(".panel .meaning").inner_text()
         expect(page.locator(".panel canvas[role=img]")).to_have_attribute(
             "aria-label", re.compile(f"^{re.escape(METHODS[method].title)}: ")
         )
 
 
-def test_the_colours_are_those_of_the_service(visit):
+def test_the_page_has_the_colours_of_the_service(visit):
     page = visit.open()
     strengths = np.linspace(-1, 1, 101)
     for scale in ("diverging", "sequential"):
         theirs = page.evaluate(
             """async ([scale, strengths]) => {
-                const { colours, place } = await import("/web/scales.js");
-                return strengths.map((strength) => [...colours(scale).slice(place(strength), place(strength) + 3)]);
+                const { colourIndex, colours, loadColours } = await import("/web/colours.js");
+                await loadColours();
+                const table = colours(scale);
+                const colour = (at) => [...table.slice(at, at + 3)];
+                return strengths.map((strength) => colour(colourIndex(table, strength)));
             }""",
             [scale, strengths.tolist()],
         )
         difference = np.abs(np.array(theirs) - ink(strengths, scale))
         assert difference.max() < 6e-3, (scale, difference.max(), difference.mean())
+
+
+def test_the_colours_are_one_small_file(server):
+    response = server.client.get("/web/colours.json", headers={"accept-encoding": "gzip"})
+    assert response.json() == tables()
+    assert int(response.headers["content-length"]) < 6_000
+    unchanged = {"if-none-match": response.headers["etag"]}
+    assert server.client.get("/web/colours.json", headers=unchanged).status_code == 304
 
 
 def test_the_map_is_drawn_as_the_service_draws_it(visit, server):
@@ -367,18 +391,18 @@ def test_the_map_is_drawn_as_the_service_draws_it(visit, server):
         assert difference.mean() < 4, (method, difference.mean(), difference.max())
 
 
-def test_strength_and_sides_change_what_is_drawn_and_nothing_is_asked_again(visit):
+def test_strength_and_sides_change_the_drawing_without_a_request(visit):
     page = visit.explained("Integrated Gradients")
-    asked = len(visit.requests)
+    requests = len(visit.requests)
     page.get_by_label("Strength of the map").fill("1")
     both = pixels(page)
-    page.get_by_label("against it", exact=True).uncheck()
+    page.get_by_label("opposes it", exact=True).uncheck()
     favour = pixels(page)
-    page.get_by_label("for it", exact=True).uncheck()
+    page.get_by_label("supports it", exact=True).uncheck()
     neither = pixels(page)
     page.get_by_label("Strength of the map").fill("0")
     image = pixels(page)
-    assert len(visit.requests) == asked
+    assert len(visit.requests) == requests
 
     def colour(shown):
         return np.ptp(shown.astype(int), axis=2).max()
@@ -387,47 +411,45 @@ def test_strength_and_sides_change_what_is_drawn_and_nothing_is_asked_again(visi
     assert colour(favour) > 60
     blue = both[..., 2].astype(int) - both[..., 0]
     assert blue.max() > 40
-    assert (favour[..., 2].astype(int) - favour[..., 0]).max() <= 1, (
-        "what speaks against it is blue"
-    )
+    assert (favour[..., 2].astype(int) - favour[..., 0]).max() <= 1, "opposition is blue"
     assert not np.array_equal(image, neither)
 
 
 def test_any_class_can_be_explained_and_compared_with_another(visit, server):
     page = visit.explained("Integrated Gradients")
-    first = page.locator(".panel .told").inner_text()
+    first = page.locator(".panel .findings").inner_text()
     page.get_by_label("Explain", exact=True).select_option(value="9")
     visit.settle()
-    expect(page.locator(".question")).to_have_text("What in the image speaks for truck?")
-    assert page.locator(".panel .told").inner_text() != first
+    expect(page.locator(".question")).to_have_text("What in the image supports truck?")
+    assert page.locator(".panel .findings").inner_text() != first
     page.get_by_label("rather than").select_option(value="8")
     visit.settle()
     expect(page.locator(".question")).to_have_text("Why truck rather than ship?")
     assert any("target=truck%2Cship" in url for url in visit.requests)
     page.get_by_label("Explain", exact=True).select_option(value="8")
     visit.settle()
-    expect(page.locator(".question")).to_have_text("What in the image speaks for ship?")
+    expect(page.locator(".question")).to_have_text("What in the image supports ship?")
     expect(page.get_by_label("rather than")).to_have_value("")
 
 
-def test_quality_is_told_in_words_with_what_can_be_measured(visit):
+def test_quality_is_shown_in_words(visit):
     page = visit.explained("Grad-CAM")
     quality = page.locator(".quality")
     expect(quality).to_contain_text("cosine")
     expect(quality).not_to_contain_text("random order")
     page.get_by_label("Measure the map").check()
     expect(quality).to_contain_text("random order")
-    expect(quality).to_contain_text("noise that nobody sees")
+    expect(quality).to_contain_text("invisible noise")
     expect(page.locator(".caveat")).to_contain_text("331 people")
 
 
-def test_the_nearest_training_images_are_named_where_the_model_knows_any(visit, server):
+def test_the_nearest_training_images_are_listed_if_the_model_has_any(visit, server):
     known = server.client.get("/model").json().get("familiarity")
     page = visit.explained("Grad-CAM")
     assert page.locator(".nearest li").count() == (min(5, known["neighbours"]) if known else 0)
 
 
-def test_parameters_can_be_changed_and_a_bad_one_is_told_with_its_limits(visit):
+def test_parameters_can_be_changed_and_a_bad_one_shows_its_limits(visit):
     page = visit.explained("Integrated Gradients")
     page.get_by_text("Parameters and cost").click()
     page.get_by_label("baseline").select_option("black")
@@ -443,7 +465,7 @@ def test_parameters_can_be_changed_and_a_bad_one_is_told_with_its_limits(visit):
     visit.errors.clear()
 
 
-def test_overlay_map_and_request_can_be_taken_along(visit, server, tmp_path):
+def test_overlay_map_and_command_can_be_saved(visit, server, tmp_path):
     page = visit.explained("Grad-CAM")
     for name, suffix in (("Overlay (PNG)", "png"), ("Map (npy)", "npy")):
         with page.expect_download() as waiting:
@@ -452,33 +474,32 @@ def test_overlay_map_and_request_can_be_taken_along(visit, server, tmp_path):
         waiting.value.save_as(tmp_path / f"map.{suffix}")
     with Image.open(tmp_path / "map.png") as image:
         assert image.size > (224, 224), "with its legend"
-    told = explained(server, "method=grad_cam&target=ship&map=array")["map"]
-    values = np.frombuffer(base64.b64decode(told["data"]), "<f4").reshape(told["shape"])
+    expected = explained(server, "method=grad_cam&target=ship&map=array")["map"]
+    values = np.frombuffer(base64.b64decode(expected["data"]), "<f4").reshape(expected["shape"])
     assert np.array_equal(np.load(tmp_path / "map.npy"), values)
-    page.get_by_text("The same by curl").click()
-    command = shlex.split(page.locator(".take pre").inner_text().replace("\\\n", ""))
+    page.get_by_text("The same request by curl").click()
+    command = shlex.split(page.locator(".downloads pre").inner_text().replace("\\\n", ""))
     done = subprocess.run(command, cwd=SAMPLES, capture_output=True, check=True, timeout=60)
     assert b'"method":"grad_cam"' in done.stdout
 
 
-def test_a_brushed_region_is_put_to_the_test_by_a_real_request(visit):
+def test_a_brushed_region_is_predicted_by_a_real_request(visit):
     page = visit.explained("Integrated Gradients", "Grad-CAM")
-    asked = len([url for url in visit.requests if "/predict?" in url])
+    requests = len([url for url in visit.requests if "/predict?" in url])
     page.get_by_role("button", name="Brush the strongest tenth").click()
     result = page.locator(".result")
     expect(result).to_contain_text("What happened to ship")
     before, after = shares(page, ".result .bars")
     assert after < before, "the map's strongest tenth matters"
-    assert len([url for url in visit.requests if "/predict?" in url]) == asked + 2, (
+    assert len([url for url in visit.requests if "/predict?" in url]) == requests + 2, (
         "before and after, on the same canvas"
     )
     claims = result.locator(".claims li").all_inner_texts()
     assert re.search(
-        r"Integrated Gradients .+ logits in all\. If that were the whole truth, .+% would be left",
-        claims[0],
+        r"Integrated Gradients [\d.]+%\. .+ the probability would be .+% \(.+ logits\)", claims[0]
     )
     assert "Grad-CAM" in claims[1]
-    assert "It claims no amount" in claims[1]
+    assert "claims no amount" in claims[1]
     page.get_by_label("rather than").select_option(value="0")
     expect(result).to_contain_text("Nothing is brushed yet")
     visit.settle()
@@ -497,7 +518,7 @@ def test_a_brushed_region_is_put_to_the_test_by_a_real_request(visit):
 # Watch
 
 
-def test_the_numbers_of_the_service_are_drawn_from_its_metrics(visit, server):
+def test_watch_draws_the_metrics_of_the_service(visit, server):
     page = visit.open("watch")
     expect(page.locator(".tile")).to_have_count(4)
     for _ in range(20):
@@ -511,8 +532,8 @@ def test_the_numbers_of_the_service_are_drawn_from_its_metrics(visit, server):
     expect(page.get_by_role("row", name="/explain")).to_be_visible()
     expect(page.get_by_role("row", name="Decode")).to_be_visible()
     expect(page.locator(".classes")).to_contain_text("ship")
-    expect(page.locator(".load")).to_contain_text("Images that run together, predictions")
-    page.get_by_label("a minute ago").check()
+    expect(page.locator(".load")).to_contain_text("Images in a batch, predictions")
+    page.get_by_label("the last minute").check()
     expect(page.get_by_role("row", name="/predict")).to_be_visible()
 
 
@@ -526,23 +547,24 @@ n_total{label="e"} 4.5e1
 """
 
 
-def test_quantiles_are_those_of_prometheus(visit):
+def test_quantiles_agree_with_prometheus(visit):
     page = visit.open()
     found = page.evaluate(
         """async (text) => {
-            const { parse, histograms, quantile, since, total } = await import("/web/metrics.js");
+            const { parse, histograms, quantile, growth, total } = await import("/web/metrics.js");
             const scrape = parse(text);
             const buckets = histograms(scrape, "t", "stage").get("x");
-            const fresh = since(buckets, [[1, 4], [2, 4], [Infinity, 4]]);
+            const fresh = growth(buckets, [[1, 4], [2, 4], [Infinity, 4]]);
             const quantiles = [0.1, 0.5, 0.99].map((share) => quantile(buckets, share));
-            return [quantiles, quantile(fresh, 0.5), total(scrape, "n_total"), scrape.get("n_total")[0].labels.label];
+            const { label } = scrape.get("n_total")[0].labels;
+            return [quantiles, quantile(fresh, 0.5), total(scrape, "n_total"), label];
         }""",
         SCRAPE,
     )
     assert found == [[0.4, 1.5, 2], pytest.approx(1.6), 48, 'a "b" {c}, d']
 
 
-def test_a_link_to_grafana_is_there_where_one_is_set(visitor, visit, marked):
+def test_grafana_is_linked_if_its_address_is_set(visitor, visit, marked):
     assert visit.open("watch").locator("#watch .lead a").count() == 0
     link = visitor(marked.url).open("watch").locator("#watch .lead a")
     expect(link).to_have_attribute("href", "https://grafana.example/d/candor")
@@ -551,7 +573,7 @@ def test_a_link_to_grafana_is_there_where_one_is_set(visitor, visit, marked):
 # Model
 
 
-def test_the_model_tells_what_it_is(visit, server, embedded):
+def test_the_tab_model_shows_the_manifest_and_the_card(visit, server, embedded):
     page = visit.open("model")
     text = page.locator("#model")
     expect(text).to_contain_text(embedded.manifest.version)
@@ -561,6 +583,19 @@ def test_the_model_tells_what_it_is(visit, server, embedded):
     expect(text).to_contain_text("predict.onnx")
     page.get_by_text("The whole manifest").click()
     expect(page.locator("#model pre").last).to_contain_text('"schema_version": 1')
+
+
+def test_the_card_is_a_page_with_language_theme_and_a_way_back(visitor):
+    visit = visitor(locale="zh-CN")
+    page = visit.open("model")
+    page.get_by_role("link", name="单独打开模型卡").click()
+    expect(page.locator("article h1").first).to_be_visible()
+    expect(page.locator("article")).to_have_attribute("lang", "en")
+    page.get_by_role("button", name="跟随系统").click()
+    expect(page.get_by_role("button", name="浅色")).to_be_visible()
+    page.get_by_role("button", name="中文 / EN").click()
+    page.get_by_role("link", name="Back to the page").click()
+    expect(page.locator("#model h1")).to_have_text("What is it?")
 
 
 def test_plots_of_the_bundle_are_shown(visitor, marked):
@@ -602,7 +637,7 @@ def test_the_documentation_shows_every_route_and_its_examples_work(visit, server
 
 
 def findings(page, rules=None):
-    """What axe-core finds serious or critical, by all of its rules or by some."""
+    """The serious and critical findings of axe-core, by all rules or by some."""
     options = {"resultTypes": ["violations"]} | (
         {"runOnly": {"type": "rule", "values": rules}} if rules else {}
     )
@@ -618,7 +653,7 @@ def findings(page, rules=None):
 
 
 @pytest.mark.parametrize(("scheme", "rules"), [("light", None), ("dark", ["color-contrast"])])
-def test_no_tab_has_a_serious_barrier(scheme, rules, visitor):
+def test_axe_finds_no_serious_barrier(scheme, rules, visitor):
     visit = visitor(color_scheme=scheme)
     page = visit.open()
     assert findings(page, rules) == []
@@ -636,9 +671,12 @@ def test_no_tab_has_a_serious_barrier(scheme, rules, visitor):
     page.locator("summary").first.click()
     page.locator(".operation table").first.wait_for()
     assert findings(page, rules) == []
+    page.goto("/model/card")
+    page.get_by_role("button", name="Theme").wait_for()
+    assert findings(page, rules) == []
 
 
-def test_the_keyboard_alone_does_it_all(visit):
+def test_everything_works_by_keyboard(visit):
     page = visit.page
     page.goto("/")
     page.wait_for_selector("#try h1")
@@ -719,15 +757,15 @@ def test_the_language_is_the_browsers_until_one_is_chosen(visitor):
     page.locator("#tab-why").click()
     visit.settle()
     expect(page.locator(".quality")).to_contain_text("余弦")
-    page.get_by_role("button", name="English").click()
+    page.get_by_role("button", name="中文 / EN").click()
     expect(page.locator("#why h1")).to_have_text("Why this answer?")
-    expect(page.locator(".question")).to_have_text("What in the image speaks for ship?")
+    expect(page.locator(".question")).to_have_text("What in the image supports ship?")
     page.reload()
     expect(page.locator("#why h1")).to_have_text("Why this answer?")
 
 
 @pytest.mark.parametrize("locale", ["en-GB", "zh-CN"])
-def test_every_string_that_is_shown_exists(locale, visitor):
+def test_no_string_is_missing(locale, visitor):
     visit = visitor(locale=locale)
     page = visit.open()
     page.locator(".sample").first.click()
@@ -739,30 +777,69 @@ def test_every_string_that_is_shown_exists(locale, visitor):
     visit.settle()
     texts = page.evaluate(
         """() => {
-            const found = [...document.querySelectorAll("[aria-label]")].map((element) => element.ariaLabel);
+            const named = [...document.querySelectorAll("[aria-label]")];
+            const texts = named.map((element) => element.ariaLabel);
             const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-            while (walker.nextNode()) found.push(walker.currentNode.data);
-            return found;
+            while (walker.nextNode()) texts.push(walker.currentNode.data);
+            return texts;
         }"""
     )
-    groups = "try|why|side|panel|legend|quality|probe|watch|tile|model|docs|stage|tone|place|lane|set|familiar|image|sample"
-    assert [text for text in texts if re.fullmatch(rf"(?:{groups})\.[a-z.-]+", text)] == []
+    keys = set(json.loads((WEB / "en.json").read_text()))
+    assert [text for text in texts if text in keys] == []
 
 
-def test_both_languages_say_the_same_things(server):
-    english, chinese = (server.client.get(f"/web/{tag}.json").json() for tag in ("en", "zh"))
-    extra = {key for key in chinese if key.startswith("say.")}
-    assert set(chinese) - extra == set(english)
-    assert extra == {f"say.{name}" for name in METHODS}
+def strings_of(server):
+    return [server.client.get(f"/web/{tag}.json").json() for tag in ("en", "zh")]
+
+
+def test_both_languages_have_the_same_strings(server):
+    english, chinese = strings_of(server)
+    extra = {key for key in chinese if re.match(r"description\.|problem\.\w+\.remedy", key)}
+    assert set(chinese) - extra == set(english) - extra
+    descriptions = {key for key in chinese if key.startswith("description.")}
+    assert descriptions == {f"description.{name}" for name in METHODS}
     for key, text in english.items():
         assert set(re.findall(r"\{\w+\}", text)) == set(re.findall(r"\{\w+\}", chinese[key])), key
     assert {f"beware.{name}" for name in METHODS} <= set(english)
 
 
-# Nothing runs that is not ours
+def test_every_error_of_the_service_has_its_texts(server):
+    english, chinese = strings_of(server)
+    codes = {leaf.code for leaf in RequestError.__subclasses__()}
+    own = {"unreachable", "unknown"}  # errors that the page makes
+    for code in codes | own:
+        assert english[f"problem.{code}"]
+        assert re.search("[一-鿿]", chinese[f"problem.{code}"])
+        assert re.search("[一-鿿]", chinese[f"problem.{code}.remedy"]), "what to do"
+    listed = {key.split(".")[1] for key in (*english, *chinese) if key.startswith("problem.")}
+    assert listed == codes | own
 
 
-def test_a_script_in_a_label_in_a_card_or_in_a_name_does_not_run(visitor, marked, tmp_path):
+def test_a_map_is_never_called_a_mere_picture_in_chinese(server):
+    _, chinese = strings_of(server)
+    words = "热力图|图片|图块|叠加图|图表|视图"
+    bare = {key: text for key, text in chinese.items() if "图" in re.sub(words, "", text)}
+    assert bare == {}
+
+
+def test_errors_of_the_service_are_shown_in_chinese_with_their_details(visitor):
+    visit = visitor(locale="zh-CN")
+    page = visit.open()
+    file = {"name": "旧.gif", "mimeType": "image/gif", "buffer": encode(draw("red"), "GIF")}
+    page.locator("#files").set_input_files(file)
+    error = page.locator(".answer").get_by_role("alert")
+    expect(error).to_contain_text("无法处理 旧.gif")
+    expect(error).to_contain_text("不支持这种格式")
+    expect(error).to_contain_text("请将图片转换为 JPEG、PNG 或 WebP 格式后再发送")
+    expect(error.locator("[lang=en]")).to_contain_text("look like a GIF")
+    assert any("415" in message for message in visit.errors)
+    visit.errors.clear()
+
+
+# Security
+
+
+def test_a_script_in_a_label_a_card_or_a_file_name_does_not_run(visitor, marked, tmp_path):
     visit = visitor(marked.url)
     page = visit.open()
     name = SCRIPT.replace("/", "") + ".png"
@@ -800,7 +877,10 @@ def test_the_policy_is_in_force(browser, server):
     ran = page.evaluate(
         """async () => {
             const tried = {};
-            const attempt = (name, work) => { try { work(); tried[name] = "done"; } catch { tried[name] = "refused"; } };
+            const attempt = (name, work) => {
+                tried[name] = "refused";
+                try { work(); tried[name] = "done"; } catch {}
+            };
             attempt("markup", () => { document.createElement("div").innerHTML = "<b>a</b>"; });
             attempt("inline script", () => {
                 const script = document.createElement("script");
@@ -810,7 +890,8 @@ def test_the_policy_is_in_force(browser, server):
             attempt("handler", () => document.body.setAttribute("onclick", "window.handled = 1"));
             document.body.click();
             attempt("frame", () => document.body.append(document.createElement("iframe")));
-            await fetch("http://127.0.0.1:9/").then(() => (tried.fetch = "done"), () => (tried.fetch = "refused"));
+            const request = fetch("http://127.0.0.1:9/");
+            await request.then(() => (tried.fetch = "done"), () => (tried.fetch = "refused"));
             return { ...tried, inline: window.inline ?? 0, handled: window.handled ?? 0 };
         }"""
     )

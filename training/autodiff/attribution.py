@@ -1,55 +1,67 @@
-"""The two graphs that explanations are computed with, made from a classifier x float32 (N, 3, H, W) → logits float32 (N, K)."""
+"""The two graphs that explanations are computed with, made of a classifier.
+
+The classifier is x float32 (N, 3, H, W) → logits float32 (N, K). Both graphs take x and
+target int64 (N,), the class to explain; −1 stands for the predicted class.
+"""
 
 from onnx import ModelProto, TensorProto, compose
 
 from training.autodiff import rules  # noqa: F401 - registers the rules
-from training.autodiff.graph import Graph
+from training.autodiff.builder import DifferentiationError
+from training.autodiff.graph import Graph, Outputs
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 TARGET = {"target": (INT64, ["N"])}
-FORWARD = "forward/"  # before every name of the given graph but its input, so that none is mistaken for one of ours
+# Goes before every name of the given graph but its input, so that none clashes with an added name.
+FORWARD = "forward/"
 
 
 def gradient_graph(model: ModelProto, x: str = "x", logits: str = "logits") -> ModelProto:
-    """x, target int64 (N,), −1 = the predicted class → logits, gradient float32 (N, 3, H, W) of the target's logit.
+    """The graph x, target → logits, gradient float32 (N, 3, H, W) of the target's logit by x.
 
     Raises:
         DifferentiationError: an operator has no rule.
     """
     graph, logits = _prefixed(model), FORWARD + logits
     gradient = graph.gradient({logits: _seed(graph, logits)}, [x])[x]
-    outputs = {
+    outputs: Outputs = {
         "logits": (logits, FLOAT, ["N", *graph.shape(logits)[1:]]),
         "gradient": (gradient, FLOAT, ["N", *graph.shape(x)[1:]]),
     }
     return graph.finish(TARGET, outputs)
 
 
-def cam_graph(model: ModelProto, activation: str, logits: str = "logits") -> ModelProto:
-    """x, target → logits, cam float32 (N, 1, h, w), activation and activation_gradient float32 (N, C, h, w).
+def cam_graph(
+    model: ModelProto, activation: str = "activation", logits: str = "logits"
+) -> ModelProto:
+    """The graph x, target → logits, cam, activation, activation_gradient.
 
-    `activation` names a tensor (N, C, h, w) of the forward pass; nothing below it is differentiated. cam = Σ_c mean_hw(gradient)_c ·
-    activation_c, signed: the rectifier of Selvaraju et al. 2017 (Grad-CAM) is left to who reads the map.
+    `activation` names a tensor A float32 (N, C, h, w); nothing before it is differentiated.
+    cam float32 (N, 1, h, w) = Σ_c mean_hw(∂logit/∂A_c) · A_c, the map of Grad-CAM (Selvaraju et
+    al., ICCV 2017) before its rectifier: readers of the map may want the sign.
 
     Raises:
-        DifferentiationError: an operator above the activation has no rule.
+        DifferentiationError: an operator after the activation has no rule, or no node computes it.
     """
+    if not any(activation in node.output for node in model.graph.node):
+        raise DifferentiationError(
+            f"no node of the graph computes the tensor {activation!r} that a class activation map "
+            "weighs: make the bundle again, by `python -m training bundle`"
+        )
     graph, logits, activation = _prefixed(model), FORWARD + logits, FORWARD + activation
     gradient = graph.gradient({logits: _seed(graph, logits)}, [activation])[activation]
     height, width = graph.shape(activation)[2:]
     pixels = graph.size(activation, (2, 3))
-    weights = graph.node("Mul", graph.sum(gradient, (2, 3)), graph.constant(1 / pixels))
+    weights = graph.node("Mul", graph.sum(gradient, (2, 3)), 1 / pixels)
     cam = graph.sum(graph.node("Mul", weights, activation), (1,))
     layer = ["N", *graph.shape(activation)[1:]]
-    return graph.finish(
-        TARGET,
-        {
-            "logits": (logits, FLOAT, ["N", *graph.shape(logits)[1:]]),
-            "cam": (cam, FLOAT, ["N", 1, height, width]),
-            "activation": (activation, FLOAT, layer),
-            "activation_gradient": (gradient, FLOAT, layer),
-        },
-    )
+    outputs: Outputs = {
+        "logits": (logits, FLOAT, ["N", *graph.shape(logits)[1:]]),
+        "cam": (cam, FLOAT, ["N", 1, height, width]),
+        "activation": (activation, FLOAT, layer),
+        "activation_gradient": (gradient, FLOAT, layer),
+    }
+    return graph.finish(TARGET, outputs)
 
 
 def _prefixed(model: ModelProto) -> Graph:
@@ -57,10 +69,9 @@ def _prefixed(model: ModelProto) -> Graph:
 
 
 def _seed(graph: Graph, logits: str) -> str:
-    """One-hot rows (N, K) of the target; −1 becomes the predicted class."""
+    """The gradient of the target's logit by all logits: one-hot rows (N, K)."""
     predicted = graph.node("ArgMax", logits, axis=1, keepdims=0)
     negative = graph.node("Less", "target", graph.constant(0, "int64"))
     target = graph.node("Where", negative, predicted, "target")
-    return graph.node(
-        "OneHot", target, graph.integers(graph.size(logits, (1,))), graph.constant([0.0, 1.0])
-    )
+    classes = graph.integers(graph.size(logits, (1,)))
+    return graph.node("OneHot", target, classes, graph.constant([0.0, 1.0]))

@@ -1,10 +1,11 @@
-"""Labelled images in memory: pixels uint8 (N, S, S, 3) RGB, labels int64 (N,) in 0…K−1.
+"""Labelled images from a folder, a tar or CIFAR-10, resized as the service resizes them.
 
 A source is the word `cifar10` (downloaded by torchvision), a folder of images, or a tar of one:
 
-    ROOT/train/<class>/*.jpg   ROOT/test/<class>/*.jpg     or     ROOT/<class>/*.jpg, of which one image in ten becomes the test set
+    ROOT/train/<class>/*.jpg   ROOT/test/<class>/*.jpg
+    ROOT/<class>/*.jpg         one image in ten becomes the test set
 
-Validation images are held out of the training set, the same number of each class, by a seed; the test set is for reports alone.
+Validation images are held out of the training set. The test set serves reports alone.
 """
 
 import hashlib
@@ -18,12 +19,12 @@ from jaxtyping import Int64, UInt8
 
 from service.errors import RequestError
 from service.image import decode, resize
+from service.image.decode import MAX_LOCAL_PIXELS, SUFFIXES
 from service.image.resize import Input
+from training.data.split import hold_out
 
 CIFAR10 = "cifar10"
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 SPLITS = ("train", "test")
-MAX_PIXELS = 100_000_000
 TEST_SHARE = 10  # one image in so many, where the source has no test set of its own
 
 
@@ -33,7 +34,11 @@ class DataError(Exception):
 
 @dataclass(frozen=True)
 class Images:
-    """`pixels` uint8 (N, S, S, 3) RGB, `labels` int64 (N,), and `names` (N,): paths in the source, or else numbers."""
+    """Images with the indices of their classes.
+
+    `pixels` uint8 (N, S, S, 3) RGB, `labels` int64 (N,). `names` (N,) are paths in the source, or
+    numbers where the images have no paths.
+    """
 
     pixels: UInt8[np.ndarray, "count size size 3"]
     labels: Int64[np.ndarray, " count"]
@@ -41,6 +46,7 @@ class Images:
 
     def __post_init__(self) -> None:
         if not len(self.names):
+            # the way to assign in a frozen dataclass
             object.__setattr__(self, "names", np.arange(len(self.labels)).astype(np.str_))
 
     def __len__(self) -> int:
@@ -53,7 +59,10 @@ class Images:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A source read whole: `fingerprint` is the sha256 of classes, pixels and labels before anything was held out."""
+    """A source in three parts.
+
+    `fingerprint` is the SHA-256 of classes, pixels and labels before any image was held out.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -64,21 +73,21 @@ class Dataset:
 
 
 def read(source: str, spec: Input, held_out: int, seed: int) -> Dataset:
-    """The data set of `source`, fitted to `spec`, with `held_out` training images set apart for validation.
+    """Reads `source`, resizes its images to `spec`, and holds out `held_out` training images.
 
     Raises:
         DataError: the source is missing, holds no images, or too few to hold that many out.
     """
     splits, classes = read_splits(source, spec, seed)
+    # taken before the split, so that it does not depend on `held_out` and `seed`
     fingerprint = _fingerprint(classes, splits)
     training, validation = _hold_out(splits["train"], held_out, seed)
-    return Dataset(
-        Path(source).name.split(".")[0], classes, training, validation, splits["test"], fingerprint
-    )
+    name = Path(source).name.split(".")[0]
+    return Dataset(name, classes, training, validation, splits["test"], fingerprint)
 
 
 def read_splits(source: str, spec: Input, seed: int) -> tuple[dict[str, Images], tuple[str, ...]]:
-    """The images of `source` by split, `train` and `test`, with nothing held out; and the classes.
+    """The images of `source` by split, `train` and `test`, and the names of the classes.
 
     Raises:
         DataError: the source is missing, holds no images, or too few for a test set.
@@ -92,71 +101,79 @@ def read_splits(source: str, spec: Input, seed: int) -> tuple[dict[str, Images],
 
 
 def read_labelled(source: Path, spec: Input, classes: tuple[str, ...]) -> Images:
-    """All images of a folder <class>/*.jpg or of a tar of one, whatever split they are in, with their places in `classes` as labels.
+    """All images of a folder <class>/*.jpg, or of a tar of one, from every split.
+
+    Labels are positions in `classes`.
 
     Raises:
-        DataError: the source is missing, holds no images, or has folders that are none of `classes`.
+        DataError: the source is missing, holds no images, or has folders that are none of
+            `classes`.
     """
-    splits, found = _folder(source, spec)
-    unknown = sorted(set(found) - set(classes))
+    splits, names = _folder(source, spec)
+    unknown = sorted(set(names) - set(classes))
     if unknown:
         raise DataError(
-            f"{source} has folders that are no label of the model ({', '.join(unknown[:5])}): name folders as --labels does"
+            f"{source} has folders that are no label of the model ({', '.join(unknown[:5])}): "
+            "name the folders as --labels names the classes"
         )
-    number = np.array([classes.index(label) for label in found])
-    every = [Images(part.pixels, number[part.labels], part.names) for part in splits.values()]
+    index = np.array([classes.index(name) for name in names])
+    parts = list(splits.values())
     return Images(
-        *(
-            np.concatenate(arrays)
-            for arrays in zip(*((p.pixels, p.labels, p.names) for p in every), strict=True)
-        )
+        np.concatenate([part.pixels for part in parts]),
+        np.concatenate([index[part.labels] for part in parts]),
+        np.concatenate([part.names for part in parts]),
     )
 
 
-def check_same(dataset: Dataset, fingerprint: str, place: Path) -> None:
-    """Nothing, if `dataset` is what the run in `place` was trained on.
+def load_image(name: str, content: bytes, spec: Input) -> UInt8[np.ndarray, "size size 3"]:
+    """Decodes and resizes the image file `content`; `name` is for the message.
 
     Raises:
-        DataError: it is not.
+        DataError: the service would reject the image.
+    """
+    try:
+        return resize.to_input(decode.decode(content, MAX_LOCAL_PIXELS).pixels, spec)
+    except RequestError as error:
+        raise DataError(f"{name}: {error}") from None
+
+
+def check_same(dataset: Dataset, fingerprint: str, place: Path) -> None:
+    """Checks that `dataset` is the data that the run in `place` was trained on.
+
+    Raises:
+        DataError: the fingerprints differ.
     """
     if dataset.fingerprint != fingerprint:
         raise DataError(
-            f"{dataset.name} has fingerprint {dataset.fingerprint[:12]}…, {place} was trained on {fingerprint[:12]}…: name that with --data"
+            f"{dataset.name} has fingerprint {dataset.fingerprint[:12]}…, {place} was trained on "
+            f"{fingerprint[:12]}…: name that with --data"
         )
 
 
 def check_classes(dataset: Dataset, labels: tuple[str, ...]) -> None:
-    """Nothing, if `dataset` has the classes of a bundle, in its order.
+    """Checks that `dataset` has the classes of a bundle, in the same order.
 
     Raises:
-        DataError: it has others.
+        DataError: the classes differ.
     """
     if dataset.classes != labels:
         raise DataError(
-            f"{dataset.name} has the classes {', '.join(dataset.classes)}, the bundle {', '.join(labels)}: "
-            "give the data that the bundle was made for"
+            f"{dataset.name} has the classes {', '.join(dataset.classes)}, the bundle "
+            f"{', '.join(labels)}: give the data that the bundle was made for"
         )
 
 
 def _hold_out(images: Images, count: int, seed: int) -> tuple[Images, Images]:
-    """(The rest, `count` images): the same number of each class, drawn by `seed`."""
-    classes = np.unique(images.labels)
-    each = count // len(classes)
-    if each < 1 or each >= np.bincount(images.labels)[classes].min():
-        fewest = np.bincount(images.labels)[classes].min()
-        raise DataError(
-            f"{count} images are to be held out, {each} of each class, and the smallest class has {fewest}: "
-            f"hold out between {len(classes)} and {len(classes) * (fewest - 1)}"
-        )
-    rng = np.random.default_rng(seed)
-    held = np.concatenate(
-        [rng.permutation(np.flatnonzero(images.labels == label))[:each] for label in classes]
-    )
-    rest = np.setdiff1d(np.arange(len(images)), held)
-    return images.take(rest), images.take(np.sort(held))
+    """The images that remain, and the `count` held out."""
+    try:
+        remaining, held_out = hold_out(images.labels, count, seed)
+    except ValueError as error:
+        raise DataError(str(error)) from None
+    return images.take(remaining), images.take(held_out)
 
 
 def _fingerprint(classes: tuple[str, ...], splits: dict[str, Images]) -> str:
+    # of decoded pixels, not of files: a folder and a tar of it are the same data
     digest = hashlib.sha256("\n".join(classes).encode())
     for name in SPLITS:
         digest.update(splits[name].pixels.tobytes())
@@ -165,7 +182,8 @@ def _fingerprint(classes: tuple[str, ...], splits: dict[str, Images]) -> str:
 
 
 def _cifar10(root: Path) -> tuple[dict[str, Images], tuple[str, ...]]:
-    from torchvision.datasets import CIFAR10 as Cifar10  # noqa: N811, PLC0415 - slow to import, and only asked for here
+    # torchvision takes seconds to import, and folders do without it
+    from torchvision.datasets import CIFAR10 as Cifar10  # noqa: N811, PLC0415
 
     parts = {
         name: Cifar10(Path("data") / root, train=name == "train", download=True) for name in SPLITS
@@ -177,56 +195,53 @@ def _cifar10(root: Path) -> tuple[dict[str, Images], tuple[str, ...]]:
 
 
 def _folder(root: Path, spec: Input) -> tuple[dict[str, Images], tuple[str, ...]]:
+    """The images of a folder or a tar, by split, and the names of the classes."""
     if not root.exists():
         raise DataError(
             f"{root} does not exist: name a folder of images, a tar of one, or {CIFAR10}"
         )
-    found: dict[str, list[tuple[str, np.ndarray, str]]] = {}
+    splits: dict[str, list[tuple[str, np.ndarray, str]]] = {}
     for path, content in _tar_members(root) if root.is_file() else _folder_files(root):
-        found.setdefault(_split_of(path), []).append(
-            (path.parent.name, _fitted(path, content, spec), str(path))
-        )
-    if "train" not in found:
+        pixels = load_image(str(path), content, spec)
+        splits.setdefault(_split_of(path), []).append((path.parent.name, pixels, str(path)))
+    if "train" not in splits:
         raise DataError(
             f"{root} holds no images under train/<class>/ or <class>/ ({', '.join(SUFFIXES)})"
         )
-    classes = tuple(sorted({label for label, _, _ in found["train"]}))
-    unknown = {label for label, _, _ in found.get("test", [])} - set(classes)
+    classes = tuple(sorted({label for label, _, _ in splits["train"]}))
+    unknown = {label for label, _, _ in splits.get("test", [])} - set(classes)
+    # a network cannot learn a class that only the test set has
     if unknown:
         raise DataError(
             f"{root} has test classes without training images: {', '.join(sorted(unknown))}"
         )
-    return {split: _stacked(images, classes) for split, images in found.items()}, classes
+    return {split: _stacked(rows, classes) for split, rows in splits.items()}, classes
 
 
-def _stacked(found: list[tuple[str, np.ndarray, str]], classes: tuple[str, ...]) -> Images:
-    number = {label: index for index, label in enumerate(classes)}
-    labels, pixels, names = zip(*found, strict=True)
+def _stacked(rows: list[tuple[str, np.ndarray, str]], classes: tuple[str, ...]) -> Images:
+    index = {label: number for number, label in enumerate(classes)}
+    labels, pixels, names = zip(*rows, strict=True)
     return Images(
-        np.stack(pixels), np.array([number[label] for label in labels], np.int64), np.array(names)
+        np.stack(pixels), np.array([index[label] for label in labels], np.int64), np.array(names)
     )
 
 
 def _split_of(path: PurePosixPath) -> str:
+    # the last two parts are class and file: a class may be called "test"
     return "test" if "test" in path.parts[:-2] else "train"
 
 
-def _fitted(path: PurePosixPath, content: bytes, spec: Input) -> UInt8[np.ndarray, "size size 3"]:
-    try:
-        return resize.to_input(decode.decode(content, MAX_PIXELS).pixels, spec)
-    except RequestError as error:
-        raise DataError(f"{path}: {error}") from None
-
-
 def _folder_files(root: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
+    # in the order of names: that of the file system would change the fingerprint
     for path in sorted(root.rglob("*")):
         if path.suffix.lower() in SUFFIXES:
             yield PurePosixPath(path.relative_to(root)), path.read_bytes()
 
 
 def _tar_members(path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
-    """Images of a tar in the order of their names; nothing is unpacked to disk, so no member can escape a folder."""
+    """The images of a tar in the order of their names."""
     try:
+        # members are read in memory: nothing is unpacked to disk, so none can escape a folder
         with tarfile.open(path) as archive:
             members = {
                 member.name: archive.extractfile(member) for member in archive if member.isfile()
@@ -240,13 +255,14 @@ def _tar_members(path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
 
 
 def drawn_images(count: int, size: int) -> UInt8[np.ndarray, "count size size 3"]:
-    """Images that no one photographed, uint8 (`count`, S, S, 3): smooth colours with noise, for comparing graphs without data."""
+    """Synthetic images, uint8 (`count`, S, S, 3): smooth colours with noise, the same every time.
+
+    Graphs are compared on them where no data set is at hand.
+    """
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:size, :size] / size
-    waves = rng.uniform(0.5, 4, (count, 3, 2)), rng.uniform(0, 2 * np.pi, (count, 3))
-    phases = waves[0][..., 0, None, None] * x + waves[0][..., 1, None, None] * y
-    smooth = 127 + 100 * np.sin(2 * np.pi * phases + waves[1][..., None, None])
-    return np.asarray(
-        np.clip(np.moveaxis(smooth, 1, -1) + rng.normal(0, 12, (count, size, size, 3)), 0, 255),
-        np.uint8,
-    )
+    waves, phases = rng.uniform(0.5, 4, (count, 3, 2)), rng.uniform(0, 2 * np.pi, (count, 3))
+    turns = waves[..., 0, None, None] * x + waves[..., 1, None, None] * y
+    smooth = 127 + 100 * np.sin(2 * np.pi * turns + phases[..., None, None])
+    noise = rng.normal(0, 12, (count, size, size, 3))
+    return np.asarray(np.clip(np.moveaxis(smooth, 1, -1) + noise, 0, 255), np.uint8)

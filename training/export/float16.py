@@ -1,15 +1,13 @@
-"""Half-precision graphs for GPUs: made from the float32 graphs of a bundle, and proven against them.
+"""Graphs in half precision for GPUs: made from the float32 graphs of a bundle, and proven.
 
     halved     the graph in float16 inside; inputs and outputs keep their types
-    rounded    that graph in float32 again, every tensor rounded to float16 on its way: what a GPU computes, on any machine
-    prove      the parity of the answers of `rounded` graphs with those of the float32 ones
+    rounded    that graph in float32 again, with every tensor rounded to float16
+    prove      the parity of the answers of `rounded` graphs with those of the float32 graphs
 
-ONNX Runtime has few float16 kernels for the CPU. It widens the rest to float32 and leaves out the roundings between them, so a half
-graph that is run there hides what it loses, an overflow included. Hence `rounded`: sums inside one operator are in float32, as GPUs add,
-and what one operator hands to the next is in float16.
-
-No operator of the networks that were measured is better off in float32, and scaling the gradients up changes nothing; see
-docs/training.md.
+A `rounded` graph computes on any machine what a GPU computes: sums inside an operator are in
+float32, and each operator hands the next a float16. A `halved` graph on a CPU does not. There ONNX
+Runtime has few float16 kernels, widens the rest to float32, and leaves the roundings between them
+out; so it hides the loss, and even an overflow.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,12 +30,13 @@ from training.export.parity import ParityError, compare
 
 HALF, FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT
 LARGEST = float(np.finfo(np.float16).max)
-IN_FLOAT32 = (
-    *DEFAULT_OP_BLOCK_LIST,
-    "ScatterND",
-)  # the converter's choice, and one whose sums not every provider has in half
+# The converter's own choice, and ScatterND, which not every provider can add in half. No operator
+# of the networks that were measured is better off in float32 (docs/training.md).
+IN_FLOAT32 = (*DEFAULT_OP_BLOCK_LIST, "ScatterND")
 AGAINST = "float32"
-LIMITS = {  # relative difference, cosine: beyond all that was measured on sound networks (docs/training.md); masks flip in a gradient
+# The largest relative difference and the least cosine: beyond all that was measured on sound
+# networks (docs/training.md). Saliency has most room, because rounding flips masks in a gradient.
+LIMITS = {
     "logits": (0.01, 0.9999),
     "probabilities": (0.02, 0.9999),
     "features": (0.01, 0.9999),
@@ -50,16 +49,18 @@ Values = Float[np.ndarray, "rows *others"]
 
 
 def halved(model: ModelProto, in_float32: Sequence[str] = IN_FLOAT32) -> ModelProto:
-    """`model`, float32, in float16 inside but for the operators `in_float32`; its inputs and outputs keep their types.
+    """`model`, float32, in float16 inside, except the operators `in_float32`.
 
-    Weights beyond ±65,504 are cut to it.
+    Inputs and outputs keep their types. Weights beyond ±65,504 are cut to that.
     """
     half: ModelProto = convert_float_to_float16(
         model, keep_io_types=True, op_block_list=list(in_float32)
     )
     _drop_repeated(half)
     ordered = ir.from_proto(half)
-    ordered.graph.sort()  # the converter puts its casts last: https://github.com/microsoft/onnxconverter-common/issues/208
+    # The converter appends its casts at the end, behind the nodes that read them:
+    # https://github.com/microsoft/onnxconverter-common/issues/208
+    ordered.graph.sort()
     half = ir.to_proto(ordered)
     del half.graph.value_info[:]
     onnx.checker.check_model(half, full_check=True)
@@ -67,47 +68,53 @@ def halved(model: ModelProto, in_float32: Sequence[str] = IN_FLOAT32) -> ModelPr
 
 
 def rounded(half: ModelProto) -> ModelProto:
-    """`half` in float32, every tensor rounded to float16 on its way; for measuring, not for serving."""
+    """`half` in float32 with every tensor rounded to float16; for measuring, not for serving."""
     model = shape_inference.infer_shapes(half)
     graph = model.graph
     halves = {info.name for info in graph.value_info if info.type.tensor_type.elem_type == HALF}
     for tensor in graph.initializer:
         _widen(tensor)
-    nodes = [each for node in graph.node for each in _rounding(node, halves)]
+    nodes = [each for node in graph.node for each in _with_rounding(node, halves)]
     del graph.node[:], graph.value_info[:]
     graph.node.extend(nodes)
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
-def prove(full: Engine, near: Engine, batch: Batch, calibration: Calibration) -> dict[str, Parity]:
-    """The parity of `near`, which runs rounded graphs, with `full`, which runs float32: keys of the manifest, `half/…`.
+def prove(
+    full_engine: Engine, half_engine: Engine, batch: Batch, calibration: Calibration
+) -> dict[str, Parity]:
+    """The parity of `half_engine`, which runs rounded graphs, with `full_engine` in float32.
 
-    Maps are those of the class that `full` predicts; probabilities are those of `calibration`.
+    The keys are those of the manifest, `half/…`. Maps are of the class that `full_engine`
+    predicts; probabilities are those of `calibration`.
 
     Raises:
-        ParityError: an answer overflows or is too far, or the engine would refuse the self-test image on a GPU.
+        ParityError: an answer overflows or differs too much, or the self-test would fail on a GPU.
     """
-    target = full.predict(batch).logits.argmax(1)
-    ours, theirs = (_answers(engine, batch, target, calibration) for engine in (near, full))
+    target = full_engine.predict(batch).logits.argmax(1)
+    ours, theirs = (
+        _answers(engine, batch, target, calibration) for engine in (half_engine, full_engine)
+    )
     for name, values in ours.items():
         _check_finite(name, values)
     measured = {name: _compare(values, theirs[name]) for name, values in ours.items()}
     for name, parity in measured.items():
         _check(name, parity)
-    _check_self_test(full, near)
+    _check_self_test(full_engine, half_engine)
     return {f"half/{name}": parity for name, parity in measured.items()}
 
 
 def _drop_repeated(model: ModelProto) -> None:
-    """Keeps, in place, one of the equal casts that the converter makes where several operators in float32 read one tensor."""
+    """Keeps one, in place, of several equal casts with the same output."""
+    # The converter makes a cast for each operator in float32 that reads a tensor.
     nodes = {tuple(node.output): node for node in model.graph.node}
     del model.graph.node[:]
     model.graph.node.extend(nodes.values())
 
 
-def _rounding(node: NodeProto, halves: set[str]) -> list[NodeProto]:
-    """`node` in float32, and behind it the casts that round its outputs."""
+def _with_rounding(node: NodeProto, halves: set[str]) -> list[NodeProto]:
+    """`node` in float32, and the casts that round its outputs."""
     casts = []
     for attribute in node.attribute:
         _widen(attribute.t)
@@ -123,20 +130,18 @@ def _rounding(node: NodeProto, halves: set[str]) -> list[NodeProto]:
 
 def _widen(tensor: TensorProto) -> None:
     if tensor.data_type == HALF:
-        tensor.CopyFrom(
-            numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name)
-        )
+        wide = numpy_helper.to_array(tensor).astype(np.float32)
+        tensor.CopyFrom(numpy_helper.from_array(wide, tensor.name))
 
 
 def _answers(
     engine: Engine, batch: Batch, target: Targets, calibration: Calibration
 ) -> Mapping[str, Values]:
     predicted, x = engine.predict(batch), engine.normalise(batch)
-    with np.errstate(invalid="ignore"):  # of logits that overflowed, which is told of them
-        answers = {
-            "logits": predicted.logits,
-            "probabilities": calibration.probabilities(predicted.logits),
-        }
+    # Logits may have overflowed to infinity; `_check_finite` reports that in a sentence.
+    with np.errstate(invalid="ignore"):
+        probabilities = calibration.probabilities(predicted.logits)
+    answers = {"logits": predicted.logits, "probabilities": probabilities}
     if predicted.features is not None:
         answers["features"] = predicted.features
     if engine.has(contract.GRADIENT):
@@ -156,27 +161,31 @@ def _check_finite(name: str, values: Values) -> None:
     if broken:
         raise ParityError(
             f"{name} in half precision overflows for {broken} of {len(values)} images (limit 0): "
-            f"something inside the network exceeds {LARGEST:,.0f}, the largest number in half precision; {REMEDY}"
+            f"a tensor inside the network exceeds {LARGEST:,.0f}, the largest number in half "
+            f"precision; {REMEDY}"
         )
 
 
 def _check(name: str, parity: Parity) -> None:
-    most, least = LIMITS[name]
-    if parity.relative_difference > most or parity.cosine < least:
+    largest_difference, least_cosine = LIMITS[name]
+    if parity.relative_difference > largest_difference or parity.cosine < least_cosine:
         raise ParityError(
-            f"{name} in half precision differs from {parity.against}: median relative difference {parity.relative_difference:.2e} "
-            f"(limit {most}), cosine {parity.cosine:.6f} (limit {least}) over {parity.pictures} images; {REMEDY}"
+            f"{name} in half precision differs from {parity.against}: "
+            f"median relative difference {parity.relative_difference:.2e} "
+            f"(limit {largest_difference}), cosine {parity.cosine:.6f} (limit {least_cosine}) "
+            f"over {parity.pictures} images; {REMEDY}"
         )
 
 
-def _check_self_test(full: Engine, near: Engine) -> None:
-    image = self_test_image(full.manifest.input.size)
-    expected, found = full.predict(image).logits[0], near.predict(image).logits[0]
-    difference = abs(float(found.max()) - float(expected.max()))
-    if (
-        found.argmax() != expected.argmax() or not difference <= SELF_TEST_TOLERANCE
-    ):  # it may be no number
+def _check_self_test(full_engine: Engine, half_engine: Engine) -> None:
+    image = self_test_image(full_engine.manifest.input.size)
+    expected, result = (engine.predict(image).logits[0] for engine in (full_engine, half_engine))
+    difference = abs(float(result.max()) - float(expected.max()))
+    # Not ">", which is false for NaN.
+    is_near = difference <= SELF_TEST_TOLERANCE
+    if result.argmax() != expected.argmax() or not is_near:
         raise ParityError(
-            f"the self-test image in half precision gives class {found.argmax()} with a logit that differs by {difference:.3f}; "
-            f"class {expected.argmax()} within {SELF_TEST_TOLERANCE} is wanted, or no GPU would serve the bundle: {REMEDY}"
+            f"the self-test image in half precision gives class {result.argmax()} with a logit "
+            f"that differs by {difference:.3f}; class {expected.argmax()} within "
+            f"{SELF_TEST_TOLERANCE} is required, or no GPU would serve the bundle: {REMEDY}"
         )

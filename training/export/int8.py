@@ -1,10 +1,8 @@
-"""predict.onnx in 8-bit integers, for CPUs: made by ONNX Runtime's static quantisation, and measured before it is written.
+"""The graph predict.int8.onnx for CPUs: ONNX Runtime's static quantisation, measured before use.
 
-The ranges of activations are those of held-out training images; activations are uint8, weights int8 with a scale a channel. Weights use
-7 of their 8 bits: CPUs without VNNI add pairs of products in 16 bits, which 8 bits overflow
-(onnxruntime.ai/docs/performance/model-optimizations/quantization.html), and the figures would not hold there.
-
-The calibration stays that of the float32 graph: `MOST_LOG_LOSS` is the proof that it serves both.
+Activations are uint8, with the ranges that they have on held-out training images; weights are int8
+with a scale for each channel. The calibration of probabilities stays that of the float32 graph:
+the limit `LARGEST_LOG_LOSS` makes sure that it serves both.
 """
 
 import platform
@@ -30,11 +28,11 @@ from service.runtime.sessions import self_test_image
 from training.data.read import Dataset, Images, check_classes
 from training.reliability.calibration import negative_log_likelihood
 from training.reliability.familiarity import Reference, detach
-from training.reliability.fitting import searching
+from training.reliability.fitting import with_search
 
-MOST_LOSS = 0.003  # of macro F1
-LEAST_RATIO = 1.5  # of speed
-MOST_LOG_LOSS = 0.01  # nats, more than in float32
+LARGEST_LOSS = 0.003  # of macro F1
+LARGEST_LOG_LOSS = 0.01  # nats above float32
+LEAST_SPEED_RATIO = 1.5
 CALIBRATION_ROWS = 100
 BATCHES = (1, 16)
 ROUNDS = 30
@@ -46,46 +44,45 @@ class Int8Error(Exception):
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc] # onnxruntime.quantization is untyped
-    """Hands `pixels` to the calibration, `CALIBRATION_ROWS` at a time."""
+    """Hands images to the quantisation, `CALIBRATION_ROWS` at a time."""
 
     def __init__(self, pixels: Batch) -> None:
-        self._pieces = iter(
-            [
-                pixels[start : start + CALIBRATION_ROWS]
-                for start in range(0, len(pixels), CALIBRATION_ROWS)
-            ]
-        )
+        starts = range(0, len(pixels), CALIBRATION_ROWS)
+        self._batches = (pixels[start : start + CALIBRATION_ROWS] for start in starts)
 
     def get_next(self) -> dict[str, Batch] | None:
-        piece = next(self._pieces, None)
-        return None if piece is None else {"image": piece}
+        batch = next(self._batches, None)
+        return None if batch is None else {"image": batch}
 
 
-def quantised(graph: bytes, pixels: Batch) -> bytes:
-    """`graph`, a predict.onnx, in 8-bit integers inside, with the ranges that activations have on `pixels`."""
+def quantised(predict: bytes, pixels: Batch) -> bytes:
+    """A file predict.onnx in 8-bit integers inside, with the ranges of activations on `pixels`."""
     with tempfile.TemporaryDirectory() as scratch:
-        given, prepared, made = (
-            Path(scratch) / name for name in ("given.onnx", "prepared.onnx", "made.onnx")
+        source, prepared, result = (
+            Path(scratch) / name for name in ("source.onnx", "prepared.onnx", "result.onnx")
         )
-        given.write_bytes(graph)
-        quant_pre_process(given, prepared, skip_symbolic_shape=True)
+        source.write_bytes(predict)
+        quant_pre_process(source, prepared, skip_symbolic_shape=True)
         quantize_static(
             prepared,
-            made,
+            result,
             _Reader(pixels),
             quant_format=QuantFormat.QDQ,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             per_channel=True,
+            # 7 of the 8 bits: CPUs without VNNI add pairs of products in 16 bits, which 8 bits
+            # overflow, and the measured figures would not hold there.
+            # https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
             reduce_range=True,
         )
-        return made.read_bytes()
+        return result.read_bytes()
 
 
 def add_int8(bundle: Bundle, dataset: Dataset, folder: Path) -> Bundle:
-    """`bundle` with predict.int8.onnx and its figures, in `folder`; every other file stays as it is.
+    """`bundle` with predict.int8.onnx and its figures, in `folder`; other files stay as they are.
 
-    It is calibrated on the validation images of `dataset` and measured on its test images.
+    The graph is calibrated on the validation images and measured on the test images.
 
     Raises:
         DataError: the data set has other classes than the bundle.
@@ -95,36 +92,39 @@ def add_int8(bundle: Bundle, dataset: Dataset, folder: Path) -> Bundle:
     graph = _quantised(bundle, dataset.validation.pixels)
     plain = replace(bundle.manifest, self_test=None, int8=None)
     with tempfile.TemporaryDirectory() as scratch:
-        full, near = (
+        full_engine, int8_engine = (
             Engine(
                 contract.write(Path(scratch) / name, plain, {contract.PREDICT: content}), "cpu", 1
             )
-            for name, content in (("full", bundle.read(contract.PREDICT)), ("near", graph))
+            for name, content in (("full", bundle.read(contract.PREDICT)), ("int8", graph))
         )
-        figures = measure(full, near, dataset.test, len(dataset.validation))
+        figures = measure(full_engine, int8_engine, dataset.test, len(dataset.validation))
     check(figures)
     files = {name: bundle.read(name) for name in bundle.manifest.files}
-    return contract.write(
-        folder, replace(bundle.manifest, int8=figures), files | {contract.INT8: graph}
-    )
+    manifest = replace(bundle.manifest, int8=figures)
+    return contract.write(folder, manifest, files | {contract.INT8: graph})
 
 
 def _quantised(bundle: Bundle, pixels: Batch) -> bytes:
-    """The network in 8 bits; the search among reference images, which is a small part of the time, stays as it is."""
+    """The network in 8 bits, with the search among reference images in float32."""
+    # The search takes a small part of the time.
     model = onnx.load_model_from_string(bundle.read(contract.PREDICT))
     graph = quantised(detach(model).SerializeToString(), pixels)
-    return (
-        searching(graph, Reference.read(bundle.read(contract.REFERENCE)))
-        if bundle.has(contract.REFERENCE)
-        else graph
-    )
+    if not bundle.has(contract.REFERENCE):
+        return graph
+    return with_search(graph, Reference.read(bundle.read(contract.REFERENCE)))
 
 
-def measure(full: Engine, near: Engine, test: Images, calibration_images: int) -> Int8:
-    """What `near`, the quantised graph, is worth beside `full` on the images `test`; both engines have one thread."""
-    ours, theirs = (engine.predict(test.pixels).logits for engine in (near, full))
-    calibration = full.manifest.calibration
-    logits = near.predict(self_test_image(near.manifest.input.size)).logits[0]
+def measure(
+    full_engine: Engine, int8_engine: Engine, test: Images, calibration_images: int
+) -> Int8:
+    """The figures of `int8_engine` beside `full_engine` on the images `test`.
+
+    Both engines must have one thread, because `_speed_ratio` reads the clock of one.
+    """
+    ours, theirs = (engine.predict(test.pixels).logits for engine in (int8_engine, full_engine))
+    calibration = full_engine.manifest.calibration
+    logits = int8_engine.predict(self_test_image(int8_engine.manifest.input.size)).logits[0]
     return Int8(
         self_test=(int(logits.argmax()), float(logits.max())),
         calibration_pictures=calibration_images,
@@ -134,31 +134,37 @@ def measure(full: Engine, near: Engine, test: Images, calibration_images: int) -
         log_loss=negative_log_likelihood(ours, test.labels, calibration),
         log_loss_float32=negative_log_likelihood(theirs, test.labels, calibration),
         agreement=float((ours.argmax(1) == theirs.argmax(1)).mean()),
-        speed_ratio={str(rows): _speed_ratio(full, near, test.pixels[:rows]) for rows in BATCHES},
+        speed_ratio={
+            str(rows): _speed_ratio(full_engine, int8_engine, test.pixels[:rows])
+            for rows in BATCHES
+        },
         machine=_machine(),
         date=datetime.now(UTC).date().isoformat(),
     )
 
 
 def check(figures: Int8) -> None:
-    """Nothing, if the figures are good enough to serve.
+    """Checks that a graph with these figures is worth serving.
 
     Raises:
-        Int8Error: one is beyond its limit.
+        Int8Error: a figure is beyond its limit.
     """
     loss, ratio = figures.macro_f1_float32 - figures.macro_f1, min(figures.speed_ratio.values())
-    worse = figures.log_loss - figures.log_loss_float32
-    if loss > MOST_LOSS:
+    log_loss = figures.log_loss - figures.log_loss_float32
+    if loss > LARGEST_LOSS:
         raise Int8Error(
-            f"macro F1 in int8 is {100 * loss:.2f} points lower than in float32 (limit {100 * MOST_LOSS:.1f}): {REMEDY}"
+            f"macro F1 in int8 is {100 * loss:.2f} points lower than in float32 "
+            f"(limit {100 * LARGEST_LOSS:.1f}): {REMEDY}"
         )
-    if worse > MOST_LOG_LOSS:
+    if log_loss > LARGEST_LOG_LOSS:
         raise Int8Error(
-            f"the log loss in int8 is {worse:.4f} nats higher than in float32 (limit {MOST_LOG_LOSS}): {REMEDY}"
+            f"the log loss in int8 is {log_loss:.4f} nats higher than in float32 "
+            f"(limit {LARGEST_LOG_LOSS}): {REMEDY}"
         )
-    if ratio < LEAST_RATIO:
+    if ratio < LEAST_SPEED_RATIO:
         raise Int8Error(
-            f"int8 is {ratio:.2f} times as fast as float32 on one core (limit {LEAST_RATIO}): serve the bundle in float32"
+            f"int8 is {ratio:.2f} times as fast as float32 on one core "
+            f"(limit {LEAST_SPEED_RATIO}): serve the bundle in float32"
         )
 
 
@@ -169,16 +175,16 @@ def _macro_f1(logits: np.ndarray, images: Images) -> float:
     )
 
 
-def _speed_ratio(full: Engine, near: Engine, batch: Batch) -> float:
-    """The median time of `full` by that of `near`, runs interleaved; of the one thread, for neighbours change what the clock says."""
-    times = np.array(
-        [[_seconds(engine.predict, batch) for engine in (full, near)] for _ in range(ROUNDS)]
-    )
-    slow, quick = np.median(times, axis=0)
-    return round(float(slow / quick), 2)
+def _speed_ratio(full_engine: Engine, int8_engine: Engine, batch: Batch) -> float:
+    """The median time of `full_engine` divided by that of `int8_engine`, runs interleaved."""
+    engines = (full_engine, int8_engine)
+    rounds = [[_seconds(engine.predict, batch) for engine in engines] for _ in range(ROUNDS)]
+    full, int8 = np.median(np.array(rounds), axis=0)
+    return round(float(full / int8), 2)
 
 
 def _seconds(call: Callable[[Batch], object], batch: Batch) -> float:
+    # The time of this thread: other processes on the machine do not lengthen it.
     started = time.thread_time()
     call(batch)
     return time.thread_time() - started

@@ -1,12 +1,7 @@
-"""How near a bundle's gradient methods come to Captum's on the torch network that it was made of.
+"""Parity: the difference between a bundle's gradient methods and Captum's on its torch network.
 
-What is compared are the attributions before any sum over channels: the strictest place. Captum works on a copy of the network, because
-its hooks change the answers of everyone who shares a module, and in float64: in float32 its own rounding is as large as what is looked for
-(2.0e-6 for candor_net, whose graph is 1.2e-6 away from float64).
-
-Rounding flips the mask of a max pool here and there, in torch as in ONNX Runtime, and every point of Integrated Gradients' way gives it
-another chance: with 32 points no image of a network with max pools is without a flip (docs/training.md). Four points try the same code and
-leave most images without one.
+Attributions are compared before any sum over channels, which could hide a difference. Where there
+is no torch network, gradients are compared with finite differences.
 """
 
 import copy
@@ -15,7 +10,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 from captum.attr import InputXGradient, IntegratedGradients, LayerGradCam, Saliency
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
 from service.bundle.manifest import Parity
@@ -24,19 +19,24 @@ from service.runtime.engine import Engine
 from training.networks.ours import Network
 
 IMAGES, DRAWN = 64, 8
-LIMITS = {
-    "captum": (2e-6, 0.999),
-    "finite differences": (0.02, 0.999),
-}  # relative difference, cosine
+CAPTUMS, DIFFERENCES = "captum", "finite differences"
+LIMITS = {  # relative difference at most, cosine at least
+    CAPTUMS: (2e-6, 0.999),
+    DIFFERENCES: (0.02, 0.999),
+}
+# Points of Integrated Gradients. Rounding flips the mask of a max pool now and then, in torch as in
+# ONNX Runtime, and every point is another chance: with 32 no image of a network with max pools is
+# without a flip (docs/training.md). Four try the same code and leave most images without one.
 STEPS = 4
-CAPTUMS, DIFFERENCES = LIMITS
-STEP = 1e-3  # of finite differences, as a change of the logit relative to its size
+STEP = 1e-3  # of finite differences: the change of the logit, relative to its size
+TINY = float(np.finfo(np.float32).tiny)
 
 Rows = Float32[np.ndarray, "rows channels height width"]
+Batch = UInt8[np.ndarray, "rows size size 3"]
 
 
 class ParityError(Exception):
-    """A method of the bundle differs from Captum's: there must be no bundle."""
+    """An answer of the bundle differs from its reference: the bundle is not written."""
 
 
 def copy_of(network: Network) -> Network:
@@ -44,10 +44,8 @@ def copy_of(network: Network) -> Network:
     return copy.deepcopy(network).to(memory_format=torch.contiguous_format).eval()
 
 
-def measure(
-    engine: Engine, network: Network, batch: UInt8[np.ndarray, "rows size size 3"]
-) -> dict[str, Parity]:
-    """The parity of the gradient methods on the images of `batch`, each for its predicted class."""
+def measure(engine: Engine, network: Network, batch: Batch) -> dict[str, Parity]:
+    """The parity of the gradient methods on `batch`, each image for its predicted class."""
     target = engine.predict(batch).logits.argmax(1)
     x, classes = torch.from_numpy(engine.normalise(batch)), torch.from_numpy(target)
     ours: Mapping[str, Callable[[], Rows]] = {
@@ -58,6 +56,9 @@ def measure(
         ),
         "grad_cam": lambda: engine.cam(engine.normalise(batch), target).cam,
     }
+    # A copy for each method, because Captum's hooks change the answers of a network that others
+    # use. In float64, because torch's rounding in float32 (2.0e-6 for candor_net) is larger than
+    # that of the graph (1.2e-6).
     return {
         name: compare(ours[name](), theirs(copy_of(network).double(), x.double(), classes))
         for name, theirs in CAPTUM.items()
@@ -65,64 +66,81 @@ def measure(
 
 
 def check(measured: Mapping[str, Parity]) -> Mapping[str, Parity]:
-    """`measured`, if every method is near enough.
+    """`measured`, if every method is within its limits.
 
     Raises:
-        ParityError: one is not.
+        ParityError: a method is not.
     """
     for method, parity in measured.items():
-        most, least = LIMITS[parity.against]
-        if not (parity.relative_difference <= most and parity.cosine >= least):  # NaN is neither
+        largest_difference, least_cosine = LIMITS[parity.against]
+        # Not ">" and "<", which are false for NaN.
+        if not (parity.relative_difference <= largest_difference and parity.cosine >= least_cosine):
             raise ParityError(
-                f"{method} differs from {parity.against}: median relative difference {parity.relative_difference:.2e} "
-                f"(limit {most:.0e}), cosine {parity.cosine:.6f} (limit {least}) over {parity.pictures} images: "
+                f"{method} differs from {parity.against}: "
+                f"median relative difference {parity.relative_difference:.2e} "
+                f"(limit {largest_difference:.0e}), cosine {parity.cosine:.6f} "
+                f"(limit {least_cosine}) over {parity.pictures} images: "
                 "the graph does not compute what the network does"
             )
     return measured
 
 
 def compare(ours: Rows, theirs: Tensor, against: str = CAPTUMS) -> Parity:
-    """The parity of two sets of attributions, row by row."""
+    """The parity of two sets of attributions: medians over the rows (images)."""
     a, b = (
         rows.reshape(len(rows), -1).astype(np.float64) for rows in (ours, theirs.detach().numpy())
     )
-    largest = np.abs(a - b).max(1) / np.maximum(np.abs(b).max(1), np.finfo(np.float32).tiny)
-    cosine = (a * b).sum(1) / np.maximum(
-        np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), np.finfo(np.float32).tiny
-    )
+    largest = np.abs(a - b).max(1) / np.maximum(np.abs(b).max(1), TINY)
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosine = (a * b).sum(1) / np.maximum(norms, TINY)
     return Parity(against, len(a), float(np.median(largest)), float(np.median(cosine)))
 
 
-def slopes(engine: Engine, batch: UInt8[np.ndarray, "rows size size 3"]) -> dict[str, Parity]:
-    """The parity of the gradient with the slopes of the logit, for each image along its own gradient, itself and the other images.
+def slopes(engine: Engine, batch: Batch) -> dict[str, Parity]:
+    """The parity of the gradient with central differences of the logit.
 
-    Central differences in float32 are good to about a per cent: enough to find a wrong rule, not a rounding.
+    An image is compared along its own gradient, along itself and towards the other images. In
+    float32 the differences are good to about a per cent: enough to find a wrong rule.
     """
     x = engine.normalise(batch)
     answer = engine.gradient(x, np.full(len(x), -1))
     target = answer.logits.argmax(1)
     ours, theirs = [], []
     for row, gradient in enumerate(answer.gradient.astype(np.float64)):
-        ways = [gradient, x[row], *(x[other] - x[row] for other in range(len(x)) if other != row)]
-        units = np.stack([way / max(float(np.linalg.norm(way)), 1e-12) for way in ways])
+        units = _directions(x, row, gradient)
         norm = max(float(np.linalg.norm(gradient)), 1e-12)
         step = STEP * max(1.0, abs(float(answer.logits[row, target[row]]))) / norm
-        ends = [x[row] + sign * step * units for sign in (1, -1)]
         ahead, behind = (
-            engine.gradient(end.astype(np.float32), np.full(len(end), target[row])).logits[
-                :, target[row]
-            ]
-            for end in ends
+            _logits(engine, x[row] + sign * step * units, int(target[row])) for sign in (1, -1)
         )
         ours.append((units * gradient).sum((1, 2, 3)) / norm)
-        theirs.append((ahead.astype(np.float64) - behind) / (2 * step) / norm)
+        theirs.append((ahead - behind) / (2 * step) / norm)
     rows = [np.stack(values)[:, :, None, None].astype(np.float32) for values in (ours, theirs)]
     return {"saliency": compare(rows[0], torch.from_numpy(rows[1]), DIFFERENCES)}
 
 
+def _directions(
+    x: Rows, row: int, gradient: Float[np.ndarray, "channels height width"]
+) -> Float[np.ndarray, "directions channels height width"]:
+    """Unit vectors: along the gradient of image `row`, along it, and towards each other image."""
+    others = (x[other] - x[row] for other in range(len(x)) if other != row)
+    return np.stack(
+        [
+            vector / max(float(np.linalg.norm(vector)), 1e-12)
+            for vector in (gradient, x[row], *others)
+        ]
+    )
+
+
+def _logits(
+    engine: Engine, x: Float[np.ndarray, "rows channels height width"], label: int
+) -> Float[np.ndarray, " rows"]:
+    rows = x.astype(np.float32)
+    return engine.gradient(rows, np.full(len(rows), label)).logits[:, label].astype(np.float64)
+
+
 def _integrated(network: Network, x: Tensor, target: Tensor) -> Tensor:
-    method = IntegratedGradients(network)
-    attributed: Tensor = method.attribute(
+    attribution: Tensor = IntegratedGradients(network).attribute(
         x,
         torch.zeros_like(x),
         target,
@@ -130,14 +148,13 @@ def _integrated(network: Network, x: Tensor, target: Tensor) -> Tensor:
         method="gausslegendre",
         internal_batch_size=len(x),
     )
-    return attributed
+    return attribution
 
 
 def _grad_cam(network: Network, x: Tensor, target: Tensor) -> Tensor:
-    attributed: Tensor = LayerGradCam(network, network.get_submodule(network.cam_layer)).attribute(
-        x, target
-    )
-    return attributed
+    layer = network.get_submodule(network.cam_layer)
+    attribution: Tensor = LayerGradCam(network, layer).attribute(x, target)
+    return attribution
 
 
 CAPTUM: Mapping[str, Callable[[Network, Tensor, Tensor], Tensor]] = {

@@ -1,1 +1,1 @@
-"""From a recipe to trained weights."""
+"""Training: from a data set and a recipe to weights."""

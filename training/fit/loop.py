@@ -1,23 +1,23 @@
-"""Training: from a data set and a recipe to a run.
+"""The training loop: from a data set and a recipe to a run.
 
-A step sums the gradients of its ghost batches, each normalised by its own batch statistics. Processes (torchrun) share out the ghost
-batches, so that the gradient of two processes equals that of one on the same global batch, batch norm included. Everything a step
-sees follows from the seed and the step's number: a resumed run ends where an uninterrupted one would have ended.
+A step sums the gradients of its ghost batches, each normalised by its own batch statistics.
+Processes (torchrun) share the ghost batches of a step. The gradient of two processes therefore
+equals that of one on the same batch, batch norm included. Everything that a step sees follows from
+the seed and the number of the step: a resumed run ends where an uninterrupted one would have ended.
 
-Loss, batch statistics and evaluation are float32; where the processor multiplies bfloat16 in hardware, convolutions and the head are
-autocast to it. Without such hardware bfloat16 is emulated, 50 times slower than float32 (docs/training.md), so `auto` asks first.
+Loss, batch statistics and evaluation are float32. Where the processor multiplies bfloat16 in
+hardware, convolutions and the head are autocast to it.
 """
 
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,8 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, update_bn
 from tqdm import tqdm
 
+from service.workers.signals import stop_event
+from training.data import ClassIndices
 from training.data.read import Dataset, Images
 from training.fit import runs
 from training.fit.adversarial import attacked
@@ -39,18 +41,21 @@ from training.fit.runs import Run, Subject
 from training.fit.tracking import Track, Tracker, tracking
 from training.networks.ours import Network
 
-EVALUATION_ROWS = 500
-CHECKPOINT_SECONDS = 300
-PREPARE_ROWS = 5000
+EVALUATION_ROWS = 500  # bounds the memory of activations
+CHECKPOINT_SECONDS = 300  # a crash loses at most so much
+PREPARE_ROWS = 5000  # their patches are enough for the covariance of the whitening layer, 12 × 12
 
 
 class Stopped(Exception):
-    """The training was told to stop; its checkpoint is written."""
+    """A signal stopped the training; its checkpoint is written."""
 
 
 @dataclass
 class Trainer:
-    """A training in progress: `step` steps of `steps` are done, in `seconds`; `mean` is the network with the mean of the settling weights."""
+    """A training in progress: `step` of `steps` steps are done, in `seconds`.
+
+    `averaged` is the network with the mean of the weights after each fine-tuning step.
+    """
 
     fabric: Fabric
     recipe: Recipe
@@ -59,23 +64,23 @@ class Trainer:
     scheduled: list[Scheduled]
     batches: Batches
     folder: Path
-    mean: AveragedModel
+    averaged: AveragedModel
     step: int = 0
     seconds: float = 0.0
-    stopping: bool = False
+    stopping: Event = field(default_factory=Event)
 
     @property
     def steps(self) -> int:
         """All steps of the recipe."""
-        return (self.recipe.epochs + self.recipe.settle) * self.batches.steps_per_epoch
+        return (self.recipe.epochs + self.recipe.finetune_epochs) * self.batches.steps_per_epoch
 
     @property
     def state(self) -> dict[str, nn.Module]:
-        """What a checkpoint keeps of the network."""
-        return {"network": self.network.module, "mean": self.mean}
+        """The modules that a checkpoint keeps, by their names in it."""
+        return {"network": self.network.module, "mean": self.averaged}
 
     def train_step(self) -> float:
-        """One optimiser step; the mean loss of this process's share of the batch."""
+        """Takes one optimiser step; returns the mean loss of this process's share of the batch."""
         started = time.monotonic()
         for scheduled in self.scheduled:
             scheduled.set_rates(self.step / (self.recipe.epochs * self.batches.steps_per_epoch))
@@ -84,7 +89,7 @@ class Trainer:
         for scheduled in self.scheduled:
             scheduled.optimizer.step()
         if self.step >= self.recipe.epochs * self.batches.steps_per_epoch:
-            self.mean.update_parameters(self.network.module)
+            self.averaged.update_parameters(self.network.module)
         self.step += 1
         self.seconds += time.monotonic() - started
         return loss
@@ -92,27 +97,31 @@ class Trainer:
     def backward(
         self, pixels: UInt8[Tensor, "rows 3 size size"], labels: Int64[Tensor, " rows"]
     ) -> float:
-        """Accumulates the gradient of the global batch's loss (its sum, or its mean for Adam); gives this process's mean loss."""
-        mine = list(
+        """Accumulates the gradient of the loss over the batch of all processes.
+
+        The loss is a sum, or a mean for Adam. Returns the mean loss of this process's share.
+        """
+        ghosts = list(
             zip(
                 torch.split(pixels, self.recipe.ghost_batch),
                 torch.split(labels, self.recipe.ghost_batch),
                 strict=True,
             )
         )
-        mine = mine[self.fabric.global_rank :: self.fabric.world_size]
-        # distributed gradients are averaged over processes, so each scales its sum by their number
+        ghosts = ghosts[self.fabric.global_rank :: self.fabric.world_size]
+        # torch averages gradients over processes, so each process scales its sum by their number
         scale = self.fabric.world_size / (len(labels) if self.recipe.optimizer == "adam" else 1)
         total = 0.0
-        for number, (part, truth) in enumerate(mine):
-            last = number == len(mine) - 1
+        for number, (part, truth) in enumerate(ghosts):
+            # one exchange of gradients a step: the others would send what the last sends again
+            last = number == len(ghosts) - 1
             with (
                 self.fabric.no_backward_sync(self.network, enabled=not last)
                 if self.fabric.world_size > 1
                 else nullcontext()
             ):
                 target = truth.to(self.fabric.device)
-                logits = self.network(self.seen(part.to(self.fabric.device), target))
+                logits = self.network(self.network_input(part.to(self.fabric.device), target))
                 loss = functional.cross_entropy(
                     logits.float(),
                     target,
@@ -121,12 +130,12 @@ class Trainer:
                 )
                 self.fabric.backward(loss * scale)
             total += float(loss.detach())
-        return total / sum(len(truth) for _, truth in mine)
+        return total / sum(len(truth) for _, truth in ghosts)
 
-    def seen(
+    def network_input(
         self, pixels: UInt8[Tensor, "rows 3 size size"], labels: Int64[Tensor, " rows"]
     ) -> Float32[Tensor, "rows 3 size size"]:
-        """What the network learns from: the normalised images, attacked if the recipe says so."""
+        """The normalised images, attacked if the recipe is adversarial."""
         x = self.normalise(pixels)
         if not self.recipe.adversarial:
             return x
@@ -135,6 +144,7 @@ class Trainer:
             / 255
             / torch.tensor(self.subject.std, device=x.device).view(1, 3, 1, 1)
         )
+        # the noise follows from seed and step, and disturbs no other random draw
         with torch.random.fork_rng(devices=[]), self.fabric.autocast():
             torch.manual_seed(self.recipe.seed * 1_000_003 + self.step)
             return attacked(self.network.module, x, labels, radius)
@@ -142,15 +152,16 @@ class Trainer:
     def normalise(
         self, pixels: UInt8[Tensor, "rows 3 size size"]
     ) -> Float32[Tensor, "rows 3 size size"]:
-        """(pixel / 255 − mean) / std, channels last in memory, which is the fast layout of convolutions on a CPU."""
+        """(pixel / 255 − mean) / std of each channel."""
         mean, std = (
             torch.tensor(v, device=pixels.device).view(1, 3, 1, 1)
             for v in (self.subject.mean, self.subject.std)
         )
+        # channels last: the layout in which a CPU convolves fastest
         return ((pixels.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
 
     def logits(self, images: Images) -> Float32[Tensor, "count classes"]:
-        """The network's answer in evaluation mode, float32, one view of each image."""
+        """The logits of `images` in evaluation mode, one view of each image."""
         network: Network = self.network.module
         network.eval()
         pixels = torch.from_numpy(images.pixels).permute(0, 3, 1, 2)
@@ -163,11 +174,11 @@ class Trainer:
         return torch.cat(parts)
 
     def accuracy(self, images: Images) -> float:
-        """The share of `images` classified rightly."""
+        """The share of `images` classified correctly."""
         return float((self.logits(images).argmax(1).numpy() == images.labels).mean())
 
 
-def fit(
+def train(
     dataset: Dataset,
     source: str,
     recipe: Recipe,
@@ -178,12 +189,15 @@ def fit(
     accelerator: str = "auto",
     track: Track | None = None,
 ) -> Run:
-    """Trains by `recipe` on `dataset`, from the weights of `start` if there is one, and leaves a run in `folder`.
+    """Trains on `dataset` by `recipe`, and writes a run to `folder`.
+
+    The training begins with the weights of `start`, or with random ones. `resume` continues from
+    the checkpoint in `folder`.
 
     Raises:
         RunError: `resume` without a checkpoint, or with one of another recipe.
-        Stopped: a signal asked to stop; a checkpoint is in `folder`.
-        TrackingError: `track` cannot begin.
+        Stopped: SIGTERM or SIGINT came; a checkpoint is in `folder`.
+        TrackingError: `track` cannot start.
     """
     fabric = make_fabric(recipe, accelerator)
     trainer = prepare(fabric, dataset, source, recipe, folder)
@@ -193,12 +207,13 @@ def fit(
         trainer.step, trainer.seconds = runs.load_checkpoint(
             folder, trainer.state, trainer.scheduled
         )
-    told = (
+    tracker_of_rank = (
         tracking(folder, recipe.document(), track)
         if fabric.is_global_zero
         else nullcontext(Tracker())
     )
-    with told as tracker, _stopped_by_signals(trainer):
+    with tracker_of_rank as tracker, stop_event() as trainer.stopping:
+        # shows mistakes of augmentation before hours of training
         tracker.images("batch/augmented", trainer.batches.step(trainer.step)[0][:16], trainer.step)
         for loss in _progress(trainer, tracker, dataset.validation):
             tracker.scalar("loss/train", loss, trainer.step)
@@ -206,28 +221,32 @@ def fit(
                 "rate", trainer.scheduled[0].optimizer.param_groups[0]["lr"], trainer.step
             )
         started = time.monotonic()
-        settle(trainer, dataset.training)
+        load_averaged_weights(trainer, dataset.training)
         trainer.seconds += time.monotonic() - started
         if fabric.is_global_zero:
             _report(trainer, dataset.test, tracker)
+    # the other processes wait until the first has written the run that all of them load
     fabric.barrier()
     return runs.load(folder)
 
 
-def settle(trainer: Trainer, training: Images) -> None:
-    """Gives the network the mean of the weights it had while it settled, and batch norms the statistics of whole training images.
+def load_averaged_weights(trainer: Trainer, training: Images) -> None:
+    """Gives the network the mean of its fine-tuning weights, and batch norms new statistics.
 
-    Those gathered on the way are of the latest few thousand images and of weights that were still moving. Images are mixed, for their order
-    may be that of the classes.
+    The statistics are those of all training images, not augmented. Without fine-tuning epochs the
+    network stays as it is.
     """
-    if not trainer.recipe.settle:
+    if not trainer.recipe.finetune_epochs:
         return
+    # in random order, for a source may list its images class by class
     order = torch.randperm(
         len(training), generator=torch.Generator().manual_seed(trainer.recipe.seed)
     )
     pixels = torch.from_numpy(training.pixels).permute(0, 3, 1, 2)
     network = trainer.network.module
-    network.load_state_dict(trainer.mean.module.state_dict())
+    network.load_state_dict(trainer.averaged.module.state_dict())
+    # The statistics gathered during the training are of the last few thousand images, and of
+    # weights that still changed: with them the mean weights are worth little (docs/training.md).
     parts = torch.split(order, trainer.recipe.ghost_batch)
     update_bn(
         (trainer.normalise(pixels[rows].to(trainer.fabric.device)) for rows in parts), network
@@ -235,7 +254,7 @@ def settle(trainer: Trainer, training: Images) -> None:
 
 
 def make_fabric(recipe: Recipe, accelerator: str) -> Fabric:
-    """Device, precision and distribution: one process, or as many as torchrun started."""
+    """Chooses device, precision and distribution: one process, or as many as torchrun started."""
     devices: Any = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     fabric = Fabric(
         accelerator=accelerator,
@@ -248,10 +267,12 @@ def make_fabric(recipe: Recipe, accelerator: str) -> Fabric:
 
 
 def prepare(fabric: Fabric, dataset: Dataset, source: str, recipe: Recipe, folder: Path) -> Trainer:
-    """A training at its step 0, its recipe written."""
-    share = dataset.training.pixels.reshape(-1, 3) / 255
+    """A training at its step 0; recipe.json is written."""
+    # rounded as recipe.json shows them: the exported graph normalises with the same numbers
+    values = dataset.training.pixels.reshape(-1, 3) / 255
     mean, std = (
-        tuple(float(value) for value in np.round(stat, 6)) for stat in (share.mean(0), share.std(0))
+        tuple(float(value) for value in np.round(figure, 6))
+        for figure in (values.mean(0), values.std(0))
     )
     subject = Subject(source, dataset.name, dataset.fingerprint, dataset.classes, mean, std)
     folder.mkdir(parents=True, exist_ok=True)
@@ -268,13 +289,14 @@ def prepare(fabric: Fabric, dataset: Dataset, source: str, recipe: Recipe, folde
     trainer.network, *wrapped = fabric.setup(
         network, *(scheduled.optimizer for scheduled in trainer.scheduled)
     )
-    del wrapped  # the optimisers step themselves: precision needs no gradient scaler
+    del wrapped  # optimisers step without Fabric: bfloat16 needs no gradient scaler
     return trainer
 
 
 def _precision(recipe: Recipe) -> Any:
     if recipe.precision != "auto":
         return recipe.precision
+    # emulated, bfloat16 is 50 times slower than float32 (docs/training.md)
     fast = (
         torch.cuda.is_available()
         or torch.cpu._is_avx512_bf16_supported()  # noqa: SLF001 - torch has no public name for it
@@ -284,36 +306,36 @@ def _precision(recipe: Recipe) -> Any:
 
 
 def _progress(trainer: Trainer, tracker: Tracker, validation: Images) -> Iterator[float]:
-    """Runs the steps that are left, with a bar that says what time is left; yields each loss."""
+    """Takes the remaining steps, with a progress bar, and yields each loss."""
     saved = time.monotonic()
-    first = trainer.fabric.is_global_zero
+    first_process = trainer.fabric.is_global_zero
+    epochs = trainer.recipe.epochs + trainer.recipe.finetune_epochs
     bar = tqdm(
         total=trainer.steps,
         initial=trainer.step,
         desc=trainer.recipe.network,
         unit="step",
-        disable=not first,
+        disable=not first_process,
         mininterval=1,
     )
     while trainer.step < trainer.steps:
         yield trainer.train_step()
         bar.update()
-        if trainer.step % trainer.batches.steps_per_epoch == 0 and first:
-            epoch, accuracy = (
-                trainer.step // trainer.batches.steps_per_epoch,
-                trainer.accuracy(validation),
-            )
+        if trainer.step % trainer.batches.steps_per_epoch == 0 and first_process:
+            epoch = trainer.step // trainer.batches.steps_per_epoch
+            accuracy = trainer.accuracy(validation)
+            # stdout is for the report
             bar.write(
-                f"epoch {epoch}/{trainer.recipe.epochs + trainer.recipe.settle}: validation accuracy {accuracy:.4f}",
-                file=sys.stderr,
+                f"epoch {epoch}/{epochs}: validation accuracy {accuracy:.4f}", file=sys.stderr
             )
             tracker.scalar("accuracy/validation", accuracy, trainer.step)
-        if trainer.stopping or time.monotonic() - saved > CHECKPOINT_SECONDS:
+        if trainer.stopping.is_set() or time.monotonic() - saved > CHECKPOINT_SECONDS:
             saved = time.monotonic()
             _checkpoint(trainer)
-        if trainer.stopping:
+        if trainer.stopping.is_set():
             raise Stopped(
-                f"stopped after step {trainer.step} of {trainer.steps}; --resume goes on from there"
+                f"stopped after step {trainer.step} of {trainer.steps}; "
+                "--resume continues from there"
             )
     bar.close()
 
@@ -326,7 +348,7 @@ def _checkpoint(trainer: Trainer) -> None:
 
 
 def _report(trainer: Trainer, test: Images, tracker: Tracker) -> None:
-    """Prints and keeps sklearn's classification report of the test set; saves the weights."""
+    """Prints and saves scikit-learn's classification report of the test set, and the weights."""
     predicted = trainer.logits(test).argmax(1).numpy()
     names = list(trainer.subject.classes)
     text = classification_report(
@@ -336,7 +358,8 @@ def _report(trainer: Trainer, test: Images, tracker: Tracker) -> None:
         test.labels, predicted, target_names=names, output_dict=True, zero_division=0.0
     )
     print(
-        f"{len(test)} test images, one view, after {trainer.step} steps in {trainer.seconds / 60:.1f} minutes:\n{text}"
+        f"{len(test)} test images, one view, after {trainer.step} steps "
+        f"in {trainer.seconds / 60:.1f} minutes:\n{text}"
     )
     runs.save_weights(trainer.folder, trainer.network.module)
     (trainer.folder / runs.REPORT_TEXT).write_text(text)
@@ -350,25 +373,10 @@ def _report(trainer: Trainer, test: Images, tracker: Tracker) -> None:
 
 
 def _confusion(
-    labels: Int64[np.ndarray, " count"], predicted: Int64[np.ndarray, " count"], classes: int
+    labels: ClassIndices, predicted: ClassIndices, classes: int
 ) -> UInt8[Tensor, "1 1 height width"]:
+    """The confusion matrix as a grey image, 16 × 16 pixels a cell; a row is a true class."""
     matrix = np.zeros((classes, classes))
     np.add.at(matrix, (labels, predicted), 1)
     shares = 255 * matrix / matrix.sum(1, keepdims=True).clip(1)
     return torch.from_numpy(np.kron(shares, np.ones((16, 16))).astype(np.uint8))[None, None]
-
-
-@contextmanager
-def _stopped_by_signals(trainer: Trainer) -> Iterator[None]:
-    """SIGTERM and SIGINT let the step finish and write a checkpoint; a second one interrupts at once."""
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        trainer.stopping = True
-        signal.signal(number, signal.default_int_handler)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,12 +1,13 @@
-"""A run: the folder that a training leaves, and all that an export needs of it.
+"""Runs: the folder that a training writes, and all that an export needs of it.
 
-    recipe.json             the Recipe, the classes, the data's name and fingerprint, mean and std of the training pixels
+    recipe.json             the Recipe, the classes, the data's name and fingerprint, mean and std
+                            of the training pixels
     weights.safetensors     the trained network
-    checkpoint.safetensors  network, optimisers and the number of steps done, while the training goes on
-    report.json, report.txt what the test set says (sklearn's classification report)
+    checkpoint.safetensors  network, optimisers and the number of steps done, during the training
+    report.json, report.txt scikit-learn's classification report of the test set
     events.out.*            TensorBoard
 
-No pickle: tensors are safetensors, the rest is JSON.
+No file is a pickle: tensors are safetensors, everything else is JSON or text.
 """
 
 import hashlib
@@ -22,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from service.image.resize import Input
-from training.fit.recipes import Recipe, Scheduled
+from training.fit.recipes import Recipe, Scheduled, current_names
 from training.networks.ours import Network
 
 RECIPE, WEIGHTS, CHECKPOINT = "recipe.json", "weights.safetensors", "checkpoint.safetensors"
@@ -35,7 +36,11 @@ class RunError(Exception):
 
 @dataclass(frozen=True)
 class Subject:
-    """What is trained on: `source` as given, its name, fingerprint and classes, and the pixels' `mean` and `std` in 0…1."""
+    """The data of a training.
+
+    `source` as given on the command line, its name, fingerprint and classes, and the `mean` and
+    `std` of the training pixels in 0…1.
+    """
 
     source: str
     name: str
@@ -47,7 +52,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished training."""
+    """A finished training; the network is in evaluation mode."""
 
     recipe: Recipe
     subject: Subject
@@ -56,7 +61,7 @@ class Run:
 
     @property
     def input(self) -> Input:
-        """How images become the network's input."""
+        """The input of the network: size and normalisation."""
         return self.recipe.input(self.subject.mean, self.subject.std)
 
 
@@ -73,15 +78,16 @@ def save_recipe(folder: Path, recipe: Recipe, subject: Subject) -> None:
 
 
 def load(folder: Path) -> Run:
-    """The finished run in `folder`, its network in evaluation mode.
+    """The finished run in `folder`.
 
     Raises:
-        RunError: there is none.
+        RunError: `folder` holds no finished run.
     """
     missing = [name for name in (RECIPE, WEIGHTS, REPORT_JSON) if not (folder / name).exists()]
     if missing:
         raise RunError(
-            f"{folder} holds no finished run ({', '.join(missing)} missing): let `python -m training fit` finish first"
+            f"{folder} holds no finished run ({', '.join(missing)} missing): "
+            "let `python -m training fit` finish first"
         )
     recipe, subject = load_recipe(folder)
     network = recipe.network_for(len(subject.classes))
@@ -90,15 +96,11 @@ def load(folder: Path) -> Run:
 
 
 def load_recipe(folder: Path) -> tuple[Recipe, Subject]:
-    """What recipe.json says."""
+    """Reads recipe.json, of this release or an earlier one."""
     document = json.loads((folder / RECIPE).read_text())
     subject = document["subject"]
-    options = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in document["recipe"]["options"].items()
-    }
     sequences = {key: tuple(subject[key]) for key in ("classes", "mean", "std")}
-    return Recipe(**document["recipe"] | {"options": options}), Subject(**subject | sequences)
+    return Recipe.parse(document["recipe"]), Subject(**subject | sequences)
 
 
 def save_weights(folder: Path, network: torch.nn.Module) -> None:
@@ -113,7 +115,10 @@ def save_checkpoint(
     step: int,
     seconds: float,
 ) -> None:
-    """Writes checkpoint.safetensors whole or not at all: `step` steps are done, in `seconds`; `state` are modules by name."""
+    """Writes checkpoint.safetensors, whole or not at all.
+
+    `state` are modules by name; `step` steps are done, in `seconds`.
+    """
     tensors = {
         f"{part}/{name}": tensor
         for part, module in state.items()
@@ -125,27 +130,28 @@ def save_checkpoint(
                 f"optimizer/{number}/{parameter}/{name}": torch.as_tensor(value)
                 for name, value in entries.items()
             }
-    _save(
-        folder / CHECKPOINT,
-        tensors,
-        {"step": str(step), "seconds": str(seconds), "recipe": _recipe_key(folder)},
-    )
+    recipe = json.dumps(json.loads((folder / RECIPE).read_text()), sort_keys=True)
+    metadata = {"step": str(step), "seconds": str(seconds), "recipe": recipe}
+    _save(folder / CHECKPOINT, tensors, metadata)
 
 
 def load_checkpoint(
     folder: Path, state: Mapping[str, torch.nn.Module], optimizers: Sequence[Scheduled]
 ) -> tuple[int, float]:
-    """Puts what checkpoint.safetensors holds into the modules of `state` and `optimizers`; gives the steps done, and their seconds.
+    """Restores the modules of `state` and the `optimizers` from checkpoint.safetensors.
+
+    Returns:
+        The steps done, and their seconds.
 
     Raises:
-        RunError: there is no checkpoint, or it is of another recipe.
+        RunError: `folder` has no checkpoint, or one of another recipe.
     """
     path = folder / CHECKPOINT
     if not path.exists():
         raise RunError(f"{folder} has no checkpoint to resume from: start without --resume")
     with safetensors.safe_open(path, "pt") as file:
         metadata = file.metadata()
-    if metadata["recipe"] != _recipe_key(folder):
+    if _recipe_of(metadata["recipe"]) != _recipe_of((folder / RECIPE).read_text()):
         raise RunError(
             f"{path} is of another recipe than {folder / RECIPE}: start anew in another folder"
         )
@@ -162,6 +168,7 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tens
     for name, tensor in tensors.items():
         parameter, entry = name.split("/")
         state.setdefault(int(parameter), {})[entry] = tensor
+    # learning rates follow from the step, so the groups of the new optimiser are right
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
 
 
@@ -173,11 +180,14 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     }
 
 
-def _recipe_key(folder: Path) -> str:
-    return json.dumps(json.loads((folder / RECIPE).read_text()), sort_keys=True)
+def _recipe_of(text: str) -> Mapping[str, Any]:
+    """The content of a recipe.json, with the names of this release."""
+    document = json.loads(text)
+    return {**document, "recipe": current_names(document["recipe"])}
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    # renamed when complete: a crash in the middle leaves the former file
     scratch = path.with_suffix(".partial")
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, scratch, metadata)
     scratch.replace(path)

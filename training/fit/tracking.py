@@ -1,8 +1,9 @@
-"""What a training tells while it goes on, by step: to TensorBoard always, and to Weights & Biases where it is asked to.
+"""Figures of a training, step by step: for TensorBoard always, for Weights & Biases on request.
 
-Both have the same names, values and steps. TensorBoard's file is in the run's folder, and so is what Weights & Biases keeps (`wandb/`);
-where that is sent, if anywhere, is for its own variables to say (WANDB_MODE=offline sends nothing, `wandb sync` does later). A training that
-is resumed is another run of theirs, in the same group.
+Both get the same names, values and steps. TensorBoard's file lies in the folder of the run, and so
+does the copy that Weights & Biases keeps (`wandb/`). Its own variables decide where figures are
+sent: WANDB_MODE=offline sends nothing, and `wandb sync` can send them later. A resumed training is
+another run of Weights & Biases, in the same group.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,18 +22,21 @@ Track = Literal["wandb"]
 
 
 class TrackingError(Exception):
-    """Weights & Biases was asked for, and is not installed or not logged in."""
+    """Weights & Biases is not installed or not logged in."""
 
 
 class Tracker:
-    """Tells `board` and `run`, as far as there are any; processes that are not the first of a training have neither."""
+    """Writes to `board` and to `run`, each where it is given.
+
+    Only the first process of a training has them.
+    """
 
     def __init__(self, board: SummaryWriter | None = None, run: Any = None) -> None:
         self._board = board
         self._run = run
 
     def scalar(self, name: str, value: float, step: int) -> None:
-        """A number."""
+        """Writes a number."""
         if self._board is not None:
             self._board.add_scalar(name, value, step)
         if self._run is not None:
@@ -41,30 +45,30 @@ class Tracker:
     def images(
         self, name: str, pixels: UInt8[Tensor, "rows channels height width"], step: int
     ) -> None:
-        """Images with one channel, grey, or three, RGB."""
+        """Writes images with one channel, grey, or three, RGB."""
         if self._board is not None:
             self._board.add_images(name, pixels, step)
         if self._run is not None:
-            self._run.log(
-                {name: [_image(image) for image in pixels.permute(0, 2, 3, 1).numpy()]}, step=step
-            )
+            images = [_image(image) for image in pixels.permute(0, 2, 3, 1).numpy()]
+            self._run.log({name: images}, step=step)
 
 
 @contextmanager
 def tracking(
     folder: Path, config: Mapping[str, Any], track: Track | None = None
 ) -> Iterator[Tracker]:
-    """The tracker of a training into `folder`, whose settings are `config`.
+    """The tracker of a training into `folder`, with the settings `config`.
 
     Raises:
-        TrackingError: Weights & Biases cannot begin.
+        TrackingError: Weights & Biases cannot start.
     """
-    with ExitStack() as open_ones:
-        run = None if track is None else open_ones.enter_context(_begun(folder, config))
-        yield Tracker(open_ones.enter_context(SummaryWriter(str(folder))), run)
+    with ExitStack() as stack:
+        # first, so that a failed start leaves no file for TensorBoard
+        run = None if track is None else stack.enter_context(_start_wandb(folder, config))
+        yield Tracker(stack.enter_context(SummaryWriter(str(folder))), run)
 
 
-def _begun(folder: Path, config: Mapping[str, Any]) -> Any:
+def _start_wandb(folder: Path, config: Mapping[str, Any]) -> Any:
     try:
         import wandb  # noqa: PLC0415 - an extra, and slow to import
     except ImportError:
@@ -77,15 +81,17 @@ def _begun(folder: Path, config: Mapping[str, Any]) -> Any:
             group=folder.name,
             dir=folder,
             config=dict(config),
+            # wandb would capture stdout, where the report goes
             settings=wandb.Settings(console="off", silent=True),
         )
     except wandb.errors.Error as error:
         raise TrackingError(
-            f"Weights & Biases does not begin ({error}): log in, set WANDB_MODE=offline, or leave --track out"
+            f"Weights & Biases does not start ({error}): log in, set WANDB_MODE=offline, "
+            "or leave --track out"
         ) from None
 
 
 def _image(pixels: UInt8[np.ndarray, "height width channels"]) -> Any:
-    import wandb  # noqa: PLC0415
+    import wandb  # noqa: PLC0415 - an extra, and slow to import
 
     return wandb.Image(pixels)

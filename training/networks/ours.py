@@ -1,12 +1,12 @@
-"""The two networks: x float32 (N, 3, 32, 32) normalised → logits float32 (N, K).
+"""The two networks: x float32 (N, 3, 32, 32), normalised → logits float32 (N, K).
 
-`seed_cnn` is the plain reference. `candor_net` is a small modern one after airbench94 (K. Jordan, "94% on CIFAR-10 in 3.29 seconds
-on a single GPU", arXiv 2404.00498): a fixed whitening layer, three groups of convolutions, no affine scale in the batch norms. Its
-pools average where airbench's take the maximum: the network is smooth, its class activation map adds up to the logit, and
-`training.networks.folding` makes one convolution of a convolution and its pool (docs/decisions/0003).
+`seed_cnn` is the plain reference. `candor_net` is a small modern network after airbench94
+(K. Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", arXiv 2404.00498): a fixed whitening
+layer, three groups of convolutions, and batch norms without scale.
 
-Each names its `cam_layer`, the module whose activation a class activation map weighs, and its `texture_layer`, an early one whose activation
-varies with the texture of an image, and gives its penultimate `features`.
+Its pools average where those of airbench take the maximum. So the network is smooth, its class
+activation map adds up to the logit, and a convolution and its pool fold into one convolution
+(`training.networks.folding`, docs/decisions/0003).
 """
 
 from collections.abc import Mapping
@@ -20,13 +20,17 @@ from torch.nn import functional
 
 Activation = Literal["gelu", "relu"]
 ACTIVATIONS: Mapping[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
-SMALL = (
-    1 / 256
-)  # the head of candor_net starts that much below torch's default, so that training starts from even odds
+# The head of candor_net starts with weights that much smaller than torch's default, so that
+# training starts from even odds.
+SMALL = 1 / 256
 
 
 class Network(nn.Module):
-    """A classifier that names its layers of interest and its features; `head` turns features (N, D) into logits (N, K)."""
+    """A classifier that names its layers: `head` turns features (N, D) into logits (N, K).
+
+    A class activation map weighs the activation of the module `cam_layer`. The activation of
+    `texture_layer`, an early module, varies with the texture of an image; familiarity reads it.
+    """
 
     cam_layer: str
     texture_layer: str
@@ -42,11 +46,14 @@ class Network(nn.Module):
         return logits
 
     def prepare(self, x: Float32[Tensor, "rows 3 height width"]) -> None:
-        """Adapts the network to a sample of normalised training images before training; most need nothing."""
+        """Adapts the network to a sample of normalised training images, before training.
+
+        Does nothing unless a network overrides it.
+        """
 
 
 class SeedCnn(Network):
-    """Two 3×3 convolutions (16 and 32 channels) with ReLU and 2×2 max pools, and one linear layer."""
+    """Two 3×3 convolutions (16 and 32 channels) with ReLU and 2×2 max pools, a linear layer."""
 
     cam_layer = "body.4"
     texture_layer = "body.0"
@@ -65,15 +72,16 @@ class SeedCnn(Network):
 
 
 class _Convolution(nn.Conv2d):
-    """3×3, same size, no bias; starts as the identity on the first input channels (Dirac), so that depth costs nothing at first."""
+    """A 3×3 convolution without bias that keeps the size of the image."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__(channels_in, channels_out, 3, padding=1, bias=False)
+        # Starts as the identity on the first input channels (Dirac): depth costs nothing at first.
         nn.init.dirac_(self.weight.data[:channels_in])
 
 
 class _BatchNorm(nn.BatchNorm2d):
-    """Learns a bias and no scale: the next layer's weights can take it over."""
+    """A batch norm that learns a bias and no scale, which the next weights can take over."""
 
     def __init__(self, channels: int, momentum: float) -> None:
         super().__init__(channels, eps=1e-12, momentum=momentum)
@@ -81,7 +89,10 @@ class _BatchNorm(nn.BatchNorm2d):
 
 
 class _Group(nn.Module):
-    """convolution and 2×2 average pool, then `depth` − 1 convolutions, each with batch norm and activation: halves the image."""
+    """A convolution with a 2×2 average pool, then `depth` − 1 convolutions: halves the image.
+
+    A batch norm and an activation follow each convolution.
+    """
 
     def __init__(
         self,
@@ -92,11 +103,9 @@ class _Group(nn.Module):
         momentum: float,
     ) -> None:
         super().__init__()
+        inputs = (channels_in, *[channels_out] * (depth - 1))
         self.convolutions = nn.ModuleList(
-            [
-                _Convolution(channels_in if first else channels_out, channels_out)
-                for first in (True, *[False] * (depth - 1))
-            ]
+            [_Convolution(channels, channels_out) for channels in inputs]
         )
         self.norms = nn.ModuleList([_BatchNorm(channels_out, momentum) for _ in range(depth)])
         self.activation = ACTIVATIONS[activation]()
@@ -110,20 +119,21 @@ class _Group(nn.Module):
         return x
 
     def halve(self, x: Tensor) -> Tensor:
-        """The first convolution and its pool; in training, where time is, as one convolution with stride: 16 products instead of 36."""
+        """The first convolution and its pool."""
         first = self.convolutions[0]
         assert isinstance(first, _Convolution)
         if self.training:
-            return functional.conv2d(
-                x, functional.avg_pool2d(first.weight, 2, stride=1, padding=1), stride=2, padding=1
-            )
+            # One convolution with stride: 16 products instead of 36, where most of the time goes.
+            filters = functional.avg_pool2d(first.weight, 2, stride=1, padding=1)
+            return functional.conv2d(x, filters, stride=2, padding=1)
         return functional.avg_pool2d(first(x), 2)
 
 
 class CandorNet(Network):
-    """Whitening 2×2 convolution, three groups of `widths` channels and `depths` convolutions, mean of each channel, linear head.
+    """A whitening 2×2 convolution, three groups, the mean of each channel, a linear head.
 
-    Of 32 pixels the groups see 33 → 16 → 8 → 4: cell k of the last is centred on pixel 8k + 3.
+    The groups have `widths` channels and `depths` convolutions. An image of 32 pixels becomes
+    33 → 16 → 8 → 4; cell k of the last is centred on pixel 8k + 3.
     """
 
     cam_layer = "groups.2"
@@ -143,12 +153,15 @@ class CandorNet(Network):
         self.activation = ACTIVATIONS[activation]()
         self.groups = nn.Sequential(
             *(
-                _Group(a, b, depth, activation, norm_momentum)
-                for (a, b), depth in zip(pairwise((24, *widths)), depths, strict=True)
+                _Group(channels_in, channels_out, depth, activation, norm_momentum)
+                for (channels_in, channels_out), depth in zip(
+                    pairwise((24, *widths)), depths, strict=True
+                )
             )
         )
         self.head = nn.Linear(widths[-1], classes, bias=False)
-        nn.init.uniform_(self.head.weight, -SMALL * widths[-1] ** -0.5, SMALL * widths[-1] ** -0.5)
+        largest = SMALL * widths[-1] ** -0.5
+        nn.init.uniform_(self.head.weight, -largest, largest)
 
     def features(self, x: Float[Tensor, "rows 3 height width"]) -> Float[Tensor, "rows features"]:
         """The channel means of the last group."""
@@ -156,9 +169,13 @@ class CandorNet(Network):
         return last.mean((2, 3))
 
     def prepare(self, x: Float32[Tensor, "rows 3 height width"]) -> None:
-        """Sets the fixed filters to the eigenvectors of the 2×2 patches of `x`, scaled to unit variance, and their negatives."""
+        """Sets the fixed filters to the eigenvectors of the 2×2 patches of `x`.
+
+        Each is scaled to unit variance, and followed by all their negatives.
+        """
         patches = x.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, 12)
         variances, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+        # The offset keeps a direction in which patches hardly vary from being blown up.
         filters = (vectors / torch.sqrt(variances + 5e-4)).T.flip(0).reshape(12, 3, 2, 2)
         with torch.no_grad():
             self.whitening.weight.copy_(torch.cat([filters, -filters]))
@@ -169,5 +186,5 @@ NETWORKS: Mapping[str, type[Network]] = {"candor_net": CandorNet, "seed_cnn": Se
 
 
 def build(name: str, classes: int, options: Mapping[str, Any]) -> Network:
-    """The network `name` with freshly drawn weights (seed torch first); `options` are its keyword arguments."""
+    """The network `name` with random weights (seed torch first); `options` are its keywords."""
     return NETWORKS[name](classes, **options)

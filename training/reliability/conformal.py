@@ -1,10 +1,11 @@
-"""Prediction sets: thresholds such that the set of probable classes holds the true one as often as was promised.
+"""Fitting the thresholds of prediction sets on images held out of training.
 
-Split conformal prediction with the score 1 − p(true class): "least ambiguous sets" (Sadinle, Lei, Wasserman, JASA 2019, arXiv 1609.00451).
-Over all images that are exchangeable with the held-out ones, a marginal set covers the truth with at least the promised probability,
-on average over what was held out. Class by class that average is not much of a promise, for each class has few held-out images: its
-threshold is chosen so that with a confidence of 0.9 the class is covered as promised (Vovk, "Conditional validity of inductive conformal
-predictors", ACML 2012: the coverage of the r-th of n scores is Beta(r, n + 1 − r)).
+Split conformal prediction with the score 1 − p(true class): "least ambiguous sets" (Sadinle, Lei,
+Wasserman, JASA 2019, arXiv 1609.00451). A marginal set covers the true class with at least the
+promised probability, on average over held-out sets and over all images that are exchangeable with
+them. Within one class that average promises little, for each class has few held-out images. The
+threshold of a class is therefore chosen so that with a confidence of 0.9 the class is covered as
+promised.
 
 `probabilities` float64 (N, K) are calibrated; `labels` int64 (N,).
 """
@@ -13,20 +14,20 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 from scipy.stats import beta
 
 from service.bundle.manifest import PredictionSets
+from training.data import ClassIndices
 
 COVERAGES = ("0.90", "0.95", "0.99")
 CONFIDENCE = 0.9
 
 Probabilities = Float64[np.ndarray, "rows classes"]
-Labels = Int64[np.ndarray, " rows"]
 Rank = Callable[[int, float], int]
 
 
-def fit_sets(probabilities: Probabilities, labels: Labels) -> PredictionSets:
+def fit_sets(probabilities: Probabilities, labels: ClassIndices) -> PredictionSets:
     """The thresholds for COVERAGES."""
     own, classes = probabilities[np.arange(len(labels)), labels], range(probabilities.shape[1])
     marginal = {coverage: threshold(own, float(coverage), expected_rank) for coverage in COVERAGES}
@@ -40,21 +41,26 @@ def fit_sets(probabilities: Probabilities, labels: Labels) -> PredictionSets:
 
 
 def threshold(own: Float64[np.ndarray, " rows"], coverage: float, rank: Rank) -> float:
-    """The least probability that a class in the set must have; 0, which takes every class, where there are too few images.
+    """The least probability that a class in the set must have.
 
-    `own` are the probabilities of the true classes; `rank` says the how many-th largest it is.
+    `own` are the probabilities of the true classes, of which the `rank`-th largest is returned.
+    With too few images the threshold is 0, and the set holds every class.
     """
-    wanted = rank(len(own), coverage)
-    return float(np.sort(own)[::-1][wanted - 1]) if wanted <= len(own) else 0.0
+    place = rank(len(own), coverage)
+    return float(np.sort(own)[::-1][place - 1]) if place <= len(own) else 0.0
 
 
 def expected_rank(count: int, coverage: float) -> int:
-    """The rank by which the coverage is right on average."""
+    """The rank with the coverage `coverage` on average."""
     return math.ceil((count + 1) * coverage)
 
 
 def sure_rank(count: int, coverage: float) -> int:
-    """The rank by which the coverage is right with CONFIDENCE; above `count` if none is."""
+    """The least rank that covers at least `coverage` with CONFIDENCE; `count` + 1 if none does.
+
+    Source: Vovk, "Conditional validity of inductive conformal predictors", ACML 2012.
+    """
     ranks = np.arange(1, count + 1)
+    # the coverage of the r-th largest of n scores is distributed as Beta(r, n + 1 − r)
     sure = beta.sf(coverage, ranks, count + 1 - ranks) >= CONFIDENCE
     return int(ranks[sure][0]) if sure.any() else count + 1

@@ -1,33 +1,38 @@
-"""How the answers to held-out images are distributed, so that a service can tell when those of its callers are not.
+"""The distribution of a model's answers to held-out images, against which a service measures drift.
 
-Bins of about equally many images, between quantiles: an index over them is most even in what it notices, and where most images have
-nearly the same value the bins are narrow. Classes have a bin each, or neighbours in the order of the labels share one, so that a thousand
-classes do not make an index of chance alone: for equal distributions it is (bins − 1) (1 / window + 1 / images) on average.
+Each of three figures is counted in bins between its quantiles. Such bins hold about equally many
+images, so the drift index notices a change anywhere about equally well.
 """
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 
 from service.bundle.manifest import Bins, Distribution
 from service.telemetry.drift import counts
+from training.data import ClassIndices
 
+# Between equal distributions the index is (bins − 1) (1 / window + 1 / images) on average: few
+# bins keep it small.
 MOST_BINS, IMAGES_A_BIN = 10, 25
 
 
 def fit_distribution(
     confidence: Float64[np.ndarray, " rows"],
     familiarity: Float64[np.ndarray, " rows"],
-    predicted: Int64[np.ndarray, " rows"],
+    predicted: ClassIndices,
     classes: int,
 ) -> Distribution | None:
-    """Of the calibrated probability of the predicted class, the score of familiarity and the index of the class, of so many `classes`.
+    """The distributions of confidence, familiarity and predicted class over held-out images.
 
-    None if there are too few images for two bins.
+    `confidence` is the calibrated probability of the predicted class, `familiarity` the score, and
+    `classes` the number of classes. With too few images for two bins the result is None.
     """
     most = min(MOST_BINS, len(predicted) // IMAGES_A_BIN)
     if most < 2:  # noqa: PLR2004
         return None
     indices = predicted.astype(np.float64)
+    # Few classes get a bin each. Of many, neighbours in the order of the labels share one: with a
+    # thousand bins the index would show chance alone.
     by_class = (
         _bins(indices, np.arange(1, classes) - 0.5)
         if classes <= most
@@ -39,7 +44,7 @@ def fit_distribution(
 
 
 def _quantiles(values: Float64[np.ndarray, " rows"], most: int) -> Bins:
-    """At most so many bins; fewer where many values are the same."""
+    """At most `most` bins; fewer where many values are equal."""
     return _bins(values, np.unique(np.quantile(values, np.arange(1, most) / most)))
 
 

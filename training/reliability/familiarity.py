@@ -1,14 +1,17 @@
-"""Is an image like those of the training? Its nearest neighbours among them, found inside predict.onnx.
+"""Familiarity: how much an image is like the training images, found inside predict.onnx.
 
-What an image looks like are its penultimate features, which know the thing, and how much each channel of an early layer varies over the
-image, which knows its texture: a network can answer surely what is no image at all. Both have length 1, the second times TEXTURE; the
-weight was chosen among 1, 2, 3 and 4 by the kinds of strangers that the audit asks about. These features
-of a sample of training images, the same number of each class, are kept in 8 bits as the reference. An image's score is the
-cosine of its features and those of its NEIGHBOURS-th nearest reference image (Sun, Ming, Zhu, Li, "Out-of-Distribution Detection with
-Deep Nearest Neighbors", ICML 2022, arXiv 2204.06507). The search is two nodes of the graph, so that it runs batched and beside the network.
-A network whose features are not known is left with the energy log Σ exp(logits) (Liu et al., NeurIPS 2020, arXiv 2010.03759).
+Two vectors describe an image. Its penultimate features, of length 1, represent the thing. The
+standard deviations of an early layer's channels, of length TEXTURE, represent the texture: they
+detect inputs that a network is sure about although they are no photographs.
 
-Below the threshold is what 5 % of held-out images are below, too. A score says nothing about whether the prediction is right.
+These features of a sample of training images, the same number of each class, are kept in 8 bits as
+the reference. The score of an image is the cosine of its features and those of its NEAREST-th
+nearest reference image (Sun, Ming, Zhu, Li, "Out-of-Distribution Detection with Deep Nearest
+Neighbors", ICML 2022, arXiv 2204.06507). For a network with unknown features it is the energy
+log Σ exp(logits) (Liu et al., NeurIPS 2020, arXiv 2010.03759).
+
+5 % of the held-out images lie below the threshold. A score carries no information about the
+correctness of the prediction.
 """
 
 import io
@@ -19,30 +22,30 @@ import onnx
 import torch
 from jaxtyping import Float, Float32, Float64, Int8, Int64
 from onnx import ModelProto, TensorProto, helper, numpy_helper
-from scipy.special import logsumexp
 from torch import Tensor
 from torch.nn import functional
 
 from service.bundle.manifest import Familiarity
+from service.predictions import energy
 from service.runtime.graphs import Outputs
 from training.autodiff import prune
 from training.data.read import Images
+from training.data.split import draw_each
 
-NEIGHBOURS = 10
-MOST_ROWS, MOST_BYTES = (
-    2000,
-    2**19,
-)  # of the reference: every prediction reads all of it, four bytes for each of its own
+NEAREST = 10
+# of the reference: every prediction reads all of it, in float32, four bytes for each of its bytes
+MOST_ROWS, MOST_BYTES = 2000, 2**19
 FAMILIAR_SHARE = 0.95
-TEXTURE, LEAST_VARIANCE = 3.0, 1e-12
+TEXTURE = 3.0  # chosen among 1, 2, 3 and 4 by the kinds of images that the audit measures
+LEAST_VARIANCE = 1e-12  # gives a direction to the texture of an image that has none
 PREFIX = "familiarity/"
 FEATURES, OUTPUTS = "features", ("similarity", "neighbour")
 
 
 def features_of(
     features: Float[Tensor, "rows features"], early: Float[Tensor, "rows channels height width"]
-) -> Float[Tensor, "rows looks"]:
-    """What images look like, (N, D + C): their penultimate features, and the standard deviations of an early layer's channels."""
+) -> Float[Tensor, "rows all_features"]:
+    """The description of images for the search: (N, D) features and (N, C, h, w) → (N, D + C)."""
     variance = (early - early.mean((2, 3), keepdim=True)).square().mean((2, 3))
     texture = (variance + LEAST_VARIANCE).sqrt()
     return torch.cat(
@@ -52,7 +55,10 @@ def features_of(
 
 @dataclass(frozen=True)
 class Reference:
-    """Features int8 (R, D), each row scaled to its own largest value; labels int64 (R,) and names (R,) of the images."""
+    """The reference images: features int8 (R, D), labels int64 (R,) and names (R,).
+
+    Each row of features is scaled to its own largest value.
+    """
 
     features: Int8[np.ndarray, "rows features"]
     labels: Int64[np.ndarray, " rows"]
@@ -65,14 +71,15 @@ class Reference:
         labels: Int64[np.ndarray, " rows"],
         names: np.ndarray,
     ) -> "Reference":
-        """The reference of float features."""
+        """The reference with these features, rounded to 8 bits."""
+        # a cosine does not depend on the length of a vector, so a scale of its own costs nothing
         largest = np.abs(features).max(1, keepdims=True)
         return cls(
             np.rint(features / np.maximum(largest, 1e-12) * 127).astype(np.int8), labels, names
         )
 
     def content(self) -> bytes:
-        """The file reference.npz."""
+        """The bytes of reference.npz."""
         buffer = io.BytesIO()
         np.savez_compressed(
             buffer, allow_pickle=False, features=self.features, labels=self.labels, names=self.names
@@ -81,27 +88,30 @@ class Reference:
 
     @classmethod
     def read(cls, content: bytes) -> "Reference":
-        """The reference that the file holds."""
+        """The reference in the bytes of reference.npz."""
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             return cls(arrays["features"], arrays["labels"], arrays["names"])
 
 
 def sample(training: Images, width: int, seed: int) -> Int64[np.ndarray, " rows"]:
-    """Which training images become the reference, where there are `width` features: as many of each class, in the order of the set."""
-    classes = np.unique(training.labels)
-    rng, each = (
-        np.random.default_rng(seed),
-        max(1, min(MOST_ROWS, MOST_BYTES // width) // len(classes)),
-    )
-    drawn = [rng.permutation(np.flatnonzero(training.labels == label))[:each] for label in classes]
-    return np.sort(np.concatenate(drawn))
+    """The positions of the training images that become the reference.
+
+    Every class has the same number of them. `width` is the number of features of an image.
+    """
+    classes = len(np.unique(training.labels))
+    each = max(1, min(MOST_ROWS, MOST_BYTES // width) // classes)
+    return draw_each(training.labels, each, seed)
 
 
 def attach(predict: ModelProto, reference: Reference) -> ModelProto:
-    """`predict`, a predict.onnx with features, with the outputs `similarity` and `neighbour`."""
+    """A copy of `predict`, which has the output `features`, with a search of `reference`.
+
+    The new outputs are `similarity` float32 (N, k) and `neighbour` int64 (N, k), nearest first. The
+    search is part of the graph, so it runs in the batch of the prediction.
+    """
     model = ModelProto()
     model.CopyFrom(predict)
-    rows = min(NEIGHBOURS, len(reference.labels))
+    rows = min(NEAREST, len(reference.labels))
     constants = {
         "reference": np.ascontiguousarray(reference.features.T),
         "first": np.array([0], np.int64),
@@ -113,6 +123,7 @@ def attach(predict: ModelProto, reference: Reference) -> ModelProto:
     )
     model.graph.node.extend(
         [
+            # 8 bits in the file: ONNX Runtime folds these three nodes when it loads the graph
             _node("Cast", ["reference"], ["float"], to=TensorProto.FLOAT),
             _node("ReduceL2", ["float", "first"], ["lengths"]),
             _node("Div", ["float", "lengths"], ["directions"]),
@@ -129,7 +140,7 @@ def attach(predict: ModelProto, reference: Reference) -> ModelProto:
 
 
 def detach(predict: ModelProto) -> ModelProto:
-    """`predict` without the search, for what changes the network inside."""
+    """A copy of `predict` without the search, for code that rewrites the network."""
     model = ModelProto()
     model.CopyFrom(predict)
     kept = [output for output in model.graph.output if output.name not in OUTPUTS]
@@ -139,19 +150,17 @@ def detach(predict: ModelProto) -> ModelProto:
     return model
 
 
-def scores(found: Outputs) -> Float64[np.ndarray, " rows"]:
-    """The score of each image: by neighbours where there are any, by energy otherwise."""
-    return (
-        _energy(found.logits)
-        if found.similarity is None
-        else found.similarity[:, -1].astype(np.float64)
-    )
+def scores(outputs: Outputs) -> Float64[np.ndarray, " rows"]:
+    """The score of each image: by nearest reference images, or by energy where there are none."""
+    if outputs.similarity is None:
+        return _energies(outputs.logits)
+    return outputs.similarity[:, -1].astype(np.float64)
 
 
 def fit_familiarity(
     similarity: Float32[np.ndarray, "rows neighbours"], references: int
 ) -> Familiarity:
-    """By neighbours, of the similarities of held-out images."""
+    """The familiarity of held-out images with these similarities to `references` images."""
     return Familiarity(
         "neighbours",
         _threshold(similarity[:, -1]),
@@ -162,23 +171,23 @@ def fit_familiarity(
 
 
 def fit_energy(logits: Float32[np.ndarray, "rows classes"]) -> Familiarity:
-    """By energy, of the logits of held-out images."""
-    return Familiarity("energy", _threshold(_energy(logits)), len(logits))
+    """The familiarity by energy, from the logits of held-out images."""
+    return Familiarity("energy", _threshold(_energies(logits)), len(logits))
 
 
-def _energy(logits: Float32[np.ndarray, "rows classes"]) -> Float64[np.ndarray, " rows"]:
-    return np.asarray(logsumexp(logits.astype(np.float64), axis=1))
+def _energies(logits: Float32[np.ndarray, "rows classes"]) -> Float64[np.ndarray, " rows"]:
+    return np.array([energy(row) for row in logits], np.float64)
 
 
 def _threshold(scores: np.ndarray) -> float:
-    """What FAMILIAR_SHARE of the scores are not below."""
+    """The score that FAMILIAR_SHARE of the scores reach."""
     return float(np.sort(scores)[int(len(scores) * (1 - FAMILIAR_SHARE))])
 
 
 def _node(
     operator: str, inputs: list[str], outputs: list[str], **attributes: int
 ) -> onnx.NodeProto:
-    """A node whose tensors, but for the network's features and the outputs, are of this search alone."""
+    """A node of the search: its tensors get PREFIX, except the network's features and OUTPUTS."""
     read, written = (
         [name if name in (FEATURES, *OUTPUTS) else PREFIX + name for name in names]
         for names in (inputs, outputs)

@@ -1,7 +1,7 @@
-"""What a bundle says of its own answers: how probable, which classes else, whether the image is like those of the training, and how
-all of that is distributed.
+"""Fitting everything that a bundle promises about its answers, on images held out of training.
 
-All of it is fitted on images that the network was not trained on, through predict.onnx itself.
+Calibration, prediction sets, familiarity and the distributions for drift are fitted on the answers
+of predict.onnx itself.
 """
 
 import tempfile
@@ -30,30 +30,38 @@ Files = Mapping[str, bytes]
 def fit_reliability(
     manifest: Manifest, files: Files, held_out: Images, training: Images | None
 ) -> tuple[Manifest, dict[str, bytes]]:
-    """`manifest` with all that is fitted on `held_out`; `files` with the reference, where features and `training` are known."""
-    made = dict(files)
+    """The `manifest` with everything that is fitted on `held_out`, and the files of the bundle.
+
+    Where the network has features and `training` is given, predict.onnx gains the search for the
+    nearest reference images, and the files gain reference.npz.
+    """
+    result = dict(files)
     if manifest.features is not None and training is not None:
+        # the graph without the search answers with the features of the reference images
         reference = _reference(manifest, files, training)
-        made[contract.PREDICT] = searching(files[contract.PREDICT], reference)
-        made[contract.REFERENCE] = reference.content()
-    found = _predicted(manifest, made, held_out)
-    fitted = fit_calibration(found.logits, held_out.labels)
-    shares = fitted.probabilities(found.logits)
-    told = replace(
+        result[contract.PREDICT] = with_search(files[contract.PREDICT], reference)
+        result[contract.REFERENCE] = reference.content()
+    outputs = _predict(manifest, result, held_out)
+    calibration = fit_calibration(outputs.logits, held_out.labels)
+    probabilities = calibration.probabilities(outputs.logits)
+    fitted = replace(
         manifest,
-        temperature=fitted.temperature,
-        entropy_power=fitted.entropy_power,
-        prediction_sets=fit_sets(shares, held_out.labels),
-        familiarity=_familiarity(found, made),
+        temperature=calibration.temperature,
+        entropy_power=calibration.entropy_power,
+        prediction_sets=fit_sets(probabilities, held_out.labels),
+        familiarity=_familiarity(outputs, result),
         distribution=fit_distribution(
-            shares.max(1), familiarity.scores(found), shares.argmax(1), len(manifest.labels)
+            probabilities.max(1),
+            familiarity.scores(outputs),
+            probabilities.argmax(1),
+            len(manifest.labels),
         ),
     )
-    return told, made
+    return fitted, result
 
 
-def searching(predict: bytes, reference: Reference) -> bytes:
-    """A predict.onnx that searches `reference`, too."""
+def with_search(predict: bytes, reference: Reference) -> bytes:
+    """A predict.onnx that also searches `reference`."""
     model = familiarity.attach(onnx.load_model_from_string(predict), reference)
     return bytes(model.SerializeToString(deterministic=True))
 
@@ -61,20 +69,21 @@ def searching(predict: bytes, reference: Reference) -> bytes:
 def _reference(manifest: Manifest, files: Files, training: Images) -> Reference:
     assert manifest.features is not None
     chosen = training.take(familiarity.sample(training, manifest.features, SEED))
-    features = _predicted(manifest, files, chosen).features
+    features = _predict(manifest, files, chosen).features
     assert features is not None
     return Reference.of(features, chosen.labels, chosen.names)
 
 
-def _familiarity(found: Outputs, files: Files) -> Familiarity:
-    if found.similarity is None:
-        return familiarity.fit_energy(found.logits)
+def _familiarity(outputs: Outputs, files: Files) -> Familiarity:
+    if outputs.similarity is None:
+        return familiarity.fit_energy(outputs.logits)
     return familiarity.fit_familiarity(
-        found.similarity, len(Reference.read(files[contract.REFERENCE]).labels)
+        outputs.similarity, len(Reference.read(files[contract.REFERENCE]).labels)
     )
 
 
-def _predicted(manifest: Manifest, files: Files, images: Images) -> Outputs:
+def _predict(manifest: Manifest, files: Files, images: Images) -> Outputs:
+    """The outputs of the service's own engine, so that what is fitted fits what is served."""
     with tempfile.TemporaryDirectory() as scratch:
         draft = contract.write(
             Path(scratch) / "draft", manifest, {contract.PREDICT: files[contract.PREDICT]}

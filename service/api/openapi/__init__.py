@@ -1,1 +1,1 @@
-"""What the service says of its own API."""
+"""The service's descriptions of its own API."""

@@ -1,5 +1,6 @@
-"""GET /openapi.json: the API as OpenAPI 3.1 describes it, with this model's labels and methods."""
+"""GET /openapi.json: the API in OpenAPI 3.1, with the labels and the methods of this model."""
 
+import inspect
 from typing import Any
 
 import service
@@ -11,12 +12,13 @@ from service.api.openapi.schemas import (
     IMAGE,
     OBJECT,
     TEXT,
+    any_of,
+    array_of,
     components,
-    either,
     errors,
     ref,
 )
-from service.api.parameters import DEFAULT_METHOD, MOST_MS, OF_EXPLANATIONS
+from service.api.parameters import DEFAULT_METHOD, MAX_DEADLINE_MS, OF_EXPLANATIONS
 from service.bundle.manifest import Manifest
 from service.errors import NotAcceptable, NotFound, RequestError, TooManyRequests, Unavailable
 from service.explain import Parameter, available
@@ -27,43 +29,20 @@ from service.schedule.timing import DEADLINE_MS
 
 _JSON = "application/json"
 _FILE = {"type": "string", "format": "binary"}
-_DETAILS = {
-    "malformed_request": "the body is empty (0 bytes): send an image",
-    "not_found": "this model has no card",
-    "not_acceptable": "Accept is 'text/html'; there is application/json",
-    "slow_request": "30 s have passed and the body is not all there: send it faster, or a smaller image",
-    "body_too_large": "the body has 12,000,000 bytes or more; the limit is 10,485,760: send a smaller image, or fewer at once",
-    "picture_too_large": "the image is 9000×9000 px (81 MP); the limit is 50 MP: send a smaller one",
-    "unsupported_format": "the 43 bytes look like a GIF; JPEG, PNG and WebP are taken: convert it",
-    "undecodable_picture": "the image of 1,024 bytes is damaged or cut off: send it whole",
-    "invalid_parameter": "steps is '0'; give a whole number from 1 to 512",
-    "method_unavailable": "grad_cam needs cam.onnx, and this model has none; it can be explained by: occlusion",
-    "too_many_requests": "the predict queue is full (limit 512): retry later",
-    "unavailable": "the service is stopping: ask another replica",
-    "deadline_exceeded": "deadline_ms leaves 0.01 s, and no explanation takes less: retry later, or give more time",
-    "internal_error": "the service failed at this request; its log says why: tell the operator",
-}
 _ROW = {
     "parameters": [
         {"name": "row", "in": "path", "required": True, "schema": {"type": "integer", "minimum": 0}}
     ]
 }
 _MASK = (
-    "Of one image, for the methods of which GET /methods says that they take a mask: its segments as a PNG file, as large as the "
-    "image is displayed, greyscale of up to 16 bits or with a palette. Pixels of the same value are a segment; the network must "
-    f"see {LEAST} to {MOST:,}."
+    "The segments of one image, for the methods that take a mask by GET /methods: a PNG file as "
+    "large as the displayed image, greyscale of up to 16 bits or with a palette. Pixels of one "
+    f"value are a segment; {LEAST} to {MOST:,} segments must be in the network's view."
 )
 
 
 def document(manifest: Manifest, max_body_bytes: int, *, shown: bool = False) -> dict[str, Any]:
-    """The whole document, as JSON values; `shown` if reference images are."""
-    reference = {
-        "/reference/{row}": {
-            "get": _missing(
-                _get("A training image as the network sees it", "image/png", _FILE) | _ROW
-            )
-        }
-    }
+    """The whole document, as JSON values; `shown` if the service shows reference images."""
     return {
         "openapi": "3.1.0",
         "info": {
@@ -72,27 +51,8 @@ def document(manifest: Manifest, max_body_bytes: int, *, shown: bool = False) ->
             "description": _description(max_body_bytes),
         },
         "paths": {
-            "/predict": {"post": _post("Predict", of_predict(manifest), _answer(manifest))},
-            "/explain": {
-                "post": _post(
-                    "Explain", of_explain(manifest), _answer(manifest) | _images(manifest)
-                )
-            },
-            "/model": {"get": _get("The public manifest of the model", _JSON, ref("Manifest"))},
-            "/model/card": {"get": _card()},
-            **(reference if shown else {}),
-            "/methods": {
-                "get": _get(
-                    "The methods that explain this model, with their parameters",
-                    _JSON,
-                    ref("Methods"),
-                )
-            },
-            "/openapi.json": {"get": _get("This document", _JSON, OBJECT)},
-            "/schema.json": {"get": _get("What BentoML's client reads", _JSON, OBJECT)},
-            "/metrics": {"get": _get("Prometheus metrics", "text/plain", TEXT)},
-            "/livez": {"get": _get("Whether the process lives", "text/plain", TEXT)},
-            "/readyz": {"get": _get("Whether it answers", "text/plain", TEXT)},
+            **_native_paths(manifest),
+            **({"/reference/{row}": {"get": _reference()}} if shown else {}),
             **kserve.paths(manifest),
         },
         "components": {"schemas": {**components(manifest), "Submission": _submission()}},
@@ -101,55 +61,70 @@ def document(manifest: Manifest, max_body_bytes: int, *, shown: bool = False) ->
 
 def of_predict(manifest: Manifest) -> list[dict[str, Any]]:
     """The parameters of POST /predict."""
-    return [*_predicting(manifest), _method("explain", manifest), *_explaining(manifest)]
+    return [*_of_predictions(manifest), _method("explain", manifest), *_of_explanations(manifest)]
 
 
 def of_explain(manifest: Manifest) -> list[dict[str, Any]]:
     """The parameters of POST /explain."""
-    return [
-        *_predicting(manifest),
-        _method("method", manifest, DEFAULT_METHOD),
-        *_explaining(manifest),
-    ]
+    method = _method("method", manifest, DEFAULT_METHOD)
+    return [*_of_predictions(manifest), method, *_of_explanations(manifest)]
 
 
 def _description(max_body_bytes: int) -> str:
     return (
-        "Send an image, get a calibrated prediction and, on request, an attribution map that says which pixels speak for it. "
-        f"Parameters go in the query, in the form or in the JSON. Bodies have at most {max_body_bytes:,} bytes."
+        "Send an image and get a calibrated prediction and, on request, an attribution map: the "
+        "evidence of each pixel for a class. Parameters belong in the query, the form or the JSON. "
+        f"Bodies have at most {max_body_bytes:,} bytes."
     )
+
+
+def _native_paths(manifest: Manifest) -> dict[str, Any]:
+    answer = _answer(manifest)
+    explanation = answer | _map_files(manifest)
+    return {
+        "/predict": {"post": _post("Predict", of_predict(manifest), answer)},
+        "/explain": {"post": _post("Explain", of_explain(manifest), explanation)},
+        "/model": {"get": _get("The public manifest of the model", _JSON, ref("Manifest"))},
+        "/model/card": {"get": _card()},
+        "/methods": {
+            "get": _get(
+                "The methods that explain this model, with their parameters", _JSON, ref("Methods")
+            )
+        },
+        "/openapi.json": {"get": _get("This document", _JSON, OBJECT)},
+        "/schema.json": {"get": _get("The schema for BentoML's client", _JSON, OBJECT)},
+        "/docs.json": {"get": _get("BentoML's own OpenAPI document", _JSON, OBJECT)},
+        "/metrics": {"get": _get("Prometheus metrics", "text/plain", TEXT)},
+        "/livez": {"get": _get("Liveness of the process", "text/plain", TEXT)},
+        "/readyz": {"get": _get("Readiness of the process", "text/plain", TEXT)},
+    }
 
 
 def _post(
     summary: str, parameters: list[dict[str, Any]], answers: dict[str, Any]
 ) -> dict[str, Any]:
-    image = {"schema": _FILE}
     form = {
         "type": "object",
         "required": ["image"],
-        "properties": {
-            "image": {"type": "array", "items": _FILE},
-            "mask": _FILE | {"description": _MASK},
-        },
+        "properties": {"image": array_of(_FILE), "mask": _FILE | {"description": _MASK}},
+    }
+    image = {"schema": _FILE}
+    content = {
+        **dict.fromkeys(MEDIA_TYPES, image),
+        "multipart/form-data": {"schema": form},
+        _JSON: {"schema": ref("Submission"), "examples": _submissions()},
     }
     return {
         "summary": summary,
         "parameters": parameters,
-        "requestBody": {
-            "required": True,
-            "content": {
-                **dict.fromkeys(MEDIA_TYPES, image),
-                "multipart/form-data": {"schema": form},
-                _JSON: {"schema": ref("Submission"), "examples": _submissions()},
-            },
-        },
+        "requestBody": {"required": True, "content": content},
         "responses": {"200": {"description": "The answer", "content": answers}, **_problems()},
     }
 
 
 def _answer(manifest: Manifest) -> dict[str, Any]:
     best = {"label": manifest.labels[0], "index": 0, "probability": 0.93}
-    one = {
+    example = {
         "model": {"name": manifest.name, "version": manifest.version},
         **best,
         "top": [best],
@@ -159,57 +134,44 @@ def _answer(manifest: Manifest) -> dict[str, Any]:
         "image": {"width": 8, "height": 8, "format": "PNG"},
         "timing_ms": {"read": 0.05, "decode": 0.1, "queue": 0.02, "infer": 1.1, "total": 1.4},
     }
-    return {
-        _JSON: {
-            "schema": either(ref("Answer"), ref("Answers")),
-            "examples": {"one image": {"value": one}},
-        }
-    }
+    schema = any_of(ref("Answer"), ref("Answers"))
+    return {_JSON: {"schema": schema, "examples": {"one image": {"value": example}}}}
 
 
-def _images(manifest: Manifest) -> dict[str, Any]:
+def _map_files(manifest: Manifest) -> dict[str, Any]:
     side = manifest.input.size
-    array = _FILE | {
-        "description": f"The map of one image as a .npy file, float32 ({side}, {side})"
-    }
+    array = f"The map of one image as a .npy file, float32 ({side}, {side})"
     return {
         "image/png": {"schema": _FILE | {"description": "The overlay of one image"}},
-        "application/x-npy": {"schema": array},
+        "application/x-npy": {"schema": _FILE | {"description": array}},
     }
 
 
 def _problems() -> dict[str, Any]:
-    """The responses other than 200: a status, and the codes that tell what it is about."""
     return {str(status): _problem(leaves) for status, leaves in errors().items()}
 
 
 def _problem(leaves: list[type[RequestError]]) -> dict[str, Any]:
+    """The response of one status, with the codes and an example of each error."""
     codes = {
         "properties": {
             "status": {"const": leaves[0].status},
             "code": {"enum": [leaf.code for leaf in leaves]},
         }
     }
+    # A real detail has values; the docstring of the error is the sentence without them.
     examples = {
-        leaf.code: {"value": problems.problem(leaf(_DETAILS.get(leaf.code, leaf.title)))}
+        leaf.code: {"value": problems.problem(leaf(inspect.getdoc(leaf) or leaf.title))}
         for leaf in leaves
     }
+    media = {"schema": {"allOf": [ref("Problem"), codes]}, "examples": examples}
     response: dict[str, Any] = {
         "description": "; ".join(leaf.title for leaf in leaves),
-        "content": {
-            problems.MEDIA_TYPE: {
-                "schema": {"allOf": [ref("Problem"), codes]},
-                "examples": examples,
-            }
-        },
+        "content": {problems.MEDIA_TYPE: media},
     }
     if leaves[0].status in (TooManyRequests.status, Unavailable.status):
-        response["headers"] = {
-            "Retry-After": {
-                "description": "Seconds after which to ask again",
-                "schema": {"type": "integer"},
-            }
-        }
+        seconds = {"description": "Seconds until the retry", "schema": {"type": "integer"}}
+        response["headers"] = {"Retry-After": seconds}
     return response
 
 
@@ -221,144 +183,147 @@ def _get(summary: str, kind: str, schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _card() -> dict[str, Any]:
-    found = _missing(_get("The model card", MARKDOWN, TEXT))
-    found["responses"]["200"]["content"][HTML] = {"schema": TEXT}
-    found["responses"]["406"] = _problem([NotAcceptable])
-    return found
+    operation = _with_404(_get("The model card", MARKDOWN, TEXT))
+    operation["responses"]["200"]["content"][HTML] = {"schema": TEXT}
+    operation["responses"]["406"] = _problem([NotAcceptable])
+    return operation
 
 
-def _missing(found: dict[str, Any]) -> dict[str, Any]:
-    found["responses"]["404"] = _problem([NotFound])
-    return found
+def _reference() -> dict[str, Any]:
+    summary = "A reference image as the network sees it"
+    return _with_404(_get(summary, "image/png", _FILE)) | _ROW
 
 
-def _predicting(manifest: Manifest) -> list[dict[str, Any]]:
-    """What may be asked of any prediction of this model."""
-    sets, known = manifest.prediction_sets, manifest.familiarity
-    trust = []
+def _with_404(operation: dict[str, Any]) -> dict[str, Any]:
+    operation["responses"]["404"] = _problem([NotFound])
+    return operation
+
+
+def _of_predictions(manifest: Manifest) -> list[dict[str, Any]]:
+    return [_top_k(manifest), *_of_trust(manifest), _deadline()]
+
+
+def _of_trust(manifest: Manifest) -> list[dict[str, Any]]:
+    """The parameters of what this bundle measures: sets and nearest reference images."""
+    sets, familiarity = manifest.prediction_sets, manifest.familiarity
+    parameters = []
     if sets is not None:
+        # The keys of the manifest are texts, such as 0.90.
         coverages = {"type": "string", "enum": list(sets.marginal), "default": COVERAGE}
-        trust.append(
+        flag = {"type": "boolean", "default": False}
+        parameters += [
             _query(
-                "coverage", "How often the true class shall be in the prediction set.", coverages
+                "coverage",
+                "The probability that the prediction set holds the true class.",
+                coverages,
+            ),
+            _query("by_class", "Whether `coverage` shall hold within each class.", flag),
+        ]
+    if familiarity is not None and familiarity.neighbours:
+        count = {"minimum": 0, "maximum": familiarity.neighbours, "default": 0}
+        parameters.append(
+            _query(
+                "nearest",
+                "How many of the nearest reference images to list.",
+                {"type": "integer", **count},
             )
         )
-        trust.append(
-            _query(
-                "by_class",
-                "Whether that holds for each class.",
-                {"type": "boolean", "default": False},
-            )
-        )
-    if known is not None and known.neighbours:
-        count = {"type": "integer", "minimum": 0, "maximum": known.neighbours, "default": 0}
-        trust.append(_query("nearest", "How many of the nearest training images to name.", count))
-    return [_top_k(manifest), *trust, _deadline()]
+    return parameters
 
 
 def _top_k(manifest: Manifest) -> dict[str, Any]:
     classes = len(manifest.labels)
-    return _query(
-        "top_k",
-        "How many classes to name.",
-        {"type": "integer", "minimum": 1, "maximum": classes, "default": min(TOP_K, classes)},
-    )
+    limits = {"minimum": 1, "maximum": classes, "default": min(TOP_K, classes)}
+    return _query("top_k", "How many classes to list.", {"type": "integer", **limits})
 
 
 def _deadline() -> dict[str, Any]:
-    schema = {"type": "integer", "minimum": 1, "maximum": MOST_MS, "default": DEADLINE_MS}
+    limits = {"minimum": 1, "maximum": MAX_DEADLINE_MS, "default": DEADLINE_MS}
     return _query(
         "deadline_ms",
-        "The time that an answer may take; what cannot be given in it is refused at once.",
-        schema,
+        "The time for the answer; a request that cannot be answered in time is rejected at once.",
+        {"type": "integer", **limits},
     )
 
 
 def _method(name: str, manifest: Manifest, default: str | None = None) -> dict[str, Any]:
-    schema: dict[str, Any] = {
-        "type": "string",
-        "enum": [method.name for method in available(manifest)],
-    }
-    return _query(
-        name,
-        "Explain by this method; GET /methods says what each means.",
-        schema | ({"default": default} if default else {}),
-    )
+    names = [method.name for method in available(manifest)]
+    schema = {"type": "string", "enum": names} | ({"default": default} if default else {})
+    return _query(name, "The method of the explanation; GET /methods describes each.", schema)
 
 
-def _explaining(manifest: Manifest) -> list[dict[str, Any]]:
-    target, shape, quality, legend = OF_EXPLANATIONS
+def _of_explanations(manifest: Manifest) -> list[dict[str, Any]]:
+    target, form, quality, legend = OF_EXPLANATIONS
     return [
         _query(
             target,
-            "A label, an index, or two of them (cat,dog: why a cat rather than a dog); the predicted class if not given.",
+            "A label, an index, or two of them (cat,dog: why cat rather than dog); the default is "
+            "the predicted class.",
             {"type": "string", "examples": list(manifest.labels[:3])},
         ),
         _query(
-            shape,
-            "How to give the map.",
+            form,
+            "The form of the map.",
             {"type": "string", "enum": ["overlay", "array", "both"], "default": "both"},
         ),
         _query(
             quality,
-            "What is measured of the map; full asks the network some 170 times more.",
+            "The measures of the map; full takes some 170 forward passes more.",
             {"type": "string", "enum": ["basic", "full"], "default": "basic"},
         ),
         _query(
             legend,
-            "Whether a legend is drawn below the overlay; the image keeps its place at the upper left.",
+            "Whether to draw a legend below the overlay; the image stays at the upper left.",
             {"type": "boolean", "default": False},
         ),
         *(
-            _query(name, _says(same), _schema([parameter for _, parameter in same]))
-            for name, same in _by_name(manifest).items()
+            _query(name, _meaning(uses), _schema([parameter for _, parameter in uses]))
+            for name, uses in _by_name(manifest).items()
         ),
     ]
 
 
-def _by_name(manifest: Manifest) -> dict[str, list[tuple[str, Parameter]]]:
-    """The parameters of the methods, each with the methods that take one of its name."""
-    found: dict[str, list[tuple[str, Parameter]]] = {}
+Uses = list[tuple[str, Parameter]]
+
+
+def _by_name(manifest: Manifest) -> dict[str, Uses]:
+    """The parameters of all methods by name, each with the name of its method."""
+    uses: dict[str, Uses] = {}
     for method in available(manifest):
         for parameter in method.parameters:
-            found.setdefault(parameter.name, []).append((method.name, parameter))
-    return found
+            uses.setdefault(parameter.name, []).append((method.name, parameter))
+    return uses
 
 
-def _says(same: list[tuple[str, Parameter]]) -> str:
-    """What a parameter is, and where its default or range depends on the method, which."""
-    meanings = dict.fromkeys(parameter.description for _, parameter in same)
-    text = "; or ".join(meanings)
-    if len({_limits(parameter) for _, parameter in same}) > 1:
-        text += ". " + "; ".join(f"{method}: {_told(parameter)}" for method, parameter in same)
+def _meaning(uses: Uses) -> str:
+    """The description of a parameter; its ranges by method where they differ."""
+    text = "; or ".join(dict.fromkeys(parameter.description for _, parameter in uses))
+    if len({_limits(parameter) for _, parameter in uses}) > 1:
+        text += ". " + "; ".join(f"{method}: {_range(parameter)}" for method, parameter in uses)
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _told(parameter: Parameter) -> str:
+def _range(parameter: Parameter) -> str:
     if parameter.choices:
-        return f"{', '.join(parameter.choices)}, {parameter.default} if not given"
-    return f"{parameter.low:g} to {parameter.high:.10g}, {parameter.default:g} if not given"
+        return f"{', '.join(parameter.choices)}, {parameter.default} by default"
+    return f"{parameter.low:g} to {parameter.high:.10g}, {parameter.default:g} by default"
 
 
 def _limits(parameter: Parameter) -> tuple[Any, ...]:
     return (parameter.default, parameter.low, parameter.high, parameter.choices)
 
 
-def _schema(same: list[Parameter]) -> dict[str, Any]:
-    """What all methods take; the default where they agree."""
-    first = same[0]
-    default = (
-        {"default": first.default}
-        if all(parameter.default == first.default for parameter in same)
-        else {}
-    )
+def _schema(parameters: list[Parameter]) -> dict[str, Any]:
+    """The values that any method accepts; with a default if all methods have the same."""
+    first = parameters[0]
+    same = all(parameter.default == first.default for parameter in parameters)
+    default = {"default": first.default} if same else {}
     if first.choices:
         return {"type": "string", "enum": list(first.choices), **default}
-    low, high = min(parameter.low for parameter in same), max(parameter.high for parameter in same)
     return {
         "type": "integer" if isinstance(first.default, int) else "number",
-        "minimum": low,
-        "maximum": high,
+        "minimum": min(parameter.low for parameter in parameters),
+        "maximum": max(parameter.high for parameter in parameters),
         **default,
     }
 
@@ -370,19 +335,18 @@ def _query(name: str, description: str, schema: dict[str, Any]) -> dict[str, Any
 def _submissions() -> dict[str, Any]:
     return {
         "one image": {"value": {"image": IMAGE}},
-        "several, and a parameter": {"value": {"images": [IMAGE, IMAGE], "top_k": 1}},
+        "several images and a parameter": {"value": {"images": [IMAGE, IMAGE], "top_k": 1}},
     }
 
 
 def _submission() -> dict[str, Any]:
-    image = BASE64
     return {
         "type": "object",
-        "description": "One image as `image` or several as `images`; the parameters may be fields, too.",
+        "description": "One `image` or several `images`; further fields are parameters.",
         "properties": {
-            "image": image,
-            "images": {"type": "array", "items": image},
-            "mask": image | {"description": _MASK},
+            "image": BASE64,
+            "images": array_of(BASE64),
+            "mask": BASE64 | {"description": _MASK},
         },
         "oneOf": [{"required": ["image"]}, {"required": ["images"]}],
     }

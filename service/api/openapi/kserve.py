@@ -1,8 +1,8 @@
-"""What OpenAPI says of KServe's protocols: the paths under /v1 and /v2."""
+"""KServe's protocols in the OpenAPI document: the paths under /v1 and /v2."""
 
 from typing import Any
 
-from service.api.kserve.tensors import HEADER
+from service.api.kserve.tensors import BOOL, BYTES, FP32, HEADER, UINT8
 from service.api.kserve.v2 import ATTRIBUTION, outputs_of
 from service.api.openapi.schemas import (
     BASE64,
@@ -12,10 +12,10 @@ from service.api.openapi.schemas import (
     TEXT,
     WHOLE,
     Schema,
-    closed,
-    either,
+    any_of,
+    array_of,
     errors,
-    listed,
+    record,
 )
 from service.bundle.manifest import Manifest
 from service.errors import NotAcceptable
@@ -24,141 +24,140 @@ _JSON, _BINARY = "application/json", "application/octet-stream"
 
 
 def paths(manifest: Manifest) -> dict[str, Any]:
-    """Path → operations."""
-    name = _parameter("name", manifest.name)
-    version = _parameter("version", manifest.version)
-    found: dict[str, Any] = {
-        "/v2": {
-            "get": _get(
-                "What serves", [], closed("", name=TEXT, version=TEXT, extensions=listed(TEXT))
-            )
-        },
-        "/v2/health/live": {"get": _get("Whether the server lives", [], closed("", live=FLAG))},
-        "/v2/health/ready": {"get": _get("Whether the server answers", [], closed("", ready=FLAG))},
-        "/v1/models": {"get": _get("The names of the models", [], closed("", models=listed(TEXT)))},
-        "/v1/models/{name}": {
-            "get": _get("Whether the model answers", [name], closed("", name=TEXT, ready=FLAG))
-        },
-        "/v1/models/{name}:predict": {
-            "post": _v1("Predict", [name], closed("", predictions=listed(OBJECT)))
-        },
-        "/v1/models/{name}:explain": {
-            "post": _v1(
-                "Predict and explain",
-                [name],
-                closed("", predictions=listed(OBJECT), explanations=listed(OBJECT)),
-            )
-        },
+    """The paths of both protocols, with their operations."""
+    name = _path_parameter("name", manifest.name)
+    version = _path_parameter("version", manifest.version)
+    model = record("", name=TEXT, ready=FLAG)
+    documents: dict[str, Any] = {
+        "/v2": {"get": _get("The server", [], _server())},
+        "/v2/health/live": {"get": _get("Liveness of the server", [], record("", live=FLAG))},
+        "/v2/health/ready": {"get": _get("Readiness of the server", [], record("", ready=FLAG))},
+        **_v1_paths(name, model),
     }
-    for path, places in (
+    for path, parameters in (
         ("/v2/models/{name}", [name]),
         ("/v2/models/{name}/versions/{version}", [name, version]),
     ):
-        found[path] = {"get": _get("The tensors of the model", places, _metadata())}
-        found[f"{path}/ready"] = {
-            "get": _get("Whether the model answers", places, closed("", name=TEXT, ready=FLAG))
-        }
-        found[f"{path}/infer"] = {"post": _infer(places, manifest)}
-    return found
+        documents[path] = {"get": _get("The tensors of the model", parameters, _metadata())}
+        documents[f"{path}/ready"] = {"get": _get("Readiness of the model", parameters, model)}
+        documents[f"{path}/infer"] = {"post": _infer(parameters, manifest)}
+    return documents
 
 
-def _parameter(name: str, value: str) -> dict[str, Any]:
+def _v1_paths(name: dict[str, Any], model: Schema) -> dict[str, Any]:
+    models = record("", models=array_of(TEXT))
+    predictions = record("", predictions=array_of(OBJECT))
+    explanations = record("", predictions=array_of(OBJECT), explanations=array_of(OBJECT))
     return {
-        "name": name,
-        "in": "path",
-        "required": True,
-        "schema": {"type": "string", "enum": [value]},
+        "/v1/models": {"get": _get("The names of the models", [], models)},
+        "/v1/models/{name}": {"get": _get("Readiness of the model", [name], model)},
+        "/v1/models/{name}:predict": {"post": _v1("Predict", [name], predictions)},
+        "/v1/models/{name}:explain": {"post": _v1("Predict and explain", [name], explanations)},
     }
 
 
-def _told(description: str) -> dict[str, Any]:
-    return {"description": description, "content": {_JSON: {"schema": closed("", error=TEXT)}}}
+def _server() -> Schema:
+    return record("", name=TEXT, version=TEXT, extensions=array_of(TEXT))
 
 
-def _get(summary: str, places: list[dict[str, Any]], schema: Schema) -> dict[str, Any]:
+def _path_parameter(name: str, value: str) -> dict[str, Any]:
+    # One model is served, so there is one value; the documentation page fills it in.
+    schema = {"type": "string", "enum": [value]}
+    return {"name": name, "in": "path", "required": True, "schema": schema}
+
+
+def _error(description: str) -> dict[str, Any]:
+    return {"description": description, "content": {_JSON: {"schema": record("", error=TEXT)}}}
+
+
+def _get(summary: str, parameters: list[dict[str, Any]], schema: Schema) -> dict[str, Any]:
     responses = {"200": {"description": summary, "content": {_JSON: {"schema": schema}}}}
     return {
         "summary": summary,
-        "parameters": places,
-        "responses": responses | ({"404": _told("No such model")} if places else {}),
+        "parameters": parameters,
+        "responses": responses | ({"404": _error("No such model")} if parameters else {}),
     }
 
 
 def _post(
-    summary: str, parameters: list[dict[str, Any]], taken: dict[str, Any], answered: dict[str, Any]
+    summary: str, parameters: list[dict[str, Any]], body: dict[str, Any], answer: dict[str, Any]
 ) -> dict[str, Any]:
-    refused = {
-        str(status): _told("; ".join(leaf.title for leaf in leaves))
+    # These routes have one representation and ignore the Accept header.
+    problems = {
+        str(status): _error("; ".join(leaf.title for leaf in leaves))
         for status, leaves in errors().items()
-        if status != NotAcceptable.status  # there is one representation, whatever Accept says
+        if status != NotAcceptable.status
     }
     return {
         "summary": summary,
         "parameters": parameters,
-        "requestBody": {"required": True, "content": taken},
+        "requestBody": {"required": True, "content": body},
         "responses": {
-            "200": {"description": "The answer", "content": answered},
-            "404": _told("No such model"),
-            **refused,
+            "200": {"description": "The answer", "content": answer},
+            "404": _error("No such model"),
+            **problems,
         },
     }
 
 
-def _v1(summary: str, places: list[dict[str, Any]], answer: Schema) -> dict[str, Any]:
-    coded = closed("", b64=BASE64)
-    request = closed(
+def _v1(summary: str, parameters: list[dict[str, Any]], answer: Schema) -> dict[str, Any]:
+    encoded = record("", b64=BASE64)
+    request = record(
         "Images; further fields are the parameters of the native API",
-        instances=listed(either(coded, closed("", image_bytes=coded), BASE64)),
+        instances=array_of(any_of(encoded, record("", image_bytes=encoded), BASE64)),
     )
-    taken = {"schema": request, "example": {"instances": [{"b64": IMAGE}]}}
-    return _post(f"{summary} (KServe V1)", places, {_JSON: taken}, {_JSON: {"schema": answer}})
+    body = {"schema": request, "example": {"instances": [{"b64": IMAGE}]}}
+    return _post(f"{summary} (KServe V1)", parameters, {_JSON: body}, {_JSON: {"schema": answer}})
 
 
-def _infer(places: list[dict[str, Any]], manifest: Manifest) -> dict[str, Any]:
-    parameters = {
-        "type": "object",
-        "additionalProperties": either({"type": ["string", "number", "boolean"]}),
-    }
-    tensor = closed(
+def _infer(parameters: list[dict[str, Any]], manifest: Manifest) -> dict[str, Any]:
+    scalars = {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}}
+    tensor = record(
         "A tensor",
         name=TEXT,
-        shape=listed(WHOLE),
-        datatype={"enum": ["BYTES", "UINT8", "FP32", "BOOL"]},
+        shape=array_of(WHOLE),
+        datatype={"enum": [BYTES, UINT8, FP32, BOOL]},
     )
-    tensor["properties"] |= {"parameters": parameters, "data": {"type": "array"}}
-    output = closed("What is asked for", name={"enum": list(outputs_of(manifest))})
-    output["properties"] |= {"parameters": parameters}
-    request = closed(
+    tensor["properties"] |= {"parameters": scalars, "data": {"type": "array"}}
+    output = record("A requested output", name={"enum": list(outputs_of(manifest))})
+    output["properties"] |= {"parameters": scalars}
+    request = record(
         "One tensor: BYTES (N,) of encoded images, or UINT8 (N, H, W, 3) of pixels",
-        inputs=listed(tensor),
+        inputs=array_of(tensor),
     )
-    request["properties"] |= {"id": TEXT, "parameters": parameters, "outputs": listed(output)}
-    answer = closed("Tensors", model_name=TEXT, model_version=TEXT, outputs=listed(tensor))
-    example = {
-        "inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": [IMAGE]}],
-        "outputs": [{"name": "label"}, {"name": ATTRIBUTION, "parameters": {"method": "grad_cam"}}],
-    }
-    header = {
-        "name": HEADER,
-        "in": "header",
-        "description": "How many bytes of the body are JSON; binary tensors follow.",
-        "schema": WHOLE,
-    }
+    request["properties"] |= {"id": TEXT, "parameters": scalars, "outputs": array_of(output)}
+    answer = record("Tensors", model_name=TEXT, model_version=TEXT, outputs=array_of(tensor))
     binary = {"schema": {"type": "string", "format": "binary"}}
     return _post(
         "Predict and explain by tensors (Open Inference Protocol)",
-        [*places, header],
-        {_JSON: {"schema": request, "example": example}, _BINARY: binary},
+        [*parameters, _json_length()],
+        {_JSON: {"schema": request, "example": _example()}, _BINARY: binary},
         {_JSON: {"schema": answer}, _BINARY: binary},
     )
 
 
+def _json_length() -> dict[str, Any]:
+    return {
+        "name": HEADER,
+        "in": "header",
+        "description": "The length of the JSON in bytes; binary tensors follow.",
+        "schema": WHOLE,
+    }
+
+
+def _example() -> dict[str, Any]:
+    return {
+        "inputs": [{"name": "image", "shape": [1], "datatype": BYTES, "data": [IMAGE]}],
+        "outputs": [{"name": "label"}, {"name": ATTRIBUTION, "parameters": {"method": "grad_cam"}}],
+    }
+
+
 def _metadata() -> Schema:
-    tensors = listed(closed("", name=TEXT, datatype=TEXT, shape=listed(WHOLE)))
-    return closed(
+    tensors = array_of(record("", name=TEXT, datatype=TEXT, shape=array_of(WHOLE)))
+    return record(
         "The model",
         name=TEXT,
-        versions=listed(TEXT),
+        versions=array_of(TEXT),
         platform=TEXT,
         inputs=tensors,
         outputs=tensors,

@@ -1,6 +1,6 @@
-"""JSON Schemas (2020-12) of what the native API takes and answers, the components of its OpenAPI document.
+"""JSON Schemas (2020-12) of requests and answers: the components of the OpenAPI document.
 
-Answers may gain fields, so none of them is closed.
+Answers may gain fields in any release, so no schema forbids further properties.
 """
 
 from typing import Any
@@ -15,41 +15,47 @@ TEXT, NUMBER, WHOLE, OBJECT, FLAG = (
 )
 NOTHING = {"type": "null"}
 BASE64 = {"type": "string", "contentEncoding": "base64"}
-IMAGE = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEUlEQVR42mO4Y6SBFTEMLQkAdYpNgewyRzAAAAAASUVORK5CYII="  # 8×8, red
-NOT_OF_A_ROUTE = (NotFound, MethodNotAllowed)  # told where nothing is served
+# A red PNG of 8×8 pixels, for the examples.
+IMAGE = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEUlEQVR42mO4Y6SBFTEMLQkAdYpNgewyRzAAAAAA"
+    "SUVORK5CYII="
+)
+NO_ROUTE_ERRORS = (NotFound, MethodNotAllowed)  # where no route matches
 
 
 def components(manifest: Manifest) -> dict[str, Schema]:
-    """Every schema that another names."""
-    shares = dict.fromkeys(("width", "height"), WHOLE)
+    """Every schema that another one refers to, by name."""
+    image = record(
+        "The image as it was sent",
+        **dict.fromkeys(("width", "height"), WHOLE),
+        format=TEXT,
+    )
     return {
-        "Problem": closed("RFC 9457", type=TEXT, title=TEXT, status=WHOLE, detail=TEXT, code=TEXT),
-        "Class": closed(
+        "Problem": _problem(),
+        "Class": record(
             "A class and its calibrated probability",
             label=_label(manifest),
             index=WHOLE,
             probability=_share(),
         ),
-        "Model": closed("Which model answers", name=TEXT, version=TEXT),
-        "Prediction": _prediction(
-            manifest, closed("The image as it was sent", **shares, format=TEXT)
-        ),
+        "Model": record("The model that answers", name=TEXT, version=TEXT),
+        "Prediction": _prediction(manifest, image),
         "Explanation": _explanation(manifest),
         "Answer": {
-            "allOf": [ref("Prediction"), closed("An answer about one image", model=ref("Model"))]
+            "allOf": [ref("Prediction"), record("An answer about one image", model=ref("Model"))]
         },
-        "Answers": closed(
+        "Answers": record(
             "Answers in the order of the images",
             model=ref("Model"),
-            results=listed(either(ref("Prediction"), _failed())),
+            results=array_of(any_of(ref("Prediction"), _failed())),
         ),
-        "Methods": closed("What explains this model", methods=listed(_method())),
+        "Methods": record("The methods that explain this model", methods=array_of(_method())),
         "Manifest": _manifest(),
     }
 
 
-def closed(description: str, **properties: Schema) -> Schema:
-    """An object all of whose named properties are there."""
+def record(description: str, /, **properties: Schema) -> Schema:
+    """An object with all of these properties."""
     return {
         "type": "object",
         "description": description,
@@ -63,23 +69,39 @@ def ref(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def listed(items: Schema) -> Schema:
-    """A list of `items`."""
+def array_of(items: Schema) -> Schema:
+    """An array of `items`."""
     return {"type": "array", "items": items}
 
 
-def either(*schemas: Schema) -> Schema:
-    """One of `schemas` at least."""
+def any_of(*schemas: Schema) -> Schema:
+    """A value of at least one of `schemas`."""
     return {"anyOf": list(schemas)}
 
 
 def errors() -> dict[int, list[type[RequestError]]]:
-    """What a route that exists may tell, by status."""
-    found: dict[int, list[type[RequestError]]] = {}
+    """The errors of existing routes, by status."""
+    # The tree of errors is the only list of them: a new leaf appears in the document by itself.
+    by_status: dict[int, list[type[RequestError]]] = {}
     for leaf in RequestError.__subclasses__():
-        if leaf not in NOT_OF_A_ROUTE:
-            found.setdefault(leaf.status, []).append(leaf)
-    return dict(sorted(found.items()))
+        if leaf not in NO_ROUTE_ERRORS:
+            by_status.setdefault(leaf.status, []).append(leaf)
+    return dict(sorted(by_status.items()))
+
+
+def _described(schema: Schema, description: str) -> Schema:
+    return schema | {"description": description}
+
+
+def _problem() -> Schema:
+    return record(
+        "A problem (RFC 9457)",
+        type=TEXT,
+        title=TEXT,
+        status=WHOLE,
+        detail=_described(TEXT, "The cause, the value, the limit and the remedy"),
+        code=_described(TEXT, "The stable name of this kind of error"),
+    )
 
 
 def _label(manifest: Manifest) -> Schema:
@@ -91,41 +113,31 @@ def _share() -> Schema:
 
 
 def _prediction(manifest: Manifest, image: Schema) -> Schema:
-    named = {"label": _label(manifest), "index": WHOLE, "probability": _share()}
-    timing = {
-        "type": "object",
-        "description": "Milliseconds by stage",
-        "additionalProperties": NUMBER,
-    }
-    divisor = {
-        "type": "number",
-        "exclusiveMinimum": 0,
-        "description": "What divided the logits of this image before softmax",
-    }
-    trust = {
-        "temperature": divisor,
-        "prediction_set": either(_set(manifest), NOTHING),
-        "familiarity": either(_familiarity(), NOTHING),
-    }
-    schema = closed(
+    temperature = {"type": "number", "exclusiveMinimum": 0}
+    timing = {"type": "object", "additionalProperties": NUMBER}
+    schema = record(
         "The predicted class",
-        **named,
-        top=listed(ref("Class")),
-        **trust,
+        label=_label(manifest),
+        index=WHOLE,
+        probability=_share(),
+        top=array_of(ref("Class")),
+        temperature=_described(temperature, "The divisor of this image's logits before softmax"),
+        prediction_set=any_of(_set(manifest), NOTHING),
+        familiarity=any_of(_familiarity(), NOTHING),
         image=image,
-        timing_ms=timing,
+        timing_ms=_described(timing, "Milliseconds by stage"),
     )
     schema["properties"] |= {
         "explanation": ref("Explanation"),
-        "nearest": listed(_neighbour(manifest)),
+        "nearest": array_of(_nearest(manifest)),
     }
     return schema
 
 
 def _set(manifest: Manifest) -> Schema:
-    labels = listed(_label(manifest)) | {"minItems": 1}
-    return closed(
-        "Classes among which the true one is, as often as `coverage`",
+    labels = array_of(_label(manifest)) | {"minItems": 1}
+    return record(
+        "Classes that include the true one with probability `coverage`",
         labels=labels,
         coverage=_share(),
         by_class=FLAG,
@@ -133,77 +145,86 @@ def _set(manifest: Manifest) -> Schema:
 
 
 def _familiarity() -> Schema:
-    return closed(
-        "How like the training images it is: familiar from `threshold` on",
+    return record(
+        "Likeness to the training images: familiar from `threshold` on",
         score=NUMBER,
         threshold=NUMBER,
         familiar=FLAG,
     )
 
 
-def _neighbour(manifest: Manifest) -> Schema:
-    distance = {
-        "type": "number",
-        "minimum": 0,
-        "maximum": 2,
-        "description": "1 − cosine of the features",
-    }
-    schema = closed(
-        "A training image", index=WHOLE, label=_label(manifest), name=TEXT, distance=distance
+def _nearest(manifest: Manifest) -> Schema:
+    distance = {"type": "number", "minimum": 0, "maximum": 2}
+    schema = record(
+        "A reference image",
+        index=WHOLE,
+        label=_label(manifest),
+        name=TEXT,
+        distance=_described(distance, "1 − cosine of the features"),
     )
-    schema["properties"]["picture"] = {"type": "string", "description": "Where it is served"}
+    schema["properties"]["picture"] = _described(TEXT, "The path of the image")
     return schema
 
 
 def _explanation(manifest: Manifest) -> Schema:
-    target = closed("A class", label=_label(manifest), index=WHOLE)
-    values = closed(
-        "float32, little-endian, row-major; positive = speaks for the target",
-        shape=listed(WHOLE),
+    target = record("A class", label=_label(manifest), index=WHOLE)
+    measures = {"type": "object", "additionalProperties": NUMBER}
+    schema = record(
+        "The evidence of each pixel for the target",
+        method=TEXT,
+        target=target,
+        against=any_of(target, NOTHING),
+        parameters=OBJECT,
+        degraded_from=any_of(
+            _described(OBJECT, "The request, if time allowed only a cheaper method"), NOTHING
+        ),
+        map=_map(),
+        quality=_described(measures, "Measures of the map's quality"),
+    )
+    schema["properties"]["overlay"] = _described(
+        TEXT, "The map over the image, a PNG file as a data URL"
+    )
+    return schema
+
+
+def _map() -> Schema:
+    schema = record(
+        "The map: positive values are evidence for the target",
+        shape=array_of(WHOLE),
         dtype={"const": "float32"},
         sign={"enum": ["signed", "positive"]},
         unit=TEXT,
-        scale={"type": "number", "description": "The largest absolute value"},
+        scale=_described(NUMBER, "The largest absolute value"),
+        colours={"enum": ["diverging", "sequential"]},
+        limit=_described(NUMBER, "The value of the strongest colour"),
     )
-    values["properties"]["data"] = BASE64
-    schema = closed(
-        "Which pixels speak for the target",
-        method=TEXT,
-        target=target,
-        against=either(target, NOTHING),
-        parameters=OBJECT,
-        degraded_from=either(OBJECT, NOTHING),
-        map=values,
-        quality={
-            "type": "object",
-            "description": "What the map is worth",
-            "additionalProperties": NUMBER,
-        },
-    )
-    schema["properties"]["overlay"] = {
-        "type": "string",
-        "description": "The map over the image, a PNG as a data URL",
-    }
+    schema["properties"]["data"] = _described(BASE64, "float32, little-endian, row by row")
     return schema
 
 
 def _failed() -> Schema:
-    return closed("What was wrong with this image", error=ref("Problem"))
+    return record("The error of this image", error=ref("Problem"))
 
 
 def _method() -> Schema:
-    texts = dict.fromkeys(("name", "title", "says", "source", "sign", "unit"), TEXT)
-    parameter = closed("What may be chosen", name=TEXT, default={}, says=TEXT)
-    return closed("A method", **texts, forward_passes=WHOLE, parameters=listed(parameter))
+    texts = dict.fromkeys(("name", "title", "description", "source", "sign", "unit"), TEXT)
+    old = {"says": _deprecated("description")}
+    parameter = record("A parameter", name=TEXT, default={}, description=TEXT, **old)
+    return record("A method", **texts, **old, forward_passes=WHOLE, parameters=array_of(parameter))
+
+
+def _deprecated(name: str) -> Schema:
+    text = f"The former name of `{name}`; the next release leaves it out"
+    return _described(TEXT, text) | {"deprecated": True}
 
 
 def _manifest() -> Schema:
-    return closed(
+    return record(
         "The public manifest",
         name=TEXT,
         version=TEXT,
-        labels=listed(TEXT),
+        labels=array_of(TEXT),
         input=OBJECT,
-        methods=listed(TEXT),
-        device=closed("What computes", name=TEXT, provider=TEXT),
+        methods=array_of(TEXT),
+        device=record("The device that computes", name=TEXT, provider=TEXT),
     )

@@ -1,4 +1,4 @@
-"""The card is served as Markdown and as a page that runs nothing, and only if its figures are of the graph that is served."""
+"""The card is served as Markdown and as a page, runs nothing, and belongs to the served graph."""
 
 import json
 import re
@@ -19,7 +19,12 @@ model-index: [<b>]
 | --- | --- |
 | <img src=x onerror=alert(1)> | [x](javascript:alert(1)) |
 
-![plot](attacks.png) ![other](data:image/svg+xml;base64,AA==) [page](https://example.org/?a="b) [file](../secret)
+![plot](attacks.png) ![other](data:image/svg+xml;base64,AA==) ![theirs](https://example.org/a.png)
+[page](https://example.org/?a="b) [file](../secret)
+
+| left | right |
+| --- | ---: |
+| a | b |
 """
 
 
@@ -52,21 +57,31 @@ def test_a_browser_gets_a_page_under_the_policy_of_the_other_pages(server, embed
         ).status_code
         == 200
     )
-    for path in re.findall(r'(?:href|src)="(/web/[^"]+)"', page.text):
+    for path in re.findall(r'(?:href|src)="(/[^"#]+)', page.text):
         assert server.client.get(path).status_code == 200
+    assert 'href="/#model"' in page.text, "the way back to the page"
+    assert all(f'id="{name}"' in page.text for name in ("theme", "language"))
 
 
 def test_nothing_in_a_card_becomes_markup():
     page = page_of(HOSTILE, "<i>name</i>", ["attacks.png", "CARD.md"])
     assert "<title>&lt;i&gt;name&lt;/i&gt;</title>" in page
-    assert page.count("<script") == 1, "the theme's own"
+    assert re.findall(r'<script[^>]* src="([^"]*)"></script>', page) == [
+        "/web/theme.js",
+        "/web/card.js",
+    ]
+    assert page.count("<script") == 2
     assert "&lt;script&gt;alert(1)" in page
     assert "model-index" not in page
     assert re.findall(r'<img src="([^"]*)"', page) == ["/model/plots/attacks.png"]
-    assert [link for link in re.findall(r'<a href="([^"]*)"', page) if link != "/"] == [
-        "https://example.org/?a=%22b"
+    article = page.partition("<article")[2]
+    assert re.findall(r'<a href="([^"]*)"', article) == [
+        "https://example.org/a.png",  # an image of another host
+        "https://example.org/?a=%22b",
     ]
-    assert "<table>" in page
+    assert article.count('<div class="scroll" tabindex="0"><table>') == 2
+    assert 'class="align-right"' in article
+    assert "style=" not in article, "the policy refuses it"
 
 
 def reported(embedded, tmp_path, content):
@@ -74,7 +89,7 @@ def reported(embedded, tmp_path, content):
     return write(tmp_path / "bundle", embedded.manifest, files)
 
 
-def test_figures_of_another_graph_are_refused(embedded, tmp_path):
+def test_a_report_about_another_graph_is_refused(embedded, tmp_path):
     own = {"files": {"predict.onnx": embedded.manifest.files["predict.onnx"].sha256}}
     assert load(reported(embedded, tmp_path, json.dumps(own).encode()).folder).has(REPORT)
     with pytest.raises(

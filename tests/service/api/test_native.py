@@ -1,4 +1,4 @@
-"""The API on a real server: three ways in, three ways out, and a problem for whatever is wrong."""
+"""The native API on a real server: three forms of requests, three of answers, and problems."""
 
 import base64
 import io
@@ -24,11 +24,11 @@ def post(server, path="/predict", body=GOOD, kind="image/png", **headers):
     )
 
 
-def test_three_ways_in_give_the_same_prediction(server):
+def test_an_image_raw_in_a_form_or_in_json_gets_the_same_prediction(server):
     raw = answered(post(server))
     form = answered(server.client.post("/predict", files={"image": ("a.png", GOOD, "image/png")}))
-    told = answered(server.client.post("/predict", json={"image": b64(GOOD)}))
-    assert plain(raw) == plain(form) == plain(told)
+    document = answered(server.client.post("/predict", json={"image": b64(GOOD)}))
+    assert plain(raw) == plain(form) == plain(document)
     assert set(raw) == {
         "model",
         "label",
@@ -49,7 +49,7 @@ def test_three_ways_in_give_the_same_prediction(server):
     ]
 
 
-def test_the_served_prediction_is_the_engines(server, engine):
+def test_the_served_prediction_equals_the_engines(server, engine):
     from service.image import resize
     from service.predictions import predict
 
@@ -126,14 +126,14 @@ def test_every_method_explains_over_http(method, server, engine):
     )
 
 
-def test_integrated_gradients_tell_their_gap(server):
+def test_integrated_gradients_report_their_completeness_gap(server):
     quality = answered(post(server, "/explain?method=integrated_gradients&steps=8"))["explanation"][
         "quality"
     ]
     assert quality["completeness_gap"] >= 0
 
 
-def test_predict_explains_alongside(server):
+def test_predict_adds_an_explanation_on_request(server):
     found = answered(post(server, "/predict?explain=grad_cam&map=array&top_k=1"))
     assert found["explanation"]["method"] == "grad_cam"
     assert found["explanation"]["target"]["label"] == found["label"]
@@ -144,7 +144,7 @@ def test_predict_explains_alongside(server):
     )
 
 
-def test_the_overlay_itself(server):
+def test_accept_png_returns_the_overlay(server):
     response = post(server, "/explain?method=saliency", accept="image/png")
     assert response.headers["content-type"] == "image/png"
     assert Image.open(io.BytesIO(response.content)).size == (96, 64)
@@ -152,13 +152,13 @@ def test_the_overlay_itself(server):
 
 def test_a_legend_goes_below_the_image_and_moves_nothing(server):
     path = "/explain?method=saliency&legend="
-    plain_one, told = (
-        np.asarray(Image.open(io.BytesIO(post(server, path + asked, accept="image/png").content)))
-        for asked in ("false", "true")
+    without, with_legend = (
+        np.asarray(Image.open(io.BytesIO(post(server, path + flag, accept="image/png").content)))
+        for flag in ("false", "true")
     )
-    assert told.shape[1] == 256
-    assert told.shape[0] > 64 + 50
-    assert np.array_equal(told[:64, :96], plain_one)
+    assert with_legend.shape[1] == 256
+    assert with_legend.shape[0] > 64 + 50
+    assert np.array_equal(with_legend[:64, :96], without)
     document = answered(
         server.client.post("/explain", json={"image": b64(GOOD), "legend": True, "map": "overlay"})
     )
@@ -168,7 +168,7 @@ def test_a_legend_goes_below_the_image_and_moves_nothing(server):
     assert overlay.size[0] == 256
 
 
-def test_the_map_tells_how_it_is_coloured(server):
+def test_the_map_names_its_colour_scale(server):
     found = answered(post(server, "/explain?method=integrated_gradients"))["explanation"]["map"]
     assert (found["colours"], found["unit"]) == ("diverging", "logit")
     assert 0 < found["limit"] <= found["scale"]
@@ -178,7 +178,7 @@ def test_the_map_tells_how_it_is_coloured(server):
     )
 
 
-def test_the_raw_map_itself(server):
+def test_accept_npy_returns_the_raw_map(server):
     response = post(server, "/explain?method=saliency", accept="application/x-npy")
     values = np.load(io.BytesIO(response.content), allow_pickle=False)
     assert (values.shape, values.dtype) == ((32, 32), np.float32)
@@ -187,7 +187,7 @@ def test_the_raw_map_itself(server):
 @pytest.mark.parametrize(
     "accept", ["*/*", "application/*", "text/html, application/json;q=0.5", None]
 )
-def test_json_is_what_most_callers_take(accept, server):
+def test_json_is_the_first_choice(accept, server):
     assert "explanation" in answered(post(server, "/explain", accept=accept))
 
 
@@ -215,7 +215,7 @@ def test_images_of_every_kind_are_classified_as_their_plain_selves(kind, server)
     assert found["probability"] == pytest.approx(plainly["probability"], abs=0.05)
 
 
-def test_a_turned_image_is_classified_as_it_is_displayed(server):
+def test_a_rotated_image_is_classified_as_it_is_displayed(server):
     stored, exif = Image.fromarray(draw("green", size=64, width=96)), Image.Exif()
     exif[0x0112] = 6
     found = answered(post(server, body=saved(stored, exif=exif)))
@@ -225,18 +225,18 @@ def test_a_turned_image_is_classified_as_it_is_displayed(server):
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "kind", "status", "code", "told"),
+    ("path", "body", "kind", "status", "code", "words"),
     [case[1:] for case in BAD],
     ids=[case[0] for case in BAD],
 )
-def test_whatever_is_wrong_is_told_and_the_next_good_image_is_answered(
-    path, body, kind, status, code, told, server
+def test_a_bad_request_gets_its_problem_and_the_next_good_one_an_answer(
+    path, body, kind, status, code, words, server
 ):
-    assert told in problem(post(server, path, body, kind), status, code)
+    assert words in problem(post(server, path, body, kind), status, code)
     assert answered(post(server))["label"]
 
 
-def test_a_body_that_hides_its_length_is_cut_at_the_limit(server):
+def test_a_chunked_body_is_cut_at_the_limit(server):
     def stream():
         yield b"\xff\xd8"
         for _ in range(11 * 16):
@@ -250,7 +250,10 @@ def test_a_body_that_hides_its_length_is_cut_at_the_limit(server):
             timeout=30,
         )
         problem(response, 413, "body_too_large")
-    except (httpx.WriteError, httpx.ReadError):  # the server may hang up on who goes on sending
+    except (
+        httpx.WriteError,
+        httpx.ReadError,
+    ):  # the server may close the connection while the client sends
         pass
     assert answered(post(server))["label"]
 
@@ -262,6 +265,16 @@ def test_a_parameter_given_in_two_places_is_refused(server):
     )
 
 
+@pytest.mark.parametrize("top_k", ["--5", "5-", "1_0", "9" * 30, "²", ""])
+def test_text_that_is_not_a_whole_number_is_refused(top_k, server):
+    detail = problem(
+        server.client.post("/predict", json={"image": b64(GOOD), "top_k": top_k}),
+        422,
+        "invalid_parameter",
+    )
+    assert "give a whole number" in detail
+
+
 def test_too_many_images_at_once_are_refused(server):
     assert "the limit is 64" in problem(
         server.client.post("/predict", json={"images": [b64(GOOD)] * 65}), 422, "invalid_parameter"
@@ -271,13 +284,13 @@ def test_too_many_images_at_once_are_refused(server):
     )
 
 
-def test_a_file_of_another_name_is_refused(server):
+def test_a_form_file_of_another_name_is_refused(server):
     assert "'photo'" in problem(
         server.client.post("/predict", files={"photo": GOOD}), 400, "malformed_request"
     )
 
 
-def test_two_overlays_do_not_fit_one_png(server):
+def test_two_images_cannot_become_one_png(server):
     response = server.client.post(
         "/explain", json={"images": [b64(GOOD)] * 2}, headers={"accept": "image/png"}
     )
@@ -285,19 +298,19 @@ def test_two_overlays_do_not_fit_one_png(server):
 
 
 def test_a_representation_that_does_not_exist_is_refused(server):
-    assert "there is application/json" in problem(
+    assert "this route offers application/json" in problem(
         post(server, accept="text/html"), 406, "not_acceptable"
     )
 
 
-def test_what_is_not_served_is_a_problem_too(server):
+def test_unknown_paths_and_methods_are_problems(server):
     assert "/openapi.json" in problem(server.client.get("/nowhere"), 404, "not_found")
     response = server.client.get("/predict")
     assert "use POST" in problem(response, 405, "method_not_allowed")
     assert response.headers["allow"] == "POST"
 
 
-def test_the_model_tells_what_it_is(server, embedded):
+def test_the_manifest_is_public(server, embedded):
     found = answered(server.client.get("/model"))
     assert found["version"] == embedded.manifest.version
     assert found["labels"] == list(embedded.manifest.labels)
@@ -310,23 +323,28 @@ def test_the_model_tells_what_it_is(server, embedded):
     assert server.client.get("/model/card").content == embedded.read(contract.CARD)
 
 
-def test_the_methods_tell_their_parameters(server):
-    found = {
+def test_methods_and_parameters_are_described(server):
+    methods = {
         method["name"]: method for method in answered(server.client.get("/methods"))["methods"]
     }
-    assert set(found) == set(METHODS)
-    assert found["integrated_gradients"]["parameters"][0] | {"says": ""} == {
+    assert set(methods) == set(METHODS)
+    steps = METHODS["integrated_gradients"].parameters[0]
+    assert methods["integrated_gradients"]["parameters"][0] == {
         "name": "steps",
         "default": 32,
-        "says": "",
+        "description": steps.description,
+        "says": steps.description,
         "minimum": 1,
         "maximum": 512,
     }
-    assert all(method["source"] and method["says"] for method in found.values())
+    for name, method in methods.items():
+        assert method["source"]
+        assert method["description"] == METHODS[name].description
+        assert method["says"] == method["description"], "the former name, for one release"
 
 
 @pytest.mark.parametrize("method", ['"saliency"', "saliency"])
-def test_a_field_of_a_form_may_be_json_text_as_bentomls_client_sends_it(method, server):
+def test_form_fields_may_be_json_texts_as_of_bentomls_client(method, server):
     found = answered(
         server.client.post(
             "/explain?map=array", files={"image": ("a.png", GOOD)}, data={"method": method}
@@ -335,7 +353,7 @@ def test_a_field_of_a_form_may_be_json_text_as_bentomls_client_sends_it(method, 
     assert found["explanation"]["method"] == "saliency"
 
 
-def test_bentomls_client_is_told_what_can_be_called(server):
+def test_bentomls_client_finds_both_endpoints(server):
     routes = {
         route["name"]: route for route in answered(server.client.get("/schema.json"))["routes"]
     }
@@ -367,7 +385,7 @@ def test_metrics_count_by_route_and_never_by_path(server):
         assert f"candor_{name}" in text, name
 
 
-def test_many_callers_at_once_each_get_their_own_answer(server):
+def test_concurrent_callers_get_their_own_answers(server):
     images = [
         encode(draw(colour, size=size)) for size in range(33, 49) for colour in ("red", "blue")
     ]

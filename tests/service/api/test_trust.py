@@ -1,4 +1,4 @@
-"""What an answer says of itself: the classes that may be meant, whether the image is a familiar one, and which ones it is like."""
+"""Answers carry prediction sets, familiarity and the nearest reference images."""
 
 import io
 
@@ -15,7 +15,7 @@ GOOD = encode(draw("green", 48))
 
 @pytest.fixture(scope="module")
 def discs(bundle, drawn, tmp_path_factory):
-    """The bundle of discs, served beside the images that it was trained on."""
+    """The bundle of discs, served with its training images as reference images."""
     with Server(
         tmp_path_factory.mktemp("server"),
         bundle=str(bundle.folder),
@@ -42,7 +42,7 @@ def test_a_set_holds_the_predicted_class_and_grows_with_its_coverage(server):
     assert sizes == sorted(sizes)
 
 
-def test_it_is_promised_for_each_class_on_request(server):
+def test_a_set_may_be_by_class(server):
     found = answered(
         server.client.post("/predict?by_class=true&coverage=0.9", content=GOOD, headers=PNG)
     )
@@ -60,7 +60,7 @@ def test_noise_is_unfamiliar_and_counted(server):
 
 
 @pytest.mark.parametrize(
-    ("query", "told"),
+    ("query", "words"),
     [
         ("coverage=0.5", "coverage is '0.5'; it is one of 0.90, 0.95, 0.99"),
         ("coverage=much", "coverage is 'much'; it is one of"),
@@ -69,13 +69,13 @@ def test_noise_is_unfamiliar_and_counted(server):
         ("nearest=-1", "nearest is -1; give 0 to 10"),
     ],
 )
-def test_what_cannot_be_asked_is_refused_with_what_can(query, told, server):
+def test_a_bad_value_is_refused_with_the_possible_ones(query, words, server):
     refused = server.client.post(f"/predict?{query}", content=GOOD, headers=PNG)
     assert refused.status_code == 422
-    assert told in refused.json()["detail"]
+    assert words in refused.json()["detail"]
 
 
-def test_the_nearest_training_images_are_named_and_shown(discs):
+def test_the_nearest_reference_images_are_listed_and_served(discs):
     found = answered(discs.client.post("/predict?nearest=3", content=GOOD, headers=PNG))["nearest"]
     assert [entry["distance"] for entry in found] == sorted(entry["distance"] for entry in found)
     assert found[0]["label"] == "green"
@@ -89,7 +89,7 @@ def test_the_nearest_training_images_are_named_and_shown(discs):
     assert "there is no reference image 99999" in missing.json()["detail"]
 
 
-def test_without_their_folder_they_are_named_alone(server):
+def test_without_their_folder_reference_images_are_only_listed(server):
     found = answered(server.client.post("/predict?nearest=2", content=GOOD, headers=PNG))["nearest"]
     assert [set(entry) for entry in found] == [{"index", "label", "name", "distance"}] * 2
     assert server.client.get("/reference/0").status_code == 404

@@ -1,7 +1,6 @@
 """A folder of images becomes one table, whatever happens to the process."""
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -11,29 +10,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from service.bulk import run as bulk_run
-from service.errors import BulkError, InvalidParameter
+from service.bulk.job import FILES_A_PART, Job, Shard
+from service.bulk.run import MOST_BYTES, UNREADABLE, Run
+from service.errors import BulkError
 from service.explain import ask, explain
+from service.schedule.pipeline import fit_image
 from support.images import COLOURS, draw, encode
 from support.servers import ROOT, environment
 
 MANY = 2_000
-BAD = b"\xff\xd8 no more than the beginning of a JPEG"
 MAX_PIXELS = 10_000
-
-
-@pytest.fixture
-def images(tmp_path):
-    """21 images in two folders, a damaged one, one that is too large, and a file that is none."""
-    folder = tmp_path / "images"
-    for seed, colour in enumerate(list(COLOURS) * 7):
-        path = folder / ("a-b" if seed % 2 else "a") / f"{seed:02}.{'PNG' if seed % 3 else 'jpg'}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encode(draw(colour, 32 + seed, seed), "PNG" if seed % 3 else "JPEG"))
-    (folder / "a" / "bad.jpeg").write_bytes(BAD)
-    (folder / "large.png").write_bytes(encode(draw(size=101)))
-    (folder / "notes.txt").write_text("no image")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +45,11 @@ def command(*arguments):
 
 
 def run(home, *arguments):
-    kept = environment(home, device="cpu")
+    variables = environment(home, device="cpu")
     return subprocess.run(
         command(*arguments),
         cwd=ROOT,
-        env=kept,
+        env=variables,
         capture_output=True,
         text=True,
         timeout=120,
@@ -71,15 +57,15 @@ def run(home, *arguments):
     )
 
 
-def work(engine, folder, out, **asked):
+def work(engine, folder, out, **settings):
     """The rows of the table, made in this process."""
-    begun = bulk_run.Run(engine, bulk_run.Job(folder, out, **asked), MAX_PIXELS, workers=2)
-    assert sum(begun.work()) == begun.total
-    begun.finish()
+    started = Run(engine, Job(folder, out, **settings), MAX_PIXELS, workers=2)
+    assert sum(started.work()) == started.total
+    started.finish()
     return pq.read_table(out).to_pylist()
 
 
-def test_its_rows_are_what_single_predictions_say(tmp_path, engine, images):
+def test_rows_agree_with_single_predictions(tmp_path, engine, images):
     rows = work(engine, images, tmp_path / "out.parquet")
     for row in (rows[0], rows[-2]):
         single = json.loads(run(tmp_path, images / row["path"]).stdout)
@@ -93,9 +79,7 @@ def test_its_rows_are_what_single_predictions_say(tmp_path, engine, images):
         )
 
 
-def test_its_rows_are_in_the_order_of_names_and_a_bad_image_is_one_of_them(
-    tmp_path, engine, images
-):
+def test_rows_are_in_the_order_of_names_and_a_bad_image_is_one_of_them(tmp_path, engine, images):
     rows = work(engine, images, tmp_path / "out.parquet")
     paths = [
         path.relative_to(images)
@@ -120,24 +104,17 @@ def test_the_table_names_the_model(tmp_path, engine, images):
     assert metadata[b"candor.version"].decode() == engine.manifest.version
 
 
-def test_shards_part_the_files(tmp_path, engine, images):
+def test_the_tables_of_shards_share_the_rows_out(tmp_path, engine, images):
     whole = work(engine, images, tmp_path / "whole.parquet")
     shares = [
-        work(engine, images, tmp_path / f"{n}.parquet", shard=bulk_run.Shard(n, 4))
-        for n in range(1, 5)
+        work(engine, images, tmp_path / f"{n}.parquet", shard=Shard(n, 4)) for n in range(1, 5)
     ]
     for number, share in enumerate(shares):
         assert [row["path"] for row in share] == [row["path"] for row in whole[number::4]]
 
 
 def test_a_shard_may_be_empty(tmp_path, engine, images):
-    assert work(engine, images, tmp_path / "out.parquet", shard=bulk_run.Shard(99, 99)) == []
-
-
-@pytest.mark.parametrize("text", ["0/8", "9/8", "3", "a/b", "-1/2", "1/0"])
-def test_a_shard_that_is_none_is_refused(text):
-    with pytest.raises(InvalidParameter, match="from 1/8 to 8/8"):
-        bulk_run.Shard.parse(text)
+    assert work(engine, images, tmp_path / "out.parquet", shard=Shard(99, 99)) == []
 
 
 def test_explanations_have_their_columns_and_maps_their_files(tmp_path, engine, images):
@@ -150,7 +127,7 @@ def test_explanations_have_their_columns_and_maps_their_files(tmp_path, engine, 
             assert (row["method"], row["target"]) == ("grad_cam", "ship")
             assert np.load(path, allow_pickle=False).dtype == np.float32
     first = rows[0]
-    fitted = bulk_run.fit_image(
+    fitted = fit_image(
         (images / first["path"]).read_bytes(), engine.manifest.input, MAX_PIXELS, keep=False
     ).fitted
     single = explain(engine, fitted, question, np.asarray(first["logits"], np.float32))
@@ -162,7 +139,7 @@ def test_explanations_have_their_columns_and_maps_their_files(tmp_path, engine, 
 
 def test_the_command_explains(tmp_path, images):
     out = tmp_path / "out.parquet"
-    asked = (
+    arguments = (
         "--explain",
         "integrated_gradients",
         "--set",
@@ -174,19 +151,19 @@ def test_the_command_explains(tmp_path, images):
         "--out",
         out,
     )
-    done = run(tmp_path, images, *asked)
+    done = run(tmp_path, images, *arguments)
     assert done.returncode == 0, done.stderr
     assert {row["target"] for row in pq.read_table(out).to_pylist() if row["label"]} == {"cat,dog"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_it_goes_on_after_it_was_stopped(tmp_path, engine, many, whole, number):
+def test_a_stopped_run_continues(tmp_path, engine, many, whole, number):
     out = tmp_path / "out.parquet"
-    kept = environment(tmp_path, device="cpu")
+    variables = environment(tmp_path, device="cpu")
     process = subprocess.Popen(
         command(many, "--out", out),
         cwd=ROOT,
-        env=kept,
+        env=variables,
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
     )
@@ -195,115 +172,65 @@ def test_it_goes_on_after_it_was_stopped(tmp_path, engine, many, whole, number):
     ):
         time.sleep(0.005)
     process.send_signal(number)
-    told = process.communicate(timeout=30)[1].decode()
+    message = process.communicate(timeout=30)[1].decode()
     if number == signal.SIGKILL:
         assert process.returncode == -signal.SIGKILL
     else:
         assert process.returncode == 130
-        assert "goes on from there" in told
+        assert "continues from there" in message
     assert not out.exists()
 
-    begun = bulk_run.Run(engine, bulk_run.Job(many, out), 50_000_000, workers=2)
-    assert bulk_run.FILES_A_PART * 2 <= begun.done < begun.total == MANY
-    left = MANY - begun.done
-    assert sum(begun.work()) == left
-    begun.finish()
+    started = Run(engine, Job(many, out), 50_000_000, workers=2)
+    assert FILES_A_PART * 2 <= started.done < started.total == MANY
+    remaining = MANY - started.done
+    assert sum(started.work()) == remaining
+    started.finish()
     assert not list(tmp_path.glob("out.parquet.parts"))
     table = pq.read_table(out)
     assert table["path"].to_pylist() == [f"{number:05}.png" for number in range(MANY)]
     assert table.drop_columns(["logits", "probability", "top_probabilities"]).equals(
         whole.drop_columns(["logits", "probability", "top_probabilities"])
     )
-    logits, expected = (np.asarray(found["logits"].to_pylist()) for found in (table, whole))
+    logits, expected = (np.asarray(rows["logits"].to_pylist()) for rows in (table, whole))
     np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("other", "told"),
-    [
-        ({"shard": bulk_run.Shard(2, 8)}, 'with shard "1/1", and this run has "2/8"'),
-        ({"top_k": 5}, "with top_k 3, and this run has 5"),
-    ],
-)
-def test_it_does_not_go_on_with_other_settings(tmp_path, engine, images, other, told):
-    out = tmp_path / "out.parquet"
-    bulk_run.Run(engine, bulk_run.Job(images, out), MAX_PIXELS, workers=2)
-    with pytest.raises(BulkError, match=told):
-        bulk_run.Run(engine, bulk_run.Job(images, out, **other), MAX_PIXELS, workers=2)
-
-
-def test_it_does_not_go_on_with_other_files(tmp_path, engine, images):
-    out = tmp_path / "out.parquet"
-    bulk_run.Run(engine, bulk_run.Job(images, out), MAX_PIXELS, workers=2)
-    (images / "large.png").rename(images / "larger.png")
-    with pytest.raises(BulkError, match="sha256 of their names"):
-        bulk_run.Run(engine, bulk_run.Job(images, out), MAX_PIXELS, workers=2)
-
-
-def test_it_does_not_go_on_with_another_folder_of_the_same_names(tmp_path, engine, images):
-    out, other = tmp_path / "out.parquet", tmp_path / "other"
-    shutil.copytree(images, other)
-    bulk_run.Run(engine, bulk_run.Job(images, out), MAX_PIXELS, workers=2)
-    with pytest.raises(BulkError, match="folder"):
-        bulk_run.Run(engine, bulk_run.Job(other, out), MAX_PIXELS, workers=2)
-
-
-def test_a_link_that_leads_nowhere_is_a_row_that_says_so(tmp_path, engine, images):
+def test_a_broken_link_is_a_row_with_an_error(tmp_path, engine, images):
     (images / "loop.png").symlink_to("loop.png")
     (images / "broken.png").symlink_to("nothing.png")
     rows = {row["path"]: row for row in work(engine, images, tmp_path / "out.parquet")}
-    assert {rows[name]["error_code"] for name in ("loop.png", "broken.png")} == {
-        bulk_run.UNREADABLE
-    }
+    assert {rows[name]["error_code"] for name in ("loop.png", "broken.png")} == {UNREADABLE}
 
 
-def test_two_runs_do_not_work_on_one_table(tmp_path, engine, images):
-    out = tmp_path / "out.parquet"
-    first = bulk_run.Run(engine, bulk_run.Job(images, out), MAX_PIXELS, workers=2)
-    with pytest.raises(BulkError, match="another run is at work"):
-        bulk_run.Run(engine, bulk_run.Job(images, out), MAX_PIXELS, workers=2)
-    del first
-    assert work(engine, images, out)
-
-
-def test_a_file_that_is_too_large_is_a_row_that_says_so(tmp_path, engine, images):
+def test_a_file_that_is_too_large_is_a_row_with_an_error(tmp_path, engine, images):
     with (images / "huge.png").open("wb") as file:
-        file.truncate(bulk_run.MOST_BYTES + 1)
+        file.truncate(MOST_BYTES + 1)
     rows = {row["path"]: row for row in work(engine, images, tmp_path / "out.parquet")}
     assert rows["huge.png"]["error_code"] == "body_too_large"
 
 
 def test_a_damaged_part_is_named(tmp_path, engine, images):
-    begun = bulk_run.Run(
-        engine, bulk_run.Job(images, tmp_path / "out.parquet"), MAX_PIXELS, workers=2
-    )
-    assert sum(begun.work()) == begun.total
+    started = Run(engine, Job(images, tmp_path / "out.parquet"), MAX_PIXELS, workers=2)
+    assert sum(started.work()) == started.total
     part = tmp_path / "out.parquet.parts" / "part-00000.parquet"
     part.write_bytes(part.read_bytes()[:-100])
     with pytest.raises(BulkError, match=r"part-00000\.parquet is damaged"):
-        begun.finish()
-
-
-def test_a_folder_without_images_is_refused(tmp_path, engine):
-    with pytest.raises(BulkError, match="holds no file that ends in"):
-        bulk_run.Run(
-            engine, bulk_run.Job(tmp_path, tmp_path / "out.parquet"), MAX_PIXELS, workers=2
-        )
+        started.finish()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["{folder}"], "name the table to write with --out"),
         (["{folder}", "--out", "{folder}/notes.txt"], "give --overwrite to replace it"),
         (["{folder}", "--out", "{folder}/out", "--target", "cat"], "give --explain METHOD, too"),
-        (["{folder}/a/00.jpg", "--explain", "grad_cam"], "is a file: leave it out"),
+        (["{folder}/a/00.jpg", "--explain", "grad_cam"], "--explain is for a folder, and"),
     ],
 )
-def test_a_mistake_ends_with_a_sentence(tmp_path, images, arguments, told):
+def test_a_mistake_ends_with_a_sentence(tmp_path, images, arguments, message):
     done = run(tmp_path, *[argument.format(folder=images) for argument in arguments])
     assert done.returncode == 2
-    assert told in " ".join(done.stderr.split())
+    assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
 
 

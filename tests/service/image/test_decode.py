@@ -1,4 +1,6 @@
-"""Images of every kind become plain RGB; anything else is refused with a request error."""
+"""Images of every kind become plain RGB; anything else is rejected with a request error."""
+
+import io
 
 import numpy as np
 import pytest
@@ -8,12 +10,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from service.errors import ImageTooLarge, RequestError, UndecodableImage, UnsupportedFormat
-from service.image import decode, resize
-from service.image.resize import Input
+from service.image import decode
 from support.images import draw, encode, header_of, saved
 
 MOST = 50_000_000
-SPEC = Input(32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 def decoded(body):
@@ -57,10 +57,10 @@ def test_transparency_lies_over_white():
     pixels = np.zeros((4, 4, 4), np.uint8)
     pixels[:, 2:] = (200, 0, 0, 255)
     pixels[:, 1] = (0, 0, 0, 127)
-    found = decoded(encode(pixels))
-    assert (found[:, 0] == 255).all()
-    assert (found[:, 2:] == (200, 0, 0)).all()
-    assert np.abs(found[:, 1] - 128).max() <= 1
+    result = decoded(encode(pixels))
+    assert (result[:, 0] == 255).all()
+    assert (result[:, 2:] == (200, 0, 0)).all()
+    assert np.abs(result[:, 1] - 128).max() <= 1
 
 
 def test_cmyk_is_converted():
@@ -122,13 +122,13 @@ def test_the_size_is_checked_before_anything_is_unpacked():
         (b"\0\0\0\x18ftypheic" + b"\0" * 20, "HEIC"),
     ],
 )
-def test_other_formats_are_named_and_refused(body, looks):
+def test_other_formats_are_named_and_rejected(body, looks):
     with pytest.raises(UnsupportedFormat, match=looks):
         decode.decode(body, MOST)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_an_image_cut_off_is_refused(kind):
+def test_an_image_cut_off_is_rejected(kind):
     body = encode(draw(size=64), kind)
     with pytest.raises(UndecodableImage, match="send it whole"):
         decode.decode(body[: len(body) // 2], MOST)
@@ -149,37 +149,94 @@ def test_damaged_images_raise_request_errors_alone(kind, changes):
         assert str(error)
 
 
-def test_an_image_of_the_right_size_is_not_touched():
-    assert resize.to_input(draw(), SPEC) is not None
-    assert np.array_equal(resize.to_input(draw(), SPEC), draw())
+def by_pillow(body):
+    return np.asarray(Image.open(io.BytesIO(body)).convert("RGB"))
 
 
-def test_crop_takes_the_middle_of_the_shorter_side():
-    wide = np.zeros((10, 30, 3), np.uint8)
-    wide[:, 10:20] = 200
-    assert (resize.to_input(wide, Input(10, SPEC.mean, SPEC.std)) == 200).all()
-    assert resize.visible_box(30, 10, Input(10, SPEC.mean, SPEC.std)) == (10, 0, 20, 10)
+def with_orientation(value):
+    exif = Image.Exif()
+    exif[0x0112] = value
+    return encode(draw(width=48), "JPEG", exif=exif)
 
 
-def test_crop_of_a_larger_short_side_takes_less():
-    assert resize.visible_box(256, 256, Input(224, SPEC.mean, SPEC.std, short_side=256)) == (
-        16,
-        16,
-        240,
-        240,
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"quality": 95},
+        {"quality": 30, "subsampling": 0},
+        {"subsampling": 1},
+        {"subsampling": 2, "optimize": True},
+        {"progressive": True},
+        {"restart_marker_rows": 1},
+        {"comment": b"hello"},
+        {"icc_profile": b"profile" * 20},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("grey", [False, True], ids=["colour", "grey"])
+def test_a_plain_jpeg_has_the_pixels_that_pillow_gives(options, grey):
+    pixels = draw(size=37, width=53)
+    body = encode(
+        pixels[:, :, 0] if grey else pixels,
+        "JPEG",
+        **({} if grey and "subsampling" in options else options),
     )
+    assert decode._plain_jpeg_size(body) == (53, 37)
+    assert np.array_equal(decode._plain_jpeg_pixels(body), by_pillow(body))
 
 
-def test_stretch_shows_everything():
-    spec = Input(8, SPEC.mean, SPEC.std, resize="stretch")
-    assert resize.visible_box(30, 10, spec) == (0, 0, 30, 10)
-    assert resize.to_input(draw(width=64), spec).shape == (8, 8, 3)
+@pytest.mark.parametrize(
+    "body",
+    [
+        encode(draw(), "PNG"),
+        encode(draw(), "WEBP"),
+        with_orientation(6),
+        encode(np.zeros((8, 8, 4), np.uint8), "PNG"),
+        encode(draw(), "JPEG")[:40],
+        b"\xff\xd8\xff" + b"hello",
+        b"",
+    ],
+    ids=["PNG", "WebP", "EXIF", "transparent", "half a header", "text", "nothing"],
+)
+def test_pillow_gets_what_is_no_plain_jpeg(body):
+    assert decode._plain_jpeg_size(body) is None
 
 
-def test_pad_shows_everything_in_proportion_with_the_mean_around():
-    spec = Input(30, SPEC.mean, SPEC.std, resize="pad")
-    found = resize.to_input(np.full((10, 30, 3), 255, np.uint8), spec)
-    assert resize.visible_box(30, 10, spec) == (0, -10, 30, 20)
-    assert (found[10:20] == 255).all()
-    assert (found[:10] == 128).all()
-    assert (found[20:] == 128).all()
+def test_cmyk_and_several_images_in_one_are_not_plain():
+    cmyk, several = io.BytesIO(), io.BytesIO()
+    Image.fromarray(draw()).convert("CMYK").save(cmyk, "JPEG")
+    Image.fromarray(draw()).save(
+        several, "MPO", save_all=True, append_images=[Image.fromarray(draw("blue"))]
+    )
+    assert decode._plain_jpeg_size(cmyk.getvalue()) is None
+    assert decode._plain_jpeg_size(several.getvalue()) is None
+
+
+def test_a_turned_jpeg_is_turned_back():
+    assert decode.decode(with_orientation(6), 10_000).pixels.shape == (48, 32, 3)
+    assert decode._plain_jpeg_size(encode(draw(width=48), "JPEG")) == (48, 32)
+
+
+def test_a_jpeg_cut_off_behind_its_header_is_not_unpacked():
+    body = encode(draw(size=64), "JPEG")
+    cut = body[: len(body) * 3 // 4]
+    assert decode._plain_jpeg_size(cut) == (64, 64)
+    assert decode._plain_jpeg_pixels(cut) is None
+
+
+@hypothesis_settings(max_examples=500, deadline=None)
+@given(
+    st.integers(0, 3),
+    st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=6),
+    st.floats(0.2, 1),
+)
+def test_a_damaged_jpeg_never_has_other_pixels_than_pillow_gives(seed, changes, share):
+    body = bytearray(encode(draw(size=24, seed=seed), "JPEG"))
+    for place, value in changes:
+        body[place % len(body)] = value
+    damaged = bytes(body[: round(share * len(body))])
+    if (
+        decode._plain_jpeg_size(damaged) is not None
+        and (pixels := decode._plain_jpeg_pixels(damaged)) is not None
+    ):
+        assert np.array_equal(pixels, by_pillow(damaged))

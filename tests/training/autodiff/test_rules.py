@@ -1,4 +1,7 @@
-"""Every rule alone: against central differences in float64, on ONNX Runtime in float32, and against torch where a function is named."""
+"""Every rule alone equals central differences in float64, and runs on ONNX Runtime in float32.
+
+Where a case names a function of torch, the gradient equals that of torch.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch.nn import functional
 
-from training.autodiff.graph import RULES, DifferentiationError, Graph
+from training.autodiff import DifferentiationError, Graph
+from training.autodiff.registry import RULES
 
 STEP = 1e-6
 FLOAT = TensorProto.FLOAT
@@ -21,7 +25,10 @@ FLOAT = TensorProto.FLOAT
 
 @dataclass
 class Case:
-    """One operator: `x` is the shape of what is differentiated, `inputs` follow it (arrays are constants, "x" stands for x again)."""
+    """One operator: `x` is the shape of the tensor to differentiate, `inputs` follow it.
+
+    Among the inputs arrays are constants, "x" stands for x again, and "" for no input.
+    """
 
     operator: str
     x: tuple[int, ...] = (2, 4, 6, 5)
@@ -573,9 +580,12 @@ def answer(model, x):
     return np.asarray(reference(model).run(None, {"x": x})[0])
 
 
-def told(found, expected):
-    difference = np.abs(found - expected)
-    return f"largest difference {difference.max():.3g}, mean {difference.mean():.3g}, of values up to {np.abs(expected).max():.3g}"
+def comparison(result, expected):
+    difference = np.abs(result - expected)
+    return (
+        f"largest difference {difference.max():.3g}, mean {difference.mean():.3g}, "
+        f"of values up to {np.abs(expected).max():.3g}"
+    )
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.exact], ids=lambda case: case.name)
@@ -591,7 +601,7 @@ def test_the_gradient_is_the_slope_in_every_direction(case):
         for d in directions
     ]
     found = np.array([(gradient * d).sum() for d in directions])
-    assert np.allclose(found, slopes, rtol=2e-6, atol=2e-5), told(found, np.array(slopes))
+    assert np.allclose(found, slopes, rtol=2e-6, atol=2e-5), comparison(found, np.array(slopes))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -615,7 +625,7 @@ def test_onnx_runtime_computes_the_same_gradient(case):
         expected = reference(backward).run(
             ["gradient"], {key: value.astype(np.float64) for key, value in feeds.items()}
         )[0]
-    assert np.allclose(found, expected, rtol=1e-4, atol=2e-5), told(found, expected)
+    assert np.allclose(found, expected, rtol=1e-4, atol=2e-5), comparison(found, expected)
 
 
 def test_every_rule_has_a_case():
@@ -646,7 +656,7 @@ def test_an_operator_without_a_rule_is_named_with_its_node(operator):
     ],
     ids=lambda case: case.operator,
 )
-def test_what_a_rule_cannot_do_is_said_with_the_node(case):
+def test_an_error_of_a_rule_names_the_node(case):
     model = case.model()
     if case.operator == "Gather":  # indices that depend on the image
         model.graph.node[0].input[1] = "index"
@@ -658,17 +668,17 @@ def test_what_a_rule_cannot_do_is_said_with_the_node(case):
         graph.gradient({"y": "seed"}, ["x"])
 
 
-def test_gelu_and_its_gradient_share_what_is_dear():
+def test_gelu_and_its_gradient_share_the_error_function():
     operators = [node.op_type for node in Case("Gelu").gradient_model().graph.node]
     assert operators.count("Erf") == 1
     assert "Gelu" not in operators
     assert operators.index("Erf") < operators.index(
         "Exp"
-    )  # where the forward pass needs it, before the way back
+    )  # the forward pass needs it, before the reverse pass
 
 
-def test_places_that_are_computed_at_run_time_are_added_up():
-    """As torch's exporter writes as_strided: a flat Gather whose indices come of the batch's size."""
+def test_gather_adds_up_at_indices_that_are_computed_at_run_time():
+    """As torch exports as_strided: a flat Gather with indices that depend on the batch's size."""
     nodes = [
         helper.make_node("Shape", ["x"], ["size"]),
         helper.make_node("Sub", ["size", "back"], ["places"]),
@@ -692,7 +702,7 @@ def test_places_that_are_computed_at_run_time_are_added_up():
     assert session.run(None, {"x": x, "seed": seed})[0].tolist() == [0, 0, 10, 0, 0, 101]
 
 
-def test_nothing_goes_back_through_a_whole_number():
+def test_an_integer_has_no_gradient():
     nodes = [
         helper.make_node("Cast", ["x"], ["i"], to=TensorProto.INT64),
         helper.make_node("Cast", ["i"], ["y"], to=FLOAT),
@@ -707,14 +717,14 @@ def test_nothing_goes_back_through_a_whole_number():
 
 
 @pytest.mark.parametrize("opset", [12, 22])
-def test_an_opset_outside_13_to_21_is_refused(opset):
+def test_an_opset_outside_13_to_21_is_an_error(opset):
     model = Case("Relu", opset=20).model()
     model.opset_import[0].version = opset
     with pytest.raises(DifferentiationError, match=f"opset {opset}; 13 to 21"):
         Graph(model)
 
 
-def test_the_first_of_equal_maxima_takes_the_gradient():
+def test_a_max_pool_gives_the_gradient_to_the_first_of_equal_maxima():
     case = Case("MaxPool", (1, 1, 2, 4), attributes={"kernel_shape": [2, 2], "strides": [2, 2]})
     x = np.array([[[[1, 1, 0, 2], [1, 1, 2, 2]]]], np.float32)
     _, gradient = ReferenceEvaluator(case.gradient_model()).run(

@@ -1,4 +1,4 @@
-"""Sources become the same arrays, whatever they are packed in; the test set is never trained on."""
+"""A source becomes the same arrays from a folder or a tar; its splits never overlap."""
 
 import tarfile
 
@@ -17,17 +17,17 @@ def rows(images):
 
 
 def test_a_folder_is_read_whole(drawn):
-    found = read.read(str(drawn), SPEC, 30, 0)
-    assert found.classes == tuple(COLOURS)
-    assert [len(part) for part in (found.training, found.validation, found.test)] == [90, 30, 30]
-    assert found.training.pixels.dtype == np.uint8
-    assert np.bincount(found.validation.labels).tolist() == [10, 10, 10]
+    data = read.read(str(drawn), SPEC, 30, 0)
+    assert data.classes == tuple(COLOURS)
+    assert [len(part) for part in (data.training, data.validation, data.test)] == [90, 30, 30]
+    assert data.training.pixels.dtype == np.uint8
+    assert np.bincount(data.validation.labels).tolist() == [10, 10, 10]
 
 
-def test_nothing_is_in_two_sets(drawn):
-    found = read.read(str(drawn), SPEC, 30, 0)
-    assert not rows(found.training) & rows(found.validation)
-    assert not (rows(found.training) | rows(found.validation)) & rows(found.test)
+def test_no_image_is_in_two_splits(drawn):
+    data = read.read(str(drawn), SPEC, 30, 0)
+    assert not rows(data.training) & rows(data.validation)
+    assert not (rows(data.training) | rows(data.validation)) & rows(data.test)
 
 
 def test_a_tar_of_the_folder_is_the_same_data(drawn, tmp_path):
@@ -39,14 +39,14 @@ def test_a_tar_of_the_folder_is_the_same_data(drawn, tmp_path):
     assert packed.name == unpacked.name == "discs"
 
 
-def test_the_fingerprint_is_of_the_pixels_not_of_the_split(drawn):
+def test_the_fingerprint_depends_on_the_pixels_and_not_on_the_split(drawn):
     assert (
         read.read(str(drawn), SPEC, 30, 0).fingerprint
         == read.read(str(drawn), SPEC, 60, 1).fingerprint
     )
 
 
-def test_another_seed_holds_other_images_out(drawn):
+def test_another_seed_holds_out_other_images(drawn):
     assert rows(read.read(str(drawn), SPEC, 30, 0).validation) != rows(
         read.read(str(drawn), SPEC, 30, 1).validation
     )
@@ -57,11 +57,11 @@ def test_without_a_test_set_one_image_in_ten_becomes_it(tmp_path):
         (tmp_path / colour).mkdir()
         for seed in range(20):
             (tmp_path / colour / f"{seed}.png").write_bytes(encode(draw(colour, seed=seed)))
-    found = read.read(str(tmp_path), SPEC, 6, 0)
-    assert [len(part) for part in (found.training, found.validation, found.test)] == [48, 6, 6]
+    data = read.read(str(tmp_path), SPEC, 6, 0)
+    assert [len(part) for part in (data.training, data.validation, data.test)] == [48, 6, 6]
 
 
-def test_larger_images_are_fitted_as_the_service_fits_them(tmp_path):
+def test_larger_images_are_resized_as_the_service_resizes_them(tmp_path):
     from service.image import resize
 
     for colour in COLOURS:
@@ -70,32 +70,32 @@ def test_larger_images_are_fitted_as_the_service_fits_them(tmp_path):
             (tmp_path / colour / f"{seed:02}.png").write_bytes(
                 encode(draw(colour, size=80, seed=seed, width=100))
             )
-    found = read.read(str(tmp_path), SPEC, 3, 0)
+    data = read.read(str(tmp_path), SPEC, 3, 0)
     assert resize.to_input(draw("red", size=80, seed=5, width=100), SPEC).tobytes() in rows(
-        found.training
-    ) | rows(found.validation) | rows(found.test)
+        data.training
+    ) | rows(data.validation) | rows(data.test)
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("source", "message"),
     [
         (lambda folder: folder / "nowhere", "does not exist: name a folder"),
         (lambda folder: folder, "holds no images under"),
     ],
 )
-def test_a_source_without_images_is_refused(make, told, tmp_path):
-    with pytest.raises(read.DataError, match=told):
-        read.read(str(make(tmp_path)), SPEC, 3, 0)
+def test_a_source_without_images_is_rejected(source, message, tmp_path):
+    with pytest.raises(read.DataError, match=message):
+        read.read(str(source(tmp_path)), SPEC, 3, 0)
 
 
-def test_a_file_that_is_no_tar_is_refused(tmp_path):
+def test_a_file_that_is_no_tar_is_rejected(tmp_path):
     path = tmp_path / "data.tar"
     path.write_bytes(b"no tar")
     with pytest.raises(read.DataError, match="neither a folder nor a tar"):
         read.read(str(path), SPEC, 3, 0)
 
 
-def test_a_damaged_image_is_named(drawn, tmp_path):
+def test_the_message_names_a_damaged_image(drawn, tmp_path):
     (tmp_path / "red").mkdir()
     (tmp_path / "red" / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     with pytest.raises(read.DataError, match=r"red/bad\.png"):
@@ -103,7 +103,7 @@ def test_a_damaged_image_is_named(drawn, tmp_path):
 
 
 @pytest.mark.parametrize("held_out", [2, 120])
-def test_too_few_or_too_many_held_out_are_refused(held_out, drawn):
+def test_too_few_or_too_many_held_out_images_are_a_data_error(held_out, drawn):
     with pytest.raises(
         read.DataError, match=f"{held_out} images are to be held out.*hold out between 3 and 117"
     ):

@@ -1,4 +1,4 @@
-"""What is fitted on held-out images is the likeliest there is, and no more than they can tell."""
+"""The fitted calibration is the likeliest one, and no more complex than the images justify."""
 
 import numpy as np
 import pytest
@@ -18,26 +18,26 @@ def drawn(calibration, rows=4000, classes=5):
 
 def test_a_plain_temperature_is_found_again():
     logits, labels = drawn(Calibration(3.0))
-    found = fit_calibration(logits, labels)
-    assert found.entropy_power == 0
-    assert found.temperature == pytest.approx(3, rel=0.05)
+    fitted = fit_calibration(logits, labels)
+    assert fitted.entropy_power == 0
+    assert fitted.temperature == pytest.approx(3, rel=0.05)
 
 
 def test_a_temperature_that_follows_the_entropy_is_found_again():
     logits, labels = drawn(Calibration(1.5, 0.3))
-    found = fit_calibration(logits, labels)
-    assert found.entropy_power == pytest.approx(0.3, abs=0.05)
-    assert found.temperature == pytest.approx(1.5, rel=0.1)
+    fitted = fit_calibration(logits, labels)
+    assert fitted.entropy_power == pytest.approx(0.3, abs=0.05)
+    assert fitted.temperature == pytest.approx(1.5, rel=0.1)
 
 
 @pytest.mark.parametrize("known", [Calibration(3.0), Calibration(1.5, 0.3)])
-def test_none_beside_it_is_likelier(known):
+def test_no_calibration_beside_the_fitted_one_is_likelier(known):
     logits, labels = drawn(known)
-    found = fit_calibration(logits, labels)
-    least = negative_log_likelihood(logits, labels, found)
+    fitted = fit_calibration(logits, labels)
+    least = negative_log_likelihood(logits, labels, fitted)
     assert all(
         negative_log_likelihood(
-            logits, labels, Calibration(found.temperature * f, found.entropy_power)
+            logits, labels, Calibration(fitted.temperature * f, fitted.entropy_power)
         )
         >= least
         for f in (0.9, 1.1)
@@ -47,3 +47,11 @@ def test_none_beside_it_is_likelier(known):
 def test_a_few_images_get_the_plain_temperature():
     logits, labels = drawn(Calibration(1.5, 0.3), rows=60)
     assert fit_calibration(logits, labels).entropy_power == 0
+
+
+def test_the_negative_log_likelihood_is_the_mean_of_minus_log_p():
+    logits = np.log(np.tile([0.8, 0.2], (10, 1))).astype(np.float32)
+    labels = np.array([0] * 8 + [1] * 2)
+    assert negative_log_likelihood(logits, labels, Calibration()) == pytest.approx(
+        -0.8 * np.log(0.8) - 0.2 * np.log(0.2), rel=1e-6
+    )

@@ -1,4 +1,4 @@
-"""Prediction sets hold the true class as often as was promised."""
+"""Prediction sets hold the true class as often as promised."""
 
 import warnings
 
@@ -58,7 +58,7 @@ def test_a_marginal_set_covers_as_promised_on_average(coverage):
     assert np.mean(shares) == pytest.approx(float(coverage), abs=0.006)
 
 
-def test_class_by_class_the_promise_is_kept_nine_times_in_ten():
+def test_each_class_is_covered_as_promised_nine_times_in_ten():
     kept = []
     for seed in range(40):
         sets = fit_sets(*drawn(1000, seed))
@@ -68,16 +68,16 @@ def test_class_by_class_the_promise_is_kept_nine_times_in_ten():
     assert 0.84 <= np.mean(kept) <= 0.97
 
 
-def test_a_sure_rank_is_higher_than_the_expected_one_and_near_it_for_many():
+def test_a_sure_rank_is_above_the_expected_one_and_near_it_for_many_images():
     assert sure_rank(10, 0.95) == 11, "ten images cannot promise 95 % of anything"
     for count in (50, 500, 5000):
         assert expected_rank(count, 0.95) < sure_rank(count, 0.95) <= count
     assert sure_rank(100_000, 0.95) / 100_000 == pytest.approx(0.95, abs=0.002)
 
 
-def test_marginal_sets_are_those_of_mapie():
+def test_marginal_sets_equal_those_of_mapie():
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its own, about scikit-learn
+        warnings.simplefilter("ignore")  # mapie warns about scikit-learn
         from mapie.classification import SplitConformalClassifier
 
         theirs = SplitConformalClassifier(

@@ -1,4 +1,4 @@
-"""The nearest reference images are found in the graph as they are found by hand, and strange images are told from those of the training."""
+"""The graph finds the nearest reference images as a search by hand does; scores rank images."""
 
 import io
 
@@ -15,7 +15,7 @@ from service.predictions import energy
 from training.data.read import Images
 from training.reliability.familiarity import (
     FAMILIAR_SHARE,
-    NEIGHBOURS,
+    NEAREST,
     Reference,
     attach,
     detach,
@@ -35,7 +35,7 @@ def reference():
 
 
 def network():
-    """One whose features are its image."""
+    """A network whose features are its image."""
     nodes = [
         helper.make_node("Identity", ["image"], ["features"]),
         helper.make_node("ReduceSum", ["features"], ["logits"]),
@@ -63,24 +63,24 @@ def run(model, x):
 def test_the_graph_finds_what_a_search_by_hand_finds(reference):
     features, kept = reference
     x = np.random.default_rng(1).normal(size=(7, WIDTH)).astype(np.float32)
-    found = run(attach(network(), kept), x)
+    outputs = run(attach(network(), kept), x)
     cosines = (x / np.linalg.norm(x, axis=1, keepdims=True)) @ (
         features / np.linalg.norm(features, axis=1, keepdims=True)
     ).T
-    expected = np.sort(cosines, axis=1)[:, ::-1][:, :NEIGHBOURS]
-    assert found["similarity"].shape == found["neighbour"].shape == (7, NEIGHBOURS)
-    assert np.abs(found["similarity"] - expected).max() < 0.01, "features are kept in 8 bits"
-    assert (found["neighbour"][:, 0] == cosines.argmax(1)).mean() > 0.8
+    expected = np.sort(cosines, axis=1)[:, ::-1][:, :NEAREST]
+    assert outputs["similarity"].shape == outputs["neighbour"].shape == (7, NEAREST)
+    assert np.abs(outputs["similarity"] - expected).max() < 0.01, "features are kept in 8 bits"
+    assert (outputs["neighbour"][:, 0] == cosines.argmax(1)).mean() > 0.8
 
 
 def test_a_reference_image_is_its_own_nearest(reference):
     features, kept = reference
-    found = run(attach(network(), kept), features)
-    assert found["neighbour"][:, 0].tolist() == list(range(100))
-    assert found["similarity"][:, 0].min() > 0.9999
+    outputs = run(attach(network(), kept), features)
+    assert outputs["neighbour"][:, 0].tolist() == list(range(100))
+    assert outputs["similarity"][:, 0].min() > 0.9999
 
 
-def test_what_was_attached_is_detached(reference):
+def test_detaching_removes_the_attached_search(reference):
     model = network()
     again = detach(attach(model, reference[1]))
     assert [node.op_type for node in again.graph.node] == [
@@ -90,7 +90,7 @@ def test_what_was_attached_is_detached(reference):
     onnx.checker.check_model(again, full_check=True)
 
 
-def test_a_reference_is_read_as_it_was_written_and_without_pickle(reference):
+def test_a_reference_is_read_as_it_was_written_without_pickle(reference):
     kept = reference[1]
     content = kept.content()
     again = Reference.read(content)
@@ -130,12 +130,12 @@ def test_the_energy_is_the_logarithm_of_the_sum():
 def test_scores_rank_images_as_pytorch_ood_does(reference):
     features, kept = reference
     x = np.random.default_rng(2).normal(size=(50, WIDTH)).astype(np.float32)
-    found = run(attach(network(), kept), x)
-    detector = KNN(None, k=NEIGHBOURS).fit_features(
+    outputs = run(attach(network(), kept), x)
+    detector = KNN(None, k=NEAREST).fit_features(
         torch.from_numpy(features), torch.from_numpy(np.arange(100) % 3)
     )
     distances = detector.predict_features(torch.from_numpy(x)).numpy()
-    assert np.abs(np.sqrt(2 - 2 * found["similarity"][:, -1]) - distances).max() < 0.02, (
+    assert np.abs(np.sqrt(2 - 2 * outputs["similarity"][:, -1]) - distances).max() < 0.02, (
         "features are kept in 8 bits"
     )
     logits = np.random.default_rng(3).normal(size=(20, 7)).astype(np.float32)

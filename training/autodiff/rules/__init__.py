@@ -1,7 +1,9 @@
-"""One rule an ONNX operator, by family. Importing this package registers all of them in `training.autodiff.graph.RULES`.
+"""One rule for each ONNX operator, by family. Importing this package registers all of them.
 
-A rule is a function from a `Call` to the gradients of the inputs, by index; gradients have the shape of what they are the gradient of.
-In the formulas below x is the input, y the output, g the gradient of y, and the answer the gradient of x.
+In the formulas x is the input (a, b where there are two), y the output, g the gradient of y, and
+the formula gives the gradient of x. A gradient has the shape of its tensor. Operators are those of
+https://onnx.ai/onnx/operators; derivatives are calculus unless a source is named. At ties, bounds
+and kinks a rule follows torch 2.15, unless its docstring names the difference.
 """
 
 from training.autodiff.rules import (

@@ -1,4 +1,8 @@
-"""Convolutions: the way back from y to x is the transposed convolution with the same weights."""
+"""Convolutions: the gradient of x is the transposed convolution of g with the same weights.
+
+Weights W are (out, in/groups, *kernel) and may not depend on the image. Nodes turn them as needed,
+and ONNX Runtime folds these nodes at load: so the file holds W once.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,15 +10,19 @@ from itertools import product
 
 import numpy as np
 
-from training.autodiff.graph import Call, Graph, rule
+from training.autodiff.builder import Builder
+from training.autodiff.registry import Context, rule
+
+SPATIAL_2D = (2, 3)
+BEFORE_FIRST = -(2**31)  # as the end of a slice with negative steps: up to the first element
 
 
 @dataclass(frozen=True)
 class Windows:
-    """How windows of `kernel` elements lie on the spatial axes: `after` makes them end where the last one does.
+    """The places of windows of `kernel` elements on the spatial axes.
 
-    size + before + after = (count − 1)·stride + (kernel − 1)·dilation + 1, for each axis; a negative `after` are elements that no
-    window reaches.
+    For each axis: size + before + after = (count − 1)·stride + (kernel − 1)·dilation + 1.
+    `before` and `after` are paddings; a negative `after` counts elements that no window reaches.
     """
 
     kernel: tuple[int, ...]
@@ -24,46 +32,48 @@ class Windows:
     after: tuple[int, ...]
 
     @classmethod
-    def of(cls, call: Call, kernel: Sequence[int]) -> "Windows":
-        """The windows of a convolution or a pool, whatever way its padding is written."""
+    def of(cls, ctx: Context, kernel: Sequence[int]) -> "Windows":
+        """The windows of a convolution or a pool, with explicit or automatic padding."""
         axes = range(2, len(kernel) + 2)
-        sizes = [call.graph.size(call.x, (axis,)) for axis in axes]
-        counts = [call.graph.size(call.y, (axis,)) for axis in axes]
-        strides = call.attribute("strides") or [1] * len(kernel)
-        dilations = call.attribute("dilations") or [1] * len(kernel)
-        reach = [
+        sizes = [ctx.graph.size(ctx.x, (axis,)) for axis in axes]
+        counts = [ctx.graph.size(ctx.y, (axis,)) for axis in axes]
+        strides = ctx.attribute("strides") or [1] * len(kernel)
+        dilations = ctx.attribute("dilations") or [1] * len(kernel)
+        spans = [
             (count - 1) * stride + (k - 1) * dilation + 1
             for count, stride, dilation, k in zip(counts, strides, dilations, kernel, strict=True)
         ]
-        total = [spanned - size for spanned, size in zip(reach, sizes, strict=True)]
-        before = _padding_before(call, total)
+        total = [span - size for span, size in zip(spans, sizes, strict=True)]
+        before = _padding_before(ctx, total)
         after = [t - b for t, b in zip(total, before, strict=True)]
         return cls(tuple(kernel), tuple(strides), tuple(dilations), tuple(before), tuple(after))
 
     @property
-    def side(self) -> int:
-        """Strides to a kernel, where both are square and these many fill it without gaps and reach all elements; else 0."""
-        (kernel, *more), (stride, *others) = self.kernel, self.strides
-        square = set(more) <= {kernel} and set(others) <= {stride} and set(self.dilations) == {1}
-        whole = square and kernel % stride == 0 and min(*self.before, *self.after) >= 0
-        return kernel // stride if whole else 0
+    def strides_per_kernel(self) -> int:
+        """The number of strides that make up a kernel, for `_by_phases`; 0 where it does not apply.
+
+        It applies to square kernels and strides without dilation that leave no element out.
+        """
+        (kernel, *others), (stride, *more) = self.kernel, self.strides
+        is_square = set(others) <= {kernel} and set(more) <= {stride}
+        is_whole = kernel % stride == 0 and min(*self.before, *self.after) >= 0
+        is_plain = is_square and set(self.dilations) == {1}
+        return kernel // stride if is_plain and is_whole else 0
 
     @property
-    def halving(self) -> bool:
-        """Whether every second element begins a window on both of two axes, each element lies in one, and each window on an element."""
-        inside = all(
-            k - 2 >= max(after, 0) for k, after in zip(self.kernel, self.after, strict=True)
-        )
+    def is_halving(self) -> bool:
+        """True if `_by_four_phases` applies: stride 2 on two axes, and no element is left out."""
+        pairs = zip(self.kernel, self.after, strict=True)
         return (
             self.strides == (2, 2)
             and set(self.dilations) == {1}
-            and inside
+            and all(k - 2 >= max(after, 0) for k, after in pairs)
             and min(self.before) >= 0
         )
 
     @property
     def transposed(self) -> dict[str, list[int]]:
-        """The attributes of the ConvTranspose that spreads windows over the elements they came from."""
+        """The attributes of the ConvTranspose that adds windows up where they came from."""
         return {
             "strides": list(self.strides),
             "dilations": list(self.dilations),
@@ -72,10 +82,10 @@ class Windows:
         }
 
 
-def _padding_before(call: Call, total: Sequence[int]) -> list[int]:
-    automatic = call.attribute("auto_pad", "NOTSET")
+def _padding_before(ctx: Context, total: Sequence[int]) -> list[int]:
+    automatic = ctx.attribute("auto_pad", "NOTSET")
     if automatic in ("NOTSET", ""):
-        return list((call.attribute("pads") or [0] * 2 * len(total))[: len(total)])
+        return list((ctx.attribute("pads") or [0] * 2 * len(total))[: len(total)])
     if automatic == "VALID":
         return [0] * len(total)
     extra = 1 if automatic == "SAME_LOWER" else 0
@@ -83,107 +93,89 @@ def _padding_before(call: Call, total: Sequence[int]) -> list[int]:
 
 
 @rule("Conv")
-def _conv(call: Call) -> dict[int, str]:
-    """G convolved with the flipped weights where the stride is 1, with their phases where it is 2 or divides the kernel, else by ConvTranspose.
+def _conv(ctx: Context) -> dict[int, str]:
+    """Gradient of x convolved with W: g convolved with the flipped weights, in four forms.
 
-    What is done to the weights are a few nodes, which ONNX Runtime folds at load: the file holds them once. On a CPU the convolution
-    takes 10 to 35 % less time than the ConvTranspose that means the same.
+    A convolution where the stride is 1, small convolutions where it divides the kernel or is 2,
+    and ConvTranspose otherwise.
     """
-    if any(call.wanted[1:]):
-        raise call.unsupported("its weights depend on the image")
-    graph, weights = call.graph, call.node.input[1]
-    shape = graph.shape(weights)
-    kernel, groups = [size or 0 for size in shape[2:]], call.attribute("group", 1)
-    windows = Windows.of(call, kernel)
+    # The first three forms take 10 to 35 % less time on a CPU than the ConvTranspose that they
+    # equal (docs/decisions/0002).
+    if any(ctx.needs_gradient[1:]):
+        raise ctx.unsupported("its weights depend on the image")
+    graph, weights, gradient = ctx.graph, ctx.node.input[1], ctx.gradient
+    kernel = [size or 0 for size in graph.shape(weights)[2:]]
+    groups, is_2d = ctx.attribute("group", 1), len(kernel) == len(SPATIAL_2D)
+    windows = Windows.of(ctx, kernel)
     pads = full_pads(windows)
-    if set(windows.strides) == {1} and min(pads) >= 0 and len(kernel) == 2:  # noqa: PLR2004
+    if set(windows.strides) == {1} and min(pads) >= 0 and is_2d:
         flipped = _flipped(graph, weights, groups)
-        back = graph.node(
-            "Conv",
-            call.gradient,
-            flipped,
-            pads=pads,
-            dilations=list(windows.dilations),
-            group=groups,
-        )
-    elif groups == 1 and windows.side and len(kernel) == 2:  # noqa: PLR2004
-        back = _by_phases(call, weights, windows)
-    elif groups == 1 and windows.halving:
-        back = _by_four_phases(call, weights, windows)
-    else:
-        back = graph.node(
-            "ConvTranspose",
-            call.gradient,
-            weights,
-            group=groups,
-            kernel_shape=kernel,
-            **windows.transposed,
-        )
-    return {0: back}
+        dilations = list(windows.dilations)
+        attributes = {"pads": pads, "dilations": dilations, "group": groups}
+        return {0: graph.node("Conv", gradient, flipped, **attributes)}
+    if groups == 1 and windows.strides_per_kernel and is_2d:
+        return {0: _by_phases(ctx, weights, windows)}
+    if groups == 1 and windows.is_halving:
+        return {0: _by_four_phases(ctx, weights, windows)}
+    transposed = {"group": groups, "kernel_shape": kernel, **windows.transposed}
+    return {0: graph.node("ConvTranspose", gradient, weights, **transposed)}
 
 
-def _by_phases(call: Call, weights: str, windows: Windows) -> str:
-    """An element of x is met by every stride-th weight, from one of stride² phases on: a small convolution for each, interleaved."""
-    graph, stride, side = call.graph, windows.strides[0], windows.side
+def _by_phases(ctx: Context, weights: str, windows: Windows) -> str:
+    """The gradient where the stride divides the kernel.
+
+    An element of x meets every stride-th weight, beginning with one of stride² phases. So each
+    phase is a small convolution, and their results interleave.
+    """
+    graph, stride, side = ctx.graph, windows.strides[0], windows.strides_per_kernel
     out, inside = (size or 0 for size in graph.shape(weights)[:2])
-    parted = graph.node("Reshape", weights, graph.integers(out, inside, side, stride, side, stride))
-    axes = graph.integers(2, 4)
-    turned = graph.node(
-        "Slice",
-        parted,
-        graph.integers(-1, -1),
-        graph.integers(-(2**31), -(2**31)),
-        axes,
-        graph.integers(-1, -1),
-    )
-    phases = graph.node("Transpose", turned, perm=[3, 5, 1, 0, 2, 4])
+    split = graph.node("Reshape", weights, graph.integers(out, inside, side, stride, side, stride))
+    flipped = _reversed(graph, split, axes=(2, 4))
+    phases = graph.node("Transpose", flipped, perm=[3, 5, 1, 0, 2, 4])
     filters = graph.node("Reshape", phases, graph.integers(stride**2 * inside, out, side, side))
-    spread = graph.node("Conv", call.gradient, filters, pads=[side - 1] * 4)
-    cells = [graph.size(call.y, (axis,)) + side - 1 for axis in (2, 3)]
-    return _cropped(call, interleaved(graph, spread, windows.strides, inside, cells), windows)
+    answers = graph.node("Conv", ctx.gradient, filters, pads=[side - 1] * 4)
+    cells = [graph.size(ctx.y, (axis,)) + side - 1 for axis in SPATIAL_2D]
+    return _cropped(ctx, interleaved(graph, answers, windows.strides, inside, cells), windows)
 
 
-def _by_four_phases(call: Call, weights: str, windows: Windows) -> str:
-    """The same with stride 2 for any kernel: of 3×3 weights an element is met by 4, 2, 2 or 1, and each phase multiplies no more."""
-    graph = call.graph
+def _by_four_phases(ctx: Context, weights: str, windows: Windows) -> str:
+    """The gradient where the stride is 2, for any kernel.
+
+    Of 3×3 weights an element of x meets 4, 2, 2 or 1, and each of the four phases multiplies no
+    more than that.
+    """
+    graph = ctx.graph
     cells = [
-        (graph.size(call.x, (axis,)) + before + 1) // 2
-        for axis, before in zip((2, 3), windows.before, strict=True)
+        (graph.size(ctx.x, (axis,)) + before + 1) // 2
+        for axis, before in zip(SPATIAL_2D, windows.before, strict=True)
     ]
-    beyond = [cell - graph.size(call.y, (axis,)) for cell, axis in zip(cells, (2, 3), strict=True)]
+    beyond = [
+        cell - graph.size(ctx.y, (axis,)) for cell, axis in zip(cells, SPATIAL_2D, strict=True)
+    ]
     phases = []
     for first in product(range(2), repeat=2):
-        taps = [(k - f + 1) // 2 for k, f in zip(windows.kernel, first, strict=True)]
-        last = [f + 2 * (count - 1) for f, count in zip(first, taps, strict=True)]
-        every = (
-            graph.integers(*last),
-            graph.integers(-(2**31), -(2**31)),
-            graph.integers(2, 3),
-            graph.integers(-2, -2),
-        )
-        filters = graph.node("Transpose", graph.node("Slice", weights, *every), perm=[1, 0, 2, 3])
-        phases.append(
-            graph.node(
-                "Conv", call.gradient, filters, pads=[*(count - 1 for count in taps), *beyond]
-            )
-        )
-    inside = graph.size(call.x, (1,))
-    return _cropped(
-        call,
-        interleaved(graph, graph.node("Concat", *phases, axis=1), windows.strides, inside, cells),
-        windows,
-    )
+        counts = [(k - f + 1) // 2 for k, f in zip(windows.kernel, first, strict=True)]
+        last = [f + 2 * (count - 1) for f, count in zip(first, counts, strict=True)]
+        taps = _reversed(graph, weights, SPATIAL_2D, last, step=2)
+        filters = graph.node("Transpose", taps, perm=[1, 0, 2, 3])
+        pads = [*(count - 1 for count in counts), *beyond]
+        phases.append(graph.node("Conv", ctx.gradient, filters, pads=pads))
+    stacked = graph.node("Concat", *phases, axis=1)
+    whole = interleaved(graph, stacked, windows.strides, graph.size(ctx.x, (1,)), cells)
+    return _cropped(ctx, whole, windows)
 
 
 def interleaved(
-    graph: Graph, phases: str, strides: Sequence[int], channels: int, cells: Sequence[int]
+    graph: Builder, phases: str, strides: Sequence[int], channels: int, cells: Sequence[int]
 ) -> str:
-    """(N, phases · channels, *cells) → (N, channels, *(cells · strides)); a block of channels for each phase, the last axis' counting fastest.
+    """(N, phases · channels, *cells) → (N, channels, *(cells · strides)).
 
-    Axis by axis, the last one first: then the others move whole rows, and on a CPU it takes half the time of DepthToSpace.
+    `phases` has a block of channels for each phase; the phase of the last axis counts fastest.
     """
     rank, spatial = len(cells), list(cells)
     name = graph.node("Reshape", phases, graph.integers(-1, *strides, channels, *cells))
+    # The last axis first: then the others move whole rows, which takes half the time of
+    # DepthToSpace on a CPU.
     for axis in reversed(range(rank)):
         order = [position for position in range(axis + rank + 3) if position != axis + 1]
         order.insert(2 * axis + 3, axis + 1)
@@ -193,78 +185,84 @@ def interleaved(
     return name
 
 
-def _cropped(call: Call, whole: str, windows: Windows) -> str:
-    """What lies on x of `whole`, which begins where the windows do."""
+def _cropped(ctx: Context, whole: str, windows: Windows) -> str:
+    """The part of `whole`, which begins where the first window does, that lies on x."""
+    graph = ctx.graph
     ends = [
-        before + call.graph.size(call.x, (axis,))
-        for before, axis in zip(windows.before, (2, 3), strict=True)
+        before + graph.size(ctx.x, (axis,))
+        for before, axis in zip(windows.before, SPATIAL_2D, strict=True)
     ]
-    starts = windows.before
-    return call.graph.node(
-        "Slice",
-        whole,
-        call.graph.integers(*starts),
-        call.graph.integers(*ends),
-        call.graph.integers(2, 3),
-    )
+    bounds = graph.integers(*windows.before), graph.integers(*ends), graph.integers(*SPATIAL_2D)
+    return graph.node("Slice", whole, *bounds)
 
 
 def full_pads(windows: Windows) -> list[int]:
-    """The padding that makes the convolution of g as large as x."""
-    reach = [(k - 1) * d for k, d in zip(windows.kernel, windows.dilations, strict=True)]
+    """The padding with which the convolution of g is as large as x."""
+    spans = [(k - 1) * d for k, d in zip(windows.kernel, windows.dilations, strict=True)]
     return [
-        r - pad
+        span - pad
         for pads in (windows.before, windows.after)
-        for r, pad in zip(reach, pads, strict=True)
+        for span, pad in zip(spans, pads, strict=True)
     ]
 
 
-def _flipped(graph: Graph, weights: str, groups: int) -> str:
+def _reversed(
+    graph: Builder,
+    weights: str,
+    axes: Sequence[int],
+    last: Sequence[int] | None = None,
+    step: int = 1,
+) -> str:
+    """`weights` read backwards along `axes`: from the index `last`, every `step`-th element."""
+    starts = [-1] * len(axes) if last is None else last
+    ends, steps = [BEFORE_FIRST] * len(axes), [-step] * len(axes)
+    bounds = [graph.integers(*values) for values in (starts, ends, axes, steps)]
+    return graph.node("Slice", weights, *bounds)
+
+
+def _flipped(graph: Builder, weights: str, groups: int) -> str:
     """(out, in/groups, kh, kw) → (in, out/groups, kh, kw), the kernels turned by 180°."""
     out, inside, *kernel = (size or 0 for size in graph.shape(weights))
     if kernel != [1] * len(kernel):
-        first, past = [-1] * len(kernel), [-(2**31)] * len(kernel)
-        axes = list(range(2, 2 + len(kernel)))
-        weights = graph.node(
-            "Slice", weights, *(graph.integers(*values) for values in (first, past, axes, first))
-        )
+        weights = _reversed(graph, weights, range(2, 2 + len(kernel)))
     if groups == 1:
         return graph.node("Transpose", weights, perm=[1, 0, 2, 3])
     split = graph.node("Reshape", weights, graph.integers(groups, out // groups, inside, *kernel))
-    turned = graph.node("Transpose", split, perm=[0, 2, 1, 3, 4])
-    return graph.node("Reshape", turned, graph.integers(groups * inside, out // groups, *kernel))
+    swapped = graph.node("Transpose", split, perm=[0, 2, 1, 3, 4])
+    return graph.node("Reshape", swapped, graph.integers(groups * inside, out // groups, *kernel))
 
 
 @rule("ConvTranspose")
-def _conv_transpose(call: Call) -> dict[int, str]:
-    """G convolved with the same weights."""
-    if any(call.wanted[1:]):
-        raise call.unsupported("its weights depend on the image")
-    graph, weights = call.graph, call.node.input[1]
+def _conv_transpose(ctx: Context) -> dict[int, str]:
+    """Gradient of the transposed convolution of x with W: g convolved with W."""
+    if any(ctx.needs_gradient[1:]):
+        raise ctx.unsupported("its weights depend on the image")
+    graph, weights = ctx.graph, ctx.node.input[1]
     kernel = [size or 0 for size in graph.shape(weights)[2:]]
     ones = [1] * len(kernel)
-    strides, dilations = call.attribute("strides") or ones, call.attribute("dilations") or ones
-    pads = _transposed_pads(call, kernel, strides, dilations)
+    strides, dilations = ctx.attribute("strides") or ones, ctx.attribute("dilations") or ones
     attributes = {
         "strides": strides,
         "dilations": dilations,
-        "pads": pads,
-        "group": call.attribute("group", 1),
+        "pads": _transposed_pads(ctx, kernel, strides, dilations),
+        "group": ctx.attribute("group", 1),
     }
-    return {0: graph.node("Conv", call.gradient, weights, kernel_shape=kernel, **attributes)}
+    return {0: graph.node("Conv", ctx.gradient, weights, kernel_shape=kernel, **attributes)}
 
 
 def _transposed_pads(
-    call: Call, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+    ctx: Context, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
 ) -> list[int]:
-    if call.attribute("auto_pad", "NOTSET") not in ("NOTSET", "", "VALID") or call.attribute(
-        "output_shape"
-    ):
-        raise call.unsupported("its padding is written as auto_pad or output_shape; write pads")
-    given = call.attribute("pads") or [0] * 2 * len(kernel)
-    axes = np.arange(2, 2 + len(kernel))
-    sizes = np.array([call.graph.size(call.x, (int(axis),)) for axis in axes])
-    found = np.array([call.graph.size(call.y, (int(axis),)) for axis in axes])
-    before = np.array(given[: len(kernel)])
-    after = (sizes - 1) * strides + (np.array(kernel) - 1) * dilations + 1 - before - found
+    """The padding of the convolution back; `output_padding` makes its end differ from `pads`."""
+    automatic = ctx.attribute("auto_pad", "NOTSET") not in ("NOTSET", "", "VALID")
+    if automatic or ctx.attribute("output_shape"):
+        raise ctx.unsupported("its padding is written as auto_pad or output_shape; write pads")
+    pads = ctx.attribute("pads") or [0] * 2 * len(kernel)
+    axes = range(2, 2 + len(kernel))
+    sizes, results = (
+        np.array([ctx.graph.size(name, (axis,)) for axis in axes]) for name in (ctx.x, ctx.y)
+    )
+    before = np.array(pads[: len(kernel)])
+    spans = (sizes - 1) * strides + (np.array(kernel) - 1) * dilations + 1
+    after = spans - before - results
     return [*map(int, before), *(max(int(pad), 0) for pad in after)]

@@ -1,89 +1,94 @@
 """Products of matrices."""
 
-from training.autodiff.graph import Call, Graph, rule
+from training.autodiff.builder import Builder
+from training.autodiff.registry import Context, rule
+
+MATRIX = 2  # axes
 
 
 @rule("MatMul")
-def _matmul(call: Call) -> dict[int, str]:
-    """A·B: g·Bᵀ and Aᵀ·g, summed over broadcast leading axes."""
-    graph = call.graph
-    a, b = call.node.input
-    if min(len(graph.shape(a)), len(graph.shape(b))) < 2:  # noqa: PLR2004
-        raise call.unsupported("one of its inputs is a vector; write it as a matrix")
+def _matmul(ctx: Context) -> dict[int, str]:
+    """Gradients of a·b: g·bᵀ and aᵀ·g, each summed over the leading axes that were broadcast."""
+    graph = ctx.graph
+    a, b = ctx.node.input
+    if min(len(graph.shape(a)), len(graph.shape(b))) < MATRIX:
+        raise ctx.unsupported("one of its inputs is a vector; write it as a matrix")
     gradients = {}
-    if call.wanted[0]:
-        gradients[0] = _summed(
-            graph, graph.node("MatMul", call.gradient, _turned(graph, b)), a, call.y
-        )
-    if call.wanted[1]:
-        gradients[1] = _summed(
-            graph, graph.node("MatMul", _turned(graph, a), call.gradient), b, call.y
-        )
+    if ctx.needs_gradient[0]:
+        product = graph.node("MatMul", ctx.gradient, _transposed(graph, b))
+        gradients[0] = _unbroadcast(graph, product, a, ctx.y)
+    if ctx.needs_gradient[1]:
+        product = graph.node("MatMul", _transposed(graph, a), ctx.gradient)
+        gradients[1] = _unbroadcast(graph, product, b, ctx.y)
     return gradients
 
 
-def _turned(graph: Graph, name: str) -> str:
+def _transposed(graph: Builder, name: str) -> str:
     rank = len(graph.shape(name))
     return graph.node("Transpose", name, perm=[*range(rank - 2), rank - 1, rank - 2])
 
 
-def _summed(graph: Graph, product: str, name: str, output: str) -> str:
-    """`product` summed over the leading axes along which `name` was broadcast."""
+def _unbroadcast(graph: Builder, product: str, name: str, output: str) -> str:
+    """`product` summed over the leading axes along which `name` was broadcast.
+
+    Not `Builder.unbroadcast`: the last two axes of `output` are not those of `name`.
+    """
     small, large = graph.shape(name), graph.shape(output)
     lead = len(large) - len(small)
     axes = [
         axis
-        for axis in range(len(large) - 2)
+        for axis in range(len(large) - MATRIX)
         if axis < lead or (small[axis - lead] == 1 and large[axis] != 1)
     ]
-    if not axes:
-        return product
-    return graph.like(graph.sum(product, axes), name)
+    return graph.like(graph.sum(product, axes), name) if axes else product
 
 
 @rule("Gemm")
-def _gemm(call: Call) -> dict[int, str]:
-    """alpha·A·B + beta·C, each of A and B transposed or not."""
-    graph, gradient = call.graph, call.gradient
-    a, b = call.node.input[:2]
-    turned_a, turned_b = call.attribute("transA", 0), call.attribute("transB", 0)
-    alpha, gradients = call.attribute("alpha", 1.0), {}
-    if call.wanted[0]:
-        pair = (b, gradient, turned_b, 1) if turned_a else (gradient, b, 0, 1 - turned_b)
-        gradients[0] = graph.node("Gemm", *pair[:2], transA=pair[2], transB=pair[3], alpha=alpha)
-    if call.wanted[1]:
-        pair = (gradient, a, 1, turned_a) if turned_b else (a, gradient, 1 - turned_a, 0)
-        gradients[1] = graph.node("Gemm", *pair[:2], transA=pair[2], transB=pair[3], alpha=alpha)
-    if len(call.wanted) > 2 and call.wanted[2]:  # noqa: PLR2004
-        scaled = graph.node("Mul", gradient, graph.constant(call.attribute("beta", 1.0)))
-        gradients[2] = graph.unbroadcast(scaled, call.node.input[2], call.y)
+def _gemm(ctx: Context) -> dict[int, str]:
+    """Gradients of α·a·b + β·c: α·g·bᵀ, α·aᵀ·g, and β·g summed down to the shape of c.
+
+    Where transA or transB is set, the gradient is that of the matrix before it is transposed.
+    """
+    graph, g = ctx.graph, ctx.gradient
+    a, b = ctx.node.input[:2]
+    trans_a, trans_b = ctx.attribute("transA", 0), ctx.attribute("transB", 0)
+    alpha, gradients = ctx.attribute("alpha", 1.0), {}
+    if ctx.needs_gradient[0]:
+        factors, flags = ((b, g), (trans_b, 1)) if trans_a else ((g, b), (0, 1 - trans_b))
+        gradients[0] = graph.node("Gemm", *factors, transA=flags[0], transB=flags[1], alpha=alpha)
+    if ctx.needs_gradient[1]:
+        factors, flags = ((g, a), (1, trans_a)) if trans_b else ((a, g), (1 - trans_a, 0))
+        gradients[1] = graph.node("Gemm", *factors, transA=flags[0], transB=flags[1], alpha=alpha)
+    if any(ctx.needs_gradient[2:]):
+        scaled = graph.node("Mul", g, ctx.attribute("beta", 1.0))
+        gradients[2] = graph.unbroadcast(scaled, ctx.node.input[2], ctx.y)
     return gradients
 
 
 @rule("Einsum")
-def _einsum(call: Call) -> dict[int, str]:
-    """The same product with g in the place of the input and the input's subscripts as the answer's."""
-    equation = call.attribute("equation").replace(" ", "")
+def _einsum(ctx: Context) -> dict[int, str]:
+    """Gradient of a sum of products: the same sum with g in the place of the input.
+
+    The subscripts of the output and of the input change places.
+    """
+    equation = ctx.attribute("equation").replace(" ", "")
     inputs, _, output = equation.partition("->")
     terms = inputs.split(",")
     if not output or "." in equation or any(len(set(term)) < len(term) for term in terms):
-        raise call.unsupported(
-            f"{equation} repeats a subscript in a term, leaves the answer's out or has an ellipsis"
+        raise ctx.unsupported(
+            f"{equation} repeats a subscript in a term, has an ellipsis or leaves the output's out"
         )
     gradients = {}
     for index, term in enumerate(terms):
-        if call.wanted[index]:
-            others = [
-                (t, name)
-                for i, (t, name) in enumerate(zip(terms, call.node.input, strict=True))
-                if i != index
-            ]
-            if not set(term) <= set(output).union(*(t for t, _ in others)):
-                raise call.unsupported(
-                    f"{equation} sums one input over a subscript that no other has"
-                )
-            back = f"{','.join([output, *(t for t, _ in others)])}->{term}"
-            gradients[index] = call.graph.node(
-                "Einsum", call.gradient, *(name for _, name in others), equation=back
-            )
+        if ctx.needs_gradient[index]:
+            gradients[index] = _einsum_back(ctx, terms, output, index, term)
     return gradients
+
+
+def _einsum_back(ctx: Context, terms: list[str], output: str, index: int, term: str) -> str:
+    others = [other for number, other in enumerate(terms) if number != index]
+    names = [name for number, name in enumerate(ctx.node.input) if number != index]
+    if not set(term) <= set(output).union(*others):
+        raise ctx.unsupported(f"it sums {term} over a subscript that no other term has")
+    equation = f"{','.join([output, *others])}->{term}"
+    return ctx.graph.node("Einsum", ctx.gradient, *names, equation=equation)

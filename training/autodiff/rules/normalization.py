@@ -1,143 +1,137 @@
-"""Normalisations. Statistics that depend on the image are computed again rather than asked of the forward node."""
+"""Normalisations. Their statistics are computed anew: the forward nodes do not output them."""
 
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float32
 
-from training.autodiff.graph import Call, Graph, rule
+from training.autodiff.builder import Builder
+from training.autodiff.registry import Context, rule
+
+EPSILON = 1e-5  # ONNX's default
 
 
 @rule("BatchNormalization")
-def _batch(call: Call) -> dict[int, str]:
-    """g·scale/√(variance + ε): the statistics are those of the training."""
-    graph = call.graph
-    scale, _, _, variance = call.node.input[1:5]
-    epsilon = graph.constant(call.attribute("epsilon", 1e-5))
-    slope = graph.node("Div", scale, graph.node("Sqrt", graph.node("Add", variance, epsilon)))
-    return {0: graph.node("Mul", call.gradient, _per_channel(graph, slope, call.x))}
+def _batch_normalization(ctx: Context) -> dict[int, str]:
+    """Gradient of scale·(x − mean)/√(variance + ε) + bias: g·scale/√(variance + ε).
+
+    Mean and variance are constants: those of the training.
+    """
+    graph = ctx.graph
+    scale, _, _, variance = ctx.node.input[1:5]
+    epsilon = graph.constant(ctx.attribute("epsilon", EPSILON))
+    deviation = graph.node("Sqrt", graph.node("Add", variance, epsilon))
+    slope = graph.node("Div", scale, deviation)
+    return {0: graph.node("Mul", ctx.gradient, _per_channel(graph, slope, ctx.x))}
 
 
-def _per_channel(graph: Graph, name: str, x: str) -> str:
-    """A vector (C,) as (C, 1, …), to go with `x` (N, C, …)."""
+def _per_channel(graph: Builder, name: str, x: str) -> str:
+    """A vector (C,) as (C, 1, …), which broadcasts to `x` (N, C, …)."""
     return graph.node("Reshape", name, graph.integers(-1, *[1] * (len(graph.shape(x)) - 2)))
 
 
 @rule("LayerNormalization")
-def _layer(call: Call) -> dict[int, str]:
-    """Over the axes from `axis` on."""
-    graph, rank = call.graph, len(call.graph.shape(call.x))
-    axes = range(call.attribute("axis", -1) % rank, rank)
-    gradient = graph.node("Mul", call.gradient, call.node.input[1])
-    return {0: _standardised(graph, call.x, gradient, axes, call.attribute("epsilon", 1e-5))}
+def _layer_normalization(ctx: Context) -> dict[int, str]:
+    """Gradient of scale·z + bias, z standardised over the axes from `axis` on.
+
+    See `_standardised`.
+    """
+    graph, rank = ctx.graph, len(ctx.graph.shape(ctx.x))
+    axes = range(ctx.attribute("axis", -1) % rank, rank)
+    gradient = graph.node("Mul", ctx.gradient, ctx.node.input[1])
+    return {0: _standardised(ctx, ctx.x, gradient, axes, graph.size(ctx.x, axes))}
 
 
 @rule("InstanceNormalization")
-def _instance(call: Call) -> dict[int, str]:
-    """Over the pixels of each channel."""
-    graph = call.graph
-    gradient = graph.node("Mul", call.gradient, _per_channel(graph, call.node.input[1], call.x))
-    axes = range(2, len(graph.shape(call.x)))
-    return {0: _standardised(graph, call.x, gradient, axes, call.attribute("epsilon", 1e-5))}
+def _instance_normalization(ctx: Context) -> dict[int, str]:
+    """Gradient of scale·z + bias, z standardised over the pixels of each channel.
+
+    See `_standardised`.
+    """
+    graph = ctx.graph
+    gradient = graph.node("Mul", ctx.gradient, _per_channel(graph, ctx.node.input[1], ctx.x))
+    axes = range(2, len(graph.shape(ctx.x)))
+    return {0: _standardised(ctx, ctx.x, gradient, axes, graph.size(ctx.x, axes))}
 
 
 @rule("GroupNormalization")
-def _group(call: Call) -> dict[int, str]:
-    """Over the channels and pixels of each group; scale is one number a group before opset 21, a channel since."""
-    graph, shape = call.graph, call.graph.shape(call.x)
-    groups, channels, scale = (
-        call.attribute("num_groups"),
-        graph.size(call.x, (1,)),
-        call.node.input[1],
-    )
-    if graph.shape(scale) != (channels,):
-        each = graph.node(
-            "Expand",
-            graph.node("Reshape", scale, graph.integers(groups, 1)),
-            graph.integers(groups, channels // groups),
-        )
-        scale = graph.node("Reshape", each, graph.integers(channels))
-    gradient = graph.node("Mul", call.gradient, _per_channel(graph, scale, call.x))
-    split = graph.integers(
-        -1, groups, channels // groups * graph.size(call.x, range(2, len(shape)))
-    )
-    x, gradient = (graph.node("Reshape", name, split) for name in (call.x, gradient))
-    size = channels // groups * graph.size(call.x, range(2, len(shape)))
-    return {
-        0: graph.like(
-            _standardise_back(graph, x, gradient, (2,), size, call.attribute("epsilon", 1e-5)),
-            call.x,
-        )
-    }
+def _group_normalization(ctx: Context) -> dict[int, str]:
+    """Gradient of scale·z + bias, z standardised over channels and pixels of each group.
+
+    See `_standardised`.
+    """
+    graph, rank = ctx.graph, len(ctx.graph.shape(ctx.x))
+    groups, channels = ctx.attribute("num_groups"), graph.size(ctx.x, (1,))
+    scale = ctx.node.input[1]
+    if graph.shape(scale) != (channels,):  # before opset 21 scale has one number for each group
+        column = graph.node("Reshape", scale, graph.integers(groups, 1))
+        repeated = graph.node("Expand", column, graph.integers(groups, channels // groups))
+        scale = graph.node("Reshape", repeated, graph.integers(channels))
+    gradient = graph.node("Mul", ctx.gradient, _per_channel(graph, scale, ctx.x))
+    size = channels // groups * graph.size(ctx.x, range(2, rank))
+    rows = graph.integers(-1, groups, size)
+    x, gradient = (graph.node("Reshape", name, rows) for name in (ctx.x, gradient))
+    return {0: graph.like(_standardised(ctx, x, gradient, (2,), size), ctx.x)}
 
 
 @rule("LpNormalization")
-def _unit(call: Call) -> dict[int, str]:
-    """x/‖x‖₂: (g − y·Σ g·y)/‖x‖₂."""
-    if call.attribute("p", 2) != 2:  # noqa: PLR2004
-        raise call.unsupported("only p = 2 is differentiated")
-    graph, axis = call.graph, call.attribute("axis", -1)
-    inner = graph.sum(graph.node("Mul", call.gradient, call.y), (axis,))
-    norm = graph.node("Sqrt", graph.sum(graph.node("Mul", call.x, call.x), (axis,)))
-    return {
-        0: graph.node(
-            "Div", graph.node("Sub", call.gradient, graph.node("Mul", call.y, inner)), norm
-        )
-    }
+def _lp_normalization(ctx: Context) -> dict[int, str]:
+    """Gradient of x/‖x‖₂: (g − y·Σ g·y)/‖x‖₂; not a number where x = 0, as y is there."""
+    if ctx.attribute("p", 2) != 2:  # noqa: PLR2004
+        raise ctx.unsupported("only p = 2 can be differentiated")
+    graph, axis = ctx.graph, ctx.attribute("axis", -1)
+    inner = graph.sum(graph.node("Mul", ctx.gradient, ctx.y), (axis,))
+    norm = graph.node("Sqrt", graph.sum(graph.node("Mul", ctx.x, ctx.x), (axis,)))
+    tangent = graph.node("Sub", ctx.gradient, graph.node("Mul", ctx.y, inner))
+    return {0: graph.node("Div", tangent, norm)}
 
 
 @rule("LRN")
-def _local_response(call: Call) -> dict[int, str]:
-    """x·d^(−β) with d = bias + α/n·Σ x² over n neighbouring channels: g·d^(−β) − 2αβ/n·x·Σ g·x·d^(−β−1)."""
-    graph, channels = call.graph, call.graph.size(call.x, (1,))
-    alpha, beta, bias = (
-        call.attribute("alpha", 1e-4),
-        call.attribute("beta", 0.75),
-        call.attribute("bias", 1.0),
-    )
-    size = call.attribute("size")
+def _local_response_normalization(ctx: Context) -> dict[int, str]:
+    """Gradient of x·d^(−β) with d = bias + α/n·Σ x² over n channels around each.
+
+    g·d^(−β) − 2αβ/n·x·Σ g·x·d^(−β−1); the sum is over the channels that have this one in their d.
+    The forward pass is of Krizhevsky, Sutskever and Hinton, NeurIPS 2012, section 3.3.
+    """
+    graph, size = ctx.graph, ctx.attribute("size")
+    alpha, beta = ctx.attribute("alpha", 1e-4), ctx.attribute("beta", 0.75)
+    band = _band(graph.size(ctx.x, (1,)), size)
+    squares = graph.node("Conv", graph.node("Mul", ctx.x, ctx.x), graph.constant(band))
+    scaled = graph.node("Mul", squares, alpha / size)
+    d = graph.node("Add", scaled, ctx.attribute("bias", 1.0))
+    direct = graph.node("Mul", ctx.gradient, graph.node("Pow", d, -beta))
+    weighted = graph.node("Mul", ctx.gradient, ctx.x)
+    inner = graph.node("Mul", weighted, graph.node("Pow", d, -beta - 1))
+    transposed = np.ascontiguousarray(band.transpose(1, 0, 2, 3))
+    spread = graph.node("Conv", inner, graph.constant(transposed))
+    indirect = graph.node("Mul", graph.node("Mul", ctx.x, spread), 2 * alpha * beta / size)
+    return {0: graph.node("Sub", direct, indirect)}
+
+
+def _band(channels: int, size: int) -> Float32[np.ndarray, "channels channels 1 1"]:
+    """The 1×1 convolution that sums `size` channels around each."""
     offset = np.arange(channels)[None] - np.arange(channels)[:, None]
-    band = ((offset >= -((size - 1) // 2)) & (offset <= size // 2)).astype(np.float32)[
-        :, :, None, None
-    ]
-    squares = graph.node("Conv", graph.node("Mul", call.x, call.x), graph.constant(band))
-    scale = graph.node(
-        "Add", graph.node("Mul", squares, graph.constant(alpha / size)), graph.constant(bias)
-    )
-    direct = graph.node("Mul", call.gradient, graph.node("Pow", scale, graph.constant(-beta)))
-    inner = graph.node(
-        "Mul",
-        graph.node("Mul", call.gradient, call.x),
-        graph.node("Pow", scale, graph.constant(-beta - 1)),
-    )
-    spread = graph.node(
-        "Conv", inner, graph.constant(np.ascontiguousarray(band.transpose(1, 0, 2, 3)))
-    )
-    through = graph.node(
-        "Mul", graph.node("Mul", call.x, spread), graph.constant(2 * alpha * beta / size)
-    )
-    return {0: graph.node("Sub", direct, through)}
+    inside = (offset >= -((size - 1) // 2)) & (offset <= size // 2)
+    return inside.astype(np.float32)[:, :, None, None]
 
 
-def _standardised(graph: Graph, x: str, gradient: str, axes: Sequence[int], epsilon: float) -> str:
-    return _standardise_back(graph, x, gradient, axes, graph.size(x, axes), epsilon)
+def _standardised(ctx: Context, x: str, gradient: str, axes: Sequence[int], size: int) -> str:
+    """Gradient of z = (x − mean)/√(variance + ε) over `axes`, which hold `size` elements.
 
-
-def _standardise_back(
-    graph: Graph, x: str, gradient: str, axes: Sequence[int], size: int, epsilon: float
-) -> str:
-    """Back through z = (x − mean)/√(variance + ε) over `axes` of `size` elements: (g − mean g − z·mean(g·z))/√(variance + ε)."""
-    share = graph.constant(1 / size)
+    (g − mean(g) − z·mean(g·z))/√(variance + ε), as in Ioffe and Szegedy, arXiv 1502.03167, section
+    3; here g is `gradient`.
+    """
+    graph, share = ctx.graph, ctx.graph.constant(1 / size)
 
     def mean(name: str) -> str:
         return graph.node("Mul", graph.sum(name, axes), share)
 
     centred = graph.node("Sub", x, mean(x))
     variance = mean(graph.node("Mul", centred, centred))
-    inverse = graph.node(
-        "Reciprocal", graph.node("Sqrt", graph.node("Add", variance, graph.constant(epsilon)))
-    )
+    epsilon = ctx.attribute("epsilon", EPSILON)
+    deviation = graph.node("Sqrt", graph.node("Add", variance, epsilon))
+    inverse = graph.node("Reciprocal", deviation)
     z = graph.node("Mul", centred, inverse)
     along = graph.node("Mul", z, mean(graph.node("Mul", gradient, z)))
-    return graph.node(
-        "Mul", graph.node("Sub", graph.node("Sub", gradient, mean(gradient)), along), inverse
-    )
+    tangent = graph.node("Sub", graph.node("Sub", gradient, mean(gradient)), along)
+    return graph.node("Mul", tangent, inverse)

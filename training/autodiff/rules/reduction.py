@@ -1,117 +1,114 @@
-"""Reductions over axes, and softmax."""
+"""Sums, means, extremes and norms over axes, and softmax."""
 
 import numpy as np
 
-from training.autodiff.graph import Call, rule
+from training.autodiff.registry import Context, rule
 
 
-def _axes(call: Call) -> tuple[int, ...] | None:
-    """The axes reduced, from the attribute or from the input (opset 18); None = nothing is reduced."""
-    rank = len(call.graph.shape(call.x))
-    given = call.attribute("axes")
-    if given is None:
-        given = call.constant_input(1)
-    if given is None or not len(given):
-        return None if call.attribute("noop_with_empty_axes", 0) else tuple(range(rank))
-    return tuple(sorted(int(axis) % rank for axis in np.asarray(given)))
+def _axes(ctx: Context) -> tuple[int, ...] | None:
+    """The reduced axes, from the attribute or (opset 18) the input; None if there are none."""
+    rank = len(ctx.graph.shape(ctx.x))
+    axes = ctx.attribute("axes")
+    if axes is None:
+        axes = ctx.constant_input(1)
+    if axes is None or not len(axes):
+        return None if ctx.attribute("noop_with_empty_axes", 0) else tuple(range(rank))
+    return tuple(sorted(int(axis) % rank for axis in np.asarray(axes)))
 
 
-def _kept(call: Call, name: str, axes: tuple[int, ...]) -> str:
-    """`name`, shaped like y, with the reduced axes as ones."""
-    if call.attribute("keepdims", 1):
+def _keepdims(ctx: Context, name: str, axes: tuple[int, ...]) -> str:
+    """`name`, shaped like y, with the reduced axes as axes of length 1."""
+    if ctx.attribute("keepdims", 1):
         return name
-    return call.graph.node("Unsqueeze", name, call.graph.integers(*axes))
+    return ctx.graph.node("Unsqueeze", name, ctx.graph.integers(*axes))
 
 
-def _spread(call: Call, gradient: str) -> str:
-    """`gradient` repeated in the shape of x."""
-    return call.graph.node("Expand", gradient, call.graph.run_time_shape(call.x))
+def _repeated(ctx: Context, gradient: str) -> str:
+    """`gradient` repeated to the shape of x."""
+    return ctx.graph.node("Expand", gradient, ctx.graph.run_time_shape(ctx.x))
 
 
 @rule("ReduceSum")
-def _sum(call: Call) -> dict[int, str]:
-    """G to each element."""
-    axes = _axes(call)
-    return {0: call.gradient if axes is None else _spread(call, _kept(call, call.gradient, axes))}
+def _sum(ctx: Context) -> dict[int, str]:
+    """Gradient of Σ x: g for each element."""
+    axes = _axes(ctx)
+    if axes is None:
+        return {0: ctx.gradient}
+    return {0: _repeated(ctx, _keepdims(ctx, ctx.gradient, axes))}
 
 
 @rule("ReduceMean")
-def _mean(call: Call) -> dict[int, str]:
-    """G / n to each of n elements."""
-    axes = _axes(call)
+def _mean(ctx: Context) -> dict[int, str]:
+    """Gradient of the mean of n elements: g/n for each."""
+    axes = _axes(ctx)
     if axes is None:
-        return {0: call.gradient}
-    share = call.graph.constant(1 / call.graph.size(call.x, axes))
-    return {0: _spread(call, call.graph.node("Mul", _kept(call, call.gradient, axes), share))}
+        return {0: ctx.gradient}
+    share = ctx.graph.constant(1 / ctx.graph.size(ctx.x, axes))
+    shared = ctx.graph.node("Mul", _keepdims(ctx, ctx.gradient, axes), share)
+    return {0: _repeated(ctx, shared)}
 
 
 @rule("ReduceMax", "ReduceMin")
-def _extreme(call: Call) -> dict[int, str]:
-    """G to the element that equals y; several that do share it, as torch.amax does."""
-    axes, graph = _axes(call), call.graph
+def _extreme(ctx: Context) -> dict[int, str]:
+    """Gradient of the largest or smallest element: g for the element that equals y, else 0.
+
+    Several that equal y share g, as in torch.amax and torch.amin.
+    """
+    axes, graph = _axes(ctx), ctx.graph
     if axes is None:
-        return {0: call.gradient}
-    equal = graph.node("Equal", call.x, _kept(call, call.y, axes))
-    mask = graph.node("Where", equal, graph.constant(1.0), graph.constant(0.0))
-    share = graph.node("Div", _kept(call, call.gradient, axes), graph.sum(mask, axes))
+        return {0: ctx.gradient}
+    equal = graph.node("Equal", ctx.x, _keepdims(ctx, ctx.y, axes))
+    mask = graph.node("Where", equal, 1.0, 0.0)
+    share = graph.node("Div", _keepdims(ctx, ctx.gradient, axes), graph.sum(mask, axes))
     return {0: graph.node("Mul", mask, share)}
 
 
 @rule("ReduceL1")
-def _l1(call: Call) -> dict[int, str]:
-    """g·sign(x)."""
-    axes = _axes(call) or ()
-    return {
-        0: call.graph.node("Mul", call.graph.node("Sign", call.x), _kept(call, call.gradient, axes))
-    }
+def _l1(ctx: Context) -> dict[int, str]:
+    """Gradient of Σ |x|: g·sign(x); so it is 0 at x = 0."""
+    axes, sign = _axes(ctx) or (), ctx.graph.node("Sign", ctx.x)
+    return {0: ctx.graph.node("Mul", sign, _keepdims(ctx, ctx.gradient, axes))}
 
 
 @rule("ReduceL2")
-def _l2(call: Call) -> dict[int, str]:
-    """g·x/y, zero where y is."""
-    axes, graph = _axes(call) or (), call.graph
-    norm = _kept(call, call.y, axes)
-    positive = graph.node("Greater", norm, graph.constant(0.0))
-    share = graph.node(
-        "Div",
-        _kept(call, call.gradient, axes),
-        graph.node("Where", positive, norm, graph.constant(1.0)),
-    )
-    return {0: graph.node("Mul", call.x, share)}
+def _l2(ctx: Context) -> dict[int, str]:
+    """Gradient of √Σ x²: g·x/y; 0 where y = 0, as in torch.linalg.vector_norm."""
+    axes, graph = _axes(ctx) or (), ctx.graph
+    norm = _keepdims(ctx, ctx.y, axes)
+    positive = graph.node("Greater", norm, 0.0)
+    gradient = _keepdims(ctx, ctx.gradient, axes)
+    # Where y = 0, x is 0 as well: a divisor of 1 makes the quotient 0 instead of 0/0.
+    share = graph.node("Div", gradient, graph.node("Where", positive, norm, 1.0))
+    return {0: graph.node("Mul", ctx.x, share)}
 
 
 @rule("ReduceSumSquare")
-def _sum_square(call: Call) -> dict[int, str]:
-    """2·g·x."""
-    axes, graph = _axes(call) or (), call.graph
-    return {
-        0: graph.node(
-            "Mul", graph.node("Mul", call.x, graph.constant(2.0)), _kept(call, call.gradient, axes)
-        )
-    }
+def _sum_square(ctx: Context) -> dict[int, str]:
+    """Gradient of Σ x²: 2·g·x."""
+    axes, doubled = _axes(ctx) or (), ctx.graph.node("Mul", ctx.x, 2.0)
+    return {0: ctx.graph.node("Mul", doubled, _keepdims(ctx, ctx.gradient, axes))}
 
 
 @rule("ReduceLogSumExp")
-def _log_sum_exp(call: Call) -> dict[int, str]:
-    """g·exp(x − y)."""
-    axes, graph = _axes(call) or (), call.graph
-    share = graph.node("Exp", graph.node("Sub", call.x, _kept(call, call.y, axes)))
-    return {0: graph.node("Mul", share, _kept(call, call.gradient, axes))}
+def _log_sum_exp(ctx: Context) -> dict[int, str]:
+    """Gradient of log Σ eˣ: g·e^(x − y)."""
+    axes, graph = _axes(ctx) or (), ctx.graph
+    share = graph.node("Exp", graph.node("Sub", ctx.x, _keepdims(ctx, ctx.y, axes)))
+    return {0: graph.node("Mul", share, _keepdims(ctx, ctx.gradient, axes))}
 
 
 @rule("Softmax")
-def _softmax(call: Call) -> dict[int, str]:
-    """y·(g − Σ g·y)."""
-    graph, axis = call.graph, call.attribute("axis", -1)
-    inner = graph.sum(graph.node("Mul", call.gradient, call.y), (axis,))
-    return {0: graph.node("Mul", call.y, graph.node("Sub", call.gradient, inner))}
+def _softmax(ctx: Context) -> dict[int, str]:
+    """Gradient of eˣ/Σ eˣ: y·(g − Σ g·y)."""
+    graph, axis = ctx.graph, ctx.attribute("axis", -1)
+    inner = graph.sum(graph.node("Mul", ctx.gradient, ctx.y), (axis,))
+    return {0: graph.node("Mul", ctx.y, graph.node("Sub", ctx.gradient, inner))}
 
 
 @rule("LogSoftmax")
-def _log_softmax(call: Call) -> dict[int, str]:
-    """G − exp(y)·Σ g."""
-    graph, axis = call.graph, call.attribute("axis", -1)
-    total = graph.sum(call.gradient, (axis,))
-    return {
-        0: graph.node("Sub", call.gradient, graph.node("Mul", graph.node("Exp", call.y), total))
-    }
+def _log_softmax(ctx: Context) -> dict[int, str]:
+    """Gradient of x − log Σ eˣ: g − e^y·Σ g."""
+    graph, axis = ctx.graph, ctx.attribute("axis", -1)
+    total = graph.sum(ctx.gradient, (axis,))
+    scaled = graph.node("Mul", graph.node("Exp", ctx.y), total)
+    return {0: graph.node("Sub", ctx.gradient, scaled)}

@@ -1,4 +1,4 @@
-"""Operators that move elements: what goes back is moved back, and summed where an element was used several times."""
+"""Operators that move elements: g moves back, and sums where an element was used several times."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,150 +8,146 @@ from jaxtyping import Float, Int
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from training.autodiff.graph import Call, Graph, rule
+from training.autodiff.builder import Builder
+from training.autodiff.registry import Context, rule
 
 SCATTER_ADDS = 16  # the opset since which ScatterND can add
 
 
 @rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
-def _reshape(call: Call) -> dict[int, str]:
-    """G in the shape of x."""
-    return {0: call.graph.like(call.gradient, call.x)}
+def _reshape(ctx: Context) -> dict[int, str]:
+    """Gradient of a change of shape: g in the shape of x."""
+    return {0: ctx.graph.like(ctx.gradient, ctx.x)}
 
 
 @rule("Transpose")
-def _transpose(call: Call) -> dict[int, str]:
-    """G with its axes put back."""
-    rank = len(call.graph.shape(call.x))
-    order = call.attribute("perm") or list(reversed(range(rank)))
-    return {
-        0: call.graph.node(
-            "Transpose", call.gradient, perm=[int(axis) for axis in np.argsort(order)]
-        )
-    }
+def _transpose(ctx: Context) -> dict[int, str]:
+    """Gradient of a permutation of axes: g by the inverse permutation."""
+    order = ctx.attribute("perm") or list(reversed(range(len(ctx.graph.shape(ctx.x)))))
+    inverse = [int(axis) for axis in np.argsort(order)]
+    return {0: ctx.graph.node("Transpose", ctx.gradient, perm=inverse)}
 
 
 @rule("Expand")
-def _expand(call: Call) -> dict[int, str]:
-    """G summed over what was expanded."""
-    return {0: call.graph.unbroadcast(call.gradient, call.x, call.y)}
+def _expand(ctx: Context) -> dict[int, str]:
+    """Gradient of a broadcast: g summed over the axes along which x was repeated."""
+    return {0: ctx.graph.unbroadcast(ctx.gradient, ctx.x, ctx.y)}
 
 
 @rule("Tile")
-def _tile(call: Call) -> dict[int, str]:
-    """G cut into its copies, summed."""
-    graph, repeats = call.graph, call.constant_input(1)
+def _tile(ctx: Context) -> dict[int, str]:
+    """Gradient of x repeated along its axes: the sum of the copies of g."""
+    graph, repeats = ctx.graph, ctx.constant_input(1)
     assert repeats is not None
-    gradient = call.gradient
+    gradient, rank = ctx.gradient, len(repeats)
     for axis, repeat in enumerate(int(value) for value in repeats):
         if repeat > 1:
-            size = graph.size(call.x, (axis,))
-            gradient = _along_last(
-                graph, gradient, axis, len(repeats), np.tile(np.eye(size), (repeat, 1))
-            )
+            copies = np.tile(np.eye(graph.size(ctx.x, (axis,))), (repeat, 1))
+            gradient = _matmul_along(graph, gradient, axis, rank, copies)
     return {0: gradient}
 
 
 @rule("Concat")
-def _concat(call: Call) -> dict[int, str]:
-    """The part of g that each input gave."""
-    graph = call.graph
-    axis = call.attribute("axis") % len(graph.shape(call.y))
+def _concat(ctx: Context) -> dict[int, str]:
+    """Gradient of each input: its part of g."""
+    graph = ctx.graph
+    axis = ctx.attribute("axis") % len(graph.shape(ctx.y))
     gradients, start = {}, 0
-    for index, name in enumerate(call.node.input):
+    for index, name in enumerate(ctx.node.input):
         end = start + graph.size(name, (axis,))
-        if call.wanted[index]:
-            gradients[index] = _slice(graph, call.gradient, axis, start, end)
+        if ctx.needs_gradient[index]:
+            gradients[index] = _slice(graph, ctx.gradient, axis, start, end)
         start = end
     return gradients
 
 
 @rule("Split")
-def _split(call: Call) -> dict[int, str]:
-    """The gradients of the parts, put together; zeros where a part is not used."""
-    graph = call.graph
+def _split(ctx: Context) -> dict[int, str]:
+    """Gradient of x cut into parts: the gradients of the parts, 0 for a part without one."""
+    graph = ctx.graph
     parts = [
-        g or graph.zeros_like(name)
-        for g, name in zip(call.gradients, call.node.output, strict=True)
+        gradient or graph.zeros_like(name)
+        for gradient, name in zip(ctx.gradients, ctx.node.output, strict=True)
     ]
-    return {0: graph.node("Concat", *parts, axis=call.attribute("axis", 0))}
+    return {0: graph.node("Concat", *parts, axis=ctx.attribute("axis", 0))}
 
 
 @rule("Slice")
-def _slice_rule(call: Call) -> dict[int, str]:
-    """G at its place, zeros elsewhere."""
-    graph, shape = call.graph, call.graph.shape(call.x)
-    starts, ends, axes, steps = (call.constant_input(index) for index in range(1, 5))
+def _slice_rule(ctx: Context) -> dict[int, str]:
+    """Gradient of a slice: g at its place, 0 elsewhere."""
+    graph, shape = ctx.graph, ctx.graph.shape(ctx.x)
+    starts, ends, axes, steps = (ctx.constant_input(index) for index in range(1, 5))
     assert starts is not None
     assert ends is not None
     axes = np.arange(len(starts)) if axes is None else axes % len(shape)
     steps = np.ones_like(starts) if steps is None else steps
-    gradient = call.gradient
+    gradient = ctx.gradient
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         if shape[axis] is None:
-            raise call.unsupported("it cuts the batch")
-        size = graph.size(call.x, (int(axis),))
-        indices = np.arange(size)[slice(int(start), _end(int(end), size), int(step))]
+            raise ctx.unsupported("it cuts the batch")
+        size = graph.size(ctx.x, (int(axis),))
+        indices = np.arange(size)[slice(int(start), _python_end(int(end), size), int(step))]
         gradient = _scatter(graph, gradient, int(axis), len(shape), indices, size)
     return {0: gradient}
 
 
-def _end(end: int, size: int) -> int | None:
-    """ONNX writes "up to and with the first element, backwards" as a very negative end, Python as None."""
+def _python_end(end: int, size: int) -> int | None:
+    """The end of a slice as Python writes it."""
+    # Backwards up to and with the first element is a very negative end in ONNX, None in Python.
     return None if end < -size else end
 
 
 @rule("Gather")
-def _gather(call: Call) -> dict[int, str]:
-    """G added up at the places it was taken from; the places must be known when the graph is made."""
-    graph, shape = call.graph, call.graph.shape(call.x)
-    axis = call.attribute("axis", 0) % len(shape)
-    if call.wanted[1]:
-        raise call.unsupported("its indices depend on the image")
-    indices = graph.value(call.node.input[1])
+def _gather(ctx: Context) -> dict[int, str]:
+    """Gradient of x[indices]: g added up at the indices."""
+    graph, shape = ctx.graph, ctx.graph.shape(ctx.x)
+    axis = ctx.attribute("axis", 0) % len(shape)
+    if ctx.needs_gradient[1]:
+        raise ctx.unsupported("its indices depend on the image")
+    indices = graph.value(ctx.node.input[1])
     if indices is None:
-        return {0: _scatter_rows(call, axis)}
-    size = graph.size(call.x, (axis,))
-    flat = [*shape[:axis], indices.size, *shape[axis + 1 :]]
-    gradient = call.gradient
+        return {0: _scatter_rows(ctx, axis)}
+    size, gradient = graph.size(ctx.x, (axis,)), ctx.gradient
     if indices.ndim != 1:
-        gradient = graph.node(
-            "Reshape", gradient, graph.integers(*(-1 if n is None else n for n in flat))
-        )
+        flat = [*shape[:axis], indices.size, *shape[axis + 1 :]]
+        sizes = graph.integers(*(-1 if n is None else n for n in flat))
+        gradient = graph.node("Reshape", gradient, sizes)
     return {0: _scatter(graph, gradient, axis, len(shape), indices.reshape(-1) % size, size)}
 
 
-def _scatter_rows(call: Call, axis: int) -> str:
-    """The same for places that are computed at run time, along the first axis."""
-    if axis or call.graph.opset < SCATTER_ADDS:
-        raise call.unsupported(
-            f"its indices are computed at run time, along axis {axis}, in opset {call.graph.opset}"
+def _scatter_rows(ctx: Context, axis: int) -> str:
+    """The gradient of x[indices] for indices that are computed at run time, on the first axis."""
+    graph = ctx.graph
+    if axis or graph.opset < SCATTER_ADDS:
+        raise ctx.unsupported(
+            f"its indices are computed at run time, along axis {axis}, in opset {graph.opset}"
         )
-    places = call.graph.node("Unsqueeze", call.node.input[1], call.graph.integers(-1))
-    return call.graph.node(
-        "ScatterND", call.graph.zeros_like(call.x), places, call.gradient, reduction="add"
-    )
+    places = graph.node("Unsqueeze", ctx.node.input[1], graph.integers(-1))
+    zeros = graph.zeros_like(ctx.x)
+    return graph.node("ScatterND", zeros, places, ctx.gradient, reduction="add")
 
 
 @rule("Pad")
-def _pad(call: Call) -> dict[int, str]:
-    """The middle of g; with mirrored or repeated borders, what fell on them is added."""
-    graph, rank = call.graph, len(call.graph.shape(call.x))
-    pads, axes = call.constant_input(1), call.constant_input(3)
+def _pad(ctx: Context) -> dict[int, str]:
+    """Gradient of x with a border: the middle of g.
+
+    Where the border repeats or mirrors elements of x, its part of g is added to theirs.
+    """
+    graph, rank = ctx.graph, len(ctx.graph.shape(ctx.x))
+    pads, axes = ctx.constant_input(1), ctx.constant_input(3)
     assert pads is not None
     axes = np.arange(rank) if axes is None else axes % rank
-    mode, gradient = call.attribute("mode", "constant"), call.gradient
+    mode, gradient = ctx.attribute("mode", "constant"), ctx.gradient
     for axis, before, after in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True):
         if before or after:
-            size = graph.size(call.x, (int(axis),))
-            gradient = _unpad(
-                graph, gradient, int(axis), rank, _source(size, int(before), int(after), mode), size
-            )
+            size = graph.size(ctx.x, (int(axis),))
+            source = _source(size, int(before), int(after), mode)
+            gradient = _unpad(graph, gradient, int(axis), rank, source, size)
     return {0: gradient}
 
 
 def _source(size: int, before: int, after: int, mode: str) -> Int[np.ndarray, " padded"]:
-    """Which element of the input each element of a padded axis shows; −1 = none."""
+    """The index in x of each element of a padded axis; −1 for an element that is not of x."""
     cropped = np.arange(size)[max(-before, 0) : size - max(-after, 0)]
     widths = max(before, 0), max(after, 0)
     if mode == "constant":
@@ -161,62 +157,59 @@ def _source(size: int, before: int, after: int, mode: str) -> Int[np.ndarray, " 
 
 
 def _unpad(
-    graph: Graph, gradient: str, axis: int, rank: int, source: Int[np.ndarray, " padded"], size: int
+    graph: Builder,
+    gradient: str,
+    axis: int,
+    rank: int,
+    source: Int[np.ndarray, " padded"],
+    size: int,
 ) -> str:
-    shown = np.flatnonzero(source >= 0)
-    if len(shown) < len(source):
-        gradient = _slice(graph, gradient, axis, int(shown[0]), int(shown[-1]) + 1)
-    return _scatter(graph, gradient, axis, rank, source[shown], size)
+    """`gradient` of a padded axis, added up at the indices `source` of an axis of `size`."""
+    inside = np.flatnonzero(source >= 0)
+    if len(inside) < len(source):
+        gradient = _slice(graph, gradient, axis, int(inside[0]), int(inside[-1]) + 1)
+    return _scatter(graph, gradient, axis, rank, source[inside], size)
 
 
 @rule("DepthToSpace")
-def _depth_to_space(call: Call) -> dict[int, str]:
-    """G by SpaceToDepth; in CRD order by reshaping."""
-    graph, block = call.graph, call.attribute("blocksize")
-    if call.attribute("mode", "DCR") == "DCR":
-        return {0: graph.node("SpaceToDepth", call.gradient, blocksize=block)}
-    _, channels, height, width = graph.shape(call.x)
-    assert channels is not None
-    split = graph.node(
-        "Reshape",
-        call.gradient,
-        graph.integers(-1, channels // block**2, height or 0, block, width or 0, block),
-    )
-    return {0: graph.like(graph.node("Transpose", split, perm=[0, 1, 3, 5, 2, 4]), call.x)}
+def _depth_to_space(ctx: Context) -> dict[int, str]:
+    """Gradient of channels moved to pixels: g moved back."""
+    graph, block = ctx.graph, ctx.attribute("blocksize")
+    if ctx.attribute("mode", "DCR") == "DCR":
+        return {0: graph.node("SpaceToDepth", ctx.gradient, blocksize=block)}
+    # SpaceToDepth knows no mode CRD.
+    channels, height, width = (graph.size(ctx.x, (axis,)) for axis in (1, 2, 3))
+    sizes = graph.integers(-1, channels // block**2, height, block, width, block)
+    split = graph.node("Reshape", ctx.gradient, sizes)
+    return {0: graph.like(graph.node("Transpose", split, perm=[0, 1, 3, 5, 2, 4]), ctx.x)}
 
 
 @rule("SpaceToDepth")
-def _space_to_depth(call: Call) -> dict[int, str]:
-    """G by DepthToSpace."""
-    return {
-        0: call.graph.node(
-            "DepthToSpace", call.gradient, blocksize=call.attribute("blocksize"), mode="DCR"
-        )
-    }
+def _space_to_depth(ctx: Context) -> dict[int, str]:
+    """Gradient of pixels moved to channels: g moved back."""
+    attributes = {"blocksize": ctx.attribute("blocksize"), "mode": "DCR"}
+    return {0: ctx.graph.node("DepthToSpace", ctx.gradient, **attributes)}
 
 
 @rule("Resize", "Upsample")
-def _resize(call: Call) -> dict[int, str]:
-    """Interpolation is a matrix for each axis: g times its transpose."""
-    graph = call.graph
-    before, after = graph.shape(call.x), graph.shape(call.y)
-    gradient = call.gradient
-    for axis, (small, large) in enumerate(zip(before, after, strict=True)):
-        if small == large:
+def _resize(ctx: Context) -> dict[int, str]:
+    """Gradient of M·x, where M interpolates along an axis: Mᵀ·g, axis by axis."""
+    graph = ctx.graph
+    before, after = graph.shape(ctx.x), graph.shape(ctx.y)
+    gradient = ctx.gradient
+    for axis, (source, target) in enumerate(zip(before, after, strict=True)):
+        if source == target:
             continue
-        if small is None or large is None:
-            raise call.unsupported(
-                "it resizes by an amount that is not known when the graph is made"
-            )
-        gradient = _along_last(
-            graph, gradient, axis, len(before), _interpolation(call, small, large)
-        )
+        if source is None or target is None:
+            raise ctx.unsupported("its new size is not known when the graph is made")
+        matrix = _interpolation(ctx, source, target)
+        gradient = _matmul_along(graph, gradient, axis, len(before), matrix)
     return {0: gradient}
 
 
-def _interpolation(call: Call, small: int, large: int) -> Float[np.ndarray, "large small"]:
-    """The matrix that resizes one axis: what the operator's reference makes of the unit vectors."""
-    keep = (
+def _interpolation(ctx: Context, source: int, target: int) -> Float[np.ndarray, "target source"]:
+    """The matrix that resizes one axis: ONNX's reference applied to the unit vectors."""
+    names = (
         "coordinate_transformation_mode",
         "cubic_coeff_a",
         "exclude_outside",
@@ -224,57 +217,57 @@ def _interpolation(call: Call, small: int, large: int) -> Float[np.ndarray, "lar
         "nearest_mode",
         "antialias",
     )
-    attributes = {name: call.attribute(name) for name in keep if call.attribute(name) is not None}
+    attributes = {name: ctx.attribute(name) for name in names if ctx.attribute(name) is not None}
     node = helper.make_node("Resize", ["x", "", "", "sizes"], ["y"], **attributes)
-    graph = helper.make_graph(
-        [node],
-        "resize",
-        [
-            helper.make_tensor_value_info("x", TensorProto.DOUBLE, [small, small]),
-            helper.make_tensor_value_info("sizes", TensorProto.INT64, [2]),
-        ],
-        [helper.make_tensor_value_info("y", TensorProto.DOUBLE, None)],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", call.graph.opset)])
-    resized, *_ = ReferenceEvaluator(model).run(
-        None, {"x": np.eye(small), "sizes": np.array([small, large])}
-    )
+    x = helper.make_tensor_value_info("x", TensorProto.DOUBLE, [source, source])
+    sizes = helper.make_tensor_value_info("sizes", TensorProto.INT64, [2])
+    y = helper.make_tensor_value_info("y", TensorProto.DOUBLE, None)
+    graph = helper.make_graph([node], "resize", [x, sizes], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", ctx.graph.opset)])
+    feeds = {"x": np.eye(source), "sizes": np.array([source, target])}
+    (resized,) = ReferenceEvaluator(model).run(None, feeds)
     return np.asarray(resized).T
 
 
-def _slice(graph: Graph, name: str, axis: int, start: int, end: int) -> str:
-    return graph.node(
-        "Slice", name, graph.integers(start), graph.integers(end), graph.integers(axis)
-    )
+def _slice(graph: Builder, name: str, axis: int, start: int, end: int) -> str:
+    bounds = graph.integers(start), graph.integers(end), graph.integers(axis)
+    return graph.node("Slice", name, *bounds)
 
 
 def _scatter(
-    graph: Graph, gradient: str, axis: int, rank: int, indices: Int[np.ndarray, " count"], size: int
+    graph: Builder,
+    gradient: str,
+    axis: int,
+    rank: int,
+    indices: Int[np.ndarray, " count"],
+    size: int,
 ) -> str:
     """`gradient` added up along `axis` at `indices` of an axis of `size` elements."""
     count = len(indices)
     if count == size and np.array_equal(indices, np.arange(size)):
         return gradient
+    # Pad and Gather only move; MatMul is for indices that repeat or leave gaps.
     if np.array_equal(indices, np.arange(indices[0], indices[0] + count)):
         pads = np.zeros((2, rank), np.int64)
         pads[:, axis] = indices[0], size - indices[-1] - 1
         return graph.node("Pad", gradient, graph.constant(pads.reshape(-1)))
     if sorted(indices) == list(range(size)):
         return graph.node("Gather", gradient, graph.constant(np.argsort(indices)), axis=axis)
-    return _along_last(graph, gradient, axis, rank, np.eye(size)[indices])
+    return _matmul_along(graph, gradient, axis, rank, np.eye(size)[indices])
 
 
-def _along_last(
-    graph: Graph, gradient: str, axis: int, rank: int, matrix: Float[np.ndarray, "given wanted"]
+def _matmul_along(
+    graph: Builder, gradient: str, axis: int, rank: int, matrix: Float[np.ndarray, "given result"]
 ) -> str:
     """`gradient` times `matrix` along `axis`."""
     order = _swapped(axis, rank)
-    turned = graph.node("Transpose", gradient, perm=order)
-    product = graph.node("MatMul", turned, graph.constant(matrix.astype(np.float32)))
-    return graph.node("Transpose", product, perm=order)
+    last = graph.node("Transpose", gradient, perm=order)
+    result = graph.node("MatMul", last, graph.constant(matrix.astype(np.float32)))
+    return graph.node("Transpose", result, perm=order)
 
 
 def _swapped(axis: int, rank: int) -> Sequence[int]:
+    """The axes in order, but for `axis` and the last, which change places."""
     order = list(range(rank))
     order[axis], order[-1] = order[-1], order[axis]
     return order

@@ -1,4 +1,4 @@
-"""KServe's V1 protocol says in its words what the native API says in its own."""
+"""KServe's V1 protocol gives the answers of the native API in its own form."""
 
 import base64
 
@@ -56,19 +56,19 @@ def test_explanations_are_those_of_explain(server, model):
     )
 
 
-def test_parameters_may_stand_in_the_query(server, model):
+def test_parameters_may_be_in_the_query(server, model):
     response = server.client.post(f"{model}:explain?method=saliency", json={"instances": [TEXT]})
     assert answered(response)["explanations"][0]["method"] == "saliency"
 
 
 BAD = [
-    ("no JSON", ":predict", b"{", 400, "no JSON"),
-    ("nothing", ":predict", b"", 400, "no JSON"),
+    ("no JSON", ":predict", b"{", 400, "is not JSON"),
+    ("nothing", ":predict", b"", 400, "is not JSON"),
     ("a list", ":predict", [], 400, "instances"),
     ("a number", ":predict", 5, 400, "instances"),
     ("no instances", ":predict", {}, 400, "instances"),
     ("none of them", ":predict", {"instances": []}, 400, "empty"),
-    ("instances that are text", ":predict", {"instances": TEXT}, 400, "no list"),
+    ("instances that are text", ":predict", {"instances": TEXT}, 400, "not a list"),
     (
         "a number for an image",
         ":predict",
@@ -84,7 +84,7 @@ BAD = [
         "instance 0: the image is given as NoneType",
     ),
     ("a list for bytes", ":predict", {"instances": [{"image_bytes": [1]}]}, 400, "instance 0"),
-    ("no base64", ":predict", {"instances": ["%%%"]}, 400, "no base64"),
+    ("no base64", ":predict", {"instances": ["%%%"]}, 400, "not base64"),
     ("an empty image", ":predict", {"instances": [""]}, 400, "empty"),
     ("no image", ":predict", {"instances": [TEXT, "AAAA"]}, 415, "instance 1"),
     (
@@ -125,9 +125,9 @@ BAD = [
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "status", "told"), [case[1:] for case in BAD], ids=[case[0] for case in BAD]
+    ("path", "body", "status", "words"), [case[1:] for case in BAD], ids=[case[0] for case in BAD]
 )
-def test_whatever_is_wrong_is_told_in_the_protocols_form(path, body, status, told, server, model):
+def test_errors_have_the_form_of_the_protocol(path, body, status, words, server, model):
     given = {"content": body} if isinstance(body, bytes) else {"json": body}
     response = server.client.post(model + path, **given)
     assert (response.status_code, response.headers["content-type"]) == (
@@ -135,4 +135,4 @@ def test_whatever_is_wrong_is_told_in_the_protocols_form(path, body, status, tol
         "application/json",
     ), response.text
     assert list(response.json()) == ["error"]
-    assert told in response.json()["error"]
+    assert words in response.json()["error"]

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol on a real server: tensors in JSON and in binary give what the native API gives, and errors its own form."""
+"""The Open Inference Protocol gives the answers of the native API, in JSON and in binary."""
 
 import base64
 import json
@@ -113,7 +113,7 @@ def native(server, body, path="/predict"):
     return response.json()
 
 
-def test_the_server_tells_what_it_is(server):
+def test_the_server_has_metadata(server):
     found = server.client.get("/v2").json()
     assert (found["name"], found["extensions"]) == ("candor", ["binary_tensor_data"])
     assert server.client.get("/v2/health/live").json() == {"live": True}
@@ -121,7 +121,7 @@ def test_the_server_tells_what_it_is(server):
 
 
 @pytest.mark.parametrize("versioned", [False, True])
-def test_the_model_tells_its_tensors(versioned, server, model, embedded):
+def test_the_model_lists_its_tensors(versioned, server, model, embedded):
     manifest = embedded.manifest
     place = f"{model}/versions/{manifest.version}" if versioned else model
     found = server.client.get(place).json()
@@ -144,7 +144,7 @@ def test_the_model_tells_its_tensors(versioned, server, model, embedded):
     assert server.client.get(f"{place}/ready").json() == {"name": manifest.name, "ready": True}
 
 
-def test_without_outputs_asked_for_all_but_the_attribution_are_given(infer, embedded):
+def test_a_request_without_outputs_gets_the_default_ones(infer, embedded):
     document, found = parsed(infer(asking(texts(GOOD, OTHER))))
     assert list(found) == DEFAULT
     assert (document["model_name"], document["model_version"]) == (
@@ -158,7 +158,7 @@ def test_without_outputs_asked_for_all_but_the_attribution_are_given(infer, embe
     np.testing.assert_allclose(found["probabilities"].sum(1), 1, atol=1e-5)
 
 
-def test_json_and_binary_tensors_give_what_the_native_api_gives(infer, server):
+def test_json_and_binary_tensors_give_the_native_prediction(infer, server):
     expected = [native(server, body) for body in (GOOD, OTHER)]
     column = texts(GOOD, OTHER, shape=[2, 1], data=[[b64(GOOD)], [b64(OTHER)]])
     for request in (
@@ -179,7 +179,7 @@ def test_json_and_binary_tensors_give_what_the_native_api_gives(infer, server):
         )
 
 
-def test_outputs_come_in_the_order_and_the_form_that_was_asked_for(infer):
+def test_outputs_come_in_the_requested_order_and_form(infer):
     wanted = [{"name": "label"}, {"name": "logits", "parameters": {"binary_data": True}}]
     document, found = parsed(
         infer(asking(texts(GOOD), outputs=wanted, parameters={"binary_data_output": True}))
@@ -196,7 +196,7 @@ def test_the_id_comes_back(infer):
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (17, 41), (1, 3)])
-def test_pixels_are_fitted_as_an_image_is(height, width, infer, server):
+def test_pixels_are_resized_like_an_image(height, width, infer, server):
     array = np.stack([draw("red", height, 1, width), draw("green", height, 2, width)])
     expected = [native(server, encode(row)) for row in array]
     nested = pixels(array, data=array.tolist())
@@ -227,8 +227,8 @@ def test_an_attribution_is_the_native_map(place, as_binary, infer, server):
             expected["shape"]
         )
         np.testing.assert_allclose(values, expected, atol=1e-3 * np.abs(expected).max())
-    told = document["outputs"][0]["parameters"]
-    assert {name: told[name] for name in ("method", "steps", "baseline", "sign")} == {
+    parameters = document["outputs"][0]["parameters"]
+    assert {name: parameters[name] for name in ("method", "steps", "baseline", "sign")} == {
         "method": "integrated_gradients",
         "steps": 4,
         "baseline": "black",
@@ -259,9 +259,10 @@ def test_sets_and_familiarity_are_those_of_the_native_api(
         assert found["familiarity"][row] == pytest.approx(
             expected["familiarity"]["score"], abs=1e-3
         )
-    told = {output["name"]: output["parameters"] for output in document["outputs"]}
-    assert told["familiarity"]["threshold"] == embedded.manifest.familiarity.threshold
-    assert (told["prediction_set"]["coverage"], told["prediction_set"]["by_class"]) == (0.99, True)
+    parameters = {output["name"]: output["parameters"] for output in document["outputs"]}
+    assert parameters["familiarity"]["threshold"] == embedded.manifest.familiarity.threshold
+    sets = parameters["prediction_set"]
+    assert (sets["coverage"], sets["by_class"]) == (0.99, True)
 
 
 def test_a_set_without_parameters_is_the_one_of_predict(infer, server, embedded):
@@ -272,7 +273,7 @@ def test_a_set_without_parameters_is_the_one_of_predict(infer, server, embedded)
     } == set(labels)
 
 
-def test_the_quality_of_an_attribution_is_told_beside_it(infer, server):
+def test_the_quality_of_an_attribution_is_an_output(infer, server):
     outputs = [
         {"name": "quality"},
         {"name": "attribution", "parameters": {"method": "integrated_gradients", "steps": 4}},
@@ -288,7 +289,7 @@ def test_the_quality_of_an_attribution_is_told_beside_it(infer, server):
         )
 
 
-def test_a_model_offers_what_its_bundle_can_tell(embedded):
+def test_optional_outputs_follow_the_bundle(embedded):
     plain = replace(embedded.manifest, prediction_sets=None, familiarity=None)
     assert outputs_of(plain) == (*DEFAULT, "attribution", "quality")
 
@@ -302,8 +303,8 @@ def test_an_attribution_alone_needs_no_parameters(infer, embedded):
     )
 
 
-def test_rows_that_were_explained_more_cheaply_are_named(embedded):
-    from service.api.kserve.v2 import _told
+def test_degraded_rows_are_named(embedded):
+    from service.api.kserve.v2 import map_parameters
     from service.explain import Attribution, ask
     from service.explain.target import Target
 
@@ -314,13 +315,13 @@ def test_rows_that_were_explained_more_cheaply_are_named(embedded):
         Attribution(asked, Target(0), values, {}),
         Attribution(cheaper, Target(0), values, {}, degraded_from=asked),
     ]
-    assert "degraded" not in _told(maps[:1])
-    assert _told(maps)["steps"] == _told(maps[::-1])["steps"] == 32
-    assert _told(maps)["degraded"].startswith("row 1: integrated_gradients steps=8")
+    assert "degraded" not in map_parameters(maps[:1])
+    assert map_parameters(maps)["steps"] == map_parameters(maps[::-1])["steps"] == 32
+    assert map_parameters(maps)["degraded"].startswith("row 1: integrated_gradients steps=8")
 
 
 @pytest.mark.parametrize("place", ["output", "request"])
-def test_what_cannot_be_given_by_the_deadline_is_refused(place, infer):
+def test_an_explanation_that_misses_the_deadline_is_refused(place, infer):
     slow = {"method": "kernel_shap", "samples": 4096, "deadline_ms": 1}
     output = {"name": "attribution"} | ({"parameters": slow} if place == "output" else {})
     response = infer(
@@ -362,20 +363,32 @@ def test_the_version_may_be_named(server, model, embedded):
 DISC = draw()[None]
 SMALL = DISC[:, :2, :2]
 WORDS = {"name": "image", "datatype": "BYTES", "shape": [1]}
-ASKED = {"name": "attribution", "parameters": {"method": "saliency"}}
+
+
+def output(name, parameters=None):
+    """The request for an output."""
+    return {"name": name, "parameters": parameters or {}}
+
+
+ASKED = output("attribution", {"method": "saliency"})
 BAD = [
-    ("nothing", {"content": b""}, 400, "no JSON"),
-    ("no JSON", {"content": b"{"}, 400, "no JSON"),
-    ("an image", {"content": GOOD}, 400, "no JSON"),
+    ("nothing", {"content": b""}, 400, "is not JSON"),
+    ("no JSON", {"content": b"{"}, 400, "is not JSON"),
+    ("an image", {"content": GOOD}, 400, "is not JSON"),
     ("a list", {"json": []}, 400, "a JSON list"),
-    ("a deep list", {"content": b"[" * 5000 + b"]" * 5000}, 400, "no JSON"),
+    ("a deep list", {"content": b"[" * 5000 + b"]" * 5000}, 400, "is not JSON"),
     ("no inputs", {"json": {}}, 400, '"inputs"'),
     ("inputs that are an object", {"json": {"inputs": {}}}, 400, '"inputs"'),
     ("no input", {"json": {"inputs": []}}, 400, '"inputs"'),
-    ("two inputs", {"json": {"inputs": [texts(GOOD)] * 2}}, 400, "list of one tensor"),
+    ("two inputs", {"json": {"inputs": [texts(GOOD)] * 2}}, 400, "a list of one tensor"),
     ("an input that is text", {"json": {"inputs": ["image"]}}, 400, '"inputs"'),
     ("an id that is a number", asking(texts(GOOD), id=7), 400, '"id" is 7'),
-    ("parameters that are a list", asking(texts(GOOD), parameters=[1]), 400, '"parameters" of the request'),
+    (
+        "parameters that are a list",
+        asking(texts(GOOD), parameters=[1]),
+        400,
+        '"parameters" of the request',
+    ),
     ("no name", asking(texts(GOOD, name=None)), 400, "name"),
     ("no shape", asking(texts(GOOD, shape=None)), 400, "shape"),
     ("an empty shape", asking(texts(GOOD, shape=[])), 400, "shape"),
@@ -384,12 +397,22 @@ BAD = [
     ("a negative shape", asking(texts(GOOD, shape=[-1])), 400, "shape"),
     ("no rows", asking(texts()), 422, "0 rows"),
     ("65 rows", asking(texts(*[GOOD] * 65)), 422, "the limit is 64"),
-    ("a huge shape", asking(pixels(DISC, shape=[64, 2**62, 2**62, 3])), 413, "the limit is 50,000,000 px"),
+    (
+        "a huge shape",
+        asking(pixels(DISC, shape=[64, 2**62, 2**62, 3])),
+        413,
+        "the limit is 50,000,000 px",
+    ),
     ("floats", asking(pixels(DISC, datatype="FP32")), 422, "'FP32'"),
     ("no datatype", asking(pixels(DISC, datatype=None)), 422, "UINT8 (N, H, W, 3)"),
     ("a matrix of images", asking(texts(GOOD, GOOD, shape=[1, 2])), 422, "BYTES (N,)"),
     ("pixels without rows", asking(pixels(DISC[0])), 422, "UINT8 (N, H, W, 3)"),
-    ("pixels with alpha", asking(pixels(np.zeros((1, 2, 2, 4), np.uint8))), 422, "UINT8 (N, H, W, 3)"),
+    (
+        "pixels with alpha",
+        asking(pixels(np.zeros((1, 2, 2, 4), np.uint8))),
+        422,
+        "UINT8 (N, H, W, 3)",
+    ),
     ("no pixels", asking(pixels(DISC, shape=[1, 0, 32, 3], data=[])), 422, "UINT8 (N, H, W, 3)"),
     ("too few pixels", asking(pixels(DISC, data=[1, 2, 3])), 400, "3 values"),
     ("a pixel of 256", asking(pixels(SMALL, data=[256] * 12)), 400, "0 to 255"),
@@ -400,26 +423,61 @@ BAD = [
     ("data that is a number", asking(pixels(SMALL, data=12)), 400, "no data"),
     ("no data", asking(WORDS), 400, "no data"),
     ("too many images", asking(texts(GOOD, data=[b64(GOOD)] * 2)), 400, "2 elements"),
-    ("an image that is a number", asking(texts(GOOD, data=[5])), 400, "row 0: the image is given as int"),
+    (
+        "an image that is a number",
+        asking(texts(GOOD, data=[5])),
+        400,
+        "row 0: the image is given as int",
+    ),
     ("an image that is an object", asking(texts(GOOD, data=[{}])), 400, "row 0"),
-    ("no base64", asking(texts(GOOD, GOOD, data=[b64(GOOD), "%%"])), 400, "row 1: the image of 2 characters is no base64"),
+    (
+        "no base64",
+        asking(texts(GOOD, GOOD, data=[b64(GOOD), "%%"])),
+        400,
+        "row 1: the image of 2 characters is not base64",
+    ),
     ("an empty image", asking(texts(GOOD, b"")), 400, "row 1"),
     ("no image", asking(texts(GOOD, b"noise", GOOD)), 415, "row 1: the 5 bytes look like text"),
     ("half an image", asking(texts(GOOD, OTHER[:200])), 422, "row 1"),
     ("a huge image", asking(texts(header_of(40_000, 40_000))), 413, "row 0"),
-    ("another parameter of an input", asking(texts(GOOD, parameters={"shared_memory_region": "x"})), 422, "shared_memory_region"),
-    ("another content type", asking(texts(GOOD, parameters={"content_type": "str"})), 422, "content_type"),
-    ("binary data without its header", {"json": {"inputs": [WORDS | {"parameters": {"binary_data_size": 9}}]}}, 400, "0 bytes follow"),
+    (
+        "another parameter of an input",
+        asking(texts(GOOD, parameters={"shared_memory_region": "x"})),
+        422,
+        "shared_memory_region",
+    ),
+    (
+        "another content type",
+        asking(texts(GOOD, parameters={"content_type": "str"})),
+        422,
+        "content_type",
+    ),
+    (
+        "binary data without its header",
+        {"json": {"inputs": [WORDS | {"parameters": {"binary_data_size": 9}}]}},
+        400,
+        "0 bytes follow",
+    ),
     ("a header that is text", {"content": b"{}", "headers": {HEADER: "two"}}, 400, HEADER),
     ("a header beyond the body", {"content": b"{}", "headers": {HEADER: "3"}}, 400, "2 bytes"),
     ("a negative header", {"content": b"{}", "headers": {HEADER: "-1"}}, 400, HEADER),
     ("a header of 5,000 digits", {"content": b"{}", "headers": {HEADER: "9" * 5000}}, 400, HEADER),
-    ("a header within the JSON", binary(texts(GOOD), prefixed(GOOD), length=5), 400, "no JSON"),
+    ("a header within the JSON", binary(texts(GOOD), prefixed(GOOD), length=5), 400, "is not JSON"),
     ("a wrong size", binary(texts(GOOD), prefixed(GOOD), size=5), 400, "binary_data_size 5"),
     ("a size that is true", binary(texts(GOOD), b"1", size=True), 400, "binary_data_size"),
     ("a size that is text", binary(texts(GOOD), b"1", size="1"), 400, "binary_data_size"),
-    ("data and binary data", asking(texts(GOOD, parameters={"binary_data_size": 0})), 400, "some data"),
-    ("a length beyond the data", binary(texts(GOOD), struct.pack("<I", 2**32 - 1) + GOOD), 400, "row 0: 4,294,967,295 bytes"),
+    (
+        "data and binary data",
+        asking(texts(GOOD, parameters={"binary_data_size": 0})),
+        400,
+        "some data",
+    ),
+    (
+        "a length beyond the data",
+        binary(texts(GOOD), struct.pack("<I", 2**32 - 1) + GOOD),
+        400,
+        "row 0: its length is 4,294,967,295 bytes",
+    ),
     ("a length cut off", binary(texts(GOOD, GOOD), prefixed(GOOD) + b"\1"), 400, "row 1"),
     ("a million empty images", binary(texts(GOOD), b"\0" * 4_000_000), 400, "elements or more"),
     ("too few binary images", binary(texts(GOOD, GOOD), prefixed(GOOD)), 400, "1 elements"),
@@ -429,45 +487,119 @@ BAD = [
     ("base64 in binary", binary(texts(GOOD), prefixed(b64(GOOD).encode())), 415, "row 0"),
     ("outputs that are text", asking(texts(GOOD), outputs="label"), 400, '"outputs"'),
     ("an output without a name", asking(texts(GOOD), outputs=[{}]), 400, '"outputs"'),
-    ("an unknown output", asking(texts(GOOD), outputs=[{"name": "boxes"}]), 422, "there are logits"),
-    ("an output twice", asking(texts(GOOD), outputs=[{"name": "label"}] * 2), 400, "twice"),
-    ("a parameter of another output", asking(texts(GOOD), outputs=[{"name": "label", "parameters": {"steps": 2}}]), 422, "steps"),
-    ("a coverage without its output", asking(texts(GOOD), parameters={"coverage": "0.9"}), 422, "'prediction_set'"),
-    ("a coverage that is not there", asking(texts(GOOD), outputs=[{"name": "prediction_set", "parameters": {"coverage": 0.5}}]), 422, "0.5"),
-    ("steps of a set", asking(texts(GOOD), outputs=[{"name": "prediction_set", "parameters": {"steps": 2}}]), 422, "there is coverage"),
-    ("quality of nothing", asking(texts(GOOD), outputs=[{"name": "quality"}]), 422, "'attribution'"),
-    ("binary_data that is text", asking(texts(GOOD), outputs=[{"name": "label", "parameters": {"binary_data": "no"}}]), 422, "binary_data"),
-    ("binary_data_output that is a number", asking(texts(GOOD), parameters={"binary_data_output": 1}), 422, "binary_data_output"),
+    ("an unknown output", asking(texts(GOOD), outputs=[output("boxes")]), 422, "there are logits"),
+    ("an output twice", asking(texts(GOOD), outputs=[output("label")] * 2), 400, "twice"),
+    (
+        "a parameter of another output",
+        asking(texts(GOOD), outputs=[output("label", {"steps": 2})]),
+        422,
+        "steps",
+    ),
+    (
+        "a coverage without its output",
+        asking(texts(GOOD), parameters={"coverage": "0.9"}),
+        422,
+        "'prediction_set'",
+    ),
+    (
+        "a coverage that is not there",
+        asking(texts(GOOD), outputs=[output("prediction_set", {"coverage": 0.5})]),
+        422,
+        "0.5",
+    ),
+    (
+        "steps of a set",
+        asking(texts(GOOD), outputs=[output("prediction_set", {"steps": 2})]),
+        422,
+        "it has coverage",
+    ),
+    ("quality of nothing", asking(texts(GOOD), outputs=[output("quality")]), 422, "'attribution'"),
+    (
+        "binary_data that is text",
+        asking(texts(GOOD), outputs=[output("label", {"binary_data": "no"})]),
+        422,
+        "binary_data",
+    ),
+    (
+        "binary_data_output that is a number",
+        asking(texts(GOOD), parameters={"binary_data_output": 1}),
+        422,
+        "binary_data_output",
+    ),
     ("an unknown parameter", asking(texts(GOOD), parameters={"priority": 1}), 422, "'priority'"),
-    ("explaining without asking", asking(texts(GOOD), parameters={"method": "saliency"}), 422, "'attribution'"),
-    ("a parameter twice", asking(texts(GOOD), outputs=[ASKED], parameters={"method": "rise"}), 422, "given with the output"),
-    ("no such method", asking(texts(GOOD), outputs=[{"name": "attribution", "parameters": {"method": "magic"}}]), 422, "the methods are"),
-    ("a method that is a list", asking(texts(GOOD), outputs=[{"name": "attribution", "parameters": {"method": [1]}}]), 422, "method"),
-    ("no such class", asking(texts(GOOD), outputs=[{"name": "attribution", "parameters": {"target": "unicorn"}}]), 422, "unicorn"),
-    ("the overlay", asking(texts(GOOD), outputs=[{"name": "attribution", "parameters": {"map": "overlay"}}]), 422, "'map'"),
-    ("no steps", asking(texts(GOOD), outputs=[{"name": "attribution"}], parameters={"method": "smooth_grad", "samples": 0}), 422, "1 to"),
+    (
+        "explaining without asking",
+        asking(texts(GOOD), parameters={"method": "saliency"}),
+        422,
+        "'attribution'",
+    ),
+    (
+        "a parameter twice",
+        asking(texts(GOOD), outputs=[ASKED], parameters={"method": "rise"}),
+        422,
+        "given with the output",
+    ),
+    (
+        "no such method",
+        asking(texts(GOOD), outputs=[output("attribution", {"method": "magic"})]),
+        422,
+        "the methods are",
+    ),
+    (
+        "a method that is a list",
+        asking(texts(GOOD), outputs=[output("attribution", {"method": [1]})]),
+        422,
+        "method",
+    ),
+    (
+        "no such class",
+        asking(texts(GOOD), outputs=[output("attribution", {"target": "unicorn"})]),
+        422,
+        "unicorn",
+    ),
+    (
+        "the overlay",
+        asking(texts(GOOD), outputs=[output("attribution", {"map": "overlay"})]),
+        422,
+        "'map'",
+    ),
+    (
+        "no steps",
+        asking(
+            texts(GOOD),
+            outputs=[output("attribution")],
+            parameters={"method": "smooth_grad", "samples": 0},
+        ),
+        422,
+        "1 to",
+    ),
     ("11 MiB", {"content": b" " * (11 * 2**20)}, 413, "10,485,760"),
-    ("compressed", {"content": b"x", "headers": {"content-encoding": "gzip"}}, 415, "compressed"),
-]  # fmt: skip
+    (
+        "compressed",
+        {"content": b"x", "headers": {"content-encoding": "gzip"}},
+        415,
+        "Content-Encoding",
+    ),
+]
 
 
 @pytest.mark.parametrize(
-    ("request_", "status", "told"), [case[1:] for case in BAD], ids=[case[0] for case in BAD]
+    ("request_", "status", "words"), [case[1:] for case in BAD], ids=[case[0] for case in BAD]
 )
-def test_whatever_is_wrong_is_told_in_the_protocols_form(request_, status, told, infer):
-    refused(infer(request_), status, told)
+def test_errors_have_the_form_of_the_protocol(request_, status, words, infer):
+    refused(infer(request_), status, words)
 
 
-def refused(response, status, told):
+def refused(response, status, words):
     assert (response.status_code, response.headers["content-type"]) == (
         status,
         "application/json",
     ), response.text
     assert list(response.json()) == ["error"]
-    assert told in response.json()["error"]
+    assert words in response.json()["error"]
 
 
-def test_what_is_not_served_is_told_in_the_protocols_form(server, model, embedded):
+def test_unknown_models_and_paths_have_errors_of_the_protocol(server, model, embedded):
     refused(server.client.get("/v2/models/other"), 404, embedded.manifest.version)
     refused(server.client.get(f"{model}/versions/1"), 404, "'1'")
     refused(server.client.get("/v2/models/other/ready"), 404, "'other'")
@@ -512,7 +644,7 @@ DOCUMENTS = st.fixed_dictionaries(
 
 @settings(max_examples=500, deadline=None)
 @given(DOCUMENTS, st.binary(max_size=40), st.none() | st.integers(-2, 400))
-def test_a_request_is_read_or_refused_whatever_it_is(document, data, length):
+def test_any_request_is_read_or_refused(document, data, length):
     body = json.dumps(document).encode()
     announced = None if length is None else str(min(length, len(body)))
     try:

@@ -1,4 +1,4 @@
-"""The OpenAPI document tells the truth: every route, every answer, every refusal and every example is checked against the server."""
+"""The OpenAPI document agrees with the server: routes, answers, errors and examples."""
 
 import base64
 import re
@@ -10,7 +10,7 @@ from support.images import draw, encode
 from support.requests import BAD, GOOD
 
 VERBS = ("get", "post")
-BENTOMLS = {"/livez", "/readyz"}
+BENTOMLS = {"/livez", "/readyz", "/schema.json", "/docs.json"}
 
 
 @pytest.fixture(scope="module")
@@ -39,16 +39,16 @@ def validate(value, schema, document):
 
 
 def check(response, operation, document):
-    """That `response` is one which `operation` tells of."""
-    told = operation["responses"][str(response.status_code)]["content"]
+    """Checks that `operation` documents `response`."""
+    documented = operation["responses"][str(response.status_code)]["content"]
     kind = response.headers["content-type"].partition(";")[0]
+    assert kind in documented
     if kind.endswith("json"):
-        validate(response.json(), told[kind]["schema"], document)
-    assert kind in told
+        validate(response.json(), documented[kind]["schema"], document)
 
 
 def served(server):
-    """The templates that requests are counted by, known from the start, and those of probes and scrapes, which are not counted."""
+    """The templates of the routes in the metrics, and those of probes, which have no metrics."""
     from service.api.middleware import PROBES, UNKNOWN
 
     text = server.client.get("/metrics").text
@@ -58,7 +58,7 @@ def served(server):
     } - {UNKNOWN}
 
 
-def test_it_describes_every_route_and_no_other(document, server):
+def test_the_document_has_every_route_and_no_other(document, server):
     assert document["openapi"].startswith("3.1")
     assert set(document["paths"]) - BENTOMLS == served(server)
     for path, verb, _ in operations(document):
@@ -66,12 +66,12 @@ def test_it_describes_every_route_and_no_other(document, server):
         assert server.client.request(verb, path).status_code not in (404, 405), (verb, path)
 
 
-def test_its_schemas_are_schemas(document):
+def test_the_schemas_are_valid(document):
     for schema in document["components"]["schemas"].values():
         jsonschema.Draft202012Validator.check_schema(schema)
 
 
-def test_what_is_got_is_what_it_tells(document, server):
+def test_every_get_answer_is_documented(document, server):
     for path, verb, operation in operations(document):
         if verb == "get":
             check(server.client.get(path), operation, document)
@@ -86,7 +86,7 @@ def test_what_is_got_is_what_it_tells(document, server):
     ],
 )
 @pytest.mark.parametrize("count", [1, 3])
-def test_what_is_answered_is_what_it_tells(query, count, document, server):
+def test_every_prediction_is_documented(query, count, document, server):
     images = [base64.b64encode(body).decode() for body in (GOOD, encode(draw()), b"noise")[:count]]
     given = {"image": images[0]} if count == 1 else {"images": images}
     check(
@@ -97,7 +97,7 @@ def test_what_is_answered_is_what_it_tells(query, count, document, server):
 
 
 @pytest.mark.parametrize("accept", ["application/json", "image/png", "application/x-npy"])
-def test_each_representation_is_one_that_it_tells(accept, document, server):
+def test_every_representation_is_documented(accept, document, server):
     response = server.client.post(
         "/explain", content=GOOD, headers={"accept": accept, "content-type": "image/png"}
     )
@@ -108,7 +108,7 @@ def test_each_representation_is_one_that_it_tells(accept, document, server):
 @pytest.mark.parametrize(
     ("path", "body", "kind"), [case[1:4] for case in BAD], ids=[case[0] for case in BAD]
 )
-def test_each_refusal_is_one_that_it_tells(path, body, kind, document, server):
+def test_every_error_is_documented(path, body, kind, document, server):
     response = server.client.post(
         path, content=body, headers={"content-type": kind} if kind else {}
     )
@@ -116,7 +116,7 @@ def test_each_refusal_is_one_that_it_tells(path, body, kind, document, server):
     check(response, document["paths"][path.partition("?")[0]]["post"], document)
 
 
-def test_its_examples_are_answered(document, server):
+def test_the_examples_of_requests_are_answered(document, server):
     asked = 0
     for path, verb, operation in operations(document):
         taken = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
@@ -131,7 +131,7 @@ def test_its_examples_are_answered(document, server):
     assert asked == 8
 
 
-def test_its_examples_of_answers_are_such_answers(document):
+def test_the_examples_of_answers_fit_their_schemas(document):
     for _, _, operation in operations(document):
         for response in operation["responses"].values():
             for media in response["content"].values():
@@ -139,11 +139,13 @@ def test_its_examples_of_answers_are_such_answers(document):
                     validate(example["value"], media["schema"], document)
 
 
-def test_its_parameters_are_those_of_the_methods(document, server):
-    told = {entry["name"]: entry for entry in document["paths"]["/explain"]["post"]["parameters"]}
+def test_the_parameters_are_those_of_the_methods(document, server):
+    documented = {
+        entry["name"]: entry for entry in document["paths"]["/explain"]["post"]["parameters"]
+    }
     for method in server.client.get("/methods").json()["methods"]:
         for parameter in method["parameters"]:
-            entry = told[parameter["name"]]
+            entry = documented[parameter["name"]]
             schema = entry["schema"]
             assert schema.get("enum") == parameter.get("choices")
             if "choices" not in parameter:
@@ -155,3 +157,10 @@ def test_its_parameters_are_those_of_the_methods(document, server):
                 )
             assert schema.get("default", parameter["default"]) == parameter["default"]
             assert "default" in schema or f"{method['name']}: " in entry["description"]
+
+
+def test_the_former_name_of_descriptions_is_deprecated(document):
+    method = document["components"]["schemas"]["Methods"]["properties"]["methods"]["items"]
+    for schema in (method, method["properties"]["parameters"]["items"]):
+        assert schema["properties"]["says"]["deprecated"] is True
+        assert "deprecated" not in schema["properties"]["description"]

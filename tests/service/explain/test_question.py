@@ -1,0 +1,129 @@
+"""Questions are checked, and each cheaper one costs less than the one before."""
+
+from dataclasses import replace
+
+import pytest
+
+from service.bundle import folder as contract
+from service.errors import InvalidParameter, MethodUnavailable
+from service.explain import METHODS, ask, available, cheaper_questions, forward_passes
+
+
+def cheaper(manifest, method, quality="basic", **given):
+    return [
+        (q.method.name, q.quality, dict(q.parameters))
+        for q in cheaper_questions(ask(manifest, method, None, given, quality), manifest)
+    ]
+
+
+def test_integrated_gradients_fall_to_a_quarter_of_the_steps_and_then_to_grad_cam(embedded):
+    result = cheaper(embedded.manifest, "integrated_gradients", baseline="blur")
+    assert result == [
+        ("integrated_gradients", "basic", {"steps": 32, "baseline": "blur", "max_steps": 128}),
+        ("integrated_gradients", "basic", {"steps": 8, "baseline": "blur", "max_steps": 8}),
+        ("grad_cam", "basic", {}),
+    ]
+
+
+def test_full_measures_are_dropped_first(embedded):
+    assert [quality for _, quality, _ in cheaper(embedded.manifest, "grad_cam", "full")] == [
+        "full",
+        "basic",
+    ]
+
+
+def test_nothing_is_cheaper_than_grad_cam(embedded):
+    assert cheaper(embedded.manifest, "grad_cam") == [("grad_cam", "basic", {})]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("quality", ["basic", "full"])
+def test_every_question_is_cheaper_than_the_one_before(method, quality, embedded):
+    costs = [
+        forward_passes(question)
+        for question in cheaper_questions(
+            ask(embedded.manifest, method, None, {}, quality), embedded.manifest
+        )
+    ]
+    assert costs == sorted(costs, reverse=True)
+    assert len(set(costs)) == len(costs)
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "given", "message"),
+    [
+        ("deep_magic", None, {}, "method is 'deep_magic'; the methods are saliency"),
+        ("saliency", "unicorn", {}, "target is 'unicorn'; name a label"),
+        (
+            "integrated_gradients",
+            None,
+            {"steps": "0"},
+            "steps is '0'; give a whole number from 1 to 512",
+        ),
+        (
+            "integrated_gradients",
+            None,
+            {"steps": 10**9},
+            "steps is 1000000000; give a whole number from 1 to 512",
+        ),
+        ("integrated_gradients", None, {"steps": "1.5"}, "steps is '1.5'; give a whole number"),
+        ("integrated_gradients", None, {"steps": 1.0}, "steps is 1.0; give a whole number"),
+        ("integrated_gradients", None, {"steps": True}, "steps is True; give a whole number"),
+        ("integrated_gradients", None, {"steps": None}, "steps is None"),
+        (
+            "integrated_gradients",
+            None,
+            {"baseline": "grey"},
+            "baseline is 'grey'; it is one of mean, black, white, blur",
+        ),
+        ("integrated_gradients", None, {"baseline": ["mean"]}, "it is one of mean"),
+        ("smooth_grad", None, {"noise": "nan"}, "noise is 'nan'; give a number from 0 to 1"),
+        ("smooth_grad", None, {"noise": "inf"}, "noise is 'inf'"),
+        ("smooth_grad", None, {"seed": -1}, "seed is -1; give a whole number from 0 to 4294967295"),
+        ("saliency", None, {"steps": 3}, "saliency has no parameter 'steps'; its parameters: none"),
+    ],
+)
+def test_a_bad_question_is_rejected_with_the_remedy(method, target, given, message, embedded):
+    with pytest.raises(InvalidParameter) as rejected:
+        ask(embedded.manifest, method, target, given)
+    assert message in str(rejected.value)
+
+
+def test_a_huge_value_is_not_repeated_whole(embedded):
+    with pytest.raises(InvalidParameter) as rejected:
+        ask(embedded.manifest, "integrated_gradients", None, {"steps": "9" * 4000})
+    assert len(str(rejected.value)) < 200
+    for method, target in (
+        ("m" * 10**6, None),
+        ("saliency", "t" * 10**6),
+        ("saliency", "a," + "b" * 10**6),
+    ):
+        with pytest.raises(InvalidParameter) as rejected:
+            ask(embedded.manifest, method, target, {})
+        assert len(str(rejected.value)) < 600
+
+
+def test_a_method_without_its_graph_is_rejected_with_those_that_work(embedded):
+    manifest = replace(
+        embedded.manifest,
+        files={name: d for name, d in embedded.manifest.files.items() if name != contract.CAM},
+    )
+    assert "grad_cam" not in [method.name for method in available(manifest)]
+    with pytest.raises(
+        MethodUnavailable,
+        match=r"grad_cam needs cam\.onnx, and this model has none; "
+        r"it can be explained by: saliency",
+    ):
+        ask(manifest, "grad_cam", None, {})
+
+
+def test_text_and_numbers_mean_the_same(embedded):
+    assert ask(embedded.manifest, "smooth_grad", None, {"samples": "8", "noise": "0.5"}) == ask(
+        embedded.manifest, "smooth_grad", None, {"samples": 8, "noise": 0.5}
+    )
+
+
+@pytest.mark.parametrize("target", ["cat,cat", "cat,unicorn", ",", "cat,dog,frog"])
+def test_a_contrast_of_unknown_or_equal_classes_is_rejected(target, embedded):
+    with pytest.raises(InvalidParameter, match="target is"):
+        ask(embedded.manifest, "saliency", target, {})

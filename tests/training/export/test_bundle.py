@@ -1,0 +1,126 @@
+"""A run becomes a bundle that answers as its network does, proven against Captum."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from service.bundle import folder as contract
+from service.runtime.engine import Engine
+from support.servers import ROOT
+from training.data.read import check_same
+from training.reliability.familiarity import TEXTURE
+
+
+@pytest.fixture(scope="module")
+def engine(bundle):
+    return Engine(bundle, "cpu")
+
+
+def test_the_bundle_answers_as_the_network_does(engine, run, dataset):
+    x = torch.from_numpy(engine.normalise(dataset.test.pixels))
+    with torch.no_grad():
+        expected, features = run.network(x).numpy(), run.network.features(x).numpy()
+    result = engine.predict(dataset.test.pixels)
+    assert np.abs(result.logits - expected).max() < 1e-4
+    width, lengths = features.shape[1], np.linalg.norm(features, axis=1, keepdims=True)
+    assert np.abs(result.features[:, :width] - features / lengths).max() < 1e-4
+    assert np.abs(np.linalg.norm(result.features[:, width:], axis=1) - TEXTURE).max() < 1e-4
+    assert result.features.shape[1] == engine.manifest.features
+
+
+@pytest.mark.parametrize("name", [contract.PREDICT, contract.GRADIENT, contract.CAM])
+def test_graphs_have_opset_20_and_name_no_file(name, bundle):
+    content = bundle.read(name)
+    model = onnx.load_model_from_string(content)
+    assert [(o.domain, o.version) for o in model.opset_import if o.domain in ("", "ai.onnx")] == [
+        ("", 20)
+    ]
+    assert b".py" not in content
+    assert str(ROOT).encode() not in content
+
+
+def test_parity_is_measured_and_written(bundle):
+    assert set(bundle.manifest.parity) == {
+        "saliency",
+        "input_x_gradient",
+        "integrated_gradients",
+        "grad_cam",
+    }
+    for measured in bundle.manifest.parity.values():
+        assert measured.against == "captum"
+        assert measured.relative_difference <= 2e-6
+        assert measured.cosine >= 0.999
+
+
+def test_the_embedded_bundle_holds_its_parity(embedded):
+    assert {entry.pictures for entry in embedded.manifest.parity.values()} == {64}
+    assert max(entry.relative_difference for entry in embedded.manifest.parity.values()) <= 2e-6
+    assert min(entry.cosine for entry in embedded.manifest.parity.values()) >= 0.999
+
+
+def test_the_embedded_bundle_has_a_report_and_a_card(embedded):
+    report = json.loads(embedded.read(contract.REPORT))["test"]
+    assert report["pictures"] == 8000
+    assert report["classes"]["macro avg"]["f1-score"] >= 0.90
+    assert "Data: cifar10-jpeg" in embedded.read(contract.CARD).decode()
+
+
+def test_provenance_names_data_recipe_and_versions(bundle, run, dataset):
+    provenance = bundle.manifest.provenance
+    assert provenance["data"] == {"name": "discs", "fingerprint": dataset.fingerprint}
+    assert provenance["recipe"]["seed"] == run.recipe.seed
+    assert {"python", "torch", "onnx", "captum"} <= set(provenance["versions"])
+
+
+def test_a_bundle_of_other_data_is_an_error(dataset, tmp_path):
+    from training.data.read import DataError
+
+    with pytest.raises(DataError, match="name that with --data"):
+        check_same(replace(dataset, fingerprint="0" * 64), dataset.fingerprint, tmp_path)
+
+
+def test_the_command_line_trains_and_exports(drawn, tmp_path):
+    def command(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "training", *map(str, arguments)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+
+    folder, out = tmp_path / "run", tmp_path / "bundle"
+    fitted = command(
+        "fit",
+        "--network",
+        "seed_cnn",
+        "--data",
+        drawn,
+        "--out",
+        folder,
+        "--epochs",
+        "2",
+        "--held-out",
+        "30",
+        "--device",
+        "cpu",
+    )
+    assert fitted.returncode == 0, fitted.stderr
+    assert "macro avg" in fitted.stdout
+    done = command("bundle", "--run", folder, "--out", out, "--name", "discs", "--half")
+    assert done.returncode == 0, done.stderr
+    assert "differs from captum by" in done.stdout
+    assert "half/saliency          differs from float32 by" in done.stdout
+    assert contract.load(out).manifest.name == "discs"
+    assert set(contract.HALVES.values()) <= set(contract.load(out).manifest.files)
+    failed = command("bundle", "--run", tmp_path, "--out", out)
+    assert failed.returncode == 1
+    assert "holds no finished run" in failed.stderr
+    assert "Traceback" not in failed.stderr

@@ -1,0 +1,125 @@
+"""Functions of a whole ONNX model: opset, shapes, constants, order, unused parts."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import onnx
+from onnx import (
+    AttributeProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    helper,
+    numpy_helper,
+    shape_inference,
+)
+
+# onnx has no shape inference for these; their output is shaped like their first input.
+UNINFERRED = {"GroupNormalization"}
+
+
+def opset_of(model: ModelProto) -> int:
+    """The version of the ONNX operators that `model` uses; 0 if it uses none."""
+    return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+
+
+def with_shapes(model: ModelProto, *, strict: bool = False) -> ModelProto:
+    """A copy of `model` with all shapes that can be inferred.
+
+    Raises:
+        InferenceError: the shapes contradict each other, if `strict`.
+    """
+    stand_in = onnx.ModelProto()
+    stand_in.CopyFrom(model)
+    for node in stand_in.graph.node:
+        if node.op_type in UNINFERRED:
+            node.op_type = "Identity"
+            del node.input[1:], node.attribute[:]
+    inferred = shape_inference.infer_shapes(stand_in, data_prop=True, strict_mode=strict).graph
+    known = onnx.ModelProto()
+    known.CopyFrom(model)
+    for ours, theirs in (
+        (known.graph.value_info, inferred.value_info),
+        (known.graph.input, inferred.input),
+        (known.graph.output, inferred.output),
+    ):
+        del ours[:]
+        ours.extend(theirs)
+    return known
+
+
+def prune(model: ModelProto) -> None:
+    """Drops, in place, nodes and initialisers that no output needs, and all metadata."""
+    graph = model.graph
+    needed = {output.name for output in graph.output}
+    nodes: list[NodeProto] = []
+    for node in reversed(graph.node):
+        if any(name in needed for name in node.output):
+            nodes.append(node)
+            needed.update(_inputs_of(node))
+    weights = [tensor for tensor in graph.initializer if tensor.name in needed]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(reversed(nodes))
+    graph.initializer.extend(weights)
+    _drop_metadata(model)
+
+
+def _drop_metadata(model: ModelProto) -> None:
+    # Exporters write paths of their machine and lines of its code there: neither is to be
+    # published, and both would change the digest of the file.
+    graph = model.graph
+    parts = (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer)
+    for part in parts:
+        del part.metadata_props[:]
+        part.ClearField("doc_string")
+
+
+def sort(model: ModelProto) -> None:
+    """Moves nodes, in place, behind the nodes that they read; keeps the order otherwise."""
+    nodes = list(_sorted(list(model.graph.node)))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def constants_of(model: ModelProto) -> dict[str, TensorProto]:
+    """The tensors that are known before a run, by name: initialisers and Constant nodes."""
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant":
+            constants[node.output[0]] = _value_of(node.attribute[0])
+    return constants
+
+
+def _value_of(attribute: AttributeProto) -> TensorProto:
+    value = helper.get_attribute_value(attribute)
+    if isinstance(value, TensorProto):
+        return value
+    dtype = np.float32 if attribute.name.startswith("value_float") else None
+    return numpy_helper.from_array(np.asarray(value, dtype))
+
+
+def _inputs_of(node: NodeProto) -> set[str]:
+    """The names that a node reads, in its subgraphs, too."""
+    names = set(node.input)
+    for attribute in node.attribute:
+        for inner in attribute.g.node if attribute.type == AttributeProto.GRAPH else ():
+            names |= _inputs_of(inner)
+    return names
+
+
+def _sorted(nodes: Sequence[NodeProto]) -> Iterator[NodeProto]:
+    waiting = {name: node for node in nodes for name in node.output}
+
+    def placed(node: NodeProto) -> Iterator[NodeProto]:
+        for name in node.output:
+            waiting.pop(name, None)
+        # Sorted by name, because the order of a set differs from process to process.
+        for name in sorted(_inputs_of(node) & waiting.keys()):
+            if name in waiting:
+                yield from placed(waiting[name])
+        yield node
+
+    for node in nodes:
+        if any(name in waiting for name in node.output):
+            yield from placed(node)

@@ -1,0 +1,71 @@
+"""Augmentation of training images: pure functions of a batch and a random generator.
+
+Batches are uint8 (N, 3, S, S), RGB; every function returns a batch of the same shape.
+"""
+
+import torch
+from jaxtyping import Bool, UInt8
+from torch import Tensor
+from torch.nn import functional
+from torchvision.transforms.v2 import AugMix
+
+BLOCKS = 8  # a side
+MIXED_TOGETHER = 25  # images that share AugMix's random draws
+NOISE = 0.15  # the largest standard deviation, of pixels in 0…1
+
+Batch = UInt8[Tensor, "rows 3 size size"]
+
+
+def shift(pixels: Batch, most: int, generator: torch.Generator) -> Batch:
+    """Moves each image by −`most`…`most` pixels in both directions; borders are mirrored."""
+    rows, size = len(pixels), pixels.shape[-1]
+    # torch pads no uint8 by reflection
+    padded = functional.pad(pixels.float(), (most,) * 4, mode="reflect").to(torch.uint8)
+    offsets = torch.randint(0, 2 * most + 1, (2, rows, 1), generator=generator)
+    lines, columns = offsets + torch.arange(size)
+    row = torch.arange(rows)[:, None, None]
+    return padded[row, :, lines[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
+def mirror(pixels: Batch, chosen: Bool[Tensor, " rows"]) -> Batch:
+    """Exchanges left and right of the `chosen` images."""
+    return torch.where(chosen[:, None, None, None], pixels.flip(-1), pixels)
+
+
+def cut_holes(
+    pixels: Batch, share: float, colour: UInt8[Tensor, "3 1 1"], generator: torch.Generator
+) -> Batch:
+    """Replaces up to half of the 8 × 8 blocks of a `share` of the images by `colour`.
+
+    Source: Singh and Lee, "Hide-and-Seek", arXiv 1811.02545.
+    """
+    rows, size = len(pixels), pixels.shape[-1]
+    chosen = torch.rand(rows, 1, 1, generator=generator) < share
+    probability = torch.rand(rows, 1, 1, generator=generator) / 2
+    holes = (torch.rand(rows, BLOCKS, BLOCKS, generator=generator) < probability) & chosen
+    block = torch.arange(size) * BLOCKS // size
+    return torch.where(holes[:, block][:, :, block][:, None], colour, pixels)
+
+
+def corrupt(pixels: Batch, share: float, generator: torch.Generator) -> Batch:
+    """Applies AugMix to a `share` of the images, and noise of up to NOISE to another `share`.
+
+    The two shares are drawn independently. AugMix (Hendrycks et al., arXiv 1912.02781) is that of
+    torchvision, without the consistency loss of the paper.
+    """
+    seed = int(torch.randint(2**31, (), generator=generator))
+    # AugMix takes no generator, it draws from torch's global state, which must not change here
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        mixed = _augmix(pixels, share).float()
+        level = torch.rand(len(pixels), 1, 1, 1)
+        chosen = torch.rand(len(pixels), 1, 1, 1) < share
+        deviation = NOISE * 255 * level * chosen
+        return (mixed + deviation * torch.randn(mixed.shape)).round().clamp(0, 255).to(torch.uint8)
+
+
+def _augmix(pixels: Batch, share: float) -> Batch:
+    mix = AugMix()
+    # a call for each image takes ten times as long as one for 25
+    parts = torch.split(pixels, MIXED_TOGETHER)
+    return torch.cat([mix(part) if torch.rand(()) < share else part for part in parts])

@@ -1,0 +1,165 @@
+"""A bundle of a trained run, or of a foreign classifier: graphs, reliability, parity, folder.
+
+A bundle is written twice. The first time it goes to a scratch folder, where the service's own
+engine runs it and the parity of every gradient method is measured. If the parity holds, the
+bundle goes to its place, with the parity in its manifest.
+"""
+
+import json
+import platform
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import onnx
+from jaxtyping import UInt8
+from numpy import ndarray
+from onnx import ModelProto
+
+from service.bundle import folder as contract
+from service.bundle.folder import Bundle
+from service.bundle.manifest import Manifest
+from service.image.resize import Input
+from service.runtime.engine import Engine
+from service.runtime.sessions import self_test_image
+from training.data.read import Dataset, Images, drawn_images
+from training.export import float16, parity
+from training.export.core import Core, content, graphs, predict_graph
+from training.export.ours import export_core
+from training.export.report import card, report
+from training.fit.runs import Run
+from training.reliability.familiarity import Reference, attach
+from training.reliability.fitting import fit_reliability
+
+FOREIGN_VERSIONS = ("onnx", "onnxruntime-gpu", "numpy")
+VERSIONS = (*FOREIGN_VERSIONS, "torch", "captum")
+
+
+def make_bundle(
+    run: Run, dataset: Dataset, folder: Path, name: str, *, halves: bool = False
+) -> Bundle:
+    """The bundle of `run` in `folder`.
+
+    Reliability is fitted on the validation images, the report is of the test images, and parity
+    is measured on the first validation images. With `halves` it has graphs in half precision, too.
+
+    Raises:
+        DifferentiationError: the network has an operator without a rule.
+        ParityError: a method differs from Captum's, or half precision from float32.
+    """
+    core = export_core(run.network, run.input.size)
+    manifest = Manifest(
+        name, run.subject.classes, run.input, features=core.width, provenance=_provenance(run)
+    )
+    manifest, files = fit_reliability(
+        manifest, graphs(core, run.input), dataset.validation, dataset.training
+    )
+    batch = dataset.validation.pixels[: parity.IMAGES]
+    with tempfile.TemporaryDirectory() as scratch:
+        engine = Engine(contract.write(Path(scratch) / "draft", manifest, files), "cpu")
+        figures = report(engine, dataset.test)
+        measured = parity.check(parity.measure(engine, run.network, batch))
+        manifest = replace(manifest, self_test=_self_test(engine), parity=measured)
+        if halves:
+            manifest, files = _with_halves(engine, core, manifest, files, batch)
+    files[contract.REPORT] = (json.dumps(figures, indent=2) + "\n").encode()
+    files[contract.CARD] = card(run, manifest, figures).encode()
+    return contract.write(folder, manifest, files)
+
+
+def make_foreign_bundle(
+    core: Core,
+    manifest: Manifest,
+    folder: Path,
+    held_out: Images | None = None,
+    *,
+    gradients: bool = True,
+    halves: bool = False,
+) -> Bundle:
+    """The bundle of a classifier that came as an ONNX file, in `folder`.
+
+    Reliability is fitted on `held_out`; parity is against finite differences, on drawn images.
+    With `halves` it has graphs in half precision, too.
+
+    Raises:
+        DifferentiationError: an operator has no rule; without `gradients` the bundle can be made.
+        ParityError: the gradients differ from finite differences, or half precision from float32.
+    """
+    files = graphs(core, manifest.input, gradients=gradients)
+    versions = {package: version(package) for package in FOREIGN_VERSIONS}
+    provenance = {"versions": versions, "commit": _commit(), **manifest.provenance}
+    manifest = replace(manifest, features=core.width, provenance=provenance)
+    if held_out is not None:
+        manifest, files = fit_reliability(manifest, files, held_out, None)
+    with tempfile.TemporaryDirectory() as scratch:
+        engine = Engine(contract.write(Path(scratch) / "draft", manifest, files), "cpu")
+        batch = drawn_images(parity.DRAWN, manifest.input.size)
+        measured = parity.check(parity.slopes(engine, batch)) if gradients else {}
+        manifest = replace(manifest, self_test=_self_test(engine), parity=measured)
+        if halves:
+            manifest, files = _with_halves(engine, core, manifest, files, batch)
+    return contract.write(folder, manifest, files)
+
+
+def half_graphs(core: Core, spec: Input, files: Mapping[str, bytes]) -> dict[str, ModelProto]:
+    """The graphs of `files` in half precision, by the name of the float32 file."""
+    # Images are normalised in float32 all the same: a half has too few bits for pixel − mean.
+    halves = {contract.PREDICT: predict_graph(float16.halved(core.model), spec)}
+    for name in contract.DERIVED:
+        if name in files:
+            halves[name] = float16.halved(onnx.load_model_from_string(files[name]))
+    return halves
+
+
+def _with_halves(
+    engine: Engine,
+    core: Core,
+    manifest: Manifest,
+    files: dict[str, bytes],
+    batch: UInt8[ndarray, "rows size size 3"],
+) -> tuple[Manifest, dict[str, bytes]]:
+    """The manifest with the parity of graphs in half precision, and the files with them."""
+    halves = half_graphs(core, manifest.input, files)
+    if contract.REFERENCE in files:
+        reference = Reference.read(files[contract.REFERENCE])
+        halves[contract.PREDICT] = attach(halves[contract.PREDICT], reference)
+    rounded = {name: content(float16.rounded(model)) for name, model in halves.items()}
+    # An engine does not start if the self-test fails; `float16.prove` names that failure better.
+    draft = replace(manifest, self_test=None)
+    with tempfile.TemporaryDirectory() as scratch:
+        half_engine = Engine(contract.write(Path(scratch) / "draft", draft, rounded), "cpu")
+        measured = float16.prove(engine, half_engine, batch, manifest.calibration)
+    new = {contract.HALVES[name]: content(model) for name, model in halves.items()}
+    return replace(manifest, parity={**manifest.parity, **measured}), files | new
+
+
+def _self_test(engine: Engine) -> tuple[int, float]:
+    logits = engine.predict(self_test_image(engine.manifest.input.size)).logits[0]
+    return int(logits.argmax()), float(logits.max())
+
+
+def _provenance(run: Run) -> Mapping[str, Any]:
+    return {
+        "data": {"name": run.subject.name, "fingerprint": run.subject.fingerprint},
+        "recipe": run.recipe.document(),
+        "minutes": round(float(run.report["minutes"]), 1),
+        "versions": {"python": platform.python_version()}
+        | {package: version(package) for package in VERSIONS},
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the exporting code, if it is in a repository."""
+    done = subprocess.run(
+        ["git", "rev-parse", "HEAD"],  # noqa: S607
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip() or None
