@@ -57,14 +57,15 @@ def tables() -> dict[str, list[str]]:
 
 def oklab(srgb: Colours) -> Colours:
     """Converts sRGB in 0…1 to lightness 0…1, green to red, and blue to yellow."""
-    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)  # noqa: PLR2004 - IEC 61966-2-1
+    # IEC 61966-2-1, as below.
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)  # noqa: PLR2004
     return np.asarray(np.cbrt(linear @ _TO_LMS.T) @ _TO_LAB.T)
 
 
 def _srgb(lab: Colours) -> Colours:
     linear = ((lab @ np.linalg.inv(_TO_LAB).T) ** 3) @ np.linalg.inv(_TO_LMS).T
     root = 1.055 * np.maximum(linear, 0.0031308) ** (1 / 2.4) - 0.055
-    return np.asarray(np.where(linear <= 0.0031308, 12.92 * linear, root))  # noqa: PLR2004 - IEC 61966-2-1
+    return np.asarray(np.where(linear <= 0.0031308, 12.92 * linear, root))  # noqa: PLR2004
 
 
 def _side(stops: tuple[tuple[float, float, float], ...]) -> Colours:

@@ -190,7 +190,8 @@ def _plain(text: str) -> str:
 
 
 def _percent(share: float) -> str:
-    return "<0.1%" if share < 0.001 else f"{share:.1%}"  # noqa: PLR2004 - it would be rounded to 0.0%
+    # Rounded, such a share would read 0.0%.
+    return "<0.1%" if share < 0.001 else f"{share:.1%}"  # noqa: PLR2004
 
 
 @lru_cache(maxsize=1024)

@@ -18,9 +18,11 @@ from service.explain.segments import Segments, areas, count
 from service.explain.segments import cut as segments_of
 from service.explain.target import Target
 from service.image.resize import InputPixels
-from service.runtime.engine import Batch, Engine
+from service.runtime.engine import Engine
+from service.runtime.graphs import Batch
 
 LIME_KERNEL_WIDTH, LIME_RIDGE = 0.25, 1.0  # as in https://github.com/marcotcr/lime
+LIME_SHOWN = 0.5  # the probability of a segment to be in a coalition
 RISE_SHOWN = 0.5  # the share of an image that a mask shows, the p of the paper
 
 Maps = Float32[np.ndarray, "targets size size"]
@@ -101,7 +103,8 @@ def lime(
     exp(−d² / 0.25²)^½ with d the cosine distance to the whole image.
     """
     cut = segments_of(len(pixels), segments)
-    shown = np.random.default_rng(seed).random((samples, count(cut))) < 0.5  # noqa: PLR2004 - a fair coin
+    coins = np.random.default_rng(seed).random((samples, count(cut)))
+    shown = coins < LIME_SHOWN
     shown[0] = True  # the image itself
     scores = _coalition_scores(engine, pixels, targets, cut, shown, baseline)
     # A coalition of k of n segments has the cosine √(k / n) with the whole image.

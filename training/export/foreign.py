@@ -13,14 +13,11 @@ Features are the input of the last linear layer. The layer of the class activati
 one that still has pixels.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 from onnx import (
     ModelProto,
-    NodeProto,
     TensorProto,
     ValueInfoProto,
     helper,
@@ -33,8 +30,22 @@ from onnxscript.optimizer import fold_constants
 
 from training.autodiff import NEWEST_OPSET, OLDEST_OPSET, opset_of, prune, with_shapes
 from training.export.core import ACTIVATION, IR_VERSION, Core
+from training.export.ends import (
+    CHANNELS,
+    IMAGE_RANK,
+    LOGITS_RANK,
+    Dims,
+    ForeignError,
+    Names,
+    before_softmax,
+    dims_of,
+    find_input,
+    find_output,
+    is_channels_last,
+)
 
-CHANNELS, IMAGE_RANK, LOGITS_RANK = 3, 4, 2
+__all__ = ["CHANNELS", "ForeignError", "Names", "read_core"]
+
 RESERVED = ("x", "logits", "features", ACTIVATION)  # tensors of a core
 LATE = 0.1  # a last convolution in the first tenth of the nodes (a patch embedding) is not late
 # fmt: off
@@ -45,21 +56,7 @@ POINTWISE = {
 }
 # fmt: on
 
-Dims = list[int | None]
 Shapes = dict[str, Dims]
-
-
-class ForeignError(Exception):
-    """A file of which no bundle can be made; the message names the missing part and an option."""
-
-
-@dataclass(frozen=True)
-class Names:
-    """Tensors that the caller names; None = found by shape."""
-
-    input: str | None = None
-    output: str | None = None
-    cam_layer: str | None = None
 
 
 def read_core(path: Path, size: int, classes: int, names: Names) -> Core:
@@ -73,9 +70,9 @@ def read_core(path: Path, size: int, classes: int, names: Names) -> Core:
     except Exception as error:  # noqa: BLE001 - onnx and protobuf raise many types on damaged bytes
         raise ForeignError(f"{path} is no ONNX file ({_first_line(error)})") from None
     model = _converted(inliner.inline_local_functions(model) if model.functions else model)
-    image = _input(model, size, names.input)
-    channels_last = _channels_last(image, size)
-    output = _before_softmax(model, _output(model, classes, names.output))
+    image = find_input(model, size, names.input)
+    channels_last = is_channels_last(image, size)
+    output = before_softmax(model, find_output(model, classes, names.output))
     _free_batch(model, image, size, channels_last=channels_last)
     model = _folded(model)
     renamed = _rename_ends(model, image.name, output, channels_last=channels_last)
@@ -103,100 +100,11 @@ def _converted(model: ModelProto) -> ModelProto:
         ) from None
 
 
-def _input(model: ModelProto, size: int, name: str | None) -> ValueInfoProto:
-    # Up to IR version 3, weights are listed as inputs, too.
-    weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [info for info in model.graph.input if info.name not in weights]
-    matches = [
-        info
-        for info in inputs
-        if (info.name == name if name is not None else _is_image(info, size))
-    ]
-    if len(matches) != 1:
-        raise ForeignError(
-            f"{len(matches)} inputs are float32 images of {size}×{size} with 3 channels; "
-            f"there are {_listed(inputs)}: name one with --input, or correct --size"
-        )
-    image: ValueInfoProto = matches[0]
-    if image.type.tensor_type.elem_type != TensorProto.FLOAT:
-        raise ForeignError(
-            f"the input {image.name} is not float32: "
-            "export the network in float32, before any quantisation"
-        )
-    return image
-
-
-def _is_image(info: ValueInfoProto, size: int) -> bool:
-    dims = _dims(info)
-    if info.type.tensor_type.elem_type != TensorProto.FLOAT or len(dims) != IMAGE_RANK:
-        return False
-    layouts = (CHANNELS, size, size), (size, size, CHANNELS)
-    return any(_matches(dims[1:], layout) for layout in layouts)
-
-
-def _matches(dims: Dims, expected: Sequence[int]) -> bool:
-    return all(dim in (None, size) for dim, size in zip(dims, expected, strict=True))
-
-
-def _channels_last(image: ValueInfoProto, size: int) -> bool:
-    dims = _dims(image)
-    channels_first = _matches(dims[1:], (CHANNELS, size, size))
-    return not channels_first or (dims[1] is None and dims[3] == CHANNELS)
-
-
-def _dims(info: ValueInfoProto) -> Dims:
-    """The shape; None for a free dimension."""
-    return [
-        d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None
-        for d in info.type.tensor_type.shape.dim
-    ]
-
-
-def _listed(infos: Sequence[ValueInfoProto]) -> str:
-    return ", ".join(f"{info.name} {_dims(info)}" for info in infos)
-
-
-def _output(model: ModelProto, classes: int, name: str | None) -> str:
-    outputs = list(model.graph.output)
-    matches = [
-        info
-        for info in outputs
-        if (info.name == name if name is not None else _is_logits(info, classes))
-    ]
-    if name is None and not matches and len(outputs) == 1:
-        matches = outputs  # a file may leave its shape open; `_shapes` checks the inferred one
-    if len(matches) != 1:
-        raise ForeignError(
-            f"{len(matches)} outputs are float32 (N, {classes}); "
-            f"there are {_listed(outputs)}: name one with --output, or correct --labels"
-        )
-    return str(matches[0].name)
-
-
-def _is_logits(info: ValueInfoProto, classes: int) -> bool:
-    dims = _dims(info)
-    return (
-        info.type.tensor_type.elem_type == TensorProto.FLOAT
-        and len(dims) == LOGITS_RANK
-        and dims[1] in (None, classes)
-    )
-
-
-def _before_softmax(model: ModelProto, output: str) -> str:
-    """The input of the last softmax, or `output` if no softmax makes it."""
-    makers = {name: node for node in model.graph.node for name in node.output}
-    node: NodeProto | None = makers.get(output)
-    while node is not None and node.op_type in ("Identity", "Cast"):
-        node = makers.get(node.input[0])
-    is_softmax = node is not None and node.op_type in ("Softmax", "LogSoftmax")
-    return str(node.input[0]) if node is not None and is_softmax else output
-
-
 def _free_batch(
     model: ModelProto, image: ValueInfoProto, size: int, *, channels_last: bool
 ) -> None:
     """Makes the first dimension free, in place: of the input, and in the constants of Reshape."""
-    batch = _dims(image)[0]
+    batch = dims_of(image)[0]
     sides = (size, size, CHANNELS) if channels_last else (CHANNELS, size, size)
     image.CopyFrom(_float32(image.name, "N", *sides))
     del model.graph.value_info[:]
@@ -302,7 +210,7 @@ def _shapes(model: ModelProto, classes: int) -> Shapes:
             f"or the graph needs another image size: {reason}"
         ) from None
     infos = (*inferred.value_info, *inferred.input, *inferred.output)
-    return {info.name: _dims(info) for info in infos}
+    return {info.name: dims_of(info) for info in infos}
 
 
 def _features(model: ModelProto, shapes: Shapes) -> tuple[str, int] | tuple[None, None]:

@@ -1,6 +1,5 @@
-"""A bundle is written, verified and read; whatever breaks the contract is named."""
+"""A bundle is written, verified and read; a file that breaks the contract is named."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,13 +8,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from service.bundle.folder import CAM, GRADIENT, PREDICT, load, write
-from service.bundle.manifest import MANIFEST, Bins, Digest, Distribution, Int8, Manifest, Parity
+from service.bundle.manifest import MANIFEST, Digest, Manifest, Parity
 from service.errors import (
     DigestError,
     ExternalDataError,
     ManifestError,
     MissingFileError,
-    SchemaVersionError,
 )
 from service.image.resize import Input
 
@@ -65,51 +63,6 @@ def test_what_is_written_is_what_is_loaded(bundle):
     assert again == bundle
     assert replace(again.manifest, files={}) == MANIFEST_OF_TWO
     assert again.read("CARD.md") == b"# Two\n"
-
-
-def test_a_manifest_survives_its_canonical_text(bundle):
-    assert Manifest.parse(bundle.manifest.canonical()) == bundle.manifest
-
-
-def test_the_embedded_manifest_is_parsed_without_loss(embedded):
-    document = json.loads((embedded.folder / MANIFEST).read_text())
-    assert json.loads(embedded.manifest.canonical()) == document
-
-
-def test_the_figures_of_int8_survive_and_their_absence_leaves_no_trace(bundle):
-    figures = Int8(
-        (1, 0.5), 100, 10, 0.9, 0.91, 0.3, 0.31, 0.98, {"1": 2.8, "16": 2.9}, "a CPU", "2026-11-24"
-    )
-    manifest = replace(bundle.manifest, int8=figures)
-    assert Manifest.parse(manifest.canonical()) == manifest
-    assert manifest.version != bundle.manifest.version
-    assert b"int8" not in bundle.manifest.canonical()
-
-
-def test_a_distribution_survives_and_its_absence_leaves_no_trace(bundle):
-    known = Distribution(
-        60, Bins((0.5, 0.9), (0.2, 0.3, 0.5)), Bins((), (1.0,)), Bins((0.5,), (0.0, 1.0))
-    )
-    manifest = replace(bundle.manifest, distribution=known)
-    assert Manifest.parse(manifest.canonical()) == manifest
-    assert b"distribution" not in bundle.manifest.canonical()
-
-
-@pytest.mark.parametrize(
-    ("edges", "shares", "message"),
-    [
-        ((0.5,), (1.0,), "1 shares and the edges"),
-        ((0.5, 0.5), (0.2, 0.3, 0.5), "edges ascend"),
-        ((0.5,), (0.5, 0.6), "sum to 1"),
-        ((0.5,), (-0.5, 1.5), "not be negative"),
-    ],
-)
-def test_bins_that_are_no_distribution_are_rejected(edges, shares, message, bundle):
-    fine = Bins((), (1.0,))
-    document = replace(bundle.manifest, distribution=Distribution(60, fine, fine, fine)).document()
-    document["distribution"]["classes"] = {"edges": edges, "shares": shares}
-    with pytest.raises(ManifestError, match=message):
-        Manifest.parse(json.dumps(document).encode())
 
 
 def test_the_version_follows_every_file(bundle, tmp_path):
@@ -172,15 +125,6 @@ def test_reading_a_graph_that_the_bundle_lacks_lists_its_files(bundle):
         bundle.read(GRADIENT)
 
 
-def test_an_unknown_schema_version_has_a_remedy(bundle):
-    document = json.loads((bundle.folder / MANIFEST).read_text())
-    (bundle.folder / MANIFEST).write_text(json.dumps(document | {"schema_version": 99}))
-    with pytest.raises(
-        SchemaVersionError, match=r"schema version 99; this Candor reads 1: export the bundle again"
-    ):
-        load(bundle.folder)
-
-
 def make_external(weight: TensorProto) -> None:
     onnx.external_data_helper.set_external_data(weight, location="weights.bin")
     weight.ClearField("raw_data")
@@ -226,35 +170,11 @@ def test_external_tensor_data_is_rejected_when_loaded(bundle):
         load(bundle.folder)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda d: d.pop("labels"),
-        lambda d: d.update(labels=["cat", "cat"]),
-        lambda d: d.update(temperature=0),
-        lambda d: d.update(entropy_power=-0.1),
-        lambda d: d.update(entropy_power=1.1),
-        lambda d: d.update(surprise=1),
-        lambda d: d["input"].update(resize="squeeze"),
-        lambda d: d["input"].update(std=[1, 1]),
-        lambda d: d["files"].pop(PREDICT),
-        lambda d: d["files"].update({"../../etc/passwd": d["files"][PREDICT]}),
-        lambda d: d.update(files=[]),
-    ],
-)
-def test_a_manifest_that_breaks_the_contract_is_rejected(bundle, change):
-    document = json.loads((bundle.folder / MANIFEST).read_text())
-    change(document)
-    (bundle.folder / MANIFEST).write_text(json.dumps(document))
-    with pytest.raises(ManifestError):
+def test_a_manifest_without_the_graph_of_predictions_is_rejected(bundle):
+    files = {name: d for name, d in bundle.manifest.files.items() if name != PREDICT}
+    (bundle.folder / MANIFEST).write_bytes(replace(bundle.manifest, files=files).canonical())
+    with pytest.raises(ManifestError, match=r"names no predict\.onnx: export the bundle again"):
         load(bundle.folder)
-
-
-@pytest.mark.parametrize("text", [b"", b"[]", b"null", b"{}", b"\xff\xfe", b'{"schema_version"'])
-def test_a_manifest_that_is_no_json_object_is_rejected(tmp_path, text):
-    (tmp_path / MANIFEST).write_bytes(text)
-    with pytest.raises(ManifestError, match="is no manifest"):
-        load(tmp_path)
 
 
 def test_a_folder_without_manifest_is_no_bundle(tmp_path):

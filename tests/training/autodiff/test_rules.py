@@ -1,4 +1,7 @@
-"""Every rule alone: against central differences in float64, on ONNX Runtime in float32, and against torch where a function is named."""
+"""Every rule alone equals central differences in float64, and runs on ONNX Runtime in float32.
+
+Where a case names a function of torch, the gradient equals that of torch.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,7 +25,10 @@ FLOAT = TensorProto.FLOAT
 
 @dataclass
 class Case:
-    """One operator: `x` is the shape of what is differentiated, `inputs` follow it (arrays are constants, "x" stands for x again)."""
+    """One operator: `x` is the shape of the tensor to differentiate, `inputs` follow it.
+
+    Among the inputs arrays are constants, "x" stands for x again, and "" for no input.
+    """
 
     operator: str
     x: tuple[int, ...] = (2, 4, 6, 5)
@@ -574,9 +580,12 @@ def answer(model, x):
     return np.asarray(reference(model).run(None, {"x": x})[0])
 
 
-def told(found, expected):
-    difference = np.abs(found - expected)
-    return f"largest difference {difference.max():.3g}, mean {difference.mean():.3g}, of values up to {np.abs(expected).max():.3g}"
+def comparison(result, expected):
+    difference = np.abs(result - expected)
+    return (
+        f"largest difference {difference.max():.3g}, mean {difference.mean():.3g}, "
+        f"of values up to {np.abs(expected).max():.3g}"
+    )
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.exact], ids=lambda case: case.name)
@@ -592,7 +601,7 @@ def test_the_gradient_is_the_slope_in_every_direction(case):
         for d in directions
     ]
     found = np.array([(gradient * d).sum() for d in directions])
-    assert np.allclose(found, slopes, rtol=2e-6, atol=2e-5), told(found, np.array(slopes))
+    assert np.allclose(found, slopes, rtol=2e-6, atol=2e-5), comparison(found, np.array(slopes))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -616,7 +625,7 @@ def test_onnx_runtime_computes_the_same_gradient(case):
         expected = reference(backward).run(
             ["gradient"], {key: value.astype(np.float64) for key, value in feeds.items()}
         )[0]
-    assert np.allclose(found, expected, rtol=1e-4, atol=2e-5), told(found, expected)
+    assert np.allclose(found, expected, rtol=1e-4, atol=2e-5), comparison(found, expected)
 
 
 def test_every_rule_has_a_case():
@@ -647,7 +656,7 @@ def test_an_operator_without_a_rule_is_named_with_its_node(operator):
     ],
     ids=lambda case: case.operator,
 )
-def test_what_a_rule_cannot_do_is_said_with_the_node(case):
+def test_an_error_of_a_rule_names_the_node(case):
     model = case.model()
     if case.operator == "Gather":  # indices that depend on the image
         model.graph.node[0].input[1] = "index"
@@ -659,17 +668,17 @@ def test_what_a_rule_cannot_do_is_said_with_the_node(case):
         graph.gradient({"y": "seed"}, ["x"])
 
 
-def test_gelu_and_its_gradient_share_what_is_dear():
+def test_gelu_and_its_gradient_share_the_error_function():
     operators = [node.op_type for node in Case("Gelu").gradient_model().graph.node]
     assert operators.count("Erf") == 1
     assert "Gelu" not in operators
     assert operators.index("Erf") < operators.index(
         "Exp"
-    )  # where the forward pass needs it, before the way back
+    )  # the forward pass needs it, before the reverse pass
 
 
-def test_places_that_are_computed_at_run_time_are_added_up():
-    """As torch's exporter writes as_strided: a flat Gather whose indices come of the batch's size."""
+def test_gather_adds_up_at_indices_that_are_computed_at_run_time():
+    """As torch exports as_strided: a flat Gather with indices that depend on the batch's size."""
     nodes = [
         helper.make_node("Shape", ["x"], ["size"]),
         helper.make_node("Sub", ["size", "back"], ["places"]),
@@ -693,7 +702,7 @@ def test_places_that_are_computed_at_run_time_are_added_up():
     assert session.run(None, {"x": x, "seed": seed})[0].tolist() == [0, 0, 10, 0, 0, 101]
 
 
-def test_nothing_goes_back_through_a_whole_number():
+def test_an_integer_has_no_gradient():
     nodes = [
         helper.make_node("Cast", ["x"], ["i"], to=TensorProto.INT64),
         helper.make_node("Cast", ["i"], ["y"], to=FLOAT),
@@ -708,14 +717,14 @@ def test_nothing_goes_back_through_a_whole_number():
 
 
 @pytest.mark.parametrize("opset", [12, 22])
-def test_an_opset_outside_13_to_21_is_refused(opset):
+def test_an_opset_outside_13_to_21_is_an_error(opset):
     model = Case("Relu", opset=20).model()
     model.opset_import[0].version = opset
     with pytest.raises(DifferentiationError, match=f"opset {opset}; 13 to 21"):
         Graph(model)
 
 
-def test_the_first_of_equal_maxima_takes_the_gradient():
+def test_a_max_pool_gives_the_gradient_to_the_first_of_equal_maxima():
     case = Case("MaxPool", (1, 1, 2, 4), attributes={"kernel_shape": [2, 2], "strides": [2, 2]})
     x = np.array([[[[1, 1, 0, 2], [1, 1, 2, 2]]]], np.float32)
     _, gradient = ReferenceEvaluator(case.gradient_model()).run(
@@ -742,3 +751,120 @@ def test_onnx_functions_are_inlined():
     result = graph.finish({}, {"gradient": (gradient, FLOAT, [2, 4, 6, 5])})
     onnx.checker.check_model(result, full_check=True)
     assert (ReferenceEvaluator(result).run(None, {"x": draw(Case("Relu"))})[0] == 2).all()
+
+
+def gradient_at(case, x, seed):
+    """The gradient of a case at exactly `x`, on ONNX Runtime."""
+    session = ort.InferenceSession(
+        case.gradient_model().SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    names = {info.name for info in session.get_inputs()}
+    feeds = {"x": x, "seed": seed.astype(np.float32)}
+    return session.run(["gradient"], {name: feeds[name] for name in feeds if name in names})[0]
+
+
+TIES = np.array([[1, 3, 3, 2], [2, 2, 2, 2], [-1, 0, -1, -2]], np.float32)
+AT_THEIR_CONVENTIONS = [
+    (
+        Case("Relu", (3,), against=torch.relu, label="at zero"),
+        np.array([0, 1, -1], np.float32),
+    ),
+    (
+        Case(
+            "HardSigmoid",
+            (5,),
+            attributes={"alpha": 1 / 6},
+            against=functional.hardsigmoid,
+            label="at its bounds",
+        ),
+        np.array([-3, 3, 0, -4, 4], np.float32),
+    ),
+    (
+        Case(
+            "ReduceMax",
+            (3, 4),
+            (integers(1),),
+            against=lambda x: x.amax(1, keepdim=True),
+            label="at ties",
+        ),
+        TIES,
+    ),
+    (
+        Case(
+            "ReduceMin",
+            (3, 4),
+            (integers(1),),
+            against=lambda x: x.amin(1, keepdim=True),
+            label="at ties",
+        ),
+        TIES,
+    ),
+    (
+        Case(
+            "ReduceL2",
+            (2, 3),
+            (integers(1),),
+            against=lambda x: torch.linalg.vector_norm(x, dim=1, keepdim=True),
+            label="at zero",
+        ),
+        np.array([[0, 0, 0], [3, 0, 4]], np.float32),
+    ),
+    (
+        Case(
+            "MaxPool",
+            (1, 1, 4, 4),
+            attributes={"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]},
+            against=lambda x: functional.max_pool2d(x, 3, 1, 1),
+            label="at ties",
+        ),
+        np.array([[[[1, 1, 2, 2], [0, 1, 2, 1], [2, 2, 2, 0], [1, 1, 1, 1]]]], np.float32),
+    ),
+    (
+        Case(
+            "Gemm",
+            (4, 5),
+            (weights(3, 4), "x", weights(5)),
+            {"alpha": 0.5, "beta": 2.0},
+            against=lambda x: 0.5 * tensor(weights(3, 4)) @ x + 2.0 * tensor(weights(5)),
+            first=False,
+            label="alpha of B",
+        ),
+        weights(4, 5, seed=9),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("case", "x"), AT_THEIR_CONVENTIONS, ids=[case.name for case, _ in AT_THEIR_CONVENTIONS]
+)
+def test_a_rule_follows_torch_where_a_slope_is_a_convention(case, x):
+    leaf = torch.from_numpy(x.astype(np.float64)).requires_grad_()
+    outputs = case.against(leaf)
+    seed = np.random.default_rng(4).normal(size=outputs.shape)
+    outputs.backward(torch.from_numpy(seed))
+    gradient = gradient_at(case, x, seed)
+    assert np.isfinite(gradient).all()
+    assert np.allclose(gradient, leaf.grad.numpy(), atol=1e-6), (gradient, leaf.grad.numpy())
+
+
+@pytest.mark.parametrize("operator", ["Max", "Min"])
+def test_the_first_of_equal_inputs_takes_the_gradient(operator):
+    x = np.array([1, 2, 3], np.float32)
+    seed = np.array([1, 10, 100], np.float32)
+    before, after = (Case(operator, (3,), inputs, first=False) for inputs in (("x", x), (x, "x")))
+    assert gradient_at(before, x, seed).tolist() == [1, 10, 100]
+    assert gradient_at(after, x, seed).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "expected"),
+    [
+        (("x", np.array(-0.5, np.float32), np.array(0.75, np.float32)), [1, 10, 0, 0, 10000]),
+        (("x", np.array(-0.5, np.float32)), [1, 10, 0, 1000, 10000]),
+        (("x", "", np.array(0.75, np.float32)), [1, 10, 100, 0, 10000]),
+    ],
+)
+def test_a_clip_passes_the_gradient_at_its_bounds(inputs, expected):
+    x = np.array([-0.5, 0.75, -0.5001, 0.7501, 0], np.float32)
+    seed = np.array([1, 10, 100, 1000, 10000], np.float32)
+    assert gradient_at(Case("Clip", (5,), inputs, first=False), x, seed).tolist() == expected

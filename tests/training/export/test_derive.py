@@ -12,10 +12,8 @@ from onnx import numpy_helper
 from service.bundle import folder as contract
 from service.bundle.manifest import MANIFEST
 from support.servers import ROOT
-from training.autodiff import cam_graph, gradient_graph
-from training.export.core import content, derived, graphs
+from training.export.core import derived
 from training.export.derive import DerivationError, complete
-from training.export.ours import export_core
 
 # The command in a process in which neither torch nor ONNX Runtime can be imported.
 COMMAND = """
@@ -122,15 +120,3 @@ def test_a_damaged_predict_graph_derives_nothing(partial):
 def test_a_folder_without_a_manifest_is_a_sentence(tmp_path):
     with pytest.raises(DerivationError, match="is no bundle"):
         complete(tmp_path)
-
-
-def test_the_search_among_reference_images_changes_no_derived_graph(bundle):
-    files = {name: bundle.read(name) for name in contract.DERIVED}
-    assert derived(bundle.read(contract.PREDICT)) == files
-
-
-def test_derived_graphs_are_those_of_the_core(run):
-    core = export_core(run.network, 32)
-    files = graphs(core, run.input)
-    assert files[contract.GRADIENT] == content(gradient_graph(core.model))
-    assert files[contract.CAM] == content(cam_graph(core.model))

@@ -1,4 +1,4 @@
-"""Graphs in half precision keep the contract and the answers, or there is no bundle."""
+"""Graphs in half precision keep the contract and the answers, or no bundle is written."""
 
 import subprocess
 import sys
@@ -89,7 +89,7 @@ def test_inputs_and_outputs_are_those_of_the_contract(graph, half, bundle):
 
 
 @pytest.mark.parametrize("graph", contract.HALVES)
-def test_weights_are_half_and_the_file_is_half_as_large(graph, embedded):
+def test_weights_are_float16_and_the_file_is_half_as_large(graph, embedded):
     content = embedded.read(graph)
     half = halved(onnx.load_model_from_string(content))
     assert 0.45 < half.ByteSize() / len(content) < 0.55
@@ -116,22 +116,23 @@ def test_parity_with_float32_is_in_the_manifest(bundle):
     assert {(entry.against, entry.pictures) for entry in half.values()} == {("float32", 30)}
     assert all(entry.relative_difference <= LIMITS[name][0] for name, entry in half.items())
     assert all(entry.cosine >= LIMITS[name][1] for name, entry in half.items())
-    assert half["logits"].relative_difference > 1e-6  # something was rounded
+    assert half["logits"].relative_difference > 1e-6  # rounding took place
     assert public_manifest(Engine(bundle, "cpu"))["parity"]["half/saliency"]["against"] == "float32"
 
 
 def test_half_precision_answers_as_float32_does(bundle, dataset, tmp_path):
     files = {graph: bundle.read(half) for graph, half in contract.HALVES.items()}
-    near, full = (
+    half_engine, full_engine = (
         Engine(contract.write(tmp_path / "b", bundle.manifest, files), "cpu"),
         Engine(bundle, "cpu"),
     )
     pixels = dataset.test.pixels
-    target = full.predict(pixels).logits.argmax(1)
-    assert np.array_equal(near.predict(pixels).logits.argmax(1), target)
-    x = full.normalise(pixels)
-    found, expected = (engine.gradient(x, target).gradient for engine in (near, full))
-    assert compare(found, torch.from_numpy(expected)).cosine > LIMITS["saliency"][1]
+    target = full_engine.predict(pixels).logits.argmax(1)
+    assert np.array_equal(half_engine.predict(pixels).logits.argmax(1), target)
+    x = full_engine.normalise(pixels)
+    engines = (half_engine, full_engine)
+    result, expected = (engine.gradient(x, target).gradient for engine in engines)
+    assert compare(result, torch.from_numpy(expected)).cosine > LIMITS["saliency"][1]
 
 
 def test_rounding_is_that_of_float16_between_operators():
@@ -145,11 +146,11 @@ def test_rounding_is_that_of_float16_between_operators():
     session = ort.InferenceSession(
         rounded(halved(model)).SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    (found,) = session.run(None, {"x": x})
+    (result,) = session.run(None, {"x": x})
     with np.errstate(over="ignore"):
         expected = (x.astype(np.float16) * np.float16(1.2345) + np.float16(0.1)).astype(np.float32)
-    assert np.array_equal(found, expected)
-    assert np.isinf(found[3])
+    assert np.array_equal(result, expected)
+    assert np.isinf(result[3])
 
 
 def test_operators_in_float32_may_read_the_same_tensor():
@@ -164,30 +165,30 @@ def test_operators_in_float32_may_read_the_same_tensor():
     assert session.run(None, {"x": np.array([-1, 2], np.float32)})[0].tolist() == [0.5, 2.5]
 
 
-def test_what_half_precision_holds_becomes_a_bundle(tmp_path):
+def test_a_network_that_half_precision_can_hold_becomes_a_bundle(tmp_path):
     made = make_foreign_bundle(core_between(1.0, 1.0), MANIFEST, tmp_path / "b", halves=True)
     assert set(made.manifest.files) == {*contract.HALVES, *contract.HALVES.values()}
     assert made.manifest.parity["half/logits"].relative_difference < 2e-3
 
 
-def test_an_overflow_is_refused(tmp_path):
-    told = r"logits in half precision overflows for 8 of 8 images \(limit 0\).*exceeds 65,504.*without --half"
-    with pytest.raises(ParityError, match=told):
+def test_an_overflow_is_an_error(tmp_path):
+    message = r"overflows for 8 of 8 images \(limit 0\).*exceeds 65,504.*without --half"
+    with pytest.raises(ParityError, match=f"logits in half precision {message}"):
         make_foreign_bundle(core_between(1e6, 1e-6), MANIFEST, tmp_path / "b", halves=True)
     assert not (tmp_path / "b").exists()
     assert make_foreign_bundle(core_between(1e6, 1e-6), MANIFEST, tmp_path / "b").has(contract.CAM)
 
 
-def test_an_underflow_is_refused(tmp_path):
-    told = r"half precision differs from float32: median relative difference .* \(limit .*\), cosine .* \(limit .*without --half"
-    with pytest.raises(ParityError, match=told):
+def test_an_underflow_is_an_error(tmp_path):
+    message = r"median relative difference .* \(limit .*\), cosine .* \(limit .*without --half"
+    with pytest.raises(ParityError, match=f"half precision differs from float32: {message}"):
         make_foreign_bundle(core_between(1.0, 1e-8, 1e8), MANIFEST, tmp_path / "b", halves=True)
 
 
-def test_what_would_fail_the_self_test_on_a_gpu_is_refused(tmp_path):
+def test_a_self_test_that_would_fail_on_a_gpu_is_an_error(tmp_path):
     with pytest.raises(
         ParityError,
-        match=r"self-test image in half precision gives class \d.*within 0\.05 is wanted",
+        match=r"self-test image in half precision gives class \d.*within 0\.05 is required",
     ):
         make_foreign_bundle(core_between(1.0, 1.0, 3000.0), MANIFEST, tmp_path / "b", halves=True)
 

@@ -81,9 +81,9 @@ def test_files_of_the_older_exporter_become_bundles(opset, free, network, tmp_pa
     batch = np.stack([draw(size=SIZE, seed=seed) for seed in range(6)])
     with torch.no_grad():
         expected = network(torch.from_numpy(engine.normalise(batch))).numpy()
-    found = engine.predict(batch)
-    assert np.abs(found.logits - expected).max() < 1e-5
-    assert found.features.shape == (6, 12)
+    result = engine.predict(batch)
+    assert np.abs(result.logits - expected).max() < 1e-5
+    assert result.features.shape == (6, 12)
     assert engine.cam(engine.normalise(batch), np.zeros(6, np.int64)).activation.shape == (
         6,
         12,
@@ -118,17 +118,17 @@ def test_logits_are_tapped_before_a_softmax(network, tmp_path):
     softened.load_state_dict(network.state_dict())
     for name, module in (("plain", network), ("soft", softened)):
         older(module, tmp_path / f"{name}.onnx")
-    found = [
+    models = [
         read_core(tmp_path / f"{name}.onnx", SIZE, CLASSES, Names()).model
         for name in ("plain", "soft")
     ]
-    assert [node.op_type for node in found[0].graph.node] == [
-        node.op_type for node in found[1].graph.node
+    assert [node.op_type for node in models[0].graph.node] == [
+        node.op_type for node in models[1].graph.node
     ]
 
 
 def keras_style(path):
-    """NHWC in, NHWC through Transpose pairs as converters from TensorFlow write them, softmax out; the batch is unk__1."""
+    """As converters from TensorFlow write: NHWC by pairs of Transpose, a softmax at the end."""
     rng = np.random.default_rng(2)
     weights = {
         "kernel": rng.normal(size=(6, 3, 3, 3)).astype(np.float32) / 4,
@@ -202,7 +202,7 @@ def graph_with(operator, tmp_path):
     return path
 
 
-def test_what_has_no_rule_is_named_and_can_be_served_without_gradients(tmp_path):
+def test_an_operator_without_a_rule_is_named_and_can_be_served_without_gradients(tmp_path):
     core = read_core(graph_with("Asinh", tmp_path), SIZE, CLASSES, Names())
     with pytest.raises(DifferentiationError, match=r"Asinh \(node forward/the_node\).*no rule"):
         make_foreign_bundle(core, MANIFEST, tmp_path / "bundle")
@@ -217,7 +217,7 @@ def test_what_has_no_rule_is_named_and_can_be_served_without_gradients(tmp_path)
     )
 
 
-def test_its_graphs_for_explanations_can_be_derived(tmp_path):
+def test_the_graphs_of_a_foreign_bundle_can_be_derived(tmp_path):
     core = read_core(graph_with("Relu", tmp_path), SIZE, CLASSES, Names(cam_layer="o"))
     made = make_foreign_bundle(core, MANIFEST, tmp_path / "bundle")
     for name in contract.DERIVED:
@@ -226,7 +226,7 @@ def test_its_graphs_for_explanations_can_be_derived(tmp_path):
     assert contract.load(made.folder) == made
 
 
-def test_a_tensor_with_a_name_of_ours_may_be_the_cam_layer(tmp_path):
+def test_the_cam_layer_may_have_a_reserved_name(tmp_path):
     path = graph_with("Relu", tmp_path)
     model = onnx.load(path)
     conv, relu, *_ = model.graph.node
@@ -240,13 +240,13 @@ def test_a_tensor_with_a_name_of_ours_may_be_the_cam_layer(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("size", "classes", "names", "told"),
+    ("size", "classes", "names", "message"),
     [
         (
             SIZE + 1,
             CLASSES,
             Names(),
-            r"0 inputs are float32 images of 25×25.*there are x \[None, 3, 24, 24\]: name one with --input",
+            r"0 inputs are float32 images of 25×25.*x \[None, 3, 24, 24\]: name one with --input",
         ),
         (SIZE, CLASSES + 1, Names(), "does not have 6 classes"),
         (SIZE, CLASSES, Names(input="nope"), "0 inputs are"),
@@ -255,18 +255,18 @@ def test_a_tensor_with_a_name_of_ours_may_be_the_cam_layer(tmp_path):
         (SIZE, CLASSES, Names(cam_layer="x"), "--cam-layer x names no tensor"),
     ],
 )
-def test_what_cannot_be_found_is_told_with_what_there_is(size, classes, names, told, tmp_path):
-    with pytest.raises(ForeignError, match=told):
+def test_an_error_lists_the_tensors_of_the_file(size, classes, names, message, tmp_path):
+    with pytest.raises(ForeignError, match=message):
         read_core(graph_with("Relu", tmp_path), size, classes, names)
 
 
-def test_a_file_that_is_no_graph_is_refused(tmp_path):
+def test_a_file_without_a_graph_is_an_error(tmp_path):
     (tmp_path / "net.onnx").write_bytes(b"no graph at all")
     with pytest.raises(ForeignError, match="is no ONNX file"):
         read_core(tmp_path / "net.onnx", SIZE, CLASSES, Names())
 
 
-def test_a_file_that_is_calibrated_has_sets_and_a_familiarity_by_energy(drawn, tmp_path):
+def test_a_calibrated_file_has_prediction_sets_and_familiarity_by_energy(drawn, tmp_path):
     labels = ("red", "green", "blue", "dog", "elk")
     manifest = Manifest("theirs", labels, SPEC)
     held_out = read.read_labelled(drawn, SPEC, labels)
@@ -328,6 +328,6 @@ def test_the_command_makes_a_bundle_and_checks_it(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "3 of 3 images get the class that net.onnx gives them" in done.stdout
     assert contract.load(tmp_path / "out").manifest.labels[2] == "cat"
-    refused = run("--mean", "1,2")
-    assert refused.returncode == 1
-    assert "give three numbers" in refused.stderr
+    failed = run("--mean", "1,2")
+    assert failed.returncode == 1
+    assert "give three numbers" in failed.stderr

@@ -1,4 +1,4 @@
-"""An int8 graph is written with its figures if it is worth serving, and refused with a sentence if not."""
+"""An int8 graph is written with its figures if it is worth serving; else there is an error."""
 
 import subprocess
 import sys
@@ -41,7 +41,7 @@ def made(embedded, source, tmp_path_factory):
     return add_int8(embedded, source, tmp_path_factory.mktemp("int8") / "b")
 
 
-def test_the_other_files_stay_and_the_new_one_is_a_quarter_as_large(made, embedded):
+def test_other_files_stay_and_the_new_one_is_a_quarter_as_large(made, embedded):
     old, new = (
         {name: file for name, file in b.manifest.files.items() if name != contract.INT8}
         for b in (embedded, made)
@@ -58,14 +58,14 @@ def test_the_figures_are_in_the_manifest(made):
     assert min(figures.speed_ratio.values()) >= 1.5
 
 
-def test_what_was_written_can_be_served(made, source):
+def test_the_written_graph_can_be_served(made, source):
     engine = Engine(made, "cpu", precision="int8")
     same = engine.predict_quick(source.test.pixels).logits.argmax(1) == source.test.labels
     assert same.mean() == made.manifest.int8.agreement
 
 
 @pytest.mark.parametrize(
-    ("figures", "told"),
+    ("figures", "message"),
     [
         (
             {"macro_f1": 0.89},
@@ -81,13 +81,13 @@ def test_what_was_written_can_be_served(made, source):
         ),
     ],
 )
-def test_a_figure_beyond_its_limit_is_refused(figures, told):
+def test_a_figure_beyond_its_limit_is_an_error(figures, message):
     check(GOOD)
-    with pytest.raises(Int8Error, match=told):
+    with pytest.raises(Int8Error, match=message):
         check(replace(GOOD, **figures))
 
 
-def test_a_calibration_on_other_images_loses_too_much(embedded, source, tmp_path):
+def test_a_calibration_on_black_images_loses_too_much(embedded, source, tmp_path):
     black = replace(
         source, validation=Images(np.zeros((10, 32, 32, 3), np.uint8), np.zeros(10, np.int64))
     )
@@ -96,7 +96,7 @@ def test_a_calibration_on_other_images_loses_too_much(embedded, source, tmp_path
     assert not (tmp_path / "b").exists()
 
 
-def test_the_command_refuses_data_of_other_classes(drawn, tmp_path):
+def test_data_of_other_classes_is_an_error_of_the_command(drawn, tmp_path):
     command = [
         sys.executable,
         "-m",

@@ -1,4 +1,4 @@
-"""Average pools go before or into the convolutions that they followed, batch norms into them, and the function stays the same."""
+"""Folding moves pools and batch norms into convolutions, and the function stays the same."""
 
 import warnings
 
@@ -20,7 +20,7 @@ def exported(*layers):
     """The layers as an ONNX graph from x (N, 3, 17, 17)."""
     network = nn.Sequential(*layers).eval()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's, about its own insides
+        warnings.simplefilter("ignore")  # the exporter warns of its own deprecated calls
         program = torch.onnx.export(
             network,
             (torch.zeros(2, 3, 17, 17),),
@@ -83,7 +83,7 @@ def test_a_pool_comes_before_a_convolution_whose_channels_fill_a_block(padding):
     assert np.abs(answer(folded) - answer(model)).max() < 1e-5
 
 
-def test_padding_that_a_pool_cannot_have_goes_into_the_weights():
+def test_a_pool_with_too_much_padding_goes_into_the_weights():
     torch.manual_seed(1)
     model = exported(nn.Conv2d(3, 32, 1), nn.Conv2d(32, 8, 5, padding=2), nn.AvgPool2d(2))
     folded = fold(model)
@@ -103,7 +103,7 @@ def test_padding_that_a_pool_cannot_have_goes_into_the_weights():
     ],
     ids=["pointwise", "strided", "padded", "overlapping", "not linear", "maximum"],
 )
-def test_what_is_no_gain_or_not_the_same_is_left(layers):
+def test_layers_stay_where_folding_gains_nothing_or_changes_the_function(layers):
     model = exported(*layers)
     before, expected = operators(model), answer(model)
     folded = fold(model)
@@ -111,7 +111,7 @@ def test_what_is_no_gain_or_not_the_same_is_left(layers):
     assert np.array_equal(answer(folded), expected)
 
 
-def test_a_convolution_that_something_else_reads_is_left():
+def test_a_convolution_with_another_reader_stays():
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
@@ -138,7 +138,7 @@ def test_candor_net_keeps_the_pools_that_save_multiplications():
     core = export_core(network, 32)
     answering = onnx.ModelProto()
     answering.CopyFrom(core.model)
-    del answering.graph.output[1:]  # what only tells how images look and where
+    del answering.graph.output[1:]  # features and activation
     prune(answering)
     halved = ["AveragePool", "Conv", "Gelu"]
     assert operators(answering) == [

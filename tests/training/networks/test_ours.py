@@ -5,7 +5,7 @@ import torch
 from training.fit.recipes import RECIPES
 
 
-def test_halving_by_one_convolution_is_a_convolution_and_a_pool():
+def test_one_convolution_with_stride_equals_a_convolution_and_a_pool():
     network = RECIPES["candor_net"].network_for(10).double()
     for group, channels, size in zip(network.groups, (24, 64, 256), (33, 16, 8), strict=True):
         x = torch.randn(

@@ -1,7 +1,7 @@
 """Convolutions: the gradient of x is the transposed convolution of g with the same weights.
 
-Weights W are (out, in/groups, *kernel) and may not depend on the image. Nothing here is computed
-at once on the weights: ONNX Runtime folds the few nodes at load, and the file holds W once.
+Weights W are (out, in/groups, *kernel) and may not depend on the image. Nodes turn them as needed,
+and ONNX Runtime folds these nodes at load: so the file holds W once.
 """
 
 from collections.abc import Sequence

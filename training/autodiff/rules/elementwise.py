@@ -23,7 +23,7 @@ def _times(slope: Slope) -> Rule:
 
 
 def _gate(ctx: Context, condition: str, otherwise: str | float = 0.0) -> dict[int, str]:
-    """The answer g where `condition` holds, and `otherwise` elsewhere."""
+    """The gradient: g where `condition` holds, `otherwise` elsewhere."""
     return {0: ctx.graph.node("Where", condition, ctx.gradient, otherwise)}
 
 
@@ -147,7 +147,7 @@ def _where(ctx: Context) -> dict[int, str]:
 def _clip(ctx: Context) -> dict[int, str]:
     """Gradient of min(max(x, low), high): g where low ≤ x ≤ high, else 0.
 
-    At the bounds the answer is g; torch 2.15 has 0 there, and g/2 where the bounds are tensors.
+    At the bounds the gradient is g; torch 2.15 has 0 there, and g/2 where the bounds are tensors.
     """
     graph, inside = ctx.graph, []
     for operator, bound in zip(("GreaterOrEqual", "LessOrEqual"), ctx.node.input[1:], strict=False):
@@ -256,7 +256,7 @@ def _gelu(ctx: Context) -> dict[int, str]:
     scaled = graph.node("Mul", x, math.sqrt(0.5))
     # Φ(x) = ½ + ½ erf(x/√2): HardSigmoid computes ½·e + ½ in one node, and never has to clip.
     normal = graph.node("HardSigmoid", graph.node("Erf", scaled), alpha=0.5, beta=0.5)
-    # The forward pass takes the same Φ, which is the dear part of both.
+    # The forward pass takes the same Φ, which is the costly part.
     graph.replace(ctx.node, "Mul", x, normal)
     # x·φ(x) = x/√2 · exp(−½·ln π − (x/√2)²)
     offset = graph.constant(-0.5 * math.log(math.pi))

@@ -246,7 +246,7 @@ def _scatter(
     count = len(indices)
     if count == size and np.array_equal(indices, np.arange(size)):
         return gradient
-    # Pad and Gather move, MatMul multiplies: it is left for indices that repeat or leave gaps.
+    # Pad and Gather only move; MatMul is for indices that repeat or leave gaps.
     if np.array_equal(indices, np.arange(indices[0], indices[0] + count)):
         pads = np.zeros((2, rank), np.int64)
         pads[:, axis] = indices[0], size - indices[-1] - 1

@@ -1,0 +1,49 @@
+"""Parity is measured by medians over images, and a bundle beyond its limits is an error."""
+
+import numpy as np
+import pytest
+import torch
+
+from service.bundle.manifest import Parity
+from service.runtime.engine import Engine
+from training.export import parity
+
+
+def test_another_network_is_an_error(bundle, run, dataset):
+    other = parity.copy_of(run.network)
+    with torch.no_grad():
+        other.head.weight.mul_(1.001)
+        other.body[0].weight.add_(0.01)
+    measured = parity.measure(Engine(bundle, "cpu"), other, dataset.validation.pixels)
+    with pytest.raises(parity.ParityError, match="differs from captum: median relative difference"):
+        parity.check(measured)
+
+
+def test_a_wrong_direction_is_an_error():
+    with pytest.raises(parity.ParityError, match=r"cosine 0.5"):
+        parity.check({"saliency": Parity("captum", 64, 1e-7, 0.5)})
+
+
+@pytest.mark.parametrize("numbers", [(float("nan"), 1.0), (1e-7, float("nan"))])
+def test_nan_is_an_error(numbers):
+    with pytest.raises(parity.ParityError, match="nan"):
+        parity.check({"saliency": Parity("captum", 64, *numbers)})
+
+
+def test_comparing_takes_medians_over_images():
+    ours = np.ones((3, 1, 2, 2), np.float32)
+    theirs = torch.ones(3, 1, 2, 2)
+    theirs[0] = -5
+    theirs[1, 0, 0, 0] = 2
+    result = parity.compare(ours, theirs)
+    assert result.relative_difference == pytest.approx(0.5)
+    assert (result.pictures, result.against) == (3, "captum")
+
+
+def test_an_all_zero_map_does_not_divide_by_zero():
+    assert (
+        parity.compare(
+            np.zeros((2, 1, 2, 2), np.float32), torch.zeros(2, 1, 2, 2)
+        ).relative_difference
+        == 0
+    )
