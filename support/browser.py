@@ -10,6 +10,9 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, 
 # A camera with a test image, which no one has to allow.
 ARGUMENTS = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 TABS = ("try", "why", "watch", "model")
+WAIT = 15_000  # milliseconds; a wait ends as soon as it can, and a crowded machine needs longer
+
+expect.set_options(timeout=WAIT)
 
 
 @contextmanager
@@ -36,7 +39,7 @@ class Visit:
         options = {"locale": "en-GB", "viewport": {"width": 1280, "height": 900}} | options
         self.context = browser.new_context(base_url=url, **options)
         self.page = self.context.new_page()
-        self.page.set_default_timeout(15_000)
+        self.page.set_default_timeout(WAIT)
         self.errors: list[str] = []
         self.foreign: list[str] = []
         self.requests: list[str] = []

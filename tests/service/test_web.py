@@ -527,7 +527,7 @@ def test_watch_draws_the_metrics_of_the_service(visit, server):
         )
     server.client.post("/predict", content=b"GIF8", headers={"content-type": "image/png"})
     explained(server, "method=grad_cam")
-    expect(page.locator(".rate svg")).to_be_visible(timeout=10_000)
+    expect(page.locator(".rate svg")).to_be_visible()
     expect(page.get_by_role("row", name="/predict")).to_be_visible()
     expect(page.get_by_role("row", name="/explain")).to_be_visible()
     expect(page.get_by_role("row", name="Decode")).to_be_visible()

@@ -93,7 +93,7 @@ MISPLACED = {
         "/explain?method=lime",
         {"mask": "%%%"},
         400,
-        "the mask of 3 characters is no base64",
+        "the mask of 3 characters is not base64",
     ),
     "a number": ("/explain?method=lime", {"mask": 5}, 400, "the mask is given as int"),
     "nothing": ("/explain?method=lime", {"mask": ""}, 400, "the mask is empty"),
