@@ -25,7 +25,7 @@ from service.settings import EMBEDDED_BUNDLE
 from support import arrivals, load
 from support.arrivals import Answer
 from support.load import Server, Wrk, table
-from training.audit.measures.calibration import error
+from training.audit.measures.calibration import calibration_error
 from training.audit.measures.familiarity import auroc
 from training.audit.measures.out_of_distribution import out_of_distribution
 from training.autodiff import prune
@@ -83,8 +83,8 @@ def main(data: Path, bundle: Path, rounds: int, seconds: float) -> None:
                 kind: answers(server, "/predict", pngs, "png") for kind, pngs in drawn(data, bundle)
             }
     click.echo(f"{load.machine()}\n\n{len(files):,} test images over HTTP.\n")
-    calibration_error = error(probabilities(predicted["false"], len(labels)), np.array(truth))
-    click.echo(f"Expected calibration error (15 bins): {calibration_error:.2%}.\n")
+    error = calibration_error(probabilities(predicted["false"], len(labels)), np.array(truth))
+    click.echo(f"Expected calibration error (15 bins): {error:.2%}.\n")
     rows = [
         (kind, *covered(predicted[key], truth, labels))
         for key, kind in (("false", "over all"), ("true", "by class"))

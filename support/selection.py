@@ -1,11 +1,14 @@
-"""Selection of the fast tests: those that neither start a process nor import torch.
+"""Rules for which tests run: the fast ones, and in CI no skip for want of a tool.
 
-No test says so itself: what a test reaches is read from its code, its fixtures and its imports.
+A fast test neither starts a process nor imports torch. Its code, its fixtures and its imports
+decide that; no test is marked.
 """
 
 import ast
 import inspect
 import multiprocessing
+import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -13,11 +16,24 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
+import pytest
+
 from support.servers import ROOT
 
 SLOW_PACKAGES = {"torch", "torchvision", "captum", "lightning"}
 STARTERS = (subprocess, multiprocessing)
 OURS = ("service", "training", "support", "benchmarks", "drawings")
+# A machine may lack these although everything is installed.
+HARDWARE = re.compile(r"GPU|CUDAExecutionProvider|kernel forbids|affinity")
+
+
+def fail_in_ci(report: pytest.TestReport) -> None:
+    """Turns a skip into a failure where CI=true, unless the machine lacks hardware or a right."""
+    if report.skipped and isinstance(report.longrepr, tuple) and os.environ.get("CI") == "true":
+        reason = report.longrepr[2]
+        if not HARDWARE.search(reason):
+            report.outcome = "failed"
+            report.longrepr = f"{report.nodeid}: {reason}; in CI that is a failure"
 
 
 def imports_torch(path: Path) -> bool:
@@ -39,6 +55,8 @@ def starts_process(function: Callable[..., Any]) -> bool:
     while waiting:
         current = waiting.pop()
         names = set(_names(current.__code__))
+        # `from a.b import c` leaves a.b and c in the code.
+        names |= {f"{one}.{other}" for one in names if one.startswith(OURS) for other in names}
         if any(name.partition(".")[0] in SLOW_PACKAGES for name in names):
             return True
         if any(imports_torch(file) for name in names for file in _files(name)):

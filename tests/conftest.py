@@ -1,7 +1,5 @@
 """Fixtures of several tests, and the rules for which tests run."""
 
-import os
-import re
 from pathlib import Path
 
 import pytest
@@ -10,8 +8,6 @@ from support import selection
 from support.servers import Server
 
 ROOT = Path(__file__).parent.parent
-# What a machine may lack although everything is installed. Any other skip is a tool that is missing: in CI it fails.
-HARDWARE = re.compile(r"GPU|CUDAExecutionProvider|kernel forbids|affinity")
 
 
 def pytest_addoption(parser):
@@ -45,13 +41,9 @@ def is_slow(item):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
-    """Fails in CI what is skipped for want of a tool or a network."""
+    """Fails in CI what a missing tool or network would skip."""
     report = yield
-    if report.skipped and isinstance(report.longrepr, tuple) and os.environ.get("CI") == "true":
-        reason = report.longrepr[2]
-        if not HARDWARE.search(reason):
-            report.outcome = "failed"
-            report.longrepr = f"{item.nodeid}: {reason}; in CI this is a failure"
+    selection.fail_in_ci(report)
     return report
 
 

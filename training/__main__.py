@@ -1,12 +1,12 @@
 """The command line of `python -m training`: train a network, make a bundle of it, audit it."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
+# the names of release 0.1, until 0.3
 FORMER_NAMES = {
     "biased": "plant-bias",
     "--board": "--tensorboard",
@@ -22,6 +22,7 @@ class _FormerNames(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Replaces the former names of the command and of its options."""
+        # other words are values: a folder may have the name of a former command
         current = [
             _current_name(arg) if position == 0 or arg.startswith("--") else arg
             for position, arg in enumerate(args)
@@ -90,7 +91,7 @@ def main() -> None:
 @click.option(
     "--finetune-epochs",
     type=click.IntRange(0, 1000),
-    help="Epochs at a low rate, without holes, whose weights are averaged. Default: the recipe's.",
+    help="Epochs at a low rate, without holes; their weights are averaged. Default: the recipe's.",
 )
 @click.option(
     "--learning-rate-scale",
@@ -134,47 +135,39 @@ def fit(
     device: str,
     resume: bool,
     track: Literal["wandb"] | None,
-    **given: Any,
+    **options: Any,
 ) -> None:
     """Trains a network and reports on the test set.
 
     Several processes: torchrun --nproc-per-node 2 -m training fit … (gloo on CPUs, one process for
     each GPU).
     """
+    # torch takes seconds to import, and --help does without it
     from training import commands
-    from training.data import read
-    from training.fit import loop, runs, tracking
+    from training.data.read import DataError
+    from training.fit.loop import Stopped
+    from training.fit.runs import RunError
+    from training.fit.tracking import TrackingError
 
     if start_folder is not None and (
-        network or activation or given["held_out"] is not None or given["seed"] is not None
+        network or activation or options["held_out"] is not None or options["seed"] is not None
     ):
         raise click.UsageError(
             "--start brings its network and its held-out images: "
             "leave out --network, --activation, --held-out and --seed"
         )
-    changes = {name: value for name, value in given.items() if value is not None}
+    # an option that is not given leaves the value of the recipe
+    changes = {name: value for name, value in options.items() if value is not None}
+    if activation is not None:
+        changes["options"] = {"activation": activation}
     try:
-        start = None if start_folder is None else runs.load(start_folder)
-        recipe = commands.recipe_for(network, activation, start, changes)
-        dataset = read.read(source, recipe.input(), recipe.held_out, recipe.seed)
-        if start is not None and start_folder is not None:
-            recipe = replace(recipe, start=runs.digest(start_folder))
-            read.check_same(dataset, start.subject.fingerprint, start_folder)
-        loop.train(
-            dataset,
-            source,
-            recipe,
-            folder,
-            start=start,
-            resume=resume,
-            accelerator=device,
-            track=track,
-        )
-    except (read.DataError, runs.RunError, tracking.TrackingError) as error:
+        recipe, start = commands.recipe_for(network, start_folder, changes)
+        commands.train(source, folder, recipe, start, resume=resume, device=device, track=track)
+    except (DataError, RunError, TrackingError) as error:
         raise click.ClickException(str(error)) from None
-    except loop.Stopped as stopped:
+    except Stopped as stopped:
         click.echo(str(stopped), err=True)
-        raise SystemExit(130) from None
+        raise SystemExit(130) from None  # 128 + SIGINT, as shells report it
 
 
 @main.command()
@@ -266,7 +259,7 @@ def fit(
     type=click.Path(path_type=Path, exists=True),
     help="Images on which the bundle's predictions are compared with those of the ONNX file.",
 )
-def bundle(*, run_folder: Path | None, file: Path | None, **given: Any) -> None:
+def bundle(*, run_folder: Path | None, file: Path | None, **options: Any) -> None:
     """Makes a bundle of a run, or of any ONNX classifier: graphs for prediction and explanation.
 
     \b
@@ -287,17 +280,21 @@ def bundle(*, run_folder: Path | None, file: Path | None, **given: Any) -> None:
 
     if (run_folder is None) == (file is None):
         raise click.UsageError("give one of --run and --onnx")
-    if run_folder is not None and given["calibrate"] is not None:
+    if run_folder is not None and options["calibrate"] is not None:
         raise click.UsageError("--calibrate is for --onnx: a run has held-out images of its own")
     try:
         if run_folder is not None:
             commands.bundle_run(
-                run_folder, given["folder"], given["source"], given["name"], half=given["half"]
+                run_folder,
+                options["folder"],
+                options["source"],
+                options["name"],
+                half=options["half"],
             )
         else:
             assert file is not None
             commands.bundle_file(
-                file, **{name: value for name, value in given.items() if name != "source"}
+                file, **{name: value for name, value in options.items() if name != "source"}
             )
     except (
         DataError,

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
@@ -28,19 +28,57 @@ from training.data.read import Dataset, load_image
 from training.export import foreign, int8
 from training.export.bundle import make_bundle, make_foreign_bundle
 from training.export.foreign import ForeignError
-from training.fit import runs
+from training.fit import loop, runs
 from training.fit.recipes import RECIPES, Recipe
 from training.fit.runs import Run
+from training.fit.tracking import Track
 
 SUM_TOLERANCE = 1e-3  # probabilities of a float32 softmax sum to 1 within this
 
+
+class Start(NamedTuple):
+    """The run that a training starts from, and its folder."""
+
+    folder: Path
+    run: Run
+
+
 def recipe_for(
-    network: str | None, activation: str | None, start: Run | None, changes: Mapping[str, Any]
-) -> Recipe:
-    """The recipe of `start`, or of `network`, with the `changes` of the command line."""
-    recipe = RECIPES[network or "candor_net"] if start is None else start.recipe
-    options: dict[str, Any] = {"options": {"activation": activation}} if activation else {}
-    return replace(recipe, **changes, **options)
+    network: str | None, start_folder: Path | None, changes: Mapping[str, Any]
+) -> tuple[Recipe, Start | None]:
+    """The recipe of `network`, or of the run to start from, with `changes`; and that run."""
+    if start_folder is None:
+        return replace(RECIPES[network or "candor_net"], **changes), None
+    start = Start(start_folder, runs.load(start_folder))
+    # part of the recipe, so that --resume rejects a start from other weights
+    return replace(start.run.recipe, **changes, start=runs.digest(start_folder)), start
+
+
+def train(
+    source: str,
+    folder: Path,
+    recipe: Recipe,
+    start: Start | None,
+    *,
+    resume: bool,
+    device: str,
+    track: Track | None,
+) -> None:
+    """Trains a network."""
+    dataset = read.read(source, recipe.input(), recipe.held_out, recipe.seed)
+    if start is not None:
+        # of other data, images held out here could be images that the first run was trained on
+        read.check_same(dataset, start.run.subject.fingerprint, start.folder)
+    loop.train(
+        dataset,
+        source,
+        recipe,
+        folder,
+        start=None if start is None else start.run,
+        resume=resume,
+        accelerator=device,
+        track=track,
+    )
 
 
 def bundle_run(
@@ -51,6 +89,7 @@ def bundle_run(
     dataset = read.read(
         source or run.subject.source, run.input, run.recipe.held_out, run.recipe.seed
     )
+    # reliability is fitted on the validation images: the network must not have learnt from them
     read.check_same(dataset, run.subject.fingerprint, run_folder)
     bundle = make_bundle(run, dataset, folder, name or dataset.name, halves=half)
     _print_summary(bundle)
@@ -116,10 +155,8 @@ def audit_bundle(
 
 
 def _data_for(bundle: Bundle, source: str, seed: int) -> Dataset:
-    """The images of `source`, resized for `bundle`.
-
-    Ten training images a class are held out, as every data set needs; an audit uses none of them.
-    """
+    """The images of `source`, resized for `bundle`."""
+    # an audit needs test images alone, and a data set some held-out ones: ten a class are enough
     dataset = read.read(source, bundle.manifest.input, 10 * len(bundle.manifest.labels), seed)
     read.check_classes(dataset, bundle.manifest.labels)
     return dataset
@@ -231,6 +268,7 @@ def _compare_with_file(file: Path, bundle: Bundle, names: foreign.Names, images:
     Raises:
         ForeignError: `images` holds no images, or the predicted class of one differs.
     """
+    # both on the CPU, so that no difference between devices is counted
     engine = Engine(bundle, "cpu")
     session = ort.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     image = next(i for i in session.get_inputs() if names.input in (None, i.name))

@@ -62,7 +62,7 @@ async def read(request: Request, max_body_bytes: int) -> Payload:
         InvalidParameter: a parameter is given twice, or `check_counts` fails.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    query = query_of(request)
+    query = query_of(request)  # first, so that a bad query costs no body
     if kind not in (*RAW, FORM, JSON):
         problem = f"Content-Type {short(kind)} is not supported"
         raise UnsupportedFormat(
@@ -114,7 +114,7 @@ async def body_of(request: Request, max_bytes: int) -> bytes:
         raise _too_large(int(announced), max_bytes)
     caller = protocol.of(request.scope)
     # A timer costs more than reading a body that has already arrived.
-    if caller is not None and caller.has_sent:
+    if caller is not None and caller.body_received:
         return await _collect(request, max_bytes)
     try:
         async with asyncio.timeout(READ_SECONDS):
@@ -126,6 +126,7 @@ async def body_of(request: Request, max_bytes: int) -> bytes:
 
 
 async def _collect(request: Request, max_bytes: int) -> bytes:
+    # Content-Length is missing in a chunked body, so the bytes are counted.
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)
@@ -147,7 +148,8 @@ async def _form(request: Request, body: bytes) -> Payload:
         yield body
 
     try:
-        # One file more than the limit passes here, so that `check_counts` words the error.
+        # One file more than the limit passes here, so that `check_counts` words the error. The size
+        # of a part needs no limit of its own: the body has one.
         parser = MultiPartParser(
             request.headers,
             stream(),
@@ -239,6 +241,7 @@ def from_base64(name: str, text: object) -> EncodedImage:
             f"the {name} is given as {type(text).__name__}: in JSON, send base64 text (RFC 4648)"
         )
     try:
+        # Without validation b64decode skips all characters that are not base64.
         return base64.b64decode(text, validate=True) or MalformedRequest(
             f"the {name} is empty (0 bytes): send one"
         )

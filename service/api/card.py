@@ -52,8 +52,8 @@ class Card:
 def page_of(text: str, title: str, files: Collection[str]) -> str:
     """Renders a card as a page; of the bundle's `files` it shows the plots."""
     body = _Markdown(files).render(METADATA.sub("", text, count=1))
-    # Tags come from the renderer alone, so they can be replaced as text. An image from another
-    # host would show that host who reads the card: it becomes a link.
+    # Tags come from the renderer alone, so they can be replaced as text. Loading an image from
+    # another host would reveal the reader to that host: it becomes a link.
     body = FOREIGN_IMAGE.sub(r'<a href="\1">\2</a>', body)
     body = body.replace("<table>", '<div class="scroll" tabindex="0"><table>')
     body = body.replace("</table>", "</table></div>")

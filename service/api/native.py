@@ -30,6 +30,7 @@ from service.telemetry.metrics import CONTENT_TYPE
 
 JSON, PNG, NPY = "application/json", "image/png", "application/x-npy"
 ANY = "*/*"
+# Reference images belong to the bundle: they cannot change while it is served.
 REFERENCE_HEADERS = {"Cache-Control": "max-age=86400"}
 
 
@@ -52,6 +53,7 @@ class Native:
         self._reference = Reference.of(bundle, settings.reference)
         self._manifest: Manifest = bundle.manifest
         self._model = responses.model(self._manifest)
+        # Most predictions come without parameters: their options are checked once.
         self._default_options = parameters.of_predict(self._manifest, {})
         self._card = Card.of(bundle)
         self._documents = {
@@ -136,6 +138,7 @@ class Native:
 
     async def reference(self, request: Request) -> Response:
         """GET /reference/ROW: a reference image as the network sees it."""
+        # Reading and decoding a file would block the event loop.
         body = await asyncio.to_thread(self._reference.image, request.path_params["row"])
         return Response(body, media_type=PNG, headers=REFERENCE_HEADERS)
 
@@ -147,14 +150,18 @@ class Native:
         with timing.of("read"):
             return await request_body.read(request, self._max_body_bytes)
 
-    async def _json(self, payload: Payload, options: Options, timing: Timing) -> Response:
+    async def answer(self, payload: Payload, options: Options, timing: Timing) -> dict[str, Any]:
+        """Answers a payload with the JSON document of POST /predict or /explain."""
         if not payload.is_list:
             result = await self._result(payload.images[0], options, timing)
-            return self._encode({"model": self._model, **self._document(result, options)}, timing)
+            return {"model": self._model, **self._document(result, options)}
         results = await asyncio.gather(
             *(self._document_or_error(image, options, timing) for image in payload.images)
         )
-        return self._encode({"model": self._model, "results": results}, timing)
+        return {"model": self._model, "results": results}
+
+    async def _json(self, payload: Payload, options: Options, timing: Timing) -> Response:
+        return self._encode(await self.answer(payload, options, timing), timing)
 
     async def _document_or_error(
         self, image: EncodedImage, options: Options, request: Timing
@@ -178,6 +185,7 @@ class Native:
         if isinstance(image, MalformedRequest):
             raise image
         question = options.question
+        # Only an overlay needs the image in its own size.
         drawn = question is not None and options.map != "array"
         sent = await self._pipeline.receive(image, timing, keep=drawn)
         if question is not None and options.mask is not None:
@@ -224,7 +232,7 @@ class Native:
 
 
 def _accepted_type(request: Request, offered: tuple[str, ...]) -> str:
-    """The first of `offered` in the order of the Accept header; weights (q=) are ignored.
+    """The first of `offered` in the order of the Accept header.
 
     Raises:
         NotAcceptable: the header names none of them.
@@ -232,6 +240,7 @@ def _accepted_type(request: Request, offered: tuple[str, ...]) -> str:
     header = request.headers.get("accept", ANY)
     if header == ANY:
         return offered[0]
+    # Weights (q=) are ignored: clients that send them list their first choice first.
     for entry in header.split(","):
         kind = entry.partition(";")[0].strip().lower()
         match = next((o for o in offered if kind in (o, o.partition("/")[0] + "/*", ANY, "")), None)

@@ -82,6 +82,7 @@ def routes(bundle: Bundle, grafana_url: str) -> list[Route]:
 
     The page links `grafana_url` unless it is empty.
     """
+    # Every file is in memory: a request never touches the disk.
     files = (*_files(grafana_url), (f"/web/{COLOURS}", _colours()), *_plots(bundle))
     return [Route(path, file.answer) for path, file in files]
 

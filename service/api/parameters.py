@@ -103,6 +103,7 @@ def _options(
             raise InvalidParameter(
                 f"unknown parameter {short(name)}; the parameters here are {', '.join(known)}"
             )
+    # Values are text in a query or a form, and may be numbers and booleans in JSON.
     prediction = _prediction(manifest, given)
     deadline_ms = _deadline(_whole("deadline_ms", given.get("deadline_ms", DEADLINE_MS)))
     if method is None:
@@ -113,7 +114,7 @@ def _options(
 
 
 def _prediction(manifest: Manifest, given: Mapping[str, Any]) -> PredictionOptions:
-    default = min(TOP_K, len(manifest.labels))
+    default = min(TOP_K, len(manifest.labels))  # a model may have two classes
     top_k = check_top_k(_whole("top_k", given.get("top_k", default)), manifest)
     coverage = check_coverage(str(given["coverage"]), manifest) if "coverage" in given else COVERAGE
     by_class = _boolean("by_class", given.get("by_class", False))
@@ -174,6 +175,7 @@ def _boolean(name: str, value: Any) -> bool:
 
 
 def _whole(name: str, value: Any) -> int:
+    # In Python true is an int.
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     if (

@@ -109,6 +109,7 @@ def _degraded_from(question: Question | None) -> dict[str, Any] | None:
 
 def npy(attribution: Attribution) -> bytes:
     """The map as a .npy file, float32 (S, S)."""
+    # "<f4" on every machine: the format is fixed, whatever the byte order of the processor.
     buffer = io.BytesIO()
     np.save(buffer, attribution.map.astype("<f4"), allow_pickle=False)
     return buffer.getvalue()
@@ -118,6 +119,7 @@ def public_manifest(engine: Engine) -> dict[str, Any]:
     """GET /model: the manifest and the device, without the answers to the self-test image."""
     manifest = engine.manifest
     document = manifest.document()
+    # Its logits are for the start of the engine, and hundreds of numbers in a large model.
     for part in (document, document.get("int8", {})):
         part.pop("self_test", None)
     return document | {

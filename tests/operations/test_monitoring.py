@@ -1,4 +1,4 @@
-"""Dashboards and rules are proved against the running service: a real Prometheus looks at a real server after real traffic."""
+"""Dashboards and rules hold on a real Prometheus that scrapes a real server."""
 
 import json
 import re
@@ -35,7 +35,7 @@ def recorded():
 
 
 def slow():
-    """What is recorded so seldom that no test waits for it, with its expression."""
+    """The rules recorded too seldom for a test, each with its expression."""
     return {
         rule["record"]: rule["expr"]
         for group in RULES["groups"]
@@ -70,7 +70,7 @@ def ruled():
 
 
 def plain(expression):
-    """The expression as Grafana sends it; in place of what is seldom recorded stands how."""
+    """The expression as Grafana sends it, with slow recordings replaced by their expressions."""
     for name, recording in slow().items():
         expression = expression.replace(f'{name}{{job=~"$job"}}', f"({recording})")
     replaced = {"$__rate_interval": "30s", '"$job"': '"candor"', '"$instance"': '".+"'}
@@ -85,7 +85,7 @@ def labels_of(selector):
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory):
-    """A server that has seen every kind of traffic, and the Prometheus that has seen the server."""
+    """A server after every kind of traffic, and the Prometheus that has scraped it."""
     folder = tmp_path_factory.mktemp("watched")
     with Server(folder, workers=2) as server, Prometheus(folder, server.port) as prometheus:
         server.wait_for_processes(2)
@@ -119,7 +119,7 @@ def traffic(server):
 
 @pytest.fixture(scope="module")
 def scraped(watched):
-    """What one scrape holds, by metric: the names of its labels with their values."""
+    """The labels of each metric in one scrape, each with its values."""
     found = {}
     for line in watched[0].client.get("/metrics").text.splitlines():
         if not line.startswith("#"):
@@ -164,7 +164,7 @@ def assert_known(expression, scraped):
     assert grouped <= known, f"{grouped - known} is no label here"
 
 
-def test_a_metric_that_is_not_there_is_found_out(scraped):
+def test_an_unknown_metric_label_or_bucket_is_found(scraped):
     with pytest.raises(AssertionError, match="candor_requests_totals is in no scrape"):
         assert_known('rate(candor_requests_totals{job="candor"}[5m])', scraped)
     with pytest.raises(AssertionError, match="has no label path"):
@@ -198,7 +198,7 @@ def test_every_rule_is_healthy_and_nothing_fires(watched):
         assert prometheus.query(expression if name in slow() else name), name
 
 
-def test_a_scrape_is_clean_to_promtool(watched):
+def test_promtool_finds_no_fault_in_a_scrape(watched):
     text = watched[0].client.get("/metrics").text
     checked = subprocess.run(
         ["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False
@@ -239,7 +239,7 @@ def test_every_expression_of_a_dashboard_is_valid(tmp_path):
     promtool("check", "rules", tmp_path / "shown.yaml")
 
 
-def test_every_alert_says_what_is_wrong_and_has_a_page_that_says_what_to_do():
+def test_every_alert_has_a_description_and_a_runbook():
     for alert in alerts():
         assert {"summary", "description", "runbook_url"} == set(alert["annotations"]), alert[
             "alert"
@@ -265,7 +265,7 @@ def test_every_alert_is_tested_firing_and_not_firing():
 
 
 @pytest.mark.parametrize("name", DASHBOARDS)
-def test_a_dashboard_can_be_read_by_a_stranger(name):
+def test_every_panel_of_a_dashboard_has_a_title_a_description_and_a_unit(name):
     board = DASHBOARDS[name]
     assert board["title"]
     assert board["description"]
@@ -303,7 +303,7 @@ def test_a_dashboard_fits_any_data_source_and_any_job(name):
 
 
 @pytest.mark.parametrize("expression", [*shown()])
-def test_an_expression_asks_for_the_chosen_job_and_a_window_that_fits_the_scrapes(expression):
+def test_an_expression_selects_the_chosen_job_and_a_window_that_fits_the_scrapes(expression):
     for name, selector in SELECTOR.findall(expression):
         if name.startswith(ELSEWHERE):
             continue
@@ -330,7 +330,7 @@ def test_the_panels_do_not_overlap(name):
         taken |= cells
 
 
-def test_grafana_is_told_where_the_dashboards_and_the_data_are():
+def test_grafana_finds_the_dashboards_and_the_data():
     folder = MONITORING / "grafana" / "provisioning"
     (provider,) = yaml.safe_load((folder / "dashboards" / "candor.yaml").read_text())["providers"]
     (source,) = yaml.safe_load((folder / "datasources" / "candor.yaml").read_text())["datasources"]

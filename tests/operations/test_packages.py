@@ -1,4 +1,4 @@
-"""scripts/packages installs what is missing as root or by sudo, and says in words what to do otherwise."""
+"""scripts/packages installs missing packages as root or by sudo, and otherwise names the remedy."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ from support.servers import ROOT
 
 
 def run(folder, *names, **programs):
-    """scripts/packages in a system that has nothing but bash and `programs`, which say what they are called with."""
+    """Runs scripts/packages in a system with bash and `programs` alone."""
     for name, text in programs.items():
         (folder / name.replace("_", "-")).write_text(f"#!{shutil.which('bash')}\n{text}\n")
         (folder / name.replace("_", "-")).chmod(0o755)
@@ -19,13 +19,13 @@ def run(folder, *names, **programs):
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_nothing_is_done_where_nothing_is_missing(tmp_path):
+def test_without_a_missing_package_nothing_happens(tmp_path):
     done = run(tmp_path, "prometheus", promtool="", apt_get="exit 1", id="echo 0")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize(("user", "prefix"), [("0", ""), ("1000", "sudo ")])
-def test_what_is_missing_is_installed_as_root_or_by_sudo(user, prefix, tmp_path):
+def test_missing_packages_are_installed_as_root_or_by_sudo(user, prefix, tmp_path):
     log = tmp_path / "log"
     programs = {
         "id": f"echo {user}",
@@ -39,26 +39,30 @@ def test_what_is_missing_is_installed_as_root_or_by_sudo(user, prefix, tmp_path)
     assert line.endswith(" prometheus bubblewrap")
 
 
-def test_the_list_of_packages_is_fetched_where_it_is_old(tmp_path):
+def test_an_old_list_of_packages_is_fetched_again_and_interrupted_work_finished(tmp_path):
     log = tmp_path / "log"
-    fails_once = f'echo "$1" >>{log}; [ "$1" = update ] || [ -e {tmp_path}/updated ] && : >{tmp_path}/updated'
-    assert run(tmp_path, "wrk", id="echo 0", apt_get=fails_once).returncode == 0
-    assert log.read_text().split() == ["install", "update", "install"]
+    updated = tmp_path / "updated"
+    programs = {
+        "apt_get": f'echo "$1" >>{log}; [ "$1" = update ] || [ -e {updated} ] && : >{updated}',
+        "dpkg": f'echo "dpkg $1" >>{log}',
+    }
+    assert run(tmp_path, "wrk", id="echo 0", **programs).returncode == 0
+    assert log.read_text().splitlines() == ["install", "dpkg --configure", "update", "install"]
 
 
-def test_who_is_neither_root_nor_has_sudo_is_told_what_to_ask_for(tmp_path):
+def test_without_root_and_sudo_it_names_what_an_administrator_has_to_run(tmp_path):
     done = run(tmp_path, "prometheus", id="echo 1000", apt_get="exit 1")
     assert done.returncode == 1
     assert (
-        "prometheus is missing, and installing takes root or sudo: have an administrator run 'apt-get install prometheus'"
-        in done.stderr
+        "prometheus is missing, and installing it needs root or sudo:"
+        " have an administrator run 'apt-get install prometheus'" in done.stderr
     )
 
 
-def test_on_another_system_one_is_told_that_it_has_its_own_way(tmp_path):
+def test_on_a_system_without_apt_it_refers_to_that_systems_way(tmp_path):
     done = run(tmp_path, "prometheus")
     assert done.returncode == 1
     assert (
-        "prometheus is missing, and this system has no apt-get: install it in its own way"
+        "prometheus is missing, and this system has no apt-get: install it in this system's way"
         in done.stderr
     )

@@ -1,4 +1,4 @@
-"""The bento holds what it needs and nothing of training, and serves from an empty BENTOML_HOME."""
+"""The bento holds the service without training, and serves from an empty BENTOML_HOME."""
 
 import re
 import subprocess
@@ -13,10 +13,10 @@ from support.servers import ROOT, Server, environment, free_port
 
 @pytest.fixture(scope="module")
 def bento(tmp_path_factory):
-    """The folder of the bento that scripts/build makes."""
+    """The folder of the bento that `scripts/build bento` makes."""
     home = tmp_path_factory.mktemp("build")
     done = subprocess.run(
-        [ROOT / "scripts" / "build"],
+        [ROOT / "scripts" / "build", "bento"],
         cwd=ROOT,
         env=environment(home),
         capture_output=True,

@@ -1,4 +1,4 @@
-"""The audit: what a bundle is worth, measured as it is served, on ONNX Runtime through `service.runtime.engine`."""
+"""The audit: figures on the quality of a bundle, measured with the engine that serves it."""
 
 from training.audit.report import audit
 

@@ -1,4 +1,7 @@
-"""The report for TensorBoard: its figures as scalars, its plots as images and its card as text, one run for each version of a bundle."""
+"""The report in TensorBoard: figures as scalars, plots as images, the card as text.
+
+Each version of a bundle is a run of its own.
+"""
 
 import io
 import re
@@ -13,14 +16,14 @@ from torch.utils.tensorboard import SummaryWriter
 from service.bundle.folder import CARD, Bundle
 from training.audit.comparison import figures
 
-UNTAGGED = re.compile(r"[^\w./-]+")
+NOT_IN_TAGS = re.compile(r"[^\w./-]+")
 
 
 def show(folder: Path, bundle: Bundle, report: Mapping[str, Any]) -> None:
-    """Writes the run FOLDER/NAME-VERSION of an audited `bundle`, whose report is `report`."""
+    """Writes the run FOLDER/NAME-VERSION of an audited `bundle` and its `report`."""
     with SummaryWriter(str(folder / f"{bundle.manifest.name}-{bundle.manifest.version}")) as writer:
         for name, value, _ in figures(report):
-            writer.add_scalar(UNTAGGED.sub("_", name), value, 0)
+            writer.add_scalar(NOT_IN_TAGS.sub("_", name), value, 0)
         for name in sorted(bundle.manifest.files):
             if name.endswith(".png"):
                 plot = np.asarray(Image.open(io.BytesIO(bundle.read(name))).convert("RGB"))

@@ -1,10 +1,12 @@
-"""CARD.md in Hugging Face's format: metadata for machines, and below it what a person should know before using the model.
+"""CARD.md in Hugging Face's format: metadata for machines, then text for users of the model.
 
-Every figure is from the report, which names the digest of the graph that it was measured on: a report of another bundle is refused.
+Every figure is from the report. The report names the digest of the graph that it was measured on,
+so a report of another bundle makes no card.
 """
 
 import json
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from service.bundle.folder import PREDICT
@@ -14,7 +16,6 @@ from training.audit.findings import P_VALUE
 
 Report = Mapping[str, Any]
 SHOWN = 20  # labels
-NO_SLICE = "No slice by looks differs (5 %, corrected for all looked at).\n"
 
 
 class CardError(Exception):
@@ -22,36 +23,34 @@ class CardError(Exception):
 
 
 def card(manifest: Manifest, report: Report) -> str:
-    """The card of the bundle that has `manifest`, by its `report`.
+    """The card of the bundle that has `manifest`, from its `report`.
 
     Raises:
-        CardError: the report was made of another predict.onnx.
+        CardError: the report was measured on another predict.onnx.
     """
     measured, present = report["files"][PREDICT], manifest.files[PREDICT].sha256
     if measured != present:
         raise CardError(
-            f"the report is of a {PREDICT} with sha256 {measured[:12]}…, the bundle's has {present[:12]}…: audit this bundle itself"
+            f"the report is of a {PREDICT} with sha256 {measured[:12]}…, the bundle's has "
+            f"{present[:12]}…: audit this bundle itself"
         )
-    parts = [
-        _metadata(manifest, report),
-        _introduction(manifest, report),
-        _accuracy(report),
-        _trust(manifest, report),
-    ]
     return "\n".join(
         [
-            *parts,
-            _strength(report),
+            _metadata(manifest, report),
+            _introduction(manifest, report),
+            _accuracy(report),
+            _reliability(manifest, report),
+            _robustness(report),
             _bias(report),
             _explanations(report),
-            *_beside(manifest, report),
-            _reproduce(manifest, report),
+            *_comparison(manifest, report),
+            _reproduction(manifest, report),
         ]
     )
 
 
 def _metadata(manifest: Manifest, report: Report) -> str:
-    """The YAML block that model hubs read; JSON values are YAML."""
+    """The YAML block that model hubs read."""
     metrics = [
         {"type": "accuracy", "value": round(report["test"]["accuracy"], 4)},
         {"type": "f1", "name": "macro F1", "value": round(report["test"]["macro_f1"], 4)},
@@ -68,204 +67,242 @@ def _metadata(manifest: Manifest, report: Report) -> str:
         "pipeline_tag: image-classification",
         "tags: [image-classification, explainability, candor]",
     ]
-    return "\n".join(["---", *lines, f"model-index: {json.dumps(index)}", "---", ""])
+    # JSON is YAML, if it is indented below its key
+    value = textwrap.indent(json.dumps(index, indent=2), "  ")
+    return "\n".join(["---", *lines, "model-index:", value, "---", ""])
 
 
 def _introduction(manifest: Manifest, report: Report) -> str:
     recipe = manifest.provenance.get("recipe", {})
     trained = "{network}, trained for {epochs} epochs, seed {seed}"
-    made = trained.format(**recipe) if recipe else "A network that came as an ONNX file"
+    origin = trained.format(**recipe) if recipe else "A network from an ONNX file"
     shown = ", ".join([*manifest.labels[:SHOWN], *(["…"] if len(manifest.labels) > SHOWN else [])])
-    return f"""# {manifest.name}
-
-{made}. It tells {len(manifest.labels)} classes apart: {shown}.
-Input: {manifest.input.size} × {manifest.input.size} pixels, RGB.
-
-**Meant for** trying out and teaching explanations, calibration and audits of image classifiers. **Not meant for** decisions about people or
-safety, nor for images of anything else than these classes: every image gets one of them. Familiarity, below, says when an image is unlike
-those of the training.
-
-Data: {report["data"]["name"]}, fingerprint `{report["data"]["fingerprint"][:12]}…`. What it may be used for is a question of its own licence,
-which this card does not answer.
-"""
+    return "\n".join(
+        [
+            f"# {manifest.name}\n",
+            _paragraph(
+                f"{origin}. It distinguishes {len(manifest.labels)} classes: {shown}. Input: "
+                f"{manifest.input.size} × {manifest.input.size} pixels, RGB."
+            ),
+            _paragraph(
+                "**Meant for** trying out and teaching explanations, calibration and audits of "
+                "image classifiers. **Not meant for** decisions about people or safety, nor for "
+                "images of anything but these classes: every image gets one of them. Familiarity, "
+                "below, shows if an image is unlike the training images."
+            ),
+            _paragraph(
+                f"Data: {report['data']['name']}, fingerprint "
+                f"`{report['data']['fingerprint'][:12]}…`. Its own licence decides what it may be "
+                "used for, not this card."
+            ),
+        ]
+    )
 
 
 def _accuracy(report: Report) -> str:
     test = report["test"]
     rows = [
-        f"| {name} | {entry['precision']:.3f} | {entry['recall']:.3f} | {entry['f1-score']:.3f} |"
+        (name, *(f"{entry[figure]:.3f}" for figure in ("precision", "recall", "f1-score")))
         for name, entry in test["classes"].items()
+        # besides classes, scikit-learn's report has averages and the accuracy
         if isinstance(entry, Mapping) and not name.endswith(" avg")
     ]
-    says = (
-        f"On {test['pictures']:,} test images, one view: accuracy **{test['accuracy']:.4f}** ({_interval(test['accuracy_interval'])}), "
-        f"macro F1 **{test['macro_f1']:.4f}** ({_interval(test['macro_f1_interval'])}). Intervals hold 95 % of bootstrap "
-        "samples of the images.\n"
-    )
-    head = "| class | precision | recall | F1 |\n| --- | --- | --- | --- |"
+    shown = rows if len(rows) <= SHOWN else [*rows[:SHOWN], ("…", "", "", "")]
     return "\n".join(
         [
-            "## How often it is right\n",
-            says,
-            head,
-            *(rows if len(rows) <= SHOWN else [*rows[:SHOWN], "| … | | | |"]),
+            "## Accuracy\n",
+            _paragraph(
+                f"On {test['pictures']:,} test images, one view: "
+                f"accuracy **{test['accuracy']:.4f}** ({_interval(test['accuracy_interval'])}), "
+                f"macro F1 **{test['macro_f1']:.4f}** ({_interval(test['macro_f1_interval'])}). "
+                "The intervals hold 95% of the values on bootstrap samples of the images."
+            ),
+            *_table(("class", "precision", "recall", "F1"), shown),
             "",
         ]
     )
 
 
-def _trust(manifest: Manifest, report: Report) -> str:
-    calibrated = report["calibration"]
-    says = (
-        f"Probabilities are {_calibration(manifest)}. Expected calibration error in 15 bins: {calibrated['ece']:.2%} "
-        f"({calibrated['ece_before']:.2%} before calibration).\n"
-    )
-    told = ["## How far to trust an answer\n", says]
+def _reliability(manifest: Manifest, report: Report) -> str:
+    calibration = report["calibration"]
+    lines = [
+        "## Reliability\n",
+        _paragraph(
+            f"Probabilities are {_calibration(manifest)}. The expected calibration error in 15 "
+            f"bins is {calibration['ece']:.2%} ({calibration['ece_before']:.2%} before "
+            "calibration)."
+        ),
+    ]
     if report["prediction_sets"]:
-        told += [
-            "| prediction sets of | cover | worst class | mean size |",
-            "| --- | --- | --- | --- |",
+        lines += [
+            *_table(
+                ("prediction sets of", "coverage", "worst class", "mean size"), _set_rows(report)
+            ),
+            "\nThe coverage is promised for images like the held-out ones, and for no others.\n",
         ]
-        told += [
-            f"| {coverage}, {kind.replace('_', ' ')} | {found['coverage']:.3f} | {found['worst_class']:.3f} | {found['mean_size']:.2f} |"
-            for coverage, kinds in report["prediction_sets"].items()
-            for kind, found in kinds.items()
-        ]
-        told.append("\nThe promise holds for images like the held-out ones, and for no others.\n")
     if report["familiarity"]:
-        told += ["| strangers | area under ROC | called unfamiliar |", "| --- | --- | --- |"]
-        told += [
-            f"| {kind} | {found['auroc']:.3f} | {found['rate']:.0%} |"
-            for kind, found in report["familiarity"]["strangers"].items()
+        kinds = report["familiarity"]["strangers"]
+        rows = [(kind, f"{f['auroc']:.3f}", f"{f['rate']:.0%}") for kind, f in kinds.items()]
+        lines += [
+            *_table(("images of another kind", "area under ROC", "called unfamiliar"), rows),
+            f"\n{report['familiarity']['test_familiar']:.1%} of the test images are familiar.\n",
         ]
-        told.append(
-            f"\nOf the test images {report['familiarity']['test_familiar']:.1%} are familiar.\n"
+    return "\n".join(lines)
+
+
+def _set_rows(report: Report) -> list[tuple[str, ...]]:
+    return [
+        (
+            f"{coverage}, {kind.replace('_', ' ')}",
+            f"{figures['coverage']:.3f}",
+            f"{figures['worst_class']:.3f}",
+            f"{figures['mean_size']:.2f}",
         )
-    return "\n".join(told)
+        for coverage, kinds in report["prediction_sets"].items()
+        for kind, figures in kinds.items()
+    ]
 
 
-def _strength(report: Report) -> str:
-    spoilt = report["corruptions"]
-    hardest = sorted(spoilt["accuracy"], key=lambda name: spoilt["accuracy"][name][-1])[:3]
-    says = (
-        f"Spoilt images (15 kinds, 5 severities, {spoilt['pictures']:,} images): mean accuracy {spoilt['mean']:.3f}, "
-        f"{spoilt['clean']:.3f} unspoilt. Hardest at the highest severity: {', '.join(hardest)}.\n"
-    )
-    told = ["## What breaks it\n", says]
+def _robustness(report: Report) -> str:
+    section = report["corruptions"]
+    hardest = sorted(section["accuracy"], key=lambda name: section["accuracy"][name][-1])[:3]
+    lines = [
+        "## Robustness\n",
+        _paragraph(
+            f"Corrupted images (15 kinds, 5 severities, {section['pictures']:,} images): mean "
+            f"accuracy {section['mean']:.3f}; {section['clean']:.3f} without corruption. "
+            f"Hardest at the highest severity: {', '.join(hardest)}."
+        ),
+    ]
     if "attacks" in report:
         attacks = report["attacks"]
-        says = (
-            f"Attacks through its own gradient ({attacks['pictures']} images, accuracy {attacks['clean']:.3f} before), by the radius in grey "
-            "levels of 255:\n"
-        )
-        told += [
-            says,
-            f"| attack | {' | '.join(map(str, attacks['radius_levels']))} |",
-            f"| --- |{' --- |' * len(attacks['radius_levels'])}",
-            *(
-                f"| {name} | {' | '.join(f'{value:.3f}' for value in left.values())} |"
-                for name, left in attacks["accuracy"].items()
-            ),
-            "\nWhat an attacker can change at will is not protected by anything here.\n",
+        rows = [
+            (name, *(f"{value:.3f}" for value in by_radius.values()))
+            for name, by_radius in attacks["accuracy"].items()
         ]
-    return "\n".join(told)
+        lines += [
+            _paragraph(
+                f"Attacks through the model's own gradient ({attacks['pictures']} images, accuracy "
+                f"{attacks['clean']:.3f} before): accuracy by radius, in grey levels of 255."
+            ),
+            *_table(("attack", *map(str, attacks["radius_levels"])), rows),
+            "\nThis model has no protection against attackers that choose the images.\n",
+        ]
+    return "\n".join(lines)
 
 
 def _bias(report: Report) -> str:
     bias = report["bias"]
     uneven = [entry for entry in bias["slices"] if entry["p_value"] < P_VALUE]
     slices = "; ".join(
-        f"{entry['property']} {entry['slice']}: accuracy {entry['accuracy']:.3f}, "
-        f"{100 * entry['excess']:+.1f} points against what its classes let expect"
+        f"{entry['property']} {entry['slice']}, accuracy {entry['accuracy']:.3f} "
+        f"({100 * entry['excess']:+.1f} points)"
         for entry in uneven
     )
+    rows = [
+        (
+            name.replace("_", " "),
+            f"{figures['flip_rate']:.1%}",
+            f"{figures['accuracy']:.3f}",
+            figures["most_hit"],
+        )
+        for name, figures in bias["edits"].items()
+    ]
     return "\n".join(
         [
-            "## Where it is uneven\n",
-            f"Between the best and the worst class lie {100 * bias['classes']['gap']:.1f} points of accuracy. "
-            + (
-                f"Slices that differ (5 %, corrected for all looked at): {slices}.\n"
-                if uneven
-                else NO_SLICE
+            "## Bias\n",
+            _paragraph(
+                f"The best and the worst class differ by {100 * bias['classes']['gap']:.1f} points "
+                "of accuracy. Slices of similar images with another accuracy than their classes "
+                f"(5%, corrected for the number of slices): {slices or 'none'}."
             ),
-            "| edit | answers that change | accuracy left | most hit |",
-            "| --- | --- | --- | --- |",
-            *(
-                f"| {name.replace('_', ' ')} | {found['flip_rate']:.1%} | {found['accuracy']:.3f} | {found['most_hit']} |"
-                for name, found in bias["edits"].items()
-            ),
-            f"\n{_conflicts(bias['colour'])}",
-            *(f"\n**Finding:** {finding}" for finding in report["findings"]),
+            *_table(("edit", "answers that change", "accuracy after it", "most affected"), rows),
             "",
+            _paragraph(_conflicts(bias["colour"])),
+            *(_paragraph(f"**Finding:** {finding}.") for finding in report["findings"]),
         ]
     )
 
 
 def _conflicts(colour: Mapping[str, Any]) -> str:
+    low, high = colour["colour_interval"]
     return (
-        f"Of {colour['pairs']:,} images in the colours of one with another answer, {colour['colour']:.1%} "
-        f"({_interval(colour['colour_interval'])}) got that answer and {colour['thing']:.1%} kept their own."
+        f"Of {colour['pairs']:,} images in the colours of one with another answer, "
+        f"{colour['colour']:.1%} ({low:.1%} to {high:.1%}) got that answer and "
+        f"{colour['thing']:.1%} kept their own."
     )
 
 
 def _explanations(report: Report) -> str:
     if "explanations" not in report:
-        return "## Explanations\n\nThis bundle has no gradients; methods that change the image explain it.\n"
-    found = report["explanations"]
+        return "## Explanations\n\nThis bundle has no gradients; perturbation methods explain it.\n"
+    section = report["explanations"]
     rows = [
-        f"| {name} | {entry['deletion']:.3f} | {entry['deletion_random']:.3f} | {entry['deletion_better_than_random']:.0%} "
-        f"| {entry['class_cosine']:.2f} |"
-        for name, entry in found["methods"].items()
+        (
+            name,
+            f"{figures['deletion']:.3f}",
+            f"{figures['deletion_random']:.3f}",
+            f"{figures['deletion_better_than_random']:.0%}",
+            f"{figures['class_cosine']:.2f}",
+        )
+        for name, figures in section["methods"].items()
     ]
-    head = "| method | deletion | random | better | class cosine |\n| --- | --- | --- | --- | --- |"
-    limits = (
-        "A map says what the answer hangs on, not whether it is right. Class cosine near 1 means that the map would look the same for another "
-        "class. docs/explanations.md says what each figure means and when it misleads.\n"
-    )
+    head = ("method", "deletion", "random order", "better than random", "class cosine")
     return "\n".join(
         [
-            f"## Explanations\n\n{found['pictures']} test images, the predicted class.\n",
-            head,
-            *rows,
+            f"## Explanations\n\n{section['pictures']} test images, for the predicted class.\n",
+            *_table(head, rows),
             "",
-            limits,
+            _paragraph(
+                "A map shows what the answer depends on, and not that the answer is right. With a "
+                "class cosine near 1 the map of another class would look the same. "
+                "docs/explanations.md explains each figure."
+            ),
         ]
     )
 
 
-def _beside(manifest: Manifest, report: Report) -> list[str]:
-    """The other model, if there was one to compare with."""
+def _comparison(manifest: Manifest, report: Report) -> list[str]:
+    """The other model, if the report compares with one."""
     if "comparison" not in report:
         return []
     section = report["comparison"]
-    told = [
-        f"## Beside {section['with']['name']} {section['with']['version']}\n",
+    lines = [
+        f"## Comparison with {section['with']['name']} {section['with']['version']}\n",
         table(section, manifest.name),
+        "",
+        *(_paragraph(f"**Finding on the other:** {finding}.") for finding in section["findings"]),
     ]
-    return [
-        "\n".join(
-            [
-                *told,
-                *(f"\n**Finding on the other:** {finding}" for finding in section["findings"]),
-                "",
-            ]
-        )
-    ]
+    return ["\n".join(lines)]
 
 
-def _reproduce(manifest: Manifest, report: Report) -> str:
-    seed = report["seed"]
-    return (
-        f"## How to reproduce\n\n`python -m training audit BUNDLE --data {report['data']['name']} --seed {seed}` makes report.json and this "
-        f"card again; predict.onnx has sha256 `{manifest.files[PREDICT].sha256}`.\n"
+def _reproduction(manifest: Manifest, report: Report) -> str:
+    command = (
+        f"python -m training audit BUNDLE --data {report['data']['name']} --seed {report['seed']}"
+    )
+    return "## Reproduction\n\n" + _paragraph(
+        f"`{command}` writes report.json and this card again. predict.onnx has sha256 "
+        f"`{manifest.files[PREDICT].sha256}`."
     )
 
 
 def _calibration(manifest: Manifest) -> str:
     if not manifest.entropy_power:
         return f"softmax(logits / {manifest.temperature:.3f})"
-    entropy = "the entropy of softmax(logits) as a share of the most there can be"
-    return f"softmax(logits / T), T = {manifest.temperature:.3f} · H^{manifest.entropy_power:.3f}, H {entropy}"
+    return (
+        f"softmax(logits / T), T = {manifest.temperature:.3f} · H^{manifest.entropy_power:.3f}, "
+        "H the entropy of softmax(logits) as a share of its maximum"
+    )
+
+
+def _paragraph(text: str) -> str:
+    """The text in lines of at most 100 characters, with an empty line behind it."""
+    return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False) + "\n"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table."""
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
 
 
 def _interval(ends: list[float]) -> str:

@@ -1,7 +1,8 @@
-"""Two models side by side: the figures of two reports on the same data, with the intervals that tell whether a difference may be chance.
+"""Two models side by side: the figures of two reports on the same data, with their intervals.
 
-A report that a bundle brings along is taken if it is of that bundle's own predict.onnx, of the same images and of the same seed; else the
-bundle is measured again. So both columns always come of the same measurement.
+The report in a bundle is used if it is of that bundle's own predict.onnx, of the same images and of
+the same seed. Otherwise the bundle is measured again. Both columns therefore come from the same
+measurement.
 """
 
 import json
@@ -16,17 +17,20 @@ Figure = tuple[str, float, list[float] | None]  # name, value, interval
 
 
 def report_of(bundle: Bundle, fingerprint: str, seed: int) -> Report | None:
-    """The report that `bundle` brings along, if it can stand beside one on the data with `fingerprint`."""
+    """The report in `bundle`, if it compares with one on the data with `fingerprint`; else None."""
     if not bundle.has(REPORT):
         return None
-    found = json.loads(bundle.read(REPORT))
-    bound = found.get("files", {}).get(PREDICT) == bundle.manifest.files[PREDICT].sha256
-    same = found.get("schema_version") == SCHEMA_VERSION and found.get("seed") == seed
-    return found if bound and same and found["data"]["fingerprint"] == fingerprint else None
+    report: Report = json.loads(bundle.read(REPORT))
+    own = report.get("files", {}).get(PREDICT) == bundle.manifest.files[PREDICT].sha256
+    same = report.get("schema_version") == SCHEMA_VERSION and report.get("seed") == seed
+    return report if own and same and report["data"]["fingerprint"] == fingerprint else None
 
 
 def comparison(report: Report, other: Report, bundle: Bundle) -> dict[str, Any]:
-    """The section of `report` on `other`, which is of `bundle`: the figures that both have, and what the audit found of the other."""
+    """The section of `report` that compares it with `other`, the report of `bundle`.
+
+    It holds the figures of both reports, and the findings of the other.
+    """
     theirs = {name: (value, interval) for name, value, interval in figures(other)}
     return {
         "with": {
@@ -47,7 +51,8 @@ def table(section: Mapping[str, Any], name: str) -> str:
     """The figures of a comparison as Markdown; `name` is the model of the first column."""
     other = f"{section['with']['name']} {section['with']['version']}"
     rows = [
-        f"| {row['figure']} | {_shown(row['this'])} | {_shown(row['other'])} | {row['this']['value'] - row['other']['value']:+.4f} |"
+        f"| {row['figure']} | {_cell(row['this'])} | {_cell(row['other'])} "
+        f"| {row['this']['value'] - row['other']['value']:+.4f} |"
         for row in section["figures"]
     ]
     return "\n".join(
@@ -59,19 +64,19 @@ def _side(value: float, interval: list[float] | None) -> dict[str, Any]:
     return {"value": value} | ({} if interval is None else {"interval": interval})
 
 
-def _shown(side: Mapping[str, Any]) -> str:
+def _cell(side: Mapping[str, Any]) -> str:
     interval = side.get("interval")
     return f"{side['value']:.4f}" + (f" ({interval[0]:.4f}–{interval[1]:.4f})" if interval else "")
 
 
 def figures(report: Report) -> Iterator[Figure]:
-    """The figures of a report that can stand beside those of another."""
+    """The figures of a report that compare with those of another."""
     yield from _of_answers(report)
-    yield from _of_strength(report)
+    yield from _of_robustness(report)
     yield from _of_bias(report["bias"])
-    for method, found in report.get("explanations", {}).get("methods", {}).items():
+    for method, values in report.get("explanations", {}).get("methods", {}).items():
         for name in ("deletion", "insertion", "class_cosine", "border_share"):
-            yield f"{_words(method)}: {_words(name)}", found[name], None
+            yield f"{_words(method)}: {_words(name)}", values[name], None
 
 
 def _of_answers(report: Report) -> Iterator[Figure]:
@@ -81,17 +86,17 @@ def _of_answers(report: Report) -> Iterator[Figure]:
     yield "calibration error", calibration["ece"], None
     yield "log loss, nats", calibration["log_loss"], None
     for coverage, kinds in report["prediction_sets"].items():
-        for kind, found in kinds.items():
+        for kind, values in kinds.items():
             for name in ("coverage", "worst_class", "mean_size"):
-                yield f"sets of {coverage}, {_words(kind)}: {_words(name)}", found[name], None
-    for kind, found in report["familiarity"].get("strangers", {}).items():
-        yield f"area under ROC, {kind}", found["auroc"], None
+                yield f"sets of {coverage}, {_words(kind)}: {_words(name)}", values[name], None
+    for kind, values in report["familiarity"].get("strangers", {}).items():
+        yield f"area under ROC, {kind}", values["auroc"], None
 
 
-def _of_strength(report: Report) -> Iterator[Figure]:
-    yield "spoilt images: mean accuracy", report["corruptions"]["mean"], None
-    for kind, left in report["corruptions"]["accuracy"].items():
-        yield f"spoilt by {_words(kind)}: mean accuracy", sum(left) / len(left), None
+def _of_robustness(report: Report) -> Iterator[Figure]:
+    yield "corrupted images: mean accuracy", report["corruptions"]["mean"], None
+    for kind, values in report["corruptions"]["accuracy"].items():
+        yield f"corrupted by {_words(kind)}: mean accuracy", sum(values) / len(values), None
     for attack, by_radius in report.get("attacks", {}).get("accuracy", {}).items():
         for radius, value in by_radius.items():
             yield f"{attack}, radius {radius}/255: accuracy", value, None
@@ -105,8 +110,8 @@ def _of_bias(bias: Mapping[str, Any]) -> Iterator[Figure]:
             entry["accuracy"],
             entry["accuracy_interval"],
         )
-    for edit, found in bias["edits"].items():
-        yield f"answers that change, {_words(edit)}", found["flip_rate"], None
+    for edit, values in bias["edits"].items():
+        yield f"answers that change, {_words(edit)}", values["flip_rate"], None
     yield "answers that follow colours", bias["colour"]["colour"], bias["colour"]["colour_interval"]
 
 

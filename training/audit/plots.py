@@ -1,4 +1,4 @@
-"""The report as images, PNG: reliability, confusion, accuracy over severity and over the radius of attacks."""
+"""Plots of the report, PNG: reliability, confusion, accuracy by severity and by attack radius."""
 
 import io
 from collections.abc import Callable, Mapping
@@ -6,36 +6,35 @@ from typing import Any
 
 import matplotlib as mpl
 
+# draws without a display
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 SIDE, DPI = 4.5, 110  # inches, dots an inch
-INK, ACCENT, SECOND = (
-    "#333333",
-    "#0072b2",
-    "#d55e00",
-)  # of Okabe and Ito's colours for all kinds of eyes
+# Okabe and Ito's colours, which colour-blind readers distinguish
+INK, ACCENT, SECOND = "#333333", "#0072b2", "#d55e00"
 
 Report = Mapping[str, Any]
 
 
 def plots(report: Report) -> dict[str, bytes]:
-    """By the name of the file, PNG."""
-    drawn = {
+    """The plots as PNG, by file name."""
+    drawings = {
         "reliability.png": _reliability,
         "confusion.png": _confusion,
         "corruptions.png": _corruptions,
     }
     if "attacks" in report:
-        drawn["attacks.png"] = _attacks
-    return {name: _png(draw, report) for name, draw in drawn.items()}
+        drawings["attacks.png"] = _attacks
+    return {name: _png(draw, report) for name, draw in drawings.items()}
 
 
 def _png(draw: Callable[[Axes, Report], None], report: Report) -> bytes:
     figure, axes = plt.subplots(figsize=(SIDE, SIDE), dpi=DPI, layout="constrained")
     draw(axes, report)
     buffer = io.BytesIO()
+    # matplotlib writes its version otherwise, and the digest would change with it
     figure.savefig(buffer, metadata={"Software": None})
     plt.close(figure)
     return buffer.getvalue()
@@ -58,7 +57,7 @@ def _reliability(axes: Axes, report: Report) -> None:
         )
     axes.set(
         xlabel="confidence",
-        ylabel="share that is right",
+        ylabel="accuracy",
         title="Reliability",
         xlim=(0, 1),
         ylim=(0, 1),
@@ -76,30 +75,28 @@ def _confusion(axes: Axes, report: Report) -> None:
         if isinstance(entry, Mapping) and not name.endswith(" avg")
     ]
     axes.set(xlabel="predicted", ylabel="truth", title="Confusion, share of the row")
+    # more names than that would overlap
     if len(names) <= 20:  # noqa: PLR2004
         axes.set_xticks(range(len(names)), names, rotation=60, ha="right")
         axes.set_yticks(range(len(names)), names)
 
 
 def _corruptions(axes: Axes, report: Report) -> None:
-    spoilt = report["corruptions"]
-    for values in spoilt["accuracy"].values():
-        axes.plot(range(6), [spoilt["clean"], *values], color=ACCENT, alpha=0.35, linewidth=1)
-    mean = [
-        sum(values[level] for values in spoilt["accuracy"].values()) / len(spoilt["accuracy"])
-        for level in range(5)
-    ]
-    axes.plot(range(6), [spoilt["clean"], *mean], "o-", color=INK, label="mean of 15 kinds")
-    axes.set(xlabel="severity", ylabel="accuracy", title="Spoilt images", ylim=(0, 1))
+    section = report["corruptions"]
+    kinds = list(section["accuracy"].values())
+    for values in kinds:
+        axes.plot(range(6), [section["clean"], *values], color=ACCENT, alpha=0.35, linewidth=1)
+    mean = [sum(values[level] for values in kinds) / len(kinds) for level in range(5)]
+    axes.plot(range(6), [section["clean"], *mean], "o-", color=INK, label="mean of 15 kinds")
+    axes.set(xlabel="severity", ylabel="accuracy", title="Corrupted images", ylim=(0, 1))
     axes.legend()
 
 
 def _attacks(axes: Axes, report: Report) -> None:
     attacks = report["attacks"]
     radii = [0, *attacks["radius_levels"]]
-    for (name, left), colour in zip(
-        attacks["accuracy"].items(), (SECOND, ACCENT, INK), strict=False
-    ):
-        axes.plot(radii, [attacks["clean"], *left.values()], "o-", color=colour, label=name)
+    colours = SECOND, ACCENT, INK
+    for (name, by_radius), colour in zip(attacks["accuracy"].items(), colours, strict=False):
+        axes.plot(radii, [attacks["clean"], *by_radius.values()], "o-", color=colour, label=name)
     axes.set(xlabel="radius, grey levels of 255", ylabel="accuracy", title="Attacks", ylim=(0, 1))
     axes.legend()

@@ -1,4 +1,7 @@
-"""report.json: every figure of the audit, with what it was measured on. A second audit with the same seed gives the same report."""
+"""report.json: every figure of the audit, and the graph, data and seed that it was measured with.
+
+A second audit with the same seed gives the same report.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,39 +24,48 @@ from training.audit.measures.labels import label_issues
 from training.audit.measures.out_of_distribution import out_of_distribution
 from training.audit.measures.sets import sets
 from training.audit.measures.slices import slices
+from training.data import Pixels
 from training.data.read import Dataset, Images
 
 SCHEMA_VERSION = 4
-STRANGERS, ATTACKED, CORRUPTED, EXPLAINED, EDITED = 1000, 200, 500, 60, 2000  # images
+# images of each measurement, few where one image takes many passes
+OUT_OF_DISTRIBUTION, ATTACKED, CORRUPTED, EXPLAINED, EDITED = 1000, 200, 500, 60, 2000
 
 Section = Callable[[], Any]
-Watched = Callable[[Mapping[str, Section]], Mapping[str, Any]]
+Runner = Callable[[Mapping[str, Section]], Mapping[str, Any]]
 
 
-def audit(bundle: Bundle, dataset: Dataset, seed: int, run: Watched) -> dict[str, Any]:
-    """The report on `bundle`, by the test images of `dataset`; `run` calls the sections, and may show how far it is."""
+def audit(bundle: Bundle, dataset: Dataset, seed: int, run: Runner) -> dict[str, Any]:
+    """The report on `bundle`, from the test images of `dataset`.
+
+    `run` calls the sections, which are given by name, and returns their results; it may show
+    progress.
+    """
+    # on the CPU, which every machine has: reports compare
     engine, test = Engine(bundle, "cpu"), dataset.test
-    found = engine.predict(test.pixels)
-    predicted, manifest = found.logits.argmax(1), engine.manifest
-    shares = manifest.calibration.probabilities(found.logits)
-    attacked, spoilt, edited, explained = (
+    outputs = engine.predict(test.pixels)
+    predicted, manifest = outputs.logits.argmax(1), engine.manifest
+    probabilities = manifest.calibration.probabilities(outputs.logits)
+    attacked, corruptible, edited, explained = (
         _drawn(test, count, seed) for count in (ATTACKED, CORRUPTED, EDITED, EXPLAINED)
     )
     sections: dict[str, Section] = {
         "test": lambda: accuracy(predicted, test.labels, manifest, seed),
-        "calibration": lambda: calibration(found.logits, test.labels, manifest.calibration),
-        "prediction_sets": lambda: sets(shares, test.labels, manifest),
+        "calibration": lambda: calibration(outputs.logits, test.labels, manifest.calibration),
+        "prediction_sets": lambda: sets(outputs, test.labels, manifest),
         "familiarity": lambda: familiarity(
-            engine, found, out_of_distribution(test.pixels, manifest.input, STRANGERS, seed)
+            engine,
+            outputs,
+            out_of_distribution(test.pixels, manifest.input, OUT_OF_DISTRIBUTION, seed),
         ),
         "bias": lambda: {
             **slices(test.pixels, predicted, test.labels, manifest, seed),
             "edits": edits(engine, edited.pixels, edited.labels),
             "colour": conflicts(engine, edited.pixels, seed),
         },
-        "corruptions": lambda: _corruptions(engine, spoilt, seed),
+        "corruptions": lambda: _corruptions(engine, corruptible, seed),
         "importance": lambda: importance(engine, edited.pixels, edited.labels),
-        "label_issues": lambda: label_issues(shares, test.labels, test.names, manifest),
+        "label_issues": lambda: label_issues(probabilities, test.labels, test.names, manifest),
     }
     if engine.has(GRADIENT):
         sections["attacks"] = lambda: robustness(engine, attacked.pixels, attacked.labels, seed)
@@ -68,27 +80,25 @@ def audit(bundle: Bundle, dataset: Dataset, seed: int, run: Watched) -> dict[str
 
 
 def _drawn(images: Images, count: int, seed: int) -> Images:
+    # one seed draws the same images for every bundle, so that two reports compare
     return images.take(np.random.default_rng(seed).permutation(len(images))[:count])
 
 
 def _corruptions(engine: Engine, images: Images, seed: int) -> Mapping[str, Any]:
-    """By kind: the accuracy at each severity."""
-    clean = float((engine.predict(images.pixels).logits.argmax(1) == images.labels).mean())
-    left = {
+    """The accuracy at each severity, by kind of corruption."""
+
+    def accuracy_on(pixels: Pixels) -> float:
+        return float((engine.predict(pixels).logits.argmax(1) == images.labels).mean())
+
+    by_kind = {
         name: [
-            float(
-                (
-                    engine.predict(corrupted(name, severity, images.pixels, seed)).logits.argmax(1)
-                    == images.labels
-                ).mean()
-            )
-            for severity in SEVERITIES
+            accuracy_on(corrupted(name, severity, images.pixels, seed)) for severity in SEVERITIES
         ]
         for name in CORRUPTIONS
     }
     return {
         "pictures": len(images),
-        "clean": clean,
-        "accuracy": left,
-        "mean": float(np.mean(list(left.values()))),
+        "clean": accuracy_on(images.pixels),
+        "accuracy": by_kind,
+        "mean": float(np.mean(list(by_kind.values()))),
     }

@@ -1,4 +1,4 @@
-"""The contract of report.json: the JSON Schema (draft 2020-12) beside this file, which a report is checked against before it is written."""
+"""The schema of report.json: JSON Schema, draft 2020-12, checked before a report is written."""
 
 import json
 from collections.abc import Mapping
@@ -13,9 +13,9 @@ SCHEMA: Mapping[str, Any] = json.loads(
 
 
 def check(report: Mapping[str, Any]) -> None:
-    """Nothing, if `report` keeps to the schema.
+    """Checks that `report` matches the schema.
 
     Raises:
-        jsonschema.ValidationError: it does not, which is an error of the audit.
+        jsonschema.ValidationError: it does not, which is an error of the audit itself.
     """
     Draft202012Validator(SCHEMA).validate(report)

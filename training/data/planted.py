@@ -49,7 +49,7 @@ def colours(count: int) -> Float64[np.ndarray, "count 3"]:
 def draw_colours(
     labels: ClassIndices, classes: int, share: float, rng: np.random.Generator
 ) -> ClassIndices:
-    """The class whose colour each image gets: its own for `share` of every class, else any."""
+    """The number of each image's colour: that of its class for `share` of a class, else any."""
     drawn = rng.integers(classes, size=len(labels))
     for label in range(classes):
         own = rng.permutation(np.flatnonzero(labels == label))
@@ -65,5 +65,6 @@ def tinted(pixels: Pixels, colour: Float64[np.ndarray, "rows 3"]) -> Pixels:
 def _save(folder: Path, pixels: Pixels, labels: ClassIndices, classes: tuple[str, ...]) -> None:
     for name in classes:
         (folder / name).mkdir(parents=True)
+    # PNG keeps the tint exactly, and JPEG would halve the resolution of colours
     for number, (image, label) in enumerate(zip(pixels, labels.tolist(), strict=True)):
         Image.fromarray(image).save(folder / classes[label] / f"{number:06}.png")

@@ -46,6 +46,7 @@ class Images:
 
     def __post_init__(self) -> None:
         if not len(self.names):
+            # the way to assign in a frozen dataclass
             object.__setattr__(self, "names", np.arange(len(self.labels)).astype(np.str_))
 
     def __len__(self) -> int:
@@ -172,6 +173,7 @@ def _hold_out(images: Images, count: int, seed: int) -> tuple[Images, Images]:
 
 
 def _fingerprint(classes: tuple[str, ...], splits: dict[str, Images]) -> str:
+    # of decoded pixels, not of files: a folder and a tar of it are the same data
     digest = hashlib.sha256("\n".join(classes).encode())
     for name in SPLITS:
         digest.update(splits[name].pixels.tobytes())
@@ -208,6 +210,7 @@ def _folder(root: Path, spec: Input) -> tuple[dict[str, Images], tuple[str, ...]
         )
     classes = tuple(sorted({label for label, _, _ in splits["train"]}))
     unknown = {label for label, _, _ in splits.get("test", [])} - set(classes)
+    # a network cannot learn a class that only the test set has
     if unknown:
         raise DataError(
             f"{root} has test classes without training images: {', '.join(sorted(unknown))}"
@@ -229,6 +232,7 @@ def _split_of(path: PurePosixPath) -> str:
 
 
 def _folder_files(root: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
+    # in the order of names: that of the file system would change the fingerprint
     for path in sorted(root.rglob("*")):
         if path.suffix.lower() in SUFFIXES:
             yield PurePosixPath(path.relative_to(root)), path.read_bytes()

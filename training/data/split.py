@@ -32,4 +32,5 @@ def draw_each(labels: ClassIndices, each: int, seed: int) -> Positions:
     """The positions of `each` images of every class, or of all where a class has fewer."""
     rng = np.random.default_rng(seed)
     drawn = [rng.permutation(np.flatnonzero(labels == label))[:each] for label in np.unique(labels)]
+    # ascending, so that images keep the order of the data set
     return np.sort(np.concatenate(drawn))

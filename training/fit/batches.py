@@ -41,7 +41,7 @@ class Batches:
 
     @classmethod
     def of(cls, images: Images, recipe: Recipe) -> "Batches":
-        """The batches of `images`, whose pixels are uint8 (N, S, S, 3)."""
+        """The batches of `images`, which have pixels uint8 (N, S, S, 3)."""
         pixels = torch.from_numpy(images.pixels).permute(0, 3, 1, 2).contiguous()
         colour = torch.from_numpy(images.pixels.mean((0, 1, 2)).round().astype(np.uint8)).view(
             3, 1, 1
@@ -57,6 +57,7 @@ class Batches:
         """The images and class indices of `step`, counted from 0, over all processes."""
         recipe = self.recipe
         epoch, part = divmod(step, self.steps_per_epoch)
+        # a new order each epoch, so that other images are left out at its end
         order = torch.randperm(len(self.labels), generator=self._generator(epoch, ORDER))
         index = order[part * recipe.batch : (part + 1) * recipe.batch]
         pixels = self.pixels[index]

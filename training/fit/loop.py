@@ -41,9 +41,9 @@ from training.fit.runs import Run, Subject
 from training.fit.tracking import Track, Tracker, tracking
 from training.networks.ours import Network
 
-EVALUATION_ROWS = 500
-CHECKPOINT_SECONDS = 300
-PREPARE_ROWS = 5000
+EVALUATION_ROWS = 500  # bounds the memory of activations
+CHECKPOINT_SECONDS = 300  # a crash loses at most so much
+PREPARE_ROWS = 5000  # their patches are enough for the covariance of the whitening layer, 12 × 12
 
 
 class Stopped(Exception):
@@ -213,6 +213,7 @@ def train(
         else nullcontext(Tracker())
     )
     with tracker_of_rank as tracker, stop_event() as trainer.stopping:
+        # shows mistakes of augmentation before hours of training
         tracker.images("batch/augmented", trainer.batches.step(trainer.step)[0][:16], trainer.step)
         for loss in _progress(trainer, tracker, dataset.validation):
             tracker.scalar("loss/train", loss, trainer.step)
@@ -224,6 +225,7 @@ def train(
         trainer.seconds += time.monotonic() - started
         if fabric.is_global_zero:
             _report(trainer, dataset.test, tracker)
+    # the other processes wait until the first has written the run that all of them load
     fabric.barrier()
     return runs.load(folder)
 
@@ -266,6 +268,7 @@ def make_fabric(recipe: Recipe, accelerator: str) -> Fabric:
 
 def prepare(fabric: Fabric, dataset: Dataset, source: str, recipe: Recipe, folder: Path) -> Trainer:
     """A training at its step 0; recipe.json is written."""
+    # rounded as recipe.json shows them: the exported graph normalises with the same numbers
     values = dataset.training.pixels.reshape(-1, 3) / 255
     mean, std = (
         tuple(float(value) for value in np.round(figure, 6))
@@ -321,6 +324,7 @@ def _progress(trainer: Trainer, tracker: Tracker, validation: Images) -> Iterato
         if trainer.step % trainer.batches.steps_per_epoch == 0 and first_process:
             epoch = trainer.step // trainer.batches.steps_per_epoch
             accuracy = trainer.accuracy(validation)
+            # stdout is for the report
             bar.write(
                 f"epoch {epoch}/{epochs}: validation accuracy {accuracy:.4f}", file=sys.stderr
             )

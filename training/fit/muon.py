@@ -1,4 +1,4 @@
-"""Muon: stochastic gradient descent whose update of a filter bank is made orthogonal.
+"""Muon: stochastic gradient descent with an orthogonal update of every filter bank.
 
 Source: K. Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024. The
 momentum of a weight (out, in, 3, 3) is treated as a matrix (out, in·9) and replaced by the nearest

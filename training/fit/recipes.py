@@ -26,7 +26,7 @@ FORMER_NAMES = {
 class Recipe:
     """Hyper-parameters of a training.
 
-    A step sees `batch` images, in ghost batches of `ghost_batch` whose gradients are summed.
+    A step sees `batch` images, in ghost batches of `ghost_batch`, and sums the gradients of these.
     `held_out` training images are for validation.
 
     Augmentation: shifts by up to `translate` pixels. `flip` mirrors every image in every other
@@ -99,7 +99,7 @@ class Recipe:
 
 
 def current_names(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe as JSON values whose fields have the names of this release."""
+    """A recipe as JSON values, its fields under the names of this release."""
     return {FORMER_NAMES.get(name, name): value for name, value in document.items()}
 
 
@@ -119,7 +119,7 @@ RECIPES: Mapping[str, Recipe] = {
 
 @dataclass(frozen=True)
 class Scheduled:
-    """An optimiser whose learning rates are multiplied by `factor(share of the epochs done)`.
+    """An optimiser; `factor(share of the epochs done)` multiplies its learning rates.
 
     The share is 1 or more during the fine-tuning epochs.
     """
@@ -148,13 +148,14 @@ def optimizers(network: nn.Module, recipe: Recipe) -> list[Scheduled]:
 def _muon(network: CandorNet, recipe: Recipe) -> list[Scheduled]:
     """Muon for filters, SGD on the summed loss for the other parameters.
 
-    After the Muon variant of airbench94 (Jordan, arXiv 2404.00498), whose rates are for batches of
+    After the Muon variant of airbench94 (Jordan, arXiv 2404.00498), with rates for batches of
     2,000 images.
     """
     filters = [p for name, p in network.named_parameters() if "convolution" in name]
     biases = [
         p for name, p in network.named_parameters() if name.endswith("bias") and "norm" in name
     ]
+    # torch multiplies the decay by the learning rate, so it is divided by it
     decay = 2e-6 * recipe.batch
     sgd = [
         {"params": ps, "lr": lr, "weight_decay": decay / lr}

@@ -168,6 +168,7 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tens
     for name, tensor in tensors.items():
         parameter, entry = name.split("/")
         state.setdefault(int(parameter), {})[entry] = tensor
+    # learning rates follow from the step, so the groups of the new optimiser are right
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
 
 
@@ -186,7 +187,7 @@ def _recipe_of(text: str) -> Mapping[str, Any]:
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    # a crash in the middle leaves the file that was there before
+    # renamed when complete: a crash in the middle leaves the former file
     scratch = path.with_suffix(".partial")
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, scratch, metadata)
     scratch.replace(path)

@@ -57,12 +57,13 @@ class Tracker:
 def tracking(
     folder: Path, config: Mapping[str, Any], track: Track | None = None
 ) -> Iterator[Tracker]:
-    """The tracker of a training into `folder`, whose settings are `config`.
+    """The tracker of a training into `folder`, with the settings `config`.
 
     Raises:
         TrackingError: Weights & Biases cannot start.
     """
     with ExitStack() as stack:
+        # first, so that a failed start leaves no file for TensorBoard
         run = None if track is None else stack.enter_context(_start_wandb(folder, config))
         yield Tracker(stack.enter_context(SummaryWriter(str(folder))), run)
 
@@ -80,6 +81,7 @@ def _start_wandb(folder: Path, config: Mapping[str, Any]) -> Any:
             group=folder.name,
             dir=folder,
             config=dict(config),
+            # wandb would capture stdout, where the report goes
             settings=wandb.Settings(console="off", silent=True),
         )
     except wandb.errors.Error as error:

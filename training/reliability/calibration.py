@@ -41,6 +41,7 @@ def negative_log_likelihood(
 
 
 def _fit_temperature(logits: Logits, labels: ClassIndices) -> Calibration:
+    # in the logarithm, for a temperature is a factor
     def loss(log_temperature: float) -> float:
         return negative_log_likelihood(logits, labels, Calibration(float(np.exp(log_temperature))))
 

@@ -51,12 +51,12 @@ def threshold(own: Float64[np.ndarray, " rows"], coverage: float, rank: Rank) ->
 
 
 def expected_rank(count: int, coverage: float) -> int:
-    """The rank whose coverage is `coverage` on average."""
+    """The rank with the coverage `coverage` on average."""
     return math.ceil((count + 1) * coverage)
 
 
 def sure_rank(count: int, coverage: float) -> int:
-    """The least rank whose coverage is at least `coverage` with CONFIDENCE; `count` + 1 if none is.
+    """The least rank that covers at least `coverage` with CONFIDENCE; `count` + 1 if none does.
 
     Source: Vovk, "Conditional validity of inductive conformal predictors", ACML 2012.
     """

@@ -7,11 +7,11 @@ detect inputs that a network is sure about although they are no photographs.
 These features of a sample of training images, the same number of each class, are kept in 8 bits as
 the reference. The score of an image is the cosine of its features and those of its NEAREST-th
 nearest reference image (Sun, Ming, Zhu, Li, "Out-of-Distribution Detection with Deep Nearest
-Neighbors", ICML 2022, arXiv 2204.06507). A network whose features are not known is scored by the
-energy log Σ exp(logits) (Liu et al., NeurIPS 2020, arXiv 2010.03759).
+Neighbors", ICML 2022, arXiv 2204.06507). For a network with unknown features it is the energy
+log Σ exp(logits) (Liu et al., NeurIPS 2020, arXiv 2010.03759).
 
-5 % of the held-out images lie below the threshold. A score carries no information about whether the
-prediction is right.
+5 % of the held-out images lie below the threshold. A score carries no information about the
+correctness of the prediction.
 """
 
 import io
@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from service.bundle.manifest import Familiarity
 from service.predictions import energy
-from service.runtime.engine import Outputs
+from service.runtime.graphs import Outputs
 from training.autodiff import prune
 from training.data.read import Images
 from training.data.split import draw_each
@@ -123,6 +123,7 @@ def attach(predict: ModelProto, reference: Reference) -> ModelProto:
     )
     model.graph.node.extend(
         [
+            # 8 bits in the file: ONNX Runtime folds these three nodes when it loads the graph
             _node("Cast", ["reference"], ["float"], to=TensorProto.FLOAT),
             _node("ReduceL2", ["float", "first"], ["lengths"]),
             _node("Div", ["float", "lengths"], ["directions"]),

@@ -13,7 +13,8 @@ import onnx
 
 from service.bundle import folder as contract
 from service.bundle.manifest import Familiarity, Manifest
-from service.runtime.engine import Engine, Outputs
+from service.runtime.engine import Engine
+from service.runtime.graphs import Outputs
 from training.data.read import Images
 from training.reliability import familiarity
 from training.reliability.calibration import fit_calibration
@@ -36,6 +37,7 @@ def fit_reliability(
     """
     result = dict(files)
     if manifest.features is not None and training is not None:
+        # the graph without the search answers with the features of the reference images
         reference = _reference(manifest, files, training)
         result[contract.PREDICT] = with_search(files[contract.PREDICT], reference)
         result[contract.REFERENCE] = reference.content()

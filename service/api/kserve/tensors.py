@@ -135,6 +135,7 @@ def _with_length(text: str) -> bytes:
 
 def _split(body: bytes, json_length: str | None) -> tuple[dict[str, Any], memoryview]:
     """The JSON document, and the binary data after it."""
+    # Slices of a memoryview copy nothing; the binary data may have megabytes.
     content, length = memoryview(body), len(body)
     if json_length is not None:
         length = _json_length(json_length, length)
@@ -176,6 +177,7 @@ def _rows(tensor: Mapping[str, Any], binary: memoryview, max_pixels: int) -> tup
     if kind == BYTES and (len(shape) == 1 or shape[1:] == (1,)):
         return _encoded(tensor, _data(tensor, binary), shape[0])
     if kind == UINT8 and len(shape) == 4 and shape[3] == 3 and min(shape) > 0:  # noqa: PLR2004 - (N, H, W, 3)
+        # By the shape alone, before the data become an array.
         if shape[1] * shape[2] > max_pixels:
             raise ImageTooLarge(
                 f"the images have {shape[2]}×{shape[1]} px; "
@@ -186,6 +188,7 @@ def _rows(tensor: Mapping[str, Any], binary: memoryview, max_pixels: int) -> tup
 
 
 def _shape(value: Any) -> tuple[int, ...]:
+    # `type() is int`, because isinstance() takes true for an int.
     if (
         not isinstance(value, list)
         or not value
@@ -222,6 +225,7 @@ def _data(tensor: Mapping[str, Any], binary: memoryview) -> memoryview | list[An
 
 
 def _flat(data: list[Any]) -> list[Any]:
+    # One level a turn, because a caller could nest deeper than Python recurses.
     while data and isinstance(data[0], list):
         if not all(isinstance(entry, list) for entry in data):
             raise MalformedRequest(

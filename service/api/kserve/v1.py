@@ -74,7 +74,6 @@ class KServeV1:
         body_of: Callable[[Documents], Mapping[str, Any]],
     ) -> Response:
         self._check_model(request)
-        self._pipeline.admit()
         timing = Timing(self._pipeline.metrics)
         with timing.of("read"):
             body = await request_body.body_of(request, self._max_body_bytes)

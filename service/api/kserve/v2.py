@@ -102,7 +102,6 @@ class OpenInference:
     async def infer(self, request: Request) -> Response:
         """POST /v2/models/NAME/infer."""
         self._check_model(request)
-        self._pipeline.admit()
         timing = Timing(self._pipeline.metrics)
         with timing.of("read"):
             body = await request_body.body_of(request, self._max_body_bytes)
@@ -124,6 +123,7 @@ class OpenInference:
         options: Options,
         timing: Timing,
     ) -> Response:
+        # The outputs hold all logits and one label: a longer list would be made for nothing.
         question, first_class = options.question, replace(options.prediction, top_k=1)
         explained = question is not None
         images = await gather_rows("row", (self._receive(row, timing) for row in inference.rows))
@@ -166,6 +166,7 @@ class OpenInference:
         by_output = {output.name: output.parameters for output in outputs}
         for name, parameters in by_output.items():
             self._check_output(name, parameters, by_output)
+        # A parameter without its output would be ignored in silence.
         for name, own in PARAMETERS_OF.items():
             unused = set(inference.parameters) & set(own) - set(request_parameters.OF_INFER)
             if name not in by_output and unused:
@@ -299,6 +300,7 @@ def _quality(
     maps: Sequence[Attribution],
 ) -> tuple[list[str], Float32[np.ndarray, "rows measures"]]:
     """The names of the measures, and their values; NaN where a row has none."""
+    # A degraded row may have a method with other measures than the rest.
     measures = sorted({name for each in maps for name in each.quality})
     values = [[each.quality.get(name, np.nan) for name in measures] for each in maps]
     return measures, np.array(values, np.float32).reshape(len(maps), len(measures))

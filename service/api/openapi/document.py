@@ -93,6 +93,7 @@ def _native_paths(manifest: Manifest) -> dict[str, Any]:
         },
         "/openapi.json": {"get": _get("This document", _JSON, OBJECT)},
         "/schema.json": {"get": _get("The schema for BentoML's client", _JSON, OBJECT)},
+        "/docs.json": {"get": _get("BentoML's own OpenAPI document", _JSON, OBJECT)},
         "/metrics": {"get": _get("Prometheus metrics", "text/plain", TEXT)},
         "/livez": {"get": _get("Liveness of the process", "text/plain", TEXT)},
         "/readyz": {"get": _get("Readiness of the process", "text/plain", TEXT)},
@@ -207,6 +208,7 @@ def _of_trust(manifest: Manifest) -> list[dict[str, Any]]:
     sets, familiarity = manifest.prediction_sets, manifest.familiarity
     parameters = []
     if sets is not None:
+        # The keys of the manifest are texts, such as 0.90.
         coverages = {"type": "string", "enum": list(sets.marginal), "default": COVERAGE}
         flag = {"type": "boolean", "default": False}
         parameters += [

@@ -61,6 +61,7 @@ def _server() -> Schema:
 
 
 def _path_parameter(name: str, value: str) -> dict[str, Any]:
+    # One model is served, so there is one value; the documentation page fills it in.
     schema = {"type": "string", "enum": [value]}
     return {"name": name, "in": "path", "required": True, "schema": schema}
 

@@ -81,6 +81,7 @@ def any_of(*schemas: Schema) -> Schema:
 
 def errors() -> dict[int, list[type[RequestError]]]:
     """The errors of existing routes, by status."""
+    # The tree of errors is the only list of them: a new leaf appears in the document by itself.
     by_status: dict[int, list[type[RequestError]]] = {}
     for leaf in RequestError.__subclasses__():
         if leaf not in NO_ROUTE_ERRORS:

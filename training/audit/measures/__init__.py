@@ -1,1 +1,1 @@
-"""What an audit measures, a subject a module."""
+"""The measurements of an audit, one subject a module."""

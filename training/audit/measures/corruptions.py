@@ -1,8 +1,11 @@
-"""Fifteen ways in which images are spoilt in practice, each in five severities: "CIFAR-10-C-style" (Hendrycks and Dietterich, ICLR 2019,
-arXiv 1903.12261), in our own code and strengths, so that figures compare between our models and not with the published ones.
+"""Fifteen corruptions of images that occur in practice, each in five severities.
 
-A corruption takes float64 (S, S, 3) in 0…1, a severity 1…5 and a generator, and gives the same shape, clipped to 0…1 afterwards. Lengths are
-shares of the side, so that small and large inputs are spoilt alike.
+"CIFAR-10-C-style" (Hendrycks and Dietterich, ICLR 2019, arXiv 1903.12261): code and strengths are
+our own, so figures compare between our models, not with published ones.
+
+A corruption takes float64 (S, S, 3) in 0…1, a severity 1…5 and a generator, and returns the same
+shape, which is clipped to 0…1 afterwards. Lengths are shares of the side, so that small and large
+inputs are corrupted alike.
 """
 
 import io
@@ -21,10 +24,11 @@ SEVERITIES = (1, 2, 3, 4, 5)
 def corrupted(
     name: str, severity: int, pixels: UInt8[np.ndarray, "rows size size 3"], seed: int
 ) -> UInt8[np.ndarray, "rows size size 3"]:
-    """Every image spoilt; the same seed, the same damage."""
+    """Every image with the corruption `name`; the same seed gives the same result."""
+    # draws of their own for each kind and severity, in whatever order they are measured
     rng = np.random.default_rng((seed, sorted(CORRUPTIONS).index(name), severity))
-    made = [CORRUPTIONS[name](image / 255.0, severity, rng) for image in pixels]
-    return np.asarray(np.rint(np.clip(np.stack(made), 0, 1) * 255), np.uint8)
+    changed = [CORRUPTIONS[name](image / 255.0, severity, rng) for image in pixels]
+    return np.asarray(np.rint(np.clip(np.stack(changed), 0, 1) * 255), np.uint8)
 
 
 def _gaussian_noise(x: Values, severity: int, rng: np.random.Generator) -> Values:
@@ -32,13 +36,14 @@ def _gaussian_noise(x: Values, severity: int, rng: np.random.Generator) -> Value
 
 
 def _shot_noise(x: Values, severity: int, rng: np.random.Generator) -> Values:
+    # photons of a white pixel
     photons = (300, 150, 75, 40, 20)[severity - 1]
     return rng.poisson(x * photons) / photons
 
 
 def _impulse_noise(x: Values, severity: int, rng: np.random.Generator) -> Values:
-    hit = rng.uniform(size=x.shape) < (0.01, 0.02, 0.04, 0.07, 0.11)[severity - 1]
-    return np.where(hit, rng.integers(0, 2, x.shape), x)
+    replaced = rng.uniform(size=x.shape) < (0.01, 0.02, 0.04, 0.07, 0.11)[severity - 1]
+    return np.where(replaced, rng.integers(0, 2, x.shape), x)
 
 
 def _speckle_noise(x: Values, severity: int, rng: np.random.Generator) -> Values:
@@ -127,7 +132,7 @@ def _convolved(x: Values, kernel: Float64[np.ndarray, "height width"]) -> Values
 
 
 def _zoomed(x: Values, zoom: float) -> Values:
-    """The middle, `zoom` times as large."""
+    """The middle of the image, `zoom` times as large."""
     middle = (len(x) - 1) / 2
     return np.asarray(
         ndimage.affine_transform(

@@ -1,35 +1,30 @@
-"""What the model needs of images at large: the accuracy that goes when a channel, a band of frequencies or a region is taken from all."""
+"""Global importance: the accuracy lost when images lack a channel, a frequency band or a region."""
 
 from collections.abc import Iterator, Mapping
 from itertools import pairwise, product
 
 import numpy as np
-from jaxtyping import Float64, Int64, UInt8
+from jaxtyping import Float64
 
 from service.runtime.engine import Engine
+from training.data import ClassIndices, Pixels
 
 CELLS = 4  # regions a side
-BANDS = (
-    0.0,
-    0.125,
-    0.25,
-    0.5,
-    1.0,
-)  # ends of the bands, as shares of the highest frequency along an axis
-
-Pixels = UInt8[np.ndarray, "rows size size 3"]
-Labels = Int64[np.ndarray, " rows"]
+# ends of the bands, as shares of the highest frequency along an axis
+BANDS = (0.0, 0.125, 0.25, 0.5, 1.0)
 
 
-def importance(engine: Engine, pixels: Pixels, labels: Labels) -> Mapping[str, Mapping[str, float]]:
-    """By kind and part: the accuracy with everything less the accuracy without the part."""
+def importance(
+    engine: Engine, pixels: Pixels, labels: ClassIndices
+) -> Mapping[str, Mapping[str, float]]:
+    """The accuracy on whole images minus that on images without a part, by kind and part."""
     mean = pixels.mean((0, 1, 2))
 
-    def right(changed: np.ndarray) -> float:
+    def accuracy(changed: np.ndarray) -> float:
         values = np.rint(np.clip(changed, 0, 255)).astype(np.uint8)
         return float((engine.predict(values).logits.argmax(1) == labels).mean())
 
-    whole = right(pixels)
+    whole = accuracy(pixels)
     kinds: Mapping[str, Iterator[tuple[str, np.ndarray]]] = {
         "channels": (
             (name, _without_channel(pixels, channel, mean)) for channel, name in enumerate("RGB")
@@ -40,7 +35,7 @@ def importance(engine: Engine, pixels: Pixels, labels: Labels) -> Mapping[str, M
         "regions": _without_regions(pixels, mean),
     }
     return {
-        kind: {name: whole - right(changed) for name, changed in parts}
+        kind: {name: whole - accuracy(changed) for name, changed in parts}
         for kind, parts in kinds.items()
     }
 
@@ -59,7 +54,10 @@ def _without_channel(pixels: Pixels, channel: int, mean: Float64[np.ndarray, " 3
 
 
 def _without_band(pixels: Pixels, low: float, high: float) -> np.ndarray:
-    """Frequencies above `low` and up to `high` of Nyquist's are taken out; the mean, which is none of them, stays."""
+    """Removes frequencies above `low` and up to `high`, in shares of Nyquist's.
+
+    The mean has frequency 0 and stays.
+    """
     size = pixels.shape[1]
     along = np.abs(np.fft.fftfreq(size)) * 2
     frequency = np.maximum(along[:, None], along[None, : size // 2 + 1])

@@ -1,26 +1,29 @@
-"""Labels that may be wrong: test images whose label the model finds improbable beyond what it usually does of that class, to look at.
+"""Test images with labels that may be wrong, for a person to look at.
 
-Confident learning (Northcutt, Jiang, Chuang, JAIR 2021, arXiv 1911.00068): an image is suspect if the model gives another class at least
-the mean probability that it gives that class's own images. Suspects are ranked by how much more probable that class is than the label.
+Confident learning (Northcutt, Jiang, Chuang, JAIR 2021, arXiv 1911.00068): an image is suspect if
+the model gives another class at least the mean probability that images of that class get. Suspects
+are ranked by how much more probable that class is than the label.
 """
 
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 
 from service.bundle.manifest import Manifest
+from training.data import ClassIndices
 
 MOST = 100
 
 
 def label_issues(
     probabilities: Float64[np.ndarray, "rows classes"],
-    labels: Int64[np.ndarray, " rows"],
+    labels: ClassIndices,
     names: np.ndarray,
     manifest: Manifest,
 ) -> list[dict[str, Any]]:
-    """The MOST likeliest errors, likeliest first."""
+    """At most MOST suspects, the likeliest error first; `names` are those of the images."""
+    # a class without test images has no usual probability, and no suspect is moved to it
     usual = np.array(
         [
             probabilities[labels == label, label].mean() if (labels == label).any() else 1.0

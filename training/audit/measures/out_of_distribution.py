@@ -1,7 +1,8 @@
-"""Images of other kinds than the training's, uint8 (N, S, S, 3): what the familiarity score should find strange.
+"""Images from outside the distribution of the training, uint8 (N, S, S, 3), of four kinds.
 
-`noise` is uniform; `scrambled` are test images whose tiles of an eighth of a side change places; `textures` are tiles of the two
-photographs that scikit-learn ships, `digits` its handwritten digits: real images of another kind.
+`noise` is uniform. In `scrambled` test images, tiles of an eighth of a side change places.
+`textures` are tiles of the two photographs that scikit-learn ships, and `digits` its handwritten
+digits: real images of another kind. The familiarity score should be low for all of them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,13 +16,13 @@ from service.image.resize import Input
 
 TILES = 8  # a side
 
-Pixels = UInt8[np.ndarray, "_ size size 3"]
+AnyPixels = UInt8[np.ndarray, "_ size size 3"]  # the kinds may differ in their number of images
 
 
 def out_of_distribution(
-    familiar: Pixels, spec: Input, count: int, seed: int
-) -> Mapping[str, Pixels]:
-    """`count` images of each kind, or as many as there are."""
+    familiar: AnyPixels, spec: Input, count: int, seed: int
+) -> Mapping[str, AnyPixels]:
+    """`count` images of each kind, or fewer where a kind has fewer; `familiar` are test images."""
     rng = np.random.default_rng(seed)
     size, photographs = spec.size, load_sample_images().images
     return {
@@ -35,25 +36,26 @@ def out_of_distribution(
 def scrambled(
     image: UInt8[np.ndarray, "size size 3"], rng: np.random.Generator
 ) -> UInt8[np.ndarray, "size size 3"]:
-    """Its tiles in another order; the lines that do not fill a tile stay."""
+    """The image with its tiles in another order; lines that do not fill a tile stay."""
     tile = max(1, len(image) // TILES)
     side = len(image) // tile
-    part = (
+    tiles = (
         image[: side * tile, : side * tile]
         .reshape(side, tile, side, tile, 3)
         .swapaxes(1, 2)
         .reshape(-1, tile, tile, 3)
     )
-    mixed = part[rng.permutation(len(part))].reshape(side, side, tile, tile, 3).swapaxes(1, 2)
-    made = image.copy()
-    made[: side * tile, : side * tile] = mixed.reshape(side * tile, side * tile, 3)
-    return made
+    mixed = tiles[rng.permutation(len(tiles))].reshape(side, side, tile, tile, 3).swapaxes(1, 2)
+    result = image.copy()
+    result[: side * tile, : side * tile] = mixed.reshape(side * tile, side * tile, 3)
+    return result
 
 
 def _texture(
     photographs: Sequence[np.ndarray], rng: np.random.Generator, spec: Input
 ) -> UInt8[np.ndarray, "size size 3"]:
     photograph = photographs[int(rng.integers(len(photographs)))]
+    # a crop of this size shows a texture, hardly a thing
     side = int(rng.integers(32, 65))
     top, left = (int(rng.integers(length - side)) for length in photograph.shape[:2])
     return resize.to_input(

@@ -1,53 +1,58 @@
-"""Whether prediction sets keep their promise on the test images, over all and class by class, and how large they are."""
+"""Prediction sets: how often they hold the true class of test images, and how large they are."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
 
 from service.bundle.manifest import Manifest
+from service.predictions import PredictionOptions, PredictionSet, predict
+from service.runtime.graphs import Outputs
+from training.data import ClassIndices
 
-Members = Bool[np.ndarray, "rows classes"]
+KINDS = {"marginal": False, "by_class": True}
 
 
-def sets(
-    probabilities: Float64[np.ndarray, "rows classes"],
-    labels: Int64[np.ndarray, " rows"],
-    manifest: Manifest,
-) -> Mapping[str, Any]:
-    """By coverage: what the marginal sets and those by class cover, of all and of the worst class, and their mean size."""
+def sets(outputs: Outputs, labels: ClassIndices, manifest: Manifest) -> Mapping[str, Any]:
+    """The share of images covered, that of the worst class and the mean size of the sets.
+
+    By coverage and by kind of threshold, marginal or by class.
+    """
     known = manifest.prediction_sets
     if known is None:
         return {}
-    kinds = {"marginal": known.marginal, "by_class": known.by_class}
     return {
         coverage: {
-            kind: _kept(members(probabilities, np.asarray(found[coverage])), labels, manifest)
-            for kind, found in kinds.items()
+            kind: _set_figures(
+                served(outputs, manifest, PredictionOptions(1, coverage, by_class)),
+                labels,
+                manifest,
+            )
+            for kind, by_class in KINDS.items()
         }
         for coverage in known.marginal
     }
 
 
-def members(probabilities: Float64[np.ndarray, "rows classes"], thresholds: np.ndarray) -> Members:
-    """Which classes are in each set, the most probable one in any case: as `service.predictions` says."""
-    held = probabilities >= thresholds
-    held[np.arange(len(held)), probabilities.argmax(1)] |= ~held.any(1)
-    return held
+def served(outputs: Outputs, manifest: Manifest, options: PredictionOptions) -> list[PredictionSet]:
+    """The prediction set of every image, as the service answers it."""
+    answers = (predict(row, manifest, options).prediction_set for row in outputs.rows())
+    return [each for each in answers if each is not None]
 
 
-def _kept(
-    held: Members, labels: Int64[np.ndarray, " rows"], manifest: Manifest
+def _set_figures(
+    answers: Sequence[PredictionSet], labels: ClassIndices, manifest: Manifest
 ) -> Mapping[str, Any]:
-    inside, sizes = held[np.arange(len(labels)), labels], held.sum(1)
+    truth = [manifest.labels[label] for label in labels]
+    covered = np.array([name in each.labels for name, each in zip(truth, answers, strict=True)])
+    sizes = np.array([len(each.labels) for each in answers])
     by_class = {
-        name: float(inside[labels == index].mean())
+        name: float(covered[labels == index].mean())
         for index, name in enumerate(manifest.labels)
         if (labels == index).any()
     }
     return {
-        "coverage": float(inside.mean()),
+        "coverage": float(covered.mean()),
         "worst_class": min(by_class.values()),
         "by_class": by_class,
         "mean_size": float(sizes.mean()),

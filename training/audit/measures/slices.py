@@ -1,11 +1,13 @@
-"""Does the model serve some images worse than others? Gaps between classes, and between slices of the test images by what they look like.
+"""Slices: gaps of accuracy between classes, and between groups of similar test images.
 
-A slice is a third of the images by one property: the darkest, the middle, the brightest. Which images are dark depends on the class,
-and some classes are harder; so what is compared is whether an image is right less the accuracy of its class. Whether a slice differs is a
-permutation test, outcomes shuffled within each class, over all slices at once: the p-value is the share of shuffles in which any slice differs
-as much, which corrects for having looked at many (Westfall and Young, 1993).
+A slice is a third of the images by one property: the darkest, the middle, the brightest. Which
+images are dark depends on the class, and some classes are harder. The *excess* of an image
+therefore is 1 or 0, for correct or not, minus the accuracy of its class. A permutation test judges
+the mean excess of all slices at once, with excesses shuffled within each class. The p-value is the
+share of shuffles in which any slice differs as much, which corrects for the number of slices
+(Westfall and Young, 1993).
 
-`right` bool (N,), `labels` int64 (N,), pixels uint8 (N, S, S, 3).
+`correct` bool (N,), `labels` int64 (N,), pixels uint8 (N, S, S, 3).
 """
 
 import colorsys
@@ -14,60 +16,55 @@ from typing import Any
 
 import numpy as np
 from fairlearn.metrics import MetricFrame
-from jaxtyping import Bool, Float64, Int64, UInt8
+from jaxtyping import Bool, Float64
 from scipy import ndimage
 from sklearn.metrics import accuracy_score
 
 from service.bundle.manifest import Manifest
 from training.audit.measures.accuracy import interval
+from training.data import ClassIndices, Pixels
 
 SHUFFLES = 500
 THIRDS = ("low", "middle", "high")
 HUES = ("red", "yellow", "green", "cyan", "blue", "magenta", "none")
-GREY = 0.12  # of saturation, below which an image has no dominant colour
+GREY = 0.12  # saturation below which an image has no dominant colour
 
-Pixels = UInt8[np.ndarray, "rows size size 3"]
 Property = Callable[[Pixels], Float64[np.ndarray, " rows"]]
-Labels = Int64[np.ndarray, " rows"]
 
 
 def slices(
-    pixels: Pixels, predicted: Labels, labels: Labels, manifest: Manifest, seed: int
+    pixels: Pixels, predicted: ClassIndices, labels: ClassIndices, manifest: Manifest, seed: int
 ) -> Mapping[str, Any]:
-    """Of classes and slices: accuracy with its interval; of slices the excess over what their classes let expect, with its p-value."""
-    right = predicted == labels
+    """The accuracy of each class, and accuracy, excess and p-value of each slice."""
+    correct = predicted == labels
     names = np.asarray(manifest.labels)[labels]
     classes = MetricFrame(
         metrics=accuracy_score, y_true=labels, y_pred=predicted, sensitive_features=names
     )
     groups = {name: grouped(name, pixels) for name in (*PROPERTIES, "dominant_colour")}
-    excess = (
-        right
-        - np.array([right[labels == label].mean() for label in range(len(manifest.labels))])[labels]
-    )
+    of_class = np.array([correct[labels == label].mean() for label in range(len(manifest.labels))])
     return {
         "classes": {
             "accuracy": {str(key): float(value) for key, value in classes.by_group.items()},
             "gap": float(classes.difference()),
         },
-        "slices": _told(groups, right, excess, labels, predicted, seed),
+        "slices": _slice_figures(groups, correct, correct - of_class[labels], labels, seed),
     }
 
 
 def grouped(name: str, pixels: Pixels) -> np.ndarray:
-    """The name of the slice of each image, by one property."""
+    """The name of each image's slice by the property `name`."""
     if name == "dominant_colour":
         return _hue_names(pixels)
     values = PROPERTIES[name](pixels)
     return np.asarray(THIRDS)[np.digitize(values, np.quantile(values, (1 / 3, 2 / 3)))]
 
 
-def _told(
+def _slice_figures(
     groups: Mapping[str, np.ndarray],
-    right: Bool[np.ndarray, " rows"],
-    excess: np.ndarray,
-    labels: Labels,
-    predicted: Labels,
+    correct: Bool[np.ndarray, " rows"],
+    excess: Float64[np.ndarray, " rows"],
+    labels: ClassIndices,
     seed: int,
 ) -> list[dict[str, Any]]:
     members = {
@@ -76,19 +73,13 @@ def _told(
         for value in np.unique(group).tolist()
     }
     p_values = _p_values(np.stack(list(members.values())), excess, labels, seed)
-    frames = {
-        name: MetricFrame(
-            metrics=accuracy_score, y_true=labels, y_pred=predicted, sensitive_features=group
-        ).by_group
-        for name, group in groups.items()
-    }
     return [
         {
             "property": name,
             "slice": value,
             "pictures": int(inside.sum()),
-            "accuracy": float(frames[name][value]),
-            "accuracy_interval": _interval_of(right[inside], seed),
+            "accuracy": float(correct[inside].mean()),
+            "accuracy_interval": _interval_of(correct[inside], seed),
             "excess": float(excess[inside].mean()),
             "p_value": p_value,
         }
@@ -97,14 +88,16 @@ def _told(
 
 
 def _p_values(
-    members: Bool[np.ndarray, "slices rows"], excess: np.ndarray, labels: Labels, seed: int
+    members: Bool[np.ndarray, "slices rows"],
+    excess: Float64[np.ndarray, " rows"],
+    labels: ClassIndices,
+    seed: int,
 ) -> list[float]:
-    """By the largest of all slices' standardised excesses in shuffles within each class."""
-    rng, weights = (
-        np.random.default_rng(seed),
-        members / np.sqrt(np.maximum(members.sum(1, keepdims=True), 1)),
-    )
-    found = np.abs(weights @ excess)
+    """The p-value of each slice, by the largest standardised excess of any slice in a shuffle."""
+    rng = np.random.default_rng(seed)
+    # a sum over n images varies by √n: slices of different sizes compare
+    weights = members / np.sqrt(np.maximum(members.sum(1, keepdims=True), 1))
+    measured = np.abs(weights @ excess)
     places = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     largest = np.empty(SHUFFLES)
     for shuffle in range(SHUFFLES):
@@ -112,7 +105,8 @@ def _p_values(
         for place in places:
             mixed[place] = excess[rng.permutation(place)]
         largest[shuffle] = np.abs(weights @ mixed).max()
-    return [float((1 + (largest >= value).sum()) / (1 + SHUFFLES)) for value in found]
+    # the measured order is one of the possible shuffles: no p-value is 0
+    return [float((1 + (largest >= value).sum()) / (1 + SHUFFLES)) for value in measured]
 
 
 def _brightness(pixels: Pixels) -> Float64[np.ndarray, " rows"]:
@@ -134,7 +128,7 @@ def _sharpness(pixels: Pixels) -> Float64[np.ndarray, " rows"]:
 
 
 def _uniformity(pixels: Pixels) -> Float64[np.ndarray, " rows"]:
-    """Of the border, an eighth of a side wide: 1 where it has one colour."""
+    """The uniformity of the border, an eighth of a side wide: 1 where it has one colour."""
     edge = max(1, pixels.shape[1] // 8)
     inside = np.zeros(pixels.shape[1:3], bool)
     inside[edge:-edge, edge:-edge] = True
@@ -143,9 +137,12 @@ def _uniformity(pixels: Pixels) -> Float64[np.ndarray, " rows"]:
 
 def _hue_names(pixels: Pixels) -> np.ndarray:
     means = pixels.mean((1, 2)) / 255
-    told = [colorsys.rgb_to_hsv(*mean) for mean in means]
+    colours = [colorsys.rgb_to_hsv(*mean) for mean in means]
     return np.array(
-        [HUES[-1] if saturation < GREY else HUES[round(hue * 6) % 6] for hue, saturation, _ in told]
+        [
+            HUES[-1] if saturation < GREY else HUES[round(hue * 6) % 6]
+            for hue, saturation, _ in colours
+        ]
     )
 
 
@@ -158,5 +155,5 @@ PROPERTIES: Mapping[str, Property] = {
 }
 
 
-def _interval_of(right: Bool[np.ndarray, " inside"], seed: int) -> Any:
-    return interval(lambda rows: right[rows].mean(), len(right), seed)
+def _interval_of(correct: Bool[np.ndarray, " inside"], seed: int) -> list[float]:
+    return interval(lambda rows: correct[rows].mean(), len(correct), seed)

@@ -1,0 +1,20 @@
+"""Exchanged labels lead the list of suspects."""
+
+import numpy as np
+from scipy.special import softmax
+
+from service.bundle.manifest import Manifest
+from service.image.resize import Input
+from training.audit.measures import labels
+
+MANIFEST = Manifest("m", ("a", "b", "c"), Input(8, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))
+
+
+def test_exchanged_labels_are_the_first_suspects():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 3, 300)
+    shares = softmax(6 * np.eye(3)[truth] + rng.normal(size=(300, 3)) / 2, axis=1)
+    given = truth.copy()
+    given[:5] = (truth[:5] + 1) % 3
+    suspects = labels.label_issues(shares, given, np.arange(300).astype(np.str_), MANIFEST)
+    assert {int(entry["name"]) for entry in suspects[:5]} == set(range(5))
