@@ -24,7 +24,7 @@ from service.bulk.job import Job
 from service.bulk.run import Run
 from service.bundle.folder import load
 from service.runtime.engine import Engine
-from service.schedule.pipeline import receive
+from service.schedule.pipeline import fit_image
 from service.settings import EMBEDDED_BUNDLE
 
 MAX_PIXELS = 50_000_000
@@ -89,11 +89,11 @@ def unpack(data: Path, folder: Path) -> Path:
 
 def limit(engine: Engine, files: list[Path]) -> None:
     """Reads, decodes and predicts, without keeping the answers."""
-    engine.wide = False
+    engine = engine.on_one_core()
 
     def predict(paths: list[Path]) -> None:
         sent = [
-            receive(path.read_bytes(), engine.manifest.input, MAX_PIXELS, keep=False)
+            fit_image(path.read_bytes(), engine.manifest.input, MAX_PIXELS, keep=False)
             for path in paths
         ]
         engine.predict(np.stack([image.fitted for image in sent]))

@@ -20,9 +20,9 @@ import torch
 
 from benchmarks.subjects import SPECS, Subject, subject
 from service.bundle import folder as contract
-from service.runtime import sessions
-from service.runtime.cuda_graphs import MEMORY, Resident, resident
-from service.runtime.engine import GPU_ROWS
+from service.runtime import providers
+from service.runtime.cuda_graphs import MEMORY, BoundSession, open_bound
+from service.runtime.sessions import GPU_ROWS
 from training.data.read import drawn_images
 
 RUNS, SECONDS = 100, 0.5  # of one measurement, which ends with the first of them
@@ -65,10 +65,10 @@ def main(networks: tuple[str, ...], sizes: tuple[int, ...], cam: bool) -> None: 
 def lines(made: Subject, file: str, sizes: tuple[int, ...], thread: Executor) -> Iterator[str]:
     """The rows of one file of the bundle."""
     content = made.files[file]
-    plain = sessions.session(file, content, "cuda", 0)
-    placed = Resident(sessions.session(file, content, "cuda", 0), MEMORY, sizes, thread)
+    plain = providers.open_session(file, content, "cuda", 0)
+    placed = BoundSession(providers.open_session(file, content, "cuda", 0), MEMORY, sizes, thread)
     began = time.perf_counter()
-    replayed = resident(file, content, "cuda", sizes, thread)
+    replayed = open_bound(file, content, "cuda", sizes, thread)
     opened = time.perf_counter() - began
     for rows in sizes:
         feeds = feeds_of(file, made, rows)
@@ -96,14 +96,14 @@ def feeds_of(file: str, made: Subject, rows: int) -> Feeds:
     return {"x": (np.moveaxis(pixels, -1, 1) - mean) / std, "target": np.arange(rows)}
 
 
-def difference(made: Subject, file: str, ours: Resident, feeds: Feeds) -> str:
+def difference(made: Subject, file: str, ours: BoundSession, feeds: Feeds) -> str:
     """The largest difference of the first two outputs from float32 on a CPU.
 
     It is relative to the largest value, and of two rows alone: a CPU is slow.
     """
     few = {name: value[:2] for name, value in feeds.items()}
     graph = {half: graph for graph, half in contract.HALVES.items()}.get(file, file)
-    session = sessions.session(graph, made.files[graph], "cpu", 0)
+    session = providers.open_session(graph, made.files[graph], "cpu", 0)
     names = [output.name for output in session.get_outputs()][:2]
     found = ours(feeds)
     pairs = zip((found[name][:2] for name in names), session.run(names, few), strict=True)

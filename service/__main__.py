@@ -274,13 +274,13 @@ def explain(
     from service.api import responses
     from service.explain import ask, check_masked
     from service.explain import explain as attribute
-    from service.schedule.pipeline import cut
+    from service.schedule.pipeline import question_on_mask
 
     engine, sent = _open(file)
     question = ask(engine.manifest, method, target, _parameters(given))
     if mask is not None:
         check_masked(method, _parameters(given))
-        question = cut(sent, mask.read_bytes(), question, engine.manifest.input)
+        question = question_on_mask(sent, mask.read_bytes(), question, engine.manifest.input)
     prediction = predictions.predict(engine.predict(sent.fitted[None]).rows()[0], engine.manifest)
     attribution = attribute(engine, sent.fitted, question, prediction.logits)
     if out.suffix == ".npy":
@@ -303,13 +303,13 @@ def _overlay(
     """The overlay as a PNG file; with `logits`, it is magnified and has a legend."""
     from service.explain import render
     from service.explain.legend import legend_of
-    from service.schedule.pipeline import draw
+    from service.schedule.pipeline import draw_overlay
 
     assert sent.ground is not None
     if logits is None:
-        return draw(engine, sent.ground, sent, attribution)
+        return draw_overlay(engine, sent.ground, sent, attribution)
     legend = legend_of(attribution, engine.manifest, logits)
-    return draw(engine, render.magnified(sent.ground), sent, attribution, legend)
+    return draw_overlay(engine, render.magnified(sent.ground), sent, attribution, legend)
 
 
 def _parameters(given: Sequence[str]) -> dict[str, str]:
@@ -325,11 +325,11 @@ def _open(file: Path) -> "tuple[Engine, Sent]":
     """The engine of the bundle in the settings, and the image in `file`."""
     from service.bundle.folder import load
     from service.runtime.engine import Engine
-    from service.schedule.pipeline import receive
+    from service.schedule.pipeline import fit_image
 
     settings = Settings.from_environment()
     bundle = load(settings.bundle)
-    sent = receive(file.read_bytes(), bundle.manifest.input, settings.max_pixels, keep=True)
+    sent = fit_image(file.read_bytes(), bundle.manifest.input, settings.max_pixels, keep=True)
     return Engine(bundle, settings.device, settings.threads), sent
 
 

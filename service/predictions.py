@@ -1,8 +1,8 @@
-"""Logits → what a caller reads: calibrated probabilities, the classes that may be meant, and whether the image is a familiar one.
+"""Logits → a prediction: calibrated probabilities, a prediction set, and familiarity.
 
-A prediction set holds the classes whose probability is not below a threshold, and
-the most probable one in any case. Familiarity is a score from the nearest training images or from the logits, with a threshold. All
-thresholds are in the manifest; docs/trust.md says what they promise.
+A prediction set holds the classes whose probability is at least a threshold, and always the most
+probable class. Familiarity is a score, of the nearest reference images or of the logits, and a
+threshold. The thresholds are in the manifest; docs/trust.md states what they promise.
 """
 
 from collections.abc import Sequence
@@ -15,15 +15,19 @@ from jaxtyping import Float32
 from service.bundle.manifest import Manifest
 from service.bundle.reference import Nearest
 from service.errors import InvalidParameter, short
-from service.runtime.engine import Logits, OutputRow
+from service.runtime.graphs import Logits, OutputRow
 
 TOP_K = 3
 COVERAGE = "0.95"
+SHOWN_LABELS = 20  # of a model with more classes, in a message
 
 
 @dataclass(frozen=True)
 class PredictionOptions:
-    """What a caller wants to read: `top_k` classes, the set that has a `coverage`, `by_class` or over all, and `nearest` reference images."""
+    """The parts of a prediction: `top_k` classes, a set, and `nearest` reference images.
+
+    The set has a `coverage` over all classes, or of each class if `by_class`.
+    """
 
     top_k: int = TOP_K
     coverage: str = COVERAGE
@@ -41,7 +45,10 @@ class Class:
 
 
 class PredictionSet(NamedTuple):
-    """The `labels`, most probable first, among which the true one is with probability `coverage`; of each class if `by_class`."""
+    """The `labels`, most probable first, that hold the true one with probability `coverage`.
+
+    With `by_class` that holds for the images of each class.
+    """
 
     labels: tuple[str, ...]
     coverage: float
@@ -49,21 +56,25 @@ class PredictionSet(NamedTuple):
 
 
 class Familiarity(NamedTuple):
-    """How like the images of the training this one is: a `score`, and the `threshold` that 5 % of held-out images are below."""
+    """The likeness to the training images, as a `score`.
+
+    The `threshold` is fitted so that 5 % of the held-out images are below it.
+    """
 
     score: float
     threshold: float
 
     @property
     def familiar(self) -> bool:
-        """Whether it is not below the threshold."""
+        """True if the score is at least the threshold."""
         return self.score >= self.threshold
 
 
 class Prediction(NamedTuple):
-    """The classes of one image, most probable first; `logits` float32 (K,) as the network gave them, and the `temperature` that divided them.
+    """The `top` classes of one image, most probable first, with what they were made from.
 
-    What the bundle cannot tell is None; of the `nearest` reference images as many are there as were asked for.
+    `logits` float32 (K,) are those of the network; `temperature` divided them. A part for which the
+    bundle has no figures is None; `nearest` has as many reference images as were requested.
     """
 
     top: tuple[Class, ...]
@@ -80,92 +91,108 @@ class Prediction(NamedTuple):
 
 
 class Calibrated(NamedTuple):
-    """What predict.onnx says of one image, the `temperature` of its logits, its `shares` (K,), and the classes in their `order`."""
+    """One image with all `probabilities` (K,), in the order of the labels.
+
+    `row` are the outputs of predict.onnx, `temperature` divided its logits, and `order` (K,) holds
+    the class indices, most probable first.
+    """
 
     row: OutputRow
     temperature: float
-    shares: list[float]
+    probabilities: list[float]
     order: list[int]
 
 
 def calibrate(rows: Sequence[OutputRow], logits: Logits, manifest: Manifest) -> list[Calibrated]:
-    """The probabilities of several images at once, which takes little more than those of one; `logits` are those of the `rows`.
+    """The calibrated probabilities of `rows`, which have the `logits` (N, K).
 
-    Of equally probable classes the first in the order of the labels comes first.
+    Equally probable classes keep the order of the labels.
     """
-    temperatures, shares = manifest.calibration.applied(logits)
-    orders = (-shares).argsort(-1, "stable")
-    told = zip(rows, temperatures[:, 0].tolist(), shares.tolist(), orders.tolist(), strict=True)
-    return [Calibrated(*one) for one in told]
+    # Several images at once take little longer than one.
+    temperatures, probabilities = manifest.calibration.applied(logits)
+    orders = (-probabilities).argsort(-1, "stable")
+    columns = temperatures[:, 0].tolist(), probabilities.tolist(), orders.tolist()
+    return [Calibrated(*image) for image in zip(rows, *columns, strict=True)]
 
 
 def predict(
-    row: OutputRow, manifest: Manifest, asked: PredictionOptions = PredictionOptions()
+    row: OutputRow, manifest: Manifest, options: PredictionOptions = PredictionOptions()
 ) -> Prediction:
-    """What is `asked` of one image."""
-    return prediction_of(calibrate([row], row.logits[None], manifest)[0], manifest, asked)
+    """The prediction of one image from the outputs of predict.onnx."""
+    return prediction_of(calibrate([row], row.logits[None], manifest)[0], manifest, options)
 
 
-def prediction_of(found: Calibrated, manifest: Manifest, asked: PredictionOptions) -> Prediction:
-    """What is `asked` of an image whose probabilities are known."""
-    row, temperature, shares, order = found
+def prediction_of(
+    calibrated: Calibrated, manifest: Manifest, options: PredictionOptions
+) -> Prediction:
+    """The prediction of one image whose probabilities are known."""
+    row, temperature, probabilities, order = calibrated
     top = tuple(
-        Class(manifest.labels[index], index, shares[index]) for index in order[: asked.top_k]
+        Class(manifest.labels[index], index, probabilities[index])
+        for index in order[: options.top_k]
     )
-    kinds = _set(order, shares, manifest, asked), _familiarity(row, manifest), _nearest(row, asked)
-    return Prediction(top, row.logits, temperature, *kinds)
+    return Prediction(
+        top,
+        row.logits,
+        temperature,
+        _set(order, probabilities, manifest, options),
+        _familiarity(row, manifest),
+        _nearest(row, options),
+    )
 
 
 def _set(
-    order: list[int], shares: list[float], manifest: Manifest, asked: PredictionOptions
+    order: list[int], probabilities: list[float], manifest: Manifest, options: PredictionOptions
 ) -> PredictionSet | None:
     sets = manifest.prediction_sets
     if sets is None:
         return None
-    if asked.by_class:
-        thresholds = sets.by_class[asked.coverage]
-        held = [index for index in order if shares[index] >= thresholds[index]]
+    if options.by_class:
+        thresholds = sets.by_class[options.coverage]
+        members = [index for index in order if probabilities[index] >= thresholds[index]]
     else:
-        threshold = sets.marginal[asked.coverage]
-        held = [index for index in order if shares[index] >= threshold]
-    return PredictionSet(
-        tuple(manifest.labels[index] for index in held or order[:1]),
-        float(asked.coverage),
-        asked.by_class,
-    )
+        threshold = sets.marginal[options.coverage]
+        members = [index for index in order if probabilities[index] >= threshold]
+    # An empty set would keep the promised coverage, and be of no use.
+    labels = tuple(manifest.labels[index] for index in members or order[:1])
+    return PredictionSet(labels, float(options.coverage), options.by_class)
 
 
 def _familiarity(row: OutputRow, manifest: Manifest) -> Familiarity | None:
-    known = manifest.familiarity
-    if known is None:
+    if manifest.familiarity is None:
         return None
+    # The farthest of the k nearest: a single near image may be a chance.
     score = float(row.similarity[-1]) if row.similarity is not None else energy(row.logits)
-    return Familiarity(score, known.threshold)
+    return Familiarity(score, manifest.familiarity.threshold)
 
 
-def _nearest(row: OutputRow, asked: PredictionOptions) -> tuple[Nearest, ...]:
-    if not asked.nearest or row.similarity is None or row.neighbour is None:
+def _nearest(row: OutputRow, options: PredictionOptions) -> tuple[Nearest, ...]:
+    if not options.nearest or row.similarity is None or row.neighbour is None:
         return ()
     pairs = zip(row.neighbour.tolist(), row.similarity.tolist(), strict=True)
-    return tuple(Nearest(*pair) for pair in pairs)[: asked.nearest]
+    return tuple(Nearest(*pair) for pair in pairs)[: options.nearest]
 
 
 def energy(logits: Float32[np.ndarray, " classes"]) -> float:
-    """Log Σ exp(logits): high for images like those of the training (Liu et al., NeurIPS 2020, arXiv 2010.03759)."""
+    """Log Σ exp(logits), high for images like the training images.
+
+    Liu et al., "Energy-based Out-of-distribution Detection", NeurIPS 2020, arXiv 2010.03759.
+    """
     values = logits.astype(np.float64)
-    most = values.max()
-    return float(most + np.log(np.exp(values - most).sum()))
+    largest = values.max()  # keeps exp from overflowing
+    return float(largest + np.log(np.exp(values - largest).sum()))
 
 
 def check_top_k(top_k: int, manifest: Manifest) -> int:
-    """`top_k` if the model has so many classes.
+    """`top_k`, if the model has that many classes.
 
     Raises:
         InvalidParameter: it is below 1 or above the number of classes.
     """
-    if not 1 <= top_k <= len(manifest.labels):
+    classes = len(manifest.labels)
+    if not 1 <= top_k <= classes:
         raise InvalidParameter(
-            f"top_k is {top_k}; the model has {len(manifest.labels)} classes: ask for 1 to {len(manifest.labels)}"
+            f"top_k is {top_k}; the model has {classes} classes: ask for 1 to {classes}"
         )
     return top_k
 
@@ -190,32 +217,35 @@ def check_coverage(coverage: str, manifest: Manifest) -> str:
 
 
 def check_nearest(nearest: int, manifest: Manifest) -> int:
-    """`nearest` if the model knows so many reference images.
+    """`nearest`, if the model gives that many reference images.
 
     Raises:
-        InvalidParameter: it does not.
+        InvalidParameter: it gives fewer, or none.
     """
-    known = manifest.familiarity.neighbours if manifest.familiarity else 0
-    if not known and nearest:
+    most = manifest.familiarity.neighbours if manifest.familiarity else 0
+    if not most and nearest:
         raise InvalidParameter(
             f"nearest is {nearest}, and this model has no reference images: leave it out"
         )
-    if not 0 <= nearest <= known:
-        raise InvalidParameter(f"nearest is {nearest}; give 0 to {known}")
+    if not 0 <= nearest <= most:
+        raise InvalidParameter(f"nearest is {nearest}; give 0 to {most}")
     return nearest
 
 
 def find_class(target: str, manifest: Manifest) -> int:
-    """The index of the class that `target` names, by label or by number.
+    """The index of the class `target`: a label, or else an index.
 
     Raises:
         InvalidParameter: there is no such class.
     """
+    # A label first: the classes of MNIST are called 0 to 9, and need not be in that order.
     if target in manifest.labels:
         return manifest.labels.index(target)
     if target.isdecimal() and int(target) < len(manifest.labels):
         return int(target)
-    shown = ", ".join(manifest.labels[:20]) + (", …" if len(manifest.labels) > 20 else "")  # noqa: PLR2004
+    more = ", …" if len(manifest.labels) > SHOWN_LABELS else ""
     raise InvalidParameter(
-        f"target is {short(target)}; name a label ({shown}) or an index from 0 to {len(manifest.labels) - 1}"
+        f"target is {short(target)}; name a label "
+        f"({', '.join(manifest.labels[:SHOWN_LABELS])}{more}) or an index from 0 to "
+        f"{len(manifest.labels) - 1}"
     )

@@ -1,6 +1,7 @@
-"""One frozen settings object, read once from the environment: every variable begins with CANDOR_.
+"""The settings, read once from the environment: every variable begins with CANDOR_.
 
-An unknown CANDOR_ variable or a bad value stops the start with a sentence, so that a typing mistake never runs in silence.
+An unknown CANDOR_ variable or a bad value stops the start with a sentence: a typing mistake never
+runs in silence.
 """
 
 import os
@@ -76,7 +77,7 @@ def _link(text: str) -> str:
 
 @dataclass(frozen=True)
 class Settings:
-    """What an operator may choose; sizes in bytes and pixels, ports as numbers."""
+    """The choices of an operator; sizes in bytes and pixels, times in seconds, ports as numbers."""
 
     bundle: Path = _setting(
         EMBEDDED_BUNDLE, _folder, "folder of the bundle to serve; the embedded one by default"
@@ -84,15 +85,15 @@ class Settings:
     device: Device = _setting(
         "auto",
         _one_of(*get_args(Device)),
-        "auto, cpu, cuda or tensorrt; auto takes CUDA where it really runs",
+        "auto, cpu, cuda or tensorrt; auto takes CUDA where a session opens on it",
     )
     reference: Path | None = _setting(
-        None, _folder, "folder of the training images, whose nearest ones /reference shows"
+        None, _folder, "folder of the training images, of which /reference shows the nearest"
     )
     precision: Precision = _setting(
         "float32",
         _one_of(*get_args(Precision)),
-        "of the predictions served by a CPU: float32 or int8",
+        "of predictions on a CPU: float32 or int8",
     )
     host: str = _setting("127.0.0.1", _text, "address to listen on")
     port: int = _setting(3000, _integer(1, 65_535), "port to listen on")
@@ -100,36 +101,36 @@ class Settings:
     workers: int = _setting(
         0,
         _integer(0, MOST_WORKERS),
-        "processes that serve; 0 takes one a core, or one if a GPU may compute",
+        "worker processes; 0 starts one a core, or one if a GPU may compute",
     )
-    max_body_bytes: int = _setting(10 * 2**20, _integer(1, 2**30), "largest request body taken")
-    max_pixels: int = _setting(
-        50_000_000, _integer(1, 10**9), "largest image taken, width times height"
-    )
+    max_body_bytes: int = _setting(10 * 2**20, _integer(1, 2**30), "largest request body, in bytes")
+    max_pixels: int = _setting(50_000_000, _integer(1, 10**9), "largest image, width times height")
     grafana_url: str = _setting(
         "", _link, "address of your Grafana dashboards, for the page to link; none by default"
     )
     drain_seconds: int = _setting(
-        30, _integer(1, 3_600), "how long what was begun may take to its end after SIGTERM"
+        30, _integer(1, 3_600), "seconds that requests in flight have after SIGTERM"
     )
     log_format: LogFormat = _setting("text", _one_of(*get_args(LogFormat)), "text or json")
-    access_log: bool = _setting(False, _truth, "true writes a line for every request")
+    access_log: bool = _setting(False, _truth, "true logs a line for every request")
     otlp_endpoint: str | None = _setting(
         None,
         _address,
-        "where traces go (OTLP over HTTP): http://collector:4318; nowhere by default",
+        "address for traces (OTLP over HTTP): http://collector:4318; none by default",
     )
 
     @property
-    def processes(self) -> int:
-        """How many processes serve: the interpreter lock lets each use little more than one core. On a GPU each needs memory of its own."""
+    def worker_count(self) -> int:
+        """The number of worker processes."""
         if self.workers:
             return self.workers
-        return min(cores(), MOST_WORKERS) if self.wanted == "cpu" else 1
+        # The interpreter lock lets a process use little more than one core. On a GPU each needs
+        # memory of its own.
+        return min(cores(), MOST_WORKERS) if self.wanted_device == "cpu" else 1
 
     @property
-    def wanted(self) -> Device:
-        """The device that should compute: `auto` is CUDA where there is a GPU."""
+    def wanted_device(self) -> Device:
+        """The device that should compute: for `auto`, CUDA where there is a GPU."""
         if self.device != "auto":
             return self.device
         return "cuda" if GPU.exists() else "cpu"
@@ -163,7 +164,7 @@ def _unknown(name: str, known: list[str]) -> str:
 
 
 def describe() -> str:
-    """One line a setting, for `--help`: its variable, what it is, its default."""
+    """The text of `--help`: a line for each setting with its variable, meaning and default."""
     return "\n".join(
         f"{PREFIX}{f.name.upper():<15} {f.metadata['help']}"
         + ("" if f.default in (None, "", EMBEDDED_BUNDLE) else f" (default {f.default})")

@@ -29,7 +29,7 @@ import onnxruntime as ort
 from service.bundle import folder as contract
 from service.predictions import predict
 from service.runtime.engine import Engine
-from service.schedule.pipeline import receive
+from service.schedule.pipeline import fit_image
 from service.settings import Settings
 from service.workers.host import cpu_seconds
 from support.images import draw, encode
@@ -400,8 +400,8 @@ def _predicting(
     together.wait(READY_SECONDS)
     started, count = time.perf_counter(), 0
     while time.perf_counter() - started < seconds:
-        sent = receive(body, engine.manifest.input, limit, keep=False)
-        predict(engine.predict(sent.fitted[None]).logits[0], engine.manifest)
+        sent = fit_image(body, engine.manifest.input, limit, keep=False)
+        predict(engine.predict(sent.fitted[None]).rows()[0], engine.manifest)
         count += 1
     results.put(count / (time.perf_counter() - started))
 

@@ -1,5 +1,3 @@
-"""The HTTP API: one Starlette application over a pipeline."""
-
-from service.api.app import build
-
-__all__ = ["build"]
+"""The HTTP API. Nothing is imported here: `service.app` is imported by BentoML's supervisor, too,
+which must stay small.
+"""

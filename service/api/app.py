@@ -1,61 +1,133 @@
-"""Wires routes, errors and measuring into one application."""
+"""The HTTP API as one ASGI application.
 
+A request passes `ObservationMiddleware` (id, metrics), `DrainMiddleware` (503 while the worker
+stops) and `Application`: a POST is admitted or rejected before its body is read, and the endpoint
+is called.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable
 from typing import NamedTuple
 
 import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api import pages, problems
+from service.api.bento import CALLS, PICKLE
+from service.api.bento.calls import Calls
 from service.api.kserve.v1 import KServeV1
 from service.api.kserve.v2 import OpenInference
-from service.api.middleware import Admitted, Measured, Stopping
+from service.api.middleware import DrainMiddleware, ObservationMiddleware
 from service.api.native import Native, document
-from service.api.openapi import bentoml
 from service.api.openapi import document as openapi_document
-from service.api.overload import Door
-from service.api.straight import Straight
+from service.api.overload import OverloadRejection
 from service.bundle.folder import Bundle
 from service.errors import RequestError
 from service.schedule.pipeline import Pipeline
 from service.settings import Settings
 from service.workers.drain import Drain
 
+Endpoint = Callable[[Request], Awaitable[ASGIApp]]
 
-class Application(NamedTuple):
-    """What answers, and what refuses at the door."""
+
+class Api(NamedTuple):
+    """The application with its middleware, what rejects requests before it, and what answers calls
+    of BentoML's APIs.
+    """
 
     app: ASGIApp
-    door: Door
+    rejection: OverloadRejection
+    calls: Calls
 
 
-def build(pipeline: Pipeline, bundle: Bundle, settings: Settings, drain: Drain) -> Application:
-    """The application that serves `bundle` through `pipeline`."""
+def build(pipeline: Pipeline, bundle: Bundle, settings: Settings, drain: Drain) -> Api:
+    """The API that serves `bundle` through `pipeline`."""
     native = Native(pipeline, bundle, settings)
-    described = {
-        "/openapi.json": openapi_document.document(
-            bundle.manifest, settings.max_body_bytes, shown=native.shows_references
-        ),
-        "/schema.json": bentoml.document(bundle.manifest),
-    }
-    kserve_v1 = KServeV1(pipeline, native, settings.max_body_bytes)
+    openapi = openapi_document.document(
+        bundle.manifest, settings.max_body_bytes, shown=native.shows_references
+    )
     routes = [
         *native.routes(),
-        *(Route(path, document(orjson.dumps(told))) for path, told in described.items()),
+        Route("/openapi.json", document(orjson.dumps(openapi))),
         *OpenInference(pipeline, bundle, settings).routes(),
-        *kserve_v1.routes(),
+        *KServeV1(pipeline, native, settings.max_body_bytes).routes(),
     ]
-    every = [*routes, *pages.routes(bundle, settings.grafana_url)]
-    handlers = {
-        RequestError: problems.on_error,
-        ClientDisconnect: problems.on_error,
-        HTTPException: problems.on_http_exception,
-        Exception: problems.on_error,
-    }
-    straight = Straight(Starlette(routes=every, exception_handlers=handlers), routes)
-    app = Admitted(Stopping(straight, drain), pipeline, drain, routes)
-    measured = Measured(app, pipeline.metrics, routes, tell=settings.access_log)
-    return Application(measured, Door(pipeline, measured, drain, routes))
+    application = Application(routes, pages.routes(bundle, settings.grafana_url), pipeline)
+    observation = ObservationMiddleware(
+        DrainMiddleware(application, drain),
+        pipeline.metrics,
+        routes,
+        access_log=settings.access_log,
+    )
+    rejection = OverloadRejection(pipeline, observation, drain, application.fixed_paths)
+    return Api(observation, rejection, Calls(native, bundle.manifest, pipeline.metrics))
+
+
+class Application:
+    """The endpoints of `routes` and `page_routes`. Every POST takes images, and needs a place in
+    the queue of `pipeline`.
+    """
+
+    def __init__(
+        self, routes: Iterable[Route], page_routes: Iterable[Route], pipeline: Pipeline
+    ) -> None:
+        self._pipeline = pipeline
+        guarded = [self._guarded(route) if _takes_images(route) else route for route in routes]
+        # Starlette leads a request through six layers to its endpoint. For the fixed paths that
+        # images are sent to, none of them has anything to do but to catch errors: a look-up does
+        # (docs/decisions/0006-bentoml-and-the-fast-path.md).
+        self._fixed = {
+            route.path: route for route in guarded if _takes_images(route) and "{" not in route.path
+        }
+        self._router = Starlette(
+            routes=[*guarded, *page_routes],
+            exception_handlers={
+                RequestError: problems.on_error,
+                ClientDisconnect: problems.on_error,
+                HTTPException: problems.on_http_exception,
+                Exception: problems.on_error,
+            },
+        )
+
+    @property
+    def fixed_paths(self) -> frozenset[str]:
+        """The paths without parameters that images are sent to."""
+        return frozenset(self._fixed)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request."""
+        route = (
+            self._fixed.get(scope["path"])
+            if scope["type"] == "http" and scope["method"] == "POST"
+            else None
+        )
+        if route is None:
+            await self._router(scope, receive, send)
+            return
+        scope["route"] = route  # as Starlette's router does
+        request = Request(scope, receive)
+        try:
+            response: ASGIApp = await route.endpoint(request)
+        except Exception as error:  # noqa: BLE001 - the caller gets an answer, whatever it is
+            response = problems.answer(request, error)
+        await response(scope, receive, send)
+
+    def _guarded(self, route: Route) -> Route:
+        """`route`, whose endpoint is called for admitted requests only."""
+        endpoint: Endpoint = route.endpoint
+
+        async def admitted(request: Request) -> ASGIApp:
+            self._pipeline.admit()
+            calls: ASGIApp | None = request.scope["state"].get(CALLS)
+            if calls is not None and request.headers.get("content-type") == PICKLE:
+                return calls  # BentoML's application in the place of a response
+            return await endpoint(request)
+
+        return Route(route.path, admitted, methods=["POST"])
+
+
+def _takes_images(route: Route) -> bool:
+    return route.methods == {"POST"}

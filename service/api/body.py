@@ -114,7 +114,7 @@ async def body_of(request: Request, max_bytes: int) -> bytes:
         raise _too_large(int(announced), max_bytes)
     caller = protocol.of(request.scope)
     # A timer costs more than reading a body that has already arrived.
-    if caller is not None and caller.has_sent:
+    if caller is not None and caller.body_received:
         return await _collect(request, max_bytes)
     try:
         async with asyncio.timeout(READ_SECONDS):

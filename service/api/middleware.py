@@ -1,7 +1,7 @@
-"""Pure ASGI middleware, from the outside to the inside: `Measured`, `Admitted`, `Stopping`.
+"""Pure ASGI middleware around the API: `ObservationMiddleware` outside, `DrainMiddleware` inside.
 
-Every request is counted and timed by the template of its route, never by its path, has an id, is refused before anything of it is read
-if too many wait, and is refused while the service stops.
+Requests are counted and timed by the template of their route, never by their path: the number of
+time series is bounded.
 """
 
 import asyncio
@@ -19,12 +19,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api import problems
 from service.errors import Unavailable
-from service.schedule.pipeline import Pipeline
 from service.telemetry import logs
 from service.telemetry.metrics import Metrics
 from service.workers.drain import Drain
 
-UNKNOWN = "unknown"
+UNKNOWN = "unknown"  # the template of a path that no route serves
 PROBES = (
     "/metrics",
     "/v2/health/live",
@@ -32,26 +31,30 @@ PROBES = (
     "/v2/models/{name}/ready",
     "/v2/models/{name}/versions/{version}/ready",
 )
-ALIVE = ("/metrics", "/v2/health/live")  # are answered to the end
+ALIVE = ("/metrics", "/v2/health/live")  # are answered until the worker ends
 REQUEST_ID, SANE = b"x-request-id", re.compile(rb"[\w.:/+=@-]{1,128}")
 
 log = logging.getLogger("candor.access")
 
 
-class Measured:
-    """Observes `app`, whose API has `routes`; what no route serves is counted together.
+class ObservationMiddleware:
+    """Gives requests an id, and counts and times them by the `routes` of the API.
 
-    Probes, scrapes and the files of the page are no traffic, and are not counted.
-
-    Every answer has an id in `X-Request-Id`: the caller's, if it is a sane one, or one that no other request of any process has. With
-    `tell`, every request is a line in the log.
+    Every response has an `X-Request-Id`: the caller's if it is sane, or one that no other request
+    of any worker has. Probes, scrapes and the files of the page are no traffic and not counted.
+    With `access_log`, every counted request is logged.
     """
 
     def __init__(
-        self, app: ASGIApp, metrics: Metrics, routes: Iterable[Route], *, tell: bool = False
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        routes: Iterable[Route],
+        *,
+        access_log: bool = False,
     ) -> None:
         self._app = app
-        self._tell = tell
+        self._access_log = access_log
         self._requests = cache(
             lambda template, status: metrics.requests.labels(template, str(status))
         )
@@ -59,89 +62,50 @@ class Measured:
         self._seconds = {
             template: metrics.request_seconds.labels(template) for template in templates
         }
-        own = secrets.token_hex(6)
-        self._own_ids = (f"{own}-{number}".encode() for number in itertools.count(1))
+        prefix = secrets.token_hex(6)
+        self._new_ids = (f"{prefix}-{number}".encode() for number in itertools.count(1))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes on, and looks at the status and the end of the answer."""
+        """Passes on, and observes the status and the end of the response."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started, status, identity = time.perf_counter(), 500, self._identity(scope)
-        logs.request_id.set(identity.decode())
+        started, status = time.perf_counter(), 500
+        request_id = self.request_id(
+            next((value for name, value in scope["headers"] if name == REQUEST_ID), b"")
+        )
+        logs.request_id.set(request_id.decode())
 
-        async def sending(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (REQUEST_ID, identity)]
+                message["headers"] = [*message.get("headers", ()), (REQUEST_ID, request_id)]
             await send(message)
 
         try:
-            await self._app(scope, receive, sending)
+            await self._app(scope, receive, send_with_id)
         finally:
-            template = getattr(
-                scope.get("route"), "path", UNKNOWN
-            )  # the router leaves here what matched
+            # Starlette's router sets "route" to the one that matched.
+            template = getattr(scope.get("route"), "path", UNKNOWN)
             if template in self._seconds:
                 seconds = time.perf_counter() - started
                 self.count(template, status, seconds)
-                if self._tell:
-                    _tell(scope, template, status, seconds)
+                if self._access_log:
+                    _log(scope, template, status, seconds)
 
-    def identity(self, given: bytes) -> bytes:
-        """The id of a request whose caller gave it this one, which may be empty."""
-        return given if given and SANE.fullmatch(given) else next(self._own_ids)
+    def request_id(self, given: bytes) -> bytes:
+        """The id of a request: the one `given` by its caller if it is sane, else a new one."""
+        return given if given and SANE.fullmatch(given) else next(self._new_ids)
 
     def count(self, template: str, status: int, seconds: float) -> None:
-        """Counts an answer of a route, which took so long."""
+        """Counts a response of a route."""
         self._seconds[template].observe(seconds)
         self._requests(template, status).inc()
 
-    def _identity(self, scope: Scope) -> bytes:
-        return self.identity(
-            next((value for name, value in scope["headers"] if name == REQUEST_ID), b"")
-        )
 
-
-class Admitted:
-    """Refuses images before routing and reading while too many wait, if the door has not (`service.api.overload`).
-
-    Only routes without parameters in their path, by which the router would not know more than this does. Who stops refuses everything,
-    and says so.
-    """
-
-    def __init__(
-        self, app: ASGIApp, pipeline: Pipeline, drain: Drain, routes: Iterable[Route]
-    ) -> None:
-        self._app = app
-        self._pipeline = pipeline
-        self._drain = drain
-        self._routes = admitted(routes)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes on what can be answered."""
-        asks = (
-            scope["type"] == "http" and scope["path"] in self._routes and scope["method"] == "POST"
-        )
-        if asks and not self._drain.stopping and (error := self._pipeline.refusal()):
-            scope["route"] = self._routes[scope["path"]]
-            await problems.respond(Request(scope), error)(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
-
-
-def admitted(routes: Iterable[Route]) -> dict[str, Route]:
-    """Those of `routes` that take images and are known by their path alone, by path."""
-    return {
-        route.path: route
-        for route in routes
-        if route.methods == {"POST"} and not route.param_convertors
-    }
-
-
-class Stopping:
-    """Knows who is being answered, and refuses in words who comes when the service stops."""
+class DrainMiddleware:
+    """Tracks the requests in flight; rejects new ones while the worker stops."""
 
     def __init__(self, app: ASGIApp, drain: Drain) -> None:
         self._app = app
@@ -151,27 +115,27 @@ class Stopping:
         """Passes on what can still be answered."""
         if scope["type"] != "http" or scope["path"] in ALIVE:
             await self._app(scope, receive, send)
-        elif self._drain.refusing or (self._drain.stopping and scope["path"].endswith("/ready")):
-            self._drain.refuse()
-            await _refuse(scope, receive, send, "the service is stopping: ask another replica")
+        elif self._drain.rejecting or (self._drain.stopping and scope["path"].endswith("/ready")):
+            self._drain.rejected()
+            await _reject(scope, receive, send, "the service is stopping: ask another replica")
         else:
             await self._answer(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = False
 
-        async def sending(message: Message) -> None:
+        async def send_and_note(message: Message) -> None:
             nonlocal begun
             begun = True
             await send(message)
 
         task = self._drain.begin()
         try:
-            await self._app(scope, receive, sending)
+            await self._app(scope, receive, send_and_note)
         except asyncio.CancelledError:
-            if begun or not self._drain.over:
+            if begun or not self._drain.cancelling:
                 raise
-            await _refuse(
+            await _reject(
                 scope,
                 receive,
                 send,
@@ -181,16 +145,15 @@ class Stopping:
             self._drain.end(task)
 
 
-async def _refuse(scope: Scope, receive: Receive, send: Send, why: str) -> None:
-    answer = problems.respond(Request(scope), Unavailable(why))
-    answer.headers["Connection"] = "close"
-    await answer(scope, receive, send)
+async def _reject(scope: Scope, receive: Receive, send: Send, reason: str) -> None:
+    response = problems.respond(Request(scope), Unavailable(reason))
+    response.headers["Connection"] = "close"
+    await response(scope, receive, send)
 
 
-def _tell(scope: Scope, template: str, status: int, seconds: float) -> None:
-    path = scope["raw_path"].decode(
-        "ascii", "replace"
-    )  # as it was sent: percent signs, no line breaks
+def _log(scope: Scope, template: str, status: int, seconds: float) -> None:
+    # As it was sent: the decoded path may hold line breaks.
+    path = scope["raw_path"].decode("ascii", "replace")
     fields = {
         "method": scope["method"],
         "path": path,

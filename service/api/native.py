@@ -150,14 +150,18 @@ class Native:
         with timing.of("read"):
             return await request_body.read(request, self._max_body_bytes)
 
-    async def _json(self, payload: Payload, options: Options, timing: Timing) -> Response:
+    async def answer(self, payload: Payload, options: Options, timing: Timing) -> dict[str, Any]:
+        """Answers a payload with the JSON document of POST /predict or /explain."""
         if not payload.is_list:
             result = await self._result(payload.images[0], options, timing)
-            return self._encode({"model": self._model, **self._document(result, options)}, timing)
+            return {"model": self._model, **self._document(result, options)}
         results = await asyncio.gather(
             *(self._document_or_error(image, options, timing) for image in payload.images)
         )
-        return self._encode({"model": self._model, "results": results}, timing)
+        return {"model": self._model, "results": results}
+
+    async def _json(self, payload: Payload, options: Options, timing: Timing) -> Response:
+        return self._encode(await self.answer(payload, options, timing), timing)
 
     async def _document_or_error(
         self, image: EncodedImage, options: Options, request: Timing

@@ -1,6 +1,7 @@
-"""Errors as application/problem+json (RFC 9457): type, title, status, detail, code; under /v1 and /v2 as KServe's protocols have it.
+"""Errors as application/problem+json (RFC 9457): type, title, status, detail, code.
 
-There an error is application/json, {"error": the detail}.
+Under /v1 and /v2 an error has the form of KServe's protocols: application/json, {"error": the
+detail}.
 """
 
 import logging
@@ -16,7 +17,7 @@ from service.errors import InternalError, MethodNotAllowed, NotFound, RequestErr
 MEDIA_TYPE = "application/problem+json"
 TYPE = "urn:candor:problem:"
 METHOD_NOT_ALLOWED = 405
-GONE = 499  # nginx's number for a client that closed the connection; nobody reads the answer
+GONE = 499  # nginx's number for a client that closed the connection; nobody reads the response
 PROTOCOLS = ("/v1/", "/v2/")
 
 log = logging.getLogger("candor")
@@ -34,7 +35,7 @@ def problem(error: RequestError) -> dict[str, Any]:
 
 
 def respond(request: Request, error: RequestError) -> Response:
-    """The answer that tells `error`, in the form of what was asked."""
+    """The response for `error`, in the form of the protocol of `request`."""
     seconds = getattr(error, "retry_after_seconds", None)
     headers = {"Retry-After": str(seconds)} if seconds is not None else None
     if f"{request.scope['path']}/".startswith(PROTOCOLS):
@@ -45,13 +46,17 @@ def respond(request: Request, error: RequestError) -> Response:
 
 
 def defect(error: Exception) -> RequestError:
-    """An exception that nobody expected, as the caller may see it; the trace goes to the log."""
+    """An unexpected exception as the caller may see it; the trace goes to the log."""
     log.error("a defect", exc_info=error)
-    return InternalError("the service failed at this request; its log says why: tell the operator")
+    return InternalError(
+        "the service failed at this request, and its log has the cause: report it to the operator"
+    )
 
 
 def answer(request: Request, error: Exception) -> Response:
-    """The answer to a request that ended in `error`: one of ours, the caller's leaving in the midst of it, or a defect."""
+    """The response to a request that ended in `error`: a RequestError, a disconnected caller, or a
+    defect.
+    """
     if isinstance(error, RequestError):
         return respond(request, error)
     if isinstance(error, ClientDisconnect):
@@ -60,19 +65,19 @@ def answer(request: Request, error: Exception) -> Response:
 
 
 async def on_error(request: Request, error: Exception) -> Response:
-    """Starlette's handler for whatever an endpoint raises."""
+    """Starlette's handler for the exceptions of endpoints."""
     return answer(request, error)
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
-    """Starlette's handler for what its router refuses."""
+    """Starlette's handler for requests that its router has no route for."""
     assert isinstance(error, HTTPException)
     path = request.url.path
     if error.status_code == METHOD_NOT_ALLOWED:
         allowed = (error.headers or {}).get("Allow", "another method")
-        answer = respond(
+        response = respond(
             request, MethodNotAllowed(f"{request.method} {path} is not served; use {allowed}")
         )
-        answer.headers["Allow"] = allowed
-        return answer
-    return respond(request, NotFound(f"{path} is not served; GET /openapi.json lists what is"))
+        response.headers["Allow"] = allowed
+        return response
+    return respond(request, NotFound(f"{path} is not served; GET /openapi.json lists all paths"))

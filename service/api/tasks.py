@@ -1,4 +1,6 @@
-"""The tasks of one request: cancelled when its caller disconnects, and gathered where it has several rows."""
+"""The tasks of one request: cancelled when its caller disconnects, gathered where it has several
+rows.
+"""
 
 import asyncio
 from collections.abc import Coroutine, Iterable
@@ -15,28 +17,31 @@ Result = TypeVar("Result")
 
 
 async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
-    """The answer of `work`, which is cancelled if the caller of `request`, whose body has been read, goes away before.
+    """The response of `work`, which is cancelled when the caller of `request` disconnects; the
+    body must have been read.
 
-    Where the connection is of a kind that is not known (`service.workers.protocol`), the work goes on to its end.
+    On another protocol class than `service.workers.protocol.Connection` the work goes on to its
+    end.
     """
-    caller, task = protocol.of(request.scope), asyncio.current_task()
-    if caller is None or task is None:
+    connection, task = protocol.of(request.scope), asyncio.current_task()
+    if connection is None or task is None:
         return await work
     try:
-        with caller.telling(task.cancel):
+        with connection.calling(task.cancel):
             return await work
     except asyncio.CancelledError:
-        if not caller.lost:
+        if not connection.lost:
             raise
         task.uncancel()
         return Response(status_code=GONE)
 
 
 async def gather_rows(name: str, work: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
-    """The results of rows that run at once, in their order; when one fails, the others are given up.
+    """The results of rows that run at once, in their order; when one fails, the others are
+    cancelled.
 
     Raises:
-        RequestError: of a row that failed, which the message names: "`name` 3: …".
+        RequestError: the error of a row, whose message begins with "`name` 3: ".
     """
     tasks = [
         asyncio.ensure_future(_numbered(f"{name} {number}", row)) for number, row in enumerate(work)

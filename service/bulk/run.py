@@ -23,7 +23,7 @@ from service.explain import Question, explain
 from service.image.resize import InputPixels
 from service.predictions import Calibrated, PredictionOptions, calibrate, prediction_of
 from service.runtime.engine import Engine
-from service.schedule.pipeline import receive
+from service.schedule.pipeline import fit_image
 from service.workers.signals import stop_event
 
 BATCHES_A_WORKER = 4  # a large image should not leave the other threads without work
@@ -52,8 +52,8 @@ class Run:
                 with other settings or other files.
         """
         # Every thread of the pool uses sessions of one thread, or the threads would share cores.
-        engine.wide = False
-        self._engine, self._job, self._max_pixels, self._workers = engine, job, max_pixels, workers
+        self._engine, self._job = engine.on_one_core(), job
+        self._max_pixels, self._workers = max_pixels, workers
         settings = job.document(engine.manifest)
         metadata = {
             "candor.name": engine.manifest.name,
@@ -139,7 +139,7 @@ class Run:
     def _read(self, name: str, record: Record) -> InputPixels | None:
         """The network's input; notes the image's size and format in `record`, or the error."""
         try:
-            sent = receive(
+            sent = fit_image(
                 _content(f"{self._job.folder}/{name}"),
                 self._engine.manifest.input,
                 self._max_pixels,

@@ -149,7 +149,7 @@ class Manifest:
 
     `features`: the D of predict.onnx, or None.
     `self_test`: the class index that predict.onnx gives to the self-test image of
-    `service.runtime.engine`, and its logit.
+    `service.runtime.sessions`, and its logit.
     `parity`: an entry for each method that was compared, and `half/logits`, `half/probabilities`,
     `half/features`, `half/saliency` and `half/grad_cam` for the float16 graphs against the float32
     ones of the same bundle.

@@ -4,7 +4,8 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from service.image.resize import InputPixels
-from service.runtime.engine import Batch, Engine, Logits, Rows
+from service.runtime.engine import Engine
+from service.runtime.graphs import Batch, Logits, Rows
 
 BASELINES = ("mean", "black", "white", "blur")
 BLUR_SHARE = 1 / 8  # the radius of the blur, as a share of the image's side

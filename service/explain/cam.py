@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Float32
 from PIL import Image
 
-from service.runtime.engine import Batch, Cam, Engine, Targets
+from service.runtime.engine import Engine
+from service.runtime.graphs import Batch, Cam, Targets
 
 Maps = Float32[np.ndarray, "rows size size"]
 LayerMaps = Float32[np.ndarray, "rows height width"]

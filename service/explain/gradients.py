@@ -17,7 +17,8 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from service.explain.baselines import BASELINES, baseline_logits, baseline_rows
-from service.runtime.engine import PATH, Batch, Engine, Rows, Targets
+from service.runtime.engine import Engine
+from service.runtime.graphs import PATH_GRADIENT, Batch, Rows, Targets
 
 Copies = Float32[np.ndarray, "copies 3 size size"]
 
@@ -72,10 +73,10 @@ def _mean_gradient(
 ) -> Rows:
     """The mean gradient on the straight path from `start` to `start` + `displacement`."""
     positions, weights = _quadrature(steps)
-    if engine.has(PATH):
+    if engine.has(PATH_GRADIENT):
         # Summed on the GPU: only the total crosses the bus.
         totals = [
-            engine.path(begin[None], along[None], int(label), positions, weights)
+            engine.path_gradient(begin[None], along[None], int(label), positions, weights)
             for begin, along, label in zip(start, displacement, target, strict=True)
         ]
         return np.concatenate(totals)

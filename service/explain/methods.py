@@ -21,7 +21,8 @@ from service.explain.quality import completeness_gap, cosine
 from service.explain.segments import cells
 from service.explain.target import Target
 from service.image.resize import InputPixels
-from service.runtime.engine import Engine, Rows
+from service.runtime.engine import Engine
+from service.runtime.graphs import Rows
 
 Sign = Literal["signed", "positive"]
 Map = Float32[np.ndarray, "size size"]

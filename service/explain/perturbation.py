@@ -18,7 +18,8 @@ from service.explain.segments import Segments, areas, count
 from service.explain.segments import cut as segments_of
 from service.explain.target import Target
 from service.image.resize import InputPixels
-from service.runtime.engine import Batch, Engine
+from service.runtime.engine import Engine
+from service.runtime.graphs import Batch
 
 LIME_KERNEL_WIDTH, LIME_RIDGE = 0.25, 1.0  # as in https://github.com/marcotcr/lime
 LIME_SHOWN = 0.5  # the probability of a segment to be in a coalition

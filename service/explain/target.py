@@ -9,7 +9,7 @@ from jaxtyping import Float32
 from service.bundle.manifest import Manifest
 from service.errors import InvalidParameter, short
 from service.predictions import find_class
-from service.runtime.engine import Logits, Targets
+from service.runtime.graphs import Logits, Targets
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""A graph on a GPU: its inputs and outputs have places there, for every batch size their own, and its kernels are replayed.
+"""A session on a GPU whose inputs and outputs stay there, so that CUDA can replay its kernels.
 
-A GPU that computes a small network waits most of the time for its next kernel. With fixed sizes and places CUDA keeps all kernels of a run
-as one (a CUDA graph, github.com/microsoft/onnxruntime/pull/9978) and starts them together. ONNX Runtime keeps it for the thread that ran it
-first, so one thread alone runs a session.
+A GPU that computes a small network waits most of the time for its next kernel. With a fixed batch
+size, and arrays at fixed places, CUDA keeps all kernels of a run as one (a CUDA graph,
+github.com/microsoft/onnxruntime/pull/9978) and starts them together.
 """
 
 import logging
@@ -14,19 +14,20 @@ import numpy as np
 import onnxruntime as ort
 
 from service.errors import DeviceError
-from service.runtime import sessions
+from service.runtime import providers
 from service.settings import Device
 
-MEMORY = "cuda"  # whose memory it is, under TensorRT, too
+MEMORY = "cuda"  # the device of the memory, under TensorRT, too
 DTYPES = {"tensor(uint8)": np.uint8, "tensor(int64)": np.int64, "tensor(float)": np.float32}
-GRAPH, NONE = "gpu_graph_id", "-1"  # of a run; one id a size, NONE runs the kernels one by one
+GRAPH_ID = "gpu_graph_id"  # of a run: one id for each batch size
+NO_GRAPH = "-1"  # runs the kernels one by one
 
 log = logging.getLogger("candor")
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where the arrays of one batch size are: inputs on the host and on the device, outputs on the device."""
+class Buffers:
+    """The arrays of one batch size: inputs on the host and on the device, outputs on the device."""
 
     staged: Mapping[str, np.ndarray]
     inputs: Mapping[str, ort.OrtValue]
@@ -35,124 +36,138 @@ class Place:
     options: ort.RunOptions
 
 
-class Resident:
-    """`session` with its arrays in `memory` ("cuda", or "cpu"), for batches of `sizes` rows; a smaller one runs as the next larger."""
+class BoundSession:
+    """A session with its arrays in the memory of a device, for fixed batch sizes.
+
+    A batch of another size runs as the next larger one, filled up with zeros.
+    """
 
     def __init__(
         self, session: ort.InferenceSession, memory: str, sizes: Sequence[int], thread: Executor
     ) -> None:
-        """Every size, in ascending order, runs once. `thread` is an executor of one thread, which alone uses the session."""
+        """Binds `session` in `memory`, "cuda" or "cpu", and runs each of the `sizes` once.
+
+        The sizes ascend. `thread` is an executor of one thread.
+        """
         self._session = session
         self._memory = memory
+        # ONNX Runtime keeps a CUDA graph for the thread that ran it first.
         self._thread = thread
         self._names = [output.name for output in session.get_outputs()]
-        one = self._thread.submit(self._zeros).result()
-        self._places = {
-            size: self._thread.submit(self._place, size, one).result() for size in sizes
+        one_row = self._thread.submit(self._run_zeros).result()
+        self._buffers = {
+            size: self._thread.submit(self._bind, size, one_row).result() for size in sizes
         }
 
     def __call__(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The outputs for the inputs `feeds`, arrays of as many rows each, by name; some graphs have inputs and outputs of one row always."""
+        """The outputs by name. Each array has as many rows, unless the graph fixes it at one."""
         return self._thread.submit(self._run, feeds).result()
 
     def _run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        rows = max(len(value) for value in feeds.values())
-        place = self._places[next(size for size in self._places if size >= rows)]
-        for name, value in feeds.items():
-            place.staged[name][: len(value)] = value
-            place.staged[name][len(value) :] = 0
-            place.inputs[name].update_inplace(place.staged[name])
-        self._session.run_with_iobinding(place.binding, place.options)
+        rows = max(len(values) for values in feeds.values())
+        buffers = self._buffers[next(size for size in self._buffers if size >= rows)]
+        for name, values in feeds.items():
+            buffers.staged[name][: len(values)] = values
+            # Rows of an earlier batch would end up in sums over the rows, as of path_gradient.
+            buffers.staged[name][len(values) :] = 0
+            buffers.inputs[name].update_inplace(buffers.staged[name])
+        self._session.run_with_iobinding(buffers.binding, buffers.options)
         return {
             name: output.numpy()[:rows]
-            for name, output in zip(self._names, place.outputs, strict=True)
+            for name, output in zip(self._names, buffers.outputs, strict=True)
         }
 
-    def _zeros(self) -> list[np.ndarray]:
-        """The outputs for one row of zeros: what shapes there are."""
+    def _run_zeros(self) -> list[np.ndarray]:
+        """The outputs for one row of zeros, which show the shapes."""
         feeds = {
-            of.name: np.zeros(_shape(of, 1), DTYPES[of.type]) for of in self._session.get_inputs()
+            info.name: np.zeros(_shape(info, 1), DTYPES[info.type])
+            for info in self._session.get_inputs()
         }
-        outputs: list[np.ndarray] = self._session.run(self._names, feeds, _options(NONE))
+        outputs: list[np.ndarray] = self._session.run(self._names, feeds, _run_options(NO_GRAPH))
         return outputs
 
-    def _place(self, size: int, one: Sequence[np.ndarray]) -> Place:
+    def _bind(self, size: int, one_row: Sequence[np.ndarray]) -> Buffers:
+        """Makes the arrays of batches of `size`, and runs one."""
         binding = self._session.io_binding()
         staged = {
-            of.name: np.zeros(_shape(of, size), DTYPES[of.type])
-            for of in self._session.get_inputs()
+            info.name: np.zeros(_shape(info, size), DTYPES[info.type])
+            for info in self._session.get_inputs()
         }
         inputs = {
-            name: ort.OrtValue.ortvalue_from_numpy(value, self._memory)
-            for name, value in staged.items()
+            name: ort.OrtValue.ortvalue_from_numpy(values, self._memory)
+            for name, values in staged.items()
         }
         outputs = [
             ort.OrtValue.ortvalue_from_shape_and_type(
-                (_shape(of, size)[0], *known.shape[1:]), known.dtype, self._memory
+                (_shape(info, size)[0], *row.shape[1:]), row.dtype, self._memory
             )
-            for of, known in zip(self._session.get_outputs(), one, strict=True)
+            for info, row in zip(self._session.get_outputs(), one_row, strict=True)
         ]
         for name, value in inputs.items():
             binding.bind_ortvalue_input(name, value)
         for name, value in zip(self._names, outputs, strict=True):
             binding.bind_ortvalue_output(name, value)
-        place = Place(staged, inputs, outputs, binding, _options(str(size)))
-        self._session.run_with_iobinding(place.binding, place.options)
-        return place
+        buffers = Buffers(staged, inputs, outputs, binding, _run_options(str(size)))
+        self._session.run_with_iobinding(buffers.binding, buffers.options)
+        return buffers
 
 
-def resident(
+def open_bound(
     file: str, graph: bytes, device: Device, sizes: Sequence[int], thread: Executor
-) -> Resident:
-    """The graph `graph` of a bundle's `file` on a GPU, in the quickest way that runs.
+) -> BoundSession:
+    """Opens the `graph` of a bundle's `file` on a GPU, with the fastest options that work.
 
     Raises:
         DeviceError: the device does not run it.
     """
-    *quicker, plainest = _ways(file, device)
-    for way in quicker:
+    *faster, plainest = _option_sets(file, device)
+    for options in faster:
         try:
-            return _opened(file, graph, device, sizes, thread, way)
+            return _open(file, graph, device, sizes, thread, options)
         except DeviceError as error:
-            log.info("%s does not run with %s: %s", file, ", ".join(way), error)
-    return _opened(file, graph, device, sizes, thread, plainest)
+            log.debug("%s does not run with %s: %s", file, ", ".join(options), error)
+    return _open(file, graph, device, sizes, thread, plainest)
 
 
-def _ways(file: str, device: Device) -> Sequence[Mapping[str, str]]:
-    """The options of CUDA to try, the quickest first. With all but the last CUDA must compute the whole graph; there the CPU does the rest."""
+def _option_sets(file: str, device: Device) -> Sequence[Mapping[str, str]]:
+    """The options of CUDA to try, the fastest first.
+
+    With all but the last CUDA must compute the whole graph; there the CPU does the rest.
+    """
     if device != "cuda":
         return [{}]
+    # Channels last gain nothing in float32.
     channels_last = (
-        [sessions.REPLAYED | sessions.CHANNELS_LAST] if sessions.is_half(file) else []
-    )  # in float32 nothing is gained
-    return [*channels_last, sessions.REPLAYED, {}]
+        [providers.REPLAYED | providers.CHANNELS_LAST] if providers.is_half(file) else []
+    )
+    return [*channels_last, providers.REPLAYED, {}]
 
 
-def _opened(
+def _open(
     file: str,
     graph: bytes,
     device: Device,
     sizes: Sequence[int],
     thread: Executor,
-    way: Mapping[str, str],
-) -> Resident:
-    session = sessions.session(file, graph, device, 0, way)
+    options: Mapping[str, str],
+) -> BoundSession:
+    session = providers.open_session(file, graph, device, 0, options)
     try:
-        return Resident(session, MEMORY, sizes, thread)
+        return BoundSession(session, MEMORY, sizes, thread)
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
         raise DeviceError(
-            f"{sessions.PROVIDERS[device]} cannot run {file} ({reason}): {sessions.REMEDY}"
+            f"{providers.PROVIDERS[device]} cannot run {file} ({reason}): {providers.REMEDY}"
         ) from error
 
 
-def _shape(of: ort.NodeArg, rows: int) -> tuple[int, ...]:
-    """The shape of an input or output for so many rows; the others of its dimensions are known."""
-    first, *others = of.shape
+def _shape(info: ort.NodeArg, rows: int) -> tuple[int, ...]:
+    """The shape of an input or output for `rows` rows; its other dimensions are fixed."""
+    first, *others = info.shape
     return (first if isinstance(first, int) else rows, *others)
 
 
-def _options(graph: str) -> ort.RunOptions:
+def _run_options(graph_id: str) -> ort.RunOptions:
     options = ort.RunOptions()
-    options.add_run_config_entry(GRAPH, graph)
+    options.add_run_config_entry(GRAPH_ID, graph_id)
     return options

@@ -1,114 +1,247 @@
-"""What computes: ONNX Runtime's providers, and how a graph is opened on one.
+"""All graphs of one bundle, open on one device: opened, warmed up and self-tested at the start.
 
-Raises DeviceError where a device does not run, in words: a list of providers is no proof that one runs, an open session is.
+A CPU with several cores has every graph open twice: for one thread, which wastes nothing while all
+cores have work, and for all cores, which answers a lone request sooner. A GPU has a thread for
+explanations and one for predictions, with a copy of predict.onnx: predictions never wait for a
+piece of an explanation.
 """
 
-from collections.abc import Container, Mapping
-from functools import cache
-from types import MappingProxyType
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
 
-import onnxruntime as ort
+import numpy as np
+from jaxtyping import Float32, UInt8
 
-from service.bundle import folder as contract
-from service.errors import BundleError, DeviceError
-from service.settings import Device
+from service.bundle import folder
+from service.bundle.folder import Bundle
+from service.bundle.manifest import Manifest
+from service.errors import BundleError, DeviceError, MethodUnavailable
+from service.runtime import providers
+from service.runtime.cuda_graphs import open_bound
+from service.runtime.graphs import EXPLAINING, PATH_GRADIENT, QUICK, STORED, Feeds, Program
+from service.settings import Device, Precision
+from service.workers import host
 
-REMEDY = "install what is missing, or set CANDOR_DEVICE to cpu or auto"
-PROVIDERS: Mapping[Device, str] = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
-SILENT, ERRORS = 4, 3  # severities of ONNX Runtime's own log
-CUDA = {"arena_extend_strategy": "kSameAsRequested"}  # options of its provider
-# Of float32 alone: TensorFloat-32 flips masks in gradients as float16 does, and half precision without it is denied its kernels.
-EXACT = {"use_tf32": "0"}
-REPLAYED, CHANNELS_LAST = {"enable_cuda_graph": "1"}, {"prefer_nhwc": "1"}  # more options
+# The most that run together on a CPU, where more gain nothing.
+CPU_ROWS = 16
+# The 50 are the default steps of Integrated Gradients.
+GPU_ROWS = (1, 2, 4, 8, 16, 32, 50, 64)
+# The most in a batch: of large images more rows gain little and take gigabytes.
+GPU_PIXELS = 16 * 224 * 224
+# In logits. Half precision and other kernels stay well below; a wrong graph does not.
+SELF_TEST_TOLERANCE = 0.05
+# More, as a share of the spread of the logits: a kernel that rounds otherwise moves a logit by two
+# steps, each a 255th of the range.
+INT8_TOLERANCE = 0.03
 
-Providers = list[tuple[str, dict[str, str]]]
+Contents = Mapping[str, tuple[str, bytes]]  # the file and the bytes of each graph
+
+log = logging.getLogger("candor")
 
 
-def check(device: Device) -> None:
-    """Refuses a `device` that this ONNX Runtime is built without, and silences it about others: what does not start is told by us.
+@dataclass(frozen=True)
+class Sessions:
+    """The open graphs by name: `all_cores` for a lone request, `one_core` beside other work.
+
+    `most_rows` run together. On a GPU, and on a single core, both are the same.
+    """
+
+    manifest: Manifest
+    device: Device
+    precision: Precision
+    most_rows: int
+    all_cores: Mapping[str, Program]
+    one_core: Mapping[str, Program]
+
+    def run(self, graph: str, feeds: Feeds, *, all_cores: bool = True) -> dict[str, np.ndarray]:
+        """The outputs of `graph` by name, of one batch.
+
+        Raises:
+            MethodUnavailable: the bundle has no such graph.
+        """
+        programs = self.all_cores if all_cores else self.one_core
+        if graph not in programs:
+            raise MethodUnavailable(
+                f"this bundle has no {graph}; GET /methods lists what it can explain with"
+            )
+        return programs[graph](feeds)
+
+    @cached_property
+    def forward_seconds(self) -> float:
+        """The seconds of predict.onnx for one image: the unit of `Method.passes`."""
+        return self._seconds(folder.PREDICT)
+
+    @cached_property
+    def quick_seconds(self) -> float:
+        """The seconds of QUICK for one image."""
+        return self._seconds(QUICK)
+
+    @cached_property
+    def mean_logits(self) -> Float32[np.ndarray, " classes"]:
+        """The logits (K,) of x = 0, the mean colour, which is the baseline of most explanations.
+
+        Raises:
+            MethodUnavailable: the bundle has no gradient.onnx, which alone takes x.
+        """
+        size = self.manifest.input.size
+        x, target = np.zeros((1, 3, size, size), np.float32), np.zeros(1, np.int64)
+        return np.asarray(self.run(folder.GRADIENT, {"x": x, "target": target})["logits"][0])
+
+    def _seconds(self, graph: str) -> float:
+        """The shortest of three runs."""
+        feeds = {"image": self_test_image(self.manifest.input.size)}
+        seconds = []
+        for _ in range(3):
+            started = time.perf_counter()
+            self.run(graph, feeds)
+            seconds.append(time.perf_counter() - started)
+        return min(seconds)
+
+
+def open_sessions(
+    bundle: Bundle, device: Device, threads: int, precision: Precision, *, alone: bool
+) -> Sessions:
+    """Opens, warms up and self-tests every graph of `bundle`; the arguments are the engine's.
 
     Raises:
-        DeviceError: it is.
+        DeviceError: `device` is not `auto` and does not work here.
+        PrecisionError: the bundle has no int8 graph, or the device is a GPU.
+        BundleError: a graph cannot be opened, or fails its self-test.
     """
-    if PROVIDERS[device] not in ort.get_available_providers():
-        raise DeviceError(
-            f"onnxruntime {ort.__version__} is built without {PROVIDERS[device]}: {REMEDY}"
-        )
-    ort.set_default_logger_severity(_severity(device))
+    if precision == "int8":
+        folder.check_int8(bundle, device)
+    if device != "auto":
+        sessions = _open_all(bundle, device, threads, precision, alone=alone)
+    else:
+        try:
+            sessions = _open_all(bundle, "cuda", threads, precision, alone=alone)
+        except DeviceError as error:
+            log.debug("running on the CPU: %s", error)
+            sessions = _open_all(bundle, "cpu", threads, precision, alone=alone)
+    manifest = bundle.manifest
+    _self_test(sessions, folder.PREDICT, manifest.self_test)
+    if precision == "int8" and manifest.int8 is not None:
+        folder.check_int8(bundle, sessions.device)  # `auto` may have found a GPU
+        _self_test(sessions, QUICK, manifest.int8.self_test, INT8_TOLERANCE)
+    return sessions
 
 
-def file_of(graph: str, files: Container[str], device: Device) -> str:
-    """The one of the bundle's `files` that serves `graph` on `device`: in half precision on a GPU, where there is such a file."""
-    half = contract.HALVES.get(graph, graph)
-    return half if device != "cpu" and half in files else graph
+def rows_of(size: int) -> tuple[int, ...]:
+    """The batch sizes that a GPU is warmed up for, of images of `size` × `size` pixels."""
+    return tuple(rows for rows in GPU_ROWS if rows == 1 or rows * size * size <= GPU_PIXELS)
 
 
-def session(
-    file: str,
-    content: bytes,
-    device: Device,
-    threads: int,
-    options: Mapping[str, str] = MappingProxyType({}),
-) -> ort.InferenceSession:
-    """The graph `content` of a bundle's `file`, open on `device`; `threads` is for one inference on a CPU, `options` are CUDA's.
+def self_test_image(size: int) -> UInt8[np.ndarray, "1 size size 3"]:
+    """The image that every bundle is self-tested with: smooth colours, the same everywhere."""
+    ramp = np.arange(size, dtype=np.int64) * 255 // max(size - 1, 1)
+    red, green = np.broadcast_to(ramp, (size, size)), np.broadcast_to(ramp[:, None], (size, size))
+    return np.stack([red, green, 255 - red], axis=-1)[None].astype(np.uint8)
 
-    With REPLAYED among these CUDA keeps the kernels of a run, to start all of them at once; then only one thread may use the session.
 
-    Raises:
-        DeviceError: the device does not run.
-        BundleError: a CPU cannot open the graph.
-    """
-    provider, chosen = PROVIDERS[device], ort.SessionOptions()
-    chosen.intra_op_num_threads = threads
-    chosen.log_severity_level = _severity(device)
+def _open_all(
+    bundle: Bundle, device: Device, threads: int, precision: Precision, *, alone: bool
+) -> Sessions:
+    """Opens and warms up every graph on `device`."""
+    providers.check(device)
+    contents = _contents(bundle, device, precision)
+    sizes = rows_of(bundle.manifest.input.size)
+    threads = threads or host.cores()
     if device == "cpu":
-        _share_memory()
-        chosen.add_session_config_entry("session.use_env_allocators", "1")
-    try:
-        opened = ort.InferenceSession(
-            content, chosen, providers=_providers(file, device, options), enable_fallback=False
-        )
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        if device == "cpu":
-            raise BundleError(f"ONNX Runtime cannot open {file}: {reason}") from error
-        raise DeviceError(f"{provider} does not start ({reason}): {REMEDY}") from error
-    if opened.get_providers()[0] != provider:
-        raise DeviceError(
-            f"{provider} cannot be loaded (no GPU, no driver, or a library is missing): {REMEDY}"
-        )
-    return opened
+        all_cores = _on_cpu(contents, threads)
+        one_core = _on_cpu(contents, 1) if threads > 1 else all_cores
+        if not alone:
+            # Each time that a graph is open it has weights of its own, and beside other workers
+            # an explanation never has all cores for long.
+            all_cores |= {graph: one_core[graph] for graph in EXPLAINING & all_cores.keys()}
+    else:
+        all_cores = one_core = _on_gpu(contents, device, sizes)
+    most_rows = CPU_ROWS if device == "cpu" else sizes[-1]
+    sessions = Sessions(bundle.manifest, device, precision, most_rows, all_cores, one_core)
+    _warm_up(sessions)
+    return sessions
 
 
-def _severity(device: Device) -> int:
-    return ERRORS if device == "cpu" else SILENT
-
-
-def is_half(file: str) -> bool:
-    """Whether the graph in `file` is in half precision."""
-    return file in contract.HALVES.values()
-
-
-def _providers(file: str, device: Device, options: Mapping[str, str]) -> Providers:
-    """What runs `file`: TensorRT leaves to CUDA what it lacks, and takes float16 only if told (github.com/NVIDIA/TensorRT/issues/3277)."""
-    half = {"trt_fp16_enable": "True"} if is_half(file) else {}
-    cuda = (PROVIDERS["cuda"], {**CUDA, **({} if half else EXACT), **options})
-    chosen: Mapping[Device, Providers] = {
-        "cpu": [(PROVIDERS["cpu"], {})],
-        "cuda": [cuda],
-        "tensorrt": [(PROVIDERS["tensorrt"], half), cuda],
+def _contents(bundle: Bundle, device: Device, precision: Precision) -> Contents:
+    """The file and the bytes of every graph that `device` runs."""
+    files = {
+        graph: providers.file_of(graph, bundle.manifest.files, device)
+        for graph in STORED
+        if bundle.has(graph)
     }
-    return chosen[device]
-
-
-@cache
-def _share_memory() -> None:
-    """One pool for the activations of all sessions, which otherwise keep one each (15 MB); it grows by what is asked for."""
-    place = ort.OrtMemoryInfo(
-        "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
+    contents = {graph: (file, bundle.read(file)) for graph, file in files.items()}
+    contents[QUICK] = (
+        (folder.INT8, bundle.read(folder.INT8)) if precision == "int8" else contents[folder.PREDICT]
     )
-    ort.create_and_register_allocator(place, ort.OrtArenaCfg({"arena_extend_strategy": 1}))
+    if device != "cpu" and folder.GRADIENT in contents:
+        # onnx takes 0.1 s to import, and a CPU has no use for it.
+        from service.runtime.path_gradient import path_gradient_graph  # noqa: PLC0415
+
+        file, gradient = contents[folder.GRADIENT]
+        contents[PATH_GRADIENT] = (file, path_gradient_graph(gradient))
+    return contents
+
+
+def _on_cpu(contents: Contents, threads: int) -> dict[str, Program]:
+    programs: dict[str, Program] = {}
+    opened: dict[str, Program] = {}
+    for graph, (file, content) in contents.items():
+        if file not in opened:  # QUICK is predict.onnx, unless it is int8
+            opened[file] = _cpu_program(file, content, threads)
+        programs[graph] = opened[file]
+    return programs
+
+
+def _cpu_program(file: str, content: bytes, threads: int) -> Program:
+    session = providers.open_session(file, content, "cpu", threads)
+    names = [output.name for output in session.get_outputs()]
+    return lambda feeds: dict(zip(names, session.run(names, feeds), strict=True))
+
+
+def _on_gpu(contents: Contents, device: Device, sizes: Iterable[int]) -> dict[str, Program]:
+    explaining, predicting = (ThreadPoolExecutor(1, name) for name in ("explaining", "predicting"))
+    return {
+        graph: open_bound(
+            file, content, device, tuple(sizes), predicting if graph == QUICK else explaining
+        )
+        for graph, (file, content) in contents.items()
+    }
+
+
+def _warm_up(sessions: Sessions) -> None:
+    """Runs every graph once on either number of cores: the first run of a session is slow."""
+    size = sessions.manifest.input.size
+    image: Feeds = {"image": self_test_image(size)}
+    x, one = np.zeros((1, 3, size, size), np.float32), np.ones((1, 1, 1, 1), np.float32)
+    target = np.full(1, -1, np.int64)
+    rows: Feeds = {"x": x, "target": target}
+    path: Feeds = {"start": x, "difference": x, "point": one, "weight": one, "target": target}
+    feeds = {folder.PREDICT: image, QUICK: image, PATH_GRADIENT: path}
+    for all_cores in (False, True):
+        for graph in sessions.all_cores:
+            sessions.run(graph, feeds.get(graph, rows), all_cores=all_cores)
+
+
+def _self_test(
+    sessions: Sessions, graph: str, expected: tuple[int, float] | None, share: float = 0.0
+) -> None:
+    """Checks the answer to the self-test image; `share` of the logits' spread is tolerated, too.
+
+    Raises:
+        BundleError: the class or its logit is not the `expected` one.
+    """
+    if expected is None:
+        return
+    expected_index, expected_logit = expected
+    logits = sessions.run(graph, {"image": self_test_image(sessions.manifest.input.size)})["logits"]
+    index, logit = int(logits[0].argmax()), float(logits[0].max())
+    tolerance = SELF_TEST_TOLERANCE + share * float(np.ptp(logits[0]))
+    if index != expected_index or abs(logit - expected_logit) > tolerance:
+        raise BundleError(
+            f"the self-test image gives class {index} with logit {logit:.3f} on "
+            f"{providers.PROVIDERS[sessions.device]}; the manifest says class {expected_index} "
+            f"with {expected_logit:.3f}: export the bundle again, or try another CANDOR_DEVICE"
+        )

@@ -1,10 +1,11 @@
-"""Explanations within a deadline: what was asked if there is time for it, else something cheaper, never something late.
+"""Explanations within a deadline: as asked if time allows, else cheaper, and never late.
 
-What an answer takes is foretold from its forward passes and the mean time that a pass took lately, rests for predictions included.
-Where the forecast was wrong and time runs out on the way, what is left of it is enough for the cheapest answer.
+The time of an answer is forecast from its forward passes and the recent mean time of a pass. If
+the forecast is wrong, the cheapest answer still has a share of the time.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,76 +14,89 @@ from jaxtyping import Float32, UInt8
 from service.errors import DeadlineExceeded
 from service.explain import Attribution, Question, cheaper_questions, explain, forward_passes
 from service.runtime.engine import Engine
-from service.schedule.lanes import Ticket
-from service.schedule.pacing import Turns
+from service.schedule.pacing import Pacer
+from service.schedule.queue import Ticket
+from service.schedule.timing import RecentMean
 from service.workers.shared_state import EXPLAINING, SharedState
 
-RECENT = 0.2  # weight of the latest explanation in the mean time of a pass
-RESERVE = 0.2  # the share of the time left that is kept for the cheapest answer
+# The share of the remaining time that is kept for the cheapest answer.
+RESERVE = 0.2
 
 
 @dataclass(frozen=True)
-class Job:
-    """What an explanation is made of."""
+class ExplanationTask:
+    """A question about one image: `fitted` uint8 (S, S, 3), and its `logits` float32 (K,)."""
 
     fitted: UInt8[np.ndarray, "size size 3"]
     question: Question
     logits: Float32[np.ndarray, " classes"]
 
 
-class Explainer:
-    """The work of the explain lane."""
+class DeadlineExplainer:
+    """The work of the explain lane; times are seconds of `clock`."""
 
-    def __init__(self, engine: Engine, shared_state: SharedState) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        shared_state: SharedState,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._engine = engine
         self._shared_state = shared_state
-        self._pass_seconds = engine.forward_seconds
+        self._clock = clock
+        self._pass = RecentMean(engine.forward_seconds)
 
-    def least_seconds(self, job: Job) -> float:
-        """What the cheapest answer takes."""
-        *_, cheapest = cheaper_questions(job.question, self._engine.manifest)
-        return self._seconds(cheapest)
+    def least_seconds(self, task: ExplanationTask) -> float:
+        """The forecast for the cheapest answer to `task`."""
+        *_, cheapest = cheaper_questions(task.question, self._engine.manifest)
+        return self._forecast(cheapest)
 
-    def __call__(self, ticket: Ticket[Job, Attribution]) -> Attribution:
-        """The answer to what was asked, or to the dearest cheaper question that there is time for.
+    def __call__(self, ticket: Ticket[ExplanationTask, Attribution]) -> Attribution:
+        """The answer to the question, or to the dearest cheaper one that the deadline allows.
 
         Raises:
-            DeadlineExceeded: there is no time for any.
-            Unavailable: the caller went away.
+            DeadlineExceeded: the deadline allows no answer.
+            Unavailable: the caller has left.
         """
-        asked, left = ticket.item.question, ticket.deadline - time.perf_counter()
-        rungs = [
-            rung
-            for rung in cheaper_questions(asked, self._engine.manifest)
-            if self._seconds(rung) <= left
+        requested, remaining = ticket.item.question, ticket.deadline - self._clock()
+        questions = [
+            question
+            for question in cheaper_questions(requested, self._engine.manifest)
+            if self._forecast(question) <= remaining
         ]
-        if not rungs:
+        if not questions:
             raise DeadlineExceeded(
-                f"{max(0.0, left):.2g} s are left of deadline_ms, and no explanation takes less: ask again later, or give more time"
+                f"deadline_ms leaves {max(0.0, remaining):.2g} s, and no explanation takes less: "
+                "retry later, or give more time"
             )
-        first, last = rungs[0], rungs[-1]
+        first, cheapest = questions[0], questions[-1]
         try:
-            answer = self._answer(ticket, first, 0.0 if first is last else RESERVE * left)
+            answer = self._answer(ticket, first, 0.0 if first is cheapest else RESERVE * remaining)
         except DeadlineExceeded:
-            if first is last:
+            if first is cheapest:
                 raise
-            answer = self._answer(ticket, last, 0.0)
-        return answer if answer.question is asked else replace(answer, degraded_from=asked)
+            answer = self._answer(ticket, cheapest, 0.0)
+        return answer if answer.question is requested else replace(answer, degraded_from=requested)
 
     def _answer(
-        self, ticket: Ticket[Job, Attribution], question: Question, reserve: float
+        self, ticket: Ticket[ExplanationTask, Attribution], question: Question, reserve: float
     ) -> Attribution:
         """The answer to `question`, given up `reserve` seconds before the deadline."""
-        started = time.perf_counter()
-        turns = Turns(ticket.deadline - reserve, lambda: ticket.abandoned, self._shared_state)
+        started = self._clock()
+        pacer = Pacer(
+            self._engine.most_rows,
+            ticket.deadline - reserve,
+            lambda: ticket.cancelled,
+            self._shared_state,
+            clock=self._clock,
+        )
         with self._shared_state.computing(EXPLAINING):
             answer = explain(
-                self._engine.paced(turns), ticket.item.fitted, question, ticket.item.logits
+                self._engine.paced(pacer), ticket.item.fitted, question, ticket.item.logits
             )
-        self._pass_seconds += RECENT * (
-            (time.perf_counter() - started) / forward_passes(question) - self._pass_seconds
-        )
+        # Rests for predictions are part of it: the forecast follows the load.
+        self._pass.add((self._clock() - started) / forward_passes(question))
         return answer
 
-    def _seconds(self, question: Question) -> float:
-        return forward_passes(question) * self._pass_seconds
+    def _forecast(self, question: Question) -> float:
+        return forward_passes(question) * self._pass.seconds

@@ -1,57 +1,71 @@
-"""Explanations take turns with predictions: a map is computed in pieces, and between two pieces whoever predicts goes first.
+"""The pace of an explanation: it is computed in pieces, and predictions go first between two.
 
-While predictions come in, to any process, a piece takes about `PIECE_SECONDS` and the explanation then rests for `REST` times as long, so
-that it has a fifth of a core at most and no prediction waits longer than for one piece. When nobody has asked for a prediction lately, an
-explanation has pieces of as many rows as the engine takes, and all cores if no other process computes. Between pieces it is also seen
-whether anyone still waits for the map.
+While predictions come in, to any worker, a piece takes about `PIECE_SECONDS` and a rest of `REST`
+times as long follows it. An explanation then has a fifth of a core at most, and no prediction
+waits longer than for one piece. Without predictions a piece has as many rows as the engine takes,
+and all cores if no other worker computes.
 """
 
 import time
 from collections.abc import Callable
 
 from service.errors import DeadlineExceeded, Unavailable
-from service.runtime.engine import Engine
+from service.runtime.engine import Piece
 from service.workers.shared_state import QUIET_SECONDS, SharedState
 
+# Beside predictions an explanation computes for 1 / (1 + REST) of the time.
 PIECE_SECONDS, REST = 0.010, 4
 
 
-class Turns:
-    """The turns of one explanation; times are seconds of `time.perf_counter`."""
+class Pacer:
+    """The pace of one explanation; times are seconds of `clock`."""
 
     def __init__(
-        self, deadline: float, abandoned: Callable[[], bool], shared_state: SharedState
+        self,
+        most_rows: int,
+        deadline: float,
+        cancelled: Callable[[], bool],
+        shared_state: SharedState,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        """Paces pieces of up to `most_rows`, until `deadline` or until `cancelled()`."""
+        self._most_rows = most_rows
         self._deadline = deadline
-        self._abandoned = abandoned
+        self._cancelled = cancelled
         self._shared_state = shared_state
+        self._clock = clock
+        self._sleep = sleep
         self._rows = 1
-        self._began = 0.0
+        self._piece_started: float | None = None
 
-    def __call__(self, engine: Engine, left: int) -> int:
-        """The rows of the next piece, at most `left`, after a rest if there must be one.
+    def __call__(self, remaining: int) -> Piece:
+        """The next piece of the `remaining` rows, after a rest where predictions come in.
 
         Raises:
-            DeadlineExceeded: the caller's time is over.
-            Unavailable: the caller went away; nobody will read it.
+            DeadlineExceeded: the deadline is over.
+            Unavailable: the caller has left.
         """
-        now = time.perf_counter()
-        if self._abandoned():
-            raise Unavailable("the caller went away")
+        now = self._clock()
+        if self._cancelled():
+            raise Unavailable("the caller has left")
         if now > self._deadline:
             raise DeadlineExceeded(
-                "deadline_ms was over before the map was computed: give more time, or ask for fewer steps or samples"
+                "deadline_ms was over before the map was computed: give more time, or ask for "
+                "fewer steps or samples"
             )
         quiet = now - self._shared_state.last_prediction > QUIET_SECONDS
-        engine.wide = quiet and self._shared_state.idle
-        self._rows = min(left, engine.most_rows if quiet else self._rest(engine, now))
-        self._began = time.perf_counter()
-        return self._rows
+        all_cores = quiet and self._shared_state.idle
+        self._rows = min(remaining, self._most_rows if quiet else self._rest(now))
+        self._piece_started = self._clock()
+        return Piece(self._rows, all_cores)
 
-    def _rest(self, engine: Engine, now: float) -> int:
-        """Waits REST times as long as the last piece took; the rows that take PIECE_SECONDS."""
-        if not self._began:
-            return 1
-        took = now - self._began
-        time.sleep(REST * min(took, REST * PIECE_SECONDS))
-        return max(1, min(engine.most_rows, round(self._rows * PIECE_SECONDS / took)))
+    def _rest(self, now: float) -> int:
+        """Sleeps REST times as long as the last piece took; the rows that take PIECE_SECONDS."""
+        if self._piece_started is None:
+            return 1  # measures how long a row takes
+        took = now - self._piece_started
+        # A piece of a quiet moment may be long: its rest would hold up the explanation too much.
+        self._sleep(REST * min(took, REST * PIECE_SECONDS))
+        return max(1, min(self._most_rows, round(self._rows * PIECE_SECONDS / took)))

@@ -1,4 +1,7 @@
-"""Seconds by stage of one image, and the deadline of its request."""
+"""The clockwork of a request: seconds by stage, its deadline, and the recent mean of a duration.
+
+All times are seconds of `time.perf_counter`.
+"""
 
 import time
 from dataclasses import dataclass, field
@@ -6,12 +9,24 @@ from dataclasses import dataclass, field
 from service.telemetry.metrics import Metrics
 from service.telemetry.stages import Stage, passed
 
-DEADLINE_MS = 10_000  # where a request gives none
+DEADLINE_MS = 10_000  # of a request that names none
+NEWEST_WEIGHT = 0.2  # of the newest value in a recent mean
+
+
+@dataclass
+class RecentMean:
+    """An exponentially weighted mean of seconds; it begins at `seconds`."""
+
+    seconds: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Moves the mean a fifth of the way to `seconds`."""
+        self.seconds += NEWEST_WEIGHT * (seconds - self.seconds)
 
 
 @dataclass
 class Timing:
-    """Seconds by stage, of one image, and the `deadline` of its request, by the clock of `time.perf_counter`."""
+    """Seconds by stage of one image, and the `deadline` of its request."""
 
     metrics: Metrics
     started: float = field(default_factory=time.perf_counter)
@@ -22,23 +37,23 @@ class Timing:
         self.allow(DEADLINE_MS)
 
     def allow(self, milliseconds: int) -> None:
-        """Sets the deadline so long after the start."""
+        """Sets the deadline to `milliseconds` after the start."""
         self.deadline = self.started + milliseconds / 1000
 
     def add(self, stage: str, seconds: float, ago: float = 0.0) -> None:
-        """Counts `seconds` for `stage`, which ended so long `ago`."""
+        """Counts `seconds` for `stage`, which ended `ago` seconds before now."""
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
         self.metrics.stages[stage].observe(seconds)
         stages = passed.get()
         if stages is not None:
             stages.append(Stage(stage, time.perf_counter() - ago, seconds))
 
-    def of(self, stage: str) -> "Timed":
-        """Times what is inside; what raises is not counted."""
-        return Timed(self, stage)
+    def of(self, stage: str) -> "StageTimer":
+        """A context manager that counts the seconds of its block, unless the block raises."""
+        return StageTimer(self, stage)
 
     def milliseconds(self) -> dict[str, float]:
-        """By stage, and `total` since the timing began."""
+        """Milliseconds by stage, and `total` since the start."""
         return {
             stage: round(1000 * value, 3)
             for stage, value in (
@@ -48,7 +63,7 @@ class Timing:
         }
 
 
-class Timed:
+class StageTimer:
     """A stage while it runs."""
 
     def __init__(self, timing: Timing, stage: str) -> None:

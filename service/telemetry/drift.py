@@ -1,14 +1,16 @@
-"""Are the images of today those that the model was made for? What it answers to them tells, without anybody's labels.
+"""Drift without labels: how far the latest predictions are distributed from those of held-out
+images.
 
-A prediction leaves a record in a ring of its process: [time, confidence, familiarity, class], float64 (4,), NaN where it has no
-familiarity; the time is that of `time.monotonic`, one clock for all processes of a Linux machine. Nothing else is done for a request.
-Whichever process is asked takes the latest WINDOW records of all rings, those of ended processes included, and counts them in the bins of
-the bundle's `Distribution`. So the window is the same however many processes share the work, and however unevenly.
+A prediction leaves a record in its worker's ring: [time, confidence, familiarity, class], float64
+(4,), NaN where it has no familiarity; the time is that of `time.monotonic`, one clock for all
+processes of a Linux machine. A request costs nothing else. A scrape takes the latest WINDOW records
+of all rings, those of ended workers included, and counts them in the bins of the bundle's
+`Distribution`. So the window is the same however many workers share the requests, and however
+unevenly.
 
-The drift is the population stability index (PSI), Σ (p − q) ln(p / q) over the bins, of what is counted p and what was held out q: 0 if they
-are equal, without a largest value. docs/trust.md says why, and when it misleads.
-
-A record that is read while it is written may be half of the one before it: one of a thousand.
+The drift is the population stability index (PSI), Σ (p − q) ln(p / q) over the bins, of predictions
+p and held-out images q: 0 if they are equal, without a largest value. docs/trust.md explains when
+it misleads.
 """
 
 import math
@@ -23,34 +25,34 @@ from jaxtyping import Float64, Integer
 
 from service.bundle.manifest import Bins, Distribution
 
-WINDOW, LEAST = (
-    1000,
-    500,
-)  # predictions that are looked at; with fewer, chance alone moves the index
+WINDOW = 1000  # predictions
+LEAST = 500  # with fewer, chance alone moves the index
 RECORD = struct.Struct("4d")
 TIME, ASPECTS = 0, ("confidence", "familiarity", "classes")  # columns of a record
 BYTES = WINDOW * RECORD.size
 SUFFIX = ".window"
-EMPTY = (
-    0.5  # images that every bin has on top of its own: an empty one would make the index infinite
-)
+SMOOTHING = 0.5  # images added to every bin: an empty one would make the index infinite
 
 Records = Float64[np.ndarray, "records 4"]
 
 
 class Window:
-    """The latest predictions of all processes that keep theirs in `folder`; a process alone needs no folder."""
+    """The latest predictions of all workers that keep theirs in `folder`; a lone worker needs no
+    folder.
+    """
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
         self._own = (
-            mmap.mmap(-1, BYTES) if folder is None else _shared(folder / f"{os.getpid()}{SUFFIX}")
+            mmap.mmap(-1, BYTES) if folder is None else _mapped(folder / f"{os.getpid()}{SUFFIX}")
         )
         self._offset = 0
 
     def add(self, confidence: float, familiarity: float | None, index: int) -> None:
-        """Notes a prediction of class `index`; `confidence` is its probability in 0…1."""
+        """Records a prediction of class `index`; `confidence` is its probability in 0…1."""
         score = math.nan if familiarity is None else familiarity
+        # A reader may see half of this record and half of the one before: one of a thousand, which
+        # moves no index.
         RECORD.pack_into(self._own, self._offset, time.monotonic(), confidence, score, index)
         self._offset = (self._offset + RECORD.size) % BYTES
 
@@ -67,11 +69,13 @@ class Window:
 
 
 def drift(records: Records, held_out: Distribution | None) -> dict[str, float]:
-    """The index of each of ASPECTS; NaN with fewer than LEAST records, or where nothing was `held_out`."""
+    """The index of each of ASPECTS; NaN with fewer than LEAST records, or where the bundle has
+    nothing `held_out`.
+    """
     if held_out is None or len(records) < LEAST:
         return dict.fromkeys(ASPECTS, math.nan)
-    known = (held_out.confidence, held_out.familiarity, held_out.classes)
-    columns = zip(ASPECTS, known, records.T[TIME + 1 :], strict=True)
+    expected = (held_out.confidence, held_out.familiarity, held_out.classes)
+    columns = zip(ASPECTS, expected, records.T[TIME + 1 :], strict=True)
     return {
         aspect: stability_index(counts(values, bins.edges), bins, held_out.pictures)
         for aspect, bins, values in columns
@@ -81,19 +85,19 @@ def drift(records: Records, held_out: Distribution | None) -> dict[str, float]:
 def counts(
     values: Float64[np.ndarray, " values"], edges: tuple[float, ...]
 ) -> Integer[np.ndarray, " bins"]:
-    """How many values are in each bin; one on an edge is in the bin above."""
+    """The number of values in each bin; one on an edge is in the bin above."""
     return np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1)
 
 
 def stability_index(counted: Integer[np.ndarray, " bins"], held_out: Bins, images: int) -> float:
-    """The PSI of what was `counted` and of `held_out`, whose shares are of so many `images`."""
-    now, then = counted + EMPTY, np.array(held_out.shares) * images + EMPTY
+    """The PSI of `counted` against `held_out`, whose shares are of so many `images`."""
+    now, then = counted + SMOOTHING, np.array(held_out.shares) * images + SMOOTHING
     p, q = now / now.sum(), then / then.sum()
     return float(np.sum((p - q) * np.log(p / q)))
 
 
-def _shared(path: Path) -> mmap.mmap:
-    """BYTES in the file `path`, which is made if it is not there."""
+def _mapped(path: Path) -> mmap.mmap:
+    """BYTES in the file `path`, which is made if it is missing."""
     with path.open("a+b") as file:
         file.truncate(BYTES)
         return mmap.mmap(file.fileno(), BYTES)

@@ -1,4 +1,6 @@
-"""The log, on standard error, as lines of text or of JSON. What is told while a request is answered carries the request's id."""
+"""The log on standard error, as lines of text or of JSON. Lines written while a request is
+answered carry its id.
+"""
 
 import logging
 from contextvars import ContextVar
@@ -9,30 +11,26 @@ import orjson
 
 from service.settings import LogFormat
 
-OTHERS = (
-    "",
-    "bentoml",
-    "uvicorn.error",
-    "circus",
-)  # the loggers of those who serve us, the root among them
+SERVERS = ("", "bentoml", "uvicorn.error", "circus")  # loggers of the processes' other code
+QUIET = ("bentoml",)  # a dozen lines a start, of hooks and options
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 
-class Text(logging.Formatter):
-    """One line for a person."""
+class TextFormatter(logging.Formatter):
+    """Formats a record as one line for a person, with the id of the request at its end."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s [%(levelname)s] [candor] %(message)s", "%Y-%m-%dT%H:%M:%S%z")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        """The line, with the id of the request at its end."""
+        """The line."""
         line, identity = super().formatMessage(record), request_id.get()
         return f"{line} (request {identity})" if identity else line
 
 
-class Json(logging.Formatter):
-    """One JSON object for a machine; `fields` of the record are part of it."""
+class JsonFormatter(logging.Formatter):
+    """Formats a record as one JSON object; the record's `fields` are part of it."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The object."""
@@ -51,17 +49,22 @@ class Json(logging.Formatter):
 
 
 def configure(kind: LogFormat) -> None:
-    """Lets our log be written; as JSON, those of BentoML, uvicorn and circus are, too.
-
-    uvicorn prepares a line of its own for every request as long as anyone might want it (2 % of what a request takes).
+    """Writes Candor's log, and silences what BentoML logs of a start; as JSON, the other loggers
+    write JSON, too.
     """
+    # uvicorn formats a line for every request as long as any handler might want it: 2 % of a
+    # request.
     logging.getLogger("uvicorn.access").propagate = False
+    for name in QUIET:
+        if logging.getLogger(name).level == logging.INFO:  # not with BENTOML_DEBUG
+            logging.getLogger(name).setLevel(logging.WARNING)
     log = logging.getLogger("candor")
     if not log.handlers:
         log.addHandler(logging.StreamHandler())
     log.setLevel(logging.INFO)
     log.propagate = False
-    log.handlers[0].setFormatter(Json() if kind == "json" else Text())
+    log.handlers[0].setFormatter(JsonFormatter() if kind == "json" else TextFormatter())
     if kind == "json":
-        for handler in [handler for name in OTHERS for handler in logging.getLogger(name).handlers]:
-            handler.setFormatter(Json())
+        for name in SERVERS:
+            for handler in logging.getLogger(name).handlers:
+                handler.setFormatter(JsonFormatter())

@@ -1,6 +1,8 @@
-"""Every Prometheus metric, in one place. Labels are bounded: a route's template, never a path; no digest but on candor_model_info.
+"""All Prometheus metrics. Labels are bounded: a route's template, never a path; no digest but on
+candor_model_info.
 
-Under BentoML prometheus_client keeps its values in files (multi-process mode), so the text is made from those where they are.
+Under BentoML prometheus_client is in multiprocess mode, and the text is made from the files of all
+workers.
 """
 
 import os
@@ -13,67 +15,36 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from service.bundle.manifest import Distribution
-from service.telemetry import values
 from service.telemetry.drift import LEAST, WINDOW, Window, drift
 from service.telemetry.multiprocess import Exposition
 from service.workers import host
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+# fmt: off
 SECONDS = (
-    0.00025,
-    0.0005,
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1,
-    2.5,
-    5,
-    10,
-    30,
+    0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30
 )
 ROWS = (1, 2, 4, 8, 16, 32, 64)
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
-SCORES = (
-    0,
-    0.2,
-    0.4,
-    0.5,
-    0.6,
-    0.7,
-    0.8,
-    0.85,
-    0.9,
-    0.95,
-    0.98,
-    1,
-    2,
-    5,
-    10,
-    15,
-    20,
-    30,
-)  # cosines up to 1, energies beyond
+SCORES = (  # cosines up to 1, energies beyond
+    0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 1, 2, 5, 10, 15, 20, 30
+)
 GAPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+# fmt: on
 STAGES = ("read", "decode", "queue", "infer", "explain", "render", "encode")
-LIVE: Literal["livesum"] = "livesum"  # a process that died counts no longer
-ONE: Literal["livemax"] = "livemax"  # all processes say the same
+LIVE: Literal["livesum"] = "livesum"  # the sum over the workers; one that died counts no longer
+SAME: Literal["livemax"] = "livemax"  # every worker sets the same number
 
 
-class Machine(Collector):
-    """What the processes take, read when it is asked for."""
+class MachineCollector(Collector):
+    """Memory and processor time of all workers, read at a scrape."""
 
     def __init__(self, exposition: Exposition | None) -> None:
         self._exposition = exposition
         self._limit_bytes = host.memory_limit_bytes()
 
     def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
-        """The processes of all metrics, and the supervisor of several."""
+        """The gauges and the counter, for all workers and their supervisor."""
         pids = (
             {os.getpid()}
             if self._exposition is None
@@ -88,57 +59,60 @@ class Machine(Collector):
         if self._limit_bytes is not None:
             yield GaugeMetricFamily(
                 "candor_memory_limit_bytes",
-                "What all processes may have at most.",
+                "Memory that all processes may use together.",
                 self._limit_bytes,
             )
 
 
-class Drifting(Collector):
-    """How far the latest predictions are from what was held out, computed when it is asked for."""
+class DriftCollector(Collector):
+    """The drift of the latest predictions, computed at a scrape."""
 
     def __init__(self, window: Window, held_out: Distribution | None) -> None:
         self._window = window
         self._held_out = held_out
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """One gauge, by what is compared."""
-        says = f"Population stability index of the latest {WINDOW} predictions against held-out images; NaN below {LEAST}."
-        gauge = GaugeMetricFamily("candor_drift", says, labels=("of",))
-        for of, index in drift(self._window.latest(), self._held_out).items():
-            gauge.add_metric((of,), index)
+        """One gauge, with the compared aspect as its label."""
+        description = (
+            f"Population stability index of the latest {WINDOW} predictions against held-out "
+            f"images; NaN below {LEAST}."
+        )
+        gauge = GaugeMetricFamily("candor_drift", description, labels=("of",))
+        for aspect, index in drift(self._window.latest(), self._held_out).items():
+            gauge.add_metric((aspect,), index)
         yield gauge
 
 
 class Metrics:
-    """The metrics of one service, on a registry of their own; `window` holds its latest predictions."""
+    """The metrics of one service, on a registry of their own; `window` holds its latest
+    predictions.
+    """
 
     def __init__(self, labels: Sequence[str] = (), held_out: Distribution | None = None) -> None:
-        """`labels` are the classes that may be predicted; `held_out` is what drift is measured against."""
+        """`labels` are the classes that may be predicted; drift is measured against `held_out`."""
         folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-        if folder:
-            values.use()
         self._registry = CollectorRegistry()
-        self._of_requests(self._registry)
-        self._of_lanes(self._registry)
-        self._of_predictions(self._registry, labels)
-        self._of_explanations(self._registry)
-        self._of_the_service(self._registry)
+        self._declare_requests(self._registry)
+        self._declare_lanes(self._registry)
+        self._declare_predictions(self._registry, labels)
+        self._declare_explanations(self._registry)
+        self._declare_service(self._registry)
         self._exposition = Exposition(Path(folder)) if folder else None
         self.window = Window(Path(folder) if folder else None)
         self._computed = CollectorRegistry()
-        self._computed.register(Machine(self._exposition))
-        self._computed.register(Drifting(self.window, held_out))
+        self._computed.register(MachineCollector(self._exposition))
+        self._computed.register(DriftCollector(self.window, held_out))
 
     def text(self) -> bytes:
-        """The exposition, in Prometheus's text format."""
-        told = (
+        """The metrics of all workers, in Prometheus's text format."""
+        counted = (
             bytes(generate_latest(self._registry))
             if self._exposition is None
             else self._exposition.text().encode()
         )
-        return told + bytes(generate_latest(self._computed))
+        return counted + bytes(generate_latest(self._computed))
 
-    def _of_requests(self, registry: CollectorRegistry) -> None:
+    def _declare_requests(self, registry: CollectorRegistry) -> None:
         self.requests = Counter(
             "candor_requests", "Answered requests.", ("route", "code"), registry=registry
         )
@@ -151,7 +125,7 @@ class Metrics:
         )
         self.requests_in_flight = Gauge(
             "candor_requests_in_flight",
-            "Requests that are being answered.",
+            "Requests begun and not yet answered.",
             multiprocess_mode=LIVE,
             registry=registry,
         )
@@ -164,10 +138,13 @@ class Metrics:
         )
         self.stages = {stage: stage_seconds.labels(stage) for stage in STAGES}
         self.images_rejected = Counter(
-            "candor_image_rejected", "Images that were not taken.", ("reason",), registry=registry
+            "candor_image_rejected",
+            "Images that were rejected as such.",
+            ("reason",),
+            registry=registry,
         )
 
-    def _of_lanes(self, registry: CollectorRegistry) -> None:
+    def _declare_lanes(self, registry: CollectorRegistry) -> None:
         self.batch_size = Histogram(
             "candor_batch_size",
             "Images that ran together.",
@@ -184,23 +161,23 @@ class Metrics:
         )
         self.queue_limit = Gauge(
             "candor_queue_limit",
-            "Images that may wait; more are refused.",
+            "Images that may wait; more are rejected.",
             ("lane",),
             multiprocess_mode=LIVE,
             registry=registry,
         )
         self.in_flight = Gauge(
             "candor_in_flight",
-            "Images running.",
+            "Images accepted by a lane and not answered yet: waiting or running.",
             ("lane",),
             multiprocess_mode=LIVE,
             registry=registry,
         )
         self.rejected = Counter(
-            "candor_rejected", "Images refused for load.", ("lane", "reason"), registry=registry
+            "candor_rejected", "Images rejected for load.", ("lane", "reason"), registry=registry
         )
 
-    def _of_predictions(self, registry: CollectorRegistry, labels: Sequence[str]) -> None:
+    def _declare_predictions(self, registry: CollectorRegistry, labels: Sequence[str]) -> None:
         predictions = Counter(
             "candor_predictions", "Predicted classes.", ("label",), registry=registry
         )
@@ -213,7 +190,7 @@ class Metrics:
         )
         self.familiarity = Histogram(
             "candor_familiarity",
-            "Score of familiarity: a cosine, or an energy where the bundle has no features.",
+            "Familiarity score: a cosine, or an energy where the bundle has no features.",
             buckets=SCORES,
             registry=registry,
         )
@@ -223,7 +200,7 @@ class Metrics:
             registry=registry,
         )
 
-    def _of_explanations(self, registry: CollectorRegistry) -> None:
+    def _declare_explanations(self, registry: CollectorRegistry) -> None:
         self.explanations = Counter(
             "candor_explanations", "Explanations.", ("method", "outcome"), registry=registry
         )
@@ -236,36 +213,36 @@ class Metrics:
         )
         self.completeness_gap = Histogram(
             "candor_completeness_gap",
-            "How far a map is from summing to what it explains.",
+            "Relative distance of a map's sum from the score it explains.",
             ("method",),
             buckets=GAPS,
             registry=registry,
         )
 
-    def _of_the_service(self, registry: CollectorRegistry) -> None:
+    def _declare_service(self, registry: CollectorRegistry) -> None:
         self.model = Gauge(
             "candor_model_info",
-            "The model that is served.",
+            "The served model.",
             ("name", "version"),
-            multiprocess_mode=ONE,
+            multiprocess_mode=SAME,
             registry=registry,
         )
         self.device = Gauge(
             "candor_device_info",
-            "What computes, and what should: a CPU although there is a GPU is worth a look.",
+            "The execution provider that computes, and the device that should.",
             ("provider", "wanted"),
-            multiprocess_mode=ONE,
+            multiprocess_mode=SAME,
             registry=registry,
         )
         self.ready = Gauge(
             "candor_ready",
-            "Processes that take requests.",
+            "Workers that accept requests.",
             multiprocess_mode=LIVE,
             registry=registry,
         )
         self.workers = Gauge(
             "candor_workers",
-            "Processes that there should be.",
-            multiprocess_mode=ONE,
+            "Workers that there should be.",
+            multiprocess_mode=SAME,
             registry=registry,
         )

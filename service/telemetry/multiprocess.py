@@ -1,11 +1,13 @@
-"""What all processes of the service counted, as one text in Prometheus's format.
+"""The metrics of all workers as one text in Prometheus's format.
 
-prometheus_client keeps the values of a process in files of one folder, KIND_PID.db (its multi-process mode). Its own collector makes an
-object of every sample and parses every name at each scrape, which holds the event loop for 10 ms a process; here a name is parsed when it
-is first seen, and a scrape adds up numbers.
+prometheus_client keeps the values of a process in files of one folder, KIND_PID.db (its
+multiprocess mode). Counters and histograms are summed over all processes, ended ones too. Gauges
+are the sum (`livesum`) or the largest (`livemax`) over those that live. A histogram's buckets are
+kept one by one and written cumulated.
 
-Counters and histograms are the sum over all processes, ended ones too. Gauges are the sum (`livesum`) or the largest (`livemax`) over the
-processes that live. The buckets of a histogram are kept one by one and told cumulated.
+prometheus_client's own `MultiProcessCollector` gives the same text, and makes an object of every
+sample and parses every name at each scrape: FIGURES. Here a name is parsed when it is first seen,
+and a scrape adds numbers (docs/decisions/0006-bentoml-and-the-fast-path.md).
 """
 
 import json
@@ -21,8 +23,10 @@ from prometheus_client.utils import floatToGoString
 ESCAPED = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 
 
-class Name(NamedTuple):
-    """A series as prometheus_client writes it: its `family` with a help text, its own `name`, its labels but `le`, and the bound `le`."""
+class Series(NamedTuple):
+    """One time series as prometheus_client's files name it: `bound` is the label `le` of a bucket,
+    `labels` are all others.
+    """
 
     family: str
     description: str
@@ -33,45 +37,46 @@ class Name(NamedTuple):
 
 @dataclass(frozen=True)
 class Family:
-    """One metric: its two lines of comment, and of each child the lines before their values with the keys of these values.
+    """One metric: its lines of comment, and for each line the text before the value, with the keys
+    of the values it sums.
 
-    A line's value is the sum of the values of its keys: a bucket's is that of all buckets up to it.
+    A bucket's line sums all buckets up to it.
     """
 
     head: str
     lines: tuple[tuple[str, tuple[str, ...]], ...]
 
     def text(self, values: Mapping[str, float]) -> str:
-        """The metric with its `values`."""
-        told = (
+        """The metric with its `values` by key."""
+        lines = (
             f"{line} {_number(sum(map(values.__getitem__, keys)))}\n" for line, keys in self.lines
         )
-        return self.head + "".join(told)
+        return self.head + "".join(lines)
 
 
 class Exposition:
-    """The files in `folder`."""
+    """The metrics in the files of `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._families: list[Family] = []
-        self._known: set[str] = set()
+        self._keys: set[str] = set()
 
     def text(self) -> str:
-        """All metrics, by name."""
+        """All metrics, sorted by name."""
         values, kinds = self._read()
-        if values.keys() != self._known:
-            self._families, self._known = families(kinds), set(values)
+        if values.keys() != self._keys:
+            self._families, self._keys = families(kinds), set(values)
         return "".join(family.text(values) for family in self._families)
 
     def processes(self) -> set[int]:
-        """The ids of the processes that count and live."""
-        return {pid for _, _, pid in self._files() if lives(pid)}
+        """The ids of the live processes that have metrics."""
+        return {pid for _, _, pid in self._files() if is_alive(pid)}
 
     def _files(self) -> Iterable[tuple[Path, str, int]]:
         for path in self._folder.glob("*.db"):
             kind, _, pid = path.stem.rpartition("_")
-            if path.stat().st_size:  # the process has just made it
+            if path.stat().st_size:  # 0 while the process is making it
                 yield path, kind, int(pid)
 
     def _read(self) -> tuple[dict[str, float], dict[str, str]]:
@@ -79,7 +84,7 @@ class Exposition:
         values: dict[str, float] = {}
         kinds: dict[str, str] = {}
         for path, kind, pid in self._files():
-            if kind.startswith("gauge") and not lives(pid):
+            if kind.startswith("gauge") and not is_alive(pid):
                 continue
             largest = kind.endswith("max")
             for key, value, _, _ in MmapedDict.read_all_values_from_file(path):  # type: ignore[no-untyped-call]
@@ -92,30 +97,34 @@ class Exposition:
 
 
 def families(kinds: Mapping[str, str]) -> list[Family]:
-    """The metrics whose series have these keys, each with its kind."""
-    named = {parsed(key): key for key in kinds}
-    by_family: dict[str, list[Name]] = {}
-    for name in sorted(
-        named, key=lambda name: (name.family, name.labels, name.bound is None, name.bound or 0.0)
-    ):
-        by_family.setdefault(name.family, []).append(name)
+    """The metrics of the series with these keys; each key has its kind."""
+    keys = {parse(key): key for key in kinds}
+    by_family: dict[str, list[Series]] = {}
+    for series in sorted(keys, key=_order):
+        by_family.setdefault(series.family, []).append(series)
     return [
-        _family(names, kinds[named[names[0]]].partition("_")[0], named)
-        for names in by_family.values()
+        _family(group, kinds[keys[group[0]]].partition("_")[0], keys)
+        for group in by_family.values()
     ]
 
 
-def parsed(key: str) -> Name:
-    """The name that a key stands for."""
-    family, name, labels, says = json.loads(key)
+def parse(key: str) -> Series:
+    """The series of a key: JSON of the metric's name, the series' name, its labels and the help
+    text.
+    """
+    family, name, labels, description = json.loads(key)
     bound = labels.pop("le", None)
-    return Name(
-        family, says, name, tuple(sorted(labels.items())), None if bound is None else float(bound)
+    return Series(
+        family,
+        description,
+        name,
+        tuple(sorted(labels.items())),
+        None if bound is None else float(bound),
     )
 
 
-def lives(pid: int) -> bool:
-    """Whether there is such a process."""
+def is_alive(pid: int) -> bool:
+    """True if a process of this id exists."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -125,30 +134,32 @@ def lives(pid: int) -> bool:
     return True
 
 
-def _family(names: list[Name], kind: str, keys: Mapping[Name, str]) -> Family:
-    family, says = names[0].family, names[0].description
-    told = f"{family}_total" if kind == "counter" else family
-    head = f"# HELP {told} {says.translate(ESCAPED)}\n# TYPE {told} {kind}\n"
-    return Family(
-        head,
-        tuple(
-            _buckets(names, keys)
-            if kind == "histogram"
-            else ((_line(n.name, n.labels), (keys[n],)) for n in names)
-        ),
-    )
+def _order(series: Series) -> tuple[object, ...]:
+    """By metric and labels; the buckets of a histogram ascending, its sum after them."""
+    return (series.family, series.labels, series.bound is None, series.bound or 0.0)
 
 
-def _buckets(names: list[Name], keys: Mapping[Name, str]) -> Iterable[tuple[str, tuple[str, ...]]]:
-    """The buckets of each child, in ascending order as they come, then its count and its sum."""
+def _family(group: list[Series], kind: str, keys: Mapping[Series, str]) -> Family:
+    family, description = group[0].family, group[0].description
+    name = f"{family}_total" if kind == "counter" else family
+    head = f"# HELP {name} {description.translate(ESCAPED)}\n# TYPE {name} {kind}\n"
+    if kind == "histogram":
+        return Family(head, tuple(_histogram_lines(group, keys)))
+    return Family(head, tuple((_line(one.name, one.labels), (keys[one],)) for one in group))
+
+
+def _histogram_lines(
+    group: list[Series], keys: Mapping[Series, str]
+) -> Iterable[tuple[str, tuple[str, ...]]]:
+    """The lines of the buckets of each child, then of its count and its sum."""
     below: tuple[str, ...] = ()
-    for name in names:
-        if name.bound is not None:
-            below = (*below, keys[name])
-            yield _line(name.name, (*name.labels, ("le", _number(name.bound)))), below
+    for series in group:
+        if series.bound is not None:
+            below = (*below, keys[series])
+            yield _line(series.name, (*series.labels, ("le", _number(series.bound)))), below
         else:
-            yield _line(f"{name.family}_count", name.labels), below
-            yield _line(name.name, name.labels), (keys[name],)
+            yield _line(f"{series.family}_count", series.labels), below
+            yield _line(series.name, series.labels), (keys[series],)
             below = ()
 
 
@@ -157,5 +168,5 @@ def _number(value: float) -> str:
 
 
 def _line(name: str, labels: Iterable[tuple[str, str]]) -> str:
-    told = ",".join(f'{label}="{value.translate(ESCAPED)}"' for label, value in labels)
-    return f"{name}{{{told}}}" if told else name
+    text = ",".join(f'{label}="{value.translate(ESCAPED)}"' for label, value in labels)
+    return f"{name}{{{text}}}" if text else name

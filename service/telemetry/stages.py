@@ -1,16 +1,16 @@
-"""The stages that the current request has passed, for whatever wants a trace of it."""
+"""The stages that the current request has passed, collected where a trace is made of them."""
 
 from contextvars import ContextVar
 from typing import NamedTuple
 
 
 class Stage(NamedTuple):
-    """A stage that an image has passed, by the clock of `time.perf_counter`."""
+    """A stage that an image has passed, in seconds of `time.perf_counter`."""
 
     name: str
     ended: float
     seconds: float
 
 
-# The stages of the request, where somebody collects them.
+# The list of the current request; None where nobody traces.
 passed: ContextVar[list[Stage] | None] = ContextVar("passed", default=None)

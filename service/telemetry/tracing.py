@@ -1,8 +1,10 @@
-"""Traces for those who collect them (OpenTelemetry, OTLP over HTTP): a span a request, in it a span a stage: decode, queue, infer, explain.
+"""Traces over OpenTelemetry (OTLP over HTTP): a span for each request, in it a span for each stage
+(decode, queue, infer, explain …).
 
-Off unless CANDOR_OTLP_ENDPOINT is set. Even then nothing is measured but what is measured anyway: spans are made of the times of the stages
-when a request has been answered, and a thread sends them. A caller's `traceparent` is continued. The variables OTEL_TRACES_SAMPLER,
-OTEL_RESOURCE_ATTRIBUTES and OTEL_BSP_… hold as OpenTelemetry says.
+They exist only where CANDOR_OTLP_ENDPOINT is set. Nothing is measured for them: spans are made from
+the times of the stages when a request has been answered, and a thread sends them. A caller's
+`traceparent` is continued. OTEL_TRACES_SAMPLER, OTEL_RESOURCE_ATTRIBUTES and OTEL_BSP_… hold as
+OpenTelemetry defines them.
 """
 
 import time
@@ -23,8 +25,8 @@ PATH = "/v1/traces"
 DEFECT = 500
 
 
-class Traced:
-    """Traces the requests of `app` that a route serves; `close` sends what has not been sent."""
+class TracingMiddleware:
+    """Traces the requests of `app` that a route serves."""
 
     def __init__(self, app: ASGIApp, endpoint: str) -> None:
         """`endpoint` is a collector's address: http://collector:4318."""
@@ -36,32 +38,33 @@ class Traced:
         )
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint + PATH)))
         self._tracer = self._provider.get_tracer("candor", service.__version__)
-        self._parents = TraceContextTextMapPropagator()
+        self._propagator = TraceContextTextMapPropagator()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes on, and makes the spans afterwards."""
         stages: list[Stage] = []
         passed.set(stages)
-        began, status = time.perf_counter(), DEFECT
+        started, status = time.perf_counter(), DEFECT
 
-        async def sending(message: Message) -> None:
+        async def send_and_note(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self._app(scope, receive, sending)
+            await self._app(scope, receive, send_and_note)
         finally:
             if scope["type"] == "http" and "route" in scope:
-                self._tell(scope, status, began, stages)
+                self._trace(scope, status, started, stages)
 
     def close(self) -> None:
-        """Sends what has not been sent."""
+        """Sends the spans that are not sent yet."""
         self._provider.shutdown()
 
-    def _tell(self, scope: Scope, status: int, began: float, stages: list[Stage]) -> None:
-        ended, behind = time.perf_counter(), time.time() - time.perf_counter()
+    def _trace(self, scope: Scope, status: int, started: float, stages: list[Stage]) -> None:
+        # Stages are timed by a clock that has no date; spans want the seconds since 1970.
+        ended, offset = time.perf_counter(), time.time() - time.perf_counter()
         headers = {
             name.decode("latin-1"): value.decode("latin-1")
             for name, value in scope["headers"]
@@ -70,9 +73,9 @@ class Traced:
         route = scope["route"].path
         span = self._tracer.start_span(
             f"{scope['method']} {route}",
-            context=self._parents.extract(headers),
+            context=self._propagator.extract(headers),
             kind=SpanKind.SERVER,
-            start_time=_nanoseconds(began + behind),
+            start_time=_nanoseconds(started + offset),
             attributes={
                 "http.request.method": scope["method"],
                 "http.route": route,
@@ -82,15 +85,15 @@ class Traced:
         )
         if status >= DEFECT:
             span.set_status(StatusCode.ERROR)
-        inside = set_span_in_context(span)
+        parent = set_span_in_context(span)
         for stage in stages:
             part = self._tracer.start_span(
                 stage.name,
-                context=inside,
-                start_time=_nanoseconds(stage.ended - stage.seconds + behind),
+                context=parent,
+                start_time=_nanoseconds(stage.ended - stage.seconds + offset),
             )
-            part.end(_nanoseconds(stage.ended + behind))
-        span.end(_nanoseconds(ended + behind))
+            part.end(_nanoseconds(stage.ended + offset))
+        span.end(_nanoseconds(ended + offset))
 
 
 def _nanoseconds(seconds: float) -> int:

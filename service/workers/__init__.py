@@ -1,1 +1,1 @@
-"""The processes of one service, and their connections."""
+"""The worker processes of one service, and their connections."""

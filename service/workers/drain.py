@@ -1,11 +1,15 @@
-"""How a process ends: what was begun is finished, what comes later is refused in words, and it does not take for ever.
+"""The end of a worker: requests that have begun are answered, later ones are rejected in words,
+and it takes a bounded time.
 
 On SIGTERM or SIGINT
-1. the process is no longer ready, so that nobody is led to it any more;
-2. requests are taken for another SETTLE_SECONDS: those that were sent before may still lie in sockets;
-3. from then on new ones are refused (503, `Connection: close`), while those that were begun are answered;
-4. when all are and no new one has come for QUIET_SECONDS, at the latest LINGER_SECONDS after the last answer, the server stops;
-5. after `seconds`, whatever has not been answered is given up, and its caller is told.
+1. the worker is no longer ready, so that load balancers stop sending to it;
+2. requests are accepted for another SETTLE_SECONDS, because some that were sent before may still
+   lie in sockets;
+3. from then on new ones are rejected (503, `Connection: close`), and those that have begun are
+   answered;
+4. the server stops when all are answered and no new one has come for QUIET_SECONDS, at the latest
+   LINGER_SECONDS after the last answer;
+5. after `seconds`, what is not answered is cancelled, and its callers get a 503.
 
 A second signal stops the server at once. Times are seconds.
 """
@@ -19,36 +23,42 @@ from types import FrameType
 from typing import Any, Protocol, runtime_checkable
 
 SETTLE_SECONDS, QUIET_SECONDS, LINGER_SECONDS = 0.1, 0.2, 1.0
-TURNS = 3  # of the event loop after SETTLE_SECONDS: a long batch may have kept it from reading all that long
-FAREWELL_SECONDS = 1.0  # for telling the callers that are given up
+TURNS = 3  # of the event loop after SETTLE_SECONDS, which one long batch may have taken wholly
+FAREWELL_SECONDS = 1.0  # for the answers to cancelled requests
 
 log = logging.getLogger("candor")
 
 
 @runtime_checkable
 class Number(Protocol):
-    """A number that others see: a gauge of the metrics."""
+    """A number that is shown elsewhere: a gauge of the metrics."""
 
     def set(self, value: float) -> None:
-        """Replaces it."""
+        """Replaces the number."""
 
 
 class Drain:
-    """The requests that are being answered, and where the process is on its way to the end."""
+    """The requests in flight, and how far the worker is on its way to the end.
+
+    `stopping` from the signal on; `rejecting` when new requests are; `cancelling` when those in
+    flight are cancelled.
+    """
 
     def __init__(self, seconds: float, in_flight: Number, ready: Number) -> None:
         self.stopping = False
-        self.refusing = False
-        self.over = False
+        self.rejecting = False
+        self.cancelling = False
         self._seconds = seconds
         self._in_flight = in_flight
         self._ready = ready
-        self._begun: set[asyncio.Task[Any]] = set()
-        self._refused = asyncio.Event()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._rejected = asyncio.Event()
         self._draining: asyncio.Task[None] | None = None
 
     def listen(self) -> None:
-        """Takes the signals over from the server, whose own handlers are called in the end: for the main thread, within the event loop."""
+        """Takes the signals over; the server's handlers run at the end. For the main thread,
+        within the event loop.
+        """
         self._ready.set(1)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -57,21 +67,21 @@ class Drain:
                 signal.signal(number, self._handler(stop, loop))
 
     def begin(self) -> "asyncio.Task[Any]":
-        """Notes that the current task answers a request."""
+        """Counts the current task, which answers a request, as in flight."""
         task = asyncio.current_task()
         assert task is not None
-        self._begun.add(task)
-        self._in_flight.set(len(self._begun))
+        self._tasks.add(task)
+        self._in_flight.set(len(self._tasks))
         return task
 
     def end(self, task: "asyncio.Task[Any]") -> None:
-        """Notes that it has."""
-        self._begun.discard(task)
-        self._in_flight.set(len(self._begun))
+        """Counts a task as in flight no longer."""
+        self._tasks.discard(task)
+        self._in_flight.set(len(self._tasks))
 
-    def refuse(self) -> None:
-        """Notes that someone came too late."""
-        self._refused.set()
+    def rejected(self) -> None:
+        """Notes that a request came while the worker was `rejecting`."""
+        self._rejected.set()
 
     def _handler(
         self, stop: Callable[[int, FrameType | None], Any], loop: asyncio.AbstractEventLoop
@@ -91,40 +101,38 @@ class Drain:
     async def _drain(self, stop: Callable[[], None]) -> None:
         self._ready.set(0)
         log.info(
-            "stopping: %d requests are being answered, for %g s at most",
-            len(self._begun),
-            self._seconds,
+            "stopping: %d requests are in flight and have %g s", len(self._tasks), self._seconds
         )
         try:
             async with asyncio.timeout(self._seconds):
-                await self._answer()
+                await self._finish()
         except TimeoutError:
-            await self._give_up()
+            await self._cancel()
         stop()
 
-    async def _answer(self) -> None:
-        """Returns when nobody waits for an answer."""
+    async def _finish(self) -> None:
+        """Waits until nobody expects an answer."""
         await asyncio.sleep(SETTLE_SECONDS)
         for _ in range(TURNS):
             await asyncio.sleep(0)
-        self.refusing = True
-        if self._begun:
-            await asyncio.wait(set(self._begun))
+        self.rejecting = True
+        if self._tasks:
+            await asyncio.wait(set(self._tasks))
         with suppress(TimeoutError):
             async with asyncio.timeout(LINGER_SECONDS):
                 while True:
-                    self._refused.clear()
-                    await asyncio.wait_for(self._refused.wait(), QUIET_SECONDS)
+                    self._rejected.clear()
+                    await asyncio.wait_for(self._rejected.wait(), QUIET_SECONDS)
 
-    async def _give_up(self) -> None:
+    async def _cancel(self) -> None:
         log.warning(
-            "%d requests are not answered after %g s: they are given up",
-            len(self._begun),
+            "%d requests are not answered after %g s: they are cancelled",
+            len(self._tasks),
             self._seconds,
         )
-        self.over = self.refusing = True
-        begun = set(self._begun)
-        for task in begun:
+        self.cancelling = self.rejecting = True
+        tasks = set(self._tasks)
+        for task in tasks:
             task.cancel()
-        if begun:
-            await asyncio.wait(begun, timeout=FAREWELL_SECONDS)
+        if tasks:
+            await asyncio.wait(tasks, timeout=FAREWELL_SECONDS)

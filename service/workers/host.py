@@ -1,7 +1,7 @@
-"""What the processes of the service have and take of the machine: cores, memory, its limit, processor time. As Linux tells it; elsewhere it
-is unknown.
+"""Cores, memory and processor time of the workers, as Linux gives them; elsewhere they are unknown.
 
-A limit is the smallest that a control group of this process has, of either version, or what the machine has where none has one.
+A limit is the smallest that a control group of this process has, of either version, or else what
+the machine has.
 """
 
 import math
@@ -13,44 +13,47 @@ from typing import TypeVar
 
 PROC, GROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 UNLIMITED = 2**60  # version 1 writes a number near 2**63 where there is no limit
-USER_TICKS, SYSTEM_TICKS = 11, 12  # of /proc/PID/stat, counted after the name
+USER_TICKS, SYSTEM_TICKS = 11, 12  # fields of /proc/PID/stat, from the one after the name
 MOST_WORKERS = 64  # of one service
 Limit = TypeVar("Limit", int, float)
 
 
 def cores(proc: Path = PROC, groups: Path = GROUPS) -> int:
-    """How many cores this process may use: those that the cpuset of its container, or `taskset`, leaves it, and no more than the time
-    that a quota of its container gives it, a part of a core counted whole (`docker run --cpus`, a limit of Kubernetes).
+    """The number of cores that this process may use.
+
+    Those of its container's cpuset or of `taskset`, and no more than a quota of processor time is
+    worth, a part of a core counted whole (`docker run --cpus`, a limit of Kubernetes).
     """
-    may = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     with suppress(OSError):
         quotas = _limits(proc, groups, {"": _quota, "cpu": _quota_of_version_1})
-        return min([may, *(math.ceil(quota) for quota in quotas)])
-    return may
+        return min([allowed, *(math.ceil(quota) for quota in quotas)])
+    return allowed
 
 
 def resident_bytes(pids: Iterable[int]) -> int:
-    """The memory that these processes have in use, pages that they share counted for each."""
-    return sum(int(text.split()[1]) for text in _told(pids, "statm")) * os.sysconf("SC_PAGE_SIZE")
+    """The memory that these processes have in use; pages that they share count for each."""
+    return sum(int(text.split()[1]) for text in _read(pids, "statm")) * os.sysconf("SC_PAGE_SIZE")
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """The processor time that these processes have had."""
-    fields = (text.rpartition(")")[2].split() for text in _told(pids, "stat"))
-    return sum(int(of[USER_TICKS]) + int(of[SYSTEM_TICKS]) for of in fields) / os.sysconf(
-        "SC_CLK_TCK"
-    )
+    """The processor time that these processes have used."""
+    rows = (text.rpartition(")")[2].split() for text in _read(pids, "stat"))
+    ticks = sum(int(fields[USER_TICKS]) + int(fields[SYSTEM_TICKS]) for fields in rows)
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def memory_limit_bytes(proc: Path = PROC, groups: Path = GROUPS) -> int | None:
-    """The most that this process and those beside it in its control group may use."""
+    """The memory that this process and those beside it in its control group may use together."""
     with suppress(OSError):
         limits = _limits(proc, groups, {"": _memory, "memory": _memory_of_version_1})
         return min([*limits, _machine_bytes(proc)])
     return None
 
 
-def _told(pids: Iterable[int], file: str) -> Iterator[str]:
+def _read(pids: Iterable[int], file: str) -> Iterator[str]:
     for pid in pids:
         with suppress(OSError):  # it has ended
             yield (PROC / str(pid) / file).read_text()
@@ -59,15 +62,17 @@ def _told(pids: Iterable[int], file: str) -> Iterator[str]:
 def _limits(
     proc: Path, groups: Path, readers: Mapping[str, Callable[[Path], Limit]]
 ) -> Iterator[Limit]:
-    """What the `readers` find in the groups of this process and in all above them, by controller; version 2 has one tree, of no name."""
+    """The limits that `readers`, by controller, find in the groups of this process and in all
+    above them.
+    """
     for line in (proc / "self" / "cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
+        _, controllers, path = line.split(":", 2)  # version 2 has one tree, of no name
         for name in set(controllers.split(",")) & readers.keys():
             root: Path = groups / name
             group: Path = root / path.lstrip("/")
             for folder in (group, *group.parents):
                 if folder.is_relative_to(root):
-                    with suppress(OSError, ValueError):  # not there, or no limit
+                    with suppress(OSError, ValueError):  # the file is missing, or sets no limit
                         yield readers[name](folder)
 
 
@@ -83,7 +88,7 @@ def _memory_of_version_1(folder: Path) -> int:
 
 
 def _quota(folder: Path) -> float:
-    """Cores' worth of time: microseconds in a period."""
+    """The cores that a quota of version 2 is worth: microseconds in a period."""
     most, period = (folder / "cpu.max").read_text().split()
     return int(most) / int(period)
 
@@ -92,7 +97,7 @@ def _quota_of_version_1(folder: Path) -> float:
     most, period = (
         int((folder / name).read_text()) for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")
     )
-    if most <= 0:  # -1 says that there is none
+    if most <= 0:  # -1 stands for no quota
         raise ValueError(most)
     return most / period
 

@@ -1,26 +1,28 @@
-"""Who takes a new connection: the process that has the fewest.
+"""Accepting connections: the worker that has the fewest takes the next.
 
-The processes of a service listen on one socket, and uvloop takes from it what it can get: of 16 connections one process may have 14 and
-another 2, and a sixth of the throughput is lost with them (docs/benchmarks.md). Here a process leaves a connection to those that have fewer,
-and takes it after all if none of them comes for it, because a process may be busy or gone. uvloop also takes but one connection in a turn of
-the event loop, which under overload lets whoever connects wait for a quarter of a second; here it is a handful.
+The workers of a service listen on one socket, and uvloop accepts whatever it can get: of 16
+connections one worker may have 14 and another 2, which costs a sixth of the throughput
+(docs/benchmarks.md). Here a worker leaves a connection to those that have fewer, and takes it after
+PATIENCE_SECONDS if none does, because they may be busy or gone.
 """
 
 import asyncio
 import logging
 import select
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from service.workers.protocol import Connection
 from service.workers.shared_state import SharedState
 
-AT_ONCE = 16  # connections in one turn of the event loop
-# of so many connections one may be more than others have
-SLACK = 16
-# between two looks at a connection that is left to others; from the first to the last
-LEAVE_SECONDS, PATIENCE_SECONDS = 0.001, 0.050
-RETRY_SECONDS = 1.0  # after the system gave none: too many files are open
+# uvloop takes one connection a turn of the event loop: under overload the last to connect would
+# wait for 0.25 s.
+ACCEPTS_PER_TURN = 16
+SLACK = 16  # a worker may have one connection in so many more than others
+LOOK_SECONDS = 0.001  # between two looks at a connection that is left to others
+PATIENCE_SECONDS = 0.050  # longer than a batch, which keeps another worker from accepting
+RETRY_SECONDS = 1.0  # after the system had no connection to give: too many files are open
 
 log = logging.getLogger("candor")
 
@@ -28,32 +30,59 @@ Factory = Callable[[], asyncio.BaseProtocol]
 
 
 def share(
-    loop: asyncio.AbstractEventLoop,
-    shared_state: SharedState,
-    met: Callable[[asyncio.BaseProtocol], object],
+    loop: asyncio.AbstractEventLoop, shared_state: SharedState, started: Callable[[str], object]
 ) -> None:
-    """Lets the servers that `loop` makes of a given socket, without TLS, share its connections with `shared_state`.
+    """Lets the servers that `loop` makes of a given socket share its connections with the other
+    workers.
 
-    The protocol of each connection, with TLS too, is shown to `met` before it begins.
+    `started` is called with a server's address when it accepts connections. Servers with TLS, and
+    those of another protocol class than `Connection`, are the loop's own: they work, and a warning
+    says what they lack.
     """
     make = loop.create_server
 
     async def create_server(factory: Factory, *args: Any, **options: Any) -> Any:
-        def meeting() -> asyncio.BaseProtocol:
-            protocol = factory()
-            met(protocol)
-            return protocol
+        listening, tls = options.get("sock"), options.get("ssl") is not None
+        protocol = factory()
+        if not isinstance(protocol, Connection):
+            log.warning(_FOREIGN, type(protocol).__name__)
+        elif tls and not shared_state.alone:
+            log.warning(_TLS)
+        if listening is None or tls or not isinstance(protocol, Connection):
+            server: asyncio.AbstractServer = await make(factory, *args, **options)
+        else:
+            # uvicorn calls neither of the two methods that are missing.
+            server = SharedListener(loop, listening, factory, shared_state)  # type: ignore[abstract]
+        started(address(server.sockets[0].getsockname(), tls=tls))  # type: ignore[attr-defined]
+        return server
 
-        listening = options.get("sock")
-        if listening is None or options.get("ssl") is not None:
-            return await make(meeting, *args, **options)
-        return Accepting(loop, listening, meeting, shared_state)
-
+    # BentoML's worker starts the server itself: the loop is the only place to accept connections
+    # from.
     loop.create_server = create_server  # type: ignore[method-assign, assignment]
 
 
-class Accepting:
-    """What takes connections from `listening`, in the place of the loop's own server."""
+_FOREIGN = (
+    "HTTP is served by uvicorn's %s instead of Candor's own class: everything works, but slower, "
+    "overload is rejected later, and work for callers who disconnect goes on; start with uvicorn's "
+    "http='auto' or 'httptools'"
+)
+_TLS = (
+    "with TLS the event loop accepts the connections, and the workers may have unequal shares of "
+    "them; let a proxy end TLS if throughput matters"
+)
+
+
+def address(name: tuple[Any, ...] | str, *, tls: bool) -> str:
+    """The URL for the name of a listening socket; the path if it is a Unix socket."""
+    if isinstance(name, str):
+        return name
+    host, port = name[:2]
+    host = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host  # noqa: S104 - it is compared
+    return f"{'https' if tls else 'http'}://{host}:{port}"
+
+
+class SharedListener(asyncio.AbstractServer):
+    """Accepts connections from `listening`, in the place of the loop's own server."""
 
     def __init__(
         self,
@@ -67,30 +96,45 @@ class Accepting:
         self._factory = factory
         self._shared_state = shared_state
         self._open = 0
-        self._beginning: set[asyncio.Task[None]] = set()
+        self._closed = False
+        self._starting: set[asyncio.Task[None]] = set()
         self._left_since: float | None = None
         self._later: asyncio.TimerHandle | None = None
-        self._someone = select.poll()
-        self._someone.register(listening, select.POLLIN)
+        self._pending = select.poll()
+        self._pending.register(listening, select.POLLIN)
         listening.setblocking(False)
         self._count(0)
-        loop.add_reader(listening, self._take)
+        loop.add_reader(listening, self._accept)
+
+    @property
+    def sockets(self) -> Sequence[socket.socket]:
+        """The socket that it accepts from, as `asyncio.Server` gives it."""
+        return (self._listening,)
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop."""
+        return self._loop
+
+    def is_serving(self) -> bool:
+        """True until it is closed."""
+        return not self._closed
 
     def close(self) -> None:
-        """Takes no more."""
+        """Accepts no more."""
+        self._closed = True
         if self._later is not None:
             self._later.cancel()
         self._loop.remove_reader(self._listening)
         self._shared_state.connected(None)
 
     async def wait_closed(self) -> None:
-        """Returns at once: the connections are the server's."""
+        """Returns at once: uvicorn closes the connections."""
 
-    def _take(self) -> None:
-        """Takes what is there, as long as it is this process's turn."""
-        for _ in range(AT_ONCE):
-            if self._for_others():
-                self._pause(LEAVE_SECONDS)
+    def _accept(self) -> None:
+        """Accepts what is pending, as long as this worker has not more than others."""
+        for _ in range(ACCEPTS_PER_TURN):
+            if self._others_have_fewer():
+                self._pause(LOOK_SECONDS)
                 return
             try:
                 connection, _address = self._listening.accept()
@@ -99,41 +143,40 @@ class Accepting:
                 return
             except OSError as error:
                 log.warning(
-                    "no connection can be taken, another try is in %g s: %s", RETRY_SECONDS, error
+                    "no connection can be accepted (%s); the next try is in %g s",
+                    error,
+                    RETRY_SECONDS,
                 )
                 self._pause(RETRY_SECONDS)
                 return
             self._count(1)
             connection.setblocking(False)
-            task = self._loop.create_task(self._begin(connection))
-            self._beginning.add(task)
-            task.add_done_callback(self._beginning.discard)
+            task = self._loop.create_task(self._start(connection))
+            self._starting.add(task)
+            task.add_done_callback(self._starting.discard)
 
-    async def _begin(self, connection: socket.socket) -> None:
+    async def _start(self, connection: socket.socket) -> None:
         try:
             await self._loop.connect_accepted_socket(self._counted, connection)
-        except OSError:  # it has gone again
+        except OSError:  # the caller has disconnected
             connection.close()
             self._count(-1)
 
     def _counted(self) -> asyncio.BaseProtocol:
-        """A protocol that is counted until its connection is lost."""
+        """A protocol that counts the end of its connection."""
         protocol = self._factory()
-        lost = protocol.connection_lost
-
-        def connection_lost(exc: Exception | None) -> None:
-            self._count(-1)
-            lost(exc)
-
-        protocol.connection_lost = connection_lost  # type: ignore[method-assign]
+        protocol.on_close = self._count_close  # type: ignore[attr-defined] # a Connection
         return protocol
+
+    def _count_close(self) -> None:
+        self._count(-1)
 
     def _count(self, more: int) -> None:
         self._open += more
         self._shared_state.connected(self._open)
 
-    def _for_others(self) -> bool:
-        """Whether someone has fewer connections and may still come."""
+    def _others_have_fewer(self) -> bool:
+        """True if another worker has fewer connections, and time to come for this one."""
         if self._open <= self._shared_state.fewest_connections + self._open // SLACK:
             self._left_since = None
             return False
@@ -143,10 +186,10 @@ class Accepting:
 
     def _pause(self, seconds: float) -> None:
         self._loop.remove_reader(self._listening)
-        self._later = self._loop.call_later(seconds, self._look)
+        self._later = self._loop.call_later(seconds, self._resume)
 
-    def _look(self) -> None:
-        """Looks again; if nobody is there any more, the next to come is left to others anew."""
-        if not self._someone.poll(0):
+    def _resume(self) -> None:
+        # Where another worker has taken the connection, the patience for the next one begins anew.
+        if not self._pending.poll(0):
             self._left_since = None
-        self._loop.add_reader(self._listening, self._take)
+        self._loop.add_reader(self._listening, self._accept)

@@ -1,82 +1,107 @@
-"""What the processes of one service know of each other: when each last computed, how many connections it has, in memory that they share.
+"""Numbers that the workers of one service share: when each computed last, how many connections it
+has.
 
-A process that computes alone may take all cores; several take one each. Nobody waits for anybody: a process writes its own numbers and reads
-those of the others. Times are seconds of `time.perf_counter`, which is one clock for all processes of a Linux machine.
+A worker that computes alone may take all cores; several take one each. Nobody waits for another: a
+worker writes its own row of one array and reads the others. Times are seconds of
+`time.perf_counter`, one clock for all processes of a Linux machine.
 """
 
 import mmap
+import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 
 from service.workers.host import MOST_WORKERS
 
-QUIET_SECONDS = 0.030  # who has not computed for so long is idle
-LEASE_SECONDS = (
-    10.0  # who has begun is at work for so long, unless it says sooner that it has ended
-)
-PREDICTING, EXPLAINING, ASKED = (
-    0,
-    1,
-    2,
-)  # columns: when either was computed; when a prediction was wanted for its own sake
-CONNECTED = 3  # and one more, so that 0 is a process that takes none
-COLUMNS = 4
+QUIET_SECONDS = 0.030  # a worker that has not computed for so long is idle
+# A worker that began to compute counts as busy for so long, unless it notes the end before.
+LEASE_SECONDS = 10.0
+# Columns: when the worker last computed either, or until when it is busy;
+PREDICTING, EXPLAINING = 0, 1
+REQUESTED = 2  # when a caller last asked for a prediction that is no part of an explanation;
+CONNECTED = 3  # its connections plus one, 0 where it accepts none;
+STARTED = 4  # 1 once it accepts connections.
+COLUMNS = 5
 
 
 class SharedState:
-    """The view of process number `own`, counted from 0, on the numbers that all keep in `path`; a process alone needs no file."""
+    """The view of worker number `own`, from 0, on the array that all keep in the file `path`; a
+    lone worker needs no file.
+    """
 
     def __init__(self, path: Path | None = None, own: int = 0) -> None:
+        self._path = path
         self._own = own
-        self._told = np.zeros((MOST_WORKERS, COLUMNS)) if path is None else _shared(path)
-        self._others = [part for part in (self._told[:own], self._told[own + 1 :]) if len(part)]
+        self._rows = np.zeros((MOST_WORKERS, COLUMNS)) if path is None else _mapped(path)
+        self._others = [part for part in (self._rows[:own], self._rows[own + 1 :]) if len(part)]
+
+    @property
+    def alone(self) -> bool:
+        """True if this worker shares with no other."""
+        return self._path is None
 
     @contextmanager
     def computing(self, what: int) -> Iterator[None]:
-        """Notes that this process computes while what is inside runs, which is PREDICTING or EXPLAINING."""
-        self._told[self._own, what] = time.perf_counter() + LEASE_SECONDS
+        """Marks this worker as busy within the block, which is PREDICTING or EXPLAINING."""
+        self._rows[self._own, what] = time.perf_counter() + LEASE_SECONDS
         try:
             yield
         finally:
-            self._told[self._own, what] = time.perf_counter()
+            self._rows[self._own, what] = time.perf_counter()
 
     def predict(self) -> None:
-        """Notes that someone wants a prediction of this process."""
-        self._told[self._own, ASKED] = time.perf_counter()
+        """Notes that a caller asks this worker for a prediction."""
+        self._rows[self._own, REQUESTED] = time.perf_counter()
 
     @property
     def idle(self) -> bool:
-        """Whether no other process has computed lately: all cores are this one's."""
-        latest = max(part[:, :ASKED].max() for part in self._others)
+        """True if no other worker has computed for QUIET_SECONDS: all cores are this one's."""
+        latest = max(part[:, :REQUESTED].max() for part in self._others)
         return bool(time.perf_counter() - latest > QUIET_SECONDS)
 
     def connected(self, count: int | None) -> None:
-        """Notes how many connections this process has; None if it takes no more."""
-        self._told[self._own, CONNECTED] = 0 if count is None else count + 1
+        """Notes how many connections this worker has; None if it accepts no more."""
+        self._rows[self._own, CONNECTED] = 0 if count is None else count + 1
 
     @property
     def connections(self) -> float:
-        """How many this process has; infinite if it does not know."""
-        return float(self._told[self._own, CONNECTED] or np.inf) - 1
+        """The connections of this worker; infinite if they are not counted."""
+        return float(self._rows[self._own, CONNECTED] or np.inf) - 1
 
     @property
     def fewest_connections(self) -> float:
-        """The least that another process has; infinite if there is none."""
-        told = np.concatenate([part[:, CONNECTED] for part in self._others])
-        return float(told[told > 0].min(initial=np.inf)) - 1
+        """The fewest connections that another worker has; infinite if there is none."""
+        counts = np.concatenate([part[:, CONNECTED] for part in self._others])
+        return float(counts[counts > 0].min(initial=np.inf)) - 1
 
     @property
     def last_prediction(self) -> float:
-        """When any process was last asked for a prediction."""
-        return float(self._told[:, ASKED].max())
+        """When a caller last asked any worker for a prediction."""
+        return float(self._rows[:, REQUESTED].max())
+
+    def start(self, workers: int) -> bool:
+        """Notes that this worker accepts connections; True for the one that completes the number
+        of `workers`, once.
+        """
+        self._rows[self._own, STARTED] = 1
+        if self._path is None:
+            return True
+        if self._rows[:, STARTED].sum() < workers:
+            return False
+        # Two workers may see all others at the same moment; and one that replaces a dead worker
+        # completes nothing.
+        with suppress(FileExistsError):
+            os.close(os.open(self._path.with_suffix(".complete"), os.O_CREAT | os.O_EXCL))
+            return True
+        return False
 
 
-def _shared(path: Path) -> np.ndarray:
-    """float64 (MOST_WORKERS, COLUMNS) in the file `path`, which is made if it is not there."""
+def _mapped(path: Path) -> np.ndarray:
+    """float64 (MOST_WORKERS, COLUMNS) in the file `path`, which is made if it is missing."""
     size = MOST_WORKERS * COLUMNS * 8
     with path.open("a+b") as file:
         file.truncate(size)

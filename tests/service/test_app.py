@@ -1,4 +1,4 @@
-"""The process: quick to start, small, torch-free, and nothing is lost when it is told to stop."""
+"""The process starts quickly, stays small and without torch, and loses no request when it stops."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def memory_mib(pid):
     return int(line.split()[1]) / 1024
 
 
-def test_it_is_ready_quickly_stays_small_and_knows_no_torch(tmp_path):
+def test_the_service_is_ready_quickly_and_stays_small_without_torch(tmp_path):
     with Server(tmp_path) as server:
         assert server.seconds_to_ready < 15, (
             f"{server.seconds_to_ready:.1f} s"
@@ -54,23 +54,27 @@ def test_it_is_ready_quickly_stays_small_and_knows_no_torch(tmp_path):
         assert memory_mib(worker) < 300, f"{memory_mib(worker):.0f} MiB"
         assert "libtorch" not in Path(f"/proc/{worker}/maps").read_text()
     assert server.process.returncode == 0
-    assert "serving cifar10" in server.log.read_text()
+    (line,) = re.findall(r"Candor: (.+)", server.log.read_text())
+    assert re.fullmatch(rf"{server.url} \(cifar10 [0-9a-f]{{12}}, CPU, \d+ workers?\)", line)
 
 
-def test_who_comes_to_a_full_lane_is_told_why_and_when_to_come_again(server):
+def test_a_request_to_a_full_queue_is_rejected_with_the_reason_and_a_time_to_retry(server):
     raw = load.image("/predict", IMAGE, "png").raw()
     answers = arrivals.run(arrivals.together(server.port, [raw] * 1500))
-    refused = [answer for answer in answers if answer.status == 429]
+    rejected = [answer for answer in answers if answer.status == 429]
     assert {answer.status for answer in answers} == {200, 429}
     assert len(answers) == 1500
-    for answer in refused:
+    for answer in rejected:
         assert re.search(rb"(?i)\r\nretry-after: [1-9]", answer.head)
         assert json.loads(answer.body)["code"] == "too_many_requests"
-        assert "which is its limit" in json.loads(answer.body)["detail"]
+        assert "queue is full (limit" in json.loads(answer.body)["detail"]
 
 
 def test_the_service_imports_neither_torch_nor_training():
-    code = "import sys, service.__main__, service.api, service.app, service.schedule.pipeline; print(sorted({m.partition('.')[0] for m in sys.modules}))"
+    code = (
+        "import sys, service.__main__, service.api.app, service.app, service.schedule.pipeline; "
+        "print(sorted({m.partition('.')[0] for m in sys.modules}))"
+    )
     loaded = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
@@ -81,7 +85,7 @@ def test_the_service_imports_neither_torch_nor_training():
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_what_has_begun_is_answered_when_it_is_told_to_stop(number, tmp_path):
+def test_a_request_that_has_begun_is_answered_after_the_signal(number, tmp_path):
     with Server(tmp_path) as server:
         answers = []
 
@@ -107,7 +111,7 @@ def test_what_has_begun_is_answered_when_it_is_told_to_stop(number, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "sentence"),
     [
         ({"prot": "3000"}, "CANDOR_PROT is no setting of Candor: did you mean CANDOR_PORT?"),
         ({"port": "eighty"}, "CANDOR_PORT is 'eighty'; it must be a whole number from 1 to 65,535"),
@@ -121,7 +125,7 @@ def test_what_has_begun_is_answered_when_it_is_told_to_stop(number, tmp_path):
         ),
     ],
 )
-def test_a_bad_setting_stops_the_start_with_a_sentence(settings, told, tmp_path):
+def test_a_bad_setting_stops_the_start_with_a_sentence(settings, sentence, tmp_path):
     command = [sys.executable, "-m", "service", "serve"]
     run = subprocess.run(
         command,
@@ -133,17 +137,16 @@ def test_a_bad_setting_stops_the_start_with_a_sentence(settings, told, tmp_path)
         check=False,
     )
     assert run.returncode == 1
-    assert told in run.stderr
+    assert sentence in run.stderr
     assert "Traceback" not in run.stderr
 
 
 @pytest.mark.parametrize("path", ["/predict", "/v2/models/cifar10/infer"])
-def test_who_leaves_while_sending_is_no_failure_of_the_service(tmp_path, path):
+def test_a_caller_that_disconnects_while_sending_is_no_failure_of_the_service(tmp_path, path):
     with Server(tmp_path, workers=1) as server:
         caller = socket.create_connection(("127.0.0.1", server.port))
-        caller.sendall(
-            f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 5000\r\n\r\nabc".encode()
-        )
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
+        caller.sendall(f"{head}Content-Length: 5000\r\n\r\nabc".encode())
         time.sleep(0.2)
         caller.close()
         route = path.replace("cifar10", "{name}")
@@ -153,3 +156,34 @@ def test_who_leaves_while_sending_is_no_failure_of_the_service(tmp_path, path):
             assert time.monotonic() < end, server.client.get("/metrics").text
             time.sleep(0.05)
     assert "a defect" not in server.log.read_text()
+
+
+def test_the_start_logs_one_line_with_the_address_and_then_nothing(tmp_path):
+    with Server(tmp_path, workers=2) as server:
+        server.wait_for_processes(2)
+        end = time.monotonic() + 10
+        while not (text := server.log.read_text()) and time.monotonic() < end:
+            time.sleep(0.05)
+    (line,) = text.splitlines()
+    assert re.search(rf"\] Candor: {server.url} \(cifar10 [0-9a-f]{{12}}, CPU, 2 workers\)$", line)
+
+
+def test_a_port_in_use_is_one_sentence(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        run = subprocess.run(
+            [sys.executable, "-m", "service", "serve"],
+            cwd=ROOT,
+            env=environment(tmp_path, port=port),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert run.returncode == 1
+    (line,) = run.stderr.splitlines()
+    assert (
+        f"the service cannot listen on 127.0.0.1, port {port} (Address already in use): "
+        "stop what listens there, or choose another port" in line
+    )
+    assert not run.stdout

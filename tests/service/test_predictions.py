@@ -1,42 +1,191 @@
-"""Logits become calibrated probabilities."""
+"""Logits become calibrated probabilities, prediction sets and familiarity."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.special import softmax
+from scipy.special import logsumexp, softmax
 
+from service.bundle.manifest import Familiarity, PredictionSets
 from service.errors import InvalidParameter
-from service.predictions import PredictionOptions, check_top_k, find_class, predict
-from service.runtime.engine import OutputRow
+from service.predictions import (
+    Calibrated,
+    PredictionOptions,
+    check_coverage,
+    check_nearest,
+    check_top_k,
+    energy,
+    find_class,
+    predict,
+    prediction_of,
+)
+from service.runtime.graphs import OutputRow
 
 LOGITS = np.array([1, 4, 2, 4, 0, 0, 0, 0, 0, -1], np.float32)
+PROBABILITIES = [0.5, 0.25, 0.125, 0.125, *[0.0] * 6]  # exact in binary
+LABELS = [f"class {index}" for index in range(10)]
 
 
-def test_the_top_is_sorted_and_ties_keep_the_order_of_the_labels(embedded):
-    found = predict(
-        OutputRow(LOGITS),
-        replace(embedded.manifest, temperature=1.0, entropy_power=0.0),
-        PredictionOptions(top_k=3),
+@pytest.fixture
+def manifest(embedded):
+    """Ten classes in order, without sets, familiarity or calibration."""
+    return replace(
+        embedded.manifest,
+        labels=tuple(LABELS),
+        temperature=1.0,
+        entropy_power=0.0,
+        prediction_sets=None,
+        familiarity=None,
     )
-    assert [entry.index for entry in found.top] == [1, 3, 2]
-    assert found.best.label == embedded.manifest.labels[1]
-    assert found.best.probability == pytest.approx(softmax(LOGITS)[1])
+
+
+def with_sets(manifest, marginal=0.9, by_class=(0.9,) * 10):
+    return replace(
+        manifest, prediction_sets=PredictionSets(100, {"0.95": marginal}, {"0.95": by_class})
+    )
+
+
+def calibrated(similarity=None):
+    """An image with PROBABILITIES, and reference images of that `similarity` if it is given."""
+    row = OutputRow(LOGITS)
+    if similarity is not None:
+        row = OutputRow(LOGITS, np.array(similarity, np.float32), np.arange(7, 7 + len(similarity)))
+    return Calibrated(row, 1.0, PROBABILITIES, list(range(10)))
+
+
+def set_of(manifest, **options):
+    return prediction_of(calibrated(), manifest, PredictionOptions(**options)).prediction_set
+
+
+def test_the_top_is_sorted_and_ties_keep_the_order_of_the_labels(manifest):
+    prediction = predict(OutputRow(LOGITS), manifest, PredictionOptions(top_k=3))
+    assert [entry.index for entry in prediction.top] == [1, 3, 2]
+    assert prediction.best.label == "class 1"
+    assert prediction.best.probability == pytest.approx(softmax(LOGITS)[1])
+
+
+def test_a_bundle_without_figures_gives_neither_a_set_nor_familiarity(manifest):
+    prediction = predict(OutputRow(LOGITS), manifest)
+    assert prediction.prediction_set is None
+    assert prediction.familiarity is None
+
+
+@pytest.mark.parametrize(
+    ("threshold", "members"),
+    [
+        (0.25, [0, 1]),  # a probability at the threshold is in the set
+        (np.nextafter(0.25, 1), [0]),
+        (0.125, [0, 1, 2, 3]),
+    ],
+)
+def test_a_set_holds_the_classes_that_reach_the_threshold(threshold, members, manifest):
+    found = set_of(with_sets(manifest, marginal=float(threshold)))
+    assert found.labels == tuple(LABELS[index] for index in members)
+    assert (found.coverage, found.by_class) == (0.95, False)
+
+
+def test_a_set_by_class_holds_the_classes_that_reach_their_own_thresholds(manifest):
+    thresholds = (0.6, 0.25, float(np.nextafter(0.125, 1)), 0.125, *[0.5] * 6)
+    found = set_of(with_sets(manifest, by_class=thresholds), by_class=True)
+    assert found.labels == ("class 1", "class 3")
+    assert found.by_class
+
+
+@pytest.mark.parametrize("by_class", [False, True])
+def test_a_set_without_a_class_that_reaches_the_threshold_has_the_most_probable_one(
+    by_class, manifest
+):
+    assert set_of(with_sets(manifest), by_class=by_class).labels == ("class 0",)
+
+
+@pytest.mark.parametrize(("score", "familiar"), [(0.5, True), (0.4999, False)])
+def test_a_score_at_the_threshold_is_familiar(score, familiar, manifest):
+    known = replace(manifest, familiarity=Familiarity("neighbours", 0.5, 100, 2, 50))
+    found = prediction_of(calibrated([0.75, score]), known, PredictionOptions()).familiarity
+    assert (found.score, found.threshold) == (pytest.approx(score), 0.5)
+    assert found.familiar is familiar
+
+
+def test_familiarity_is_the_similarity_of_the_last_of_the_nearest_reference_images(manifest):
+    known = replace(manifest, familiarity=Familiarity("neighbours", 0.5, 100, 3, 50))
+    found = prediction_of(calibrated([0.9, 0.7, 0.4]), known, PredictionOptions()).familiarity
+    assert found.score == pytest.approx(0.4)
+    assert not found.familiar
+
+
+def test_familiarity_without_reference_images_is_the_energy(manifest):
+    known = replace(manifest, familiarity=Familiarity("energy", 5.0, 100))
+    found = prediction_of(calibrated(), known, PredictionOptions()).familiarity
+    assert found.score == pytest.approx(logsumexp(LOGITS.astype(np.float64)))
+
+
+def test_the_energy_of_large_logits_does_not_overflow():
+    assert energy(np.array([1000.0, 1000.0], np.float32)) == pytest.approx(1000 + np.log(2))
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_as_many_of_the_nearest_are_given_as_were_requested(count, manifest):
+    row = calibrated([0.75, 0.5, 0.25])
+    found = prediction_of(row, manifest, PredictionOptions(nearest=count)).nearest
+    assert found == ((7, 0.75), (8, 0.5), (9, 0.25))[:count]
+
+
+def test_a_model_without_reference_images_has_no_nearest(manifest):
+    assert prediction_of(calibrated(), manifest, PredictionOptions(nearest=3)).nearest == ()
+
+
+@pytest.mark.parametrize("top_k", [1, 10])
+def test_every_number_of_classes_can_be_requested(top_k, manifest):
+    assert check_top_k(top_k, manifest) == top_k
 
 
 @pytest.mark.parametrize("top_k", [0, -1, 11, 99])
-def test_a_top_k_out_of_range_is_refused(top_k, embedded):
+def test_a_top_k_out_of_range_is_rejected(top_k, manifest):
     with pytest.raises(
         InvalidParameter, match=f"top_k is {top_k}; the model has 10 classes: ask for 1 to 10"
     ):
-        check_top_k(top_k, embedded.manifest)
+        check_top_k(top_k, manifest)
 
 
-def test_a_class_is_found_by_label_and_by_number(embedded):
-    assert find_class("cat", embedded.manifest) == find_class("3", embedded.manifest) == 3
+def test_a_coverage_is_known_by_its_value(manifest):
+    assert check_coverage("0.950", with_sets(manifest)) == "0.95"
+    for unknown in ("0.9", "high"):
+        with pytest.raises(InvalidParameter, match=r"it is one of 0\.95"):
+            check_coverage(unknown, with_sets(manifest))
+    with pytest.raises(InvalidParameter, match="no prediction sets: leave it out"):
+        check_coverage("0.95", manifest)
+
+
+def test_a_number_of_nearest_is_limited_by_the_model(manifest):
+    known = replace(manifest, familiarity=Familiarity("neighbours", 0.5, 100, 3, 50))
+    assert [check_nearest(count, known) for count in (0, 3)] == [0, 3]
+    for count in (-1, 4):
+        with pytest.raises(InvalidParameter, match=f"nearest is {count}; give 0 to 3"):
+            check_nearest(count, known)
+    assert check_nearest(0, manifest) == 0
+    with pytest.raises(InvalidParameter, match="no reference images: leave it out"):
+        check_nearest(1, manifest)
+
+
+def test_a_class_is_found_by_label_and_by_number(manifest):
+    assert find_class("class 3", manifest) == find_class("3", manifest) == 3
+
+
+def test_a_label_wins_over_the_number_of_another_class(manifest):
+    digits = replace(manifest, labels=tuple("9876543210"))
+    assert find_class("3", digits) == 6
 
 
 @pytest.mark.parametrize("target", ["unicorn", "10", "-1", "", "³"])
-def test_an_unknown_class_is_refused_with_what_there_is(target, embedded):
-    with pytest.raises(InvalidParameter, match=r"airplane.*or an index from 0 to 9"):
-        find_class(target, embedded.manifest)
+def test_an_unknown_class_is_rejected_with_the_known_ones(target, manifest):
+    with pytest.raises(
+        InvalidParameter, match=r"name a label \(class 0, .* or an index from 0 to 9"
+    ):
+        find_class(target, manifest)
+
+
+def test_a_message_shows_some_labels_of_a_large_model(manifest):
+    many = replace(manifest, labels=tuple(f"class {index}" for index in range(1000)))
+    with pytest.raises(InvalidParameter, match=r"class 19, …\) or an index from 0 to 999") as error:
+        find_class("unicorn", many)
+    assert "class 20" not in str(error.value)

@@ -59,11 +59,11 @@ def test_the_help_names_every_variable():
 @pytest.mark.skipif(
     not hasattr(os, "sched_setaffinity"), reason="the system has no affinity of processes to cores"
 )
-def test_processes_are_counted_by_the_cores_that_this_one_may_use():
+def test_there_is_a_worker_for_each_core_that_the_process_may_use():
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
     try:
-        assert Settings(device="cpu").processes == 1
+        assert Settings(device="cpu").worker_count == 1
     finally:
         os.sched_setaffinity(0, allowed)
-    assert Settings(device="cpu").processes == len(allowed)
+    assert Settings(device="cpu").worker_count == len(allowed)

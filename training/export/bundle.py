@@ -24,7 +24,8 @@ from service.bundle import folder as contract
 from service.bundle.folder import Bundle
 from service.bundle.manifest import Manifest
 from service.image.resize import Input
-from service.runtime.engine import Engine, self_test_image
+from service.runtime.engine import Engine
+from service.runtime.sessions import self_test_image
 from training.data.read import Dataset, Images, drawn_images
 from training.export import float16, parity
 from training.export.core import Core, content, graphs, predict_graph

@@ -23,7 +23,9 @@ from onnxscript import ir
 from service.bundle import folder as contract
 from service.bundle.calibration import Calibration
 from service.bundle.manifest import Parity
-from service.runtime.engine import SELF_TEST_TOLERANCE, Batch, Engine, Targets, self_test_image
+from service.runtime.engine import Engine
+from service.runtime.graphs import Batch, Targets
+from service.runtime.sessions import SELF_TEST_TOLERANCE, self_test_image
 from training.export.parity import ParityError, compare
 
 HALF, FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT

@@ -22,7 +22,9 @@ from sklearn.metrics import f1_score
 from service.bundle import folder as contract
 from service.bundle.folder import Bundle
 from service.bundle.manifest import Int8
-from service.runtime.engine import Batch, Engine, self_test_image
+from service.runtime.engine import Engine
+from service.runtime.graphs import Batch
+from service.runtime.sessions import self_test_image
 from training.data.read import Dataset, Images, check_classes
 from training.reliability.calibration import negative_log_likelihood
 from training.reliability.familiarity import Reference, detach

@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from service.bundle.manifest import Familiarity
 from service.predictions import energy
-from service.runtime.engine import Outputs
+from service.runtime.graphs import Outputs
 from training.autodiff import prune
 from training.data.read import Images
 from training.data.split import draw_each

@@ -13,7 +13,8 @@ import onnx
 
 from service.bundle import folder as contract
 from service.bundle.manifest import Familiarity, Manifest
-from service.runtime.engine import Engine, Outputs
+from service.runtime.engine import Engine
+from service.runtime.graphs import Outputs
 from training.data.read import Images
 from training.reliability import familiarity
 from training.reliability.calibration import fit_calibration

@@ -74,8 +74,6 @@ class KServeV1:
         body_of: Callable[[Documents], Mapping[str, Any]],
     ) -> Response:
         self._check_model(request)
-        # The middleware rejects by fixed paths; this path has parameters, so the check is here.
-        self._pipeline.admit()
         timing = Timing(self._pipeline.metrics)
         with timing.of("read"):
             body = await request_body.body_of(request, self._max_body_bytes)

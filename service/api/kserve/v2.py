@@ -102,8 +102,6 @@ class OpenInference:
     async def infer(self, request: Request) -> Response:
         """POST /v2/models/NAME/infer."""
         self._check_model(request)
-        # The middleware rejects by fixed paths; this path has parameters, so the check is here.
-        self._pipeline.admit()
         timing = Timing(self._pipeline.metrics)
         with timing.of("read"):
             body = await request_body.body_of(request, self._max_body_bytes)

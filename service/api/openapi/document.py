@@ -93,6 +93,7 @@ def _native_paths(manifest: Manifest) -> dict[str, Any]:
         },
         "/openapi.json": {"get": _get("This document", _JSON, OBJECT)},
         "/schema.json": {"get": _get("The schema for BentoML's client", _JSON, OBJECT)},
+        "/docs.json": {"get": _get("BentoML's own OpenAPI document", _JSON, OBJECT)},
         "/metrics": {"get": _get("Prometheus metrics", "text/plain", TEXT)},
         "/livez": {"get": _get("Liveness of the process", "text/plain", TEXT)},
         "/readyz": {"get": _get("Readiness of the process", "text/plain", TEXT)},

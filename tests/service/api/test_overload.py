@@ -1,4 +1,4 @@
-"""The door: whom it refuses, on the connection that asked and in full, and whom it lets pass."""
+"""Early rejection: whole responses on the connection itself, and only for plain requests."""
 
 import asyncio
 import gc
@@ -14,16 +14,15 @@ from collections import Counter
 import httpx
 import pytest
 from uvicorn import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from service.api import build
-from service.api.overload import Heading, heading_of
+from service.api.app import build
+from service.api.overload import parse
 from service.schedule.pipeline import Pipeline
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from service.workers import protocol as connection_protocol
 from service.workers.drain import Drain
+from service.workers.protocol import REJECTION, Connection, RequestHead
 from support import arrivals, load
 from support.images import draw, encode
 from support.servers import Server, eventually
@@ -86,7 +85,7 @@ class Wire:
 
 
 def press(server, let_go):
-    """Asks for more than can be done until `let_go`."""
+    """Sends more requests than can be answered, until `let_go`."""
     raw = load.image("/predict", IMAGE, "png").raw()
     more = itertools.takewhile(lambda _: not let_go.is_set(), itertools.repeat(raw))
     connections = int(server.metric('candor_queue_limit{lane="predict"}')) + MORE
@@ -95,7 +94,7 @@ def press(server, let_go):
 
 @pytest.fixture(scope="module")
 def pressed(tmp_path_factory):
-    """A server with more callers than places."""
+    """A server with more callers than its queue has places."""
     let_go = threading.Event()
     with Server(tmp_path_factory.mktemp("pressed"), workers=1) as server:
         pressing = threading.Thread(target=press, args=(server, let_go))
@@ -121,15 +120,15 @@ def test_under_pressure_every_request_on_a_connection_gets_its_own_whole_answer(
         for number in range(TRIES):
             identity = f"{cut.__name__}-{number}"
             wire.send(cut(head_of(body, identity), body))
-            status, headers, told = wire.answer()
+            status, headers, answer = wire.answer()
             seen[status] += 1
             assert headers["x-request-id"] == identity
             if status == 200:
-                assert json.loads(told)["image"]["format"] == "PNG"
+                assert json.loads(answer)["image"]["format"] == "PNG"
             else:
                 assert (status, headers["content-type"]) == (429, "application/problem+json")
                 assert int(headers["retry-after"]) >= 1
-                assert json.loads(told)["code"] == "too_many_requests"
+                assert json.loads(answer)["code"] == "too_many_requests"
             if min(seen[200], seen[429]) >= 2:
                 return
     pytest.fail(f"both answers should have been seen: {seen}")
@@ -147,7 +146,7 @@ def test_under_pressure_every_request_on_a_connection_gets_its_own_whole_answer(
         (POST.replace(b"/predict", b"/predictions") + LENGTH + b"12345", {404}),
     ],
 )
-def test_what_the_door_does_not_understand_is_answered_under_pressure_too(raw, statuses, pressed):
+def test_a_request_that_is_not_plain_is_answered_under_pressure_too(raw, statuses, pressed):
     with Wire(pressed.port) as wire:
         for _ in range(10):
             wire.send([raw])
@@ -157,7 +156,7 @@ def test_what_the_door_does_not_understand_is_answered_under_pressure_too(raw, s
                 break
 
 
-def test_who_wants_its_connection_closed_gets_that_under_pressure(pressed):
+def test_a_caller_that_wants_its_connection_closed_gets_that_under_pressure(pressed):
     with Wire(pressed.port) as wire:
         wire.send(
             [POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(IMAGE), IMAGE)]
@@ -179,11 +178,11 @@ def test_a_body_that_comes_late_still_gets_its_answer(pressed):
             assert headers["x-request-id"] == f"late-{number}"
 
 
-def test_every_refusal_is_counted_and_has_an_id_of_its_own(tmp_path):
+def test_every_rejection_is_counted_and_has_an_id_of_its_own(tmp_path):
     with Server(tmp_path, workers=1) as server:
         raw = load.image("/predict", IMAGE, "png").raw()
         answers = arrivals.run(arrivals.together(server.port, [raw] * 900))
-        refused = [answer for answer in answers if answer.status == 429]
+        rejected = [answer for answer in answers if answer.status == 429]
         assert {answer.status for answer in answers} == {200, 429}
         assert (
             len({re.search(rb"(?i)\r\nx-request-id: (\S+)", answer.head)[1] for answer in answers})
@@ -194,7 +193,7 @@ def test_every_refusal_is_counted_and_has_an_id_of_its_own(tmp_path):
             'candor_requests_total{code="429",route="/predict"}',
             'candor_rejected_total{lane="predict",reason="queue_full"}',
         ):
-            assert f"{series} {float(len(refused))}" in text
+            assert f"{series} {float(len(rejected))}" in text
         assert 'candor_request_duration_seconds_count{route="/predict"} 900.0' in text
 
 
@@ -209,7 +208,7 @@ def test_every_refusal_is_counted_and_has_an_id_of_its_own(tmp_path):
     ],
 )
 def test_a_plain_request_is_understood(head, identity):
-    assert heading_of(head, PATHS) == Heading("/predict", identity, len(head) + 5)
+    assert parse(head, PATHS) == RequestHead("/predict", identity, len(head) + 5)
 
 
 @pytest.mark.parametrize(
@@ -234,10 +233,11 @@ def test_a_plain_request_is_understood(head, identity):
         POST + b"Connection: keep-alive\r\nConnection: close\r\n" + LENGTH,
         POST + b"Connection: Upgrade\r\nUpgrade: websocket\r\n" + LENGTH,
         POST + b"X-Long: a\r\n b\r\n" + LENGTH,
+        POST + b"Origin: https://example.com\r\n" + LENGTH,
     ],
 )
-def test_what_is_not_plain_is_left_to_the_server(head):
-    assert heading_of(head, PATHS) is None
+def test_a_request_that_is_not_plain_is_left_to_the_server(head):
+    assert parse(head, PATHS) is None
 
 
 def test_a_connection_that_has_ended_leaves_no_garbage(embedded, engine):
@@ -246,14 +246,13 @@ def test_a_connection_that_has_ended_leaves_no_garbage(embedded, engine):
         Pipeline(engine, Settings(), metrics),
         Drain(1.0, metrics.requests_in_flight, metrics.ready),
     )
-    app, door = build(pipeline, embedded, Settings(), drain)
-    config, state, made = Config(app), ServerState(), []
+    api = build(pipeline, embedded, Settings(), drain)
+    config, state, made = Config(api.app), ServerState(), []
     config.load()
     request = load.image("/predict", IMAGE, "png").raw()
 
     def protocol():
-        new = HttpToolsProtocol(config, state, {}, asyncio.get_running_loop())
-        door.guard(connection_protocol.around(new))
+        new = Connection(config, state, {REJECTION: api.rejection}, asyncio.get_running_loop())
         made.append(weakref.ref(new))
         return new
 

@@ -14,7 +14,7 @@ from service.bulk.job import FILES_A_PART, Job, Shard
 from service.bulk.run import MOST_BYTES, UNREADABLE, Run
 from service.errors import BulkError
 from service.explain import ask, explain
-from service.schedule.pipeline import receive
+from service.schedule.pipeline import fit_image
 from support.images import COLOURS, draw, encode
 from support.servers import ROOT, environment
 
@@ -127,7 +127,7 @@ def test_explanations_have_their_columns_and_maps_their_files(tmp_path, engine, 
             assert (row["method"], row["target"]) == ("grad_cam", "ship")
             assert np.load(path, allow_pickle=False).dtype == np.float32
     first = rows[0]
-    fitted = receive(
+    fitted = fit_image(
         (images / first["path"]).read_bytes(), engine.manifest.input, MAX_PIXELS, keep=False
     ).fitted
     single = explain(engine, fitted, question, np.asarray(first["logits"], np.float32))

@@ -9,7 +9,7 @@ from scipy.stats import entropy
 
 from service.bundle.calibration import Calibration
 from service.predictions import predict
-from service.runtime.engine import OutputRow
+from service.runtime.graphs import OutputRow
 
 LOGITS = np.random.default_rng(0).normal(size=(64, 10)).astype(np.float32) * 3
 

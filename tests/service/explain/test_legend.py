@@ -121,14 +121,14 @@ def test_a_tall_sliver_with_a_legend_stays_within_bounds(engine):
     from service.schedule import pipeline
     from support.images import encode
 
-    sent = pipeline.receive(
+    sent = pipeline.fit_image(
         encode(np.zeros((60_000, 3, 3), np.uint8)), engine.manifest.input, 10**6, keep=True
     )
     result = Attribution(
         Question(METHODS["saliency"], None, {}), Target(0), np.ones((32, 32), np.float32), {}
     )
     size = len(
-        pipeline.draw(
+        pipeline.draw_overlay(
             engine,
             sent.ground,
             sent,

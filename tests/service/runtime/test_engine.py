@@ -1,22 +1,15 @@
-"""The engine runs what the bundle holds, where it was asked to."""
-
-from dataclasses import replace
+"""The engine calls the graphs of a bundle, any number of rows at a time."""
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 
-from service.bundle import folder as contract
-from service.errors import BundleError, DeviceError, MethodUnavailable
-from service.runtime.engine import Engine, rows_of, self_test_image
-from service.runtime.sessions import file_of
+from service.bundle import folder
+from service.errors import MethodUnavailable
+from service.runtime.engine import Engine, Piece
+from service.runtime.sessions import CPU_ROWS
 from support.images import draw
 
 BATCH = np.stack([draw(seed=seed) for seed in range(37)])
-
-
-def files_of(bundle, *names):
-    return {name: bundle.read(name) for name in names}
 
 
 def test_a_batch_answers_as_its_rows_do(engine):
@@ -54,92 +47,79 @@ def test_the_gradient_is_the_slope_of_the_logit(engine):
         engine.gradient(x + sign * step * direction, target).logits[0, 3] for sign in (1, -1)
     )
     slope = (float(ahead) - float(behind)) / (2 * float(step))
-    found = float((engine.gradient(x, target).gradient * direction).sum())
-    assert found == pytest.approx(slope, rel=0.05, abs=0.05)
+    gradient = float((engine.gradient(x, target).gradient * direction).sum())
+    assert gradient == pytest.approx(slope, rel=0.05, abs=0.05)
 
 
-def test_the_cam_is_its_activation_weighed_by_the_mean_gradient(engine):
+def test_the_cam_is_its_activation_weighted_by_the_mean_gradient(engine):
     cam = engine.cam(engine.normalise(BATCH[:3]), np.array([0, 1, 2]))
     weights = cam.activation_gradient.mean((2, 3), keepdims=True)
     expected = (weights * cam.activation).sum(1, keepdims=True)
     assert np.abs(cam.cam - expected).max() < 1e-5
 
 
-def test_cuda_is_refused_where_it_does_not_run(embedded):
-    if _cuda_runs(embedded):
-        pytest.skip("a GPU is here: cuda runs")
-    with pytest.raises(DeviceError, match="set CANDOR_DEVICE to cpu or auto"):
-        Engine(embedded, "cuda")
+def test_the_mean_logits_are_those_of_the_mean_colour_and_computed_once(engine):
+    size = engine.manifest.input.size
+    zero = engine.gradient(np.zeros((1, 3, size, size), np.float32), np.array([0])).logits[0]
+    assert np.array_equal(engine.mean_logits, zero)
+    assert engine.paced(lambda rows: Piece(rows, True)).mean_logits is engine.mean_logits
 
 
-def test_auto_takes_what_runs(embedded):
-    engine = Engine(embedded, "auto")
-    assert engine.device == ("cuda" if _cuda_runs(embedded) else "cpu")
-    assert engine.provider.lower().startswith(engine.device)
+def test_an_engine_asks_its_pacer_before_every_piece(engine):
+    requests = []
+
+    def pacer(remaining):
+        requests.append(remaining)
+        return Piece(min(remaining, 3), True)
+
+    logits = engine.paced(pacer).predict(BATCH[:8]).logits
+    assert requests == [8, 5, 2]
+    assert np.abs(logits - engine.predict(BATCH[:8]).logits).max() < 1e-4
 
 
-def _cuda_runs(bundle):
-    try:
-        ort.set_default_logger_severity(4)
-        session = ort.InferenceSession(
-            bundle.read(contract.PREDICT), providers=["CUDAExecutionProvider"]
+def test_a_pacer_that_gives_up_stops_the_call_between_two_pieces(engine):
+    def pacer(remaining):
+        if remaining < len(BATCH):
+            raise TimeoutError
+        return Piece(3, True)
+
+    with pytest.raises(TimeoutError):
+        engine.paced(pacer).predict(BATCH)
+
+
+def test_a_view_leaves_the_engine_as_it_is(engine):
+    engine.paced(lambda _remaining: Piece(1, False))
+    engine.on_one_core()
+    assert engine._next_piece(100) == Piece(CPU_ROWS, True)
+
+
+def test_one_core_and_all_cores_answer_alike(engine):
+    one, every = engine.on_one_core().predict(BATCH[:4]), engine.predict(BATCH[:4])
+    assert np.abs(one.logits - every.logits).max() < 1e-4
+
+
+def test_the_number_of_cores_chooses_the_sessions(embedded):
+    engine = Engine(embedded, "cpu", threads=2)
+    calls = []
+    sessions = engine._sessions
+    for name in ("all_cores", "one_core"):
+        program = getattr(sessions, name)[folder.PREDICT]
+        getattr(sessions, name)[folder.PREDICT] = lambda feeds, name=name, program=program: (
+            calls.append(name) or program(feeds)
         )
-        return session.get_providers()[0] == "CUDAExecutionProvider"
-    except Exception:  # noqa: BLE001 - onnxruntime raises what it likes
-        return False
+    engine.predict(BATCH[:1])
+    engine.on_one_core().predict(BATCH[:1])
+    engine.paced(lambda rows: Piece(rows, True)).predict(BATCH[:1])
+    engine.paced(lambda rows: Piece(rows, False)).predict(BATCH[:1])
+    assert calls == ["all_cores", "one_core", "all_cores", "one_core"]
 
 
-@pytest.mark.parametrize(
-    ("device", "expected"),
-    [("cpu", "cam.onnx"), ("cuda", "cam.half.onnx"), ("tensorrt", "cam.half.onnx")],
-)
-def test_half_precision_serves_gpus_alone(device, expected):
-    assert file_of(contract.CAM, {*contract.HALVES, *contract.HALVES.values()}, device) == expected
-    assert (
-        file_of(contract.CAM, {*contract.HALVES, contract.HALVES[contract.PREDICT]}, device)
-        == contract.CAM
-    )
-
-
-def test_the_cpu_opens_no_half_precision(embedded, tmp_path):
-    files = files_of(embedded, contract.PREDICT) | {contract.HALVES[contract.PREDICT]: b"no graph"}
-    engine = Engine(contract.write(tmp_path / "b", embedded.manifest, files), "cpu")
+def test_a_bundle_with_prediction_alone_names_the_missing_graph(embedded, tmp_path):
+    files = {folder.PREDICT: embedded.read(folder.PREDICT)}
+    engine = Engine(folder.write(tmp_path / "b", embedded.manifest, files), "cpu")
     assert engine.predict(BATCH[:1]).logits.shape == (1, 10)
-
-
-def test_a_bundle_with_prediction_alone_says_what_is_missing(embedded, tmp_path):
-    engine = Engine(
-        contract.write(tmp_path / "b", embedded.manifest, files_of(embedded, contract.PREDICT)),
-        "cpu",
-    )
-    assert engine.predict(BATCH[:1]).logits.shape == (1, 10)
+    assert not engine.has(folder.GRADIENT)
     with pytest.raises(MethodUnavailable, match=r"no gradient.onnx"):
         engine.gradient(engine.normalise(BATCH[:1]), np.array([0]))
-
-
-def test_a_wrong_answer_to_the_self_test_stops_the_start(embedded, tmp_path):
-    index, logit = embedded.manifest.self_test
-    wrong = contract.write(
-        tmp_path / "b",
-        replace(embedded.manifest, self_test=(index, logit + 1)),
-        files_of(embedded, contract.PREDICT),
-    )
-    with pytest.raises(BundleError, match="the manifest says class"):
-        Engine(wrong, "cpu")
-
-
-def test_a_graph_that_is_none_stops_the_start(embedded, tmp_path):
-    broken = contract.write(tmp_path / "b", embedded.manifest, {contract.PREDICT: b"no graph"})
-    with pytest.raises(BundleError, match=r"cannot open predict\.onnx"):
-        Engine(broken, "cpu")
-
-
-def test_of_large_images_fewer_run_together_on_a_gpu():
-    assert rows_of(32)[-1] == 64
-    assert rows_of(224)[-1] == 16
-    assert rows_of(512)[-1] == 2
-    assert rows_of(4_096) == (1,)
-
-
-def test_the_self_test_image_is_the_same_everywhere():
-    assert self_test_image(3)[0, 1].tolist() == [[0, 127, 255], [127, 127, 128], [255, 127, 0]]
+    with pytest.raises(MethodUnavailable, match=r"no gradient.onnx"):
+        _ = engine.mean_logits

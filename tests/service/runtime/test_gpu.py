@@ -9,8 +9,9 @@ from onnx import TensorProto, helper
 
 from service.errors import DeviceError
 from service.explain import gradients
-from service.runtime.cuda_graphs import resident
-from service.runtime.engine import GPU_ROWS, Engine
+from service.runtime.cuda_graphs import open_bound
+from service.runtime.engine import Engine
+from service.runtime.sessions import GPU_ROWS
 from support.images import draw
 
 BATCH = np.stack([draw(seed=seed) for seed in range(70)])
@@ -87,7 +88,7 @@ def test_a_graph_that_cannot_be_replayed_runs_all_the_same(gpu, thread, caplog):
     onnx.checker.check_model(model)
     x = np.linspace(-1, 1, 9, dtype=np.float32).reshape(3, 3)
     with caplog.at_level("INFO", "candor"):
-        found = resident("predict.onnx", model.SerializeToString(), "cuda", (1, 4), thread)(
+        found = open_bound("predict.onnx", model.SerializeToString(), "cuda", (1, 4), thread)(
             {"image": x}
         )
     assert "does not run with enable_cuda_graph" in caplog.text

@@ -1,15 +1,14 @@
-"""Predictions in int8 where they were asked for; explanations in float32 all the same."""
+"""Predictions in int8 where that precision is set; explanations in float32 all the same."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from service.bundle import folder as contract
-from service.bundle.folder import check_int8
+from service.bundle import folder
 from service.errors import BundleError, PrecisionError
 from service.predictions import PredictionOptions, predict
-from service.runtime.engine import Engine
+from service.runtime.engine import Engine, Piece
 from support.images import draw, encode
 from support.servers import Server
 
@@ -21,11 +20,11 @@ def quick(embedded):
     return Engine(embedded, "cpu", precision="int8")
 
 
-def without_int8(bundle, folder):
-    return contract.write(
-        folder,
+def without_int8(bundle, path):
+    return folder.write(
+        path,
         replace(bundle.manifest, int8=None),
-        {contract.PREDICT: bundle.read(contract.PREDICT)},
+        {folder.PREDICT: bundle.read(folder.PREDICT)},
     )
 
 
@@ -38,7 +37,7 @@ def test_only_quick_predictions_are_in_int8(quick, engine):
 
 
 def test_a_paced_engine_keeps_its_precision(quick):
-    paced = quick.paced(lambda _engine, rows: min(rows, 2))
+    paced = quick.paced(lambda rows: Piece(min(rows, 2), True))
     assert np.array_equal(
         paced.predict_quick(BATCH[:2]).logits, quick.predict_quick(BATCH[:2]).logits
     )
@@ -59,16 +58,16 @@ def test_a_bundle_without_the_graph_stops_the_start(embedded, tmp_path):
 
 
 @pytest.mark.parametrize("device", ["cuda", "tensorrt"])
-def test_a_gpu_is_refused(device, embedded):
+def test_int8_is_for_cpus_alone(device, embedded):
     with pytest.raises(PrecisionError, match=f"the device is {device}: set CANDOR_DEVICE to cpu"):
-        check_int8(embedded, device)
+        folder.check_int8(embedded, device)
 
 
 def test_a_wrong_graph_stops_the_start(embedded, tmp_path):
     index, logit = embedded.manifest.int8.self_test
     figures = replace(embedded.manifest.int8, self_test=(index, logit + 0.3))
-    files = {name: embedded.read(name) for name in (contract.PREDICT, contract.INT8)}
-    wrong = contract.write(tmp_path / "b", replace(embedded.manifest, int8=figures), files)
+    files = {name: embedded.read(name) for name in (folder.PREDICT, folder.INT8)}
+    wrong = folder.write(tmp_path / "b", replace(embedded.manifest, int8=figures), files)
     assert Engine(wrong, "cpu").precision == "float32"
     with pytest.raises(BundleError, match="self-test image"):
         Engine(wrong, "cpu", precision="int8")
@@ -79,12 +78,12 @@ def test_a_served_prediction_is_the_engines(quick, tmp_path):
         quick.predict_quick(BATCH[:1]).rows()[0], quick.manifest, PredictionOptions(10)
     )
     with Server(tmp_path, precision="int8", workers=1) as server:
-        told = server.client.get("/model").json()
+        model = server.client.get("/model").json()
         response = server.client.post(
             "/predict?top_k=10", content=encode(BATCH[0]), headers={"Content-Type": "image/png"}
         )
-    assert told["device"]["precision"] == "int8"
-    assert "self_test" not in told["int8"]
+    assert model["device"]["precision"] == "int8"
+    assert "self_test" not in model["int8"]
     found = {entry["index"]: entry["probability"] for entry in response.json()["top"]}
     assert found == pytest.approx(
         {entry.index: entry.probability for entry in expected.top}, abs=1e-6

@@ -1,69 +1,113 @@
-"""Explanations within a deadline: as asked, cheaper, or refused; never late."""
+"""Explanations within a deadline: as asked, cheaper, or rejected; never late."""
 
 import asyncio
-import time
 
 import pytest
 
 from service.errors import DeadlineExceeded
-from service.explain import ask
+from service.explain import ask, forward_passes
 from service.image.resize import to_input
-from service.schedule.deadlines import Explainer, Job
-from service.schedule.lanes import Ticket
+from service.schedule.deadlines import RESERVE, DeadlineExplainer, ExplanationTask
+from service.schedule.queue import Ticket
 from service.workers.shared_state import SharedState
+from support.clock import Clock
 from support.images import draw
+
+PASS_SECONDS = 0.001
+
+
+class Room:
+    """An explainer on a clock of its own, which forecasts PASS_SECONDS for each forward pass."""
+
+    def __init__(self, engine, step=0.0):
+        self._engine = engine
+        self.clock = Clock(step=step)
+        self.explainer = DeadlineExplainer(engine, SharedState(), self.clock)
+        self.explainer._pass.seconds = PASS_SECONDS
+
+    def task(self, method, **parameters):
+        question = ask(self._engine.manifest, method, None, parameters)
+        pixels = to_input(draw("red"), self._engine.manifest.input)
+        return ExplanationTask(pixels, question, self._engine.predict(pixels[None]).logits[0])
+
+    def ticket(self, method, seconds, **parameters):
+        loop = asyncio.new_event_loop()
+        ticket = Ticket(
+            self.task(method, **parameters),
+            self.clock.now + seconds,
+            0.0,
+            self.clock.now,
+            loop.create_future(),
+        )
+        loop.close()
+        return ticket
 
 
 @pytest.fixture
-def explainer(engine):
-    return Explainer(engine, SharedState())
+def room(engine):
+    return Room(engine)
 
 
-def ticket(engine, method, seconds, **given):
-    pixels = to_input(draw("red"), engine.manifest.input)
-    job = Job(
-        pixels, ask(engine.manifest, method, None, given), engine.predict(pixels[None]).logits[0]
+def test_with_time_enough_the_answer_is_as_asked(room):
+    answer = room.explainer(room.ticket("integrated_gradients", 60.0))
+    assert (answer.question.method.name, answer.degraded_from) == ("integrated_gradients", None)
+
+
+def test_an_answer_that_just_fits_is_as_asked(room):
+    seconds = PASS_SECONDS * forward_passes(room.task("saliency").question)
+    assert room.explainer(room.ticket("saliency", seconds + 1e-6)).degraded_from is None
+    room.explainer._pass.seconds = PASS_SECONDS
+    answer = room.explainer(room.ticket("saliency", seconds - 1e-6))
+    assert (answer.question.method.name, answer.degraded_from.method.name) == (
+        "grad_cam",
+        "saliency",
     )
-    loop = asyncio.new_event_loop()
-    now = time.perf_counter()
-    made = Ticket(job, now + seconds, 0.0, loop.create_future(), loop, now)
-    loop.close()
-    return made
 
 
-def test_with_time_enough_the_answer_is_what_was_asked(explainer, engine):
-    found = explainer(ticket(engine, "integrated_gradients", 60.0))
-    assert (found.question.method.name, found.degraded_from) == ("integrated_gradients", None)
+def test_with_little_time_the_answer_is_cheaper_and_names_the_question(room):
+    answer = room.explainer(room.ticket("kernel_shap", PASS_SECONDS * 10))
+    assert answer.question.method.name == "grad_cam"
+    assert answer.degraded_from.method.name == "kernel_shap"
+    assert answer.degraded_from.parameters["samples"] == 1024
 
 
-def test_with_little_time_the_answer_is_cheaper_and_says_so(explainer, engine):
-    explainer._pass_seconds = 0.1
-    found = explainer(ticket(engine, "kernel_shap", 1.0))
-    assert found.question.method.name == "grad_cam"
-    assert found.degraded_from.method.name == "kernel_shap"
-    assert found.degraded_from.parameters["samples"] == 1024
-
-
-def test_a_wrong_forecast_ends_in_the_cheapest_answer_before_the_deadline(explainer, engine):
-    explainer(ticket(engine, "grad_cam", 60.0))
-    explainer._pass_seconds /= 1000
-    asked = ticket(engine, "kernel_shap", 0.5, samples=4096)
-    found = explainer(asked)
-    assert time.perf_counter() < asked.deadline
-    assert (found.question.method.name, found.degraded_from.method.name) == (
+def test_a_wrong_forecast_ends_in_the_cheapest_answer_before_the_deadline(engine):
+    room = Room(engine, step=0.01)  # of 4,096 samples 256 pieces would take 2.56 s and more
+    room.explainer._pass.seconds = 1e-6
+    ticket = room.ticket("kernel_shap", 0.5, samples=4096)
+    answer = room.explainer(ticket)
+    assert ticket.deadline - RESERVE * 0.5 < room.clock.now < ticket.deadline
+    assert (answer.question.method.name, answer.degraded_from.method.name) == (
         "grad_cam",
         "kernel_shap",
     )
 
 
-def test_without_time_for_anything_it_is_refused(explainer, engine):
-    with pytest.raises(DeadlineExceeded, match="no explanation takes less"):
-        explainer(ticket(engine, "saliency", 0.0))
+def test_a_cheapest_answer_that_is_late_fails(engine):
+    room = Room(engine, step=0.01)
+    room.explainer._pass.seconds = 1e-6
+    with pytest.raises(DeadlineExceeded, match="deadline_ms was over"):
+        room.explainer(room.ticket("grad_cam", 0.015))
 
 
-def test_the_cheapest_answer_costs_less_than_what_was_asked(explainer, engine):
+def test_without_time_for_any_answer_the_question_is_rejected(room):
+    with pytest.raises(DeadlineExceeded, match="no explanation takes less: retry later"):
+        room.explainer(room.ticket("saliency", 0.0))
+
+
+def test_the_forecast_follows_the_explanations(engine):
+    room = Room(engine, step=0.01)
+    passes = forward_passes(room.task("grad_cam").question)
+    room.explainer(room.ticket("grad_cam", 60.0))
+    took = 5 * room.clock.step  # two maps, each in a piece that reads the clock twice, and the end
+    assert room.explainer._pass.seconds == pytest.approx(
+        PASS_SECONDS + 0.2 * (took / passes - PASS_SECONDS)
+    )
+
+
+def test_the_queue_expects_the_time_of_the_cheapest_answer(room):
     dear, cheap = (
-        explainer.least_seconds(ticket(engine, method, 1.0).item)
-        for method in ("kernel_shap", "grad_cam")
+        room.explainer.least_seconds(room.task(method)) for method in ("kernel_shap", "grad_cam")
     )
     assert 0 < dear == cheap
+    assert cheap == PASS_SECONDS * forward_passes(room.task("grad_cam").question)

@@ -1,88 +1,97 @@
-"""Explanations yield to predictions, and stop when nobody waits for them."""
+"""Explanations yield to predictions, and stop when their answer is of no use."""
 
 import time
 
 import pytest
 
 from service.errors import DeadlineExceeded, Unavailable
-from service.runtime.engine import CPU_ROWS
-from service.schedule.pacing import PIECE_SECONDS, REST, Turns
-from service.workers.shared_state import SharedState
+from service.runtime.engine import Piece
+from service.schedule.pacing import PIECE_SECONDS, REST, Pacer
+from service.workers.shared_state import PREDICTING, QUIET_SECONDS, SharedState
+from support.clock import Clock
+
+MOST_ROWS = 16
 
 
-@pytest.fixture
-def device(engine):
-    """An engine whose `wide` is nobody else's."""
-    return engine.paced(lambda _engine, left: left)
+class Room:
+    """A pacer on a clock of its own, which its rests move on."""
+
+    def __init__(
+        self, *, seconds=60.0, cancelled=False, predicting=False, shared_state=None, now=None
+    ):
+        shared_state = shared_state or SharedState()
+        if predicting:
+            shared_state.predict()
+            now = shared_state.last_prediction
+        self.clock = Clock(now or time.perf_counter())  # the clock of the shared state
+        self.pacer = Pacer(
+            MOST_ROWS,
+            self.clock.now + seconds,
+            lambda: cancelled,
+            shared_state,
+            clock=self.clock,
+            sleep=self.clock.sleep,
+        )
 
 
-def turns(*, deadline=60.0, abandoned=False, quiet=True):
-    shared_state = SharedState()
-    if not quiet:
-        shared_state.predict()
-    return Turns(time.perf_counter() + deadline, lambda: abandoned, shared_state)
+def test_without_predictions_a_piece_has_all_cores_and_all_rows():
+    pacer = Room().pacer
+    pieces = [pacer(40), pacer(24), pacer(8)]
+    assert pieces == [Piece(MOST_ROWS, True), Piece(MOST_ROWS, True), Piece(8, True)]
 
 
-def test_when_nobody_predicts_a_piece_has_all_cores_and_all_rows(device):
-    turn = turns()
-    assert [turn(device, 40), turn(device, 24), turn(device, 8)] == [CPU_ROWS, CPU_ROWS, 8]
-    assert device.wide
+def test_beside_another_worker_that_computes_a_piece_has_one_core(tmp_path):
+    ours, theirs = (SharedState(tmp_path / "shared", own) for own in (0, 1))
+    with theirs.computing(PREDICTING):
+        room = Room(shared_state=ours)
+        assert room.pacer(40) == Piece(MOST_ROWS, False)
 
 
-def test_beside_predictions_a_piece_is_short_and_a_rest_follows(device):
-    turn = turns(quiet=False)
-    assert turn(device, 100) == 1
-    assert not device.wide
-    piece = time.perf_counter()
-    time.sleep(PIECE_SECONDS / 4)
-    rest = time.perf_counter()
-    rows = turn(device, 100)
-    assert time.perf_counter() - rest >= REST * PIECE_SECONDS / 4
-    assert abs(rows - PIECE_SECONDS / (rest - piece)) <= 1
+def test_beside_predictions_a_piece_is_short_and_a_rest_follows():
+    room = Room(predicting=True)
+    assert room.pacer(100) == Piece(1, False)
+    room.clock.sleep(PIECE_SECONDS / 4)
+    before = room.clock.now
+    assert room.pacer(100) == Piece(4, False)
+    assert room.clock.now - before == pytest.approx(REST * PIECE_SECONDS / 4)
 
 
-def test_a_piece_that_took_too_long_is_followed_by_a_smaller_one(device):
-    turn = turns(quiet=False)
-    turn(device, 100)
-    time.sleep(PIECE_SECONDS / 8)
-    first = turn(device, 100)
-    time.sleep(2 * PIECE_SECONDS)
-    turn._shared_state.predict()
-    assert turn(device, 100) < first
+def test_a_piece_that_took_too_long_is_followed_by_a_smaller_one():
+    room = Room(predicting=True)
+    room.pacer(100)
+    room.clock.sleep(PIECE_SECONDS / 8)
+    assert room.pacer(100).rows == 8
+    room.pacer._shared_state.predict()
+    room.clock.sleep(2 * PIECE_SECONDS)
+    assert room.pacer(100).rows == 4
 
 
-def test_an_explanation_that_nobody_waits_for_stops(device):
-    with pytest.raises(Unavailable, match="went away"):
-        turns(abandoned=True)(device, 1)
+def test_a_long_piece_of_a_quiet_moment_is_followed_by_a_bounded_rest():
+    room = Room(now=time.perf_counter() - 3.0)
+    assert room.pacer(100).rows == MOST_ROWS
+    room.clock.sleep(3.0)
+    room.pacer._shared_state.predict()
+    before = room.clock.now
+    assert room.pacer(100) == Piece(1, False)
+    assert room.clock.now - before == pytest.approx(REST * REST * PIECE_SECONDS)
 
 
-def test_an_explanation_stops_at_its_deadline(device):
+def test_a_moment_without_predictions_ends_the_short_pieces():
+    room = Room(predicting=True)
+    assert room.pacer(100).rows == 1
+    room.clock.sleep(2 * QUIET_SECONDS)
+    assert room.pacer(100) == Piece(MOST_ROWS, True)
+
+
+def test_an_explanation_whose_caller_has_left_stops():
+    with pytest.raises(Unavailable, match="the caller has left"):
+        Room(cancelled=True).pacer(1)
+
+
+def test_an_explanation_stops_at_its_deadline():
+    room = Room(seconds=1.0)
+    room.clock.sleep(1.0)
+    assert room.pacer(1).rows == 1
+    room.clock.sleep(0.001)
     with pytest.raises(DeadlineExceeded, match="give more time"):
-        turns(deadline=-1.0)(device, 1)
-
-
-def test_an_engine_asks_before_every_piece(engine):
-    import numpy as np
-
-    asked = []
-
-    def turn(_engine, left):
-        asked.append(left)
-        return min(left, 3)
-
-    size = engine.manifest.input.size
-    batch = np.random.default_rng(0).integers(0, 256, (8, size, size, 3), np.uint8)
-    found = engine.paced(turn).predict(batch).logits
-    assert asked == [8, 5, 2]
-    assert np.abs(found - engine.predict(batch).logits).max() < 1e-4
-
-
-def test_one_thread_and_all_threads_answer_alike(engine):
-    import numpy as np
-
-    size = engine.manifest.input.size
-    batch = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), np.uint8)
-    answers = []
-    for engine.wide in (False, True):
-        answers.append(engine.predict(batch).logits)
-    assert np.abs(answers[0] - answers[1]).max() < 1e-4
+        room.pacer(1)

@@ -1,4 +1,7 @@
-"""Drift is the textbook's index over the latest predictions of all processes, rises when the images change, and is silent until it knows."""
+"""Drift is the textbook's index over the latest predictions of all workers.
+
+It rises when the images change, and is NaN before there are enough of them.
+"""
 
 import base64
 import os
@@ -49,7 +52,10 @@ def test_an_empty_bin_makes_it_large_and_not_infinite():
 
 
 def test_chance_alone_makes_it_as_large_as_theory_says():
-    """PSI of samples of n and m images of one distribution: (bins − 1) (1 / n + 1 / m) on average (Yurdakul, 2018)."""
+    """PSI of n and m images of one distribution: (bins − 1) (1 / n + 1 / m) on average.
+
+    Source: Yurdakul, 2018.
+    """
     rng, images = np.random.default_rng(0), 4000
     found = []
     for _ in range(2000):
@@ -75,7 +81,7 @@ def test_each_aspect_is_compared_with_its_own_bins():
     assert found["classes"] > 1
 
 
-def test_it_is_not_known_before_there_are_enough_predictions_and_without_anything_held_out():
+def test_the_index_is_nan_with_few_predictions_or_without_held_out_images():
     values = np.random.default_rng(0).uniform(size=LEAST)
     seen = records(values, values, np.round(values))
     assert all(np.isnan(index) for index in drift(seen[1:], HELD_OUT).values())
@@ -83,7 +89,7 @@ def test_it_is_not_known_before_there_are_enough_predictions_and_without_anythin
     assert all(np.isnan(index) for index in drift(seen, None).values())
 
 
-def test_a_window_forgets_what_is_older():
+def test_a_window_forgets_older_predictions():
     window = Window()
     assert len(window.latest()) == 0
     for number in range(WINDOW + 10):
@@ -92,7 +98,7 @@ def test_a_window_forgets_what_is_older():
     assert np.isnan(window.latest()[:, 2]).all()
 
 
-def test_the_window_is_the_latest_predictions_whichever_process_made_them(tmp_path):
+def test_the_window_holds_the_latest_predictions_of_all_processes(tmp_path):
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", WORK, tmp_path, str(index)],
@@ -122,7 +128,7 @@ def test_the_window_is_the_latest_predictions_whichever_process_made_them(tmp_pa
         )
 
 
-def test_a_process_alone_tells_it_too(monkeypatch):
+def test_a_lone_process_has_the_metric_too(monkeypatch):
     monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
     metrics = Metrics(["cat", "dog"], HELD_OUT)
     for _ in range(LEAST):
@@ -146,7 +152,7 @@ def discs(count, seed):
 
 @pytest.fixture(scope="module")
 def watched(bundle, tmp_path_factory):
-    """The bundle of discs, calibrated on more images than its run held out, and served by two processes."""
+    """The bundle of discs, calibrated on more images than its run held out, with two workers."""
     from training.data.read import Images
     from training.reliability.fitting import fit_reliability
 
@@ -176,7 +182,7 @@ def drift_seen(server):
     return drift_of(httpx.get(f"{server.url}/metrics", timeout=10).text)
 
 
-def test_a_real_service_of_two_processes_sees_images_change_and_change_back(watched):
+def test_a_service_of_two_workers_sees_images_change_and_change_back(watched):
     assert all(np.isnan(index) for index in drift_seen(watched).values())
     pixels, _ = discs(WINDOW, seed=90_000)
     predicted(watched, pixels[: LEAST - 10])
@@ -193,7 +199,7 @@ def test_a_real_service_of_two_processes_sees_images_change_and_change_back(watc
     assert drift_seen(watched)["classes"] > 0.25, "one class alone is another mix"
 
 
-def test_what_was_held_out_is_told_with_the_model(watched):
+def test_the_manifest_shows_the_held_out_distribution(watched):
     told = watched.client.get("/model").json()["distribution"]
     assert told["pictures"] == 600
     assert all(

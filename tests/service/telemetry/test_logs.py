@@ -1,13 +1,16 @@
-"""Every answer has an id that the log has, too; the log is text or JSON; traces leave only where somebody collects them."""
+"""Responses and log lines carry an id; the log is text or JSON; traces go to a collector."""
 
 import json
+import logging
 import re
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from service.telemetry import logs
 from support.images import draw, encode
 from support.servers import Server
 
@@ -34,7 +37,7 @@ def test_an_answer_has_an_id_of_its_own_where_the_caller_gave_none_that_is_sane(
     assert len({found[0] for found in ids}) == 3
 
 
-def test_the_log_says_nothing_of_good_requests_unless_it_is_asked_to(server):
+def test_good_requests_are_not_logged_by_default(server):
     server.client.get("/model", headers={"x-request-id": "silent-1"})
     assert "silent-1" not in server.log.read_text()
 
@@ -45,14 +48,18 @@ def test_an_access_log_in_text_has_a_line_a_request_with_its_id(tmp_path):
         server.client.get("/odd%0Apath%20x")
         server.client.get("/metrics")
         server.client.get("/readyz")
-    told = re.findall(r"\[INFO\] \[candor\] ((?:GET|POST) .+)", server.log.read_text())
-    assert len(told) == 2
-    assert re.fullmatch(r"POST /predict 200 \d+\.\d ms \(request mine\)", told[0])
-    assert re.fullmatch(r"GET /odd%0Apath%20x 404 \d+\.\d ms \(request [0-9a-f]{12}-\d+\)", told[1])
+    lines = re.findall(r"\[INFO\] \[candor\] ((?:GET|POST) .+)", server.log.read_text())
+    assert len(lines) == 2
+    assert re.fullmatch(r"POST /predict 200 \d+\.\d ms \(request mine\)", lines[0])
+    path, identity = "/odd%0Apath%20x", r"\(request [0-9a-f]{12}-\d+\)"
+    assert re.fullmatch(rf"GET {path} 404 \d+\.\d ms {identity}", lines[1])
 
 
-def test_a_log_in_json_is_json_whoever_writes_it(tmp_path):
+def test_a_log_in_json_is_json_in_every_line(tmp_path):
     with Server(tmp_path, access_log="true", log_format="json", workers=1) as server:
+        with socket.create_connection(("127.0.0.1", server.port)) as wire:
+            wire.sendall(b"nonsense\r\n\r\n")  # uvicorn logs a warning
+            assert wire.recv(1000)
         server.client.post(
             "/predict?top_k=2", content=IMAGE, headers=PNG | {"x-request-id": "mine"}
         )
@@ -73,20 +80,46 @@ def test_a_log_in_json_is_json_whoever_writes_it(tmp_path):
         "status": 200,
         "milliseconds": 0,
     }
-    assert any(line["message"].startswith("serving cifar10") for line in lines)
-    assert any(line["logger"].startswith("bentoml") for line in lines)
+    assert any(re.match(r"Candor: http://127\.0\.0\.1:", line["message"]) for line in lines)
+    assert any(line["logger"] == "uvicorn.error" for line in lines)
+
+
+@pytest.fixture
+def loggers():
+    """The loggers that `logs.configure` changes, restored afterwards."""
+    names = ("candor", "bentoml", "uvicorn.access")
+    before = [(logging.getLogger(name), vars(logging.getLogger(name)).copy()) for name in names]
+    yield
+    for logger, attributes in before:
+        vars(logger).update(attributes)
+        logger.setLevel(attributes["level"])
+
+
+@pytest.mark.usefixtures("loggers")
+@pytest.mark.parametrize(
+    ("level", "expected"),
+    [(logging.INFO, logging.WARNING), (logging.DEBUG, logging.DEBUG)],
+    ids=["as it starts", "debugging"],
+)
+def test_bentoml_is_quiet_unless_it_is_debugged_and_logs_json_as_candor_does(level, expected):
+    bentoml = logging.getLogger("bentoml")
+    bentoml.setLevel(level)
+    bentoml.handlers = [logging.StreamHandler()]
+    logs.configure("json")
+    assert bentoml.level == expected
+    assert isinstance(bentoml.handlers[0].formatter, logs.JsonFormatter)
 
 
 class Collector(ThreadingHTTPServer):
-    """Takes traces as OpenTelemetry's collector does."""
+    """Receives traces as OpenTelemetry's collector does."""
 
     def __init__(self):
         self.spans = []
-        super().__init__(("127.0.0.1", 0), Taking)
+        super().__init__(("127.0.0.1", 0), Receiver)
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
 
-class Taking(BaseHTTPRequestHandler):
+class Receiver(BaseHTTPRequestHandler):
     def do_POST(self):
         assert self.path == "/v1/traces"
         sent = ExportTraceServiceRequest.FromString(

@@ -1,4 +1,4 @@
-"""What is counted stays bounded, is the sum over all processes, and costs little to read."""
+"""Metrics are bounded, are the sum over all workers, and cost little to read."""
 
 import os
 import random
@@ -33,7 +33,7 @@ sys.stdin.read()
 
 
 def worker(folder, count):
-    """A process that has counted, and lives until it is let go."""
+    """A process that has counted, and lives until its input ends."""
     environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(folder)}
     process = subprocess.Popen(
         [sys.executable, "-c", WORK, str(count)],
@@ -55,7 +55,7 @@ def series(text):
     }
 
 
-def test_the_counts_of_all_processes_add_up_and_gauges_are_of_those_that_live(tmp_path):
+def test_counts_are_summed_over_all_processes_and_gauges_over_live_ones(tmp_path):
     exposition = Exposition(tmp_path)
     first, second = worker(tmp_path, 2), worker(tmp_path, 5)
     try:
@@ -86,14 +86,15 @@ def test_the_counts_of_all_processes_add_up_and_gauges_are_of_those_that_live(tm
         assert found['candor_request_duration_seconds_sum{route="/a"}'] == pytest.approx(0.021)
 
 
-def test_it_says_what_prometheus_clients_own_collector_says(tmp_path):
+def test_the_text_is_that_of_prometheus_clients_own_collector(tmp_path):
     process = worker(tmp_path, 3)
     try:
         ours = Exposition(tmp_path).text()
         code = (
             "from prometheus_client import CollectorRegistry, generate_latest\n"
             "from prometheus_client.multiprocess import MultiProcessCollector\n"
-            "registry = CollectorRegistry(); MultiProcessCollector(registry); print(generate_latest(registry).decode(), end='')"
+            "registry = CollectorRegistry(); MultiProcessCollector(registry)\n"
+            "print(generate_latest(registry).decode(), end='')"
         )
         environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
         theirs = subprocess.run(
@@ -117,7 +118,7 @@ def test_it_says_what_prometheus_clients_own_collector_says(tmp_path):
     assert ordered(ours) == ordered(theirs)
 
 
-def test_a_process_alone_tells_the_same_names(monkeypatch):
+def test_a_lone_process_has_the_same_names(monkeypatch):
     monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
     names = set(re.findall(r"^# TYPE (\w+)", Metrics().text().decode(), re.MULTILINE))
     assert {
@@ -148,7 +149,8 @@ def test_ten_thousand_random_paths_and_methods_leave_the_number_of_series_unchan
         path = chance.choice(prefixes) + "".join(
             chance.choices(string.ascii_letters + string.digits, k=chance.randint(1, 20))
         )
-        return f"{chance.choice(methods)} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode()
+        line = f"{chance.choice(methods)} {path} HTTP/1.1"
+        return f"{line}\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode()
 
     answers = []
     arrivals.run(
@@ -166,7 +168,7 @@ def test_ten_thousand_random_paths_and_methods_leave_the_number_of_series_unchan
     assert after == before
 
 
-def test_scrapes_and_probes_are_no_traffic(server):
+def test_scrapes_and_probes_are_not_counted(server):
     def seen():
         return {
             name: value
@@ -181,7 +183,7 @@ def test_scrapes_and_probes_are_no_traffic(server):
     assert before["candor_requests_in_flight"] == 0
 
 
-def test_several_processes_count_together(tmp_path):
+def test_several_workers_count_together(tmp_path):
     image, png = encode(draw()), {"content-type": "image/png", "connection": "close"}
     with Server(tmp_path, workers=2) as server:
         server.wait_for_processes(2)
@@ -250,11 +252,11 @@ def test_a_quota_of_time_is_as_many_cores_as_it_is_worth(groups, files, cores, t
 
 
 def control_groups(folder, groups, files):
-    """What Linux tells of a process in `groups`, in `folder`: of processes, and of control groups."""
-    told = {"proc/self/cgroup": groups, "proc/meminfo": "MemTotal: 8388608 kB\n"} | {
+    """The folders /proc and /sys/fs/cgroup as Linux shows them to a process in `groups`."""
+    shown = {"proc/self/cgroup": groups, "proc/meminfo": "MemTotal: 8388608 kB\n"} | {
         f"fs/{n}": t for n, t in files.items()
     }
-    for name, text in told.items():
+    for name, text in shown.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     return folder / "proc", folder / "fs"

@@ -1,4 +1,4 @@
-"""A connection of uvicorn, ours around it: answers leave in one piece, and who works for a caller learns that it has gone."""
+"""A connection sends responses in one piece, and cancels work for callers that disconnect."""
 
 import asyncio
 import socket
@@ -9,21 +9,29 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 from uvicorn import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.config import HTTP_PROTOCOLS
 from uvicorn.server import ServerState
 
 from service.api.tasks import GONE, cancel_on_disconnect
 from service.workers import protocol
+from service.workers.protocol import Connection
 from support.servers import eventually
 
 GET = b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n"
+UPGRADE = (
+    b"GET /plain HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
 
 
 class Site:
-    """A small application behind real sockets; `seen` is what became of those who waited."""
+    """A small application behind real sockets.
+
+    `seen` is what became of its requests, `closed` the number of ended connections.
+    """
 
     def __init__(self):
-        self.seen, self.begun = [], asyncio.Event()
+        self.seen, self.begun, self.closed = [], asyncio.Event(), 0
         paths = {
             "/plain": self.plain,
             "/stream": self.stream,
@@ -41,12 +49,16 @@ class Site:
         self._state = ServerState()
 
     def protocol(self):
-        made = HttpToolsProtocol(self._config, self._state, {"own": 1}, asyncio.get_running_loop())
-        assert protocol.around(made) is not None
-        return made
+        connection = Connection(self._config, self._state, {"own": 1}, asyncio.get_running_loop())
+        connection.on_close = self.count
+        return connection
+
+    def count(self):
+        self.closed += 1
 
     async def plain(self, request):
         assert request.state.own == 1
+        assert protocol.of(request.scope).body_received
         return PlainTextResponse("whole")
 
     async def stream(self, _request):
@@ -96,7 +108,7 @@ def visiting(visit):
 
 
 async def received(port, raw):
-    """What the first look at the socket shows."""
+    """The bytes that the first read from the socket returns."""
     loop = asyncio.get_running_loop()
     with socket.create_connection(("127.0.0.1", port)) as wire:
         wire.setblocking(False)
@@ -104,7 +116,7 @@ async def received(port, raw):
         return await asyncio.wait_for(loop.sock_recv(wire, 65_536), 5)
 
 
-def test_an_answer_arrives_in_one_piece():
+def test_a_response_arrives_in_one_piece():
     async def visit(_site, port):
         for _ in range(20):
             assert (await received(port, GET % b"/plain")).endswith(b"\r\n\r\nwhole")
@@ -112,7 +124,7 @@ def test_an_answer_arrives_in_one_piece():
     visiting(visit)
 
 
-def test_a_refusal_of_uvicorns_own_arrives_whole_before_the_end():
+def test_a_rejection_by_uvicorn_arrives_whole_before_the_end():
     async def visit(_site, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"nonsense\r\n\r\n")
@@ -124,7 +136,7 @@ def test_a_refusal_of_uvicorns_own_arrives_whole_before_the_end():
     visiting(visit)
 
 
-def test_what_is_streamed_is_not_kept_back():
+def test_a_stream_is_not_kept_back():
     async def visit(_site, port):
         assert (await received(port, GET % b"/stream")).endswith(b"1\r\na\r\n")
 
@@ -132,7 +144,7 @@ def test_what_is_streamed_is_not_kept_back():
 
 
 @pytest.mark.parametrize("body", [b"", bytes(10), bytes(300_000)])
-def test_work_for_a_caller_who_left_is_given_up(body):
+def test_work_for_a_caller_that_disconnects_is_cancelled(body):
     async def visit(site, port):
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(
@@ -146,7 +158,7 @@ def test_work_for_a_caller_who_left_is_given_up(body):
     visiting(visit)
 
 
-def test_who_leaves_after_the_work_disturbs_nothing():
+def test_a_caller_that_disconnects_after_the_work_disturbs_nothing():
     async def visit(site, port):
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(GET % b"/twice")
@@ -156,3 +168,24 @@ def test_who_leaves_after_the_work_disturbs_nothing():
         assert site.seen == ["went on"]
 
     visiting(visit)
+
+
+@pytest.mark.parametrize("raw", [GET % b"/plain", UPGRADE], ids=["http", "websocket"])
+def test_the_end_of_a_connection_is_counted_once(raw):
+    async def visit(site, port):
+        assert await received(port, raw)
+        await eventually(lambda: site.closed)
+        await asyncio.sleep(0.05)
+        assert site.closed == 1
+
+    visiting(visit)
+
+
+@pytest.mark.parametrize("http", ["auto", "httptools"])
+def test_uvicorn_takes_the_class_once_it_is_installed(http, monkeypatch):
+    for name in HTTP_PROTOCOLS:
+        monkeypatch.setitem(HTTP_PROTOCOLS, name, HTTP_PROTOCOLS[name])
+    protocol.install()
+    config = Config(Starlette(), http=http)
+    config.load()
+    assert config.http_protocol_class is Connection

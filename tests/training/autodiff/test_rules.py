@@ -751,3 +751,120 @@ def test_onnx_functions_are_inlined():
     result = graph.finish({}, {"gradient": (gradient, FLOAT, [2, 4, 6, 5])})
     onnx.checker.check_model(result, full_check=True)
     assert (ReferenceEvaluator(result).run(None, {"x": draw(Case("Relu"))})[0] == 2).all()
+
+
+def gradient_at(case, x, seed):
+    """The gradient of a case at exactly `x`, on ONNX Runtime."""
+    session = ort.InferenceSession(
+        case.gradient_model().SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    names = {info.name for info in session.get_inputs()}
+    feeds = {"x": x, "seed": seed.astype(np.float32)}
+    return session.run(["gradient"], {name: feeds[name] for name in feeds if name in names})[0]
+
+
+TIES = np.array([[1, 3, 3, 2], [2, 2, 2, 2], [-1, 0, -1, -2]], np.float32)
+AT_THEIR_CONVENTIONS = [
+    (
+        Case("Relu", (3,), against=torch.relu, label="at zero"),
+        np.array([0, 1, -1], np.float32),
+    ),
+    (
+        Case(
+            "HardSigmoid",
+            (5,),
+            attributes={"alpha": 1 / 6},
+            against=functional.hardsigmoid,
+            label="at its bounds",
+        ),
+        np.array([-3, 3, 0, -4, 4], np.float32),
+    ),
+    (
+        Case(
+            "ReduceMax",
+            (3, 4),
+            (integers(1),),
+            against=lambda x: x.amax(1, keepdim=True),
+            label="at ties",
+        ),
+        TIES,
+    ),
+    (
+        Case(
+            "ReduceMin",
+            (3, 4),
+            (integers(1),),
+            against=lambda x: x.amin(1, keepdim=True),
+            label="at ties",
+        ),
+        TIES,
+    ),
+    (
+        Case(
+            "ReduceL2",
+            (2, 3),
+            (integers(1),),
+            against=lambda x: torch.linalg.vector_norm(x, dim=1, keepdim=True),
+            label="at zero",
+        ),
+        np.array([[0, 0, 0], [3, 0, 4]], np.float32),
+    ),
+    (
+        Case(
+            "MaxPool",
+            (1, 1, 4, 4),
+            attributes={"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]},
+            against=lambda x: functional.max_pool2d(x, 3, 1, 1),
+            label="at ties",
+        ),
+        np.array([[[[1, 1, 2, 2], [0, 1, 2, 1], [2, 2, 2, 0], [1, 1, 1, 1]]]], np.float32),
+    ),
+    (
+        Case(
+            "Gemm",
+            (4, 5),
+            (weights(3, 4), "x", weights(5)),
+            {"alpha": 0.5, "beta": 2.0},
+            against=lambda x: 0.5 * tensor(weights(3, 4)) @ x + 2.0 * tensor(weights(5)),
+            first=False,
+            label="alpha of B",
+        ),
+        weights(4, 5, seed=9),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("case", "x"), AT_THEIR_CONVENTIONS, ids=[case.name for case, _ in AT_THEIR_CONVENTIONS]
+)
+def test_a_rule_follows_torch_where_a_slope_is_a_convention(case, x):
+    leaf = torch.from_numpy(x.astype(np.float64)).requires_grad_()
+    outputs = case.against(leaf)
+    seed = np.random.default_rng(4).normal(size=outputs.shape)
+    outputs.backward(torch.from_numpy(seed))
+    gradient = gradient_at(case, x, seed)
+    assert np.isfinite(gradient).all()
+    assert np.allclose(gradient, leaf.grad.numpy(), atol=1e-6), (gradient, leaf.grad.numpy())
+
+
+@pytest.mark.parametrize("operator", ["Max", "Min"])
+def test_the_first_of_equal_inputs_takes_the_gradient(operator):
+    x = np.array([1, 2, 3], np.float32)
+    seed = np.array([1, 10, 100], np.float32)
+    before, after = (Case(operator, (3,), inputs, first=False) for inputs in (("x", x), (x, "x")))
+    assert gradient_at(before, x, seed).tolist() == [1, 10, 100]
+    assert gradient_at(after, x, seed).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "expected"),
+    [
+        (("x", np.array(-0.5, np.float32), np.array(0.75, np.float32)), [1, 10, 0, 0, 10000]),
+        (("x", np.array(-0.5, np.float32)), [1, 10, 0, 1000, 10000]),
+        (("x", "", np.array(0.75, np.float32)), [1, 10, 100, 0, 10000]),
+    ],
+)
+def test_a_clip_passes_the_gradient_at_its_bounds(inputs, expected):
+    x = np.array([-0.5, 0.75, -0.5001, 0.7501, 0], np.float32)
+    seed = np.array([1, 10, 100, 1000, 10000], np.float32)
+    assert gradient_at(Case("Clip", (5,), inputs, first=False), x, seed).tolist() == expected

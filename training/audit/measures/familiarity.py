@@ -13,7 +13,8 @@ from sklearn.metrics import roc_auc_score
 
 from service.bundle.manifest import Manifest
 from service.predictions import Familiarity, PredictionOptions, predict
-from service.runtime.engine import Engine, Outputs
+from service.runtime.engine import Engine
+from service.runtime.graphs import Outputs
 from training.audit.measures.out_of_distribution import AnyPixels
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from service.bundle.manifest import Manifest
 from service.predictions import PredictionOptions, PredictionSet, predict
-from service.runtime.engine import Outputs
+from service.runtime.graphs import Outputs
 from training.data import ClassIndices
 
 KINDS = {"marginal": False, "by_class": True}

@@ -10,7 +10,7 @@ from support.images import draw, encode
 from support.requests import BAD, GOOD
 
 VERBS = ("get", "post")
-BENTOMLS = {"/livez", "/readyz"}
+BENTOMLS = {"/livez", "/readyz", "/schema.json", "/docs.json"}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,80 @@
+"""The graphs that an engine runs: their names, and what goes in and comes out.
+
+    image    uint8 (N, S, S, 3) RGB           into predict.onnx
+    x        float32 (N, 3, S, S) normalised  into gradient.onnx and cam.onnx
+    target   int64 (N,), −1 = the predicted class
+    logits   float32 (N, K)                   out of each
+
+Those of a bundle have the names of their files (service/bundle/folder.py). The other two exist in
+an engine only.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Int64, UInt8
+
+from service.bundle import folder
+
+STORED = (folder.PREDICT, folder.GRADIENT, folder.CAM)
+EXPLAINING = frozenset({folder.GRADIENT, folder.CAM})
+QUICK = "quick"  # predict.onnx or predict.int8.onnx, for answers that no explanation is made from
+PATH_GRADIENT = "path_gradient"  # of a GPU (service/runtime/path_gradient.py)
+
+Batch = UInt8[np.ndarray, "rows size size 3"]
+Rows = Float32[np.ndarray, "rows 3 size size"]
+Targets = Int64[np.ndarray, "rows"]
+Logits = Float32[np.ndarray, "rows classes"]
+Feeds = Mapping[str, np.ndarray]
+Program = Callable[[Feeds], dict[str, np.ndarray]]  # an open graph: outputs by name, of inputs
+
+
+# The fields of Outputs, Gradient and Cam have the names of the graphs' outputs, which fill them.
+class OutputRow(NamedTuple):
+    """One row of `Outputs`: logits (K,), and the nearest reference images, nearest first."""
+
+    logits: Float32[np.ndarray, " classes"]
+    similarity: Float32[np.ndarray, " neighbours"] | None = None
+    neighbour: Int64[np.ndarray, " neighbours"] | None = None
+
+
+class Outputs(NamedTuple):
+    """Outputs of predict.onnx: `logits` (N, K) and, where the bundle has them, `features` (N, D).
+
+    With reference images also the cosine `similarity` (N, k) of the nearest, nearest first, and
+    their rows among the reference images, `neighbour` (N, k).
+    """
+
+    logits: Logits
+    features: Float32[np.ndarray, "rows features"] | None = None
+    similarity: Float32[np.ndarray, "rows neighbours"] | None = None
+    neighbour: Int64[np.ndarray, "rows neighbours"] | None = None
+
+    def rows(self) -> list[OutputRow]:
+        """The outputs, image by image."""
+        if self.similarity is None or self.neighbour is None:
+            return [OutputRow(logits) for logits in self.logits]
+        return [
+            OutputRow(*row)
+            for row in zip(self.logits, self.similarity, self.neighbour, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """Outputs of gradient.onnx: `logits`, and the target logit's `gradient` per unit of x."""
+
+    logits: Logits
+    gradient: Rows
+
+
+@dataclass(frozen=True)
+class Cam:
+    """Outputs of cam.onnx: the signed Grad-CAM `cam`, its layer's activation and gradient."""
+
+    logits: Logits
+    cam: Float32[np.ndarray, "rows 1 height width"]
+    activation: Float32[np.ndarray, "rows channels height width"]
+    activation_gradient: Float32[np.ndarray, "rows channels height width"]

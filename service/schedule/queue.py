@@ -1,0 +1,274 @@
+"""The queue of a lane: admission, places, backlog and deadlines.
+
+A queue holds at most `capacity` items, with the places that are reserved for images still being
+prepared. Its backlog is the seconds that all waiting and running items are expected to take. An
+item is rejected at once, with the time after which a retry makes sense, if the queue is full or
+if the backlog does not fit in front of its deadline. An item whose deadline passes while it waits
+gets `DeadlineExceeded`; an item whose caller leaves is dropped.
+
+Times are seconds of the queue's clock, `time.perf_counter` by default, which the deadlines share.
+"""
+
+import asyncio
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from service.errors import DeadlineExceeded, TooManyRequests, Unavailable
+from service.schedule.timing import RecentMean
+from service.telemetry.metrics import Metrics
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+FULL, LATE, STOPPING = "queue_full", "deadline", "stopping"  # reasons of a rejection, as labels
+
+
+class QueueMetrics(NamedTuple):
+    """The metrics of one queue: its depth and limit, items in flight, rejections, batch sizes."""
+
+    depth: Gauge
+    limit: Gauge
+    in_flight: Gauge
+    rejected: Mapping[str, Counter]
+    batch_size: Histogram
+
+    @classmethod
+    def of(cls, metrics: Metrics, lane: str) -> "QueueMetrics":
+        """The share of `metrics` that is labelled with `lane`."""
+        return cls(
+            metrics.queue_depth.labels(lane),
+            metrics.queue_limit.labels(lane),
+            metrics.in_flight.labels(lane),
+            {reason: metrics.rejected.labels(lane, reason) for reason in (FULL, LATE, STOPPING)},
+            metrics.batch_size.labels(lane),
+        )
+
+
+class Done(NamedTuple, Generic[Result]):
+    """A result, with the seconds that its item waited and the seconds that its batch ran."""
+
+    result: Result
+    queue_seconds: float
+    run_seconds: float
+
+
+@dataclass(eq=False)
+class Ticket(Generic[Item, Result]):
+    """One item in a queue: when it `joined`, its `deadline` and its expected seconds, `cost`."""
+
+    item: Item
+    deadline: float
+    cost: float
+    joined: float
+    future: "asyncio.Future[Done[Result]]"
+
+    @property
+    def cancelled(self) -> bool:
+        """True once the caller has left."""
+        return self.future.cancelled()
+
+    def resolve(self, result: Result | Exception, started: float, run_seconds: float) -> None:
+        """Gives the caller its result, or raises it there; call it on the caller's event loop."""
+        # A cancelled future raises when it is set, and the rest of the batch would wait for ever.
+        if self.future.done():
+            return
+        if isinstance(result, Exception):
+            self.future.set_exception(result)
+        else:
+            self.future.set_result(Done(result, started - self.joined, run_seconds))
+
+
+class Queue(Generic[Item, Result]):
+    """Tickets in the order of their arrival; safe for one event loop and one lane thread."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        capacity: int,
+        most_rows: int,
+        metrics: QueueMetrics,
+        cost: Callable[[Item], float] | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """Makes a queue of `capacity` places that yields batches of up to `most_rows` tickets.
+
+        `cost` forecasts the seconds of an item; without it, the recent mean is the forecast.
+        """
+        self.clock = clock
+        self._name = name
+        self._capacity = capacity
+        self._most_rows = most_rows
+        self._metrics = metrics
+        self._full = f"the {name} queue is full (limit {capacity}): retry later"
+        self._mean = RecentMean()
+        self._cost: Callable[[Item], float] = cost or (lambda _item: self._mean.seconds)
+        self._waiting: deque[Ticket[Item, Result]] = deque()
+        self._reserved = 0
+        self._in_flight = 0
+        self._backlog_seconds = 0.0
+        self._changed = threading.Condition()
+        self._closed = False
+        metrics.limit.set(capacity)
+
+    @property
+    def waiting(self) -> int:
+        """The number of tickets that wait."""
+        return len(self._waiting)
+
+    @property
+    def backlog_seconds(self) -> float:
+        """The seconds that all waiting and running tickets are expected to take."""
+        return self._backlog_seconds
+
+    def rejection(self, ahead: int = 0) -> TooManyRequests | None:
+        """A counted 429 if the queue is full, else None; `ahead` are admitted and not yet here."""
+        if len(self._waiting) + self._reserved + ahead < self._capacity:
+            return None
+        self._metrics.rejected[FULL].inc()
+        return TooManyRequests(self._full, _retry_after(self._backlog_seconds))
+
+    def admit(self) -> None:
+        """Checks for a free place.
+
+        Raises:
+            TooManyRequests: the queue is full.
+        """
+        if error := self.rejection():
+            raise error
+
+    @contextmanager
+    def reserve(self) -> Iterator[None]:
+        """Holds a place while an item is prepared; the place is free again when the item joins.
+
+        Raises:
+            TooManyRequests: the queue is full.
+        """
+        # An item that could not wait afterwards is not worth preparing.
+        self.admit()
+        self._reserved += 1
+        try:
+            yield
+        finally:
+            self._reserved -= 1
+
+    def join(self, item: Item, deadline: float) -> Ticket[Item, Result]:
+        """Adds `item`, from a coroutine; `result` waits for its ticket.
+
+        Raises:
+            TooManyRequests: the queue is full.
+            Unavailable: the queue is closed, or the backlog does not fit before `deadline`.
+        """
+        now = self.clock()
+        future = asyncio.get_running_loop().create_future()
+        ticket: Ticket[Item, Result] = Ticket(item, deadline, self._cost(item), now, future)
+        with self._changed:
+            self._check(ticket)
+            self._waiting.append(ticket)
+            self._in_flight += 1
+            self._backlog_seconds += ticket.cost
+            self._metrics.depth.set(len(self._waiting))
+            self._metrics.in_flight.set(self._in_flight)
+            self._changed.notify()
+        return ticket
+
+    async def result(self, ticket: Ticket[Item, Result]) -> Done[Result]:
+        """The result of `ticket`; a caller that is cancelled meanwhile frees its place.
+
+        Raises:
+            DeadlineExceeded: the deadline passed while the ticket waited.
+        """
+        try:
+            return await ticket.future
+        except asyncio.CancelledError:
+            self._leave(ticket)
+            raise
+
+    def wait(self) -> bool:
+        """Blocks until tickets wait or the queue is closed; False if it is closed and empty."""
+        with self._changed:
+            while not self._waiting and not self._closed:
+                self._changed.wait()
+            return bool(self._waiting)
+
+    def take(self) -> list[Ticket[Item, Result]]:
+        """Pops up to `most_rows` live tickets; expired ones get `DeadlineExceeded`.
+
+        The tickets stay in flight, and in the backlog, until `complete`.
+        """
+        with self._changed:
+            size = min(self._most_rows, len(self._waiting))
+            batch = [self._waiting.popleft() for _ in range(size)]
+            self._metrics.depth.set(len(self._waiting))
+        now = self.clock()
+        live = [t for t in batch if not self._expired(t, now) and not t.cancelled]
+        if len(live) < len(batch):
+            self._forget([ticket for ticket in batch if ticket not in live])
+        return live
+
+    def complete(self, batch: Sequence[Ticket[Item, Result]], run_seconds: float) -> None:
+        """Takes a finished `batch` out of the backlog, and its mean item into the forecast."""
+        self._metrics.batch_size.observe(len(batch))
+        self._mean.add(run_seconds / len(batch))
+        self._forget(batch)
+
+    def close(self) -> None:
+        """Rejects all later items; waiting ones stay."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    def _check(self, ticket: Ticket[Item, Result]) -> None:
+        if self._closed:
+            self._metrics.rejected[STOPPING].inc()
+            raise Unavailable("the service is stopping: ask another replica")
+        self.admit()
+        needed, remaining = self._backlog_seconds + ticket.cost, ticket.deadline - ticket.joined
+        if needed > remaining:
+            self._metrics.rejected[LATE].inc()
+            raise Unavailable(
+                f"the {self._name} queue needs about {needed:.2g} s, and deadline_ms leaves "
+                f"{max(0.0, remaining):.2g} s: retry later, or give more time",
+                _retry_after(self._backlog_seconds),
+            )
+
+    def _leave(self, ticket: Ticket[Item, Result]) -> None:
+        with self._changed:
+            # A ticket that runs already is forgotten with its batch.
+            if ticket in self._waiting:
+                self._waiting.remove(ticket)
+                self._forget([ticket])
+                self._metrics.depth.set(len(self._waiting))
+
+    def _forget(self, tickets: Sequence[Ticket[Item, Result]]) -> None:
+        """Takes `tickets` out of the backlog and of the items in flight."""
+        with self._changed:
+            self._in_flight -= len(tickets)
+            cost = sum(ticket.cost for ticket in tickets)
+            self._backlog_seconds = max(0.0, self._backlog_seconds - cost)
+            self._metrics.in_flight.set(self._in_flight)
+
+    def _expired(self, ticket: Ticket[Item, Result], now: float) -> bool:
+        """True if the deadline of `ticket` is over; its caller then gets the error."""
+        if now <= ticket.deadline:
+            return False
+        error = DeadlineExceeded(
+            f"{now - ticket.joined:.2g} s passed in the {self._name} queue and deadline_ms is "
+            "over: retry later, or give more time"
+        )
+        # A lane thread may not touch a future of the event loop.
+        ticket.future.get_loop().call_soon_threadsafe(ticket.resolve, error, now, 0.0)
+        return True
+
+
+def _retry_after(seconds: float) -> int:
+    """`seconds` as a Retry-After header (RFC 9110, 10.2.3): whole, rounded up, never 0."""
+    return max(1, math.ceil(seconds))

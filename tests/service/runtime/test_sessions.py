@@ -1,0 +1,110 @@
+"""The sessions of a bundle are opened where they were asked to be, and tested before they serve."""
+
+from dataclasses import replace
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from service.bundle import folder
+from service.errors import BundleError, DeviceError
+from service.runtime.engine import Engine
+from service.runtime.sessions import CPU_ROWS, open_sessions, rows_of, self_test_image
+
+
+def with_predict_alone(bundle, path, **changes):
+    files = {folder.PREDICT: bundle.read(folder.PREDICT)}
+    return folder.write(path, replace(bundle.manifest, **changes), files)
+
+
+def cuda_works(bundle):
+    try:
+        ort.set_default_logger_severity(4)
+        session = ort.InferenceSession(
+            bundle.read(folder.PREDICT), providers=["CUDAExecutionProvider"]
+        )
+        return session.get_providers()[0] == "CUDAExecutionProvider"
+    except Exception:  # noqa: BLE001 - onnxruntime raises what it likes
+        return False
+
+
+def test_cuda_is_rejected_where_it_does_not_work(embedded):
+    if cuda_works(embedded):
+        pytest.skip("a GPU is here: cuda works")
+    with pytest.raises(DeviceError, match="set CANDOR_DEVICE to cpu or auto"):
+        Engine(embedded, "cuda")
+
+
+def test_auto_takes_a_device_that_works(embedded):
+    engine = Engine(embedded, "auto")
+    assert engine.device == ("cuda" if cuda_works(embedded) else "cpu")
+    assert engine.provider.lower().startswith(engine.device)
+
+
+def test_several_cores_have_sessions_of_their_own_and_a_single_core_has_not(embedded):
+    several, single = (
+        open_sessions(embedded, "cpu", threads, "float32", alone=True) for threads in (2, 1)
+    )
+    assert several.all_cores.keys() == several.one_core.keys()
+    assert all(several.all_cores[name] is not several.one_core[name] for name in several.one_core)
+    assert single.all_cores is single.one_core
+    assert several.most_rows == CPU_ROWS
+
+
+def test_beside_other_workers_explanations_have_one_core(embedded):
+    sessions = open_sessions(embedded, "cpu", 2, "float32", alone=False)
+    shared = {
+        name for name in sessions.one_core if sessions.all_cores[name] is sessions.one_core[name]
+    }
+    assert shared == {folder.GRADIENT, folder.CAM}
+
+
+def test_the_seconds_of_a_pass_are_measured_once(embedded):
+    sessions = open_sessions(embedded, "cpu", 1, "float32", alone=True)
+    assert sessions.forward_seconds > 0
+    assert sessions.forward_seconds is sessions.forward_seconds
+    assert sessions.quick_seconds > 0
+
+
+def test_a_wrong_class_in_the_self_test_stops_the_start(embedded, tmp_path):
+    index, logit = embedded.manifest.self_test
+    wrong = with_predict_alone(embedded, tmp_path / "b", self_test=(index + 1, logit))
+    with pytest.raises(BundleError, match=rf"gives class {index} .* the manifest says class"):
+        Engine(wrong, "cpu")
+
+
+@pytest.mark.parametrize("error", [0.06, -0.06])
+def test_a_wrong_logit_in_the_self_test_stops_the_start(error, embedded, tmp_path):
+    index, logit = embedded.manifest.self_test
+    wrong = with_predict_alone(embedded, tmp_path / "b", self_test=(index, logit + error))
+    with pytest.raises(BundleError, match="the manifest says class"):
+        Engine(wrong, "cpu")
+    near = with_predict_alone(embedded, tmp_path / "c", self_test=(index, logit + error / 2))
+    assert Engine(near, "cpu").device == "cpu"
+
+
+def test_a_broken_graph_stops_the_start(embedded, tmp_path):
+    broken = folder.write(tmp_path / "b", embedded.manifest, {folder.PREDICT: b"no graph"})
+    with pytest.raises(BundleError, match=r"cannot open predict\.onnx"):
+        Engine(broken, "cpu")
+
+
+def test_the_cpu_opens_no_half_precision(embedded, tmp_path):
+    half = folder.HALVES[folder.PREDICT]
+    files = {folder.PREDICT: embedded.read(folder.PREDICT), half: b"no graph"}
+    engine = Engine(folder.write(tmp_path / "b", embedded.manifest, files), "cpu")
+    image = self_test_image(embedded.manifest.input.size)
+    assert engine.predict(image).logits.shape == (1, 10)
+
+
+def test_of_large_images_fewer_run_together_on_a_gpu():
+    assert rows_of(32)[-1] == 64
+    assert rows_of(224)[-1] == 16
+    assert rows_of(512)[-1] == 2
+    assert rows_of(4_096) == (1,)
+
+
+def test_the_self_test_image_is_the_same_everywhere():
+    image = self_test_image(3)
+    assert image.dtype == np.uint8
+    assert image[0, 1].tolist() == [[0, 127, 255], [127, 127, 128], [255, 127, 0]]

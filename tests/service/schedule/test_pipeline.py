@@ -1,0 +1,186 @@
+"""The stages of an image, over a real engine, and as a real server shows them."""
+
+import asyncio
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from service.errors import Unavailable, UndecodableImage
+from service.explain import ask
+from service.predictions import PredictionOptions, predict
+from service.runtime.engine import Engine
+from service.runtime.graphs import QUICK
+from service.schedule.lanes import LoopLane, ThreadLane
+from service.schedule.pipeline import Pipeline
+from service.schedule.timing import Timing
+from service.settings import Settings
+from service.telemetry.metrics import Metrics
+from service.workers.shared_state import PREDICTING, SharedState
+from support import arrivals, load
+from support.images import draw, encode
+from support.servers import Server
+
+IMAGE = encode(draw("red"))
+OPTIONS = PredictionOptions()
+IN_FLIGHT = 'candor_in_flight{lane="predict"}'
+
+
+@pytest.fixture
+def pipeline(engine, embedded):
+    opened = Pipeline(engine, Settings(), Metrics(embedded.manifest.labels))
+    yield opened
+    opened.close()
+
+
+def run(pipeline, steps):
+    """What the coroutine function `steps` makes of a new timing."""
+    return asyncio.run(steps(Timing(pipeline.metrics)))
+
+
+def text(pipeline):
+    return pipeline.metrics.text().decode()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "capacity", "lane"),
+    [
+        (0.1, 128, ThreadLane),
+        (0.005, 128, ThreadLane),
+        (0.001, 250, LoopLane),
+        (1e-5, 512, LoopLane),
+    ],
+)
+def test_the_time_of_a_prediction_decides_the_lane_and_the_places(
+    seconds, capacity, lane, embedded
+):
+    engine = Engine(embedded, "cpu", 1)
+    vars(engine._sessions)["quick_seconds"] = seconds
+    opened = Pipeline(engine, Settings(), Metrics(embedded.manifest.labels))
+    opened.close()
+    assert isinstance(opened._predict, lane)
+    assert f'candor_queue_limit{{lane="predict"}} {capacity}.0' in text(opened)
+    assert 'candor_queue_limit{lane="explain"} 128.0' in text(opened)
+
+
+def test_an_image_is_predicted_as_the_engine_predicts_it(pipeline, engine):
+    timings = []
+
+    async def steps(timing):
+        timings.append(timing)
+        sent = await pipeline.receive(IMAGE, timing, keep=False)
+        return sent, await pipeline.predict(sent, OPTIONS, timing)
+
+    sent, prediction = run(pipeline, steps)
+    expected = predict(engine.predict(sent.fitted[None]).rows()[0], engine.manifest)
+    assert prediction.best == expected.best
+    assert (sent.width, sent.height, sent.format, sent.ground) == (32, 32, "PNG", None)
+    assert timings[0].seconds.keys() == {"decode", "queue", "infer"}
+    assert "candor_predictions_total" in text(pipeline)
+
+
+def test_only_a_prediction_for_its_own_sake_slows_explanations(pipeline):
+    async def steps(timing, explained):
+        sent = await pipeline.receive(IMAGE, timing, keep=False)
+        await pipeline.predict(sent, OPTIONS, timing, explained=explained)
+        return pipeline._shared_state.last_prediction
+
+    assert run(pipeline, lambda timing: steps(timing, explained=True)) == 0
+    assert run(pipeline, lambda timing: steps(timing, explained=False)) > 0
+
+
+def test_a_damaged_image_is_counted_and_frees_its_place(pipeline):
+    async def steps(timing):
+        with pytest.raises(UndecodableImage):
+            await pipeline.receive(IMAGE[:-100], timing, keep=False)
+
+    run(pipeline, steps)
+    assert 'candor_image_rejected_total{reason="undecodable_picture"} 1.0' in text(pipeline)
+    assert pipeline._predict.queue._reserved == 0
+
+
+@pytest.mark.parametrize("size", [64, 200])  # decoded on the loop, and on a thread
+def test_pixels_and_their_file_are_predicted_alike(size, pipeline):
+    async def steps(timing):
+        pixels = draw("red", size)
+        sent = await pipeline.fit(pixels, timing)
+        received = await pipeline.receive(encode(pixels), timing, keep=False)
+        return sent, received
+
+    sent, received = run(pipeline, steps)
+    assert np.array_equal(sent.fitted, received.fitted)
+    assert (sent.width, sent.height, sent.format) == (size, size, "pixels")
+
+
+def test_an_explanation_is_counted_with_its_gap(pipeline, engine):
+    question = ask(engine.manifest, "integrated_gradients", None, {"steps": 8})
+
+    async def steps(timing):
+        sent = await pipeline.receive(IMAGE, timing, keep=True)
+        prediction = await pipeline.predict(sent, OPTIONS, timing, explained=True)
+        attribution = await pipeline.explain(sent, question, prediction, timing)
+        return attribution, await pipeline.overlay(sent, attribution, timing)
+
+    attribution, overlay = run(pipeline, steps)
+    assert attribution.degraded_from is None
+    assert overlay.startswith(b"\x89PNG")
+    exposition = text(pipeline)
+    for name in ("candor_explanation_duration_seconds", "candor_completeness_gap"):
+        assert f'{name}_count{{method="integrated_gradients"}} 1.0' in exposition
+    answered = 'candor_explanations_total{method="integrated_gradients",outcome="answered"} 1.0'
+    assert answered in exposition
+
+
+def test_a_worker_beside_another_that_computes_predicts_on_one_core(embedded, tmp_path):
+    engine = Engine(embedded, "cpu", threads=2)
+    ours, theirs = (SharedState(tmp_path / "shared", own) for own in (0, 1))
+    pipeline = Pipeline(engine, Settings(), Metrics(embedded.manifest.labels), ours)
+    calls = []
+    for cores in ("all_cores", "one_core"):
+        programs = getattr(engine._sessions, cores)
+        programs[QUICK] = lambda feeds, cores=cores, program=programs[QUICK]: (
+            calls.append(cores) or program(feeds)
+        )
+
+    async def steps(timing):
+        sent = await pipeline.receive(IMAGE, timing, keep=False)
+        await pipeline.predict(sent, OPTIONS, timing)
+        with theirs.computing(PREDICTING):
+            await pipeline.predict(sent, OPTIONS, timing)
+
+    run(pipeline, steps)
+    pipeline.close()
+    assert calls == ["all_cores", "one_core"]
+
+
+def test_a_closed_pipeline_rejects(engine, embedded):
+    closed = Pipeline(engine, Settings(), Metrics(embedded.manifest.labels))
+
+    async def steps(timing):
+        sent = await closed.receive(IMAGE, timing, keep=False)
+        closed.close()
+        with pytest.raises(Unavailable, match="the service is stopping"):
+            await closed.predict(sent, OPTIONS, timing)
+
+    run(closed, steps)
+
+
+def test_a_scrape_sees_images_in_flight_although_predictions_run_on_the_loop(tmp_path):
+    with Server(tmp_path, workers=1) as server:
+        raw, seen = load.image("/predict", IMAGE, "png").raw(), threading.Event()
+        ends = time.monotonic() + 60
+        requests = iter(lambda: None if seen.is_set() or time.monotonic() > ends else raw, None)
+        working = threading.Thread(
+            target=lambda: arrivals.run(
+                arrivals.closed_loop(server.port, requests, 32, lambda _answer: None)
+            )
+        )
+        working.start()
+        largest = 0.0
+        while not largest and time.monotonic() < ends:
+            largest = server.metric(IN_FLIGHT)
+        seen.set()
+        working.join()
+        assert 0 < largest <= 32
+        assert server.metric(IN_FLIGHT) == 0
