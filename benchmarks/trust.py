@@ -160,18 +160,18 @@ def cost(bundle: Path, rounds: int, seconds: float) -> str:
 
     Rounds of both are interleaved.
     """
-    asked = [(load.image("/predict", load.jpeg("32×32")), 1.0)]
+    mix = [(load.image("/predict", load.jpeg("32×32")), 1.0)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         wrk, bare = Wrk(folder), without_trust(bundle, folder / "bare")
         with (
-            load.candor_running(_made(folder / "a"), bundle, asked[0][0]) as whole,
-            load.candor_running(_made(folder / "b"), bare, asked[0][0]) as less,
+            load.candor_running(_made(folder / "a"), bundle, mix[0][0]) as whole,
+            load.candor_running(_made(folder / "b"), bare, mix[0][0]) as less,
         ):
             for server in (whole, less):
-                wrk.drive(server.port, asked, CONNECTIONS, WARM_SECONDS)
+                wrk.drive(server.port, mix, CONNECTIONS, WARM_SECONDS)
             pairs = [
-                [load.driven(wrk, server, asked, CONNECTIONS, seconds) for server in (whole, less)]
+                [load.driven(wrk, server, mix, CONNECTIONS, seconds) for server in (whole, less)]
                 for _ in range(rounds)
             ]
     rate = statistics.median(ours.rate / theirs.rate for (ours, _), (theirs, _) in pairs)

@@ -194,7 +194,7 @@ def _await(process: subprocess.Popen[bytes], port: int, warm: Request, log: Path
 
 
 def answers(port: int, request: Request) -> bool:
-    """Whether the server answers `request` with 200."""
+    """True if the server answers `request` with 200."""
     try:
         return ask(port, request.path, request.body, request.headers)[0] == http.client.OK
     except (OSError, http.client.HTTPException):

@@ -20,7 +20,7 @@ LOST = -1  # h2load's status for a request without an answer
 
 
 @dataclass(frozen=True)
-class Asked:
+class Exchange:
     """One request: when it was sent and answered, in seconds of `time.time`, and its HTTP status.
 
     The status of a request without an answer is LOST.
@@ -40,27 +40,27 @@ class Asked:
 class Wave:
     """All requests of one load, whose full rate lasted `seconds` from `began`."""
 
-    asked: Sequence[Asked]
+    exchanges: Sequence[Exchange]
     began: float
     seconds: float
 
-    def sent(self) -> list[Asked]:
+    def sent(self) -> list[Exchange]:
         """The requests sent at the full rate."""
-        return [one for one in self.asked if 0 <= one.sent - self.began < self.seconds]
+        return [one for one in self.exchanges if 0 <= one.sent - self.began < self.seconds]
 
     def per_second(self, status: int) -> float:
         """The answers with `status` a second, counted at the full rate."""
         return (
             sum(
                 one.status == status and 0 <= one.ended - self.began < self.seconds
-                for one in self.asked
+                for one in self.exchanges
             )
             / self.seconds
         )
 
     def statuses(self) -> Counter[int]:
         """The number of requests by status, all of the load."""
-        return Counter(one.status for one in self.asked)
+        return Counter(one.status for one in self.exchanges)
 
 
 def drive(
@@ -97,14 +97,14 @@ def drive(
     subprocess.run(
         [*command, f"http://{HOST}:{port}{request.path}"], check=True, capture_output=True
     )
-    asked = read(log)
-    return Wave(asked, min(one.sent for one in asked) + RAMP_SECONDS, seconds)
+    exchanges = read(log)
+    return Wave(exchanges, min(one.sent for one in exchanges) + RAMP_SECONDS, seconds)
 
 
-def read(log: Path) -> list[Asked]:
+def read(log: Path) -> list[Exchange]:
     """The requests in h2load's log: lines of start (µs since 1970), status and duration (µs)."""
     rows = (line.split() for line in log.read_text().splitlines())
     return [
-        Asked(int(start) / 1e6, (int(start) + int(duration)) / 1e6, int(status))
+        Exchange(int(start) / 1e6, (int(start) + int(duration)) / 1e6, int(status))
         for start, status, duration in rows
     ]

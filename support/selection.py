@@ -37,7 +37,7 @@ def fail_in_ci(report: pytest.TestReport) -> None:
 
 
 def imports_torch(path: Path) -> bool:
-    """Whether importing the file imports torch, directly or through our own modules."""
+    """True if an import of the file imports torch, directly or through our own modules."""
     waiting, seen = [path], {path}
     while waiting:
         names = _imported(waiting.pop())
@@ -50,7 +50,7 @@ def imports_torch(path: Path) -> bool:
 
 
 def starts_process(function: Callable[..., Any]) -> bool:
-    """Whether a test or a fixture reaches a module that starts processes, or an import of torch."""
+    """True if a test or a fixture reaches a module that starts processes, or imports torch."""
     waiting, seen = [inspect.unwrap(function)], {inspect.unwrap(function)}
     while waiting:
         current = waiting.pop()

@@ -36,7 +36,7 @@ class Stop:
 
     @property
     def clean(self) -> bool:
-        """Whether no request was lost, answered too late or rejected without a reason."""
+        """True if no request was lost, answered too late or rejected without a reason."""
         return (
             set(self.before) == {OK}
             and not self.late

@@ -101,7 +101,7 @@ def test_scripts_serve_serves_and_the_curl_blocks_answer(tmp_path):
             if "top_k=1" in block:
                 is_shown_in_readme(json.loads(done.stdout))
             if "explain=grad_cam" in block:
-                told = json.loads(done.stdout)
+                answer = json.loads(done.stdout)
                 for number in (
                     "probability",
                     "temperature",
@@ -111,12 +111,12 @@ def test_scripts_serve_serves_and_the_curl_blocks_answer(tmp_path):
                     "limit",
                     "class_cosine",
                 ):
-                    assert float(shown(number)) == pytest.approx(first(told, number), abs=2e-3), (
+                    assert float(shown(number)) == pytest.approx(first(answer, number), abs=2e-3), (
                         number
                     )
                 for name in ("version", "label", "method", "format"):
-                    assert shown(name) == first(told, name)
-                assert json.loads(shown("labels")) == told["prediction_set"]["labels"]
+                    assert shown(name) == first(answer, name)
+                assert json.loads(shown("labels")) == answer["prediction_set"]["labels"]
     assert server.process.returncode == 0
     assert size(tmp_path / "overlay.png") == size(ROOT / "docs/images/red-ball.jpg")
 

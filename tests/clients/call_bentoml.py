@@ -1,4 +1,7 @@
-"""Asks a server by BentoML's client: URL IMAGE MASK NOISE → JSON on standard output. In a process of its own: importing bentoml warns."""
+"""Calls a server by BentoML's client: URL IMAGE MASK NOISE → JSON on standard output.
+
+It runs in a process of its own, because importing bentoml warns.
+"""
 
 import json
 import sys

@@ -50,6 +50,14 @@ def test_an_old_list_of_packages_is_fetched_again_and_interrupted_work_finished(
     assert log.read_text().splitlines() == ["install", "dpkg --configure", "update", "install"]
 
 
+def test_a_package_that_apt_cannot_install_is_named_with_a_remedy(tmp_path):
+    apt = 'echo "E: no candidate" >&2; [ "$1" = update ]'
+    done = run(tmp_path, "chromium", id="echo 0", apt_get=apt, dpkg="")
+    assert done.returncode == 1
+    assert "E: no candidate\nscripts/packages: apt-get cannot install chromium" in done.stderr
+    assert "'snap install chromium'" in done.stderr
+
+
 def test_without_root_and_sudo_it_names_what_an_administrator_has_to_run(tmp_path):
     done = run(tmp_path, "prometheus", id="echo 1000", apt_get="exit 1")
     assert done.returncode == 1

@@ -135,11 +135,11 @@ def test_wrk_drives_a_mix_against_the_service(server, tmp_path):
 
 def test_the_log_of_h2load_is_parsed(tmp_path):
     (tmp_path / "log").write_text("1000000\t200\t500000\n2500000\t429\t20000\n6000000\t-1\t10\n")
-    first, second, lost = asked = rates.read(tmp_path / "log")
+    first, second, lost = exchanges = rates.read(tmp_path / "log")
     assert (first.sent, first.ended, first.status) == (1.0, 1.5, 200)
     assert second.milliseconds == pytest.approx(20)
     assert lost.status == rates.LOST
-    wave = rates.Wave(asked, 1.0, 2.0)
+    wave = rates.Wave(exchanges, 1.0, 2.0)
     assert wave.sent() == [first, second]
     assert wave.per_second(200) == 0.5
 
@@ -154,4 +154,4 @@ def test_a_wave_keeps_its_rate_while_answers_are_slow(tmp_path):
     wave = arrivals.run(work())
     assert set(wave.statuses()) == {429}
     assert len(wave.sent()) / wave.seconds == pytest.approx(100, rel=0.2)
-    assert all(one.milliseconds >= 100 for one in wave.asked)
+    assert all(one.milliseconds >= 100 for one in wave.exchanges)
