@@ -20,7 +20,7 @@ from bentoml.exceptions import BentoMLException
 from service.api.bento import configuration
 from service.api.bento.arguments import ExplainArguments, PredictArguments
 from service.api.bento.service import FrontedService
-from service.errors import RequestError
+from service.errors import RequestError, SettingsError
 from service.settings import Settings
 from service.telemetry import logs
 from service.workers import memory
@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     from service.telemetry.tracing import TracingMiddleware
     from service.workers.shared_state import SharedState
 
-SETTINGS = Settings.from_environment()
+try:
+    SETTINGS = Settings.from_environment()
+except SettingsError as error:  # of BentoML's errors `bentoml serve` shows the sentence alone
+    raise BentoMLException(str(error)) from None
 DEVICES = {"cpu": "CPU", "cuda": "CUDA", "tensorrt": "TensorRT"}
 log = logging.getLogger("candor")
 logs.configure(SETTINGS.log_format)

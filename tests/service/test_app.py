@@ -144,6 +144,21 @@ def test_a_bad_setting_stops_the_start_with_a_sentence(settings, sentence, tmp_p
     assert "Traceback" not in run.stderr
 
 
+def test_a_bad_setting_stops_bentomls_command_with_a_sentence(tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-m", "bentoml", "serve", "service.app:Candor"],
+        cwd=ROOT,
+        env=environment(tmp_path, prot=3000),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 1
+    (line,) = run.stderr.splitlines()
+    assert "CANDOR_PROT is no setting of Candor: did you mean CANDOR_PORT?" in line
+
+
 @pytest.mark.parametrize("path", ["/predict", "/v2/models/cifar10/infer"])
 def test_a_caller_that_disconnects_while_sending_is_no_failure_of_the_service(tmp_path, path):
     with Server(tmp_path, workers=1) as server:
