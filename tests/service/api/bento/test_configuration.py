@@ -133,7 +133,7 @@ def test_a_rejected_option_stops_the_start_with_one_sentence(option, sentence, t
 def shared(tmp_path_factory):
     """A server whose answers pages of another origin may read, by BentoML's configuration."""
     server = Server(tmp_path_factory.mktemp("cors"), workers=1)
-    server._environment["BENTOML_CONFIG_OPTIONS"] = options(
+    server.environment["BENTOML_CONFIG_OPTIONS"] = options(
         "http.cors.enabled=true",
         f"http.cors.access_control_allow_origins={ORIGIN}",
         "http.cors.access_control_allow_methods=[GET,POST]",

@@ -118,7 +118,7 @@ def second(folder, url=None):
     command = [sys.executable, "-m", "bentoml", "serve", "second:Second"]
     server = Server(folder, [*command, "--working-dir", str(folder)], workers=1)
     server._command += ["--host", "127.0.0.1", "--port", str(server.port)]
-    server._environment["PYTHONPATH"] = str(ROOT)
+    server.environment["PYTHONPATH"] = str(ROOT)
     return server
 
 
