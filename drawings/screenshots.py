@@ -18,6 +18,8 @@ WIDTHS = {1280: 1.0, 390: 2.0}  # CSS pixels, and device pixels for each
 HEIGHTS = {"try": 900, "why": 1290, "watch": 1080, "model": 900}
 NARROW_HEIGHT = 844
 METHODS = ("Integrated Gradients", "Grad-CAM", "Occlusion")
+SCHEMES = ("light", "dark")
+SHOWN = ("try", "why")  # in the documents
 SAMPLES = ROOT / "service" / "web" / "samples"
 WATCHED_SECONDS = 24
 QUALITY = 80
@@ -25,7 +27,15 @@ QUALITY = 80
 
 @click.command()
 @click.option(
-    "--tab", "tabs", multiple=True, type=click.Choice(TABS), default=TABS, show_default=True
+    "--tab", "tabs", multiple=True, type=click.Choice(TABS), default=SHOWN, show_default=True
+)
+@click.option(
+    "--scheme",
+    "schemes",
+    multiple=True,
+    type=click.Choice(SCHEMES),
+    default=SCHEMES[:1],
+    show_default=True,
 )
 @click.option(
     "--into",
@@ -33,7 +43,7 @@ QUALITY = 80
     default=ROOT / "docs" / "images",
     help="The folder of the images.",
 )
-def main(tabs: tuple[str, ...], into: Path) -> None:
+def main(tabs: tuple[str, ...], schemes: tuple[str, ...], into: Path) -> None:
     """Writes page-TAB-SCHEME-WIDTH.webp for each tab, colour scheme and width."""
     with (
         tempfile.TemporaryDirectory() as scratch,
@@ -50,14 +60,14 @@ def main(tabs: tuple[str, ...], into: Path) -> None:
                     device_scale_factor=scale,
                     viewport={"width": width, "height": NARROW_HEIGHT},
                 )
-                for scheme in ("light", "dark")
+                for scheme in schemes
             }
             for tab in tabs:
                 with traffic(server.url) if tab == "watch" else nothing():
                     for visit in visits.values():
                         prepare(visit, tab)
                     if tab == "watch":
-                        visits["light"].page.wait_for_timeout(1000 * WATCHED_SECONDS)
+                        visits[schemes[0]].page.wait_for_timeout(1000 * WATCHED_SECONDS)
                     for scheme, visit in visits.items():
                         take(visit, tab, width, into / f"page-{tab}-{scheme}-{width}.webp")
 
