@@ -1,4 +1,4 @@
-"""The costs of operating the service: metrics, the access log, scrapes; and losses at a stop.
+"""The costs of metrics, the access log, BentoML's layers and scrapes; and losses at a stop.
 
 Every section starts real servers on free ports of loopback. Load and server share the machine, so
 the ratios matter more than the figures.
@@ -9,15 +9,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import click
 
 from support import arrivals, load, stopping
-from support.load import Reading, Server, Wrk, table
+from support.load import Reading, Request, Server, Wrk, table
 from support.servers import ROOT, environment, free_port
 from support.servers import Server as TestServer
 
@@ -25,10 +26,22 @@ CONNECTIONS = 16
 SCRAPES, PAUSE_SECONDS = 50, 0.1
 WARM_SECONDS = 2
 SMALL = load.image("/predict", load.jpeg("32×32"))
+BEHIND = "/behind/predict"  # where benchmarks.layered mounts the application
+EXPOSITIONS = {
+    "Candor": "service.app:Candor",
+    "prometheus_client's MultiProcessCollector": "benchmarks.collected:Candor",
+}
+COUNTED_PATHS = (  # so that the text has their series
+    "/explain?method=grad_cam",
+    "/explain?method=integrated_gradients&steps=4",
+    "/nothing",
+)
 
 
 @click.command()
-@click.argument("sections", nargs=-1, type=click.Choice(["metrics", "scrapes", "stopping"]))
+@click.argument(
+    "sections", nargs=-1, type=click.Choice(["metrics", "layers", "scrapes", "stopping"])
+)
 @click.option(
     "--seconds",
     default=3.0,
@@ -52,7 +65,9 @@ def main(sections: tuple[str, ...], seconds: float, rounds: int) -> None:
 
 
 @contextmanager
-def serving(folder: Path, service: str, **settings: object) -> Iterator[Server]:
+def serving(
+    folder: Path, service: str, warm: Request = SMALL, **settings: object
+) -> Iterator[Server]:
     """Serves `service`, a module and its class, with default settings apart from `settings`."""
     port = free_port()
     folder.mkdir()
@@ -70,94 +85,129 @@ def serving(folder: Path, service: str, **settings: object) -> Iterator[Server]:
         str(port),
     ]
     with load.running(
-        command, environment(folder / "home", **settings), ROOT, folder / "server.log", port, SMALL
+        command, environment(folder / "home", **settings), ROOT, folder / "server.log", port, warm
     ) as server:
         yield server
 
 
+@dataclass(frozen=True)
+class Variant:
+    """A way to serve: the module and class of the service, the path to ask, and its settings."""
+
+    name: str
+    service: str = "service.app:Candor"
+    path: str = "/predict"
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def request(self) -> Request:
+        """A prediction."""
+        return replace(SMALL, path=self.path)
+
+
+METRICS = (
+    Variant("metrics that count nothing", "benchmarks.silent:Candor"),
+    Variant("as it is"),
+    Variant("an access log", settings={"access_log": "true"}),
+)
+LAYERS = (
+    Variant("Candor's application before BentoML's"),
+    Variant(
+        "behind BentoML's, nothing traced, logged or counted", "benchmarks.layered:Lean", BEHIND
+    ),
+    Variant("behind BentoML's as it comes", "benchmarks.layered:AsItComes", BEHIND),
+)
+
+
 def metrics_section(seconds: float, rounds: int) -> str:
     """Compares metrics, metrics that count nothing, and an access log, in turn."""
-    readings: dict[str, list[tuple[Reading, float]]] = {
-        "as it is": [],
-        "metrics that count nothing": [],
-        "an access log": [],
-    }
-    with (
-        tempfile.TemporaryDirectory() as name,
-        serving(Path(name) / "as", "service.app:Candor") as real,
-        serving(Path(name) / "silent", "benchmarks.silent:Candor") as silent,
-        serving(Path(name) / "access", "service.app:Candor", access_log="true") as access,
-    ):
+    return f"## What metrics cost\n\n{compared(METRICS, CONNECTIONS, seconds, rounds)}"
+
+
+def layers_section(seconds: float, rounds: int) -> str:
+    """Compares places of the application before and behind BentoML's layers, in turn."""
+    tables = (compared(LAYERS, connections, seconds, rounds) for connections in (1, CONNECTIONS))
+    return "## What BentoML's layers cost\n\n" + "\n\n".join(tables)
+
+
+def compared(variants: Sequence[Variant], connections: int, seconds: float, rounds: int) -> str:
+    """The figures of the variants in turn, and their ratios to the first."""
+    readings: dict[str, list[tuple[Reading, float]]] = {one.name: [] for one in variants}
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         wrk = Wrk(Path(name))
-        servers = dict(zip(readings, (real, silent, access), strict=True))
-        for server in servers.values():
-            wrk.drive(server.port, [(SMALL, 1)], CONNECTIONS, WARM_SECONDS)
-        for _ in range(rounds):
-            for what, server in servers.items():
-                readings[what].append(load.driven(wrk, server, [(SMALL, 1)], CONNECTIONS, seconds))
-    base = readings["metrics that count nothing"]
-    rows = []
-    for what, measured in readings.items():
-        pairs = list(zip(measured, base, strict=True))
-        rate = statistics.median(one.rate / other.rate for (one, _), (other, _) in pairs)
-        spent = statistics.median(one / other for (_, one), (_, other) in pairs)
-        middle = load.median([reading for reading, _ in measured])
-        rows.append(
-            (
-                what,
-                f"{middle.rate:.0f}",
-                f"{rate:.3f}",
-                f"{spent:.3f}",
-                f"{middle.p50:.2f}",
-                f"{middle.p99:.2f}",
-                middle.errors,
+        mixes = {one.name: [(one.request, 1.0)] for one in variants}
+        servers = {
+            one.name: stack.enter_context(
+                serving(Path(name) / str(number), one.service, one.request, **one.settings)
             )
-        )
+            for number, one in enumerate(variants)
+        }
+        for one, server in servers.items():
+            wrk.drive(server.port, mixes[one], connections, WARM_SECONDS)
+        for _ in range(rounds):
+            for one, server in servers.items():
+                readings[one].append(load.driven(wrk, server, mixes[one], connections, seconds))
+    base = readings[variants[0].name]
+    rows = [_compared_row(name, measured, base) for name, measured in readings.items()]
     header = (
         "",
         "requests/s",
-        "of one without metrics, median of rounds",
+        "times the first, median of rounds",
         "times its processor time",
         "p50 ms",
         "p99 ms",
         "errors",
     )
     how = (
-        f"Predictions of 32×32 at {CONNECTIONS} connections, {rounds} rounds of {seconds:g} s in"
+        f"Predictions of 32×32, connections: {connections}; {rounds} rounds of {seconds:g} s in"
         " turn; the other servers rest meanwhile."
     )
-    return f"## What metrics cost\n\n{how}\n\n{table(header, rows)}"
+    return f"{how}\n\n{table(header, rows)}"
+
+
+def _compared_row(
+    name: str, measured: list[tuple[Reading, float]], base: list[tuple[Reading, float]]
+) -> tuple[object, ...]:
+    pairs = list(zip(measured, base, strict=True))
+    rate = statistics.median(one.rate / other.rate for (one, _), (other, _) in pairs)
+    spent = statistics.median(one / other for (_, one), (_, other) in pairs)
+    middle = load.median([reading for reading, _ in measured])
+    return (
+        name,
+        f"{middle.rate:.0f}",
+        f"{rate:.3f}",
+        f"{spent:.3f}",
+        f"{middle.p50:.2f}",
+        f"{middle.p99:.2f}",
+        middle.errors,
+    )
 
 
 def scrapes_section(seconds: float, _rounds: int) -> str:
-    """Times scrapes of an idle server and of one under load."""
-    rows = []
-    with (
-        tempfile.TemporaryDirectory() as name,
-        serving(Path(name) / "server", "service.app:Candor") as server,
-    ):
-        wrk = Wrk(Path(name))
-        wrk.drive(server.port, [(SMALL, 1)], CONNECTIONS, WARM_SECONDS)
-        for path in (
-            "/explain?method=grad_cam",
-            "/explain?method=integrated_gradients&steps=4",
-            "/nothing",
+    """Times scrapes of an idle server and of one under load, by the maker of their text."""
+    rows: list[tuple[object, ...]] = []
+    for maker, service in EXPOSITIONS.items():
+        with (
+            tempfile.TemporaryDirectory() as name,
+            serving(Path(name) / "server", service) as server,
         ):
-            load.ask(server.port, path, SMALL.body, SMALL.headers)
-        size = len(load.ask(server.port, "/metrics")[1].splitlines())
-        rows.append(("idle", *_scraped(server)))
-        for connections in (1, CONNECTIONS):
-            with wrk.driving(
-                server.port, [(SMALL, 1)], connections, max(seconds, 2 * SCRAPES * PAUSE_SECONDS)
-            ):
-                time.sleep(PAUSE_SECONDS)
-                rows.append((f"predictions at {connections} connections", *_scraped(server)))
-    header = ("load", "p50 ms", "p95 ms", "slowest ms")
-    how = (
-        f"{SCRAPES} scrapes of {size} lines, {PAUSE_SECONDS:g} s between two,"
-        " each over a connection of its own."
-    )
+            rows.extend((maker, *row) for row in _scrape_rows(server, Wrk(Path(name)), seconds))
+    header = ("text by", "lines", "load", "p50 ms", "p95 ms", "slowest ms")
+    how = f"{SCRAPES} scrapes, {PAUSE_SECONDS:g} s between two, each over a connection of its own."
     return f"## Scrapes\n\n{how}\n\n{table(header, rows)}"
+
+
+def _scrape_rows(server: Server, wrk: Wrk, seconds: float) -> Iterator[tuple[object, ...]]:
+    wrk.drive(server.port, [(SMALL, 1)], CONNECTIONS, WARM_SECONDS)
+    for path in COUNTED_PATHS:
+        load.ask(server.port, path, SMALL.body, SMALL.headers)
+    size = len(load.ask(server.port, "/metrics")[1].splitlines())
+    yield (size, "idle", *_scraped(server))
+    for connections in (1, CONNECTIONS):
+        duration = max(seconds, 2 * SCRAPES * PAUSE_SECONDS)
+        with wrk.driving(server.port, [(SMALL, 1)], connections, duration):
+            time.sleep(PAUSE_SECONDS)
+            yield (size, f"predictions at {connections} connections", *_scraped(server))
 
 
 def _scraped(server: Server) -> tuple[str, ...]:
@@ -221,6 +271,7 @@ def _has_ended(process: "subprocess.Popen[bytes]") -> bool:
 
 SECTIONS: Mapping[str, Callable[[float, int], str]] = {
     "metrics": metrics_section,
+    "layers": layers_section,
     "scrapes": scrapes_section,
     "stopping": stopping_section,
 }

@@ -12,7 +12,7 @@ def file_bytes(value: Any) -> bytes:
     text.
 
     Raises:
-        ValueError: `value` is something else, or no base64.
+        ValueError: `value` is something else, or text that is not base64.
         OSError: the Path cannot be read.
     """
     if isinstance(value, bytes | bytearray | memoryview):
@@ -25,7 +25,7 @@ def file_bytes(value: Any) -> bytes:
             return base64.b64decode(value, validate=True)
         except binascii.Error as error:
             raise ValueError(
-                f"the text of {len(value):,} characters is no base64 ({error}): give bytes or a "
+                f"the text of {len(value):,} characters is not base64 ({error}): give bytes or a "
                 "pathlib.Path"
             ) from None
     if hasattr(value, "save"):

@@ -14,7 +14,6 @@ from support.servers import ROOT
 from training.fit import runs
 from training.fit.loop import load_averaged_weights, make_fabric, prepare, train
 from training.fit.runs import RunError
-from training.networks.ours import CandorNet
 
 
 def test_a_trained_network_distinguishes_discs(run, dataset):
@@ -114,14 +113,3 @@ def test_two_processes_have_the_gradient_of_one(drawn, tmp_path):
             float(difference),
             float(gradient.abs().max()),
         )
-
-
-def test_whitening_makes_patches_uncorrelated():
-    generator = torch.Generator().manual_seed(0)
-    x = torch.nn.functional.avg_pool2d(torch.randn(200, 3, 34, 34, generator=generator), 3, 1)
-    network = CandorNet(3, (8, 8, 8))
-    network.prepare(x)
-    seen = network.whitening(x)[:, :12].permute(1, 0, 2, 3).flatten(1)
-    covariance = seen @ seen.T / seen.shape[1]
-    assert (covariance - torch.diag(covariance.diagonal())).abs().max() < 0.05
-    assert covariance.diagonal().max() < 1.1

@@ -33,8 +33,8 @@ def test_an_image_may_be_bytes_a_path_an_image_of_pillow_or_base64_text(tmp_path
     [
         (3, "the image is a int: give bytes, a pathlib.Path or an image of Pillow"),
         (str, "the image is a type"),
-        ("/etc/passwd", "the text of 11 characters is no base64"),
-        ("https://example.com/cat.png", "is no base64"),
+        ("/etc/passwd", "the text of 11 characters is not base64"),
+        ("https://example.com/cat.png", "is not base64"),
     ],
 )
 def test_other_values_are_rejected_with_a_sentence(value, reason):
