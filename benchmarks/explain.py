@@ -62,7 +62,12 @@ class Pair:
     help="The network.",
 )
 @click.option("--half", is_flag=True, help="Candor's graphs in half precision, on a GPU.")
-def main(runs: int, device: Literal["cpu", "cuda"], network: str, half: bool) -> None:  # noqa: FBT001 - click's
+def main(
+    runs: int,
+    device: Literal["cpu", "cuda"],
+    network: str,
+    half: bool,  # noqa: FBT001 - click's
+) -> None:
     """Prints the table."""
     torch.set_num_threads(1)
     # float32 beside float32; beside half precision, torch's default

@@ -45,7 +45,11 @@ Feeds = Mapping[str, np.ndarray]
     help=f"Rows a run; {GPU_ROWS} if not given.",
 )
 @click.option("--cam", is_flag=True, help="Measure cam.onnx, too.")
-def main(networks: tuple[str, ...], sizes: tuple[int, ...], cam: bool) -> None:  # noqa: FBT001 - click's
+def main(
+    networks: tuple[str, ...],
+    sizes: tuple[int, ...],
+    cam: bool,  # noqa: FBT001 - click's
+) -> None:
     """Prints the table."""
     device = f"{torch.cuda.get_device_name()}, {platform.machine()}, onnxruntime {ort.__version__}"
     click.echo(f"{device}, {date.today().isoformat()}\n")  # noqa: DTZ011 - the day where it runs

@@ -58,7 +58,8 @@ def tables() -> dict[str, list[str]]:
 def oklab(srgb: Colours) -> Colours:
     """Converts sRGB in 0…1 to lightness 0…1, green to red, and blue to yellow."""
     # IEC 61966-2-1, as below.
-    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)  # noqa: PLR2004
+    low, high = srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4
+    linear = np.where(srgb <= 0.04045, low, high)  # noqa: PLR2004
     return np.asarray(np.cbrt(linear @ _TO_LMS.T) @ _TO_LAB.T)
 
 

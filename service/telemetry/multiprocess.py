@@ -88,7 +88,8 @@ class Exposition:
             if kind.startswith("gauge") and not is_alive(pid):
                 continue
             largest = kind.endswith("max")
-            for key, value, _, _ in MmapedDict.read_all_values_from_file(path):  # type: ignore[no-untyped-call]
+            entries = MmapedDict.read_all_values_from_file(path)  # type: ignore[no-untyped-call]
+            for key, value, _, _ in entries:
                 before = values.get(key)
                 kinds[key] = kind
                 values[key] = (

@@ -24,6 +24,8 @@ LOOK_SECONDS = 0.001  # between two looks at a connection that is left to others
 PATIENCE_SECONDS = 0.050  # longer than a batch, which keeps another worker from accepting
 RETRY_SECONDS = 1.0  # after the system had no connection to give: too many files are open
 
+EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - it is compared
+
 log = logging.getLogger("candor")
 
 Factory = Callable[[], asyncio.BaseProtocol]
@@ -52,7 +54,9 @@ def share(
             server: asyncio.AbstractServer = await make(factory, *args, **options)
         else:
             # uvicorn calls neither of the two methods that are missing.
-            server = SharedListener(loop, listening, factory, shared_state)  # type: ignore[abstract]
+            server = SharedListener(  # type: ignore[abstract]
+                loop, listening, factory, shared_state
+            )
         started(address(server.sockets[0].getsockname(), tls=tls))  # type: ignore[attr-defined]
         return server
 
@@ -77,7 +81,10 @@ def address(name: tuple[Any, ...] | str, *, tls: bool) -> str:
     if isinstance(name, str):
         return name
     host, port = name[:2]
-    host = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host  # noqa: S104 - it is compared
+    if host in EVERYWHERE:
+        host = "localhost"
+    elif ":" in host:
+        host = f"[{host}]"
     return f"{'https' if tls else 'http'}://{host}:{port}"
 
 

@@ -103,7 +103,9 @@ class Connection(HttpToolsProtocol):
         finally:
             self._callbacks.remove(callback)
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
+    def connection_made(  # type: ignore[override] # as in uvicorn
+        self, transport: asyncio.Transport
+    ) -> None:
         """Begins, on a transport that joins writes."""
         super().connection_made(JoiningTransport(transport, self.loop))  # type: ignore[arg-type]
 

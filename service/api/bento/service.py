@@ -26,7 +26,8 @@ class FrontedService(bentoml.Service):  # type: ignore[misc] # bentoml is untype
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:  # noqa: FBT001, FBT002 - as BentoML has it
         """The application for a server, which starts the service with it."""
-        from service.workers import protocol  # noqa: PLC0415 - the supervisor imports this module, and runs no server
+        # The supervisor imports this module, and runs no server.
+        from service.workers import protocol  # noqa: PLC0415
 
         protocol.install()
         memory.limit_arenas()

@@ -176,7 +176,7 @@ def _rows(tensor: Mapping[str, Any], binary: memoryview, max_pixels: int) -> tup
     kind, shape = tensor.get("datatype"), _shape(tensor.get("shape"))
     if kind == BYTES and (len(shape) == 1 or shape[1:] == (1,)):
         return _encoded(tensor, _data(tensor, binary), shape[0])
-    if kind == UINT8 and len(shape) == 4 and shape[3] == 3 and min(shape) > 0:  # noqa: PLR2004 - (N, H, W, 3)
+    if kind == UINT8 and _is_rgb(shape):
         # By the shape alone, before the data become an array.
         if shape[1] * shape[2] > max_pixels:
             raise ImageTooLarge(
@@ -185,6 +185,11 @@ def _rows(tensor: Mapping[str, Any], binary: memoryview, max_pixels: int) -> tup
             )
         return tuple(_pixels(_data(tensor, binary), shape))
     raise InvalidParameter(f"the input is {short(kind)} of shape {short(list(shape))}: {INPUTS}")
+
+
+def _is_rgb(shape: tuple[int, ...]) -> bool:
+    """True for (N, H, W, 3) with at least one image of one pixel."""
+    return len(shape) == 4 and shape[3] == 3 and min(shape) > 0  # noqa: PLR2004
 
 
 def _shape(value: Any) -> tuple[int, ...]:
