@@ -75,8 +75,6 @@ def serve() -> None:
     # Two servers that shared a BENTOML_HOME would erase each other's metrics.
     home = Path(tempfile.gettempdir()) / f"candor-{os.getuid()}-{settings.port}"
     os.environ.setdefault("BENTOML_HOME", str(home))
-    # BentoML reports usage unless this is "true"; "1" does not count.
-    os.environ["BENTOML_DO_NOT_TRACK"] = "true"
     command = [sys.executable, "-m", "bentoml", "serve", "service.app:Candor"]
     options = ["--working-dir", str(Path(__file__).parent.parent)]
     options += ["--host", settings.host, "--port", str(settings.port)]
