@@ -29,7 +29,7 @@ def away(line):
     port, address = PORT.search(line), ADDRESS.search(line)
     if port is None or address is None:
         return False
-    return port[1] == "53" or not (address[1] or address[2]).startswith(("127.", "::1", "0.0.0.0"))
+    return port[1] == "53" or not (address[1] or address[2]).startswith(("127.", "::1"))
 
 
 class Watch:
