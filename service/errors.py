@@ -41,7 +41,8 @@ SHOWN = 40
 
 def short(value: Any) -> str:
     """`value` as a message repeats it, cut to SHOWN characters."""
-    text = repr(value)
+    # A text is cut first: to write out one of 10 MB takes long.
+    text = repr(value[: SHOWN + 1] if isinstance(value, str) else value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
