@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,15 +65,16 @@ def serve() -> None:
     Requests that have begun are answered before it ends.
     """
     from service.bundle.folder import check_int8, load
+    from service.workers import home
 
     # Checked before the server starts: a bad bundle is a sentence here, and a traceback there.
     settings = Settings.from_environment()
     bundle = load(settings.bundle)
     if settings.precision == "int8":
         check_int8(bundle, settings.device)
-    # Two servers that shared a BENTOML_HOME would erase each other's metrics.
-    home = Path(tempfile.gettempdir()) / f"candor-{os.getuid()}-{settings.port}"
-    os.environ.setdefault("BENTOML_HOME", str(home))
+    if not os.environ.get(home.NAME):
+        os.environ[home.NAME] = str(home.private(settings.port))
+    home.lock(Path(os.environ[home.NAME]))
     command = [sys.executable, "-m", "bentoml", "serve", "service.app:Candor"]
     options = ["--working-dir", str(Path(__file__).parent.parent)]
     options += ["--host", settings.host, "--port", str(settings.port)]

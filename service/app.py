@@ -20,7 +20,7 @@ from bentoml.exceptions import BentoMLException
 from service.api.bento import configuration
 from service.api.bento.arguments import ExplainArguments, PredictArguments
 from service.api.bento.service import FrontedService
-from service.errors import RequestError, SettingsError
+from service.errors import HomeError, RequestError, SettingsError
 from service.settings import Settings
 from service.telemetry import logs
 from service.workers import memory
@@ -38,6 +38,10 @@ except SettingsError as error:  # of BentoML's errors `bentoml serve` shows the 
 DEVICES = {"cpu": "CPU", "cuda": "CUDA", "tensorrt": "TensorRT"}
 log = logging.getLogger("candor")
 logs.configure(SETTINGS.log_format)
+try:
+    configuration.lock_home()
+except (HomeError, OSError) as error:
+    raise BentoMLException(str(error)) from None
 
 
 @bentoml.service(
