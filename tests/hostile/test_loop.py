@@ -25,7 +25,7 @@ from support.servers import Server
 
 CPU_SECONDS = 0.5  # of a whole request; an idle machine needs a fifth of it
 TURN_SECONDS = 0.05  # of the loop's own processor time
-PROBED_SECONDS = 0.1
+PROBED_SECONDS = 0.1  # more than an undisturbed probe
 
 
 @pytest.fixture(scope="module")
@@ -85,18 +85,26 @@ def test_a_heavy_body_is_answered_after_little_work(name, lone):
     assert cpu_seconds(lone.worker()) - before < CPU_SECONDS
 
 
+@pytest.fixture(scope="module")
+def undisturbed(lone):
+    """The longest answer to a probe within 2 s without other requests."""
+    with Probes(lone.url) as probes:
+        time.sleep(2)
+    return probes.worst
+
+
 @pytest.mark.benchmark
 @pytest.mark.parametrize("name", HEAVY)
-def test_probes_are_answered_while_a_heavy_body_is_parsed(name, lone):
+def test_probes_are_answered_while_a_heavy_body_is_parsed(name, lone, undisturbed):
     heavy, body = HEAVY[name], HEAVY[name].body()
     with Probes(lone.url) as probes:
         for _ in range(3):
             send(lone, heavy, body)
-    assert probes.worst < PROBED_SECONDS
+    assert probes.worst < undisturbed + PROBED_SECONDS
 
 
 @pytest.mark.benchmark
-def test_probes_are_answered_while_64_small_images_are_decoded(lone):
+def test_probes_are_answered_while_64_small_images_are_decoded(lone, undisturbed):
     image = base64.b64encode(encode(draw(size=128))).decode()
     body = orjson.dumps({"images": [image] * 64})
     with Probes(lone.url) as probes:
@@ -105,7 +113,7 @@ def test_probes_are_answered_while_64_small_images_are_decoded(lone):
                 "/predict", content=body, headers={"content-type": "application/json"}
             )
             assert answer.status_code == 200
-    assert probes.worst < PROBED_SECONDS
+    assert probes.worst < undisturbed + PROBED_SECONDS
 
 
 async def longest_turn(work):
