@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,22 +65,33 @@ def serve() -> None:
     Requests that have begun are answered before it ends.
     """
     from service.bundle.folder import check_int8, load
+    from service.workers import home
 
     # Checked before the server starts: a bad bundle is a sentence here, and a traceback there.
     settings = Settings.from_environment()
-    bundle = load(settings.bundle)
+    bundle = load(settings.bundle, settings.bundle_digest)
     if settings.precision == "int8":
         check_int8(bundle, settings.device)
-    # Two servers that shared a BENTOML_HOME would erase each other's metrics.
-    home = Path(tempfile.gettempdir()) / f"candor-{os.getuid()}-{settings.port}"
-    os.environ.setdefault("BENTOML_HOME", str(home))
-    # BentoML reports usage unless this is "true"; "1" does not count.
-    os.environ["BENTOML_DO_NOT_TRACK"] = "true"
+    if not os.environ.get(home.NAME):
+        os.environ[home.NAME] = str(home.private(settings.port))
+    home.lock(Path(os.environ[home.NAME]))
     command = [sys.executable, "-m", "bentoml", "serve", "service.app:Candor"]
     options = ["--working-dir", str(Path(__file__).parent.parent)]
     options += ["--host", settings.host, "--port", str(settings.port)]
     # Replaces this process, so that signals reach the server itself.
     os.execv(sys.executable, [*command, *options])  # noqa: S606
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+def digest(folder: Path) -> None:
+    """Prints the digest of a bundle, for CANDOR_BUNDLE_DIGEST.
+
+    FOLDER is the bundle. Every file is verified first.
+    """
+    from service.bundle.folder import load
+
+    click.echo(load(folder).manifest.digest)
 
 
 @main.command()
@@ -190,7 +200,7 @@ def _predict_folder(
             "--target, --set, --quality and --maps are for explanations: give --explain METHOD, too"
         )
     settings = Settings.from_environment()
-    bundle = load(settings.bundle)
+    bundle = load(settings.bundle, settings.bundle_digest)
     question = ask(bundle.manifest, method, target, _parameters(given), quality) if method else None
     job = Job(folder, out, question, maps, Shard.parse(shard), check_top_k(top_k, bundle.manifest))
     engine = Engine(bundle, settings.device, settings.threads)
@@ -328,7 +338,7 @@ def _open(file: Path) -> "tuple[Engine, Sent]":
     from service.schedule.pipeline import fit_image
 
     settings = Settings.from_environment()
-    bundle = load(settings.bundle)
+    bundle = load(settings.bundle, settings.bundle_digest)
     sent = fit_image(file.read_bytes(), bundle.manifest.input, settings.max_pixels, keep=True)
     return Engine(bundle, settings.device, settings.threads), sent
 

@@ -20,7 +20,7 @@ from bentoml.exceptions import BentoMLException
 from service.api.bento import configuration
 from service.api.bento.arguments import ExplainArguments, PredictArguments
 from service.api.bento.service import FrontedService
-from service.errors import RequestError, SettingsError
+from service.errors import BundleError, HomeError, RequestError, SettingsError
 from service.settings import Settings
 from service.telemetry import logs
 from service.workers import memory
@@ -38,6 +38,10 @@ except SettingsError as error:  # of BentoML's errors `bentoml serve` shows the 
 DEVICES = {"cpu": "CPU", "cuda": "CUDA", "tensorrt": "TensorRT"}
 log = logging.getLogger("candor")
 logs.configure(SETTINGS.log_format)
+try:
+    configuration.lock_home()
+except (HomeError, OSError) as error:
+    raise BentoMLException(str(error)) from None
 
 
 @bentoml.service(
@@ -70,7 +74,7 @@ class Candor:
         from service.telemetry.metrics import Metrics  # noqa: PLC0415
         from service.workers.drain import Drain  # noqa: PLC0415
 
-        bundle = load(SETTINGS.bundle)
+        bundle = load(SETTINGS.bundle, SETTINGS.bundle_digest)
         manifest = bundle.manifest
         engine = Engine(
             bundle,
@@ -129,8 +133,16 @@ class Candor:
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     @staticmethod
     def check() -> None:
-        """Checks BentoML's configuration, in the supervisor, before any worker starts."""
+        """Checks BentoML's configuration and tries the bundle, in the supervisor, before any worker
+        starts.
+        """
+        from service.runtime import trial  # noqa: PLC0415
+
         configuration.check(Candor)
+        try:
+            trial.check(SETTINGS)
+        except BundleError as error:
+            raise BentoMLException(str(error)) from None
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
     async def listen(self) -> None:

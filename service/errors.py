@@ -4,6 +4,7 @@
     ├── SettingsError            a CANDOR_ variable is unknown or has a bad value
     ├── DeviceError              the requested device does not run here
     ├── PrecisionError           the requested precision is not possible here
+    ├── HomeError                BENTOML_HOME is in use, or not safe from other users
     ├── BundleError              the bundle cannot be used
     │   ├── ManifestError            manifest.json is missing, is no JSON or breaks the contract
     │   ├── SchemaVersionError       manifest.json has another version of the contract
@@ -41,7 +42,8 @@ SHOWN = 40
 
 def short(value: Any) -> str:
     """`value` as a message repeats it, cut to SHOWN characters."""
-    text = repr(value)
+    # A text is cut first: to write out one of 10 MB takes long.
+    text = repr(value[: SHOWN + 1] if isinstance(value, str) else value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
@@ -59,6 +61,10 @@ class DeviceError(CandorError):
 
 class PrecisionError(CandorError):
     """At start: the bundle or the device cannot compute in CANDOR_PRECISION."""
+
+
+class HomeError(CandorError):
+    """At start: BENTOML_HOME is in use by another server, or not safe from other users."""
 
 
 class BundleError(CandorError):

@@ -5,6 +5,7 @@ runs in silence.
 """
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
@@ -69,6 +70,12 @@ def _folder(text: str) -> Path:
     return path
 
 
+def _sha256(text: str) -> str:
+    if not re.fullmatch("[0-9a-f]{64}", text):
+        raise ValueError("64 hex digits in lower case")
+    return text
+
+
 def _link(text: str) -> str:
     if text and not text.startswith(("https://", "http://")):
         raise ValueError("an address that begins with https:// or http://")
@@ -81,6 +88,9 @@ class Settings:
 
     bundle: Path = _setting(
         EMBEDDED_BUNDLE, _folder, "folder of the bundle to serve; the embedded one by default"
+    )
+    bundle_digest: str | None = _setting(
+        None, _sha256, "sha256 of the bundle's manifest, 64 hex digits; any other is not served"
     )
     device: Device = _setting(
         "auto",

@@ -16,6 +16,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
+from service.api import large
 from service.errors import (
     BodyTooLarge,
     InvalidParameter,
@@ -28,7 +29,7 @@ from service.image.decode import MEDIA_TYPES
 from service.workers import protocol
 
 MAX_IMAGES = 64  # in one request
-MAX_FIELDS = 100  # in a form
+MAX_FIELDS = 100  # in a form or a query
 READ_SECONDS = 30
 FORM, JSON = "multipart/form-data", "application/json"
 SUPPORTED = ", ".join((*MEDIA_TYPES, FORM, JSON))
@@ -75,7 +76,7 @@ async def read(request: Request, max_body_bytes: int) -> Payload:
     if kind == FORM:
         return with_query(await _form(request, body), query)
     if kind == JSON:
-        return with_query(_json(body), query)
+        return with_query(await large.parse(body, lambda: _json(body)), query)
     return Payload((body,), is_list=False, parameters=query)
 
 
@@ -83,10 +84,15 @@ def query_of(request: Request) -> Mapping[str, str]:
     """The parameters in the query.
 
     Raises:
-        InvalidParameter: one is given twice, or is a file.
+        InvalidParameter: one is given twice, or is a file; or there are more than MAX_FIELDS.
     """
     if not request.scope["query_string"]:
         return {}
+    count = request.scope["query_string"].count(b"&") + 1
+    if count > MAX_FIELDS:
+        raise InvalidParameter(
+            f"{count:,} parameters in the query; the limit is {MAX_FIELDS}: leave the others out"
+        )
     query = _unique(request.query_params.multi_items(), "the query")
     if "mask" in query:
         raise InvalidParameter(
@@ -145,7 +151,10 @@ def _too_large(size: int, max_bytes: int) -> BodyTooLarge:
 
 async def _form(request: Request, body: bytes) -> Payload:
     async def stream() -> AsyncGenerator[bytes, None]:
-        yield body
+        for start in range(0, len(body), large.PIECE_BYTES):
+            if start:
+                await asyncio.sleep(0)  # other callers have their turn
+            yield body[start : start + large.PIECE_BYTES]
 
     try:
         # One file more than the limit passes here, so that `check_counts` words the error. The size
@@ -215,6 +224,7 @@ def _valid(file: EncodedImage) -> bytes:
 
 
 def _json(body: bytes) -> Payload:
+    large.check_values(body)
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:

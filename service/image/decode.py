@@ -19,6 +19,7 @@ import simplejpeg
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from service.errors import ImageTooLarge, RequestError, UndecodableImage, UnsupportedFormat
+from service.image import header
 from service.image.resize import Pixels
 
 FORMATS = ("JPEG", "PNG", "WEBP")
@@ -85,8 +86,11 @@ def open_header(body: bytes, max_pixels: int) -> Opened:
     Raises:
         UnsupportedFormat: the bytes are neither JPEG nor PNG nor WebP.
         ImageTooLarge: the header announces more than `max_pixels`.
-        UndecodableImage: the bytes begin like an image and cannot be decoded.
+        UndecodableImage: the bytes begin like an image and cannot be decoded, or have too many
+            parts.
     """
+    if not header.is_quick(body):
+        header.check(body)
     size = _plain_jpeg_size(body)
     if size is None:
         return _open_with_pillow(body, max_pixels)

@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from service.errors import RequestError, TooManyRequests
 from service.explain import Attribution, Question, legend, masked, render, segments
 from service.explain.legend import Legend
-from service.image import decode, resize
+from service.image import decode, header, resize
 from service.image import mask as image_mask
 from service.image.decode import Opened
 from service.image.resize import Input, Pixels
@@ -25,6 +25,7 @@ from service.runtime.engine import Engine
 from service.runtime.sessions import self_test_image
 from service.schedule.deadlines import DeadlineExplainer, ExplanationTask
 from service.schedule.lanes import LoopLane, ThreadLane
+from service.schedule.loop_time import LoopTime
 from service.schedule.queue import Queue, QueueMetrics, Ticket
 from service.schedule.timing import Timing
 from service.settings import Settings
@@ -75,6 +76,7 @@ class Pipeline:
         self._engine_on_one_core = engine.on_one_core()
         self._max_pixels = settings.max_pixels
         self._shared_state = shared_state or SharedState()
+        self._loop_time = LoopTime()
         self._threads = ThreadPoolExecutor(
             max_workers=min(4, host.cores()), thread_name_prefix="images"
         )
@@ -108,9 +110,14 @@ class Pipeline:
         spec = self.engine.manifest.input
         with self._predict.queue.reserve(), timing.of("decode"):
             try:
-                opened = decode.open_header(body, self._max_pixels)
-                if opened.pixel_count <= SMALL_PIXELS:
-                    return _fit_opened(opened, spec, keep=keep)
+                if not (header.is_quick(body) and self._loop_time.is_left):
+                    return await self._off_loop(
+                        lambda: fit_image(body, spec, self._max_pixels, keep=keep)
+                    )
+                with self._loop_time.spend():
+                    opened = decode.open_header(body, self._max_pixels)
+                    if opened.pixel_count <= SMALL_PIXELS:
+                        return _fit_opened(opened, spec, keep=keep)
                 return await self._off_loop(lambda: _fit_opened(opened, spec, keep=keep))
             except RequestError as error:
                 self.metrics.images_rejected.labels(error.code).inc()

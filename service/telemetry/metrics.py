@@ -37,7 +37,7 @@ SAME: Literal["livemax"] = "livemax"  # every worker sets the same number
 
 
 class MachineCollector(Collector):
-    """Memory and processor time of all workers, read at a scrape."""
+    """Memory and processor time of all workers, and what killed ones leave, read at a scrape."""
 
     def __init__(self, exposition: Exposition | None) -> None:
         self._exposition = exposition
@@ -56,6 +56,17 @@ class MachineCollector(Collector):
         yield CounterMetricFamily(
             "candor_cpu_seconds", "Processor time of all processes.", host.cpu_seconds(pids)
         )
+        if self._exposition is not None:
+            yield GaugeMetricFamily(
+                "candor_metrics_unreadable_files",
+                "Files of workers that the metrics leave out, because they are damaged.",
+                self._exposition.unreadable,
+            )
+            yield CounterMetricFamily(
+                "candor_requests_lost",
+                "Requests that killed workers had begun and not answered.",
+                value=self._exposition.lost,
+            )
         if self._limit_bytes is not None:
             yield GaugeMetricFamily(
                 "candor_memory_limit_bytes",

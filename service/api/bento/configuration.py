@@ -8,12 +8,15 @@ was set by the operator.
 
 import socket
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.configuration.helpers import get_default_config
 from bentoml.exceptions import BentoMLConfigException
+
+from service.workers import home
 
 # BentoML itself heeds these, or BentoCloud; those of `http.cors` are read by `cors` below.
 HONOURED = (
@@ -60,6 +63,18 @@ def check(service: Any) -> None:
     command = click.get_current_context(silent=True)
     if command is not None and "port" in command.params:
         _check_address(service.name, command.params, actual, expected)
+
+
+def lock_home() -> None:
+    """Reserves BENTOML_HOME when `bentoml serve` imports the service.
+
+    Raises:
+        HomeError: another server has it.
+    """
+    # Later is too late: BentoML empties the folder of the metrics before it calls any hook.
+    command = click.get_current_context(silent=True)
+    if command is not None and command.info_name == "serve":
+        home.lock(Path(BentoMLContainer.bentoml_home.get()))
 
 
 def cors(service_name: str) -> dict[str, Any] | None:

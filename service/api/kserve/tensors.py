@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float32, UInt8
 from starlette.responses import Response
 
 from service.api import body as request_body
+from service.api import large
 from service.api.body import EncodedImage
 from service.errors import ImageTooLarge, InvalidParameter, MalformedRequest, short
 from service.image.resize import Pixels
@@ -77,7 +78,8 @@ def read(body: bytes, json_length: str | None, max_pixels: int) -> InferenceRequ
 
     Raises:
         MalformedRequest: the body breaks the protocol.
-        InvalidParameter: a parameter is unknown, or there are more than 64 rows.
+        InvalidParameter: a parameter is unknown, there are more than 64 rows, or `check_values`
+            fails.
         ImageTooLarge: images of more than `max_pixels` pixels.
     """
     document, binary = _split(body, json_length)
@@ -139,6 +141,7 @@ def _split(body: bytes, json_length: str | None) -> tuple[dict[str, Any], memory
     content, length = memoryview(body), len(body)
     if json_length is not None:
         length = _json_length(json_length, length)
+    large.check_values(body[:length], pixels=True)
     try:
         document = orjson.loads(content[:length])
     except orjson.JSONDecodeError as error:

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from service.api import body as request_body
-from service.api import parameters
+from service.api import large, parameters
 from service.api.body import EncodedImage, Payload
 from service.api.native import JSON, Native
 from service.api.parameters import Options
@@ -77,7 +77,8 @@ class KServeV1:
         timing = Timing(self._pipeline.metrics)
         with timing.of("read"):
             body = await request_body.body_of(request, self._max_body_bytes)
-            payload = request_body.with_query(read(body), request_body.query_of(request))
+            query = request_body.query_of(request)
+            payload = request_body.with_query(await large.parse(body, lambda: read(body)), query)
         options = options_of(self._manifest, payload.parameters)
 
         async def work() -> Response:
@@ -97,8 +98,9 @@ def read(body: bytes) -> Payload:
 
     Raises:
         MalformedRequest: not JSON, or without a list of instances.
-        InvalidParameter: more than 64 instances.
+        InvalidParameter: more than 64 instances, or `check_values` fails.
     """
+    large.check_values(body)
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:

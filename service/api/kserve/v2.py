@@ -31,6 +31,7 @@ from starlette.routing import Route
 
 import service
 from service.api import body as request_body
+from service.api import large
 from service.api import parameters as request_parameters
 from service.api.kserve import tensors
 from service.api.kserve.tensors import InferenceRequest, Output, OutputRequest, Row
@@ -106,7 +107,9 @@ class OpenInference:
         with timing.of("read"):
             body = await request_body.body_of(request, self._max_body_bytes)
             json_length = request.headers.get(tensors.HEADER)
-            inference = tensors.read(body, json_length, self._max_pixels)
+            inference = await large.parse(
+                body, lambda: tensors.read(body, json_length, self._max_pixels)
+            )
         outputs = inference.outputs or tuple(
             OutputRequest(name, inference.binary) for name in DEFAULT
         )
