@@ -116,6 +116,29 @@ async def body_of(request: Request, limits: Limits) -> bytes:
         UnsupportedFormat: the body is compressed.
         SlowRequest: the body is incomplete after READ_SECONDS.
     """
+    size = _announced_bytes(request, limits.max_bytes)
+    caller = protocol.of(request.scope)
+    arrived = caller is not None and caller.body_received
+    if arrived and size is not None and size <= FREE_BYTES:
+        return await _collect(request, limits.max_bytes)
+    # Before a byte of it is read; a chunked body is charged as it comes.
+    lease = limits.budget.take(size or 0)
+    request.scope.setdefault("state", {})[LEASE] = lease
+    collect = _collect(request, limits.max_bytes, lease if size is None else None)
+    # A timer costs more than reading a body that has already arrived.
+    if arrived:
+        return await collect
+    try:
+        async with asyncio.timeout(READ_SECONDS):
+            return await collect
+    except TimeoutError:
+        raise SlowRequest(
+            f"the body is incomplete after {READ_SECONDS} s: send it faster, or a smaller image"
+        ) from None
+
+
+def _announced_bytes(request: Request, max_bytes: int) -> int | None:
+    """The Content-Length of a body that may be read; None of a chunked one."""
     encoding = request.headers.get("content-encoding", "identity")
     if encoding != "identity":
         raise UnsupportedFormat(
@@ -123,27 +146,12 @@ async def body_of(request: Request, limits: Limits) -> bytes:
             "send the body as it is"
         )
     announced = request.headers.get("content-length", "")
-    size = int(announced) if announced.isdecimal() else None
-    if size is not None and size > limits.max_bytes:
-        raise _too_large(size, limits.max_bytes)
-    caller = protocol.of(request.scope)
-    arrived = caller is not None and caller.body_received
-    # A timer costs more than reading a body that has already arrived.
-    if arrived and size is not None and size <= FREE_BYTES:
-        return await _collect(request, limits.max_bytes)
-    # Before a byte of it is read; a chunked body is charged as it comes.
-    lease = limits.budget.take(size or 0)
-    request.scope.setdefault("state", {})[LEASE] = lease
-    growing = None if size is not None else lease
-    if arrived:
-        return await _collect(request, limits.max_bytes, growing)
-    try:
-        async with asyncio.timeout(READ_SECONDS):
-            return await _collect(request, limits.max_bytes, growing)
-    except TimeoutError:
-        raise SlowRequest(
-            f"the body is incomplete after {READ_SECONDS} s: send it faster, or a smaller image"
-        ) from None
+    if not announced.isdecimal():
+        return None
+    size = int(announced)
+    if size > max_bytes:
+        raise _too_large(size, max_bytes)
+    return size
 
 
 def release(request: Request) -> None:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 from prometheus_client import Counter, Gauge
 
 from service.errors import TooManyRequests
-from service.workers import host
+from service.workers import host, memory
 
 IMAGES, BODIES = "images", "bodies"
 TOO_LARGE, FULL, LATE = "too_large", "full", "deadline"  # reasons of rejections
@@ -245,6 +245,7 @@ class Budgets(NamedTuple):
 def left_bytes(workers: int) -> int:
     """The memory that the models of `workers` processes leave to each, by the size of this one."""
     limit = host.memory_limit_bytes() or ASSUMED_BYTES
+    memory.trim()  # what loading needed is free
     loaded = host.resident_bytes([os.getpid()])
     return max(0, (limit - SUPERVISOR_BYTES) // workers - loaded)
 

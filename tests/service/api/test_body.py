@@ -6,7 +6,9 @@ import pytest
 from starlette.requests import Request
 
 from service.api import body
+from service.api.body import Limits
 from service.errors import SlowRequest
+from service.image.budget import Budget
 
 
 def test_a_body_that_stops_half_way_times_out(monkeypatch):
@@ -29,7 +31,7 @@ def test_a_body_that_stops_half_way_times_out(monkeypatch):
             },
             receive,
         )
-        return await body.body_of(request, 100)
+        return await body.body_of(request, Limits(100, Budget("bodies", 1_000)))
 
     with pytest.raises(SlowRequest, match=r"the body is incomplete after 0\.05 s"):
         asyncio.run(read())
