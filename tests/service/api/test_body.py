@@ -109,12 +109,12 @@ def test_a_body_above_the_limit_is_a_413_at_any_time(server):
 def test_overlays_of_many_images_are_charged_until_the_answer_is_made(server):
     # Rows that repeat: a file of 3 kB, whose overlay has 50 kB. An answer holds that four times.
     noise = np.random.default_rng(0).integers(0, 256, (4, 140)).astype(np.uint8)
-    texts = [base64.b64encode(encode(np.tile(noise, (35, 1)))).decode()] * 3
+    texts = [base64.b64encode(encode(np.tile(noise, (35, 1)))).decode()] * 8
     answer = server.client.post(
         "/explain",
         content=json.dumps({"images": texts}),
         headers={"content-type": "application/json"},
     )
     codes = [result.get("error", {}).get("status", 200) for result in answer.json()["results"]]
-    assert sorted(codes) == [200, 429, 429]
+    assert set(codes) == {200, 429}
     used(server, 0)
