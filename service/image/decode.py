@@ -218,27 +218,30 @@ def _guarded(body_bytes: int, work: Callable[[], Result]) -> Result:
 
 
 def _rgb(image: Image.Image) -> Pixels:
-    image.load()
-    transparent = image.has_transparency_data
-    rows = max(1, STRIP_PIXELS // image.width)
-    if image.height <= rows:
-        pixels = _converted(image, transparent=transparent)
-    else:
-        # Whole, each step of a conversion would hold a copy of 4 bytes a pixel.
-        pixels = np.empty((image.height, image.width, 3), np.uint8)
-        for top in range(0, image.height, rows):
-            strip = image.crop((0, top, image.width, min(top + rows, image.height)))
-            pixels[top : top + rows] = _converted(strip, transparent=transparent)
+    small = image.width * image.height <= STRIP_PIXELS
+    pixels = _converted(image) if small else _converted_by_strips(image)
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    if orientation not in _TURNS:
+        return pixels
     image.close()  # its memory is free before the turned copy is made
-    turn = _TURNS.get(orientation)
-    return pixels if turn is None else np.ascontiguousarray(turn(pixels))
+    return np.ascontiguousarray(_TURNS[orientation](pixels))
 
 
-def _converted(image: Image.Image, *, transparent: bool) -> Pixels:
+def _converted_by_strips(image: Image.Image) -> Pixels:
+    # Whole, each step of a conversion would hold a copy of 4 bytes a pixel.
+    image.load()
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    rows = max(1, STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        pixels[top : top + rows] = _converted(strip)
+    return pixels
+
+
+def _converted(image: Image.Image) -> Pixels:
     if image.mode.startswith("I"):
         image = _eight_bit(image)
-    if transparent:
+    if image.has_transparency_data:
         return _over_white(image.convert("RGBA"))
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
