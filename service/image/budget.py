@@ -36,7 +36,7 @@ LEGEND_BYTES = 2_600  # a pixel of an overlay's width
 ANSWER_COPIES = 4
 MAX_SIDE = 16_384  # pixels; on longer sides the steps of a resize take more than the image
 MAX_PIXELS = 50_000_000  # in an image, where memory allows
-MOST_WAITING = 64
+MOST_WAITING = 128  # two of the largest requests
 
 LARGEST, SMALL = 3 / 4, 1 / 16  # shares of a budget
 IMAGES_SHARE, BODIES_SHARE = 0.4, 0.15  # of the memory that is left once the model is loaded

@@ -313,7 +313,7 @@ class Pipeline:
         except asyncio.CancelledError:
             # Its memory is in use until the thread is done.
             if not job.cancel():
-                await asyncio.wait([asyncio.wrap_future(job)])
+                await asyncio.gather(asyncio.wrap_future(job), return_exceptions=True)
             raise
 
 

@@ -135,6 +135,28 @@ def test_images_of_every_kind_stay_within_a_pod(pod):
     assert server.metric('candor_budget_used_bytes{budget="images"}') == 0
 
 
+def test_every_protocol_charges_images(pod):
+    server, group = pod
+    name = server.client.get("/v1/models").json()["models"][0]
+
+    def statuses(body):
+        text = base64.b64encode(body).decode()
+        tensor = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [text]}
+        for path, document in (
+            (f"/v1/models/{name}:predict", {"instances": [text]}),
+            (f"/v1/models/{name}:explain", {"instances": [text]}),
+            (f"/v2/models/{name}/infer", {"inputs": [tensor]}),
+            ("/predict", {"image": text}),
+            ("/explain", {"image": text}),
+        ):
+            answer = server.client.post(path, json=document)
+            yield answer.status_code
+
+    with undisturbed(server, group):
+        assert set(statuses(animation(LARGE))) == {413}
+        assert set(statuses(fitting(server, "webp animation", 0.5))) == {200}
+
+
 def test_overlays_and_masks_stay_within_a_pod(pod):
     server, group = pod
     body = fitting(server, "png RGBA", 0.45)
