@@ -187,6 +187,7 @@ def _predict_folder(
     from service.bulk.run import Run
     from service.bundle.folder import load
     from service.explain import ask
+    from service.image.budget import MAX_PIXELS
     from service.predictions import check_top_k
     from service.runtime.engine import Engine
     from service.workers import host
@@ -204,7 +205,13 @@ def _predict_folder(
     question = ask(bundle.manifest, method, target, _parameters(given), quality) if method else None
     job = Job(folder, out, question, maps, Shard.parse(shard), check_top_k(top_k, bundle.manifest))
     engine = Engine(bundle, settings.device, settings.threads)
-    run = Run(engine, job, settings.max_pixels, settings.threads or host.cores())
+    run = Run(
+        engine,
+        job,
+        settings.max_pixels or MAX_PIXELS,
+        settings.threads or host.cores(),
+        settings.decode_memory,
+    )
     _show(run, out)
 
 
@@ -334,12 +341,14 @@ def _print(answer: dict[str, Any]) -> None:
 def _open(file: Path) -> "tuple[Engine, Sent]":
     """The engine of the bundle in the settings, and the image in `file`."""
     from service.bundle.folder import load
+    from service.image.budget import MAX_PIXELS
     from service.runtime.engine import Engine
     from service.schedule.pipeline import fit_image
 
     settings = Settings.from_environment()
     bundle = load(settings.bundle, settings.bundle_digest)
-    sent = fit_image(file.read_bytes(), bundle.manifest.input, settings.max_pixels, keep=True)
+    limit = settings.max_pixels or MAX_PIXELS
+    sent = fit_image(file.read_bytes(), bundle.manifest.input, limit, keep=True)
     return Engine(bundle, settings.device, settings.threads), sent
 
 

@@ -20,12 +20,12 @@
         ├── NotAcceptable        406 no representation matches Accept
         ├── SlowRequest          408 the body did not arrive in time
         ├── BodyTooLarge         413 the body has more bytes than the limit
-        ├── ImageTooLarge        413 the image has more pixels than the limit
+        ├── ImageTooLarge        413 the image has more pixels, or takes more memory, than the limit
         ├── UnsupportedFormat    415 the content type or the image format is not supported
         ├── UndecodableImage     422 the bytes begin like an image and cannot be decoded
         ├── InvalidParameter     422 a parameter is unknown or out of range
         ├── MethodUnavailable    422 the bundle lacks the graph of the attribution method
-        ├── TooManyRequests      429 the queue is full
+        ├── TooManyRequests      429 the queue is full, or the memory in use
         ├── Unavailable          503 the service is starting, stopping or overloaded
         ├── DeadlineExceeded     504 the caller's deadline has passed
         └── InternalError        500 a defect of the service, never of an image
@@ -152,7 +152,7 @@ class BodyTooLarge(RequestError):
 
 
 class ImageTooLarge(RequestError):
-    """413: the image has more pixels than CANDOR_MAX_PIXELS."""
+    """413: the image has more pixels than CANDOR_MAX_PIXELS, or takes more memory than one may."""
 
     status, code, title = 413, "picture_too_large", "The image is too large"
 
@@ -182,7 +182,7 @@ class MethodUnavailable(RequestError):
 
 
 class TooManyRequests(RequestError):
-    """429: the queue is full; the caller may retry after `retry_after_seconds`."""
+    """429: the queue is full, or the memory in use; retry after `retry_after_seconds`."""
 
     status, code, title = 429, "too_many_requests", "Too many requests are waiting"
 

@@ -114,7 +114,21 @@ class Settings:
         "worker processes; 0 starts one a core, or one if a GPU may compute",
     )
     max_body_bytes: int = _setting(10 * 2**20, _integer(1, 2**30), "largest request body, in bytes")
-    max_pixels: int = _setting(50_000_000, _integer(1, 10**9), "largest image, width times height")
+    max_pixels: int = _setting(
+        0,
+        _integer(0, 10**9),
+        "largest image, width times height; 0: what decode_memory allows, at most 50 million",
+    )
+    decode_memory: int = _setting(
+        0,
+        _integer(0, 2**40),
+        "bytes that a worker's images may take at once; 0: 40 % of what the model leaves",
+    )
+    body_memory: int = _setting(
+        0,
+        _integer(0, 2**40),
+        "bytes of bodies that a worker may hold at once; 0: 15 % of what the model leaves",
+    )
     grafana_url: str = _setting(
         "", _link, "address of your Grafana dashboards, for the page to link; none by default"
     )

@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.api import body as request_body
 from service.api import pages, problems
 from service.api.bento import CALLS, PICKLE
 from service.api.bento.calls import Calls
@@ -45,15 +46,16 @@ class Api(NamedTuple):
 
 def build(pipeline: Pipeline, bundle: Bundle, settings: Settings, drain: Drain) -> Api:
     """The API that serves `bundle` through `pipeline`."""
-    native = Native(pipeline, bundle, settings)
+    limits = request_body.Limits(settings.max_body_bytes, pipeline.budgets.bodies)
+    native = Native(pipeline, bundle, settings, limits)
     openapi = openapi_document.document(
         bundle.manifest, settings.max_body_bytes, shown=native.shows_references
     )
     routes = [
         *native.routes(),
         Route("/openapi.json", document(orjson.dumps(openapi))),
-        *OpenInference(pipeline, bundle, settings).routes(),
-        *KServeV1(pipeline, native, settings.max_body_bytes).routes(),
+        *OpenInference(pipeline, bundle, limits).routes(),
+        *KServeV1(pipeline, native, limits).routes(),
     ]
     application = Application(routes, pages.routes(bundle, settings.grafana_url), pipeline)
     observation = ObservationMiddleware(
@@ -124,7 +126,10 @@ class Application:
             calls: ASGIApp | None = request.scope["state"].get(CALLS)
             if calls is not None and request.headers.get("content-type") == PICKLE:
                 return calls  # BentoML's application in the place of a response
-            return await endpoint(request)
+            try:
+                return await endpoint(request)
+            finally:
+                request_body.release(request)
 
         return Route(route.path, admitted, methods=["POST"])
 

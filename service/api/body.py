@@ -25,12 +25,16 @@ from service.errors import (
     UnsupportedFormat,
     short,
 )
+from service.image.budget import Budget, Lease
 from service.image.decode import MEDIA_TYPES
 from service.workers import protocol
 
 MAX_IMAGES = 64  # in one request
 MAX_FIELDS = 100  # in a form or a query
 READ_SECONDS = 30
+LEASE = "body_lease"  # key of a request's state: the memory of its body
+# A smaller body that has arrived at once is charged nothing: the queue has few places for those.
+FREE_BYTES = 2**16
 FORM, JSON = "multipart/form-data", "application/json"
 SUPPORTED = ", ".join((*MEDIA_TYPES, FORM, JSON))
 # Browsers send octet-stream for files that they do not know; the decoder looks at the bytes.
@@ -52,11 +56,19 @@ class Payload(NamedTuple):
     mask: bytes | None = None
 
 
-async def read(request: Request, max_body_bytes: int) -> Payload:
+class Limits(NamedTuple):
+    """The most bytes of one body, and the budget of all that are in memory."""
+
+    max_bytes: int
+    budget: Budget
+
+
+async def read(request: Request, limits: Limits) -> Payload:
     """Reads the payload of `request`.
 
     Raises:
-        BodyTooLarge: more than `max_body_bytes`.
+        BodyTooLarge: the body exceeds `limits`.
+        TooManyRequests: there is no memory for it now.
         UnsupportedFormat: the content type or the encoding is not supported.
         SlowRequest: the body is incomplete after READ_SECONDS.
         MalformedRequest: the body is empty or does not match its content type.
@@ -70,7 +82,7 @@ async def read(request: Request, max_body_bytes: int) -> Payload:
             f"{problem if kind else 'the request has no Content-Type'}; "
             f"supported are {SUPPORTED}: name the type of the body"
         )
-    body = await body_of(request, max_body_bytes)
+    body = await body_of(request, limits)
     if not body:
         raise MalformedRequest("the body is empty (0 bytes): send an image")
     if kind == FORM:
@@ -101,14 +113,38 @@ def query_of(request: Request) -> Mapping[str, str]:
     return query
 
 
-async def body_of(request: Request, max_bytes: int) -> bytes:
-    """Reads the body of `request`.
+async def body_of(request: Request, limits: Limits) -> bytes:
+    """Reads the body of `request`, whose memory is held until `release(request)`.
 
     Raises:
-        BodyTooLarge: more than `max_bytes`.
+        BodyTooLarge: the body exceeds `limits`.
+        TooManyRequests: there is no memory for it now.
         UnsupportedFormat: the body is compressed.
         SlowRequest: the body is incomplete after READ_SECONDS.
     """
+    size = _announced_bytes(request, limits.max_bytes)
+    caller = protocol.of(request.scope)
+    arrived = caller is not None and caller.body_received
+    if arrived and size is not None and size <= FREE_BYTES:
+        return await _collect(request, limits.max_bytes)
+    # Before a byte of it is read; a chunked body is charged as it comes.
+    lease = limits.budget.take(size or 0)
+    request.scope.setdefault("state", {})[LEASE] = lease
+    collect = _collect(request, limits.max_bytes, lease if size is None else None)
+    # A timer costs more than reading a body that has already arrived.
+    if arrived:
+        return await collect
+    try:
+        async with asyncio.timeout(READ_SECONDS):
+            return await collect
+    except TimeoutError:
+        raise SlowRequest(
+            f"the body is incomplete after {READ_SECONDS} s: send it faster, or a smaller image"
+        ) from None
+
+
+def _announced_bytes(request: Request, max_bytes: int) -> int | None:
+    """The Content-Length of a body that may be read; None of a chunked one."""
     encoding = request.headers.get("content-encoding", "identity")
     if encoding != "identity":
         raise UnsupportedFormat(
@@ -116,28 +152,30 @@ async def body_of(request: Request, max_bytes: int) -> bytes:
             "send the body as it is"
         )
     announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > max_bytes:
-        raise _too_large(int(announced), max_bytes)
-    caller = protocol.of(request.scope)
-    # A timer costs more than reading a body that has already arrived.
-    if caller is not None and caller.body_received:
-        return await _collect(request, max_bytes)
-    try:
-        async with asyncio.timeout(READ_SECONDS):
-            return await _collect(request, max_bytes)
-    except TimeoutError:
-        raise SlowRequest(
-            f"the body is incomplete after {READ_SECONDS} s: send it faster, or a smaller image"
-        ) from None
+    if not announced.isdecimal():
+        return None
+    size = int(announced)
+    if size > max_bytes:
+        raise _too_large(size, max_bytes)
+    return size
 
 
-async def _collect(request: Request, max_bytes: int) -> bytes:
+def release(request: Request) -> None:
+    """Gives the memory of the body of `request` back."""
+    lease: Lease | None = request.scope["state"].pop(LEASE, None)
+    if lease is not None:
+        lease.release()
+
+
+async def _collect(request: Request, max_bytes: int, growing: Lease | None = None) -> bytes:
     # Content-Length is missing in a chunked body, so the bytes are counted.
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)
         if size > max_bytes:
             raise _too_large(size, max_bytes)
+        if growing is not None:
+            growing.grow(len(part))
         parts.append(part)
     return b"".join(parts)
 

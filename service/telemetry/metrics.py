@@ -105,6 +105,7 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._declare_requests(self._registry)
         self._declare_lanes(self._registry)
+        self._declare_budgets(self._registry)
         self._declare_predictions(self._registry, labels)
         self._declare_explanations(self._registry)
         self._declare_service(self._registry)
@@ -186,6 +187,28 @@ class Metrics:
         )
         self.rejected = Counter(
             "candor_rejected", "Images rejected for load.", ("lane", "reason"), registry=registry
+        )
+
+    def _declare_budgets(self, registry: CollectorRegistry) -> None:
+        self.budget_used = Gauge(
+            "candor_budget_used_bytes",
+            "Memory that images and bodies have in use.",
+            ("budget",),
+            multiprocess_mode=LIVE,
+            registry=registry,
+        )
+        self.budget_limit = Gauge(
+            "candor_budget_limit_bytes",
+            "Memory that images and bodies may use; what exceeds it waits or is rejected.",
+            ("budget",),
+            multiprocess_mode=LIVE,
+            registry=registry,
+        )
+        self.budget_rejected = Counter(
+            "candor_budget_rejected",
+            "Images and bodies rejected for memory.",
+            ("budget", "reason"),
+            registry=registry,
         )
 
     def _declare_predictions(self, registry: CollectorRegistry, labels: Sequence[str]) -> None:

@@ -24,7 +24,8 @@ from starlette.responses import Response
 from service.api import body as request_body
 from service.api import large
 from service.api.body import EncodedImage
-from service.errors import ImageTooLarge, InvalidParameter, MalformedRequest, short
+from service.errors import InvalidParameter, MalformedRequest, short
+from service.image.decode import check_size
 from service.image.resize import Pixels
 
 BYTES, UINT8, FP32, BOOL = "BYTES", "UINT8", "FP32", "BOOL"
@@ -181,11 +182,7 @@ def _rows(tensor: Mapping[str, Any], binary: memoryview, max_pixels: int) -> tup
         return _encoded(tensor, _data(tensor, binary), shape[0])
     if kind == UINT8 and _is_rgb(shape):
         # By the shape alone, before the data become an array.
-        if shape[1] * shape[2] > max_pixels:
-            raise ImageTooLarge(
-                f"the images have {shape[2]}×{shape[1]} px; "
-                f"the limit is {max_pixels:,} px: send smaller ones"
-            )
+        check_size(shape[2], shape[1], max_pixels)
         return tuple(_pixels(_data(tensor, binary), shape))
     raise InvalidParameter(f"the input is {short(kind)} of shape {short(list(shape))}: {INPUTS}")
 

@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from service.api import body as request_body
 from service.api import large, parameters
-from service.api.body import EncodedImage, Payload
+from service.api.body import EncodedImage, Limits, Payload
 from service.api.native import JSON, Native
 from service.api.parameters import Options
 from service.api.tasks import cancel_on_disconnect
@@ -34,11 +34,11 @@ Documents = list[dict[str, Any]]
 class KServeV1:
     """The endpoints of the V1 protocol."""
 
-    def __init__(self, pipeline: Pipeline, native: Native, max_body_bytes: int) -> None:
+    def __init__(self, pipeline: Pipeline, native: Native, limits: Limits) -> None:
         self._pipeline = pipeline
         self._native = native
         self._manifest = pipeline.engine.manifest
-        self._max_body_bytes = max_body_bytes
+        self._limits = limits
 
     def routes(self) -> list[Route]:
         """The routes of these endpoints."""
@@ -76,7 +76,7 @@ class KServeV1:
         self._check_model(request)
         timing = Timing(self._pipeline.metrics)
         with timing.of("read"):
-            body = await request_body.body_of(request, self._max_body_bytes)
+            body = await request_body.body_of(request, self._limits)
             query = request_body.query_of(request)
             payload = request_body.with_query(await large.parse(body, lambda: read(body)), query)
         options = options_of(self._manifest, payload.parameters)

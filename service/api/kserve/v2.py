@@ -33,6 +33,7 @@ import service
 from service.api import body as request_body
 from service.api import large
 from service.api import parameters as request_parameters
+from service.api.body import Limits
 from service.api.kserve import tensors
 from service.api.kserve.tensors import InferenceRequest, Output, OutputRequest, Row
 from service.api.parameters import Options
@@ -44,7 +45,6 @@ from service.explain import Attribution, Question
 from service.predictions import Prediction, PredictionSet
 from service.schedule.pipeline import PIXELS, Pipeline, Sent
 from service.schedule.timing import Timing
-from service.settings import Settings
 
 PREFIX = "/v2"
 DEFAULT, SETS, FAMILIARITY = ("logits", "probabilities", "label"), "prediction_set", "familiarity"
@@ -59,10 +59,10 @@ PLATFORM = "onnx_onnxv1"
 class OpenInference:
     """The endpoints of the V2 protocol over one pipeline."""
 
-    def __init__(self, pipeline: Pipeline, bundle: Bundle, settings: Settings) -> None:
+    def __init__(self, pipeline: Pipeline, bundle: Bundle, limits: Limits) -> None:
         self._pipeline = pipeline
         self._manifest = bundle.manifest
-        self._max_body_bytes, self._max_pixels = settings.max_body_bytes, settings.max_pixels
+        self._limits = limits
 
     def routes(self) -> list[Route]:
         """The routes of these endpoints."""
@@ -105,10 +105,10 @@ class OpenInference:
         self._check_model(request)
         timing = Timing(self._pipeline.metrics)
         with timing.of("read"):
-            body = await request_body.body_of(request, self._max_body_bytes)
+            body = await request_body.body_of(request, self._limits)
             json_length = request.headers.get(tensors.HEADER)
             inference = await large.parse(
-                body, lambda: tensors.read(body, json_length, self._max_pixels)
+                body, lambda: tensors.read(body, json_length, self._pipeline.max_pixels)
             )
         outputs = inference.outputs or tuple(
             OutputRequest(name, inference.binary) for name in DEFAULT
