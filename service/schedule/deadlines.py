@@ -86,7 +86,7 @@ class DeadlineExplainer:
         pacer = Pacer(
             self._engine.most_rows,
             ticket.deadline - reserve,
-            lambda: ticket.cancelled,
+            lambda: ticket.settled,
             self._shared_state,
             clock=self._clock,
         )
