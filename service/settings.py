@@ -105,6 +105,13 @@ class Settings:
     )
     max_body_bytes: int = _setting(10 * 2**20, _integer(1, 2**30), "largest request body, in bytes")
     max_pixels: int = _setting(50_000_000, _integer(1, 10**9), "largest image, width times height")
+    # The largest batch with the defaults of any method fits, 64 × 1,026 of KernelSHAP, and so does
+    # every question about one image, 20,660 at most. 64 of those would take minutes.
+    max_passes: int = _setting(
+        70_000,
+        _integer(1, 10**9),
+        "most forward passes of a request: of its explanation, times its images",
+    )
     grafana_url: str = _setting(
         "", _link, "address of your Grafana dashboards, for the page to link; none by default"
     )

@@ -112,6 +112,7 @@ class Native:
                 f"send one, or accept {JSON}"
             )
         options = replace(options, map="overlay" if kind == PNG else "array")
+        self._pipeline.check_passes(options.question, 1)
         result = await self._result(payload.images[0], options, timing)
         assert result.attribution is not None
         content = result.overlay if kind == PNG else responses.npy(result.attribution)
@@ -125,6 +126,7 @@ class Native:
         Raises:
             RequestError: of the image that failed; the message calls it `name` with its number.
         """
+        self._pipeline.check_passes(options.question, len(images))
         return await gather_rows(
             name, (self._document_for(image, options, request) for image in images)
         )
@@ -152,6 +154,7 @@ class Native:
 
     async def answer(self, payload: Payload, options: Options, timing: Timing) -> dict[str, Any]:
         """Answers a payload with the JSON document of POST /predict or /explain."""
+        self._pipeline.check_passes(options.question, len(payload.images))
         if not payload.is_list:
             result = await self._result(payload.images[0], options, timing)
             return {"model": self._model, **self._document(result, options)}

@@ -116,6 +116,13 @@ class Engine:
         """A view of this engine that leaves the other cores to other work."""
         return self.paced(lambda remaining: Piece(min(remaining, self.most_rows), all_cores=False))
 
+    def pause(self) -> None:
+        """Lets other work go first between two steps of algebra, as between two pieces.
+
+        The pacer of a paced engine may wait, or raise to give up.
+        """
+        self._next_piece(1)
+
     def normalise(self, batch: Batch) -> Rows:
         """`batch` as predict.onnx normalises it: (pixel / 255 − mean) / std, channels first."""
         return (np.moveaxis(batch, -1, 1).astype(np.float32) - self._mean) * self._scale

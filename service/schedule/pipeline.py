@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from service.errors import RequestError, TooManyRequests
-from service.explain import Attribution, Question, legend, masked, render, segments
+from service.explain import Attribution, Question, check_passes, legend, masked, render, segments
 from service.explain.legend import Legend
 from service.image import decode, resize
 from service.image import mask as image_mask
@@ -74,6 +74,7 @@ class Pipeline:
         self.metrics = metrics
         self._engine_on_one_core = engine.on_one_core()
         self._max_pixels = settings.max_pixels
+        self._max_passes = settings.max_passes
         self._shared_state = shared_state or SharedState()
         self._threads = ThreadPoolExecutor(
             max_workers=min(4, host.cores()), thread_name_prefix="images"
@@ -161,6 +162,15 @@ class Pipeline:
         prediction = prediction_of(done.result, self.engine.manifest, options)
         self._count(prediction)
         return prediction
+
+    def check_passes(self, question: Question | None, images: int) -> None:
+        """Checks the forward passes of a request: `question` about so many images.
+
+        Raises:
+            InvalidParameter: there are more than the limit.
+        """
+        if question is not None:
+            check_passes(question, images, self._max_passes)
 
     async def explain(
         self, sent: Sent, question: Question, prediction: Prediction, timing: Timing

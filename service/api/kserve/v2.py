@@ -126,6 +126,7 @@ class OpenInference:
         # The outputs hold all logits and one label: a longer list would be made for nothing.
         question, first_class = options.question, replace(options.prediction, top_k=1)
         explained = question is not None
+        self._pipeline.check_passes(question, len(inference.rows))
         images = await gather_rows("row", (self._receive(row, timing) for row in inference.rows))
         predictions = await gather_rows(
             "row",
