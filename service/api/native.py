@@ -15,7 +15,7 @@ from service.api import parameters, problems, responses
 from service.api.body import EncodedImage, Payload
 from service.api.card import HTML, MARKDOWN, Card
 from service.api.parameters import Options
-from service.api.tasks import cancel_on_disconnect, gather_rows
+from service.api.tasks import caller_of, cancel_on_disconnect, gather_rows
 from service.bundle.folder import Bundle
 from service.bundle.manifest import Manifest
 from service.bundle.reference import Reference
@@ -81,7 +81,7 @@ class Native:
     async def predict(self, request: Request) -> Response:
         """POST /predict."""
         _accepted_type(request, (JSON,))
-        timing = Timing(self._pipeline.metrics)
+        timing = Timing(self._pipeline.metrics, caller=caller_of(request))
         payload = await self._read(request, timing)
         options = self._default_options
         if payload.parameters or payload.mask is not None:
@@ -95,7 +95,7 @@ class Native:
     async def explain(self, request: Request) -> Response:
         """POST /explain; the Accept header selects JSON, the overlay or the raw map."""
         kind = _accepted_type(request, (JSON, PNG, NPY))
-        timing = Timing(self._pipeline.metrics)
+        timing = Timing(self._pipeline.metrics, caller=caller_of(request))
         payload = await self._read(request, timing)
         options = parameters.of_explain(self._manifest, payload.parameters, payload.mask)
         timing.allow(options.deadline_ms)
@@ -180,7 +180,7 @@ class Native:
         self, image: EncodedImage, options: Options, request: Timing
     ) -> dict[str, Any]:
         # Each image has its own stages; the deadline is that of the request.
-        timing = Timing(self._pipeline.metrics, request.started)
+        timing = Timing(self._pipeline.metrics, request.started, request.caller)
         timing.allow(options.deadline_ms)
         return self._document(await self._result(image, options, timing), options)
 

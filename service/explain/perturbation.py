@@ -5,7 +5,6 @@
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any
@@ -26,8 +25,8 @@ LIME_KERNEL_WIDTH, LIME_RIDGE = 0.25, 1.0  # as in https://github.com/marcotcr/l
 LIME_SHOWN = 0.5  # the probability of a segment to be in a coalition
 # Rows of coalitions in one step of algebra: about 10 ms of a core with the most segments.
 ALGEBRA_ROWS = 256
-# Of the pivots of a matrix, relative to the largest: smaller ones are rounding errors.
-SINGULAR = 1e-10
+ALGEBRA_UNKNOWNS = 128  # solved for in one step, of about as long
+SLIGHT_RIDGE = 1e-9  # relative to the mean of the diagonal; values change less than 1e-6
 RISE_SHOWN = 0.5  # the share of an image that a mask shows, the p of the paper
 
 Maps = Float32[np.ndarray, "targets size size"]
@@ -235,7 +234,7 @@ def _ridge(
     gram, moments = _normal_equations(
         engine, len(shown), lambda rows: (roots[rows] * (shown[rows] - mean), roots[rows] * y[rows])
     )
-    coefficients = np.linalg.solve(gram + LIME_RIDGE * np.eye(len(gram)), moments)
+    coefficients = _solve(engine, gram + LIME_RIDGE * np.eye(len(gram)), moments)
     fitted = shown @ coefficients - mean @ coefficients
     residual, spread = (share * (y - fitted) ** 2).sum(0), (share * y**2).sum(0)
     return coefficients.T, [
@@ -298,28 +297,49 @@ def _constrained_least_squares(
             scores[rows] - members[rows] * even,
         ),
     )
-    values = _least_norm(gram, moments)
+    values = _least_norm(engine, gram, moments)
     return np.asarray((values - values.mean(0) + even).T)
 
 
 def _least_norm(
-    gram: Float64[np.ndarray, "segments segments"], moments: Float64[np.ndarray, "segments targets"]
+    engine: Engine,
+    gram: Float64[np.ndarray, "segments segments"],
+    moments: Float64[np.ndarray, "segments targets"],
 ) -> Float64[np.ndarray, "segments targets"]:
     """The smallest solution of gram · values = moments whose values sum to 0.
 
     Rows and columns of `gram` sum to 0, too.
     """
     # An even change of all values, which the equations do not see, gets an equation of its own.
-    full = gram + np.trace(gram) / len(gram) ** 2
-    with suppress(np.linalg.LinAlgError):
-        pivots = np.linalg.cholesky(full).diagonal() ** 2
-        if pivots.min() > SINGULAR * pivots.max():
-            return np.asarray(np.linalg.solve(full, moments))
-    # Fewer coalitions than segments, or many twice.
-    sizes, directions = np.linalg.eigh(gram)
-    known = sizes > SINGULAR * sizes[-1]
-    directions = directions[:, known]
-    return np.asarray(directions @ ((directions.T @ moments) / sizes[known, None]))
+    # Other directions are unseen where coalitions are few: a slight ridge keeps values small there.
+    mean = np.trace(gram) / len(gram)
+    return _solve(
+        engine, gram + mean / len(gram) + SLIGHT_RIDGE * mean * np.eye(len(gram)), moments
+    )
+
+
+def _solve(
+    engine: Engine,
+    matrix: Float64[np.ndarray, "unknowns unknowns"],
+    right: Float64[np.ndarray, "unknowns targets"],
+) -> Float64[np.ndarray, "unknowns targets"]:
+    """Solves matrix · x = right, for a positive definite matrix, a block of unknowns at a time."""
+    engine.pause()
+    rest = len(matrix) - ALGEBRA_UNKNOWNS
+    if rest <= 0:
+        return np.asarray(np.linalg.solve(matrix, right))
+    first, others = matrix[:-rest], matrix[-rest:]
+    solved = np.linalg.solve(
+        first[:, :-rest], np.concatenate([first[:, -rest:], right[:-rest]], axis=1)
+    )
+    eliminated, known = solved[:, :rest], solved[:, rest:]
+    engine.pause()
+    tail = _solve(
+        engine,
+        others[:, -rest:] - others[:, :-rest] @ eliminated,
+        right[-rest:] - others[:, :-rest] @ known,
+    )
+    return np.concatenate([known - eliminated @ tail, tail])
 
 
 def _smooth_mask(

@@ -101,6 +101,12 @@ def forward_passes(question: Question) -> int:
     return total + NOISY_COPIES * own + FAITHFULNESS_PASSES if question.quality == "full" else total
 
 
+def algebra_operations(question: Question) -> int:
+    """The multiplications of an answer's algebra, its measures of quality included."""
+    own = question.method.operations(question.parameters)
+    return (1 + NOISY_COPIES) * own if question.quality == "full" else own
+
+
 def most_passes(question: Question) -> int:
     """The forward passes of an answer at most: every doubling of steps included."""
     given = question.parameters

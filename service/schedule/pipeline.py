@@ -24,6 +24,7 @@ from service.predictions import Calibrated, Prediction, PredictionOptions, calib
 from service.runtime.engine import Engine
 from service.runtime.sessions import self_test_image
 from service.schedule.deadlines import DeadlineExplainer, ExplanationTask
+from service.schedule.fairness import FairQueue
 from service.schedule.lanes import LoopLane, ThreadLane
 from service.schedule.queue import Queue, QueueMetrics, Ticket
 from service.schedule.timing import Timing
@@ -185,7 +186,7 @@ class Pipeline:
         name = question.method.name
         task = ExplanationTask(sent.fitted, question, prediction.logits)
         try:
-            done = await self._explain.run(task, timing.deadline)
+            done = await self._explain.run(task, timing.deadline, timing.caller)
         except Exception:
             self.metrics.explanations.labels(name, "refused").inc()
             raise
@@ -229,13 +230,17 @@ class Pipeline:
         return ThreadLane(queue, self._infer, "predict")
 
     def _explain_lane(self) -> ThreadLane[ExplanationTask, Attribution]:
-        explainer = DeadlineExplainer(self.engine, self._shared_state)
-        queue: Queue[ExplanationTask, Attribution] = Queue(
+        explainer = DeadlineExplainer(
+            self.engine,
+            self._shared_state,
+            pressed=lambda ticket: queue.presses(ticket),  # noqa: PLW0108 - it is made below
+        )
+        queue: FairQueue[ExplanationTask, Attribution] = FairQueue(
             "explain",
+            expected_seconds=explainer.expected_seconds,
+            least_seconds=explainer.least_seconds,
             capacity=FEWEST,
-            most_rows=1,
             metrics=QueueMetrics.of(self.metrics, "explain"),
-            cost=explainer.least_seconds,
         )
         return ThreadLane(queue, lambda batch: [explainer(ticket) for ticket in batch], "explain")
 

@@ -63,13 +63,17 @@ class Done(NamedTuple, Generic[Result]):
 
 @dataclass(eq=False)
 class Ticket(Generic[Item, Result]):
-    """One item in a queue: when it `joined`, its `deadline` and its expected seconds, `cost`."""
+    """One item in a queue: when it `joined`, its `deadline` and its expected seconds, `cost`.
+
+    `caller` is whatever tells callers apart.
+    """
 
     item: Item
     deadline: float
     cost: float
     joined: float
     future: "asyncio.Future[Done[Result]]"
+    caller: str = ""
 
     @property
     def settled(self) -> bool:
@@ -164,7 +168,7 @@ class Queue(Generic[Item, Result]):
         finally:
             self._reserved -= 1
 
-    def join(self, item: Item, deadline: float) -> Ticket[Item, Result]:
+    def join(self, item: Item, deadline: float, caller: str = "") -> Ticket[Item, Result]:
         """Adds `item`, from a coroutine; `result` waits for its ticket.
 
         Raises:
@@ -173,7 +177,7 @@ class Queue(Generic[Item, Result]):
         """
         now, loop = self.clock(), asyncio.get_running_loop()
         ticket: Ticket[Item, Result] = Ticket(
-            item, deadline, self._cost(item), now, loop.create_future()
+            item, deadline, 0.0, now, loop.create_future(), caller
         )
         with self._changed:
             self._check(ticket)
@@ -213,7 +217,7 @@ class Queue(Generic[Item, Result]):
         """
         with self._changed:
             size = min(self._most_rows, len(self._waiting))
-            batch = [self._waiting.popleft() for _ in range(size)]
+            batch = [self._pop() for _ in range(size)]
             self._metrics.depth.set(len(self._waiting))
             # The timer may be late where a batch holds the event loop.
             now = self.clock()
@@ -227,8 +231,11 @@ class Queue(Generic[Item, Result]):
         """Takes a finished `batch` out of the backlog, and its mean item into the forecast."""
         self._metrics.batch_size.observe(len(batch))
         self._mean.add(run_seconds / len(batch))
-        self._running = ()
-        self._forget(batch)
+        with self._changed:
+            self._running = ()
+            for ticket in batch:
+                self._ran(ticket, run_seconds / len(batch))
+            self._forget(batch)
 
     def close(self) -> None:
         """Rejects all later items; waiting ones stay."""
@@ -241,7 +248,9 @@ class Queue(Generic[Item, Result]):
             self._metrics.rejected[STOPPING].inc()
             raise Unavailable("the service is stopping: ask another replica")
         self.admit()
-        needed, remaining = self._backlog_seconds + ticket.cost, ticket.deadline - ticket.joined
+        ahead, remaining = self._ahead_seconds(ticket), ticket.deadline - ticket.joined
+        ticket.cost = self._price(ticket, remaining - ahead)
+        needed = ahead + ticket.cost
         if needed > remaining:
             self._metrics.rejected[LATE].inc()
             raise Unavailable(
@@ -249,6 +258,21 @@ class Queue(Generic[Item, Result]):
                 f"{max(0.0, remaining):.2g} s: retry later, or give more time",
                 _retry_after(self._backlog_seconds),
             )
+
+    def _price(self, ticket: Ticket[Item, Result], _seconds: float) -> float:
+        """The expected seconds of `ticket`, if it has so many seconds left once it runs."""
+        return self._cost(ticket.item)
+
+    def _ahead_seconds(self, _ticket: Ticket[Item, Result]) -> float:
+        """The expected seconds of all that goes before a ticket that joins."""
+        return self._backlog_seconds
+
+    def _pop(self) -> Ticket[Item, Result]:
+        """Removes the ticket that goes next."""
+        return self._waiting.popleft()
+
+    def _ran(self, ticket: Ticket[Item, Result], seconds: float) -> None:
+        """Notes that `ticket` has taken `seconds` of the lane."""
 
     def _set_timer(self, loop: asyncio.AbstractEventLoop, deadline: float) -> None:
         if self._timer is not None:

@@ -35,7 +35,7 @@ from service.api import parameters as request_parameters
 from service.api.kserve import tensors
 from service.api.kserve.tensors import InferenceRequest, Output, OutputRequest, Row
 from service.api.parameters import Options
-from service.api.tasks import cancel_on_disconnect, gather_rows
+from service.api.tasks import caller_of, cancel_on_disconnect, gather_rows
 from service.bundle.folder import Bundle
 from service.bundle.manifest import Manifest
 from service.errors import InvalidParameter, NotFound, RequestError, short
@@ -102,7 +102,7 @@ class OpenInference:
     async def infer(self, request: Request) -> Response:
         """POST /v2/models/NAME/infer."""
         self._check_model(request)
-        timing = Timing(self._pipeline.metrics)
+        timing = Timing(self._pipeline.metrics, caller=caller_of(request))
         with timing.of("read"):
             body = await request_body.body_of(request, self._max_body_bytes)
             json_length = request.headers.get(tensors.HEADER)

@@ -34,7 +34,9 @@ def test_shapley_values_are_those_of_a_solution_by_singular_values(segments, sam
     expected = np.linalg.lstsq(centred, scores - shown.sum(1, keepdims=True) * even, rcond=None)[0]
     expected = (expected - expected.mean(0) + even).T
     found = _constrained_least_squares(engine, shown, scores, total)
-    assert np.abs(found - expected).max() < 1e-6 * np.abs(expected).max()
+    # Where coalitions are fewer than segments the ridge shows, far below their random error.
+    most = 1e-6 if samples > 2 * segments else 1e-4
+    assert np.abs(found - expected).max() < most * np.abs(expected).max()
     assert np.abs(found.sum(1) - total).max() < 1e-9
 
 
