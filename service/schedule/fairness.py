@@ -1,8 +1,9 @@
 """The queue of explanations: ordered by deadline, and shared by callers.
 
-The caller that has had the least of the lane goes first, and of its tickets the one with the
-earliest deadline. Seconds in the lane are forgotten over SPAN_SECONDS. A running explanation gives
-way once its caller is more than TURN_SECONDS ahead of another caller that waits.
+Of each caller the ticket with the earliest deadline is next. Of these the one goes first whose
+caller will have had the least of the lane after its turn, so that a cheap one need not wait for
+dear ones. Seconds in the lane are forgotten over SPAN_SECONDS. A running explanation gives way once
+its caller is more than TURN_SECONDS ahead of another caller that waits.
 
 A ticket is charged with what it will really take in the time that is left for it. Ahead of it are
 the rest of the running ticket and those that go first; of other callers a turn each at most.
@@ -14,7 +15,7 @@ from typing import Any, Generic
 
 from service.schedule.queue import Item, Queue, Result, Ticket
 
-SPAN_SECONDS, TURN_SECONDS = 10.0, 1.0
+SPAN_SECONDS, TURN_SECONDS = 10.0, 0.5
 CALLERS = 1_000  # beyond so many, those with a negligible share are forgotten
 NEGLIGIBLE_SECONDS = 0.001
 
@@ -76,9 +77,10 @@ class FairQueue(Queue[Item, Result], Generic[Item, Result]):
 
     def _ahead_seconds(self, ticket: Ticket[Item, Result]) -> float:
         now = ticket.joined
-        place = self._place(ticket, now)
+        # Its own cost is not known yet, and the least puts it where it will be at best.
+        ticket.cost = self._least_seconds(ticket.item)
         first = sum(
-            (self._charge(t, ticket) for t in self._waiting if self._place(t, now) <= place), 0.0
+            (self._charge(t, ticket) for t in self._waiting if self._before(t, ticket, now)), 0.0
         )
         if not self._running:
             return first
@@ -89,18 +91,33 @@ class FairQueue(Queue[Item, Result], Generic[Item, Result]):
 
     def _charge(self, other: Ticket[Item, Result], ticket: Ticket[Item, Result]) -> float:
         """The seconds that `other` may take while `ticket` waits."""
-        if other.caller == ticket.caller:
-            return other.cost
-        return min(other.cost, TURN_SECONDS + self._least_seconds(other.item))
+        return other.cost if other.caller == ticket.caller else self._turn(other)
+
+    def _turn(self, ticket: Ticket[Item, Result]) -> float:
+        """The seconds that `ticket` takes at most while other callers wait."""
+        return min(ticket.cost, TURN_SECONDS + self._least_seconds(ticket.item))
 
     def _pop(self) -> Ticket[Item, Result]:
         now = self._started = self.clock()
-        first = min(self._waiting, key=lambda ticket: self._place(ticket, now))
+        heads: dict[str, Ticket[Item, Result]] = {}
+        for ticket in self._waiting:
+            head = heads.setdefault(ticket.caller, ticket)
+            if ticket.deadline < head.deadline:
+                heads[ticket.caller] = ticket
+        first = min(heads.values(), key=lambda ticket: self._share_after(ticket, now))
         self._waiting.remove(first)
         return first
 
-    def _place(self, ticket: Ticket[Item, Result], now: float) -> tuple[float, float]:
-        return self._shares.of(ticket.caller, now), ticket.deadline
+    def _before(
+        self, other: Ticket[Item, Result], ticket: Ticket[Item, Result], now: float
+    ) -> bool:
+        """True if `other`, which waits, goes before `ticket`, which comes."""
+        if other.caller == ticket.caller:
+            return other.deadline <= ticket.deadline
+        return self._share_after(other, now) <= self._share_after(ticket, now)
+
+    def _share_after(self, ticket: Ticket[Item, Result], now: float) -> float:
+        return self._shares.of(ticket.caller, now) + self._turn(ticket)
 
     def _ran(self, ticket: Ticket[Item, Result], seconds: float) -> None:
         self._shares.add(ticket.caller, seconds, self.clock())
