@@ -104,6 +104,21 @@ def test_no_answer_is_later_than_its_deadline(tmp_path):
     assert max(late) < LATENESS, f"{max(late):.2f} s, {statuses}"
 
 
+def test_a_dear_explanation_is_made_cheaper_when_another_caller_waits(tmp_path):
+    answers = []
+    with Server(tmp_path, workers=1) as server, caller(server, ATTACKERS[0]) as attacker:
+        asking = threading.Thread(
+            target=lambda: answers.append(attacker.post(DEAR, content=TINY, headers=PNG))
+        )
+        asking.start()
+        with caller(server, VICTIM) as victim:
+            while asking.is_alive():
+                assert victim.post(CHEAP, content=TINY, headers=PNG).status_code == 200
+        explanation = answers[0].json()["explanation"]
+        assert explanation["method"] == "grad_cam"
+        assert explanation["degraded_from"]["method"] == "kernel_shap"
+
+
 def test_behind_dear_explanations_of_its_own_a_cheap_one_is_rejected_or_answered_in_time(tmp_path):
     with Server(tmp_path, workers=1) as server, Load(server, ["127.0.0.1"] * 2, DEAR):
         time.sleep(1)
