@@ -70,20 +70,22 @@ class Candor:
         from service.api.app import build  # noqa: PLC0415
         from service.bundle.folder import load  # noqa: PLC0415
         from service.runtime.engine import Engine  # noqa: PLC0415
+        from service.runtime.health import Health  # noqa: PLC0415
         from service.schedule.pipeline import Pipeline  # noqa: PLC0415
         from service.telemetry.metrics import Metrics  # noqa: PLC0415
         from service.workers.drain import Drain  # noqa: PLC0415
 
         bundle = load(SETTINGS.bundle, SETTINGS.bundle_digest)
         manifest = bundle.manifest
+        metrics = Metrics(manifest.labels, manifest.distribution)
         engine = Engine(
             bundle,
             SETTINGS.device,
             SETTINGS.threads,
             SETTINGS.precision,
             alone=SETTINGS.worker_count == 1,
+            health=Health(metrics.device_failures),
         )
-        metrics = Metrics(manifest.labels, manifest.distribution)
         metrics.model.labels(manifest.name, manifest.version).set(1)
         metrics.device.labels(engine.provider, SETTINGS.wanted_device).set(1)
         metrics.workers.set(SETTINGS.worker_count)
@@ -152,6 +154,10 @@ class Candor:
         listener.share(asyncio.get_running_loop(), self._shared_state, self._announce)
         memory.settle()
         self._trimming = asyncio.create_task(memory.keep_trimming())
+        engine = self._pipeline.engine
+        self._watching = asyncio.create_task(
+            engine.health.watch(engine.self_test, self._drain.set_able)
+        )
         self._drain.listen()
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
@@ -163,7 +169,7 @@ class Candor:
 
     async def __is_ready__(self) -> bool:
         """True while requests are accepted: BentoML's GET /readyz is a 503 otherwise."""
-        return not self._drain.stopping
+        return self._drain.ready
 
     def _announce(self, address: str) -> None:
         """Logs the one line of the start, in the worker that is ready last."""

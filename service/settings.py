@@ -129,6 +129,13 @@ class Settings:
         _integer(0, 2**40),
         "bytes of bodies that a worker may hold at once; 0: 15 % of what the model leaves",
     )
+    # The largest batch with the defaults of any method fits, 64 × 1,026 of KernelSHAP, and so does
+    # every question about one image, 20,660 at most. 64 of those would take minutes.
+    max_passes: int = _setting(
+        70_000,
+        _integer(1, 10**9),
+        "most forward passes of a request: of its explanation, times its images",
+    )
     grafana_url: str = _setting(
         "", _link, "address of your Grafana dashboards, for the page to link; none by default"
     )

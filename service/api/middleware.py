@@ -115,9 +115,10 @@ class DrainMiddleware:
         """Passes on what can still be answered."""
         if scope["type"] != "http" or scope["path"] in ALIVE:
             await self._app(scope, receive, send)
-        elif self._drain.rejecting or (self._drain.stopping and scope["path"].endswith("/ready")):
+        elif self._drain.rejecting or (not self._drain.ready and scope["path"].endswith("/ready")):
             self._drain.rejected()
-            await _reject(scope, receive, send, "the service is stopping: ask another replica")
+            fault = "the service is stopping" if self._drain.stopping else "inference fails here"
+            await _reject(scope, receive, send, f"{fault}: ask another replica")
         else:
             await self._answer(scope, receive, send)
 

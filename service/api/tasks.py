@@ -16,6 +16,12 @@ from service.workers import protocol
 Result = TypeVar("Result")
 
 
+def caller_of(request: Request) -> str:
+    """What tells the caller of `request` apart: its address."""
+    client = request.scope.get("client")
+    return str(client[0]) if client else ""
+
+
 async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
     """The response of `work`, which is cancelled when the caller of `request` disconnects; the
     body must have been read.

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from service.errors import ImageTooLarge, RequestError, TooManyRequests
-from service.explain import Attribution, Question, legend, masked, render, segments
+from service.explain import Attribution, Question, check_passes, legend, masked, render, segments
 from service.explain.legend import Legend
 from service.image import budget, decode, header, resize
 from service.image import mask as image_mask
@@ -25,6 +25,7 @@ from service.predictions import Calibrated, Prediction, PredictionOptions, calib
 from service.runtime.engine import Engine
 from service.runtime.sessions import self_test_image
 from service.schedule.deadlines import DeadlineExplainer, ExplanationTask
+from service.schedule.fairness import FairQueue
 from service.schedule.lanes import LoopLane, ThreadLane
 from service.schedule.loop_time import LoopTime
 from service.schedule.queue import Queue, QueueMetrics, Ticket
@@ -84,6 +85,7 @@ class Pipeline:
         self._engine_on_one_core = engine.on_one_core()
         self.budgets = _budgets(settings, metrics)
         self.max_pixels = budget.most_pixels(settings.max_pixels, self.budgets.images)
+        self._max_passes = settings.max_passes
         self._shared_state = shared_state or SharedState()
         self._loop_time = LoopTime()
         self._threads = ThreadPoolExecutor(
@@ -193,6 +195,15 @@ class Pipeline:
         self._count(prediction)
         return prediction
 
+    def check_passes(self, question: Question | None, images: int) -> None:
+        """Checks the forward passes of a request: `question` about so many images.
+
+        Raises:
+            InvalidParameter: there are more than the limit.
+        """
+        if question is not None:
+            check_passes(question, images, self._max_passes)
+
     async def explain(
         self, sent: Sent, question: Question, prediction: Prediction, timing: Timing
     ) -> Attribution:
@@ -206,7 +217,7 @@ class Pipeline:
         name = question.method.name
         task = ExplanationTask(sent.fitted, question, prediction.logits)
         try:
-            done = await self._explain.run(task, timing.deadline)
+            done = await self._explain.run(task, timing.deadline, timing.caller)
         except Exception:
             self.metrics.explanations.labels(name, "refused").inc()
             raise
@@ -251,13 +262,17 @@ class Pipeline:
         return ThreadLane(queue, self._infer, "predict")
 
     def _explain_lane(self) -> ThreadLane[ExplanationTask, Attribution]:
-        explainer = DeadlineExplainer(self.engine, self._shared_state)
-        queue: Queue[ExplanationTask, Attribution] = Queue(
+        explainer = DeadlineExplainer(
+            self.engine,
+            self._shared_state,
+            pressed=lambda ticket: queue.presses(ticket),  # noqa: PLW0108 - it is made below
+        )
+        queue: FairQueue[ExplanationTask, Attribution] = FairQueue(
             "explain",
+            expected_seconds=explainer.expected_seconds,
+            least_seconds=explainer.least_seconds,
             capacity=FEWEST,
-            most_rows=1,
             metrics=QueueMetrics.of(self.metrics, "explain"),
-            cost=explainer.least_seconds,
         )
         return ThreadLane(queue, lambda batch: [explainer(ticket) for ticket in batch], "explain")
 

@@ -274,6 +274,9 @@ class Metrics:
             multiprocess_mode=LIVE,
             registry=registry,
         )
+        self.device_failures = Counter(
+            "candor_device_failures", "Inference runs that failed.", registry=registry
+        )
         self.workers = Gauge(
             "candor_workers",
             "Workers that there should be.",

@@ -54,6 +54,17 @@ class Drain:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._rejected = asyncio.Event()
         self._draining: asyncio.Task[None] | None = None
+        self._able = True
+
+    @property
+    def ready(self) -> bool:
+        """True while requests are wanted: the worker is able, and does not stop."""
+        return self._able and not self.stopping
+
+    def set_able(self, able: bool) -> None:  # noqa: FBT001 - it is a state
+        """Notes that the worker cannot answer now, or can again."""
+        self._able = able
+        self._ready.set(self.ready)
 
     def listen(self) -> None:
         """Takes the signals over; the server's handlers run at the end. For the main thread,

@@ -21,7 +21,7 @@ from service.api import large, parameters
 from service.api.body import EncodedImage, Limits, Payload
 from service.api.native import JSON, Native
 from service.api.parameters import Options
-from service.api.tasks import cancel_on_disconnect
+from service.api.tasks import caller_of, cancel_on_disconnect
 from service.errors import MalformedRequest, NotFound, short
 from service.schedule.pipeline import Pipeline
 from service.schedule.timing import Timing
@@ -74,7 +74,7 @@ class KServeV1:
         body_of: Callable[[Documents], Mapping[str, Any]],
     ) -> Response:
         self._check_model(request)
-        timing = Timing(self._pipeline.metrics)
+        timing = Timing(self._pipeline.metrics, caller=caller_of(request))
         with timing.of("read"):
             body = await request_body.body_of(request, self._limits)
             query = request_body.query_of(request)

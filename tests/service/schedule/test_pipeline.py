@@ -113,6 +113,21 @@ def test_pixels_and_their_file_are_predicted_alike(size, pipeline):
     assert (sent.width, sent.height, sent.format) == (size, size, "pixels")
 
 
+def test_an_explanation_is_charged_to_its_caller(pipeline, engine):
+    question = ask(engine.manifest, "grad_cam", None, {})
+
+    async def steps(timing):
+        timing.caller = "192.0.2.1"
+        sent = await pipeline.receive(IMAGE, timing, keep=False)
+        prediction = await pipeline.predict(sent, OPTIONS, timing, explained=True)
+        await pipeline.explain(sent, question, prediction, timing)
+
+    run(pipeline, steps)
+    shares = pipeline._explain.queue._shares
+    assert shares.of("192.0.2.1", time.perf_counter()) > 0
+    assert shares.of("", time.perf_counter()) == 0
+
+
 def test_an_explanation_is_counted_with_its_gap(pipeline, engine):
     question = ask(engine.manifest, "integrated_gradients", None, {"steps": 8})
 
