@@ -105,6 +105,19 @@ class Settings:
     )
     max_body_bytes: int = _setting(10 * 2**20, _integer(1, 2**30), "largest request body, in bytes")
     max_pixels: int = _setting(50_000_000, _integer(1, 10**9), "largest image, width times height")
+    max_connections: int = _setting(
+        0,
+        _integer(0, 1_000_000),
+        "most connections of a worker; 0 takes what its limit of open files allows",
+    )
+    max_connections_per_address: int = _setting(
+        0, _integer(0, 1_000_000), "most connections of a worker from one address; 0 is no limit"
+    )
+    connection_seconds: int = _setting(
+        300,
+        _integer(0, 86_400),
+        "greatest age of a connection, 10 percent more or less; 0 is no limit",
+    )
     grafana_url: str = _setting(
         "", _link, "address of your Grafana dashboards, for the page to link; none by default"
     )
