@@ -247,6 +247,7 @@ class Connection(HttpToolsProtocol):
         if self._upgrades():
             return
         super().on_headers_complete()
+        self.headers = []  # trailers are no headers of the request (RFC 9110, 6.5.1)
         self._body_since = self.loop.time()
         self._all.busy(self)
         if self._retiring:

@@ -44,6 +44,7 @@ class Site:
         paths = {
             "/plain": self.plain,
             "/echo": self.echo,
+            "/headers": self.headers,
             "/early": self.early,
             "/early-close": self.early_close,
             "/flood": self.flood,
@@ -89,6 +90,10 @@ class Site:
 
     async def echo(self, request):
         return PlainTextResponse(b"%d:" % len(self.seen) + await request.body())
+
+    async def headers(self, request):
+        await request.body()
+        return PlainTextResponse(repr(request.scope["headers"]))
 
     async def early(self, _request):
         return PlainTextResponse("early", 413)
@@ -394,6 +399,18 @@ def test_an_upgrade_is_ignored_and_the_body_read_by_its_length(headers, cut):
         assert answer.endswith(b"0:last")
         answer = await conversation(port, upgrade * 50 + chunked * 50 + last)
         assert answer.count(b"HTTP/1.1 200") == 101
+
+    visiting(visit)
+
+
+def test_trailers_are_no_headers():
+    async def visit(_site, port):
+        chunks = [b"1\r\na\r\n", b"0\r\nAuthorization: evil\r\n\r\n"]
+        head = POST % b"/headers" + b"Connection: close\r\n" + CHUNKED
+        for pieces in ([head, *chunks], [head + b"".join(chunks)]):
+            answer = await conversation(port, *pieces)
+            assert b"transfer-encoding" in answer
+            assert b"evil" not in answer
 
     visiting(visit)
 
