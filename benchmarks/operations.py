@@ -17,6 +17,7 @@ from pathlib import Path
 
 import click
 
+from service.workers.drain import WINDOW_SECONDS
 from support import arrivals, load, stopping
 from support.load import Reading, Request, Server, Wrk, table
 from support.servers import ROOT, environment, free_port
@@ -262,7 +263,7 @@ def stopping_section(seconds: float, rounds: int) -> str:
     )
     how = (
         f"SIGTERM after {seconds:g} s of predictions without pause over {CONNECTIONS} connections;"
-        f" 0 is a rejected or lost connection. For {stopping.WINDOW_SECONDS:g} s after the signal"
+        f" 0 is a rejected or lost connection. For {WINDOW_SECONDS:g} s after the signal"
         " requests are answered with Connection: close."
     )
     return f"## Stopping under load\n\n{how}\n\n{table(header, rows)}"

@@ -184,6 +184,13 @@ class Connection(HttpToolsProtocol):
         """Ends the connection at once."""
         self._joining.end()
 
+    def shutdown(self) -> None:
+        """Ends the connection with the answer that it owes, and lets nobody delay the end."""
+        self._joining.lingers = None
+        self.retire()
+        if not self._answering:
+            self.end()
+
     def check(self, now: float) -> None:
         """Ends the connection if it has used up the time of a head, of a body or of the end."""
         if not self.transport.get_write_buffer_size():
@@ -199,7 +206,7 @@ class Connection(HttpToolsProtocol):
         elif self._body_since is not None:
             if now - self._body_since > BODY_SECONDS:
                 self._all.report.closed("body_time")
-                self.end()
+                self._linger(HEAD_LINGER_SECONDS, HEAD_LINGER_BYTES)
         elif self._head_since is not None and now - self._head_since > HEAD_SECONDS:
             self._end_head()
 

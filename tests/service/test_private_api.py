@@ -58,6 +58,7 @@ CONNECTION = [
     "timeout_keep_alive_task",
     "transport",
     "url",
+    "shutdown",
     "_should_upgrade",
     "_unset_keepalive_if_required",
 ]

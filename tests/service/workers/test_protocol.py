@@ -68,6 +68,10 @@ class Site:
         connection.on_close = self.count
         return connection
 
+    @property
+    def servers_connections(self):
+        return self._state.connections
+
     def opened(self, _count):
         pass
 
@@ -348,6 +352,23 @@ def test_an_early_answer_reaches_a_caller_that_sends_its_whole_body_first():
         answer = await conversation(port, head, bytes(size))
         assert answer.endswith(b"early")
         await eventually(lambda: site.gone == 1)
+
+    visiting(visit)
+
+
+def test_a_caller_that_sends_on_does_not_delay_the_end_of_the_server():
+    async def visit(site, port):
+        wires = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+        for (_, writer), path in zip(wires, (b"/early", b"/early-close", b"/wait"), strict=True):
+            writer.write(POST % path + b"Content-Length: 1\r\n\r\n")
+        await asyncio.sleep(2 * SOON)
+        for connection in list(site.servers_connections):
+            connection.shutdown()
+        await eventually(lambda: site.gone == 2)
+        wires[2][1].write(b"x")
+        await asyncio.wait_for(site.begun.wait(), 5)
+        for _, writer in wires:
+            writer.close()
 
     visiting(visit)
 
