@@ -28,7 +28,9 @@ from service.workers import memory
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+    from service.telemetry.metrics import Metrics
     from service.telemetry.tracing import TracingMiddleware
+    from service.workers.connections import Connections
     from service.workers.shared_state import SharedState
 
 try:
@@ -89,7 +91,13 @@ class Candor:
         metrics.model.labels(manifest.name, manifest.version).set(1)
         metrics.device.labels(engine.provider, SETTINGS.wanted_device).set(1)
         metrics.workers.set(SETTINGS.worker_count)
-        self._drain = Drain(SETTINGS.drain_seconds, metrics.requests_in_flight, metrics.ready)
+        self._connections = _connections(metrics)
+        self._drain = Drain(
+            SETTINGS.drain_seconds,
+            metrics.requests_in_flight,
+            metrics.ready,
+            self._connections,
+        )
         self._shared_state = _open_shared_state()
         self._pipeline = Pipeline(engine, SETTINGS, metrics, self._shared_state)
         self._api = build(self._pipeline, bundle, SETTINGS, self._drain)
@@ -123,14 +131,13 @@ class Candor:
 
     @property
     def connection_state(self) -> dict[str, Any]:
-        """The state of each connection of the server; requests that are logged or traced all reach
-        the application.
-        """
+        """The state of each connection of the server."""
         from service.workers import protocol  # noqa: PLC0415
 
-        if SETTINGS.access_log or SETTINGS.otlp_endpoint:
-            return {}
-        return {protocol.REJECTION: self._api.rejection}
+        return {
+            protocol.REJECTION: self._api.rejection,
+            protocol.CONNECTIONS: self._connections,
+        }
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     @staticmethod
@@ -158,6 +165,7 @@ class Candor:
         self._watching = asyncio.create_task(
             engine.health.watch(engine.self_test, self._drain.set_able)
         )
+        self._sweeping = asyncio.create_task(self._connections.keep_sweeping())
         self._drain.listen()
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
@@ -194,6 +202,21 @@ def _bentoml_errors() -> Iterator[None]:
         yield
     except RequestError as error:
         raise BentoMLException(error.detail, error_code=HTTPStatus(error.status)) from None
+
+
+def _connections(metrics: "Metrics") -> "Connections":
+    """The connections of this worker, within its limit of open files."""
+    from service.api import problems  # noqa: PLC0415
+    from service.workers import connections, host  # noqa: PLC0415
+
+    allowed = max(1, host.raise_file_limit() - connections.SPARE_FILES)
+    return connections.Connections(
+        min(allowed, SETTINGS.max_connections or connections.MOST),
+        SETTINGS.max_connections_per_address,
+        SETTINGS.connection_seconds,
+        report=metrics.connections,
+        respond=problems.whole,
+    )
 
 
 def _open_shared_state() -> "SharedState":

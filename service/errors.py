@@ -18,7 +18,7 @@
         ├── NotFound             404 nothing is served at this path
         ├── MethodNotAllowed     405 the path is served with other HTTP methods
         ├── NotAcceptable        406 no representation matches Accept
-        ├── SlowRequest          408 the body did not arrive in time
+        ├── SlowRequest          408 the head or the body did not arrive in time
         ├── BodyTooLarge         413 the body has more bytes than the limit
         ├── ImageTooLarge        413 the image has more pixels, or takes more memory, than the limit
         ├── UnsupportedFormat    415 the content type or the image format is not supported
@@ -26,6 +26,7 @@
         ├── InvalidParameter     422 a parameter is unknown or out of range
         ├── MethodUnavailable    422 the bundle lacks the graph of the attribution method
         ├── TooManyRequests      429 the queue is full, or the memory in use
+        ├── HeadTooLarge         431 the head has more bytes than the limit
         ├── Unavailable          503 the service is starting, stopping or overloaded
         ├── DeadlineExceeded     504 the caller's deadline has passed
         └── InternalError        500 a defect of the service, never of an image
@@ -140,9 +141,9 @@ class NotAcceptable(RequestError):
 
 
 class SlowRequest(RequestError):
-    """408: the body did not arrive in time."""
+    """408: the head or the body did not arrive in time."""
 
-    status, code, title = 408, "slow_request", "The body arrived too slowly"
+    status, code, title = 408, "slow_request", "The request arrived too slowly"
 
 
 class BodyTooLarge(RequestError):
@@ -189,6 +190,12 @@ class TooManyRequests(RequestError):
     def __init__(self, message: str, retry_after_seconds: int = 1) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class HeadTooLarge(RequestError):
+    """431: the request line and the headers have more bytes than the limit."""
+
+    status, code, title = 431, "head_too_large", "The headers are too large"
 
 
 class Unavailable(RequestError):

@@ -136,6 +136,19 @@ class Settings:
         _integer(1, 10**9),
         "most forward passes of a request: of its explanation, times its images",
     )
+    max_connections: int = _setting(
+        0,
+        _integer(0, 1_000_000),
+        "most connections of a worker; 0 takes what its limit of open files allows",
+    )
+    max_connections_per_address: int = _setting(
+        0, _integer(0, 1_000_000), "most connections of a worker from one address; 0 is no limit"
+    )
+    connection_seconds: int = _setting(
+        300,
+        _integer(0, 86_400),
+        "greatest age of a connection, 10 percent more or less; 0 is no limit",
+    )
     grafana_url: str = _setting(
         "", _link, "address of your Grafana dashboards, for the page to link; none by default"
     )

@@ -92,11 +92,21 @@ class ObservationMiddleware:
                 seconds = time.perf_counter() - started
                 self.count(template, status, seconds)
                 if self._access_log:
-                    _log(scope, template, status, seconds)
+                    # As it was sent: the decoded path may hold line breaks.
+                    path = scope["raw_path"].decode("ascii", "replace")
+                    _log(scope["method"], path, template, status, seconds)
 
     def request_id(self, given: bytes) -> bytes:
         """The id of a request: the one `given` by its caller if it is sane, else a new one."""
         return given if given and SANE.fullmatch(given) else next(self._new_ids)
+
+    def count_early(self, path: str, status: int, seconds: float, request_id: bytes) -> None:
+        """Counts and logs a response to a POST that was given before a task existed."""
+        self.count(path, status, seconds)
+        if self._access_log:
+            token = logs.request_id.set(request_id.decode())
+            _log("POST", path, path, status, seconds)
+            logs.request_id.reset(token)
 
     def count(self, template: str, status: int, seconds: float) -> None:
         """Counts a response of a route."""
@@ -152,16 +162,12 @@ async def _reject(scope: Scope, receive: Receive, send: Send, reason: str) -> No
     await response(scope, receive, send)
 
 
-def _log(scope: Scope, template: str, status: int, seconds: float) -> None:
-    # As it was sent: the decoded path may hold line breaks.
-    path = scope["raw_path"].decode("ascii", "replace")
+def _log(method: str, path: str, template: str, status: int, seconds: float) -> None:
     fields = {
-        "method": scope["method"],
+        "method": method,
         "path": path,
         "route": template,
         "status": status,
         "milliseconds": round(1000 * seconds, 3),
     }
-    log.info(
-        "%s %s %d %.1f ms", scope["method"], path, status, 1000 * seconds, extra={"fields": fields}
-    )
+    log.info("%s %s %d %.1f ms", method, path, status, 1000 * seconds, extra={"fields": fields})

@@ -5,6 +5,7 @@ detail}.
 """
 
 import logging
+from http import HTTPStatus
 from typing import Any
 
 import orjson
@@ -43,6 +44,16 @@ def respond(request: Request, error: RequestError) -> Response:
             orjson.dumps({"error": error.detail}), error.status, headers, "application/json"
         )
     return Response(orjson.dumps(problem(error)), error.status, headers, MEDIA_TYPE)
+
+
+def whole(error: RequestError) -> bytes:
+    """The bytes of the last response of a connection, to what is no request: it has no path."""
+    body = orjson.dumps(problem(error))
+    head = (
+        f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n"
+        f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+    )
+    return head.encode() + body
 
 
 def defect(error: Exception) -> RequestError:

@@ -6,7 +6,7 @@ workers.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 from service.bundle.manifest import Distribution
 from service.telemetry.drift import LEAST, WINDOW, Window, drift
 from service.telemetry.multiprocess import Exposition
-from service.workers import host
+from service.workers import connections, host
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # fmt: off
@@ -94,6 +94,28 @@ class DriftCollector(Collector):
         yield gauge
 
 
+class ConnectionMetrics:
+    """The metrics of connections, as `service.workers.connections` reports them."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        open_now = Gauge(
+            "candor_connections", "Open connections.", multiprocess_mode=LIVE, registry=registry
+        )
+        closed = Counter(
+            "candor_connections_closed",
+            "Connections that the service ended.",
+            ("reason",),
+            registry=registry,
+        )
+        bad_requests = Counter(
+            "candor_bad_requests", "Bytes that are no HTTP request.", registry=registry
+        )
+        by_reason = {reason: closed.labels(reason) for reason in connections.REASONS}
+        self.opened: Callable[[int], None] = open_now.set
+        self.closed: Callable[[str], None] = lambda reason: by_reason[reason].inc()
+        self.bad_request: Callable[[], None] = bad_requests.inc
+
+
 class Metrics:
     """The metrics of one service, on a registry of their own; `window` holds its latest
     predictions.
@@ -109,6 +131,7 @@ class Metrics:
         self._declare_predictions(self._registry, labels)
         self._declare_explanations(self._registry)
         self._declare_service(self._registry)
+        self.connections = ConnectionMetrics(self._registry)
         self._exposition = Exposition(Path(folder)) if folder else None
         self.window = Window(Path(folder) if folder else None)
         self._computed = CollectorRegistry()
