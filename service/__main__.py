@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from service.api.keys import SCOPES
 from service.errors import CandorError, Stopped
 from service.settings import Settings, describe
 
@@ -50,6 +51,8 @@ def main() -> None:
     \b
     python -m service serve
         serve the embedded model on http://127.0.0.1:3000
+    python -m service key camera --scope predict
+        make a key, and the line for the file of keys
     python -m service predict cat.jpg
         print the three most probable classes as JSON
     python -m service predict images --out results.parquet
@@ -65,10 +68,12 @@ def serve() -> None:
 
     Requests that have begun are answered before it ends.
     """
+    from service.api import auth
     from service.bundle.folder import check_int8, load
 
     # Checked before the server starts: a bad bundle is a sentence here, and a traceback there.
     settings = Settings.from_environment()
+    auth.check_exposure(settings)
     bundle = load(settings.bundle)
     if settings.precision == "int8":
         check_int8(bundle, settings.device)
@@ -82,6 +87,27 @@ def serve() -> None:
     options += ["--host", settings.host, "--port", str(settings.port)]
     # Replaces this process, so that signals reach the server itself.
     os.execv(sys.executable, [*command, *options])  # noqa: S606
+
+
+@main.command()
+@click.argument("name")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    required=True,
+    type=click.Choice(SCOPES),
+    help="What the key opens; may be given several times.",
+)
+def key(name: str, scopes: tuple[str, ...]) -> None:
+    """Makes a key for the caller NAME.
+
+    Prints the key, which is stored nowhere, and below it the line for the file in CANDOR_KEYS.
+    """
+    from service.api import keys
+
+    for line in keys.make(name, scopes):
+        click.echo(line)
 
 
 @main.command()
