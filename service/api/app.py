@@ -17,9 +17,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api import auth, pages, problems
 from service.api.auth import Guard, GuardedRoute, GuardMiddleware
-from service.api.bento import CALLS, PICKLE
+from service.api.bento import BENTOML_PATHS, CALLS, PICKLE
 from service.api.bento.calls import Calls
-from service.api.bento.service import BENTOML_PATHS
 from service.api.keys import Keys
 from service.api.kserve.v1 import KServeV1
 from service.api.kserve.v2 import OpenInference

@@ -47,7 +47,10 @@ class GuardedRoute(Route):
 
 
 class Guard:
-    """Decides whether a request is answered; shared by all that answer requests."""
+    """Decides whether a request is answered; shared by all that answer requests.
+
+    `needs`: the scopes of which each path, or its template, needs one.
+    """
 
     def __init__(
         self,
@@ -57,10 +60,10 @@ class Guard:
         sites: Sites,
     ) -> None:
         """`others`: the needs of the paths that are served beside `routes`."""
-        self.sites = sites
-        self._others = others
-        self._keys = keys
         every = tuple(routes)
+        self.needs = {**others, **{route.path: route.needs for route in every}}
+        self.sites = sites
+        self._keys = keys
         self._templates = tuple(route for route in every if "{" in route.path)
         self._fixed = {route.path: route for route in every if "{" not in route.path}
         self._trusts_all = False
@@ -91,7 +94,7 @@ class Guard:
 
     def _key_error(self, scope: Scope, headers: Mapping[bytes, bytes]) -> RequestError | None:
         route = self._fixed.get(scope["path"]) or self._template_of(scope)
-        needs = route.needs if route is not None else self._others.get(scope["path"], SCOPES)
+        needs = self.needs.get(route.path if route is not None else scope["path"], SCOPES)
         if needs == OPEN:
             return None
         key = self._key_of(headers.get(b"authorization", b""))

@@ -12,20 +12,10 @@ import bentoml
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.auth import DOCUMENTS, OPEN, Guard, GuardMiddleware, Needs
-from service.api.bento import CALLS, configuration
+from service.api.auth import Guard, GuardMiddleware
+from service.api.bento import BENTOML_PATHS, CALLS, configuration
 from service.api.sites import safe
 from service.workers import memory
-
-# Paths that BentoML answers, and the scopes that open them: probes, the schema of its clients, its
-# OpenAPI document.
-BENTOML_PATHS: dict[str, Needs] = {
-    "/livez": OPEN,
-    "/readyz": OPEN,
-    "/healthz": OPEN,
-    "/schema.json": DOCUMENTS,
-    "/docs.json": DOCUMENTS,
-}
 
 
 class FrontedService(bentoml.Service):  # type: ignore[misc] # bentoml is untyped
