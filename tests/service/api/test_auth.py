@@ -121,7 +121,7 @@ def test_a_route_without_scopes_stops_the_start():
     async def answer(_request):
         return Response()
 
-    with pytest.raises((AttributeError, TypeError), match="needs|GuardedRoute"):
+    with pytest.raises((AttributeError, TypeError), match=r"needs|GuardedRoute"):
         Guard([Route("/new", answer)], {}, None, Sites("*"))
 
 
