@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from service.api.keys import SCOPES
 from service.errors import CandorError, Stopped
 from service.settings import Settings, describe
 
@@ -49,6 +50,8 @@ def main() -> None:
     \b
     python -m service serve
         serve the embedded model on http://127.0.0.1:3000
+    python -m service key camera --scope predict
+        make a key, and the line for the file of keys
     python -m service predict cat.jpg
         print the three most probable classes as JSON
     python -m service predict images --out results.parquet
@@ -64,11 +67,13 @@ def serve() -> None:
 
     Requests that have begun are answered before it ends.
     """
+    from service.api import auth
     from service.bundle.folder import check_int8, load
     from service.workers import home
 
     # Checked before the server starts: a bad bundle is a sentence here, and a traceback there.
     settings = Settings.from_environment()
+    auth.check_exposure(settings)
     bundle = load(settings.bundle, settings.bundle_digest)
     if settings.precision == "int8":
         check_int8(bundle, settings.device)
@@ -92,6 +97,27 @@ def digest(folder: Path) -> None:
     from service.bundle.folder import load
 
     click.echo(load(folder).manifest.digest)
+
+
+@main.command()
+@click.argument("name")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    required=True,
+    type=click.Choice(SCOPES),
+    help="What the key opens; may be given several times.",
+)
+def key(name: str, scopes: tuple[str, ...]) -> None:
+    """Makes a key for the caller NAME.
+
+    Prints the key, which is stored nowhere, and below it the line for the file in CANDOR_KEYS.
+    """
+    from service.api import keys
+
+    for line in keys.make(name, scopes):
+        click.echo(line)
 
 
 @main.command()

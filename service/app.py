@@ -102,6 +102,7 @@ class Candor:
         self._pipeline = Pipeline(engine, SETTINGS, metrics, self._shared_state)
         self._api = build(self._pipeline, bundle, SETTINGS, self._drain)
         self._tracing = self._start_tracing()
+        self.guard = self._api.guard
         self.app: "ASGIApp" = self._tracing or self._api.app
         self._description = f"{manifest.name} {manifest.version}, {DEVICES[engine.device]}"
 

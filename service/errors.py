@@ -14,7 +14,9 @@
     ├── BulkError                a bulk run cannot start, continue or finish
     │   └── Stopped                  a signal stopped the run; finished parts are kept
     └── RequestError             the answer is a problem (RFC 9457) with this status:
-        ├── MalformedRequest     400 the body or a parameter cannot be read
+        ├── MalformedRequest     400 the request cannot be read: its head, body or a parameter
+        ├── Unauthorized         401 the request has no key, or an unknown one
+        ├── Forbidden            403 the key lacks a scope, or another site sent the request
         ├── NotFound             404 nothing is served at this path
         ├── MethodNotAllowed     405 the path is served with other HTTP methods
         ├── NotAcceptable        406 no representation matches Accept
@@ -117,9 +119,27 @@ class RequestError(CandorError):
 
 
 class MalformedRequest(RequestError):
-    """400: the body or a parameter cannot be read, for example JSON that is cut off."""
+    """400: the head, the body or a parameter cannot be read, for example JSON that is cut off."""
 
     status, code, title = 400, "malformed_request", "The request cannot be read"
+
+
+class Unauthorized(RequestError):
+    """401: the service has keys (CANDOR_KEYS), and the request comes with none of them."""
+
+    status, code, title = 401, "unauthorized", "A key is needed"
+    challenge = 'Bearer realm="candor"'
+
+
+class Forbidden(RequestError):
+    """403: the key lacks the `scope` that is needed, or a page of another site sent the request."""
+
+    status, code, title = 403, "forbidden", "This is not allowed"
+
+    def __init__(self, message: str, scope: str | None = None) -> None:
+        super().__init__(message)
+        if scope is not None:
+            self.challenge = f'Bearer realm="candor", error="insufficient_scope", scope="{scope}"'
 
 
 class NotFound(RequestError):

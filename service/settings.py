@@ -4,6 +4,7 @@ An unknown CANDOR_ variable or a bad value stops the start with a sentence: a ty
 runs in silence.
 """
 
+import ipaddress
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ LogFormat = Literal["text", "json"]
 PREFIX = "CANDOR_"
 EMBEDDED_BUNDLE = Path(__file__).parent / "model"
 GPU = Path("/dev/nvidia0")
+ORIGIN = re.compile(r"https?://[^/\s]+")
 
 
 def _setting(default: Any, read: Callable[[str], Any], help_text: str) -> Any:
@@ -61,6 +63,24 @@ def _text(text: str) -> str:
     if not text.strip():
         raise ValueError("not empty")
     return text.strip()
+
+
+def _file(text: str) -> Path:
+    return Path(_text(text)).expanduser()
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names) or any(re.search(r"\s", name) for name in names):
+        raise ValueError("names with commas between them")
+    return names
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    names = _names(text)
+    if not all(name == "*" or ORIGIN.fullmatch(name) for name in names):
+        raise ValueError("origins with commas between them, such as https://example.com, or *")
+    return names
 
 
 def _folder(text: str) -> Path:
@@ -107,6 +127,18 @@ class Settings:
     )
     host: str = _setting("127.0.0.1", _text, "address to listen on")
     port: int = _setting(3000, _integer(1, 65_535), "port to listen on")
+    keys: Path | None = _setting(
+        None, _file, "file with a line a key: name, scopes, sha256; no keys by default"
+    )
+    open: bool = _setting(False, _truth, "true lets other machines in without keys")
+    hosts: tuple[str, ...] | None = _setting(
+        None,
+        _names,
+        "names that Host may have; by default localhost on loopback, any elsewhere",
+    )
+    allow_origins: tuple[str, ...] = _setting(
+        (), _origins, "origins of pages that may call: https://example.com; none by default"
+    )
     threads: int = _setting(0, _integer(0, 1_024), "threads of one inference; 0 takes every core")
     workers: int = _setting(
         0,
@@ -164,6 +196,13 @@ class Settings:
     )
 
     @property
+    def served_hosts(self) -> tuple[str, ...]:
+        """The names that a request may call the service by; "*" for any."""
+        if self.hosts is not None:
+            return self.hosts
+        return ("localhost", "127.0.0.1", "[::1]") if is_loopback(self.host) else ("*",)
+
+    @property
     def worker_count(self) -> int:
         """The number of worker processes."""
         if self.workers:
@@ -201,6 +240,14 @@ class Settings:
         return cls(**values)
 
 
+def is_loopback(host: str) -> bool:
+    """True if no other machine reaches the address `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _unknown(name: str, known: list[str]) -> str:
     close = get_close_matches(name, known, n=1)
     remedy = f"did you mean {close[0]}?" if close else f"the variables are {', '.join(known)}"
@@ -211,6 +258,6 @@ def describe() -> str:
     """The text of `--help`: a line for each setting with its variable, meaning and default."""
     return "\n".join(
         f"{PREFIX}{f.name.upper():<15} {f.metadata['help']}"
-        + ("" if f.default in (None, "", EMBEDDED_BUNDLE) else f" (default {f.default})")
+        + ("" if f.default in (None, "", (), EMBEDDED_BUNDLE) else f" (default {f.default})")
         for f in fields(Settings)
     )

@@ -1,8 +1,8 @@
 """The HTTP API as one ASGI application.
 
-A request passes `ObservationMiddleware` (id, metrics), `DrainMiddleware` (503 while the worker
-stops) and `Application`: a POST is admitted or rejected before its body is read, and the endpoint
-is called.
+A request passes `ObservationMiddleware` (id, metrics), `GuardMiddleware` (its key, Host and
+Origin), `DrainMiddleware` (503 while the worker stops) and `Application`: a POST is admitted or
+rejected before its body is read, and the endpoint is called.
 """
 
 from collections.abc import Awaitable, Callable, Iterable
@@ -15,16 +15,19 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.api import auth, pages, problems
 from service.api import body as request_body
-from service.api import pages, problems
-from service.api.bento import CALLS, PICKLE
+from service.api.auth import Guard, GuardedRoute, GuardMiddleware
+from service.api.bento import BENTOML_PATHS, CALLS, PICKLE
 from service.api.bento.calls import Calls
+from service.api.keys import Keys
 from service.api.kserve.v1 import KServeV1
 from service.api.kserve.v2 import OpenInference
 from service.api.middleware import DrainMiddleware, ObservationMiddleware
 from service.api.native import Native, document
 from service.api.openapi import document as openapi_document
 from service.api.overload import OverloadRejection
+from service.api.sites import Sites
 from service.bundle.folder import Bundle
 from service.errors import RequestError
 from service.schedule.pipeline import Pipeline
@@ -35,11 +38,12 @@ Endpoint = Callable[[Request], Awaitable[ASGIApp]]
 
 
 class Api(NamedTuple):
-    """The application with its middleware, what rejects requests before it, and what answers calls
-    of BentoML's APIs.
+    """The application with its middleware, its guard, what rejects requests before it, and what
+    answers calls of BentoML's APIs.
     """
 
     app: ASGIApp
+    guard: Guard
     rejection: OverloadRejection
     calls: Calls
 
@@ -53,19 +57,29 @@ def build(pipeline: Pipeline, bundle: Bundle, settings: Settings, drain: Drain) 
     )
     routes = [
         *native.routes(),
-        Route("/openapi.json", document(orjson.dumps(openapi))),
+        GuardedRoute("/openapi.json", auth.DOCUMENTS, document(orjson.dumps(openapi))),
         *OpenInference(pipeline, bundle, limits).routes(),
         *KServeV1(pipeline, native, limits).routes(),
     ]
-    application = Application(routes, pages.routes(bundle, settings.grafana_url), pipeline)
+    page_routes = pages.routes(bundle, settings.grafana_url)
+    application = Application(routes, page_routes, pipeline)
+    guard = _guard([*routes, *page_routes], settings)
     observation = ObservationMiddleware(
-        DrainMiddleware(application, drain),
+        GuardMiddleware(DrainMiddleware(application, drain), guard),
         pipeline.metrics,
         routes,
         access_log=settings.access_log,
     )
-    rejection = OverloadRejection(pipeline, observation, drain, application.fixed_paths)
-    return Api(observation, rejection, Calls(native, bundle.manifest, pipeline.metrics))
+    rejection = OverloadRejection(
+        pipeline, observation, drain, application.fixed_paths, guard.admits
+    )
+    return Api(observation, guard, rejection, Calls(native, bundle.manifest, pipeline.metrics))
+
+
+def _guard(routes: Iterable[GuardedRoute], settings: Settings) -> Guard:
+    """The guard of `routes` and of the paths that BentoML answers."""
+    keys = None if settings.keys is None else Keys(settings.keys)
+    return Guard(routes, BENTOML_PATHS, keys, Sites(settings.served_hosts))
 
 
 class Application:
@@ -93,6 +107,8 @@ class Application:
                 Exception: problems.on_error,
             },
         )
+        # A redirect would lead to the host that the caller names.
+        self._router.router.redirect_slashes = False
 
     @property
     def fixed_paths(self) -> frozenset[str]:

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api import problems
+from service.api import auth, problems, sites
 from service.errors import Unavailable
 from service.telemetry import logs
 from service.telemetry.metrics import Metrics
@@ -58,6 +58,9 @@ class ObservationMiddleware:
         self._requests = cache(
             lambda template, status: metrics.requests.labels(template, str(status))
         )
+        self._key_requests = cache(
+            lambda name, status: metrics.key_requests.labels(name, str(status))
+        )
         templates = [*(route.path for route in routes if route.path not in PROBES), UNKNOWN]
         self._seconds = {
             template: metrics.request_seconds.labels(template) for template in templates
@@ -80,7 +83,10 @@ class ObservationMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (REQUEST_ID, request_id)]
+                message["headers"] = [
+                    *sites.safe(message.get("headers", ())),
+                    (REQUEST_ID, request_id),
+                ]
             await send(message)
 
         try:
@@ -91,6 +97,8 @@ class ObservationMiddleware:
             if template in self._seconds:
                 seconds = time.perf_counter() - started
                 self.count(template, status, seconds)
+                if (key := scope.get(auth.KEY)) is not None:
+                    self._key_requests(key.name, status).inc()
                 if self._access_log:
                     # As it was sent: the decoded path may hold line breaks.
                     path = scope["raw_path"].decode("ascii", "replace")

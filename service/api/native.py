@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
+from service.api import auth, parameters, problems, responses
 from service.api import body as request_body
-from service.api import parameters, problems, responses
+from service.api.auth import GuardedRoute
 from service.api.body import EncodedImage, Limits, Payload
 from service.api.card import HTML, MARKDOWN, Card
 from service.api.parameters import Options
@@ -32,7 +32,10 @@ from service.telemetry.metrics import CONTENT_TYPE
 JSON, PNG, NPY = "application/json", "image/png", "application/x-npy"
 ANY = "*/*"
 # Reference images belong to the bundle: they cannot change while it is served.
-REFERENCE_HEADERS = {"Cache-Control": "max-age=86400"}
+REFERENCE_HEADERS = {
+    "Cache-Control": "private, max-age=86400",
+    "X-Content-Type-Options": "nosniff",
+}
 
 
 class ImageResult(NamedTuple):
@@ -64,16 +67,19 @@ class Native:
             "/methods": orjson.dumps(responses.methods(self._manifest)),
         }
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[GuardedRoute]:
         """The routes of these endpoints."""
-        reference = Route("/reference/{row:int}", self.reference)
+        reference = GuardedRoute("/reference/{row:int}", auth.DOCUMENTS, self.reference)
         return [
-            Route("/predict", self.predict, methods=["POST"]),
-            Route("/explain", self.explain, methods=["POST"]),
-            Route("/model/card", self.card),
+            GuardedRoute("/predict", auth.PREDICT, self.predict, ["POST"]),
+            GuardedRoute("/explain", auth.EXPLAIN, self.explain, ["POST"]),
+            GuardedRoute("/model/card", auth.ADMIN, self.card),
             *([reference] if self.shows_references else []),
-            Route("/metrics", self.metrics),
-            *(Route(path, document(body)) for path, body in self._documents.items()),
+            GuardedRoute("/metrics", auth.METRICS, self.metrics),
+            *(
+                GuardedRoute(path, auth.DOCUMENTS, document(body))
+                for path, body in self._documents.items()
+            ),
         ]
 
     @property
@@ -89,6 +95,8 @@ class Native:
         options = self._default_options
         if payload.parameters or payload.mask is not None:
             options = parameters.of_predict(self._manifest, payload.parameters, payload.mask)
+            if options.question is not None:
+                auth.require(request, auth.EXPLAIN)
         timing.allow(options.deadline_ms)
         # Without a backlog the prediction is about to run: cancelling it would save nothing.
         if options.question is None and not self._pipeline.backlogged:

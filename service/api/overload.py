@@ -11,7 +11,7 @@ another way than there.
 import asyncio
 import re
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import lru_cache
 from http import HTTPStatus
 
@@ -20,6 +20,7 @@ from starlette.requests import Request
 
 from service.api import problems
 from service.api.middleware import REQUEST_ID, ObservationMiddleware
+from service.api.sites import HEADERS
 from service.errors import TooManyRequests
 from service.schedule.pipeline import Pipeline
 from service.workers.drain import Drain
@@ -35,7 +36,8 @@ CACHED_HEADS = 1_024  # the heads of one client differ in little but the length
 
 class OverloadRejection:
     """Rejects requests that `pipeline` has no place for, and counts them as `observation` counts
-    other responses.
+    other responses. A request whose path and head `admits` does not take is left to the
+    application.
 
     It is the `EarlyRejection` of `service.workers.protocol`, for POST to `paths`.
     """
@@ -46,11 +48,13 @@ class OverloadRejection:
         observation: ObservationMiddleware,
         drain: Drain,
         paths: Collection[str],
+        admits: Callable[[str, bytes], bool],
     ) -> None:
         self._pipeline = pipeline
         self._observation = observation
         self._drain = drain
-        self.head_of = lru_cache(CACHED_HEADS)(lambda head: parse(head, paths))
+        self._parsed = lru_cache(CACHED_HEADS)(lambda head: parse(head, paths))
+        self._admits = admits
         self._admitted = 0
         self._common: list[tuple[bytes, bytes]] | None = None
         self._common_lines = b""
@@ -59,6 +63,11 @@ class OverloadRejection:
     def active(self) -> bool:
         """True while predictions are backlogged; a worker that stops rejects in other words."""
         return self._pipeline.backlogged and not self._drain.stopping
+
+    def head_of(self, head: bytes) -> RequestHead | None:
+        """Parses a head; None unless it is plain, and has the key that its path needs."""
+        parsed = self._parsed(head)
+        return parsed if parsed is not None and self._admits(parsed.path, head) else None
 
     def response(self, head: RequestHead, common: list[tuple[bytes, bytes]]) -> bytes | None:
         """A counted 429 if the queue is full, else None; then the request has a place in this turn
@@ -141,4 +150,4 @@ def _response(path: str, detail: str, seconds: int) -> tuple[bytes, bytes]:
     )
     status = HTTPStatus(response.status_code)
     first = f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode()
-    return first + b"".join(map(_line, response.raw_headers)), bytes(response.body)
+    return first + b"".join(map(_line, (*response.raw_headers, *HEADERS))), bytes(response.body)

@@ -38,7 +38,9 @@ def problem(error: RequestError) -> dict[str, Any]:
 def respond(request: Request, error: RequestError) -> Response:
     """The response for `error`, in the form of the protocol of `request`."""
     seconds = getattr(error, "retry_after_seconds", None)
-    headers = {"Retry-After": str(seconds)} if seconds is not None else None
+    headers = {"Retry-After": str(seconds)} if seconds is not None else {}
+    if challenge := getattr(error, "challenge", None):
+        headers["WWW-Authenticate"] = challenge
     if f"{request.scope['path']}/".startswith(PROTOCOLS):
         return Response(
             orjson.dumps({"error": error.detail}), error.status, headers, "application/json"

@@ -151,6 +151,12 @@ class Metrics:
         self.requests = Counter(
             "candor_requests", "Answered requests.", ("route", "code"), registry=registry
         )
+        self.key_requests = Counter(
+            "candor_key_requests",
+            "Answered requests by the name of their key.",
+            ("key", "code"),
+            registry=registry,
+        )
         self.request_seconds = Histogram(
             "candor_request_duration_seconds",
             "From the first byte in to the last byte out.",

@@ -14,10 +14,10 @@ from typing import Any
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
+from service.api import auth, large, parameters
 from service.api import body as request_body
-from service.api import large, parameters
+from service.api.auth import GuardedRoute
 from service.api.body import EncodedImage, Limits, Payload
 from service.api.native import JSON, Native
 from service.api.parameters import Options
@@ -40,14 +40,14 @@ class KServeV1:
         self._manifest = pipeline.engine.manifest
         self._limits = limits
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[GuardedRoute]:
         """The routes of these endpoints."""
         model = f"{PREFIX}/models/{{name}}"
         return [
-            Route(f"{model}:predict", self.predict, methods=["POST"]),
-            Route(f"{model}:explain", self.explain, methods=["POST"]),
-            Route(f"{PREFIX}/models", self.models),
-            Route(model, self.model),
+            GuardedRoute(f"{model}:predict", auth.PREDICT, self.predict, ["POST"]),
+            GuardedRoute(f"{model}:explain", auth.EXPLAIN, self.explain, ["POST"]),
+            GuardedRoute(f"{PREFIX}/models", auth.DOCUMENTS, self.models),
+            GuardedRoute(model, auth.DOCUMENTS, self.model),
         ]
 
     async def models(self, _request: Request) -> Response:
@@ -80,6 +80,8 @@ class KServeV1:
             query = request_body.query_of(request)
             payload = request_body.with_query(await large.parse(body, lambda: read(body)), query)
         options = options_of(self._manifest, payload.parameters)
+        if options.question is not None:
+            auth.require(request, auth.EXPLAIN)
 
         async def work() -> Response:
             documents = self._native.documents("instance", payload.images, options, timing)

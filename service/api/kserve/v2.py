@@ -27,12 +27,12 @@ import orjson
 from jaxtyping import Float32
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 import service
+from service.api import auth, large
 from service.api import body as request_body
-from service.api import large
 from service.api import parameters as request_parameters
+from service.api.auth import GuardedRoute
 from service.api.body import Limits
 from service.api.kserve import tensors
 from service.api.kserve.tensors import InferenceRequest, Output, OutputRequest, Row
@@ -64,16 +64,19 @@ class OpenInference:
         self._manifest = bundle.manifest
         self._limits = limits
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[GuardedRoute]:
         """The routes of these endpoints."""
         models = (f"{PREFIX}/models/{{name}}", f"{PREFIX}/models/{{name}}/versions/{{version}}")
         return [
-            Route(PREFIX, self.server),
-            Route(f"{PREFIX}/health/live", self.live),
-            Route(f"{PREFIX}/health/ready", self.ready),
-            *(Route(f"{model}/infer", self.infer, methods=["POST"]) for model in models),
-            *(Route(f"{model}/ready", self.model_ready) for model in models),
-            *(Route(model, self.model) for model in models),
+            GuardedRoute(PREFIX, auth.DOCUMENTS, self.server),
+            GuardedRoute(f"{PREFIX}/health/live", auth.OPEN, self.live),
+            GuardedRoute(f"{PREFIX}/health/ready", auth.OPEN, self.ready),
+            *(
+                GuardedRoute(f"{model}/infer", auth.PREDICT, self.infer, ["POST"])
+                for model in models
+            ),
+            *(GuardedRoute(f"{model}/ready", auth.OPEN, self.model_ready) for model in models),
+            *(GuardedRoute(model, auth.DOCUMENTS, self.model) for model in models),
         ]
 
     async def server(self, _request: Request) -> Response:
@@ -114,6 +117,8 @@ class OpenInference:
             OutputRequest(name, inference.binary) for name in DEFAULT
         )
         options = self._options(inference, outputs)
+        if options.question is not None:
+            auth.require(request, auth.EXPLAIN)
         timing.allow(options.deadline_ms)
         return await cancel_on_disconnect(
             request, self._answer(inference, outputs, options, timing)

@@ -33,7 +33,7 @@ from support.servers import Server, eventually
 
 IMAGE, BIG = encode(draw(size=64)), encode(draw("red", 1_000, width=900))
 MORE, TRIES = 40, 1000  # connections than there are places; requests until both answers were seen
-POST = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+POST = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
 PATHS = {"/predict", "/explain"}
 LENGTH = b"Content-Length: 5\r\n\r\n"
 
@@ -145,7 +145,7 @@ def test_under_pressure_every_request_on_a_connection_gets_its_own_whole_answer(
             POST + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(IMAGE), IMAGE),
             {200, 429},
         ),
-        (b"GET /methods HTTP/1.1\r\nHost: x\r\n\r\n", {200}),
+        (b"GET /methods HTTP/1.1\r\nHost: localhost\r\n\r\n", {200}),
         (POST + b"Content-Length: x\r\n\r\n", {400}),
         (POST.replace(b"/predict", b"/predictions") + LENGTH + b"12345", {404}),
     ],

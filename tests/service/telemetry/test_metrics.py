@@ -153,7 +153,7 @@ def test_ten_thousand_random_paths_and_methods_leave_the_number_of_series_unchan
             chance.choices(string.ascii_letters + string.digits, k=chance.randint(1, 20))
         )
         line = f"{chance.choice(methods)} {path} HTTP/1.1"
-        return f"{line}\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode()
+        return f"{line}\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n".encode()
 
     answers = []
     arrivals.run(
