@@ -94,7 +94,7 @@ def _turned() -> Image.Exif:
 
 
 def _flip(data: bytearray, _: Sequence[bytes], source: random.Random) -> None:
-    for _ in range(source.randint(1, 8)):
+    for _bit in range(source.randint(1, 8)):
         if data:
             data[source.randrange(len(data))] ^= 1 << source.randrange(8)
 
