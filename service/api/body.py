@@ -114,7 +114,7 @@ def query_of(request: Request) -> Mapping[str, str]:
 
 
 async def body_of(request: Request, limits: Limits) -> bytes:
-    """Reads the body of `request`, whose memory is held until `release(request)`.
+    """Reads the body of `request`; its memory is held until `release(request)`.
 
     Raises:
         BodyTooLarge: the body exceeds `limits`.

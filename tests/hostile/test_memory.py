@@ -178,14 +178,14 @@ def test_overlays_and_masks_stay_within_a_pod(pod):
 
     with undisturbed(server, group), ThreadPoolExecutor(8) as pool:
         assert ask(0) == 200
-        assert set(pool.map(ask, range(4))) <= {200, 429}
+        assert set(pool.map(ask, range(3))) <= {200, 429}
 
 
 def test_many_images_in_one_request_are_decoded_one_by_one(pod):
     server, group = pod
     # Rows of noise that repeat: the file is small, its overlay is not.
-    noise = np.random.default_rng(0).integers(0, 256, (8, 800)).astype(np.uint8)
-    texts = [base64.b64encode(encode(np.tile(noise, (100, 1)))).decode()] * 62
+    noise = np.random.default_rng(0).integers(0, 256, (8, 600)).astype(np.uint8)
+    texts = [base64.b64encode(encode(np.tile(noise, (75, 1)))).decode()] * 62
     texts += [base64.b64encode(fitting(server, "webp animation", 0.5)).decode()] * 2
     with undisturbed(server, group):
         answer = httpx.post(
