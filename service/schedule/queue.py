@@ -65,7 +65,7 @@ class Done(NamedTuple, Generic[Result]):
 class Ticket(Generic[Item, Result]):
     """One item in a queue: when it `joined`, its `deadline` and its expected seconds, `cost`.
 
-    `caller` is whatever tells callers apart.
+    `caller` is a key that tickets of one caller share.
     """
 
     item: Item
