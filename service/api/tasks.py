@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 
 def caller_of(request: Request) -> str:
-    """What tells the caller of `request` apart: its address."""
+    """The key of the caller of `request`, which explanations are shared by: its address."""
     client = request.scope.get("client")
     return str(client[0]) if client else ""
 

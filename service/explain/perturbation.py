@@ -306,7 +306,7 @@ def _least_norm(
     gram: Float64[np.ndarray, "segments segments"],
     moments: Float64[np.ndarray, "segments targets"],
 ) -> Float64[np.ndarray, "segments targets"]:
-    """The smallest solution of gram · values = moments whose values sum to 0.
+    """The smallest values that solve gram · values = moments and sum to 0.
 
     Rows and columns of `gram` sum to 0, too.
     """

@@ -1,7 +1,7 @@
 """The queue of explanations: ordered by deadline, and shared by callers.
 
-Of each caller the ticket with the earliest deadline is next. Of these the one goes first whose
-caller will have had the least of the lane after its turn, so that a cheap one need not wait for
+Of each caller the ticket with the earliest deadline is next. Of these the one goes first that
+leaves its caller with the least of the lane after its turn, so that a cheap one need not wait for
 dear ones. Seconds in the lane are forgotten over SPAN_SECONDS. A running explanation gives way once
 its caller is more than TURN_SECONDS ahead of another caller that waits.
 

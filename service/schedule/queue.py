@@ -3,8 +3,8 @@
 A queue holds at most `capacity` items, with the places that are reserved for images still being
 prepared. Its backlog is the seconds that all waiting and running items are expected to take. An
 item is rejected at once, with the time after which a retry makes sense, if the queue is full or
-if the backlog does not fit in front of its deadline. An item whose deadline passes gets
-`DeadlineExceeded` then, and its place is free; an item whose caller leaves is dropped. One timer,
+if the backlog does not fit in front of its deadline. At its deadline an item gets
+`DeadlineExceeded`, and its place is free; if its caller leaves, it is dropped. One timer,
 for the earliest deadline, serves all items.
 
 Times are seconds of the queue's clock, `time.perf_counter` by default, which the deadlines share.
@@ -65,7 +65,7 @@ class Done(NamedTuple, Generic[Result]):
 class Ticket(Generic[Item, Result]):
     """One item in a queue: when it `joined`, its `deadline` and its expected seconds, `cost`.
 
-    `caller` is whatever tells callers apart.
+    `caller` is a key that tickets of one caller share.
     """
 
     item: Item
@@ -285,7 +285,7 @@ class Queue(Generic[Item, Result]):
         )
 
     def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Ends the wait for all tickets whose deadline is over; sets the timer for the next."""
+        """Ends the wait of all tickets that are late; sets the timer for the next deadline."""
         with self._changed:
             now = self.clock()
             late = [ticket for ticket in self._waiting if self._expired(ticket, now)]
