@@ -115,8 +115,8 @@ def _check_file(path: Path, status: os.stat_result) -> None:
         )
     if mode & FORBIDDEN:
         raise SettingsError(
-            f"CANDOR_KEYS is {path}, whose mode {mode:04o} lets others read it or its group write "
-            "it: chmod 0600 (a Kubernetes secret: defaultMode: 0440)"
+            f"CANDOR_KEYS is {path}, and its mode {mode:04o} lets others read it or its group "
+            "write it: chmod 0600 (a Kubernetes secret: defaultMode: 0440)"
         )
     if status.st_uid not in (0, os.geteuid()):
         raise SettingsError(

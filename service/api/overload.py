@@ -36,8 +36,8 @@ CACHED_HEADS = 1_024  # the heads of one client differ in little but the length
 
 class OverloadRejection:
     """Rejects requests that `pipeline` has no place for, and counts them as `observation` counts
-    other responses. A request whose path and head `admits` does not take is left to the
-    application.
+    other responses. A request is left to the application if `admits` refuses its path and
+    head.
 
     It is the `EarlyRejection` of `service.workers.protocol`, for POST to `paths`.
     """

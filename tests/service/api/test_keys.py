@@ -86,7 +86,7 @@ def test_a_bad_line_is_named_and_not_shown(lines, sentence, file):
 
 @pytest.mark.parametrize("mode", [0o644, 0o604, 0o620, 0o601])
 def test_a_file_that_others_may_read_is_refused(mode, file):
-    with pytest.raises(SettingsError, match=rf"whose mode {mode:04o} lets others read it"):
+    with pytest.raises(SettingsError, match=rf"its mode {mode:04o} lets others read it"):
         Keys(file(f"a predict {DIGEST}", mode=mode))
 
 
