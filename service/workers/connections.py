@@ -95,6 +95,7 @@ class Connections:
         respond: Callable[[RequestError], bytes] = bare,
     ) -> None:
         self.report = report or Silence()
+        self.accepted = 0  # in all
         self.respond = respond
         self._most = most
         self._per_address = per_address
@@ -112,6 +113,7 @@ class Connections:
 
     def add(self, connection: Ending, now: float) -> None:
         """Counts a new connection, for which another one or itself may have to end."""
+        self.accepted += 1
         address = connection.client[0] if connection.client else ""
         same = self._of_address.setdefault(address, {}) if self._per_address else {}
         same[connection] = None
