@@ -247,6 +247,7 @@ def stopping_section(seconds: float, rounds: int) -> str:
                 dict(stop.before),
                 dict(stop.after),
                 stop.kept,
+                stop.early,
                 stop.late,
                 code,
                 "yes" if stop.clean and code == 0 else "NO",
@@ -257,7 +258,8 @@ def stopping_section(seconds: float, rounds: int) -> str:
         "sent before, by status",
         "sent after",
         "kept its connection",
-        "200 after the window",
+        "no 200 in the window",
+        "200 after it",
         "exit",
         "clean",
     )

@@ -35,6 +35,7 @@ class Stop:
     before: Counter[int] = field(default_factory=Counter)
     after: Counter[int] = field(default_factory=Counter)
     kept: int = 0  # answered without `Connection: close` although sent long after the signal
+    early: int = 0  # lost, or answered otherwise than with 200, although sent within the window
     late: int = 0  # answered with 200 although sent long after the window
     unexplained: int = 0  # rejected without a reason
 
@@ -44,6 +45,7 @@ class Stop:
         return (
             set(self.before) == {OK}
             and not self.kept
+            and not self.early
             and not self.late
             and not self.unexplained
             and UNAVAILABLE in self.after
@@ -99,6 +101,7 @@ def _sorted(answers: list[Answer], signalled: float) -> Stop:
         after = answer.sent - signalled
         closes = b"\r\nconnection: close" in answer.head.lower()
         stop.kept += bool(answer.status) and after > SLACK_SECONDS and not closes
+        stop.early += answer.status != OK and 0 < after < WINDOW_SECONDS - SLACK_SECONDS
         stop.late += answer.status == OK and after > WINDOW_SECONDS + SLACK_SECONDS
         stop.unexplained += (
             answer.status == UNAVAILABLE and b"the service is stopping" not in answer.body

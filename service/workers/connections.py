@@ -16,7 +16,7 @@ from service.errors import RequestError
 
 SWEEP_SECONDS = 1.0
 RETIRE_SPREAD = 0.1  # of the greatest age: a service's connections do not end together
-SPARE_FILES = 64  # of the process beside its connections
+SPARE_FILES = 96  # of the process beside its connections, those that it accepts or ends included
 MOST = 8_192  # connections by default: idle ones take about 6 KiB each
 LOG_SECONDS = 60.0  # between two lines about bad requests
 REASONS = ("head_time", "head_size", "body_time", "write_time", "idle", "limit", "address")
@@ -32,7 +32,7 @@ class Ending(Protocol):
 
     @property
     def quiet(self) -> bool:
-        """True while nothing of the next request has come."""
+        """True while nothing of the next request has come, and all answers have left."""
 
     def check(self, now: float) -> None:
         """Ends the connection if it has used up its time."""
@@ -41,6 +41,9 @@ class Ending(Protocol):
         """Ends the connection with its next answer."""
 
     def end(self) -> None:
+        """Ends the connection when all answers have left."""
+
+    def abort(self) -> None:
         """Ends the connection at once."""
 
 
@@ -92,6 +95,7 @@ class Connections:
         respond: Callable[[RequestError], bytes] = bare,
     ) -> None:
         self.report = report or Silence()
+        self.accepted = 0  # in all
         self.respond = respond
         self._most = most
         self._per_address = per_address
@@ -109,6 +113,7 @@ class Connections:
 
     def add(self, connection: Ending, now: float) -> None:
         """Counts a new connection, for which another one or itself may have to end."""
+        self.accepted += 1
         address = connection.client[0] if connection.client else ""
         same = self._of_address.setdefault(address, {}) if self._per_address else {}
         same[connection] = None
@@ -190,4 +195,4 @@ class Connections:
         self.report.closed(reason)
         # It counts no more, though its socket may need another turn of the event loop.
         self.remove(connection)
-        connection.end()
+        connection.abort()

@@ -4,7 +4,8 @@ and it takes a bounded time.
 On SIGTERM or SIGINT
 1. the worker is no longer ready, so that load balancers stop sending to it;
 2. every answer carries `Connection: close`, and connections that are idle for IDLE_SECONDS end,
-   until none is left, at most WINDOW_SECONDS: callers connect again, to another replica;
+   until there is none for GONE_SECONDS, at most WINDOW_SECONDS: callers connect again, to another
+   replica;
 3. requests are accepted for another SETTLE_SECONDS, because some that were sent before may still
    lie in sockets;
 4. from then on new ones are rejected (503, `Connection: close`), and those that have begun are
@@ -27,6 +28,7 @@ from typing import Any, Protocol, runtime_checkable
 from service.workers.connections import Connections
 
 WINDOW_SECONDS, IDLE_SECONDS = 5.0, 1.0
+GONE_SECONDS = 0.5  # callers of one batch end their connections together, and come again
 LOOK_SECONDS = 0.1  # between two looks at the connections that are left
 SETTLE_SECONDS, QUIET_SECONDS, LINGER_SECONDS = 0.1, 0.2, 1.0
 TURNS = 3  # of the event loop after SETTLE_SECONDS, which one long batch may have taken wholly
@@ -153,9 +155,12 @@ class Drain:
         """Ends the connections, each with an answer or while it is idle."""
         loop = asyncio.get_running_loop()
         self._connections.retire()
-        end = loop.time() + WINDOW_SECONDS
-        while len(self._connections) and (now := loop.time()) < end:
+        seen_at, accepted = loop.time(), self._connections.accepted
+        end = seen_at + WINDOW_SECONDS
+        while (now := loop.time()) < min(end, seen_at + GONE_SECONDS):
             self._connections.end_quiet(before=now - IDLE_SECONDS)
+            if len(self._connections) or self._connections.accepted > accepted:
+                seen_at, accepted = now, self._connections.accepted
             await asyncio.sleep(LOOK_SECONDS)
         self._connections.end_quiet(before=loop.time())
 

@@ -34,7 +34,7 @@ HEAD_BYTES = 32 * 2**10
 HEAD_SECONDS = 10.0  # from the connection, or from the first byte of a later head, to its end
 BODY_SECONDS = 30.0  # from the end of the head, where the answer came before the end of the body
 WRITE_SECONDS = 60.0  # of a caller that does not read its answer
-SILENT_SECONDS = 5.0  # of a caller to whom we listen no longer than necessary
+SILENT_SECONDS = 5.0  # after which a caller has no more to say to a connection that ends
 BODY_LINGER_BYTES = 100 * 2**20
 HEAD_LINGER_BYTES, HEAD_LINGER_SECONDS = 2**20, 5.0
 SHORT_HEAD_BYTES = 2_048  # a longer head is never rejected early
@@ -145,8 +145,9 @@ class Connection(HttpToolsProtocol):
 
     @property
     def quiet(self) -> bool:
-        """True while nothing of the next request has come."""
-        return not (self._overhead or self._held or self._unread or self._body_since)
+        """True while nothing of the next request has come, and all answers have left."""
+        coming = self._overhead or self._held or self._unread or self._body_since
+        return not (coming or self.transport.get_write_buffer_size())
 
     @contextmanager
     def calling(self, callback: Callable[[], object]) -> Iterator[None]:
@@ -183,8 +184,12 @@ class Connection(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def end(self) -> None:
-        """Ends the connection at once."""
+        """Ends the connection when all answers have left."""
         self._joining.end()
+
+    def abort(self) -> None:
+        """Ends the connection at once."""
+        self.transport.abort()
 
     def shutdown(self) -> None:
         """Ends the connection with the answer that it owes, and lets nobody delay the end."""
@@ -199,7 +204,7 @@ class Connection(HttpToolsProtocol):
             self._unread_since = now
         elif now - self._unread_since > WRITE_SECONDS:
             self._all.report.closed("write_time")
-            self.transport.abort()
+            self.abort()
         if self._discarding is not None and self.transport.is_closing():
             if self._discarding.over(now):
                 self.end()

@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service.workers.connections import SPARE_FILES
 from support.images import draw, encode
 from support.servers import ROOT, Server, descendants
 
@@ -186,7 +187,7 @@ def test_six_hundred_callers_of_a_service_with_256_files_end_the_oldest_idle_one
             while time.monotonic() < started + 5:
                 probe(server)
                 crowd.watch()
-            assert len(crowd.open) <= 2 * (256 - 64)
+            assert len(crowd.open) <= 2 * (256 - SPARE_FILES)
             assert server.metric('candor_connections_closed_total{reason="limit"}') > 200
             while crowd.open and time.monotonic() < started + 40:
                 crowd.watch()

@@ -27,6 +27,8 @@ class Line:
     def end(self):
         self.ended = True
 
+    abort = end
+
 
 class Notes:
     """A report that keeps what it gets."""
