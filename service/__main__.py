@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from service.api.keys import SCOPES
+from service.api.access.keys import SCOPES
 from service.errors import CandorError, Stopped
 from service.settings import Settings, describe
 
@@ -67,13 +67,13 @@ def serve() -> None:
 
     Requests that have begun are answered before it ends.
     """
-    from service.api import auth
+    from service.api.access import guard
     from service.bundle.folder import check_int8, load
     from service.workers import home
 
     # Checked before the server starts: a bad bundle is a sentence here, and a traceback there.
     settings = Settings.from_environment()
-    auth.check_exposure(settings)
+    guard.check_exposure(settings)
     bundle = load(settings.bundle, settings.bundle_digest)
     if settings.precision == "int8":
         check_int8(bundle, settings.device)
@@ -114,7 +114,7 @@ def key(name: str, scopes: tuple[str, ...]) -> None:
 
     Prints the key, which is stored nowhere, and below it the line for the file in CANDOR_KEYS.
     """
-    from service.api import keys
+    from service.api.access import keys
 
     for line in keys.make(name, scopes):
         click.echo(line)

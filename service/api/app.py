@@ -15,19 +15,20 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api import auth, pages, problems
 from service.api import body as request_body
-from service.api.auth import Guard, GuardedRoute, GuardMiddleware
+from service.api import pages, problems
+from service.api.access import guard as access_guard
+from service.api.access.guard import Guard, GuardedRoute, GuardMiddleware
+from service.api.access.keys import Keys
+from service.api.access.sites import Sites
 from service.api.bento import BENTOML_PATHS, CALLS, PICKLE
 from service.api.bento.calls import Calls
-from service.api.keys import Keys
 from service.api.kserve.v1 import KServeV1
 from service.api.kserve.v2 import OpenInference
 from service.api.middleware import DrainMiddleware, ObservationMiddleware
 from service.api.native import Native, document
 from service.api.openapi import document as openapi_document
 from service.api.overload import OverloadRejection
-from service.api.sites import Sites
 from service.bundle.folder import Bundle
 from service.errors import RequestError
 from service.schedule.pipeline import Pipeline
@@ -57,7 +58,7 @@ def build(pipeline: Pipeline, bundle: Bundle, settings: Settings, drain: Drain) 
     )
     routes = [
         *native.routes(),
-        GuardedRoute("/openapi.json", auth.DOCUMENTS, document(orjson.dumps(openapi))),
+        GuardedRoute("/openapi.json", access_guard.DOCUMENTS, document(orjson.dumps(openapi))),
         *OpenInference(pipeline, bundle, limits).routes(),
         *KServeV1(pipeline, native, limits).routes(),
     ]

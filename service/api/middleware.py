@@ -17,7 +17,8 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api import auth, problems, sites
+from service.api import problems
+from service.api.access import guard, sites
 from service.errors import Unavailable
 from service.telemetry import logs
 from service.telemetry.metrics import Metrics
@@ -97,7 +98,7 @@ class ObservationMiddleware:
             if template in self._seconds:
                 seconds = time.perf_counter() - started
                 self.count(template, status, seconds)
-                if (key := scope.get(auth.KEY)) is not None:
+                if (key := scope.get(guard.KEY)) is not None:
                     self._key_requests(key.name, status).inc()
                 if self._access_log:
                     # As it was sent: the decoded path may hold line breaks.

@@ -9,9 +9,10 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api import auth, parameters, problems, responses
 from service.api import body as request_body
-from service.api.auth import GuardedRoute
+from service.api import parameters, problems, responses
+from service.api.access import guard
+from service.api.access.guard import GuardedRoute
 from service.api.body import EncodedImage, Limits, Payload
 from service.api.card import HTML, MARKDOWN, Card
 from service.api.parameters import Options
@@ -69,15 +70,15 @@ class Native:
 
     def routes(self) -> list[GuardedRoute]:
         """The routes of these endpoints."""
-        reference = GuardedRoute("/reference/{row:int}", auth.DOCUMENTS, self.reference)
+        reference = GuardedRoute("/reference/{row:int}", guard.DOCUMENTS, self.reference)
         return [
-            GuardedRoute("/predict", auth.PREDICT, self.predict, ["POST"]),
-            GuardedRoute("/explain", auth.EXPLAIN, self.explain, ["POST"]),
-            GuardedRoute("/model/card", auth.ADMIN, self.card),
+            GuardedRoute("/predict", guard.PREDICT, self.predict, ["POST"]),
+            GuardedRoute("/explain", guard.EXPLAIN, self.explain, ["POST"]),
+            GuardedRoute("/model/card", guard.ADMIN, self.card),
             *([reference] if self.shows_references else []),
-            GuardedRoute("/metrics", auth.METRICS, self.metrics),
+            GuardedRoute("/metrics", guard.METRICS, self.metrics),
             *(
-                GuardedRoute(path, auth.DOCUMENTS, document(body))
+                GuardedRoute(path, guard.DOCUMENTS, document(body))
                 for path, body in self._documents.items()
             ),
         ]
@@ -96,7 +97,7 @@ class Native:
         if payload.parameters or payload.mask is not None:
             options = parameters.of_predict(self._manifest, payload.parameters, payload.mask)
             if options.question is not None:
-                auth.require(request, auth.EXPLAIN)
+                guard.require(request, guard.EXPLAIN)
         timing.allow(options.deadline_ms)
         # Without a backlog the prediction is about to run: cancelling it would save nothing.
         if options.question is None and not self._pipeline.backlogged:

@@ -20,7 +20,6 @@ from starlette.requests import Request
 
 from service.api import problems
 from service.api.middleware import REQUEST_ID, ObservationMiddleware
-from service.api.sites import HEADERS
 from service.errors import TooManyRequests
 from service.schedule.pipeline import Pipeline
 from service.workers.drain import Drain
@@ -150,4 +149,6 @@ def _response(path: str, detail: str, seconds: int) -> tuple[bytes, bytes]:
     )
     status = HTTPStatus(response.status_code)
     first = f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode()
-    return first + b"".join(map(_line, (*response.raw_headers, *HEADERS))), bytes(response.body)
+    return first + b"".join(map(_line, (*response.raw_headers, *problems.HEADERS))), bytes(
+        response.body
+    )

@@ -15,7 +15,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.auth import ADMIN, OPEN, GuardedRoute, Needs
+from service.api.access.guard import ADMIN, OPEN, GuardedRoute, Needs
 from service.bundle.folder import Bundle
 from service.explain import colours
 

@@ -21,6 +21,10 @@ METHOD_NOT_ALLOWED = 405
 GONE = 499  # nginx's number for a client that closed the connection; nobody reads the response
 PROTOCOLS = ("/v1/", "/v2/")
 
+# Of every answer that is not a file of the page: no cache keeps it, and no script is made of it.
+HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
+SAFE_LINES = b"".join(b"%b: %b\r\n" % header for header in HEADERS) + b"\r\n"
+
 log = logging.getLogger("candor")
 
 
@@ -53,9 +57,9 @@ def whole(error: RequestError) -> bytes:
     body = orjson.dumps(problem(error))
     head = (
         f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n"
-        f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n"
     )
-    return head.encode() + body
+    return head.encode() + SAFE_LINES + body
 
 
 def defect(error: Exception) -> RequestError:

@@ -15,7 +15,7 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import expect
 
-from service.api.keys import SCOPES, make
+from service.api.access.keys import SCOPES, make
 from service.bundle import folder as bundle_folder
 from service.errors import RequestError
 from service.explain import METHODS

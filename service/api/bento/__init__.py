@@ -1,6 +1,6 @@
 """BentoML's side of the service: its class, its configuration, the arguments of its APIs."""
 
-from service.api.auth import DOCUMENTS, OPEN, Needs
+from service.api.access.guard import DOCUMENTS, OPEN, Needs
 
 # Key of a request's state: BentoML's application, where it may answer dependent services.
 CALLS = "bentoml"

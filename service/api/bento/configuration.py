@@ -18,7 +18,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.configuration.helpers import get_default_config
 from bentoml.exceptions import BentoMLConfigException
 
-from service.api import auth
+from service.api.access import guard
 from service.errors import SettingsError
 from service.settings import PREFIX, Settings
 from service.workers import home
@@ -171,7 +171,7 @@ def _guard(host: str) -> None:
     """
     settings = replace(Settings.from_environment(), host=host)
     try:
-        auth.check_exposure(settings)
+        guard.check_exposure(settings)
     except SettingsError as error:
         raise BentoMLConfigException(str(error)) from None
     os.environ[f"{PREFIX}HOSTS"] = ",".join(settings.served_hosts)

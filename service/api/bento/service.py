@@ -12,9 +12,9 @@ import bentoml
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.auth import Guard, GuardMiddleware
+from service.api.access.guard import Guard, GuardMiddleware
+from service.api.access.sites import safe
 from service.api.bento import BENTOML_PATHS, CALLS, configuration
-from service.api.sites import safe
 from service.workers import memory
 
 

@@ -15,9 +15,10 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api import auth, large, parameters
 from service.api import body as request_body
-from service.api.auth import GuardedRoute
+from service.api import large, parameters
+from service.api.access import guard
+from service.api.access.guard import GuardedRoute
 from service.api.body import EncodedImage, Limits, Payload
 from service.api.native import JSON, Native
 from service.api.parameters import Options
@@ -44,10 +45,10 @@ class KServeV1:
         """The routes of these endpoints."""
         model = f"{PREFIX}/models/{{name}}"
         return [
-            GuardedRoute(f"{model}:predict", auth.PREDICT, self.predict, ["POST"]),
-            GuardedRoute(f"{model}:explain", auth.EXPLAIN, self.explain, ["POST"]),
-            GuardedRoute(f"{PREFIX}/models", auth.DOCUMENTS, self.models),
-            GuardedRoute(model, auth.DOCUMENTS, self.model),
+            GuardedRoute(f"{model}:predict", guard.PREDICT, self.predict, ["POST"]),
+            GuardedRoute(f"{model}:explain", guard.EXPLAIN, self.explain, ["POST"]),
+            GuardedRoute(f"{PREFIX}/models", guard.DOCUMENTS, self.models),
+            GuardedRoute(model, guard.DOCUMENTS, self.model),
         ]
 
     async def models(self, _request: Request) -> Response:
@@ -81,7 +82,7 @@ class KServeV1:
             payload = request_body.with_query(await large.parse(body, lambda: read(body)), query)
         options = options_of(self._manifest, payload.parameters)
         if options.question is not None:
-            auth.require(request, auth.EXPLAIN)
+            guard.require(request, guard.EXPLAIN)
 
         async def work() -> Response:
             documents = self._native.documents("instance", payload.images, options, timing)

@@ -29,10 +29,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 import service
-from service.api import auth, large
 from service.api import body as request_body
+from service.api import large
 from service.api import parameters as request_parameters
-from service.api.auth import GuardedRoute
+from service.api.access import guard
+from service.api.access.guard import GuardedRoute
 from service.api.body import Limits
 from service.api.kserve import tensors
 from service.api.kserve.tensors import InferenceRequest, Output, OutputRequest, Row
@@ -68,15 +69,15 @@ class OpenInference:
         """The routes of these endpoints."""
         models = (f"{PREFIX}/models/{{name}}", f"{PREFIX}/models/{{name}}/versions/{{version}}")
         return [
-            GuardedRoute(PREFIX, auth.DOCUMENTS, self.server),
-            GuardedRoute(f"{PREFIX}/health/live", auth.OPEN, self.live),
-            GuardedRoute(f"{PREFIX}/health/ready", auth.OPEN, self.ready),
+            GuardedRoute(PREFIX, guard.DOCUMENTS, self.server),
+            GuardedRoute(f"{PREFIX}/health/live", guard.OPEN, self.live),
+            GuardedRoute(f"{PREFIX}/health/ready", guard.OPEN, self.ready),
             *(
-                GuardedRoute(f"{model}/infer", auth.PREDICT, self.infer, ["POST"])
+                GuardedRoute(f"{model}/infer", guard.PREDICT, self.infer, ["POST"])
                 for model in models
             ),
-            *(GuardedRoute(f"{model}/ready", auth.OPEN, self.model_ready) for model in models),
-            *(GuardedRoute(model, auth.DOCUMENTS, self.model) for model in models),
+            *(GuardedRoute(f"{model}/ready", guard.OPEN, self.model_ready) for model in models),
+            *(GuardedRoute(model, guard.DOCUMENTS, self.model) for model in models),
         ]
 
     async def server(self, _request: Request) -> Response:
@@ -118,7 +119,7 @@ class OpenInference:
         )
         options = self._options(inference, outputs)
         if options.question is not None:
-            auth.require(request, auth.EXPLAIN)
+            guard.require(request, guard.EXPLAIN)
         timing.allow(options.deadline_ms)
         return await cancel_on_disconnect(
             request, self._answer(inference, outputs, options, timing)

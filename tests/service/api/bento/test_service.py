@@ -7,7 +7,7 @@ import sys
 import httpx
 import pytest
 
-from service.api.keys import make
+from service.api.access.keys import make
 from support.servers import ROOT, Server, environment
 
 IMAGE = ROOT / "docs" / "images" / "red-ball.jpg"

@@ -16,13 +16,14 @@ import pytest
 from starlette.responses import Response
 from starlette.routing import Route
 
+from service.api.access.guard import OPEN, Guard
+from service.api.access.keys import SCOPES, make
+from service.api.access.sites import Sites
 from service.api.app import build
-from service.api.auth import OPEN, Guard
-from service.api.keys import SCOPES, make
-from service.api.sites import Sites
 from service.schedule.pipeline import Pipeline
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
+from service.workers.connections import Connections
 from service.workers.drain import Drain
 from support import arrivals, load
 from support.requests import GOOD, b64
@@ -72,7 +73,7 @@ def needs(embedded, engine):
     """The scopes that each path of the application needs, from its own routes."""
     settings = Settings(reference=ROOT)
     metrics = Metrics(embedded.manifest.labels)
-    drain = Drain(1.0, metrics.requests_in_flight, metrics.ready)
+    drain = Drain(1.0, metrics.requests_in_flight, metrics.ready, Connections())
     return build(Pipeline(engine, settings, metrics), embedded, settings, drain).guard.needs
 
 
@@ -279,7 +280,8 @@ def test_while_draining_a_key_is_wanted_too(tmp_path):
             server.url + "/predict", content=GOOD, headers=PNG | bearer(KEYS["predict"][0])
         )
         thread.join(60)
-    assert (without.status_code, right.status_code) == (401, 503)
+    assert (without.status_code, right.status_code) == (401, 200)
+    assert right.headers["connection"] == "close"
     assert answers[0].status_code == 200
 
 

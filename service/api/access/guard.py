@@ -14,8 +14,8 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api import problems
-from service.api.keys import SCOPES, Key, Keys
-from service.api.sites import Sites
+from service.api.access.keys import SCOPES, Key, Keys
+from service.api.access.sites import Sites
 from service.errors import Forbidden, MalformedRequest, RequestError, SettingsError, Unauthorized
 from service.settings import Settings, is_loopback
 

@@ -11,13 +11,13 @@ from functools import lru_cache
 
 from starlette.types import Scope
 
+from service.api.problems import HEADERS
 from service.errors import Forbidden, MalformedRequest, RequestError, short
 
 ANY = "*"
 HOST = re.compile(rb"(\[[0-9a-fA-F:.]+\]|[\w.~-]{1,255})(?::[0-9]{0,5})?")  # RFC 9110, 7.2
 LONGEST_HOST = 264
 CACHED_HOSTS = 64
-HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
 UNCHECKED_VERSION = "1.0"  # needs no Host (RFC 9112, 3.2)
 
 Header = tuple[bytes, bytes]

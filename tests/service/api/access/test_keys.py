@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from service.__main__ import main
-from service.api import keys
-from service.api.keys import SCOPES, Keys, make
+from service.api.access import keys
+from service.api.access.keys import SCOPES, Keys, make
 from service.errors import SettingsError
 
 DIGEST = hashlib.sha256(b"secret").hexdigest()

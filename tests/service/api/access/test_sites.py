@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from service.api.sites import Sites
+from service.api.access.sites import Sites
 from support.requests import GOOD
 from support.servers import Server
 
