@@ -92,7 +92,7 @@ HEAVY = {
     "png of empty pixels": _predict("image/png", lambda: png(after=chunk(b"IDAT") * (M // 12))),
     "png of packed texts": _predict("image/png", lambda: png(packed_texts(63))),
     "png of packed texts behind": _predict("image/png", lambda: png(after=packed_texts(63))),
-    "png of 16 packed texts": _predict("image/png", lambda: png(packed_texts(16)), 200),
+    "png of 4 packed texts": _predict("image/png", lambda: png(packed_texts(4)), 200),
     "jpeg of comments": _predict("image/jpeg", lambda: jpeg(b"\xff\xfe\x00\x02" * (M // 4))),
     "jpeg of fill bytes": _predict("image/jpeg", lambda: jpeg(b"\xff" * M)),
     "jpeg of junk": _predict("image/jpeg", lambda: jpeg(b"\x01" * M)),

@@ -266,7 +266,9 @@ def test_a_start_with_an_endless_graph_ends_with_one_sentence(command, folder, t
     done = subprocess.run(
         [sys.executable, "-m", *command],
         cwd=ROOT,
-        env=environment(tmp_path / "home", bundle=folder, device="cpu", port=free_port()),
+        env=environment(
+            tmp_path / "home", bundle=folder, device="cpu", port=free_port(), open="true"
+        ),
         capture_output=True,
         text=True,
         timeout=200,

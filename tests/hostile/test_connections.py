@@ -20,8 +20,8 @@ from support.images import draw, encode
 from support.servers import ROOT, Server, descendants
 
 IMAGE = encode(draw(size=64))
-GET = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
-PREDICT = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+GET = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+PREDICT = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
 MEBIBYTE = 2**20
 CALLERS = 2_000
 KINDS = {
@@ -29,7 +29,7 @@ KINDS = {
     "slow": (GET[:-2], b"x: y\r\n"),
     # The type is missing: the answer comes before the body.
     "after an early answer": (
-        b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\n",
+        b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999\r\n\r\n",
         b"x",
     ),
 }
@@ -143,8 +143,8 @@ def test_two_thousand_callers_end_within_40_seconds_and_cost_others_nothing(firs
 
 
 ENDLESS = {
-    "lines": (b"GET / HTTP/1.1\r\nHost: x\r\n", b"x-a: b\r\n" * 8_192),
-    "value": (b"GET / HTTP/1.1\r\nHost: x\r\nx-a: ", b"a" * 65_536),
+    "lines": (b"GET / HTTP/1.1\r\nHost: localhost\r\n", b"x-a: b\r\n" * 8_192),
+    "value": (b"GET / HTTP/1.1\r\nHost: localhost\r\nx-a: ", b"a" * 65_536),
     "url": (b"GET /", b"a" * 65_536),
     "trailers": (
         PREDICT + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n",

@@ -11,19 +11,19 @@ import pytest
 
 from support.servers import Server
 
-LAST = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-INNER = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+LAST = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+INNER = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 CHUNKS = b"4\r\nabcd\r\n0\r\n\r\n"
 UPGRADE = b"Connection: Upgrade\r\nUpgrade: %b\r\nContent-Length: %d\r\n"
 
 
 def post(headers, body=b"", version=b"1.1"):
-    start = b"POST /predict HTTP/%b\r\nHost: x\r\nContent-Type: image/png\r\n" % version
+    start = b"POST /predict HTTP/%b\r\nHost: localhost\r\nContent-Type: image/png\r\n" % version
     return start + headers + b"\r\n" + body
 
 
 def get(headers=b"", target=b"/v2/health/live", version=b"1.1", end=b"\r\n"):
-    return b"GET %b HTTP/%b\r\nHost: x\r\n" % (target, version) + headers + end
+    return b"GET %b HTTP/%b\r\nHost: localhost\r\n" % (target, version) + headers + end
 
 
 # What is no image gets 415, and the connection goes on.
@@ -54,7 +54,7 @@ READ = {
     "empty lines before": (b"\r\n\r\n" + get(), [200]),
     "three at once": (get() * 3, [200] * 3),
     "HEAD": (get().replace(b"GET", b"HEAD"), [200]),
-    "OPTIONS": (b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", [404]),
+    "OPTIONS": (b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n", [404]),
     "two slashes": (get(target=b"//v2/health/live"), [404]),
     "dots": (get(target=b"/web/../../../etc/passwd"), [404]),
     "encoded dots": (get(target=b"/web/%2e%2e/%2e%2e/etc/passwd"), [404]),
@@ -87,8 +87,8 @@ REFUSED = {
     "a prefixed size": post(b"Transfer-Encoding: chunked\r\n", b"0x4\r\nabcd\r\n0\r\n\r\n"),
     "a huge size": post(b"Transfer-Encoding: chunked\r\n", b"F" * 17 + b"\r\nabcd\r\n0\r\n\r\n"),
     "a chunk too long": post(b"Transfer-Encoding: chunked\r\n", b"4\r\nabcdX0\r\n\r\n"),
-    "LF": b"GET /v2/health/live HTTP/1.1\nHost: x\n\n",
-    "CR": b"GET /v2/health/live HTTP/1.1\rHost: x\r\r",
+    "LF": b"GET /v2/health/live HTTP/1.1\nHost: localhost\n\n",
+    "CR": b"GET /v2/health/live HTTP/1.1\rHost: localhost\r\r",
     "LF in a value": post(b"Content-Length: 4\r\nX: a\nTransfer-Encoding: chunked\r\n", CHUNKS),
     "CR in a value": get(b"X: a\rContent-Length: 5\r\n"),
     "NUL in a value": get(b"X: a\0b\r\n"),
@@ -100,9 +100,9 @@ REFUSED = {
     "a later version": get(version=b"9.9"),
     "no such version": get(version=b"1.2"),
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0",
-    "an unknown method": b"FOO / HTTP/1.1\r\nHost: x\r\n\r\n",
-    "small letters": b"get / HTTP/1.1\r\nHost: x\r\n\r\n",
-    "a tunnel": b"CONNECT evil:443 HTTP/1.1\r\nHost: x\r\n\r\n",
+    "an unknown method": b"FOO / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "small letters": b"get / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "a tunnel": b"CONNECT evil:443 HTTP/1.1\r\nHost: localhost\r\n\r\n",
 }
 
 

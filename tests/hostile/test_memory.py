@@ -199,7 +199,7 @@ def test_many_images_in_one_request_are_decoded_one_by_one(pod):
 def test_bodies_held_open_stay_within_a_pod(pod):
     server, group = pod
     head = (
-        "POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
+        "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
         f"Content-Length: {BODY_BYTES}\r\n\r\n"
     ).encode()
     connections = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(60)]

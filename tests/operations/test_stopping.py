@@ -54,7 +54,10 @@ def test_under_load_requests_sent_before_are_answered_and_later_ones_rejected(wo
     assert stop.before[200] > 50
 
 
-HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n"
+HEAD = (
+    b"POST /predict HTTP/1.1\r\nHost: localhost\r\n"
+    b"Content-Type: image/png\r\nContent-Length: %d\r\n\r\n"
+)
 
 
 def test_while_it_stops_it_is_not_ready_and_after_a_window_rejects_with_a_reason(tmp_path):

@@ -160,7 +160,7 @@ def exchange():
         connection = HttpToolsProtocol(config, ServerState(), {"key": "value"}, loop)
         transport = Transport()
         connection.connection_made(transport)
-        connection.data_received(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        connection.data_received(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await asyncio.sleep(0.01)
         connection.timeout_keep_alive_task.cancel()
         return connection, transport

@@ -83,7 +83,8 @@ def test_a_body_that_does_not_fit_now_is_rejected_and_later_read(server, path, b
         content = body() if callable(body) else body
         return server.client.post(path, content=content, headers=headers)
 
-    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {MOST}"
+    start = "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
+    head = f"{start}Content-Length: {MOST}"
     with socket.create_connection(("127.0.0.1", server.port)) as slow:
         slow.sendall(f"{head}\r\n\r\nhello".encode())
         used(server, MOST)

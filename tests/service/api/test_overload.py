@@ -281,7 +281,7 @@ class Framing:
         self.requests.append((self.url, self.body))
 
 
-NEXT = b"GET /next HTTP/1.1\r\nHost: x\r\n\r\n"
+NEXT = b"GET /next HTTP/1.1\r\nHost: localhost\r\n\r\n"
 ENDS = st.sampled_from(
     [b"\r\n"] * 12 + [b"\n", b"\r", b"\r\n ", b"\r\n\t", b"\n\n", b"\0\r\n", b""]
 )

@@ -247,7 +247,7 @@ def test_memory_of_an_overlay_or_a_mask_is_held_until_the_image_is_answered(pipe
 def test_a_caller_that_leaves_gives_its_memory_back_once_the_decoder_is_done(tight):
     async def steps(timing):
         work = asyncio.ensure_future(tight.receive(LARGE, timing, keep=False))
-        while not tight.budgets.images.used_bytes:  # it lasts less than any pause
+        while not tight.budgets.images.used_bytes:  # noqa: ASYNC110 - it lasts less than any pause
             await asyncio.sleep(0)
         work.cancel()
         with pytest.raises(asyncio.CancelledError):

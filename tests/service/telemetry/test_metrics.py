@@ -317,7 +317,7 @@ def test_the_requests_of_a_killed_worker_are_counted_as_lost(tmp_path):
         assert server.metric("candor_requests_lost_total") == 0
         assert server.metric("candor_metrics_unreadable_files") == 0
         with socket.create_connection(("127.0.0.1", server.port)) as caller:
-            head = b"POST /predict HTTP/1.1\r\nhost: a\r\ncontent-type: image/png\r\n"
+            head = b"POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: image/png\r\n"
             caller.sendall(head + b"content-length: 100\r\n\r\n")
             while server.metric("candor_requests_in_flight") != 1:
                 time.sleep(0.05)

@@ -20,8 +20,8 @@ from service.workers.connections import Connections
 from service.workers.protocol import HEAD_BYTES, HEAD_SECONDS, Connection
 from support.servers import eventually
 
-GET = b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n"
-POST = b"POST %b HTTP/1.1\r\nHost: x\r\n"
+GET = b"GET %b HTTP/1.1\r\nHost: localhost\r\n\r\n"
+POST = b"POST %b HTTP/1.1\r\nHost: localhost\r\n"
 WEBSOCKET = (
     b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
@@ -192,7 +192,8 @@ def test_work_for_a_caller_that_disconnects_is_cancelled(body):
     async def visit(site, port):
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(
-            b"POST /wait HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+            b"POST /wait HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b"
+            % (len(body), body)
         )
         await asyncio.wait_for(site.begun.wait(), 5)
         writer.close()
@@ -439,7 +440,7 @@ def test_trailers_are_no_headers():
 @pytest.mark.parametrize("target", [b"evil:443", b"/plain", b"http://x/plain"])
 def test_a_tunnel_is_refused(target):
     async def visit(_site, port):
-        raw = b"CONNECT %b HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n\r\n" % target
+        raw = b"CONNECT %b HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\r\n" % target
         answer = await conversation(port, raw + GET % b"/plain")
         assert answer.count(b"HTTP/1.1") == 1
         assert answer[9:12] in {b"400", b"405"}
