@@ -6,9 +6,9 @@ are the sum (`livesum`) or the largest (`livemax`) over those that live. A histo
 kept one by one and written cumulated.
 
 prometheus_client's own `MultiProcessCollector` gives the same text, and makes an object of every
-sample and parses every name at each scrape: 18 to 28 ms under load, which hold the event loop. Here
-a name is parsed when it is first seen, and a scrape adds numbers
-(docs/decisions/0006-bentoml-and-the-fast-path.md).
+sample and parses every name at each scrape, which holds the event loop: an idle server's scrape
+takes 16 ms with it, 6 ms with this. Here a name is parsed when it is first seen, and a scrape adds
+numbers (docs/decisions/0006-bentoml-and-the-fast-path.md).
 """
 
 import json
