@@ -60,8 +60,8 @@ SCHEDULER = (
     Mutant(
         "a deadline is checked without the backlog",
         QUEUE,
-        "needed, remaining = self._backlog_seconds + ticket.cost,",
-        "needed, remaining = ticket.cost,",
+        "needed = ahead + ticket.cost",
+        "needed = ticket.cost",
     ),
     Mutant(
         "a bad item fails its whole batch",

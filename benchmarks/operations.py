@@ -17,6 +17,7 @@ from pathlib import Path
 
 import click
 
+from service.workers.drain import WINDOW_SECONDS
 from support import arrivals, load, stopping
 from support.load import Reading, Request, Server, Wrk, table
 from support.servers import ROOT, environment, free_port
@@ -245,6 +246,8 @@ def stopping_section(seconds: float, rounds: int) -> str:
                 number,
                 dict(stop.before),
                 dict(stop.after),
+                stop.kept,
+                stop.early,
                 stop.late,
                 code,
                 "yes" if stop.clean and code == 0 else "NO",
@@ -254,13 +257,16 @@ def stopping_section(seconds: float, rounds: int) -> str:
         "round",
         "sent before, by status",
         "sent after",
-        f"200 to a request {stopping.SLACK_SECONDS:g} s after",
+        "kept its connection",
+        "no 200 in the window",
+        "200 after it",
         "exit",
         "clean",
     )
     how = (
         f"SIGTERM after {seconds:g} s of predictions without pause over {CONNECTIONS} connections;"
-        " 0 is a rejected or lost connection."
+        f" 0 is a rejected or lost connection. For {WINDOW_SECONDS:g} s after the signal"
+        " requests are answered with Connection: close."
     )
     return f"## Stopping under load\n\n{how}\n\n{table(header, rows)}"
 

@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from service.api.access.keys import SCOPES
 from service.errors import CandorError, Stopped
 from service.settings import Settings, describe
 
@@ -50,6 +50,8 @@ def main() -> None:
     \b
     python -m service serve
         serve the embedded model on http://127.0.0.1:3000
+    python -m service key camera --scope predict
+        make a key, and the line for the file of keys
     python -m service predict cat.jpg
         print the three most probable classes as JSON
     python -m service predict images --out results.parquet
@@ -65,23 +67,57 @@ def serve() -> None:
 
     Requests that have begun are answered before it ends.
     """
+    from service.api.access import guard
     from service.bundle.folder import check_int8, load
+    from service.workers import home
 
     # Checked before the server starts: a bad bundle is a sentence here, and a traceback there.
     settings = Settings.from_environment()
-    bundle = load(settings.bundle)
+    guard.check_exposure(settings)
+    bundle = load(settings.bundle, settings.bundle_digest)
     if settings.precision == "int8":
         check_int8(bundle, settings.device)
-    # Two servers that shared a BENTOML_HOME would erase each other's metrics.
-    home = Path(tempfile.gettempdir()) / f"candor-{os.getuid()}-{settings.port}"
-    os.environ.setdefault("BENTOML_HOME", str(home))
-    # BentoML reports usage unless this is "true"; "1" does not count.
-    os.environ["BENTOML_DO_NOT_TRACK"] = "true"
+    if not os.environ.get(home.NAME):
+        os.environ[home.NAME] = str(home.private(settings.port))
+    home.lock(Path(os.environ[home.NAME]))
     command = [sys.executable, "-m", "bentoml", "serve", "service.app:Candor"]
     options = ["--working-dir", str(Path(__file__).parent.parent)]
     options += ["--host", settings.host, "--port", str(settings.port)]
     # Replaces this process, so that signals reach the server itself.
     os.execv(sys.executable, [*command, *options])  # noqa: S606
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+def digest(folder: Path) -> None:
+    """Prints the digest of a bundle, for CANDOR_BUNDLE_DIGEST.
+
+    FOLDER is the bundle. Every file is verified first.
+    """
+    from service.bundle.folder import load
+
+    click.echo(load(folder).manifest.digest)
+
+
+@main.command()
+@click.argument("name")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    required=True,
+    type=click.Choice(SCOPES),
+    help="What the key opens; may be given several times.",
+)
+def key(name: str, scopes: tuple[str, ...]) -> None:
+    """Makes a key for the caller NAME.
+
+    Prints the key, which is stored nowhere, and below it the line for the file in CANDOR_KEYS.
+    """
+    from service.api.access import keys
+
+    for line in keys.make(name, scopes):
+        click.echo(line)
 
 
 @main.command()
@@ -177,6 +213,7 @@ def _predict_folder(
     from service.bulk.run import Run
     from service.bundle.folder import load
     from service.explain import ask
+    from service.image.budget import MAX_PIXELS
     from service.predictions import check_top_k
     from service.runtime.engine import Engine
     from service.workers import host
@@ -190,11 +227,17 @@ def _predict_folder(
             "--target, --set, --quality and --maps are for explanations: give --explain METHOD, too"
         )
     settings = Settings.from_environment()
-    bundle = load(settings.bundle)
+    bundle = load(settings.bundle, settings.bundle_digest)
     question = ask(bundle.manifest, method, target, _parameters(given), quality) if method else None
     job = Job(folder, out, question, maps, Shard.parse(shard), check_top_k(top_k, bundle.manifest))
     engine = Engine(bundle, settings.device, settings.threads)
-    run = Run(engine, job, settings.max_pixels, settings.threads or host.cores())
+    run = Run(
+        engine,
+        job,
+        settings.max_pixels or MAX_PIXELS,
+        settings.threads or host.cores(),
+        settings.decode_memory,
+    )
     _show(run, out)
 
 
@@ -324,12 +367,14 @@ def _print(answer: dict[str, Any]) -> None:
 def _open(file: Path) -> "tuple[Engine, Sent]":
     """The engine of the bundle in the settings, and the image in `file`."""
     from service.bundle.folder import load
+    from service.image.budget import MAX_PIXELS
     from service.runtime.engine import Engine
     from service.schedule.pipeline import fit_image
 
     settings = Settings.from_environment()
-    bundle = load(settings.bundle)
-    sent = fit_image(file.read_bytes(), bundle.manifest.input, settings.max_pixels, keep=True)
+    bundle = load(settings.bundle, settings.bundle_digest)
+    limit = settings.max_pixels or MAX_PIXELS
+    sent = fit_image(file.read_bytes(), bundle.manifest.input, limit, keep=True)
     return Engine(bundle, settings.device, settings.threads), sent
 
 

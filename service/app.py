@@ -20,7 +20,7 @@ from bentoml.exceptions import BentoMLException
 from service.api.bento import configuration
 from service.api.bento.arguments import ExplainArguments, PredictArguments
 from service.api.bento.service import FrontedService
-from service.errors import RequestError, SettingsError
+from service.errors import BundleError, HomeError, RequestError, SettingsError
 from service.settings import Settings
 from service.telemetry import logs
 from service.workers import memory
@@ -28,7 +28,9 @@ from service.workers import memory
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+    from service.telemetry.metrics import Metrics
     from service.telemetry.tracing import TracingMiddleware
+    from service.workers.connections import Connections
     from service.workers.shared_state import SharedState
 
 try:
@@ -38,6 +40,10 @@ except SettingsError as error:  # of BentoML's errors `bentoml serve` shows the 
 DEVICES = {"cpu": "CPU", "cuda": "CUDA", "tensorrt": "TensorRT"}
 log = logging.getLogger("candor")
 logs.configure(SETTINGS.log_format)
+try:
+    configuration.lock_home()
+except (HomeError, OSError) as error:
+    raise BentoMLException(str(error)) from None
 
 
 @bentoml.service(
@@ -66,28 +72,37 @@ class Candor:
         from service.api.app import build  # noqa: PLC0415
         from service.bundle.folder import load  # noqa: PLC0415
         from service.runtime.engine import Engine  # noqa: PLC0415
+        from service.runtime.health import Health  # noqa: PLC0415
         from service.schedule.pipeline import Pipeline  # noqa: PLC0415
         from service.telemetry.metrics import Metrics  # noqa: PLC0415
         from service.workers.drain import Drain  # noqa: PLC0415
 
-        bundle = load(SETTINGS.bundle)
+        bundle = load(SETTINGS.bundle, SETTINGS.bundle_digest)
         manifest = bundle.manifest
+        metrics = Metrics(manifest.labels, manifest.distribution)
         engine = Engine(
             bundle,
             SETTINGS.device,
             SETTINGS.threads,
             SETTINGS.precision,
             alone=SETTINGS.worker_count == 1,
+            health=Health(metrics.device_failures),
         )
-        metrics = Metrics(manifest.labels, manifest.distribution)
         metrics.model.labels(manifest.name, manifest.version).set(1)
         metrics.device.labels(engine.provider, SETTINGS.wanted_device).set(1)
         metrics.workers.set(SETTINGS.worker_count)
-        self._drain = Drain(SETTINGS.drain_seconds, metrics.requests_in_flight, metrics.ready)
+        self._connections = _connections(metrics)
+        self._drain = Drain(
+            SETTINGS.drain_seconds,
+            metrics.requests_in_flight,
+            metrics.ready,
+            self._connections,
+        )
         self._shared_state = _open_shared_state()
         self._pipeline = Pipeline(engine, SETTINGS, metrics, self._shared_state)
         self._api = build(self._pipeline, bundle, SETTINGS, self._drain)
         self._tracing = self._start_tracing()
+        self.guard = self._api.guard
         self.app: "ASGIApp" = self._tracing or self._api.app
         self._description = f"{manifest.name} {manifest.version}, {DEVICES[engine.device]}"
 
@@ -117,20 +132,27 @@ class Candor:
 
     @property
     def connection_state(self) -> dict[str, Any]:
-        """The state of each connection of the server; requests that are logged or traced all reach
-        the application.
-        """
+        """The state of each connection of the server."""
         from service.workers import protocol  # noqa: PLC0415
 
-        if SETTINGS.access_log or SETTINGS.otlp_endpoint:
-            return {}
-        return {protocol.REJECTION: self._api.rejection}
+        return {
+            protocol.REJECTION: self._api.rejection,
+            protocol.CONNECTIONS: self._connections,
+        }
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     @staticmethod
     def check() -> None:
-        """Checks BentoML's configuration, in the supervisor, before any worker starts."""
+        """Checks BentoML's configuration and tries the bundle, in the supervisor, before any worker
+        starts.
+        """
+        from service.runtime import trial  # noqa: PLC0415
+
         configuration.check(Candor)
+        try:
+            trial.check(SETTINGS)
+        except BundleError as error:
+            raise BentoMLException(str(error)) from None
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
     async def listen(self) -> None:
@@ -140,6 +162,11 @@ class Candor:
         listener.share(asyncio.get_running_loop(), self._shared_state, self._announce)
         memory.settle()
         self._trimming = asyncio.create_task(memory.keep_trimming())
+        engine = self._pipeline.engine
+        self._watching = asyncio.create_task(
+            engine.health.watch(engine.self_test, self._drain.set_able)
+        )
+        self._sweeping = asyncio.create_task(self._connections.keep_sweeping())
         self._drain.listen()
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
@@ -151,7 +178,7 @@ class Candor:
 
     async def __is_ready__(self) -> bool:
         """True while requests are accepted: BentoML's GET /readyz is a 503 otherwise."""
-        return not self._drain.stopping
+        return self._drain.ready
 
     def _announce(self, address: str) -> None:
         """Logs the one line of the start, in the worker that is ready last."""
@@ -176,6 +203,21 @@ def _bentoml_errors() -> Iterator[None]:
         yield
     except RequestError as error:
         raise BentoMLException(error.detail, error_code=HTTPStatus(error.status)) from None
+
+
+def _connections(metrics: "Metrics") -> "Connections":
+    """The connections of this worker, within its limit of open files."""
+    from service.api import problems  # noqa: PLC0415
+    from service.workers import connections, host  # noqa: PLC0415
+
+    allowed = max(1, host.raise_file_limit() - connections.SPARE_FILES)
+    return connections.Connections(
+        min(allowed, SETTINGS.max_connections or connections.MOST),
+        SETTINGS.max_connections_per_address,
+        SETTINGS.connection_seconds,
+        report=metrics.connections,
+        respond=problems.whole,
+    )
 
 
 def _open_shared_state() -> "SharedState":

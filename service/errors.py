@@ -4,6 +4,7 @@
     ├── SettingsError            a CANDOR_ variable is unknown or has a bad value
     ├── DeviceError              the requested device does not run here
     ├── PrecisionError           the requested precision is not possible here
+    ├── HomeError                BENTOML_HOME is in use, or not safe from other users
     ├── BundleError              the bundle cannot be used
     │   ├── ManifestError            manifest.json is missing, is no JSON or breaks the contract
     │   ├── SchemaVersionError       manifest.json has another version of the contract
@@ -13,18 +14,21 @@
     ├── BulkError                a bulk run cannot start, continue or finish
     │   └── Stopped                  a signal stopped the run; finished parts are kept
     └── RequestError             the answer is a problem (RFC 9457) with this status:
-        ├── MalformedRequest     400 the body or a parameter cannot be read
+        ├── MalformedRequest     400 the request cannot be read: its head, body or a parameter
+        ├── Unauthorized         401 the request has no key, or an unknown one
+        ├── Forbidden            403 the key lacks a scope, or another site sent the request
         ├── NotFound             404 nothing is served at this path
         ├── MethodNotAllowed     405 the path is served with other HTTP methods
         ├── NotAcceptable        406 no representation matches Accept
-        ├── SlowRequest          408 the body did not arrive in time
+        ├── SlowRequest          408 the head or the body did not arrive in time
         ├── BodyTooLarge         413 the body has more bytes than the limit
-        ├── ImageTooLarge        413 the image has more pixels than the limit
+        ├── ImageTooLarge        413 the image has more pixels, or takes more memory, than the limit
         ├── UnsupportedFormat    415 the content type or the image format is not supported
         ├── UndecodableImage     422 the bytes begin like an image and cannot be decoded
         ├── InvalidParameter     422 a parameter is unknown or out of range
         ├── MethodUnavailable    422 the bundle lacks the graph of the attribution method
-        ├── TooManyRequests      429 the queue is full
+        ├── TooManyRequests      429 the queue is full, or the memory in use
+        ├── HeadTooLarge         431 the head has more bytes than the limit
         ├── Unavailable          503 the service is starting, stopping or overloaded
         ├── DeadlineExceeded     504 the caller's deadline has passed
         └── InternalError        500 a defect of the service, never of an image
@@ -41,7 +45,8 @@ SHOWN = 40
 
 def short(value: Any) -> str:
     """`value` as a message repeats it, cut to SHOWN characters."""
-    text = repr(value)
+    # A text is cut first: to write out one of 10 MB takes long.
+    text = repr(value[: SHOWN + 1] if isinstance(value, str) else value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
@@ -59,6 +64,10 @@ class DeviceError(CandorError):
 
 class PrecisionError(CandorError):
     """At start: the bundle or the device cannot compute in CANDOR_PRECISION."""
+
+
+class HomeError(CandorError):
+    """At start: BENTOML_HOME is in use by another server, or not safe from other users."""
 
 
 class BundleError(CandorError):
@@ -110,9 +119,27 @@ class RequestError(CandorError):
 
 
 class MalformedRequest(RequestError):
-    """400: the body or a parameter cannot be read, for example JSON that is cut off."""
+    """400: the head, the body or a parameter cannot be read, for example JSON that is cut off."""
 
     status, code, title = 400, "malformed_request", "The request cannot be read"
+
+
+class Unauthorized(RequestError):
+    """401: the service has keys (CANDOR_KEYS), and the request comes with none of them."""
+
+    status, code, title = 401, "unauthorized", "A key is needed"
+    challenge = 'Bearer realm="candor"'
+
+
+class Forbidden(RequestError):
+    """403: the key lacks the `scope` that is needed, or a page of another site sent the request."""
+
+    status, code, title = 403, "forbidden", "This is not allowed"
+
+    def __init__(self, message: str, scope: str | None = None) -> None:
+        super().__init__(message)
+        if scope is not None:
+            self.challenge = f'Bearer realm="candor", error="insufficient_scope", scope="{scope}"'
 
 
 class NotFound(RequestError):
@@ -134,9 +161,9 @@ class NotAcceptable(RequestError):
 
 
 class SlowRequest(RequestError):
-    """408: the body did not arrive in time."""
+    """408: the head or the body did not arrive in time."""
 
-    status, code, title = 408, "slow_request", "The body arrived too slowly"
+    status, code, title = 408, "slow_request", "The request arrived too slowly"
 
 
 class BodyTooLarge(RequestError):
@@ -146,7 +173,7 @@ class BodyTooLarge(RequestError):
 
 
 class ImageTooLarge(RequestError):
-    """413: the image has more pixels than CANDOR_MAX_PIXELS."""
+    """413: the image has more pixels than CANDOR_MAX_PIXELS, or takes more memory than one may."""
 
     status, code, title = 413, "picture_too_large", "The image is too large"
 
@@ -176,13 +203,19 @@ class MethodUnavailable(RequestError):
 
 
 class TooManyRequests(RequestError):
-    """429: the queue is full; the caller may retry after `retry_after_seconds`."""
+    """429: the queue is full, or the memory in use; retry after `retry_after_seconds`."""
 
     status, code, title = 429, "too_many_requests", "Too many requests are waiting"
 
     def __init__(self, message: str, retry_after_seconds: int = 1) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class HeadTooLarge(RequestError):
+    """431: the request line and the headers have more bytes than the limit."""
+
+    status, code, title = 431, "head_too_large", "The headers are too large"
 
 
 class Unavailable(RequestError):

@@ -4,7 +4,9 @@ An unknown CANDOR_ variable or a bad value stops the start with a sentence: a ty
 runs in silence.
 """
 
+import ipaddress
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
@@ -21,6 +23,7 @@ LogFormat = Literal["text", "json"]
 PREFIX = "CANDOR_"
 EMBEDDED_BUNDLE = Path(__file__).parent / "model"
 GPU = Path("/dev/nvidia0")
+ORIGIN = re.compile(r"https?://[^/\s]+")
 
 
 def _setting(default: Any, read: Callable[[str], Any], help_text: str) -> Any:
@@ -62,11 +65,35 @@ def _text(text: str) -> str:
     return text.strip()
 
 
+def _file(text: str) -> Path:
+    return Path(_text(text)).expanduser()
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names) or any(re.search(r"\s", name) for name in names):
+        raise ValueError("names with commas between them")
+    return names
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    names = _names(text)
+    if not all(name == "*" or ORIGIN.fullmatch(name) for name in names):
+        raise ValueError("origins with commas between them, such as https://example.com, or *")
+    return names
+
+
 def _folder(text: str) -> Path:
     path = Path(_text(text)).expanduser()
     if not path.is_dir():
         raise ValueError("a folder that exists")
     return path
+
+
+def _sha256(text: str) -> str:
+    if not re.fullmatch("[0-9a-f]{64}", text):
+        raise ValueError("64 hex digits in lower case")
+    return text
 
 
 def _link(text: str) -> str:
@@ -81,6 +108,9 @@ class Settings:
 
     bundle: Path = _setting(
         EMBEDDED_BUNDLE, _folder, "folder of the bundle to serve; the embedded one by default"
+    )
+    bundle_digest: str | None = _setting(
+        None, _sha256, "sha256 of the bundle's manifest, 64 hex digits; any other is not served"
     )
     device: Device = _setting(
         "auto",
@@ -97,6 +127,18 @@ class Settings:
     )
     host: str = _setting("127.0.0.1", _text, "address to listen on")
     port: int = _setting(3000, _integer(1, 65_535), "port to listen on")
+    keys: Path | None = _setting(
+        None, _file, "file with a line a key: name, scopes, sha256; no keys by default"
+    )
+    open: bool = _setting(False, _truth, "true lets other machines in without keys")
+    hosts: tuple[str, ...] | None = _setting(
+        None,
+        _names,
+        "names that Host may have; by default localhost on loopback, any elsewhere",
+    )
+    allow_origins: tuple[str, ...] = _setting(
+        (), _origins, "origins of pages that may call: https://example.com; none by default"
+    )
     threads: int = _setting(0, _integer(0, 1_024), "threads of one inference; 0 takes every core")
     workers: int = _setting(
         0,
@@ -104,7 +146,41 @@ class Settings:
         "worker processes; 0 starts one a core, or one if a GPU may compute",
     )
     max_body_bytes: int = _setting(10 * 2**20, _integer(1, 2**30), "largest request body, in bytes")
-    max_pixels: int = _setting(50_000_000, _integer(1, 10**9), "largest image, width times height")
+    max_pixels: int = _setting(
+        0,
+        _integer(0, 10**9),
+        "largest image, width times height; 0: what decode_memory allows, at most 50 million",
+    )
+    decode_memory: int = _setting(
+        0,
+        _integer(0, 2**40),
+        "bytes that a worker's images may take at once; 0: 40 % of what the model leaves",
+    )
+    body_memory: int = _setting(
+        0,
+        _integer(0, 2**40),
+        "bytes of bodies that a worker may hold at once; 0: 15 % of what the model leaves",
+    )
+    # The largest batch with the defaults of any method fits, 64 × 1,026 of KernelSHAP, and so does
+    # every question about one image, 20,660 at most. 64 of those would take minutes.
+    max_passes: int = _setting(
+        70_000,
+        _integer(1, 10**9),
+        "most forward passes of a request: of its explanation, times its images",
+    )
+    max_connections: int = _setting(
+        0,
+        _integer(0, 1_000_000),
+        "most connections of a worker; 0 takes what its limit of open files allows",
+    )
+    max_connections_per_address: int = _setting(
+        0, _integer(0, 1_000_000), "most connections of a worker from one address; 0 is no limit"
+    )
+    connection_seconds: int = _setting(
+        300,
+        _integer(0, 86_400),
+        "greatest age of a connection, 10 percent more or less; 0 is no limit",
+    )
     grafana_url: str = _setting(
         "", _link, "address of your Grafana dashboards, for the page to link; none by default"
     )
@@ -118,6 +194,13 @@ class Settings:
         _address,
         "address for traces (OTLP over HTTP): http://collector:4318; none by default",
     )
+
+    @property
+    def served_hosts(self) -> tuple[str, ...]:
+        """The names that a request may call the service by; "*" for any."""
+        if self.hosts is not None:
+            return self.hosts
+        return ("localhost", "127.0.0.1", "[::1]") if is_loopback(self.host) else ("*",)
 
     @property
     def worker_count(self) -> int:
@@ -157,6 +240,14 @@ class Settings:
         return cls(**values)
 
 
+def is_loopback(host: str) -> bool:
+    """True if no other machine reaches the address `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _unknown(name: str, known: list[str]) -> str:
     close = get_close_matches(name, known, n=1)
     remedy = f"did you mean {close[0]}?" if close else f"the variables are {', '.join(known)}"
@@ -167,6 +258,6 @@ def describe() -> str:
     """The text of `--help`: a line for each setting with its variable, meaning and default."""
     return "\n".join(
         f"{PREFIX}{f.name.upper():<15} {f.metadata['help']}"
-        + ("" if f.default in (None, "", EMBEDDED_BUNDLE) else f" (default {f.default})")
+        + ("" if f.default in (None, "", (), EMBEDDED_BUNDLE) else f" (default {f.default})")
         for f in fields(Settings)
     )

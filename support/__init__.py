@@ -1,1 +1,3 @@
 """Servers, clients, loads and images that tests, benchmarks and drawings share."""
+
+import service  # noqa: F401 - it silences dependencies that would report their use

@@ -27,6 +27,7 @@ import click
 import onnxruntime as ort
 
 from service.bundle import folder as contract
+from service.image.budget import MAX_PIXELS
 from service.predictions import predict
 from service.runtime.engine import Engine
 from service.schedule.pipeline import fit_image
@@ -396,7 +397,7 @@ def _predicting(
     together: Barrier,
     results: "multiprocessing.SimpleQueue[float]",
 ) -> None:
-    engine, limit = Engine(contract.load(folder), "cpu", 1), Settings().max_pixels
+    engine, limit = Engine(contract.load(folder), "cpu", 1), MAX_PIXELS
     together.wait(READY_SECONDS)
     started, count = time.perf_counter(), 0
     while time.perf_counter() - started < seconds:

@@ -14,6 +14,8 @@ from typing import Self
 
 import httpx
 
+from service import TELEMETRY_OFF
+
 ROOT = Path(__file__).parent.parent
 READY_SECONDS = 60
 STOP_SECONDS = 30
@@ -42,7 +44,7 @@ def environment(home: Path, **settings: object) -> dict[str, str]:
         name: value for name, value in os.environ.items() if not name.startswith(INHERITED_NEVER)
     }
     ours = {f"CANDOR_{name.upper()}": str(value) for name, value in settings.items()}
-    return clean | {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "true"} | ours
+    return clean | {"BENTOML_HOME": str(home)} | TELEMETRY_OFF | ours
 
 
 async def eventually(holds: Callable[[], bool]) -> None:

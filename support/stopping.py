@@ -1,9 +1,11 @@
 """A server stopped under load, with the fate of every request.
 
-Requests sent before the signal must be answered, later ones rejected. The load is a closed loop
-with one request a connection. A request counts as sent before the signal if its last byte was
-written before `kill` was called. Some milliseconds pass between the signal and the first
-rejection, in which either answer is right; SLACK_SECONDS later 200 is wrong.
+Requests sent before the signal must be answered, and so must those of the window after it, each
+with `Connection: close`; later ones must be rejected. The load is a closed loop of callers that
+keep their connection as long as they may, and connect again. A request counts as sent before the
+signal if its last byte was written before `kill` was called. Some milliseconds pass between the
+signal and what follows from it: SLACK_SECONDS later an answer that keeps its connection is wrong,
+and a 200 that long after the window.
 """
 
 import asyncio
@@ -14,10 +16,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from service.workers.drain import WINDOW_SECONDS
 from support import arrivals
 from support.arrivals import Answer
 
-SLACK_SECONDS = 0.5
+SLACK_SECONDS = 1.0
 OK, UNAVAILABLE, LOST = 200, 503, 0
 RETRY_SECONDS = 0.01
 
@@ -31,14 +34,18 @@ class Stop:
 
     before: Counter[int] = field(default_factory=Counter)
     after: Counter[int] = field(default_factory=Counter)
-    late: int = 0  # answered with 200 although sent long after the signal
+    kept: int = 0  # answered without `Connection: close` although sent long after the signal
+    early: int = 0  # lost, or answered otherwise than with 200, although sent within the window
+    late: int = 0  # answered with 200 although sent long after the window
     unexplained: int = 0  # rejected without a reason
 
     @property
     def clean(self) -> bool:
-        """True if no request was lost, answered too late or rejected without a reason."""
+        """True if no request sent before was lost, and later ones were answered as they must be."""
         return (
             set(self.before) == {OK}
+            and not self.kept
+            and not self.early
             and not self.late
             and not self.unexplained
             and UNAVAILABLE in self.after
@@ -91,7 +98,11 @@ def _sorted(answers: list[Answer], signalled: float) -> Stop:
     stop = Stop()
     for answer in answers:
         (stop.before if answer.sent < signalled else stop.after)[answer.status] += 1
-        stop.late += answer.status == OK and answer.sent > signalled + SLACK_SECONDS
+        after = answer.sent - signalled
+        closes = b"\r\nconnection: close" in answer.head.lower()
+        stop.kept += bool(answer.status) and after > SLACK_SECONDS and not closes
+        stop.early += answer.status != OK and 0 < after < WINDOW_SECONDS - SLACK_SECONDS
+        stop.late += answer.status == OK and after > WINDOW_SECONDS + SLACK_SECONDS
         stop.unexplained += (
             answer.status == UNAVAILABLE and b"the service is stopping" not in answer.body
         )

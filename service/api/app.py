@@ -1,8 +1,8 @@
 """The HTTP API as one ASGI application.
 
-A request passes `ObservationMiddleware` (id, metrics), `DrainMiddleware` (503 while the worker
-stops) and `Application`: a POST is admitted or rejected before its body is read, and the endpoint
-is called.
+A request passes `ObservationMiddleware` (id, metrics), `GuardMiddleware` (its key, Host and
+Origin), `DrainMiddleware` (503 while the worker stops) and `Application`: a POST is admitted or
+rejected before its body is read, and the endpoint is called.
 """
 
 from collections.abc import Awaitable, Callable, Iterable
@@ -15,8 +15,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.api import body as request_body
 from service.api import pages, problems
-from service.api.bento import CALLS, PICKLE
+from service.api.access import guard as access_guard
+from service.api.access.guard import Guard, GuardedRoute, GuardMiddleware
+from service.api.access.keys import Keys
+from service.api.access.sites import Sites
+from service.api.bento import BENTOML_PATHS, CALLS, PICKLE
 from service.api.bento.calls import Calls
 from service.api.kserve.v1 import KServeV1
 from service.api.kserve.v2 import OpenInference
@@ -34,36 +39,48 @@ Endpoint = Callable[[Request], Awaitable[ASGIApp]]
 
 
 class Api(NamedTuple):
-    """The application with its middleware, what rejects requests before it, and what answers calls
-    of BentoML's APIs.
+    """The application with its middleware, its guard, what rejects requests before it, and what
+    answers calls of BentoML's APIs.
     """
 
     app: ASGIApp
+    guard: Guard
     rejection: OverloadRejection
     calls: Calls
 
 
 def build(pipeline: Pipeline, bundle: Bundle, settings: Settings, drain: Drain) -> Api:
     """The API that serves `bundle` through `pipeline`."""
-    native = Native(pipeline, bundle, settings)
+    limits = request_body.Limits(settings.max_body_bytes, pipeline.budgets.bodies)
+    native = Native(pipeline, bundle, settings, limits)
     openapi = openapi_document.document(
         bundle.manifest, settings.max_body_bytes, shown=native.shows_references
     )
     routes = [
         *native.routes(),
-        Route("/openapi.json", document(orjson.dumps(openapi))),
-        *OpenInference(pipeline, bundle, settings).routes(),
-        *KServeV1(pipeline, native, settings.max_body_bytes).routes(),
+        GuardedRoute("/openapi.json", access_guard.DOCUMENTS, document(orjson.dumps(openapi))),
+        *OpenInference(pipeline, bundle, limits).routes(),
+        *KServeV1(pipeline, native, limits).routes(),
     ]
-    application = Application(routes, pages.routes(bundle, settings.grafana_url), pipeline)
+    page_routes = pages.routes(bundle, settings.grafana_url)
+    application = Application(routes, page_routes, pipeline)
+    guard = _guard([*routes, *page_routes], settings)
     observation = ObservationMiddleware(
-        DrainMiddleware(application, drain),
+        GuardMiddleware(DrainMiddleware(application, drain), guard),
         pipeline.metrics,
         routes,
         access_log=settings.access_log,
     )
-    rejection = OverloadRejection(pipeline, observation, drain, application.fixed_paths)
-    return Api(observation, rejection, Calls(native, bundle.manifest, pipeline.metrics))
+    rejection = OverloadRejection(
+        pipeline, observation, drain, application.fixed_paths, guard.admits
+    )
+    return Api(observation, guard, rejection, Calls(native, bundle.manifest, pipeline.metrics))
+
+
+def _guard(routes: Iterable[GuardedRoute], settings: Settings) -> Guard:
+    """The guard of `routes` and of the paths that BentoML answers."""
+    keys = None if settings.keys is None else Keys(settings.keys)
+    return Guard(routes, BENTOML_PATHS, keys, Sites(settings.served_hosts))
 
 
 class Application:
@@ -91,6 +108,8 @@ class Application:
                 Exception: problems.on_error,
             },
         )
+        # A redirect would lead to the host that the caller names.
+        self._router.router.redirect_slashes = False
 
     @property
     def fixed_paths(self) -> frozenset[str]:
@@ -124,7 +143,10 @@ class Application:
             calls: ASGIApp | None = request.scope["state"].get(CALLS)
             if calls is not None and request.headers.get("content-type") == PICKLE:
                 return calls  # BentoML's application in the place of a response
-            return await endpoint(request)
+            try:
+                return await endpoint(request)
+            finally:
+                request_body.release(request)
 
         return Route(route.path, admitted, methods=["POST"])
 

@@ -16,6 +16,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
+from service.api import large
 from service.errors import (
     BodyTooLarge,
     InvalidParameter,
@@ -24,12 +25,16 @@ from service.errors import (
     UnsupportedFormat,
     short,
 )
+from service.image.budget import Budget, Lease
 from service.image.decode import MEDIA_TYPES
 from service.workers import protocol
 
 MAX_IMAGES = 64  # in one request
-MAX_FIELDS = 100  # in a form
+MAX_FIELDS = 100  # in a form or a query
 READ_SECONDS = 30
+LEASE = "body_lease"  # key of a request's state: the memory of its body
+# A smaller body that has arrived at once is charged nothing: the queue has few places for those.
+FREE_BYTES = 2**16
 FORM, JSON = "multipart/form-data", "application/json"
 SUPPORTED = ", ".join((*MEDIA_TYPES, FORM, JSON))
 # Browsers send octet-stream for files that they do not know; the decoder looks at the bytes.
@@ -51,11 +56,19 @@ class Payload(NamedTuple):
     mask: bytes | None = None
 
 
-async def read(request: Request, max_body_bytes: int) -> Payload:
+class Limits(NamedTuple):
+    """The most bytes of one body, and the budget of all that are in memory."""
+
+    max_bytes: int
+    budget: Budget
+
+
+async def read(request: Request, limits: Limits) -> Payload:
     """Reads the payload of `request`.
 
     Raises:
-        BodyTooLarge: more than `max_body_bytes`.
+        BodyTooLarge: the body exceeds `limits`.
+        TooManyRequests: there is no memory for it now.
         UnsupportedFormat: the content type or the encoding is not supported.
         SlowRequest: the body is incomplete after READ_SECONDS.
         MalformedRequest: the body is empty or does not match its content type.
@@ -69,13 +82,13 @@ async def read(request: Request, max_body_bytes: int) -> Payload:
             f"{problem if kind else 'the request has no Content-Type'}; "
             f"supported are {SUPPORTED}: name the type of the body"
         )
-    body = await body_of(request, max_body_bytes)
+    body = await body_of(request, limits)
     if not body:
         raise MalformedRequest("the body is empty (0 bytes): send an image")
     if kind == FORM:
         return with_query(await _form(request, body), query)
     if kind == JSON:
-        return with_query(_json(body), query)
+        return with_query(await large.parse(body, lambda: _json(body)), query)
     return Payload((body,), is_list=False, parameters=query)
 
 
@@ -83,10 +96,15 @@ def query_of(request: Request) -> Mapping[str, str]:
     """The parameters in the query.
 
     Raises:
-        InvalidParameter: one is given twice, or is a file.
+        InvalidParameter: one is given twice, or is a file; or there are more than MAX_FIELDS.
     """
     if not request.scope["query_string"]:
         return {}
+    count = request.scope["query_string"].count(b"&") + 1
+    if count > MAX_FIELDS:
+        raise InvalidParameter(
+            f"{count:,} parameters in the query; the limit is {MAX_FIELDS}: leave the others out"
+        )
     query = _unique(request.query_params.multi_items(), "the query")
     if "mask" in query:
         raise InvalidParameter(
@@ -95,14 +113,38 @@ def query_of(request: Request) -> Mapping[str, str]:
     return query
 
 
-async def body_of(request: Request, max_bytes: int) -> bytes:
-    """Reads the body of `request`.
+async def body_of(request: Request, limits: Limits) -> bytes:
+    """Reads the body of `request`; its memory is held until `release(request)`.
 
     Raises:
-        BodyTooLarge: more than `max_bytes`.
+        BodyTooLarge: the body exceeds `limits`.
+        TooManyRequests: there is no memory for it now.
         UnsupportedFormat: the body is compressed.
         SlowRequest: the body is incomplete after READ_SECONDS.
     """
+    size = _announced_bytes(request, limits.max_bytes)
+    caller = protocol.of(request.scope)
+    arrived = caller is not None and caller.body_received
+    if arrived and size is not None and size <= FREE_BYTES:
+        return await _collect(request, limits.max_bytes)
+    # Before a byte of it is read; a chunked body is charged as it comes.
+    lease = limits.budget.take(size or 0)
+    request.scope.setdefault("state", {})[LEASE] = lease
+    collect = _collect(request, limits.max_bytes, lease if size is None else None)
+    # A timer costs more than reading a body that has already arrived.
+    if arrived:
+        return await collect
+    try:
+        async with asyncio.timeout(READ_SECONDS):
+            return await collect
+    except TimeoutError:
+        raise SlowRequest(
+            f"the body is incomplete after {READ_SECONDS} s: send it faster, or a smaller image"
+        ) from None
+
+
+def _announced_bytes(request: Request, max_bytes: int) -> int | None:
+    """The Content-Length of a body that may be read; None of a chunked one."""
     encoding = request.headers.get("content-encoding", "identity")
     if encoding != "identity":
         raise UnsupportedFormat(
@@ -110,28 +152,30 @@ async def body_of(request: Request, max_bytes: int) -> bytes:
             "send the body as it is"
         )
     announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > max_bytes:
-        raise _too_large(int(announced), max_bytes)
-    caller = protocol.of(request.scope)
-    # A timer costs more than reading a body that has already arrived.
-    if caller is not None and caller.body_received:
-        return await _collect(request, max_bytes)
-    try:
-        async with asyncio.timeout(READ_SECONDS):
-            return await _collect(request, max_bytes)
-    except TimeoutError:
-        raise SlowRequest(
-            f"the body is incomplete after {READ_SECONDS} s: send it faster, or a smaller image"
-        ) from None
+    if not announced.isdecimal():
+        return None
+    size = int(announced)
+    if size > max_bytes:
+        raise _too_large(size, max_bytes)
+    return size
 
 
-async def _collect(request: Request, max_bytes: int) -> bytes:
+def release(request: Request) -> None:
+    """Gives the memory of the body of `request` back."""
+    lease: Lease | None = request.scope["state"].pop(LEASE, None)
+    if lease is not None:
+        lease.release()
+
+
+async def _collect(request: Request, max_bytes: int, growing: Lease | None = None) -> bytes:
     # Content-Length is missing in a chunked body, so the bytes are counted.
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)
         if size > max_bytes:
             raise _too_large(size, max_bytes)
+        if growing is not None:
+            growing.grow(len(part))
         parts.append(part)
     return b"".join(parts)
 
@@ -145,7 +189,10 @@ def _too_large(size: int, max_bytes: int) -> BodyTooLarge:
 
 async def _form(request: Request, body: bytes) -> Payload:
     async def stream() -> AsyncGenerator[bytes, None]:
-        yield body
+        for start in range(0, len(body), large.PIECE_BYTES):
+            if start:
+                await asyncio.sleep(0)  # other callers have their turn
+            yield body[start : start + large.PIECE_BYTES]
 
     try:
         # One file more than the limit passes here, so that `check_counts` words the error. The size
@@ -215,6 +262,7 @@ def _valid(file: EncodedImage) -> bytes:
 
 
 def _json(body: bytes) -> Payload:
+    large.check_values(body)
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:

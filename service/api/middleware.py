@@ -18,6 +18,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api import problems
+from service.api.access import guard, sites
 from service.errors import Unavailable
 from service.telemetry import logs
 from service.telemetry.metrics import Metrics
@@ -58,6 +59,9 @@ class ObservationMiddleware:
         self._requests = cache(
             lambda template, status: metrics.requests.labels(template, str(status))
         )
+        self._key_requests = cache(
+            lambda name, status: metrics.key_requests.labels(name, str(status))
+        )
         templates = [*(route.path for route in routes if route.path not in PROBES), UNKNOWN]
         self._seconds = {
             template: metrics.request_seconds.labels(template) for template in templates
@@ -80,7 +84,10 @@ class ObservationMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (REQUEST_ID, request_id)]
+                message["headers"] = [
+                    *sites.safe(message.get("headers", ())),
+                    (REQUEST_ID, request_id),
+                ]
             await send(message)
 
         try:
@@ -91,12 +98,24 @@ class ObservationMiddleware:
             if template in self._seconds:
                 seconds = time.perf_counter() - started
                 self.count(template, status, seconds)
+                if (key := scope.get(guard.KEY)) is not None:
+                    self._key_requests(key.name, status).inc()
                 if self._access_log:
-                    _log(scope, template, status, seconds)
+                    # As it was sent: the decoded path may hold line breaks.
+                    path = scope["raw_path"].decode("ascii", "replace")
+                    _log(scope["method"], path, template, status, seconds)
 
     def request_id(self, given: bytes) -> bytes:
         """The id of a request: the one `given` by its caller if it is sane, else a new one."""
         return given if given and SANE.fullmatch(given) else next(self._new_ids)
+
+    def count_early(self, path: str, status: int, seconds: float, request_id: bytes) -> None:
+        """Counts and logs a response to a POST that was given before a task existed."""
+        self.count(path, status, seconds)
+        if self._access_log:
+            token = logs.request_id.set(request_id.decode())
+            _log("POST", path, path, status, seconds)
+            logs.request_id.reset(token)
 
     def count(self, template: str, status: int, seconds: float) -> None:
         """Counts a response of a route."""
@@ -115,9 +134,10 @@ class DrainMiddleware:
         """Passes on what can still be answered."""
         if scope["type"] != "http" or scope["path"] in ALIVE:
             await self._app(scope, receive, send)
-        elif self._drain.rejecting or (self._drain.stopping and scope["path"].endswith("/ready")):
+        elif self._drain.rejecting or (not self._drain.ready and scope["path"].endswith("/ready")):
             self._drain.rejected()
-            await _reject(scope, receive, send, "the service is stopping: ask another replica")
+            fault = "the service is stopping" if self._drain.stopping else "inference fails here"
+            await _reject(scope, receive, send, f"{fault}: ask another replica")
         else:
             await self._answer(scope, receive, send)
 
@@ -151,16 +171,12 @@ async def _reject(scope: Scope, receive: Receive, send: Send, reason: str) -> No
     await response(scope, receive, send)
 
 
-def _log(scope: Scope, template: str, status: int, seconds: float) -> None:
-    # As it was sent: the decoded path may hold line breaks.
-    path = scope["raw_path"].decode("ascii", "replace")
+def _log(method: str, path: str, template: str, status: int, seconds: float) -> None:
     fields = {
-        "method": scope["method"],
+        "method": method,
         "path": path,
         "route": template,
         "status": status,
         "milliseconds": round(1000 * seconds, 3),
     }
-    log.info(
-        "%s %s %d %.1f ms", scope["method"], path, status, 1000 * seconds, extra={"fields": fields}
-    )
+    log.info("%s %s %d %.1f ms", method, path, status, 1000 * seconds, extra={"fields": fields})

@@ -8,20 +8,22 @@ from typing import Any, NamedTuple
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from service.api import body as request_body
 from service.api import parameters, problems, responses
-from service.api.body import EncodedImage, Payload
+from service.api.access import guard
+from service.api.access.guard import GuardedRoute
+from service.api.body import EncodedImage, Limits, Payload
 from service.api.card import HTML, MARKDOWN, Card
 from service.api.parameters import Options
-from service.api.tasks import cancel_on_disconnect, gather_rows
+from service.api.tasks import caller_of, cancel_on_disconnect, gather_rows
 from service.bundle.folder import Bundle
 from service.bundle.manifest import Manifest
 from service.bundle.reference import Reference
 from service.errors import InvalidParameter, MalformedRequest, NotAcceptable, NotFound, RequestError
 from service.explain import Attribution
 from service.explain.legend import legend_of
+from service.image.budget import ANSWER_COPIES, Lease
 from service.predictions import Prediction
 from service.schedule.pipeline import Pipeline, Sent
 from service.schedule.timing import Timing
@@ -31,7 +33,10 @@ from service.telemetry.metrics import CONTENT_TYPE
 JSON, PNG, NPY = "application/json", "image/png", "application/x-npy"
 ANY = "*/*"
 # Reference images belong to the bundle: they cannot change while it is served.
-REFERENCE_HEADERS = {"Cache-Control": "max-age=86400"}
+REFERENCE_HEADERS = {
+    "Cache-Control": "private, max-age=86400",
+    "X-Content-Type-Options": "nosniff",
+}
 
 
 class ImageResult(NamedTuple):
@@ -47,9 +52,11 @@ class ImageResult(NamedTuple):
 class Native:
     """The native endpoints over one pipeline."""
 
-    def __init__(self, pipeline: Pipeline, bundle: Bundle, settings: Settings) -> None:
+    def __init__(
+        self, pipeline: Pipeline, bundle: Bundle, settings: Settings, limits: Limits
+    ) -> None:
         self._pipeline = pipeline
-        self._max_body_bytes = settings.max_body_bytes
+        self._limits = limits
         self._reference = Reference.of(bundle, settings.reference)
         self._manifest: Manifest = bundle.manifest
         self._model = responses.model(self._manifest)
@@ -61,16 +68,19 @@ class Native:
             "/methods": orjson.dumps(responses.methods(self._manifest)),
         }
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[GuardedRoute]:
         """The routes of these endpoints."""
-        reference = Route("/reference/{row:int}", self.reference)
+        reference = GuardedRoute("/reference/{row:int}", guard.DOCUMENTS, self.reference)
         return [
-            Route("/predict", self.predict, methods=["POST"]),
-            Route("/explain", self.explain, methods=["POST"]),
-            Route("/model/card", self.card),
+            GuardedRoute("/predict", guard.PREDICT, self.predict, ["POST"]),
+            GuardedRoute("/explain", guard.EXPLAIN, self.explain, ["POST"]),
+            GuardedRoute("/model/card", guard.ADMIN, self.card),
             *([reference] if self.shows_references else []),
-            Route("/metrics", self.metrics),
-            *(Route(path, document(body)) for path, body in self._documents.items()),
+            GuardedRoute("/metrics", guard.METRICS, self.metrics),
+            *(
+                GuardedRoute(path, guard.DOCUMENTS, document(body))
+                for path, body in self._documents.items()
+            ),
         ]
 
     @property
@@ -81,11 +91,13 @@ class Native:
     async def predict(self, request: Request) -> Response:
         """POST /predict."""
         _accepted_type(request, (JSON,))
-        timing = Timing(self._pipeline.metrics)
+        timing = Timing(self._pipeline.metrics, caller=caller_of(request))
         payload = await self._read(request, timing)
         options = self._default_options
         if payload.parameters or payload.mask is not None:
             options = parameters.of_predict(self._manifest, payload.parameters, payload.mask)
+            if options.question is not None:
+                guard.require(request, guard.EXPLAIN)
         timing.allow(options.deadline_ms)
         # Without a backlog the prediction is about to run: cancelling it would save nothing.
         if options.question is None and not self._pipeline.backlogged:
@@ -95,7 +107,7 @@ class Native:
     async def explain(self, request: Request) -> Response:
         """POST /explain; the Accept header selects JSON, the overlay or the raw map."""
         kind = _accepted_type(request, (JSON, PNG, NPY))
-        timing = Timing(self._pipeline.metrics)
+        timing = Timing(self._pipeline.metrics, caller=caller_of(request))
         payload = await self._read(request, timing)
         options = parameters.of_explain(self._manifest, payload.parameters, payload.mask)
         timing.allow(options.deadline_ms)
@@ -112,6 +124,7 @@ class Native:
                 f"send one, or accept {JSON}"
             )
         options = replace(options, map="overlay" if kind == PNG else "array")
+        self._pipeline.check_passes(options.question, 1)
         result = await self._result(payload.images[0], options, timing)
         assert result.attribution is not None
         content = result.overlay if kind == PNG else responses.npy(result.attribution)
@@ -125,9 +138,11 @@ class Native:
         Raises:
             RequestError: of the image that failed; the message calls it `name` with its number.
         """
-        return await gather_rows(
-            name, (self._document_for(image, options, request) for image in images)
-        )
+        self._pipeline.check_passes(options.question, len(images))
+        with self._limits.budget.take() as answers:
+            return await gather_rows(
+                name, (self._document_for(image, options, request, answers) for image in images)
+            )
 
     async def card(self, request: Request) -> Response:
         """GET /model/card; the Accept header selects Markdown or a page."""
@@ -148,38 +163,47 @@ class Native:
 
     async def _read(self, request: Request, timing: Timing) -> Payload:
         with timing.of("read"):
-            return await request_body.read(request, self._max_body_bytes)
+            return await request_body.read(request, self._limits)
 
     async def answer(self, payload: Payload, options: Options, timing: Timing) -> dict[str, Any]:
         """Answers a payload with the JSON document of POST /predict or /explain."""
+        self._pipeline.check_passes(options.question, len(payload.images))
         if not payload.is_list:
             result = await self._result(payload.images[0], options, timing)
             return {"model": self._model, **self._document(result, options)}
-        results = await asyncio.gather(
-            *(self._document_or_error(image, options, timing) for image in payload.images)
-        )
+        with self._limits.budget.take() as answers:
+            results = await asyncio.gather(
+                *(
+                    self._document_or_error(image, options, timing, answers)
+                    for image in payload.images
+                )
+            )
         return {"model": self._model, "results": results}
 
     async def _json(self, payload: Payload, options: Options, timing: Timing) -> Response:
         return self._encode(await self.answer(payload, options, timing), timing)
 
     async def _document_or_error(
-        self, image: EncodedImage, options: Options, request: Timing
+        self, image: EncodedImage, options: Options, request: Timing, answers: Lease
     ) -> Mapping[str, Any]:
         try:
-            return await self._document_for(image, options, request)
+            return await self._document_for(image, options, request, answers)
         except RequestError as error:
             return {"error": problems.problem(error)}
         except Exception as error:  # noqa: BLE001 - the other images are answered all the same
             return {"error": problems.problem(problems.defect(error))}
 
     async def _document_for(
-        self, image: EncodedImage, options: Options, request: Timing
+        self, image: EncodedImage, options: Options, request: Timing, answers: Lease
     ) -> dict[str, Any]:
         # Each image has its own stages; the deadline is that of the request.
-        timing = Timing(self._pipeline.metrics, request.started)
+        timing = Timing(self._pipeline.metrics, request.started, request.caller)
         timing.allow(options.deadline_ms)
-        return self._document(await self._result(image, options, timing), options)
+        result = await self._result(image, options, timing)
+        if result.overlay is not None:
+            # The overlays of many images wait in memory until the last one is drawn.
+            answers.grow(ANSWER_COPIES * len(result.overlay))
+        return self._document(result, options)
 
     async def _result(self, image: EncodedImage, options: Options, timing: Timing) -> ImageResult:
         if isinstance(image, MalformedRequest):
@@ -187,7 +211,15 @@ class Native:
         question = options.question
         # Only an overlay needs the image in its own size.
         drawn = question is not None and options.map != "array"
-        sent = await self._pipeline.receive(image, timing, keep=drawn)
+        masked = question is not None and options.mask is not None
+        sent = await self._pipeline.receive(image, timing, keep=drawn, masked=masked)
+        try:
+            return await self._answered(sent, options, timing)
+        finally:
+            sent.release()
+
+    async def _answered(self, sent: Sent, options: Options, timing: Timing) -> ImageResult:
+        question = options.question
         if question is not None and options.mask is not None:
             question = await self._pipeline.cut(sent, options.mask, question, timing)
         prediction = await self._pipeline.predict(

@@ -3,17 +3,19 @@
 Under overload most answers are rejections, and the time that one takes is taken from requests that
 are served: 0.19 ms through the server, the middleware and back, a fifth of that here
 (docs/benchmarks.md). Only plain requests are understood: POST to a path without parameters, one
-Content-Length, a short head. All others are passed on, so that nothing is rejected here that
-`service.api.app` would admit.
+Content-Length, a short head, accepted by the parser of the server itself. All others are passed on,
+so that nothing is rejected here that `service.api.app` would admit, and nothing is framed here in
+another way than there.
 """
 
 import asyncio
 import re
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import lru_cache
 from http import HTTPStatus
 
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from starlette.requests import Request
 
 from service.api import problems
@@ -24,18 +26,17 @@ from service.workers.drain import Drain
 from service.workers.protocol import RequestHead
 
 REQUEST_LINE = re.compile(rb"POST (/[\w/]*)(?:\?[!-~]*)? HTTP/1\.1\r\n")
-LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,12})[ \t]*\r\n")
-KEEP_ALIVE = re.compile(rb"\r\nconnection:[ \t]*keep-alive[ \t]*\r\n")
-CALLERS_ID = re.compile(rb"(?i:\r\n" + REQUEST_ID + rb":)[ \t]*([!-~]*)[ \t]*\r\n")
-# Other framings of the body, folded lines, and `origin`, which CORS answers with headers of its
-# own.
-UNSUPPORTED = re.compile(rb"\r\n(?:transfer-encoding|expect|upgrade|origin|[ \t])")
+LENGTH = re.compile(rb"[0-9]{1,12}")
+FOLDED = re.compile(rb"\r\n[ \t]")
+# Other framings of the body, and `origin`, which CORS answers with headers of its own.
+UNSUPPORTED = {b"transfer-encoding", b"expect", b"upgrade", b"origin"}
 CACHED_HEADS = 1_024  # the heads of one client differ in little but the length
 
 
 class OverloadRejection:
     """Rejects requests that `pipeline` has no place for, and counts them as `observation` counts
-    other responses.
+    other responses. A request is left to the application if `admits` refuses its path and
+    head.
 
     It is the `EarlyRejection` of `service.workers.protocol`, for POST to `paths`.
     """
@@ -46,11 +47,13 @@ class OverloadRejection:
         observation: ObservationMiddleware,
         drain: Drain,
         paths: Collection[str],
+        admits: Callable[[str, bytes], bool],
     ) -> None:
         self._pipeline = pipeline
         self._observation = observation
         self._drain = drain
-        self.head_of = lru_cache(CACHED_HEADS)(lambda head: parse(head, paths))
+        self._parsed = lru_cache(CACHED_HEADS)(lambda head: parse(head, paths))
+        self._admits = admits
         self._admitted = 0
         self._common: list[tuple[bytes, bytes]] | None = None
         self._common_lines = b""
@@ -60,6 +63,11 @@ class OverloadRejection:
         """True while predictions are backlogged; a worker that stops rejects in other words."""
         return self._pipeline.backlogged and not self._drain.stopping
 
+    def head_of(self, head: bytes) -> RequestHead | None:
+        """Parses a head; None unless it is plain, and has the key that its path needs."""
+        parsed = self._parsed(head)
+        return parsed if parsed is not None and self._admits(parsed.path, head) else None
+
     def response(self, head: RequestHead, common: list[tuple[bytes, bytes]]) -> bytes | None:
         """A counted 429 if the queue is full, else None; then the request has a place in this turn
         of the event loop.
@@ -67,9 +75,12 @@ class OverloadRejection:
         started = time.perf_counter()
         if error := self._pipeline.rejection(ahead=self._admitted):
             lines, body = _response(head.path, error.detail, error.retry_after_seconds)
-            request_id = _line((REQUEST_ID, self._observation.request_id(head.request_id)))
-            self._observation.count(head.path, error.status, time.perf_counter() - started)
-            return b"".join((lines, self._lines_of(common), request_id, b"\r\n", body))
+            request_id = self._observation.request_id(head.request_id)
+            seconds = time.perf_counter() - started
+            self._observation.count_early(head.path, error.status, seconds, request_id)
+            return b"".join(
+                (lines, self._lines_of(common), _line((REQUEST_ID, request_id)), b"\r\n", body)
+            )
         if not self._admitted:
             # All data that has arrived is read before the first of its requests becomes a task and
             # takes its place.
@@ -91,16 +102,39 @@ def parse(head: bytes, paths: Collection[str]) -> RequestHead | None:
     line = REQUEST_LINE.match(head)
     if line is None or (path := line[1].decode()) not in paths:
         return None
-    lowered = head[:-2].lower()
-    length = LENGTH.search(lowered)
-    if length is None or lowered.count(b"content-length") != 1 or UNSUPPORTED.search(lowered):
+    headers = _headers(head)
+    values = dict(headers)
+    length = values.get(b"content-length", b"")
+    if len(values) != len(headers) or not LENGTH.fullmatch(length) or UNSUPPORTED & values.keys():
         return None
-    if b"\r\nconnection" in lowered and (
-        lowered.count(b"\r\nconnection") != 1 or not KEEP_ALIVE.search(lowered)
-    ):
+    if values.get(b"connection", b"keep-alive").lower() != b"keep-alive":
         return None
-    callers_id = CALLERS_ID.search(head[:-2])
-    return RequestHead(path, callers_id[1] if callers_id else b"", len(head) + int(length[1]))
+    return RequestHead(path, values.get(REQUEST_ID, b""), len(head) + int(length))
+
+
+class _Headers(list[tuple[bytes, bytes]]):
+    """The headers of one head, with names in lower case, as llhttp calls them out."""
+
+    complete = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.append((name.lower(), value.rstrip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        self.complete = True
+
+
+def _headers(head: bytes) -> list[tuple[bytes, bytes]]:
+    """The headers of `head`; none unless the server's parser finds its end where it ends."""
+    found = _Headers()
+    parser = HttpRequestParser(found)
+    try:
+        parser.feed_data(head[:-1])
+        early = found.complete
+        parser.feed_data(head[-1:])
+    except (HttpParserError, HttpParserUpgrade):
+        return []
+    return found if found.complete and not early and not FOLDED.search(head) else []
 
 
 def _line(header: tuple[bytes, bytes]) -> bytes:
@@ -115,4 +149,6 @@ def _response(path: str, detail: str, seconds: int) -> tuple[bytes, bytes]:
     )
     status = HTTPStatus(response.status_code)
     first = f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode()
-    return first + b"".join(map(_line, response.raw_headers)), bytes(response.body)
+    return first + b"".join(map(_line, (*response.raw_headers, *problems.HEADERS))), bytes(
+        response.body
+    )

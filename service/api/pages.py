@@ -7,15 +7,15 @@ no markup out of text (Trusted Types): a label that looks like a script stays te
 import gzip
 import hashlib
 import html
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
+from service.api.access.guard import ADMIN, OPEN, GuardedRoute, Needs
 from service.bundle.folder import Bundle
 from service.explain import colours
 
@@ -77,14 +77,18 @@ class File:
         return Response(self.content, headers=headers, media_type=self.media_type)
 
 
-def routes(bundle: Bundle, grafana_url: str) -> list[Route]:
+def routes(bundle: Bundle, grafana_url: str) -> list[GuardedRoute]:
     """One route a file, so that no path leads out of the folder.
 
     The page links `grafana_url` unless it is empty.
     """
     # Every file is in memory: a request never touches the disk.
-    files = (*_files(grafana_url), (f"/web/{COLOURS}", _colours()), *_plots(bundle))
-    return [Route(path, file.answer) for path, file in files]
+    page = (*_files(grafana_url), (f"/web/{COLOURS}", _colours()))
+    return [*_routes(OPEN, page), *_routes(ADMIN, _plots(bundle))]
+
+
+def _routes(needs: Needs, files: Iterable[tuple[str, File]]) -> Iterator[GuardedRoute]:
+    return (GuardedRoute(path, needs, file.answer) for path, file in files)
 
 
 def _files(grafana_url: str) -> Iterator[tuple[str, File]]:

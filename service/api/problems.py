@@ -5,6 +5,7 @@ detail}.
 """
 
 import logging
+from http import HTTPStatus
 from typing import Any
 
 import orjson
@@ -19,6 +20,10 @@ TYPE = "urn:candor:problem:"
 METHOD_NOT_ALLOWED = 405
 GONE = 499  # nginx's number for a client that closed the connection; nobody reads the response
 PROTOCOLS = ("/v1/", "/v2/")
+
+# Of every answer that is not a file of the page: no cache keeps it, and no script is made of it.
+HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
+SAFE_LINES = b"".join(b"%b: %b\r\n" % header for header in HEADERS) + b"\r\n"
 
 log = logging.getLogger("candor")
 
@@ -37,12 +42,24 @@ def problem(error: RequestError) -> dict[str, Any]:
 def respond(request: Request, error: RequestError) -> Response:
     """The response for `error`, in the form of the protocol of `request`."""
     seconds = getattr(error, "retry_after_seconds", None)
-    headers = {"Retry-After": str(seconds)} if seconds is not None else None
+    headers = {"Retry-After": str(seconds)} if seconds is not None else {}
+    if challenge := getattr(error, "challenge", None):
+        headers["WWW-Authenticate"] = challenge
     if f"{request.scope['path']}/".startswith(PROTOCOLS):
         return Response(
             orjson.dumps({"error": error.detail}), error.status, headers, "application/json"
         )
     return Response(orjson.dumps(problem(error)), error.status, headers, MEDIA_TYPE)
+
+
+def whole(error: RequestError) -> bytes:
+    """The bytes of the last response of a connection, to what is no request: it has no path."""
+    body = orjson.dumps(problem(error))
+    head = (
+        f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n"
+        f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n"
+    )
+    return head.encode() + SAFE_LINES + body
 
 
 def defect(error: Exception) -> RequestError:

@@ -9,11 +9,22 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.api.access import guard
 from service.api.problems import GONE
 from service.errors import RequestError
 from service.workers import protocol
 
 Result = TypeVar("Result")
+
+
+def caller_of(request: Request) -> str:
+    """The caller that explanations are shared by: the name of the key of `request`, or else its
+    address.
+    """
+    if (key := request.scope.get(guard.KEY)) is not None:
+        return f"key {key.name}"
+    client = request.scope.get("client")
+    return str(client[0]) if client else ""
 
 
 async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, Response]) -> Response:

@@ -20,6 +20,8 @@ from service.bulk import parquet
 from service.bulk.job import Job, Parts, pieces, target_text
 from service.errors import BodyTooLarge, RequestError, Stopped
 from service.explain import Question, explain
+from service.image import budget
+from service.image.budget import Budget
 from service.image.resize import InputPixels
 from service.predictions import Calibrated, PredictionOptions, calibrate, prediction_of
 from service.runtime.engine import Engine
@@ -44,8 +46,17 @@ class FileBatch(NamedTuple):
 class Run:
     """A job at work: exhaust `work`, then call `finish`. `total` is its number of files."""
 
-    def __init__(self, engine: Engine, job: Job, max_pixels: int, workers: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        job: Job,
+        max_pixels: int,
+        workers: int,
+        decode_bytes: int = 0,
+    ) -> None:
         """Prepares `workers` threads; images of more than `max_pixels` will be errors.
+
+        `decode_bytes`: the memory that decoded images may take; 0 is a share of what is left.
 
         Raises:
             BulkError: there are no images, another run is at work in OUT.parts, or it was started
@@ -54,6 +65,7 @@ class Run:
         # Every thread of the pool uses sessions of one thread, or the threads would share cores.
         self._engine, self._job = engine.on_one_core(), job
         self._max_pixels, self._workers = max_pixels, workers
+        self._images = Budget(budget.IMAGES, budget.images_bytes(decode_bytes, workers=1))
         settings = job.document(engine.manifest)
         metadata = {
             "candor.name": engine.manifest.name,
@@ -144,6 +156,7 @@ class Run:
                 self._engine.manifest.input,
                 self._max_pixels,
                 keep=False,
+                images=self._images,
             )
         except OSError as error:
             detail = f"the file cannot be read ({error.strerror}): correct that and run again"

@@ -29,6 +29,7 @@ and only if, the manifest does, and with it any file.
 
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -48,6 +49,7 @@ PREDICT, GRADIENT, CAM = "predict.onnx", "gradient.onnx", "cam.onnx"
 DERIVED = (GRADIENT, CAM)  # `python -m training derive` makes them from PREDICT
 HALVES = {PREDICT: "predict.half.onnx", GRADIENT: "gradient.half.onnx", CAM: "cam.half.onnx"}
 INT8 = "predict.int8.onnx"
+MAX_MANIFEST_BYTES = 2**26
 REFERENCE, REPORT, CARD = "reference.npz", "report.json", "CARD.md"
 
 
@@ -77,7 +79,7 @@ class Bundle:
             )
         # The bytes that were checked are the bytes that are used: the file is read once.
         try:
-            content = (self.folder / name).read_bytes()
+            content = _read(self.folder / name, self.manifest.files[name].length + 1)
         except FileNotFoundError:
             remedy = "copy the bundle again"
             if name in DERIVED:
@@ -96,20 +98,25 @@ class Bundle:
         return content
 
 
-def load(folder: Path) -> Bundle:
-    """Reads the bundle in `folder` and verifies every file.
+def load(folder: Path, digest: str | None = None) -> Bundle:
+    """Reads the bundle in `folder` and verifies every file; `digest` is that of the manifest.
 
     Raises:
         BundleError: a subclass names the fault.
     """
     try:
-        text = (folder / MANIFEST).read_bytes()
+        text = _read(folder / MANIFEST, MAX_MANIFEST_BYTES)
     except OSError as error:
         raise ManifestError(
             f"{folder} is no bundle ({error.strerror}: {MANIFEST}): "
             "give the folder that `python -m training bundle` wrote"
         ) from None
     bundle = Bundle(folder, Manifest.parse(text))
+    if digest not in (None, bundle.manifest.digest):
+        raise DigestError(
+            f"{folder} has the digest {bundle.manifest.digest}; CANDOR_BUNDLE_DIGEST is {digest}: "
+            "serve the bundle that was pinned, or pin this one"
+        )
     if not bundle.has(PREDICT):
         raise ManifestError(f"{folder / MANIFEST} names no {PREDICT}: export the bundle again")
     for name in bundle.manifest.files:
@@ -118,13 +125,32 @@ def load(folder: Path) -> Bundle:
     return bundle
 
 
+def _read(path: Path, most_bytes: int) -> bytes:
+    """The first `most_bytes` of a file.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        MissingFileError: it is a folder, a device or a pipe, which may have no end, or unreadable.
+    """
+    try:
+        # A pipe that nothing writes to would hold a blocking open for ever.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise MissingFileError(f"{path} is no file: copy the bundle again")
+            return file.read(most_bytes)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise MissingFileError(f"{path} cannot be read ({error.strerror})") from None
+
+
 def _check_report(bundle: Bundle) -> None:
     """Checks that the report, and so card and plots, are of this bundle; raises DigestError."""
     if not bundle.has(REPORT):
         return
     try:
         measured = json.loads(bundle.read(REPORT)).get("files", {}).get(PREDICT)
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise ManifestError(
             f"{bundle.folder / REPORT} is no report ({error}): audit the bundle again"
         ) from None

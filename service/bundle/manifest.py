@@ -9,17 +9,22 @@ Law: `Manifest.parse(m.canonical())` equals `m`, and so does the parse of any JS
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal, get_args
 
+from service.bundle import types
 from service.bundle.calibration import Calibration
-from service.errors import ManifestError, SchemaVersionError
+from service.errors import ManifestError, SchemaVersionError, short
 from service.image.resize import Input, Resize
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+FILE_NAME = re.compile(r"\w[\w.+-]{0,199}")  # no path leads out of the folder
+SHA256 = re.compile("[0-9a-f]{64}")
+MAX_FILE_BYTES = 2**31  # of a protobuf message, and so of a graph
+MAX_FEATURES = 2**20
 # Keys that older bundles lack. A manifest leaves them out where they have no value, so that older
 # bundles keep their versions.
 LATER = ("entropy_power", "int8", "prediction_sets", "familiarity", "distribution")
@@ -184,8 +189,7 @@ class Manifest:
             raise ManifestError(f"entropy_power is {self.entropy_power}; it must be in 0…1")
         self._check_trust()
         for name in self.files:
-            # No path leads out of the folder.
-            if Path(name).name != name or name == MANIFEST:
+            if not FILE_NAME.fullmatch(name) or name == MANIFEST:
                 raise ManifestError(
                     f"files names {name!r}; it must be the name of a file in the bundle's folder"
                 )
@@ -217,7 +221,12 @@ class Manifest:
     @property
     def version(self) -> str:
         """The first 12 hex digits of the sha256 of the canonical manifest."""
-        return hashlib.sha256(self.canonical()).hexdigest()[:12]
+        return self.digest[:12]
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of the canonical manifest in hex, which covers every file."""
+        return hashlib.sha256(self.canonical()).hexdigest()
 
     def canonical(self) -> bytes:
         """The canonical JSON text: sorted keys, no spaces, UTF-8."""
@@ -241,7 +250,7 @@ class Manifest:
         try:
             document = json.loads(text)
             schema_version = document.pop("schema_version")
-        except (ValueError, AttributeError, KeyError, TypeError) as error:
+        except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
             raise ManifestError(
                 f"{MANIFEST} is no manifest ({error!r}): export the bundle again"
             ) from None
@@ -252,15 +261,32 @@ class Manifest:
                 "or serve it with the Candor that wrote it"
             )
         try:
-            return cls(**_typed(document))
+            manifest = cls(**_typed(document))
+            types.check(manifest, cls, MANIFEST)
+            _check_counts(manifest)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ManifestError(
                 f"{MANIFEST} breaks the contract ({error}): export the bundle again"
             ) from None
+        return manifest
+
+
+def _check_counts(manifest: Manifest) -> None:
+    """Checks sizes that memory is taken for; raises ValueError."""
+    for name, digest in manifest.files.items():
+        if not SHA256.fullmatch(digest.sha256) or not 0 <= digest.length <= MAX_FILE_BYTES:
+            raise ValueError(
+                f"files.{name} has sha256 {short(digest.sha256)} and length {digest.length:,}; "
+                f"64 hex digits and 0 to {MAX_FILE_BYTES:,} bytes are needed"
+            )
+    if not 1 <= (manifest.features or 1) <= MAX_FEATURES:
+        raise ValueError(f"features is {manifest.features:,}, not in 1…{MAX_FEATURES:,}")
 
 
 def _typed(document: dict[str, Any]) -> dict[str, Any]:
     """The arguments of Manifest for the JSON values of a manifest."""
+    if not isinstance(document["labels"], list):
+        raise TypeError(f"labels is {type(document['labels']).__name__}, not list")
     # JSON has lists; the fields are tuples, so that a manifest cannot change.
     spec = dict(document["input"])
     spec |= {key: tuple(float(value) for value in spec[key]) for key in ("mean", "std")}
@@ -272,7 +298,7 @@ def _typed(document: dict[str, Any]) -> dict[str, Any]:
             f"input.resize is {spec['resize']!r}, not one of {', '.join(get_args(Resize))}"
         )
     return document | {
-        "labels": tuple(str(label) for label in document["labels"]),
+        "labels": tuple(document["labels"]),
         "input": Input(**spec),
         "self_test": _self_test(document.get("self_test")),
         "int8": None

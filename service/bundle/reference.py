@@ -6,6 +6,8 @@ the network's input size.
 """
 
 import io
+import math
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,9 +16,12 @@ import numpy as np
 
 from service.bundle import folder as contract
 from service.bundle.folder import Bundle
-from service.errors import NotFound
+from service.errors import BundleError, NotFound
 from service.image import decode, resize
 from service.image.resize import Input
+
+# Of an array when it is unpacked: names of 1,000,000 images take less.
+MAX_ARRAY_BYTES = 2**28
 
 
 class Nearest(NamedTuple):
@@ -40,9 +45,19 @@ class Reference:
         """The reference images of `bundle`: no rows if it has none."""
         if not bundle.has(contract.REFERENCE):
             return cls((), (), bundle.manifest.input, None)
-        with np.load(io.BytesIO(bundle.read(contract.REFERENCE)), allow_pickle=False) as arrays:
-            labels = tuple(bundle.manifest.labels[index] for index in arrays["labels"])
-            return cls(labels, tuple(arrays["names"].tolist()), bundle.manifest.input, folder)
+        content = bundle.read(contract.REFERENCE)
+        # What is damaged may raise anything: ValueError, KeyError, zlib.error, BadZipFile.
+        try:
+            _check_arrays(content)
+            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+                labels = tuple(_label(bundle, index) for index in arrays["labels"].tolist())
+                names = tuple(arrays["names"].tolist())
+        except Exception as error:  # noqa: BLE001
+            raise BundleError(
+                f"{bundle.folder / contract.REFERENCE} has no reference images ({error}): "
+                "export the bundle again"
+            ) from None
+        return cls(labels, names, bundle.manifest.input, folder)
 
     def describe(self, nearest: Nearest) -> dict[str, Any]:
         """A row as JSON values for an answer; `distance` is 1 − cosine, in 0…2."""
@@ -75,3 +90,33 @@ class Reference:
             )
         image = decode.decode(path.read_bytes(), decode.MAX_LOCAL_PIXELS)
         return decode.encode(resize.to_input(image.pixels, self.spec), "PNG")
+
+
+def _check_arrays(content: bytes) -> None:
+    """Checks shapes and types of the arrays by their headers, before anything is unpacked.
+
+    Raises:
+        ValueError: they are not those of the contract, or too large.
+    """
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        shapes = {}
+        for name, kind, dimensions in (("features", "i", 2), ("labels", "i", 1), ("names", "U", 1)):
+            with archive.open(f"{name}.npy") as member:
+                version = np.lib.format.read_magic(member)
+                if version != (1, 0):
+                    raise ValueError(f"{name} has a header of version {version}, not (1, 0)")
+                shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+            size = math.prod(shape) * dtype.itemsize
+            if dtype.kind != kind or len(shape) != dimensions or size > MAX_ARRAY_BYTES:
+                raise ValueError(
+                    f"{name} is {dtype} {shape}, {size:,} bytes; the limit is {MAX_ARRAY_BYTES:,}"
+                )
+            shapes[name] = shape
+    if len({shape[0] for shape in shapes.values()}) > 1:
+        raise ValueError(f"the arrays have different numbers of rows: {shapes}")
+
+
+def _label(bundle: Bundle, index: int) -> str:
+    if not 0 <= index < len(bundle.manifest.labels):
+        raise ValueError(f"label {index} is none of {len(bundle.manifest.labels)}")
+    return bundle.manifest.labels[index]

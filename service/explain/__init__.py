@@ -12,6 +12,7 @@ from service.explain.question import (
     ask,
     cheaper_questions,
     check_masked,
+    check_passes,
     forward_passes,
     masked,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "available",
     "cheaper_questions",
     "check_masked",
+    "check_passes",
     "explain",
     "forward_passes",
     "masked",

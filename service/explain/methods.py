@@ -59,8 +59,9 @@ class Method:
     """One way to explain.
 
     `graph`: the file that the bundle must hold. `passes`: the cost in forward passes, as a function
-    of the parameters. `compute(engine, pixels, target, rival, **parameters)` explains one network
-    input uint8 (S, S, 3); `rival` is another class, to compare the map with where that is free.
+    of the parameters; `operations`: the multiplications of its algebra. `compute(engine, pixels,
+    target, rival, **parameters)` explains one network input uint8 (S, S, 3); `rival` is another
+    class, to compare the map with where that is free.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Method:
     compute: Callable[..., MethodResult]
     passes: Callable[[Mapping[str, Any]], int]
     parameters: tuple[Parameter, ...] = ()
+    operations: Callable[[Mapping[str, Any]], int] = lambda _: 0
 
     @property
     def takes_mask(self) -> bool:
@@ -208,6 +210,12 @@ def _perturbing(compute: Callable[..., TargetMaps]) -> Callable[..., MethodResul
 def _windows(given: Mapping[str, Any]) -> int:
     # The squared number of windows a side, and the image itself.
     return int(np.ceil((1 - given["window"]) / given["stride"]) + 1) ** 2 + 1
+
+
+def _regression(given: Mapping[str, Any]) -> int:
+    # The normal equations of all samples, and their solution.
+    segments = cells(given["segments"])
+    return int(given["samples"] + segments) * segments**2
 
 
 def _slope(name: str, title: str, description: str, source: str, **rest: Any) -> Method:
@@ -367,6 +375,7 @@ _ALL: tuple[Method, ...] = (
         unit=DROP,
         compute=perturbation.lime,
         passes=lambda given: int(given["samples"]),
+        operations=_regression,
         parameters=(SEGMENTS, _coalitions(512), BASELINE, SEED),
     ),
     _perturbation(
@@ -378,6 +387,7 @@ _ALL: tuple[Method, ...] = (
         unit=LOGIT,
         compute=perturbation.kernel_shap,
         passes=lambda given: given["samples"] + 2,
+        operations=_regression,
         parameters=(SEGMENTS, _coalitions(1024), BASELINE, SEED),
     ),
     _perturbation(

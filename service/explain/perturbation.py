@@ -4,7 +4,7 @@
 (T, S, S). The `baseline` replaces what is removed. Rows run in pieces of the engine's size.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any
@@ -23,6 +23,10 @@ from service.runtime.graphs import Batch
 
 LIME_KERNEL_WIDTH, LIME_RIDGE = 0.25, 1.0  # as in https://github.com/marcotcr/lime
 LIME_SHOWN = 0.5  # the probability of a segment to be in a coalition
+# Rows of coalitions in one step of algebra: about 10 ms of a core with the most segments.
+ALGEBRA_ROWS = 256
+ALGEBRA_UNKNOWNS = 128  # solved for in one step, of about as long
+SLIGHT_RIDGE = 1e-9  # relative to the mean of the diagonal; values change less than 1e-6
 RISE_SHOWN = 0.5  # the share of an image that a mask shows, the p of the paper
 
 Maps = Float32[np.ndarray, "targets size size"]
@@ -110,7 +114,7 @@ def lime(
     # A coalition of k of n segments has the cosine √(k / n) with the whole image.
     distance = 1 - np.sqrt(shown.mean(1))
     weights = np.sqrt(np.exp(-((distance / LIME_KERNEL_WIDTH) ** 2)))
-    coefficients, r2 = _ridge(shown.astype(np.float64), scores, weights)
+    coefficients, r2 = _ridge(engine, shown, scores, weights)
     return TargetMaps(coefficients[:, cut].astype(np.float32), surrogate_r2=r2)
 
 
@@ -129,13 +133,13 @@ def kernel_shap(
     the Shapley kernel, each with its complement; the values sum to f(x) − f(baseline) exactly.
     """
     cut = segments_of(len(pixels), segments)
-    shown = _shapley_coalitions(count(cut), samples, np.random.default_rng(seed))
+    shown = _shapley_coalitions(engine, count(cut), samples, np.random.default_rng(seed))
     whole = np.ones((1, count(cut)), bool)
     scores = _coalition_scores(
         engine, pixels, targets, cut, np.concatenate([shown, whole, ~whole]), baseline
     )
     empty, difference = scores[-1], scores[-2] - scores[-1]
-    values = _constrained_least_squares(shown.astype(np.float64), scores[:-2] - empty, difference)
+    values = _constrained_least_squares(engine, shown, scores[:-2] - empty, difference)
     # A segment's value is spread evenly over its pixels, so that the map sums to it, too.
     return TargetMaps((values / areas(cut))[:, cut].astype(np.float32), difference)
 
@@ -218,22 +222,46 @@ def _coalition_scores(
 
 
 def _ridge(
-    shown: Float64[np.ndarray, "rows segments"],
+    engine: Engine,
+    shown: Coalitions,
     scores: Scores,
     weights: Float64[np.ndarray, " rows"],
 ) -> tuple[Float64[np.ndarray, "targets segments"], list[float]]:
     """Weighted ridge regression with an intercept: coefficients and R² for each target."""
     share = (weights / weights.sum())[:, None]
-    x, y = shown - (share * shown).sum(0), scores - (share * scores).sum(0)
-    weighted = weights[:, None] * x
-    coefficients = np.linalg.solve(weighted.T @ x + LIME_RIDGE * np.eye(x.shape[1]), weighted.T @ y)
-    residual, spread = (share * (y - x @ coefficients) ** 2).sum(0), (share * y**2).sum(0)
+    mean, y = share.T @ shown, scores - (share * scores).sum(0)
+    roots = np.sqrt(weights)[:, None]
+    gram, moments = _normal_equations(
+        engine, len(shown), lambda rows: (roots[rows] * (shown[rows] - mean), roots[rows] * y[rows])
+    )
+    coefficients = _solve(engine, gram + LIME_RIDGE * np.eye(len(gram)), moments)
+    fitted = shown @ coefficients - mean @ coefficients
+    residual, spread = (share * (y - fitted) ** 2).sum(0), (share * y**2).sum(0)
     return coefficients.T, [
         float(1 - r / s) if s > 0 else 1.0 for r, s in zip(residual, spread, strict=True)
     ]
 
 
-def _shapley_coalitions(players: int, samples: int, rng: np.random.Generator) -> Coalitions:
+def _normal_equations(
+    engine: Engine, count: int, equations: Callable[[slice], tuple[np.ndarray, np.ndarray]]
+) -> tuple[Float64[np.ndarray, "segments segments"], Float64[np.ndarray, "segments targets"]]:
+    """XᵀX and XᵀY of the `count` rows of X and Y; `equations` makes those of a slice.
+
+    The singular values of X would take seconds, in one step that no deadline interrupts.
+    """
+    gram: Any = 0.0
+    moments: Any = 0.0
+    for start in range(0, count, ALGEBRA_ROWS):
+        engine.pause()
+        x, y = equations(slice(start, start + ALGEBRA_ROWS))
+        gram, moments = gram + x.T @ x, moments + x.T @ y
+    engine.pause()
+    return gram, moments
+
+
+def _shapley_coalitions(
+    engine: Engine, players: int, samples: int, rng: np.random.Generator
+) -> Coalitions:
     """About `samples` coalitions by the Shapley kernel, neither empty nor whole.
 
     Every second one is the complement of the one before.
@@ -242,22 +270,76 @@ def _shapley_coalitions(players: int, samples: int, rng: np.random.Generator) ->
     # The kernel's weight of a coalition, times the number of coalitions of its size.
     share = 1 / (sizes * (players - sizes))
     chosen = rng.choice(sizes, size=max(1, samples // 2), p=share / share.sum())
-    order = rng.random((len(chosen), players)).argsort(1)
-    half = order < chosen[:, None]
+    halves = []
+    for start in range(0, len(chosen), ALGEBRA_ROWS):
+        engine.pause()
+        sizes = chosen[start : start + ALGEBRA_ROWS, None]
+        halves.append(rng.random((len(sizes), players)).argsort(1) < sizes)
+    half = np.concatenate(halves)
     return np.stack([half, ~half], axis=1).reshape(-1, players)
 
 
 def _constrained_least_squares(
-    shown: Float64[np.ndarray, "rows segments"],
+    engine: Engine,
+    shown: Coalitions,
     scores: Scores,
     total: Float64[np.ndarray, " targets"],
 ) -> Float64[np.ndarray, "targets segments"]:
     """Solves shown · values = scores by least squares among the values that sum to `total`."""
     even = total / shown.shape[1]
+    members = shown.sum(1, keepdims=True)
     # Without its mean, a row only moves values in the directions that keep their sum.
-    centred = shown - shown.mean(1, keepdims=True)
-    values = np.linalg.lstsq(centred, scores - shown.sum(1, keepdims=True) * even, rcond=None)[0]
+    gram, moments = _normal_equations(
+        engine,
+        len(shown),
+        lambda rows: (
+            shown[rows] - members[rows] / shown.shape[1],
+            scores[rows] - members[rows] * even,
+        ),
+    )
+    values = _least_norm(engine, gram, moments)
     return np.asarray((values - values.mean(0) + even).T)
+
+
+def _least_norm(
+    engine: Engine,
+    gram: Float64[np.ndarray, "segments segments"],
+    moments: Float64[np.ndarray, "segments targets"],
+) -> Float64[np.ndarray, "segments targets"]:
+    """The smallest values that solve gram · values = moments and sum to 0.
+
+    Rows and columns of `gram` sum to 0, too.
+    """
+    # An even change of all values, which the equations do not see, gets an equation of its own.
+    # Other directions are unseen where coalitions are few: a slight ridge keeps values small there.
+    mean = np.trace(gram) / len(gram)
+    return _solve(
+        engine, gram + mean / len(gram) + SLIGHT_RIDGE * mean * np.eye(len(gram)), moments
+    )
+
+
+def _solve(
+    engine: Engine,
+    matrix: Float64[np.ndarray, "unknowns unknowns"],
+    right: Float64[np.ndarray, "unknowns targets"],
+) -> Float64[np.ndarray, "unknowns targets"]:
+    """Solves matrix · x = right, for a positive definite matrix, a block of unknowns at a time."""
+    engine.pause()
+    rest = len(matrix) - ALGEBRA_UNKNOWNS
+    if rest <= 0:
+        return np.asarray(np.linalg.solve(matrix, right))
+    first, others = matrix[:-rest], matrix[-rest:]
+    solved = np.linalg.solve(
+        first[:, :-rest], np.concatenate([first[:, -rest:], right[:-rest]], axis=1)
+    )
+    eliminated, known = solved[:, :rest], solved[:, rest:]
+    engine.pause()
+    tail = _solve(
+        engine,
+        others[:, -rest:] - others[:, :-rest] @ eliminated,
+        right[-rest:] - others[:, :-rest] @ known,
+    )
+    return np.concatenate([known - eliminated @ tail, tail])
 
 
 def _smooth_mask(

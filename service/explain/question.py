@@ -101,6 +101,39 @@ def forward_passes(question: Question) -> int:
     return total + NOISY_COPIES * own + FAITHFULNESS_PASSES if question.quality == "full" else total
 
 
+def algebra_operations(question: Question) -> int:
+    """The multiplications of an answer's algebra, its measures of quality included."""
+    own = question.method.operations(question.parameters)
+    return (1 + NOISY_COPIES) * own if question.quality == "full" else own
+
+
+def most_passes(question: Question) -> int:
+    """The forward passes of an answer at most: every doubling of steps included."""
+    given = question.parameters
+    if "max_steps" not in given:
+        return forward_passes(question)
+    steps, most = given["steps"], given["steps"]
+    while 2 * most <= given["max_steps"]:
+        most *= 2
+        steps += most
+    return forward_passes(replace(question, parameters={**given, "steps": steps}))
+
+
+def check_passes(question: Question, images: int, limit: int) -> None:
+    """Checks that a question about so many images needs at most `limit` forward passes.
+
+    Raises:
+        InvalidParameter: it needs more.
+    """
+    each = most_passes(question)
+    if images * each > limit:
+        raise InvalidParameter(
+            f"{question.method.name} with these parameters takes up to {each:,} forward passes, "
+            f"and {images:,} × {each:,} = {images * each:,}; the limit is {limit:,} a request: ask "
+            "for fewer steps or samples, for quality=basic, or send fewer images"
+        )
+
+
 def quartered(parameters: Mapping[str, Any]) -> dict[str, int]:
     """A quarter of the steps or samples, without the doubling of steps."""
     fewer = {

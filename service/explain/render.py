@@ -18,6 +18,7 @@ from service.image.resize import Box, Pixels
 DARKEST = 0.5  # grey of the print where the image is black, 0…1: on black no ink would show
 PERCENTILE = 99.5  # so that a single pixel does not set the scale
 MAX_PIXELS = 4_000_000  # a larger image is drawn smaller: an overlay is for the eye
+STRIP_PIXELS = 2**16  # that are drawn at once
 LEAST_SIDE = 256  # a smaller image is magnified for a person
 
 Map = Float32[np.ndarray, "size size"]
@@ -42,11 +43,24 @@ def magnified(pixels: Pixels) -> Ground:
 
 def overlay(pixels: Pixels, values: Map, box: Box, scale: Scale) -> Pixels:
     """Draws `values`, a map of the part `box` of `pixels`, over `pixels`."""
+    height, width = pixels.shape[:2]
+    canvas = _placed(_relative(values, scale), (width, height), box)
+    drawn, rows = np.empty_like(pixels), max(1, STRIP_PIXELS // width)
+    # Drawn whole, the steps would hold 50 bytes a pixel.
+    for top in range(0, height, rows):
+        strip = slice(top, top + rows)
+        strength = np.asarray(canvas.crop((0, top, width, min(top + rows, height))))
+        drawn[strip] = _inked(pixels[strip], strength, scale)
+    return drawn
+
+
+def _inked(
+    pixels: Pixels, strength: Float[np.ndarray, "height width"], scale: Scale
+) -> Float32[np.ndarray, "height width 3"]:
+    """The print of `pixels` under the ink of `strength`; whole numbers, 0…255."""
     grey = np.asarray(Image.fromarray(pixels).convert("L"), np.float32)[:, :, None]
     pale = 255 * DARKEST + grey * np.float32(1 - DARKEST)
-    height, width = pixels.shape[:2]
-    strength = _placed(_relative(values, scale), (width, height), box)
-    return np.asarray(np.rint(pale * ink(strength, scale)), np.uint8)
+    return np.asarray(np.rint(pale * ink(strength, scale)))
 
 
 def limit(values: Map, scale: Scale) -> float:
@@ -85,11 +99,16 @@ def _relative(values: Map, scale: Scale) -> Map:
 
 def _placed(
     values: Float32[np.ndarray, "size size"], size: tuple[int, int], box: Box
-) -> Float[np.ndarray, "height width"]:
+) -> Image.Image:
     """`values` scaled to `box` on a canvas of `size` (width, height), zero outside."""
-    width = max(1, round(box.right) - round(box.left))
-    height = max(1, round(box.bottom) - round(box.top))
-    patch = Image.fromarray(values).resize((width, height), Image.Resampling.BILINEAR)
+    left, top = round(box.left), round(box.top)
+    width, height = max(1, round(box.right) - left), max(1, round(box.bottom) - top)
+    # Of a box that reaches far beyond the canvas only the part inside is made.
+    x, y = max(0, -left), max(0, -top)
+    across, down = min(width, size[0] - left) - x, min(height, size[1] - top) - y
+    columns, rows = values.shape[1] / width, values.shape[0] / height
+    part = (x * columns, y * rows, (x + across) * columns, (y + down) * rows)
+    patch = Image.fromarray(values).resize((across, down), Image.Resampling.BILINEAR, box=part)
     canvas = Image.new("F", size, 0.0)
-    canvas.paste(patch, (round(box.left), round(box.top)))
-    return np.asarray(canvas)
+    canvas.paste(patch, (left + x, top + y))
+    return canvas

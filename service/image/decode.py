@@ -7,6 +7,10 @@ It ignores colour profiles: data sets come without them, and a network sees what
 Damaged bytes raise a `RequestError`, whatever the decoders raise. Most images are plain JPEGs: in
 colour or grey, without EXIF, one to a file. libjpeg-turbo (simplejpeg) unpacks them in a fifth to
 two thirds of Pillow's time, to the same pixels bit for bit; all others are Pillow's.
+
+JPEGs are unpacked in their full size. libjpeg can make them 2, 4 or 8 times smaller in less memory,
+but not to the pixels that training's resize gives: from 512×512 px, an eighth differs by up to 4 of
+255 in a network's input of 32×32 px.
 """
 
 import io
@@ -16,9 +20,10 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import simplejpeg
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
 from service.errors import ImageTooLarge, RequestError, UndecodableImage, UnsupportedFormat
+from service.image import budget, header
 from service.image.resize import Pixels
 
 FORMATS = ("JPEG", "PNG", "WEBP")
@@ -29,12 +34,27 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 MAX_LOCAL_PIXELS = 100_000_000
 MEGA = 1_000_000
 
+STRIP_PIXELS = 2**18  # that are converted at once
+
 Result = TypeVar("Result")
 
 _JPEG = b"\xff\xd8\xff"
+# Markers of a JPEG; the data of its scans have no such bytes (ITU-T T.81, B.1.1).
+_SCAN, _SEGMENTS, _MOST_SEGMENTS = b"\xff\xda", bytes(range(0xE0, 0xF0)), 64
 # A JPEG with these is no plain one: EXIF may turn it, and an MPF index means several images.
 _NOT_PLAIN = (b"Exif\0\0", b"MPF\0")
 _PLAIN_COLOUR_SPACES = ("YCbCr", "Gray", "RGB")
+# The pixels of an image by its EXIF orientation (Exif 3.0, 4.6.5): from rows as stored to rows as
+# displayed.
+_TURNS: dict[int, Callable[[Pixels], Pixels]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.transpose(1, 0, 2),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: np.rot90(pixels, 2).transpose(1, 0, 2),
+    8: np.rot90,
+}
 _OTHER_FORMATS = (
     (b"GIF8", "a GIF"),
     (b"BM", "a BMP"),
@@ -48,6 +68,8 @@ _OTHER_FORMATS = (
 
 # Pillow's own limit would only warn; `max_pixels` is checked before anything is unpacked.
 Image.MAX_IMAGE_PIXELS = None
+# Of texts in a PNG, unpacked with its header: 64 MB of them would fit into 63 kB.
+PngImagePlugin.MAX_TEXT_MEMORY = 4 * PngImagePlugin.MAX_TEXT_CHUNK
 # Pillow warns of odd metadata, which changes no pixel.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
@@ -70,13 +92,21 @@ class Decoded(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """An image of which only the header is read.
+    """An image of which only the header is read: `width` × `height` pixels as they are stored.
 
-    `decode` unpacks it, or raises UndecodableImage if its bytes are damaged.
+    `bytes_a_pixel`: the peak of memory until it is fitted to the network. `decode` unpacks it,
+    once, or raises UndecodableImage if its bytes are damaged.
     """
 
-    pixel_count: int
+    width: int
+    height: int
+    bytes_a_pixel: float
     decode: Callable[[], Decoded]
+
+    @property
+    def pixel_count(self) -> int:
+        """Its pixels, as the header announces them."""
+        return self.width * self.height
 
 
 def open_header(body: bytes, max_pixels: int) -> Opened:
@@ -85,13 +115,16 @@ def open_header(body: bytes, max_pixels: int) -> Opened:
     Raises:
         UnsupportedFormat: the bytes are neither JPEG nor PNG nor WebP.
         ImageTooLarge: the header announces more than `max_pixels`.
-        UndecodableImage: the bytes begin like an image and cannot be decoded.
+        UndecodableImage: the bytes begin like an image and cannot be decoded, or have too many
+            parts.
     """
+    if not header.is_quick(body):
+        header.check(body)
     size = _plain_jpeg_size(body)
     if size is None:
         return _open_with_pillow(body, max_pixels)
-    _check_size(*size, max_pixels)
-    return Opened(size[0] * size[1], lambda: _decode_plain_jpeg(body, max_pixels))
+    check_size(*size, max_pixels)
+    return Opened(*size, _jpeg_bytes(body, "RGB"), lambda: _decode_plain_jpeg(body, max_pixels))
 
 
 def decode(body: bytes, max_pixels: int) -> Decoded:
@@ -144,11 +177,34 @@ def _open_with_pillow(body: bytes, max_pixels: int) -> Opened:
         image = _guarded(len(body), lambda: Image.open(io.BytesIO(body), formats=FORMATS))
     except UnidentifiedImageError:
         raise _unidentified(body, max_pixels) from None
-    _check_size(image.width, image.height, max_pixels)
-    return Opened(
-        image.width * image.height,
-        lambda: _guarded(len(body), lambda: Decoded(_rgb(image), str(image.format))),
-    )
+    check_size(image.width, image.height, max_pixels)
+    kind, size, cost = str(image.format), image.size, _bytes_a_pixel(image, body)
+    # Held until it is unpacked, and no longer: libwebp's canvases end with it.
+    held = [image]
+    del image
+    return Opened(*size, cost, lambda: _guarded(len(body), lambda: Decoded(_rgb(held.pop()), kind)))
+
+
+def _bytes_a_pixel(image: Image.Image, body: bytes) -> float:
+    if image.format == "PNG":
+        return budget.PLAIN_BYTES
+    return budget.WEBP_BYTES if image.format == "WEBP" else _jpeg_bytes(body, image.mode)
+
+
+def _jpeg_bytes(body: bytes, mode: str) -> float:
+    if body.count(_SCAN, _metadata_end(body)) <= 1:
+        return budget.PLAIN_BYTES
+    return budget.CMYK_SCANS_BYTES if mode == "CMYK" else budget.SCANS_BYTES
+
+
+def _metadata_end(body: bytes) -> int:
+    """Where the application segments of a JPEG end: a thumbnail in them has a scan of its own."""
+    end = 2
+    for _ in range(_MOST_SEGMENTS):
+        if body[end : end + 1] != b"\xff" or body[end + 1 : end + 2] not in _SEGMENTS:
+            break
+        end += 2 + int.from_bytes(body[end + 2 : end + 4])
+    return end
 
 
 def _guarded(body_bytes: int, work: Callable[[], Result]) -> Result:
@@ -165,10 +221,29 @@ def _guarded(body_bytes: int, work: Callable[[], Result]) -> Result:
 
 
 def _rgb(image: Image.Image) -> Pixels:
+    small = image.width * image.height <= STRIP_PIXELS
+    pixels = _converted(image) if small else _converted_by_strips(image)
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    if orientation not in _TURNS:
+        return pixels
+    image.close()  # its memory is free before the turned copy is made
+    return np.ascontiguousarray(_TURNS[orientation](pixels))
+
+
+def _converted_by_strips(image: Image.Image) -> Pixels:
+    # Whole, each step of a conversion would hold a copy of 4 bytes a pixel.
+    image.load()
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    rows = max(1, STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        pixels[top : top + rows] = _converted(strip)
+    return pixels
+
+
+def _converted(image: Image.Image) -> Pixels:
     if image.mode.startswith("I"):
         image = _eight_bit(image)
-    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-        image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:
         return _over_white(image.convert("RGBA"))
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
@@ -178,9 +253,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     """Scales grey of 16 bits to 8."""
     # Pillow's convert() would clip at 255 instead of scaling.
     samples = np.asarray(image).astype(np.uint32)
-    scaled = Image.fromarray(((samples * 255 + 32_767) // 65_535).astype(np.uint8))
-    scaled.info["exif"] = image.getexif().tobytes()
-    return scaled
+    return Image.fromarray(((samples * 255 + 32_767) // 65_535).astype(np.uint8))
 
 
 def _over_white(image: Image.Image) -> Pixels:
@@ -189,18 +262,28 @@ def _over_white(image: Image.Image) -> Pixels:
     return np.asarray(white.convert("RGB"))
 
 
-def _check_size(width: int, height: int, max_pixels: int) -> None:
+def check_size(width: int, height: int, max_pixels: int) -> None:
+    """Checks the size that a header announces.
+
+    Raises:
+        ImageTooLarge: more than `max_pixels`, or a side longer than `budget.MAX_SIDE`.
+    """
     if width * height > max_pixels:
         raise ImageTooLarge(
             f"the image is {width}×{height} px ({width * height / MEGA:,.4g} MP); "
             f"the limit is {max_pixels / MEGA:,.4g} MP: send a smaller one"
+        )
+    if max(width, height) > budget.MAX_SIDE:
+        raise ImageTooLarge(
+            f"the image is {width}×{height} px; the limit of a side is {budget.MAX_SIDE:,} px: "
+            "send a smaller one"
         )
 
 
 def _unidentified(body: bytes, max_pixels: int) -> RequestError:
     # Pillow identifies no PNG that is damaged behind its first chunk, IHDR, which holds the size.
     if body[12:16] == b"IHDR":
-        _check_size(int.from_bytes(body[16:20]), int.from_bytes(body[20:24]), max_pixels)
+        check_size(int.from_bytes(body[16:20]), int.from_bytes(body[20:24]), max_pixels)
     begins_like_an_image = (
         body[:2] == _JPEG[:2]
         or body[:4] == b"\x89PNG"

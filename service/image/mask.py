@@ -11,7 +11,8 @@ import io
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from service.errors import InvalidParameter
+from service.errors import InvalidParameter, UndecodableImage
+from service.image import header
 from service.image.resize import MaskLabels
 
 # Pillow's names for grey of 1 bit, of 2 to 8 and of 16 bits, and for a palette.
@@ -26,6 +27,7 @@ def decode(body: bytes, width: int, height: int) -> MaskLabels:
         InvalidParameter: the bytes are no such mask, are damaged, or have another size.
     """
     try:
+        header.check(body)
         return _labels(Image.open(io.BytesIO(body), formats=("PNG",)), width, height)
     except (InvalidParameter, MemoryError):
         raise
@@ -33,6 +35,8 @@ def decode(body: bytes, width: int, height: int) -> MaskLabels:
         raise InvalidParameter(
             f"the mask of {len(body):,} bytes is no PNG, or cut off: send {KIND}"
         ) from None
+    except UndecodableImage as error:
+        raise InvalidParameter(f"the mask cannot be used: {error}") from None
     # Decoders leak SyntaxError, ValueError, struct.error and more on damaged bytes.
     except Exception as error:  # noqa: BLE001
         raise InvalidParameter(

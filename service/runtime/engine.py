@@ -15,6 +15,7 @@ from jaxtyping import Float32
 from service.bundle import folder
 from service.bundle.folder import Bundle
 from service.bundle.manifest import Manifest
+from service.errors import MethodUnavailable, Unavailable
 from service.runtime import providers
 from service.runtime.graphs import (
     PATH_GRADIENT,
@@ -27,6 +28,7 @@ from service.runtime.graphs import (
     Rows,
     Targets,
 )
+from service.runtime.health import Health
 from service.runtime.sessions import Sessions, open_sessions
 from service.settings import Device, Precision
 
@@ -49,8 +51,9 @@ class Engine:
         precision: Precision = "float32",
         *,
         alone: bool = True,
+        health: Health | None = None,
     ) -> None:
-        """Opens, warms up and self-tests every graph of `bundle`.
+        """Opens, warms up and self-tests every graph of `bundle`; `health` notes the later runs.
 
         `threads` is the number of threads of one inference, 0 = every core. `precision` is that of
         `predict_quick`. Beside other workers, not `alone`, explanations have one core.
@@ -60,10 +63,12 @@ class Engine:
             PrecisionError: the bundle has no int8 graph, or the device is a GPU.
             BundleError: a graph cannot be opened, or fails its self-test.
         """
-        self._attach(open_sessions(bundle, device, threads, precision, alone=alone))
+        sessions = open_sessions(bundle, device, threads, precision, alone=alone)
+        self._attach(sessions, health or Health())
 
-    def _attach(self, sessions: Sessions) -> None:
+    def _attach(self, sessions: Sessions, health: Health) -> None:
         self._sessions = sessions
+        self.health = health
         self.manifest: Manifest = sessions.manifest
         self.device: Device = sessions.device
         self.precision: Precision = sessions.precision
@@ -111,9 +116,25 @@ class Engine:
         """A view of this engine that leaves the other cores to other work."""
         return self.paced(lambda remaining: Piece(min(remaining, self.most_rows), all_cores=False))
 
+    def pause(self) -> None:
+        """Lets other work go first between two steps of algebra, as between two pieces.
+
+        The pacer of a paced engine may wait, or raise to give up.
+        """
+        self._next_piece(1)
+
     def normalise(self, batch: Batch) -> Rows:
         """`batch` as predict.onnx normalises it: (pixel / 255 − mean) / std, channels first."""
         return (np.moveaxis(batch, -1, 1).astype(np.float32) - self._mean) * self._scale
+
+    def self_test(self) -> None:
+        """Runs predict.onnx on the self-test image again; `health` does not note it.
+
+        Raises:
+            BundleError: the answer is not the one of the manifest.
+            Exception: the device fails.
+        """
+        self._sessions.self_test()
 
     def predict(self, batch: Batch) -> Outputs:
         """The outputs of predict.onnx, in the precision of the explanations."""
@@ -155,8 +176,7 @@ class Engine:
                 "weight": weight,
                 "target": np.full(piece.rows, target),
             }
-            outputs = self._sessions.run(PATH_GRADIENT, feeds, all_cores=piece.all_cores)
-            total += outputs["total"]
+            total += self._call(PATH_GRADIENT, feeds, piece)["total"]
             done = end
         return total
 
@@ -182,24 +202,37 @@ class Engine:
         rows = len(next(iter(feeds.values())))
         piece = self._next_piece(rows)
         if piece.rows >= rows:
-            return self._sessions.run(graph, feeds, all_cores=piece.all_cores)
+            return self._call(graph, feeds, piece)
         outputs: list[dict[str, np.ndarray]] = []
         start = 0
         while True:
             end = start + piece.rows
             part = {name: values[start:end] for name, values in feeds.items()}
-            outputs.append(self._sessions.run(graph, part, all_cores=piece.all_cores))
+            outputs.append(self._call(graph, part, piece))
             if end >= rows:
                 break
             start, piece = end, self._next_piece(rows - end)
         return {name: np.concatenate([part[name] for part in outputs]) for name in outputs[0]}
+
+    def _call(self, graph: str, feeds: Feeds, piece: Piece) -> dict[str, np.ndarray]:
+        try:
+            outputs = self._sessions.run(graph, feeds, all_cores=piece.all_cores)
+        except MethodUnavailable:
+            raise
+        except Exception as error:
+            self.health.failed(error)
+            raise Unavailable(
+                f"inference failed on {self.provider}: retry, or ask another replica"
+            ) from error
+        self.health.succeeded()
+        return outputs
 
 
 class PacedEngine(Engine):
     """A view of an engine, on the same sessions, with a pace of its own."""
 
     def __init__(self, engine: Engine, pacer: Callable[[int], Piece]) -> None:
-        self._attach(engine._sessions)  # noqa: SLF001 - an engine, too
+        self._attach(engine._sessions, engine.health)  # noqa: SLF001 - an engine, too
         self._pacer = pacer
 
     def _next_piece(self, remaining: int) -> Piece:

@@ -70,6 +70,19 @@ class Sessions:
             )
         return programs[graph](feeds)
 
+    def self_test(self) -> None:
+        """Runs predict.onnx and QUICK on the self-test image, and checks the answers.
+
+        Raises:
+            BundleError: an answer is not the one of the manifest.
+        """
+        float32, int8 = self.manifest.self_test, self.manifest.int8
+        _self_test(self, folder.PREDICT, float32)
+        if self.precision == "int8" and int8 is not None:
+            _self_test(self, QUICK, int8.self_test, INT8_TOLERANCE)
+        else:
+            _self_test(self, QUICK, float32)
+
     @cached_property
     def forward_seconds(self) -> float:
         """The seconds of predict.onnx for one image: the unit of `Method.passes`."""
@@ -122,11 +135,9 @@ def open_sessions(
         except DeviceError as error:
             log.debug("running on the CPU: %s", error)
             sessions = _open_all(bundle, "cpu", threads, precision, alone=alone)
-    manifest = bundle.manifest
-    _self_test(sessions, folder.PREDICT, manifest.self_test)
-    if precision == "int8" and manifest.int8 is not None:
+    if precision == "int8":
         folder.check_int8(bundle, sessions.device)  # `auto` may have found a GPU
-        _self_test(sessions, QUICK, manifest.int8.self_test, INT8_TOLERANCE)
+    sessions.self_test()
     return sessions
 
 
@@ -233,10 +244,10 @@ def _self_test(
     Raises:
         BundleError: the class or its logit is not the `expected` one.
     """
+    logits = sessions.run(graph, {"image": self_test_image(sessions.manifest.input.size)})["logits"]
     if expected is None:
         return
     expected_index, expected_logit = expected
-    logits = sessions.run(graph, {"image": self_test_image(sessions.manifest.input.size)})["logits"]
     index, logit = int(logits[0].argmax()), float(logits[0].max())
     tolerance = SELF_TEST_TOLERANCE + share * float(np.ptp(logits[0]))
     if index != expected_index or abs(logit - expected_logit) > tolerance:

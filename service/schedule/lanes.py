@@ -77,15 +77,15 @@ class LoopLane(Generic[Item, Result]):
         self._callers = callers
         self._scheduled = False
 
-    async def run(self, item: Item, deadline: float) -> Done[Result]:
+    async def run(self, item: Item, deadline: float, caller: str = "") -> Done[Result]:
         """The result of `item`.
 
         Raises:
             TooManyRequests: the queue is full.
             Unavailable: the lane is closed, or the backlog does not fit before `deadline`.
-            DeadlineExceeded: `deadline` passed while the item waited.
+            DeadlineExceeded: `deadline` passed while the item waited or ran.
         """
-        ticket = self.queue.join(item, deadline)
+        ticket = self.queue.join(item, deadline, caller)
         self._schedule(ticket.future.get_loop())
         return await self.queue.result(ticket)
 
@@ -126,15 +126,15 @@ class ThreadLane(Generic[Item, Result]):
         self._thread = threading.Thread(target=self._serve, name=f"lane {name}", daemon=True)
         self._thread.start()
 
-    async def run(self, item: Item, deadline: float) -> Done[Result]:
+    async def run(self, item: Item, deadline: float, caller: str = "") -> Done[Result]:
         """The result of `item`.
 
         Raises:
             TooManyRequests: the queue is full.
             Unavailable: the lane is closed, or the backlog does not fit before `deadline`.
-            DeadlineExceeded: `deadline` passed while the item waited.
+            DeadlineExceeded: `deadline` passed while the item waited or ran.
         """
-        return await self.queue.result(self.queue.join(item, deadline))
+        return await self.queue.result(self.queue.join(item, deadline, caller))
 
     def close(self) -> None:
         """Finishes what waits and ends the thread; later items are rejected."""

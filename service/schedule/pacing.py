@@ -17,6 +17,10 @@ from service.workers.shared_state import QUIET_SECONDS, SharedState
 PIECE_SECONDS, REST = 0.010, 4
 
 
+class GaveWay(Exception):
+    """The explanation gives way to another caller's."""
+
+
 class Pacer:
     """The pace of one explanation; times are seconds of `clock`."""
 
@@ -27,13 +31,15 @@ class Pacer:
         cancelled: Callable[[], bool],
         shared_state: SharedState,
         *,
+        pressed: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.perf_counter,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Paces pieces of up to `most_rows`, until `deadline` or until `cancelled()`."""
+        """Paces pieces of up to `most_rows`, until `deadline`, `cancelled()` or `pressed()`."""
         self._most_rows = most_rows
         self._deadline = deadline
         self._cancelled = cancelled
+        self._pressed = pressed
         self._shared_state = shared_state
         self._clock = clock
         self._sleep = sleep
@@ -46,6 +52,7 @@ class Pacer:
         Raises:
             DeadlineExceeded: the deadline is over.
             Unavailable: the caller has left.
+            GaveWay: another caller has waited long enough.
         """
         now = self._clock()
         if self._cancelled():
@@ -55,6 +62,8 @@ class Pacer:
                 "deadline_ms was over before the map was computed: give more time, or ask for "
                 "fewer steps or samples"
             )
+        if self._pressed():
+            raise GaveWay
         quiet = now - self._shared_state.last_prediction > QUIET_SECONDS
         all_cores = quiet and self._shared_state.idle
         self._rows = min(remaining, self._most_rows if quiet else self._rest(now))

@@ -13,18 +13,21 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from jaxtyping import UInt8
 
-from service.errors import RequestError, TooManyRequests
-from service.explain import Attribution, Question, legend, masked, render, segments
+from service.errors import ImageTooLarge, RequestError, TooManyRequests
+from service.explain import Attribution, Question, check_passes, legend, masked, render, segments
 from service.explain.legend import Legend
-from service.image import decode, resize
+from service.image import budget, decode, header, resize
 from service.image import mask as image_mask
+from service.image.budget import Budget, Budgets, Lease
 from service.image.decode import Opened
 from service.image.resize import Input, Pixels
 from service.predictions import Calibrated, Prediction, PredictionOptions, calibrate, prediction_of
 from service.runtime.engine import Engine
 from service.runtime.sessions import self_test_image
 from service.schedule.deadlines import DeadlineExplainer, ExplanationTask
+from service.schedule.fairness import FairQueue
 from service.schedule.lanes import LoopLane, ThreadLane
+from service.schedule.loop_time import LoopTime
 from service.schedule.queue import Queue, QueueMetrics, Ticket
 from service.schedule.timing import Timing
 from service.settings import Settings
@@ -49,7 +52,8 @@ Result = TypeVar("Result")
 class Sent(NamedTuple):
     """An image as it arrived: `fitted` for the network, its own `width`, `height` and `format`.
 
-    `ground` are the pixels under an overlay, if they were kept.
+    `ground` are the pixels under an overlay, if they were kept. `lease` is the memory that the
+    image still needs: release it when the image is answered.
     """
 
     fitted: Fitted
@@ -57,6 +61,12 @@ class Sent(NamedTuple):
     height: int
     format: str
     ground: Pixels | None
+    lease: Lease | None = None
+
+    def release(self) -> None:
+        """Gives the memory of the image back."""
+        if self.lease is not None:
+            self.lease.release()
 
 
 class Pipeline:
@@ -73,11 +83,16 @@ class Pipeline:
         self.engine = engine
         self.metrics = metrics
         self._engine_on_one_core = engine.on_one_core()
-        self._max_pixels = settings.max_pixels
+        self.budgets = _budgets(settings, metrics)
+        self.max_pixels = budget.most_pixels(settings.max_pixels, self.budgets.images)
+        self._max_passes = settings.max_passes
         self._shared_state = shared_state or SharedState()
+        self._loop_time = LoopTime()
         self._threads = ThreadPoolExecutor(
             max_workers=min(4, host.cores()), thread_name_prefix="images"
         )
+        # Large images have a thread of their own, so that small ones never wait behind them.
+        self._large_thread = ThreadPoolExecutor(1, thread_name_prefix="large images")
         self._predict = self._predict_lane()
         self._explain = self._explain_lane()
         self._rehearse()
@@ -99,21 +114,36 @@ class Pipeline:
         """True if more predictions wait than run together."""
         return self._predict.queue.waiting > self.engine.most_rows
 
-    async def receive(self, body: bytes, timing: Timing, *, keep: bool) -> Sent:
-        """Decodes an image and fits it to the network; `keep` keeps the ground of an overlay.
+    async def receive(
+        self, body: bytes, timing: Timing, *, keep: bool, masked: bool = False
+    ) -> Sent:
+        """Decodes an image and fits it to the network; `keep` keeps the ground of an overlay, and
+        `masked` the memory for a mask.
 
         Raises:
-            RequestError: the image cannot be decoded, or the predict queue is full.
+            RequestError: the image cannot be decoded, or there is no place for it in the memory or
+                in the predict queue.
         """
         spec = self.engine.manifest.input
-        with self._predict.queue.reserve(), timing.of("decode"):
+        with timing.of("decode"):
             try:
-                opened = decode.open_header(body, self._max_pixels)
-                if opened.pixel_count <= SMALL_PIXELS:
-                    return _fit_opened(opened, spec, keep=keep)
-                return await self._off_loop(lambda: _fit_opened(opened, spec, keep=keep))
+                with self._predict.queue.reserve():
+                    if header.is_quick(body) and self._loop_time.is_left:
+                        with self._loop_time.spend():
+                            opened = decode.open_header(body, self.max_pixels)
+                            if opened.pixel_count <= SMALL_PIXELS:
+                                return _fit_opened(opened, spec, keep=keep)
+                    else:
+                        opened = await self._off_loop(
+                            lambda: decode.open_header(body, self.max_pixels)
+                        )
+                cost = cost_of(opened, spec, keep=keep, masked=masked)
+                check_cost(opened, cost, self.budgets.images)
+                lease = await self.budgets.images.hold(cost, timing.deadline)
+                return await self._receive_large(opened, lease, keep=keep, masked=masked)
             except RequestError as error:
-                self.metrics.images_rejected.labels(error.code).inc()
+                if not isinstance(error, TooManyRequests):
+                    self.metrics.images_rejected.labels(error.code).inc()
                 raise
 
     async def receive_pixels(self, pixels: Pixels, timing: Timing) -> Sent:
@@ -125,11 +155,14 @@ class Pipeline:
         height, width = pixels.shape[:2]
         spec = self.engine.manifest.input
         with self._predict.queue.reserve(), timing.of("decode"):
-            fitted = (
-                resize.to_input(pixels, spec)
-                if height * width <= SMALL_PIXELS
-                else await self._off_loop(lambda: resize.to_input(pixels, spec))
-            )
+            if height * width <= SMALL_PIXELS:
+                return Sent(resize.to_input(pixels, spec), width, height, PIXELS, None)
+            cost = budget.image_bytes(width, height, budget.PLAIN_BYTES, input_side=spec.size)
+            # The body has these pixels: it is far smaller than the budget of images.
+            with await self.budgets.images.hold(
+                min(cost, self.budgets.images.largest_bytes), timing.deadline
+            ):
+                fitted = await self._off_loop(lambda: resize.to_input(pixels, spec))
         return Sent(fitted, width, height, PIXELS, None)
 
     async def cut(self, sent: Sent, mask: bytes, question: Question, timing: Timing) -> Question:
@@ -162,6 +195,15 @@ class Pipeline:
         self._count(prediction)
         return prediction
 
+    def check_passes(self, question: Question | None, images: int) -> None:
+        """Checks the forward passes of a request: `question` about so many images.
+
+        Raises:
+            InvalidParameter: there are more than the limit.
+        """
+        if question is not None:
+            check_passes(question, images, self._max_passes)
+
     async def explain(
         self, sent: Sent, question: Question, prediction: Prediction, timing: Timing
     ) -> Attribution:
@@ -175,7 +217,7 @@ class Pipeline:
         name = question.method.name
         task = ExplanationTask(sent.fitted, question, prediction.logits)
         try:
-            done = await self._explain.run(task, timing.deadline)
+            done = await self._explain.run(task, timing.deadline, timing.caller)
         except Exception:
             self.metrics.explanations.labels(name, "refused").inc()
             raise
@@ -205,6 +247,7 @@ class Pipeline:
         self._predict.close()
         self._explain.close()
         self._threads.shutdown()
+        self._large_thread.shutdown()
 
     def _predict_lane(self) -> PredictLane:
         seconds = self.engine.quick_seconds
@@ -219,13 +262,17 @@ class Pipeline:
         return ThreadLane(queue, self._infer, "predict")
 
     def _explain_lane(self) -> ThreadLane[ExplanationTask, Attribution]:
-        explainer = DeadlineExplainer(self.engine, self._shared_state)
-        queue: Queue[ExplanationTask, Attribution] = Queue(
+        explainer = DeadlineExplainer(
+            self.engine,
+            self._shared_state,
+            pressed=lambda ticket: queue.presses(ticket),  # noqa: PLW0108 - it is made below
+        )
+        queue: FairQueue[ExplanationTask, Attribution] = FairQueue(
             "explain",
+            expected_seconds=explainer.expected_seconds,
+            least_seconds=explainer.least_seconds,
             capacity=FEWEST,
-            most_rows=1,
             metrics=QueueMetrics.of(self.metrics, "explain"),
-            cost=explainer.least_seconds,
         )
         return ThreadLane(queue, lambda batch: [explainer(ticket) for ticket in batch], "explain")
 
@@ -235,7 +282,7 @@ class Pipeline:
         image = self_test_image(self.engine.manifest.input.size)[0]
         for kind in decode.FORMATS:
             body = decode.encode(image, kind)
-            sent = fit_image(body, self.engine.manifest.input, self._max_pixels, keep=True)
+            sent = fit_image(body, self.engine.manifest.input, self.max_pixels, keep=True)
         assert sent.ground is not None
         render.png(sent.ground)
 
@@ -261,17 +308,112 @@ class Pipeline:
             )
         return calibrate(outputs.rows(), outputs.logits, self.engine.manifest)
 
-    async def _off_loop(self, work: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+    async def _receive_large(
+        self, opened: Opened, lease: Lease, *, keep: bool, masked: bool
+    ) -> Sent:
+        """The image, with the `lease` if it still needs that."""
+        spec = self.engine.manifest.input
+        large = lease.held_bytes > self.budgets.images.small_bytes
+        try:
+            with self._predict.queue.reserve():
+                sent = await self._off_loop(
+                    lambda: _fit_opened(opened, spec, keep=keep),
+                    self._large_thread if large else self._threads,
+                )
+        except BaseException:
+            lease.release()
+            raise
+        if keep or masked:
+            return sent._replace(lease=lease)
+        lease.release()
+        return sent
+
+    async def _off_loop(
+        self, work: Callable[[], Result], threads: ThreadPoolExecutor | None = None
+    ) -> Result:
+        job = (threads or self._threads).submit(work)
+        try:
+            return await asyncio.wrap_future(job)
+        except asyncio.CancelledError:
+            # Its memory is in use until the thread is done.
+            if not job.cancel():
+                await asyncio.gather(asyncio.wrap_future(job), return_exceptions=True)
+            raise
 
 
-def fit_image(body: bytes, spec: Input, max_pixels: int, *, keep: bool) -> Sent:
-    """Decodes an image and fits it to the network; `keep` keeps the ground of an overlay.
+def cost_of(opened: Opened, spec: Input, *, keep: bool = False, masked: bool = False) -> int:
+    """The peak of memory of an image, to the end of its overlay (`keep`) and of its mask."""
+    width, height = opened.width, opened.height
+    drawn = render.MAX_PIXELS if keep else 0
+    costs = [
+        budget.image_bytes(
+            width, height, opened.bytes_a_pixel, input_side=spec.size, drawn_pixels=drawn
+        )
+    ]
+    if keep:
+        costs.append(budget.overlay_bytes(width, height, drawn))
+    if masked:
+        costs.append(budget.MASK_BYTES * opened.pixel_count + 3 * min(opened.pixel_count, drawn))
+    return max(costs)
+
+
+def check_cost(opened: Opened, cost: int, images: Budget) -> None:
+    """Checks that the budget of `images` can ever hold `cost`.
+
+    Raises:
+        ImageTooLarge: it cannot.
+    """
+    if cost > images.largest_bytes:
+        images.count(budget.TOO_LARGE)
+        raise ImageTooLarge(
+            f"the image is {opened.width}×{opened.height} px and takes {cost / 1e6:,.4g} MB of "
+            f"memory; the limit is {images.largest_bytes / 1e6:,.4g} MB: send a smaller one"
+        )
+
+
+def _budgets(settings: Settings, metrics: Metrics) -> Budgets:
+    workers = settings.worker_count
+    return Budgets(
+        Budget(
+            budget.IMAGES,
+            budget.images_bytes(settings.decode_memory, workers),
+            _budget_metrics(metrics, budget.IMAGES),
+        ),
+        Budget(
+            budget.BODIES,
+            budget.bodies_bytes(settings.body_memory, settings.max_body_bytes, workers),
+            _budget_metrics(metrics, budget.BODIES),
+        ),
+    )
+
+
+def _budget_metrics(metrics: Metrics, name: str) -> budget.BudgetMetrics:
+    return budget.BudgetMetrics(
+        metrics.budget_used.labels(name),
+        metrics.budget_limit.labels(name),
+        {
+            reason: metrics.budget_rejected.labels(name, reason)
+            for reason in (budget.TOO_LARGE, budget.FULL, budget.LATE)
+        },
+    )
+
+
+def fit_image(
+    body: bytes, spec: Input, max_pixels: int, *, keep: bool, images: Budget | None = None
+) -> Sent:
+    """Decodes an image and fits it to the network; `keep` keeps the ground of an overlay. With a
+    budget of `images` the thread waits for its turn.
 
     Raises:
         RequestError: the image cannot be decoded.
     """
-    return _fit_opened(decode.open_header(body, max_pixels), spec, keep=keep)
+    opened = decode.open_header(body, max_pixels)
+    if images is None:
+        return _fit_opened(opened, spec, keep=keep)
+    cost = cost_of(opened, spec)
+    check_cost(opened, cost, images)
+    with images.wait(cost):
+        return _fit_opened(opened, spec, keep=keep)
 
 
 def question_on_mask(sent: Sent, mask: bytes, question: Question, spec: Input) -> Question:

@@ -3,8 +3,9 @@
 A queue holds at most `capacity` items, with the places that are reserved for images still being
 prepared. Its backlog is the seconds that all waiting and running items are expected to take. An
 item is rejected at once, with the time after which a retry makes sense, if the queue is full or
-if the backlog does not fit in front of its deadline. An item whose deadline passes while it waits
-gets `DeadlineExceeded`; an item whose caller leaves is dropped.
+if the backlog does not fit in front of its deadline. At its deadline an item gets
+`DeadlineExceeded`, and its place is free; if its caller leaves, it is dropped. One timer,
+for the earliest deadline, serves all items.
 
 Times are seconds of the queue's clock, `time.perf_counter` by default, which the deadlines share.
 """
@@ -62,18 +63,22 @@ class Done(NamedTuple, Generic[Result]):
 
 @dataclass(eq=False)
 class Ticket(Generic[Item, Result]):
-    """One item in a queue: when it `joined`, its `deadline` and its expected seconds, `cost`."""
+    """One item in a queue: when it `joined`, its `deadline` and its expected seconds, `cost`.
+
+    `caller` is a key that tickets of one caller share.
+    """
 
     item: Item
     deadline: float
     cost: float
     joined: float
     future: "asyncio.Future[Done[Result]]"
+    caller: str = ""
 
     @property
-    def cancelled(self) -> bool:
-        """True once the caller has left."""
-        return self.future.cancelled()
+    def settled(self) -> bool:
+        """True once no answer is of use: the caller has left, or has got its result or error."""
+        return self.future.done()
 
     def resolve(self, result: Result | Exception, started: float, run_seconds: float) -> None:
         """Gives the caller its result, or raises it there; call it on the caller's event loop."""
@@ -112,6 +117,9 @@ class Queue(Generic[Item, Result]):
         self._mean = RecentMean()
         self._cost: Callable[[Item], float] = cost or (lambda _item: self._mean.seconds)
         self._waiting: deque[Ticket[Item, Result]] = deque()
+        self._running: Sequence[Ticket[Item, Result]] = ()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_deadline = math.inf
         self._reserved = 0
         self._in_flight = 0
         self._backlog_seconds = 0.0
@@ -160,16 +168,17 @@ class Queue(Generic[Item, Result]):
         finally:
             self._reserved -= 1
 
-    def join(self, item: Item, deadline: float) -> Ticket[Item, Result]:
+    def join(self, item: Item, deadline: float, caller: str = "") -> Ticket[Item, Result]:
         """Adds `item`, from a coroutine; `result` waits for its ticket.
 
         Raises:
             TooManyRequests: the queue is full.
             Unavailable: the queue is closed, or the backlog does not fit before `deadline`.
         """
-        now = self.clock()
-        future = asyncio.get_running_loop().create_future()
-        ticket: Ticket[Item, Result] = Ticket(item, deadline, self._cost(item), now, future)
+        now, loop = self.clock(), asyncio.get_running_loop()
+        ticket: Ticket[Item, Result] = Ticket(
+            item, deadline, 0.0, now, loop.create_future(), caller
+        )
         with self._changed:
             self._check(ticket)
             self._waiting.append(ticket)
@@ -178,13 +187,15 @@ class Queue(Generic[Item, Result]):
             self._metrics.depth.set(len(self._waiting))
             self._metrics.in_flight.set(self._in_flight)
             self._changed.notify()
+        if deadline < self._timer_deadline:
+            self._set_timer(loop, deadline)
         return ticket
 
     async def result(self, ticket: Ticket[Item, Result]) -> Done[Result]:
         """The result of `ticket`; a caller that is cancelled meanwhile frees its place.
 
         Raises:
-            DeadlineExceeded: the deadline passed while the ticket waited.
+            DeadlineExceeded: the deadline passed while the ticket waited or ran.
         """
         try:
             return await ticket.future
@@ -206,10 +217,12 @@ class Queue(Generic[Item, Result]):
         """
         with self._changed:
             size = min(self._most_rows, len(self._waiting))
-            batch = [self._waiting.popleft() for _ in range(size)]
+            batch = [self._pop() for _ in range(size)]
             self._metrics.depth.set(len(self._waiting))
-        now = self.clock()
-        live = [t for t in batch if not self._expired(t, now) and not t.cancelled]
+            # The timer may be late where a batch holds the event loop.
+            now = self.clock()
+            live = [t for t in batch if not self._expired(t, now) and not t.settled]
+            self._running = live
         if len(live) < len(batch):
             self._forget([ticket for ticket in batch if ticket not in live])
         return live
@@ -218,7 +231,11 @@ class Queue(Generic[Item, Result]):
         """Takes a finished `batch` out of the backlog, and its mean item into the forecast."""
         self._metrics.batch_size.observe(len(batch))
         self._mean.add(run_seconds / len(batch))
-        self._forget(batch)
+        with self._changed:
+            self._running = ()
+            for ticket in batch:
+                self._ran(ticket, run_seconds / len(batch))
+            self._forget(batch)
 
     def close(self) -> None:
         """Rejects all later items; waiting ones stay."""
@@ -231,7 +248,9 @@ class Queue(Generic[Item, Result]):
             self._metrics.rejected[STOPPING].inc()
             raise Unavailable("the service is stopping: ask another replica")
         self.admit()
-        needed, remaining = self._backlog_seconds + ticket.cost, ticket.deadline - ticket.joined
+        ahead, remaining = self._ahead_seconds(ticket), ticket.deadline - ticket.joined
+        ticket.cost = self._price(ticket, remaining - ahead)
+        needed = ahead + ticket.cost
         if needed > remaining:
             self._metrics.rejected[LATE].inc()
             raise Unavailable(
@@ -239,6 +258,44 @@ class Queue(Generic[Item, Result]):
                 f"{max(0.0, remaining):.2g} s: retry later, or give more time",
                 _retry_after(self._backlog_seconds),
             )
+
+    def _price(self, ticket: Ticket[Item, Result], _seconds: float) -> float:
+        """The expected seconds of `ticket`, if it has so many seconds left once it runs."""
+        return self._cost(ticket.item)
+
+    def _ahead_seconds(self, _ticket: Ticket[Item, Result]) -> float:
+        """The expected seconds of all that goes before a ticket that joins."""
+        return self._backlog_seconds
+
+    def _pop(self) -> Ticket[Item, Result]:
+        """Removes the ticket that goes next."""
+        return self._waiting.popleft()
+
+    def _ran(self, ticket: Ticket[Item, Result], seconds: float) -> None:
+        """Notes that `ticket` has taken `seconds` of the lane."""
+
+    def _set_timer(self, loop: asyncio.AbstractEventLoop, deadline: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_deadline = deadline
+        self._timer = (
+            loop.call_later(max(0.0, deadline - self.clock()), self._expire, loop)
+            if deadline < math.inf
+            else None
+        )
+
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Ends the wait of all tickets that are late; sets the timer for the next deadline."""
+        with self._changed:
+            now = self.clock()
+            late = [ticket for ticket in self._waiting if self._expired(ticket, now)]
+            for ticket in late:
+                self._waiting.remove(ticket)
+            self._metrics.depth.set(len(self._waiting))
+            running = [t for t in self._running if not self._expired(t, now, "lane")]
+            following = min((t.deadline for t in (*self._waiting, *running)), default=math.inf)
+        self._forget(late)
+        self._set_timer(loop, following)
 
     def _leave(self, ticket: Ticket[Item, Result]) -> None:
         with self._changed:
@@ -256,12 +313,12 @@ class Queue(Generic[Item, Result]):
             self._backlog_seconds = max(0.0, self._backlog_seconds - cost)
             self._metrics.in_flight.set(self._in_flight)
 
-    def _expired(self, ticket: Ticket[Item, Result], now: float) -> bool:
+    def _expired(self, ticket: Ticket[Item, Result], now: float, place: str = "queue") -> bool:
         """True if the deadline of `ticket` is over; its caller then gets the error."""
         if now <= ticket.deadline:
             return False
         error = DeadlineExceeded(
-            f"{now - ticket.joined:.2g} s passed in the {self._name} queue and deadline_ms is "
+            f"{now - ticket.joined:.2g} s passed in the {self._name} {place} and deadline_ms is "
             "over: retry later, or give more time"
         )
         # A lane thread may not touch a future of the event loop.

@@ -26,10 +26,11 @@ class RecentMean:
 
 @dataclass
 class Timing:
-    """Seconds by stage of one image, and the `deadline` of its request."""
+    """Seconds by stage of one image; the `deadline` of its request, and its `caller`."""
 
     metrics: Metrics
     started: float = field(default_factory=time.perf_counter)
+    caller: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     deadline: float = field(init=False)
 

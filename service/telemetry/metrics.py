@@ -6,7 +6,7 @@ workers.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 from service.bundle.manifest import Distribution
 from service.telemetry.drift import LEAST, WINDOW, Window, drift
 from service.telemetry.multiprocess import Exposition
-from service.workers import host
+from service.workers import connections, host
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # fmt: off
@@ -37,7 +37,7 @@ SAME: Literal["livemax"] = "livemax"  # every worker sets the same number
 
 
 class MachineCollector(Collector):
-    """Memory and processor time of all workers, read at a scrape."""
+    """Memory and processor time of all workers, and what killed ones leave, read at a scrape."""
 
     def __init__(self, exposition: Exposition | None) -> None:
         self._exposition = exposition
@@ -56,6 +56,17 @@ class MachineCollector(Collector):
         yield CounterMetricFamily(
             "candor_cpu_seconds", "Processor time of all processes.", host.cpu_seconds(pids)
         )
+        if self._exposition is not None:
+            yield GaugeMetricFamily(
+                "candor_metrics_unreadable_files",
+                "Files of workers that the metrics leave out, because they are damaged.",
+                self._exposition.unreadable,
+            )
+            yield CounterMetricFamily(
+                "candor_requests_lost",
+                "Requests that killed workers had begun and not answered.",
+                value=self._exposition.lost,
+            )
         if self._limit_bytes is not None:
             yield GaugeMetricFamily(
                 "candor_memory_limit_bytes",
@@ -83,6 +94,28 @@ class DriftCollector(Collector):
         yield gauge
 
 
+class ConnectionMetrics:
+    """The metrics of connections, as `service.workers.connections` reports them."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        open_now = Gauge(
+            "candor_connections", "Open connections.", multiprocess_mode=LIVE, registry=registry
+        )
+        closed = Counter(
+            "candor_connections_closed",
+            "Connections that the service ended.",
+            ("reason",),
+            registry=registry,
+        )
+        bad_requests = Counter(
+            "candor_bad_requests", "Bytes that are no HTTP request.", registry=registry
+        )
+        by_reason = {reason: closed.labels(reason) for reason in connections.REASONS}
+        self.opened: Callable[[int], None] = open_now.set
+        self.closed: Callable[[str], None] = lambda reason: by_reason[reason].inc()
+        self.bad_request: Callable[[], None] = bad_requests.inc
+
+
 class Metrics:
     """The metrics of one service, on a registry of their own; `window` holds its latest
     predictions.
@@ -94,9 +127,11 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._declare_requests(self._registry)
         self._declare_lanes(self._registry)
+        self._declare_budgets(self._registry)
         self._declare_predictions(self._registry, labels)
         self._declare_explanations(self._registry)
         self._declare_service(self._registry)
+        self.connections = ConnectionMetrics(self._registry)
         self._exposition = Exposition(Path(folder)) if folder else None
         self.window = Window(Path(folder) if folder else None)
         self._computed = CollectorRegistry()
@@ -115,6 +150,12 @@ class Metrics:
     def _declare_requests(self, registry: CollectorRegistry) -> None:
         self.requests = Counter(
             "candor_requests", "Answered requests.", ("route", "code"), registry=registry
+        )
+        self.key_requests = Counter(
+            "candor_key_requests",
+            "Answered requests by the name of their key.",
+            ("key", "code"),
+            registry=registry,
         )
         self.request_seconds = Histogram(
             "candor_request_duration_seconds",
@@ -175,6 +216,28 @@ class Metrics:
         )
         self.rejected = Counter(
             "candor_rejected", "Images rejected for load.", ("lane", "reason"), registry=registry
+        )
+
+    def _declare_budgets(self, registry: CollectorRegistry) -> None:
+        self.budget_used = Gauge(
+            "candor_budget_used_bytes",
+            "Memory that images and bodies have in use.",
+            ("budget",),
+            multiprocess_mode=LIVE,
+            registry=registry,
+        )
+        self.budget_limit = Gauge(
+            "candor_budget_limit_bytes",
+            "Memory that images and bodies may use; what exceeds it waits or is rejected.",
+            ("budget",),
+            multiprocess_mode=LIVE,
+            registry=registry,
+        )
+        self.budget_rejected = Counter(
+            "candor_budget_rejected",
+            "Images and bodies rejected for memory.",
+            ("budget", "reason"),
+            registry=registry,
         )
 
     def _declare_predictions(self, registry: CollectorRegistry, labels: Sequence[str]) -> None:
@@ -239,6 +302,9 @@ class Metrics:
             "Workers that accept requests.",
             multiprocess_mode=LIVE,
             registry=registry,
+        )
+        self.device_failures = Counter(
+            "candor_device_failures", "Inference runs that failed.", registry=registry
         )
         self.workers = Gauge(
             "candor_workers",

@@ -12,6 +12,7 @@ numbers (docs/decisions/0006-bentoml-and-the-fast-path.md).
 """
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from typing import NamedTuple
 from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.utils import floatToGoString
 
+log = logging.getLogger("candor")
+KINDS = ("counter", "gauge", "histogram")
+IN_FLIGHT = "candor_requests_in_flight"
 ESCAPED = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 
 
@@ -56,12 +60,24 @@ class Family:
 
 
 class Exposition:
-    """The metrics in the files of `folder`."""
+    """The metrics in the files of `folder`.
+
+    A file that cannot be read costs its own values: `unreadable` counts those of the latest text.
+    `lost` are the requests that killed workers had begun and not answered.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._families: list[Family] = []
         self._keys: set[str] = set()
+        self._parsed: set[str] = set()
+        self._unreadable: set[Path] = set()
+        self.lost = 0.0
+
+    @property
+    def unreadable(self) -> int:
+        """Files that the latest text left out."""
+        return sum(path.exists() for path in self._unreadable)
 
     def text(self) -> str:
         """All metrics, sorted by name."""
@@ -77,25 +93,50 @@ class Exposition:
     def _files(self) -> Iterable[tuple[Path, str, int]]:
         for path in self.folder.glob("*.db"):
             kind, _, pid = path.stem.rpartition("_")
-            if path.stat().st_size:  # 0 while the process is making it
+            if not kind.startswith(KINDS) or not pid.isdecimal():
+                self._leave_out(path)
+            elif path.is_file() and path.stat().st_size:  # 0 while the process is making it
                 yield path, kind, int(pid)
 
     def _read(self) -> tuple[dict[str, float], dict[str, str]]:
         """The values of all processes together by key, and the kind of each key."""
         values: dict[str, float] = {}
         kinds: dict[str, str] = {}
+        self.lost = 0.0
         for path, kind, pid in self._files():
+            read = self._values(path)
             if kind.startswith("gauge") and not is_alive(pid):
+                self.lost += sum(value for key, value in read if IN_FLIGHT in key)
                 continue
             largest = kind.endswith("max")
-            entries = MmapedDict.read_all_values_from_file(path)  # type: ignore[no-untyped-call]
-            for key, value, _, _ in entries:
+            for key, value in read:
                 before = values.get(key)
                 kinds[key] = kind
                 values[key] = (
                     value if before is None else max(before, value) if largest else before + value
                 )
         return values, kinds
+
+    def _values(self, path: Path) -> list[tuple[str, float]]:
+        """The values in a file by key; none if it cannot be read."""
+        try:
+            content = MmapedDict.read_all_values_from_file(path)  # type: ignore[no-untyped-call]
+            values = [(key, value) for key, value, _, _ in content]
+            for key, _ in values:
+                if key not in self._parsed:
+                    parse(key)
+                    self._parsed.add(key)
+        # The file of a killed worker, or of a full disk, may hold anything.
+        except Exception:  # noqa: BLE001
+            self._leave_out(path)
+            return []
+        self._unreadable.discard(path)
+        return values
+
+    def _leave_out(self, path: Path) -> None:
+        if path not in self._unreadable:
+            log.warning("The metrics leave out %s: the file cannot be read", path)
+            self._unreadable.add(path)
 
 
 def families(kinds: Mapping[str, str]) -> list[Family]:

@@ -1,5 +1,6 @@
 // Requests to the service, by the routes that every client uses.
 
+import { askForKey, hasKey, withKey } from "/web/key.js";
 import { t } from "/web/text.js";
 
 const SUPPORTED = ["image/jpeg", "image/png", "image/webp"];
@@ -17,15 +18,20 @@ export class ProblemError extends Error {
 const unreachable = () => new ProblemError({ code: "unreachable" });
 
 async function request(path, options = {}) {
-  let response;
+  let response = await send(path, options);
+  while (response.status === 401 && (await askForKey())) response = await send(path, options);
+  if (!response.ok) throw new ProblemError(await problemOf(response));
+  return response;
+}
+
+/** Any answer of the service, with the visitor's key. */
+export async function send(path, options) {
   try {
-    response = await fetch(path, options);
+    return await fetch(path, withKey(options));
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw unreachable();
   }
-  if (!response.ok) throw new ProblemError(await problemOf(response));
-  return response;
 }
 
 async function problemOf(response) {
@@ -42,13 +48,29 @@ export const getText = async (path) => (await request(path)).text();
 /** A file of the service. */
 export const getBlob = async (path) => (await request(path)).blob();
 
+/** Shows an image of the service in `image`; the browser itself would send no key. */
+export async function showImage(image, path) {
+  if (!hasKey()) {
+    image.src = path;
+    return image;
+  }
+  image.removeAttribute("src");
+  try {
+    image.src = URL.createObjectURL(await getBlob(path));
+    image.addEventListener("load", () => URL.revokeObjectURL(image.src), { once: true });
+  } catch {
+    // Its text stays.
+  }
+  return image;
+}
+
 /** A page of the service as a document that runs no script; Trusted Types forbid parsing a text. */
 export function getPage(path) {
   return new Promise((resolve, reject) => {
     const page = new XMLHttpRequest();
     page.open("GET", path);
     page.responseType = "document";
-    page.setRequestHeader("Accept", "text/html");
+    for (const [name, value] of Object.entries(withKey({ headers: { Accept: "text/html" } }).headers)) page.setRequestHeader(name, value);
     page.onload = () => (page.status === 200 ? resolve(page.response) : reject(new ProblemError({ code: "unknown", status: page.status })));
     page.onerror = () => reject(unreachable());
     page.send();
@@ -115,6 +137,7 @@ export function curlCommand(blob, name, parameters) {
   const file = name.replaceAll("'", "'\\''");
   return [
     `curl -s --data-binary '@${file}' -H 'Content-Type: ${contentType(blob)}'`,
+    ...(hasKey() ? ['  -H "Authorization: Bearer $KEY"'] : []),
     `  '${location.origin}/explain?${query(parameters)}'`,
   ].join(" \\\n");
 }

@@ -1,6 +1,6 @@
 // The documentation of the API, from /openapi.json; the visitor can send every example.
 
-import { getJson, ProblemError } from "/web/api.js";
+import { getJson, send } from "/web/api.js";
 import { button, byId, el, fill, labelled, select } from "/web/dom.js";
 import { code, errorNotice, paragraph, table } from "/web/parts.js";
 import { connectControls, duration, loadLanguage, t } from "/web/text.js";
@@ -130,13 +130,13 @@ class Trial {
     const body = this.body.value ? { body: this.body.value, headers: { "Content-Type": "application/json" } } : {};
     const started = performance.now();
     try {
-      const response = await fetch(this.address.value, { method: this.method, ...body });
+      const response = await send(this.address.value, { method: this.method, ...body });
       const type = response.headers.get("content-type") ?? "";
       const text = await (type.includes("json") ? response.json().then(shortened) : response.text());
       const status = `${response.status} ${response.statusText}, ${type}, ${duration(performance.now() - started)}`;
       fill(this.answer, paragraph(status, response.ok ? "status" : "status bad"), code(text.slice(0, MAX_ANSWER)));
-    } catch {
-      fill(this.answer, errorNotice(new ProblemError({ code: "unreachable" })));
+    } catch (error) {
+      fill(this.answer, errorNotice(error));
     }
   }
 }

@@ -1,7 +1,8 @@
 // The tab Model: the card, the manifest, the parity of the maps and the plots of the audit.
 
-import { getPage } from "/web/api.js";
+import { getPage, showImage } from "/web/api.js";
 import { el, fill } from "/web/dom.js";
+import { hasKey } from "/web/key.js";
 import { code, errorNotice, facts, heading, paragraph, section, table } from "/web/parts.js";
 import { state } from "/web/state.js";
 import { number, rounded, t } from "/web/text.js";
@@ -21,7 +22,8 @@ export async function draw(root) {
   try {
     const article = (await getPage("/model/card")).querySelector("article");
     const link = el("a", { href: "/model/card" }, t("model.card"));
-    fill(card, paragraph(link, "quiet"), el("div", { class: "card-text", lang: article.lang }, [...demoted(article).childNodes]));
+    for (const image of article.querySelectorAll("img")) showImage(image, image.getAttribute("src"));
+    fill(card, !hasKey() && paragraph(link, "quiet"), el("div", { class: "card-text", lang: article.lang }, [...demoted(article).childNodes]));
   } catch (error) {
     fill(card, errorNotice(error));
   }
@@ -40,7 +42,8 @@ function plots() {
   if (names.length === 0) return paragraph(t("model.no-plots"), "quiet");
   const plot = (name) => {
     const caption = name.slice(0, -4).replaceAll(/[-_]/g, " ");
-    const image = el("img", { src: `/model/plots/${name}`, alt: t("model.plot", { title: caption }), loading: "lazy" });
+    const image = el("img", { alt: t("model.plot", { title: caption }), loading: "lazy" });
+    showImage(image, `/model/plots/${name}`);
     return el("figure", {}, image, el("figcaption", { class: "quiet" }, caption));
   };
   return section(t("model.plots"), el("div", { class: "plots" }, names.map(plot)));

@@ -1,5 +1,6 @@
 // The tab Why: up to three maps of one image side by side, for any class, and the brush.
 
+import { showImage } from "/web/api.js";
 import { loadColours } from "/web/colours.js";
 import { button, checkBox, el, fill, labelled, select } from "/web/dom.js";
 import { onImages, samples } from "/web/images.js";
@@ -202,11 +203,17 @@ function sideBoxes() {
   return el("fieldset", { class: "row" }, el("legend", {}, t("why.shown")), side("favour"), side("against"));
 }
 
+function referenceImage(path, alt) {
+  const image = el("img", { alt });
+  showImage(image, path);
+  return image;
+}
+
 /** The nearest reference images, which help people more than maps do (see `why.caveat`). */
 function nearest({ answer }) {
   const entries = answer.nearest ?? [];
   if (entries.length === 0) return null;
-  const image = ({ picture, name }) => picture && el("img", { src: picture, alt: name });
+  const image = ({ picture, name }) => picture && referenceImage(picture, name);
   const origin = ({ name, distance }) => ` ${t("why.nearest.one", { name, distance: rounded(distance) })}`;
   const item = (entry) => el("li", {}, image(entry), el("b", {}, entry.label), origin(entry));
   return el("section", { class: "nearest" }, el("h2", {}, t("why.nearest")), el("ol", {}, entries.map(item)));

@@ -3,13 +3,16 @@ and it takes a bounded time.
 
 On SIGTERM or SIGINT
 1. the worker is no longer ready, so that load balancers stop sending to it;
-2. requests are accepted for another SETTLE_SECONDS, because some that were sent before may still
+2. every answer carries `Connection: close`, and connections that are idle for IDLE_SECONDS end,
+   until there is none for GONE_SECONDS, at most WINDOW_SECONDS: callers connect again, to another
+   replica;
+3. requests are accepted for another SETTLE_SECONDS, because some that were sent before may still
    lie in sockets;
-3. from then on new ones are rejected (503, `Connection: close`), and those that have begun are
+4. from then on new ones are rejected (503, `Connection: close`), and those that have begun are
    answered;
-4. the server stops when all are answered and no new one has come for QUIET_SECONDS, at the latest
+5. the server stops when all are answered and no new one has come for QUIET_SECONDS, at the latest
    LINGER_SECONDS after the last answer;
-5. after `seconds`, what is not answered is cancelled, and its callers get a 503.
+6. after `seconds`, what is not answered is cancelled, and its callers get a 503.
 
 A second signal stops the server at once. Times are seconds.
 """
@@ -22,6 +25,11 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any, Protocol, runtime_checkable
 
+from service.workers.connections import Connections
+
+WINDOW_SECONDS, IDLE_SECONDS = 5.0, 1.0
+GONE_SECONDS = 0.5  # callers of one batch end their connections together, and come again
+LOOK_SECONDS = 0.1  # between two looks at the connections that are left
 SETTLE_SECONDS, QUIET_SECONDS, LINGER_SECONDS = 0.1, 0.2, 1.0
 TURNS = 3  # of the event loop after SETTLE_SECONDS, which one long batch may have taken wholly
 FAREWELL_SECONDS = 1.0  # for the answers to cancelled requests
@@ -44,16 +52,34 @@ class Drain:
     flight are cancelled.
     """
 
-    def __init__(self, seconds: float, in_flight: Number, ready: Number) -> None:
+    def __init__(
+        self,
+        seconds: float,
+        in_flight: Number,
+        ready: Number,
+        connections: Connections,
+    ) -> None:
         self.stopping = False
         self.rejecting = False
         self.cancelling = False
         self._seconds = seconds
         self._in_flight = in_flight
         self._ready = ready
+        self._connections = connections
         self._tasks: set[asyncio.Task[Any]] = set()
         self._rejected = asyncio.Event()
         self._draining: asyncio.Task[None] | None = None
+        self._able = True
+
+    @property
+    def ready(self) -> bool:
+        """True while requests are wanted: the worker is able, and does not stop."""
+        return self._able and not self.stopping
+
+    def set_able(self, able: bool) -> None:  # noqa: FBT001 - it is a state
+        """Notes that the worker cannot answer now, or can again."""
+        self._able = able
+        self._ready.set(self.ready)
 
     def listen(self) -> None:
         """Takes the signals over; the server's handlers run at the end. For the main thread,
@@ -112,6 +138,7 @@ class Drain:
 
     async def _finish(self) -> None:
         """Waits until nobody expects an answer."""
+        await self._part()
         await asyncio.sleep(SETTLE_SECONDS)
         for _ in range(TURNS):
             await asyncio.sleep(0)
@@ -123,6 +150,19 @@ class Drain:
                 while True:
                     self._rejected.clear()
                     await asyncio.wait_for(self._rejected.wait(), QUIET_SECONDS)
+
+    async def _part(self) -> None:
+        """Ends the connections, each with an answer or while it is idle."""
+        loop = asyncio.get_running_loop()
+        self._connections.retire()
+        seen_at, accepted = loop.time(), self._connections.accepted
+        end = seen_at + WINDOW_SECONDS
+        while (now := loop.time()) < min(end, seen_at + GONE_SECONDS):
+            self._connections.end_quiet(before=now - IDLE_SECONDS)
+            if len(self._connections) or self._connections.accepted > accepted:
+                seen_at, accepted = now, self._connections.accepted
+            await asyncio.sleep(LOOK_SECONDS)
+        self._connections.end_quiet(before=loop.time())
 
     async def _cancel(self) -> None:
         log.warning(

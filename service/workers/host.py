@@ -6,6 +6,7 @@ the machine has.
 
 import math
 import os
+import resource
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -31,6 +32,18 @@ def cores(proc: Path = PROC, groups: Path = GROUPS) -> int:
         quotas = _limits(proc, groups, {"": _quota, "cpu": _quota_of_version_1})
         return min([allowed, *(math.ceil(quota) for quota in quotas)])
     return allowed
+
+
+def raise_file_limit() -> int:
+    """Raises the number of files that this process may have open to the most that it may choose.
+
+    The usual limit is 1,024, which 1,024 idle connections exhaust.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS names no limit, and refuses it
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return UNLIMITED if soft == resource.RLIM_INFINITY else soft
 
 
 def resident_bytes(pids: Iterable[int]) -> int:

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -222,3 +223,15 @@ def test_the_example_of_the_documents_runs(client, server, embedded):
         python, "-c", example.replace("127.0.0.1:3000", server.url.removeprefix("http://"))
     )
     assert native(server, "/predict")["label"] in printed
+
+
+def test_the_jdks_client_predicts_and_explains_although_it_asks_for_an_upgrade(server):
+    java = shutil.which("java")
+    if java is None or shutil.which("javac") is None:
+        pytest.skip("no JDK is installed: scripts/packages default-jdk-headless")
+    lines = run(java, "tests/clients/JdkClient.java", server.url, str(IMAGE)).splitlines()
+    assert [line[:4] for line in lines] == ["200 "] * 3
+    answers = [json.loads(line[4:]) for line in lines]
+    label = native(server, "/predict")["label"]
+    assert [answer["label"] for answer in answers] == [label] * 3
+    assert answers[1]["explanation"]["method"] == "grad_cam"

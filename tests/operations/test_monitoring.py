@@ -2,7 +2,10 @@
 
 import json
 import re
+import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -17,10 +20,12 @@ DASHBOARDS = {
     path.stem: json.loads(path.read_text())
     for path in sorted((MONITORING / "dashboards").glob("*.json"))
 }
-ELSEWHERE = ("DCGM_",)  # metrics of NVIDIA's exporter: no GPU here
+RUNBOOKS = "https://candor.example/docs/runbooks/"
+# Metrics of NVIDIA's exporter, and of kube-state-metrics: there is no GPU and no cluster here.
+ELSEWHERE = ("DCGM_", "kube_pod_")
 ON_FIRE = ("ALERTS",)  # exists when an alert fires
 SELECTOR = re.compile(r"([a-zA-Z_:][\w:]*)\{([^}]*)\}")
-METRIC = re.compile(r"\b(candor[_:][\w:]+|DCGM_\w+)\b")
+METRIC = re.compile(r"\b(candor[_:][\w:]+|DCGM_\w+|kube_pod_\w+)\b")
 GROUPING = re.compile(r"\b(?:by|on|group_left)\s*\(([^)]*)\)")
 OF_PROMETHEUS = {"job", "instance", "le"}
 
@@ -245,11 +250,27 @@ def test_every_alert_has_a_description_and_a_runbook():
             "alert"
         ]
         assert alert["labels"]["severity"] in ("page", "ticket")
-        page = ROOT / alert["annotations"]["runbook_url"]
+        url = alert["annotations"]["runbook_url"]
+        assert url.startswith(RUNBOOKS)
+        page = ROOT / "docs" / "runbooks" / url.removeprefix(RUNBOOKS)
         assert page.read_text().startswith(f"# {alert['alert']}\n")
     assert {path.stem for path in (ROOT / "docs" / "runbooks").glob("*.md")} == {
         alert["alert"] for alert in alerts()
     }
+
+
+def test_the_host_of_the_runbooks_is_named_once(tmp_path):
+    for folder in ("base", "monitoring", "overlays", "components"):
+        shutil.copytree(ROOT / "k8s" / folder, tmp_path / folder)
+    named = tmp_path / "monitoring" / "kustomization.yaml"
+    named.write_text(named.read_text().replace("=candor.example", "=git.example.com/candor/main"))
+    kubectl = Path(sys.prefix) / "bin" / "kubectl"
+    command = [kubectl, "kustomize", tmp_path / "overlays" / "full"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    urls = re.findall("runbook_url: (.+)", done.stdout)
+    assert len(urls) == len(alerts())
+    for url in urls:
+        assert url.startswith("https://git.example.com/candor/main/docs/runbooks/Candor")
 
 
 def test_every_alert_is_tested_firing_and_not_firing():

@@ -52,7 +52,12 @@ def test_it_holds_the_service_and_its_model_alone(bento):
 
 def test_its_image_has_our_settings(bento):
     lines = (bento / "env" / "docker" / "Dockerfile").read_text().splitlines()
-    for setting in ("CANDOR_HOST=0.0.0.0", "CANDOR_WORKERS=1", "BENTOML_DO_NOT_TRACK=true"):
+    for setting in (
+        "CANDOR_HOST=0.0.0.0",
+        "CANDOR_OPEN=true",
+        "CANDOR_WORKERS=1",
+        "BENTOML_DO_NOT_TRACK=true",
+    ):
         name = setting.partition("=")[0]
         assert {f"ARG {setting}", f"ENV {name}=${name}"} <= set(lines)
 

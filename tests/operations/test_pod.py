@@ -5,54 +5,35 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from support.groups import memory_group, peak_bytes
 from support.images import draw, encode
 from support.servers import ROOT, Server, descendants
 
 LIMIT_BYTES = 512 * 2**20
-GROUPS = Path("/sys/fs/cgroup")
 IMAGE = encode(draw(size=640, width=480))
 PNG = {"content-type": "image/png"}
 
 
 @pytest.fixture
-def memory_group():
-    """A control group with the limit, of version 1 or 2; None where this machine allows neither."""
-    for root, limit, members in (
-        (GROUPS / "memory", "memory.limit_in_bytes", "cgroup.procs"),
-        (GROUPS, "memory.max", "cgroup.procs"),
-    ):
-        folder = root / f"candor-test-{os.getpid()}"
-        try:
-            folder.mkdir()
-            (folder / limit).write_text(str(LIMIT_BYTES))
-        except OSError:
-            continue
-        yield folder / members
-        for _ in range(50):
-            try:
-                folder.rmdir()
-            except OSError:
-                time.sleep(0.1)
-            else:
-                break
-        return
-    yield None
+def group():
+    """A control group with the limit; None where this machine allows none."""
+    with memory_group(LIMIT_BYTES) as made:
+        yield made
 
 
-def pod(home, members):
+def pod(home, group):
     """The command of the service behind a read-only root, as user 1034, in the control group."""
     writable = f"--dev /dev --proc /proc --tmpfs /tmp --bind {home} {home}"
     root = f"--ro-bind / / {writable} --ro-bind {ROOT} {ROOT} --chdir {ROOT}"
     user = "--unshare-user --uid 1034 --gid 1034 --cap-drop ALL --die-with-parent"
     # A process that measures coverage would write beside the code.
     inside = f"bwrap {user} {root} --unsetenv COVERAGE_PROCESS_CONFIG".split()
-    join = f"echo $$ > {members} && " if members else ""
-    return ["sh", "-c", f'{join}exec "$@"', "sh", *inside, sys.executable, "-m", "service", "serve"]
+    command = [*inside, sys.executable, "-m", "service", "serve"]
+    return group.command(*command) if group else command
 
 
 @pytest.fixture(autouse=True)
@@ -69,21 +50,10 @@ def _namespaces():
         pytest.skip(f"this kernel forbids namespaces: {done.stderr.strip()}")
 
 
-def peak_bytes(pid):
-    """The sum of the peaks of resident memory of a process's descendants."""
-    texts = [Path(f"/proc/{one}/status").read_text() for one in descendants(pid)]
-    return 1024 * sum(
-        int(line.split()[1])
-        for text in texts
-        for line in text.splitlines()
-        if line.startswith("VmHWM")
-    )
-
-
-def test_it_serves_and_explains_within_the_limits_of_a_pod(memory_group, tmp_path):
+def test_it_serves_and_explains_within_the_limits_of_a_pod(group, tmp_path):
     home = tmp_path / "home"
     home.mkdir()
-    with Server(tmp_path, command=pod(home, memory_group), workers=1, threads=2) as server:
+    with Server(tmp_path, command=pod(home, group), workers=1, threads=2) as server:
         for _ in range(50):
             assert server.client.post("/predict", content=IMAGE, headers=PNG).status_code == 200
         for method in [entry["name"] for entry in server.client.get("/methods").json()["methods"]]:
@@ -97,7 +67,7 @@ def test_it_serves_and_explains_within_the_limits_of_a_pod(memory_group, tmp_pat
             if line.startswith("candor_memory")
         }
         assert used["candor_memory_bytes"] < LIMIT_BYTES
-        if memory_group:
+        if group:
             assert used["candor_memory_limit_bytes"] == LIMIT_BYTES
         assert peak_bytes(server.process.pid) < LIMIT_BYTES
         rights = {

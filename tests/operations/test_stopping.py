@@ -1,7 +1,12 @@
-"""The stop of the service: requests under way are answered, later ones rejected, and it ends."""
+"""The stop of the service: requests under way are answered and their connections end; later ones
+are rejected, and it ends.
+"""
 
+import asyncio
 import os
+import re
 import signal
+import socket
 import threading
 import time
 from contextlib import suppress
@@ -9,6 +14,7 @@ from contextlib import suppress
 import httpx
 import pytest
 
+from service.workers.drain import WINDOW_SECONDS
 from support import arrivals, load, stopping
 from support.images import draw, encode
 from support.servers import Server
@@ -48,15 +54,25 @@ def test_under_load_requests_sent_before_are_answered_and_later_ones_rejected(wo
     assert stop.before[200] > 50
 
 
-def test_while_it_stops_it_is_not_ready_and_rejects_with_a_reason(tmp_path):
-    with Server(tmp_path, workers=1) as server:
-        answers = []
-        thread = request_in_thread(
-            server, "/explain?method=integrated_gradients&steps=512&deadline_ms=60000", answers
-        )
+HEAD = (
+    b"POST /predict HTTP/1.1\r\nHost: localhost\r\n"
+    b"Content-Type: image/png\r\nContent-Length: %d\r\n\r\n"
+)
+
+
+def test_while_it_stops_it_is_not_ready_and_after_a_window_rejects_with_a_reason(tmp_path):
+    with (
+        Server(tmp_path, workers=1) as server,
+        socket.create_connection(("127.0.0.1", server.port)) as slow,
+    ):
+        slow.sendall(HEAD % len(IMAGE))  # a request that has begun
         time.sleep(0.3)
         server.process.send_signal(signal.SIGTERM)
         time.sleep(0.4)
+        answer = httpx.post(f"{server.url}/predict", content=IMAGE, headers=PNG)
+        assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+        assert httpx.get(f"{server.url}/readyz").status_code == 503
+        time.sleep(WINDOW_SECONDS)
         assert httpx.get(f"{server.url}/livez").status_code == 200
         assert httpx.get(f"{server.url}/readyz").status_code == 503
         assert httpx.get(f"{server.url}/v2/health/ready").json() == {
@@ -69,9 +85,78 @@ def test_while_it_stops_it_is_not_ready_and_rejects_with_a_reason(tmp_path):
             "close",
         )
         assert "candor_ready 0.0\n" in httpx.get(f"{server.url}/metrics").text
-        thread.join(60)
+        slow.sendall(IMAGE)
+        assert slow.recv(1_000).startswith(b"HTTP/1.1 200")
         assert server.process.wait(20) == 0
-    assert [answer.status_code for answer in answers] == [200]
+
+
+def test_without_connections_it_ends_at_once(tmp_path):
+    with Server(tmp_path, workers=1) as server:
+        server.client.close()
+        time.sleep(0.3)
+        started = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(20) == 0
+        assert time.monotonic() - started < WINDOW_SECONDS
+
+
+async def call(target, pause, statuses, done):
+    """Sends requests over a connection that is kept as long as it may be, and repeats none."""
+    reader = writer = None
+    while not done.is_set():
+        if writer is None or reader.at_eof():
+            await closed(writer)
+            reader, writer = await asyncio.open_connection("127.0.0.1", target[0])
+        writer.write(HEAD % len(IMAGE) + IMAGE)
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            length = re.search(rb"content-length: (\d+)", head)[1]
+            await reader.readexactly(int(length))
+            statuses.append(int(head[9:12]))
+        except (OSError, asyncio.IncompleteReadError) as error:
+            statuses.append(repr(error))
+            head = b"connection: close"
+        if b"connection: close" in head:
+            await closed(writer)
+            writer = None
+        await asyncio.sleep(pause)
+    await closed(writer)
+
+
+async def closed(writer):
+    if writer is not None:
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+
+
+async def restart_in_turn(first, second, statuses):
+    """Stops the first server, starts it again, and stops the second, under 16 callers."""
+    target, done = [first.port], asyncio.Event()
+    pauses = [0, 0.01, 0.1, 0.7] * 4
+    callers = [asyncio.create_task(call(target, pause, statuses, done)) for pause in pauses]
+    await asyncio.sleep(2)
+    for stopped, other in ((first, second), (second, first)):
+        if other.process.poll() is not None:
+            await asyncio.to_thread(other.__enter__)
+        target[0] = other.port  # as a load balancer learns it
+        stopped.client.close()
+        stopped.process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(stopped.process.wait, 60) == 0
+    while len(statuses) < 5_000:  # noqa: ASYNC110 - the callers go on
+        await asyncio.sleep(0.1)
+    done.set()
+    await asyncio.gather(*callers)
+
+
+def test_a_rolling_restart_loses_no_request_of_callers_that_keep_their_connections(tmp_path):
+    folders = [tmp_path / name for name in ("first", "second")]
+    for folder in folders:
+        folder.mkdir()
+    statuses = []
+    with Server(folders[0], workers=1) as first, Server(folders[1], workers=1) as second:
+        asyncio.run(restart_in_turn(first, second, statuses))
+    assert set(statuses) == {200}
 
 
 def test_a_request_longer_than_the_drain_gets_503_with_a_reason(tmp_path):

@@ -163,7 +163,7 @@ def test_a_bad_setting_stops_bentomls_command_with_a_sentence(tmp_path):
 def test_a_caller_that_disconnects_while_sending_is_no_failure_of_the_service(tmp_path, path):
     with Server(tmp_path, workers=1) as server:
         caller = socket.create_connection(("127.0.0.1", server.port))
-        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
         caller.sendall(f"{head}Content-Length: 5000\r\n\r\nabc".encode())
         time.sleep(0.2)
         caller.close()

@@ -47,20 +47,34 @@ CONNECTION = [
     "app_state",
     "cycle",
     "flow",
+    "headers",
     "loop",
+    "parser",
+    "pipeline",
     "scope",
     "server_state",
     "timeout_keep_alive",
     "timeout_keep_alive_handler",
     "timeout_keep_alive_task",
     "transport",
+    "url",
+    "shutdown",
+    "_should_upgrade",
     "_unset_keepalive_if_required",
-    "handle_websocket_upgrade",
 ]
-CYCLE = ["more_body", "response_complete", "scope"]
+CYCLE = [
+    "disconnected",
+    "keep_alive",
+    "message_event",
+    "more_body",
+    "response_complete",
+    "response_started",
+    "scope",
+]
 ATTRIBUTES = [
     *(Use("uvicorn", f"HttpToolsProtocol.{name}", PROTOCOL) for name in CONNECTION),
     *(Use("uvicorn", f"RequestResponseCycle.{name}", PROTOCOL) for name in CYCLE),
+    Use("uvicorn", "HttpToolsProtocol.client", "service/workers/connections.py"),
     Use("uvicorn", "FlowControl.resume_reading", PROTOCOL),
     Use("uvicorn", "ServerState.default_headers", PROTOCOL),
     Use("uvicorn", "ServerState.total_requests", PROTOCOL),
@@ -146,7 +160,7 @@ def exchange():
         connection = HttpToolsProtocol(config, ServerState(), {"key": "value"}, loop)
         transport = Transport()
         connection.connection_made(transport)
-        connection.data_received(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        connection.data_received(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await asyncio.sleep(0.01)
         connection.timeout_keep_alive_task.cancel()
         return connection, transport

@@ -10,7 +10,7 @@ from service.settings import EMBEDDED_BUNDLE, Settings, describe
 def test_an_empty_environment_gives_the_documented_defaults():
     settings = Settings.from_environment({"PATH": "/bin"})
     assert (settings.host, settings.port, settings.device) == ("127.0.0.1", 3000, "auto")
-    assert (settings.max_body_bytes, settings.max_pixels) == (10 * 2**20, 50_000_000)
+    assert (settings.max_body_bytes, settings.max_pixels) == (10 * 2**20, 0)
     assert settings.bundle == EMBEDDED_BUNDLE
 
 
@@ -33,7 +33,7 @@ def test_an_unknown_variable_stops_the_start_and_names_the_nearest():
         ("CANDOR_PORT", "70000", "1 to 65,535"),
         ("CANDOR_DEVICE", "gpu", "auto, cpu, cuda, tensorrt"),
         ("CANDOR_BUNDLE", "/no/such/folder", "a folder that exists"),
-        ("CANDOR_MAX_PIXELS", "-1", "from 1 to"),
+        ("CANDOR_MAX_PIXELS", "-1", "from 0 to"),
         ("CANDOR_HOST", " ", "not empty"),
     ],
 )

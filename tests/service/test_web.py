@@ -15,6 +15,7 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import expect
 
+from service.api.access.keys import SCOPES, make
 from service.bundle import folder as bundle_folder
 from service.errors import RequestError
 from service.explain import METHODS
@@ -655,6 +656,78 @@ def findings(page, rules=None):
         for violation in Axe().run(page, options=options).response["violations"]
         if violation["impact"] in ("serious", "critical")
     ]
+
+
+@pytest.fixture(scope="module")
+def keyed(tmp_path_factory, marked):
+    """A server that wants keys, and three of them: a visitor's, an operator's and a scraper's."""
+    folder = tmp_path_factory.mktemp("keyed")
+    made = {
+        "visitor": make("visitor", ("predict", "explain")),
+        "operator": make("operator", SCOPES),
+        "scraper": make("scraper", ("metrics",)),
+    }
+    (folder / "keys").touch(0o600)
+    (folder / "keys").write_text("\n".join(line for _, line in made.values()))
+    with Server(folder, keys=folder / "keys", bundle=marked.environment["CANDOR_BUNDLE"]) as server:
+        yield server, {name: secret for name, (secret, _) in made.items()}
+
+
+@pytest.fixture
+def shut(browser, keyed):
+    """A visitor of the server that wants keys; the console shows the answers without one."""
+    visitor = Visit(browser, keyed[0].url)
+    yield visitor
+    visitor.close()
+    assert [error for error in visitor.errors if "40" not in error] == []
+    assert visitor.foreign == []
+
+
+def give(page, key):
+    page.get_by_label("Key", exact=True).fill(key)
+    page.get_by_role("button", name="Continue").click()
+
+
+def test_the_page_asks_for_a_key_and_keeps_it_in_its_tab(shut, keyed):
+    page = shut.page
+    page.goto("/#try")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    assert findings(page) == []
+    give(page, "candor_wrong")
+    expect(page.get_by_role("alert")).to_have_text("The service does not know this key.")
+    give(page, keyed[1]["visitor"])
+    page.wait_for_selector("#try h1")
+    shut.sample()
+    page.reload()
+    page.wait_for_selector("#try h1")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    assert page.evaluate("Object.values(sessionStorage)") == [keyed[1]["visitor"]]
+    assert page.evaluate("Object.values(localStorage).join()").find("candor_") == -1
+    assert page.context.cookies() == []
+    assert not any(keyed[1]["visitor"] in url for url in shut.requests)
+
+
+def test_a_key_without_the_scope_is_a_message(shut, keyed):
+    page = shut.page
+    page.goto("/#watch")
+    give(page, keyed[1]["visitor"])
+    expect(page.get_by_text("The key does not allow this").first).to_be_visible()
+
+
+def test_an_operators_key_shows_the_plots_of_the_card(shut, keyed):
+    page = shut.page
+    page.goto("/#model")
+    give(page, keyed[1]["operator"])
+    for image in (page.locator("#model .plots img"), page.locator("#model .card-text img")):
+        image.first.scroll_into_view_if_needed()
+        expect(image.first).to_have_js_property("naturalWidth", 64)
+
+
+def test_without_a_key_the_page_shows_that_one_is_needed(shut):
+    page = shut.page
+    page.goto("/#try")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#start-error").get_by_text("This service needs a key")).to_be_visible()
 
 
 @pytest.mark.parametrize(("scheme", "rules"), [("light", None), ("dark", ["color-contrast"])])

@@ -9,7 +9,9 @@ Validation images are held out of the training set. The test set serves reports 
 """
 
 import hashlib
+import lzma
 import tarfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -24,6 +26,7 @@ from service.image.resize import Input
 from training.data.split import hold_out
 
 CIFAR10 = "cifar10"
+MAX_FILE_BYTES = 100_000_000  # of one image; cameras write less
 SPLITS = ("train", "test")
 TEST_SHARE = 10  # one image in so many, where the source has no test set of its own
 
@@ -234,7 +237,10 @@ def _split_of(path: PurePosixPath) -> str:
 def _folder_files(root: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
     # in the order of names: that of the file system would change the fingerprint
     for path in sorted(root.rglob("*")):
-        if path.suffix.lower() in SUFFIXES:
+        if path.suffix.lower() in SUFFIXES and not path.is_dir():
+            if not path.is_file():
+                raise DataError(f"{path} is no file, but a pipe, a device or a broken link")
+            _check_size(str(path), path.stat().st_size)
             yield PurePosixPath(path.relative_to(root)), path.read_bytes()
 
 
@@ -243,15 +249,44 @@ def _tar_members(path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
     try:
         # members are read in memory: nothing is unpacked to disk, so none can escape a folder
         with tarfile.open(path) as archive:
-            members = {
-                member.name: archive.extractfile(member) for member in archive if member.isfile()
-            }
+            members = {member.name: member for member in archive if _is_image(member)}
+            _check_end(archive, path)
             for name in sorted(members):
-                file = members[name]
-                if file is not None and name.lower().endswith(SUFFIXES):
+                file = archive.extractfile(members[name])
+                if file is not None:
                     yield PurePosixPath(name), file.read()
-    except tarfile.TarError as error:
-        raise DataError(f"{path} is neither a folder nor a tar ({error})") from None
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(
+            f"{path} is neither a folder nor a tar, or it was cut off ({reason})"
+        ) from None
+
+
+def _is_image(member: tarfile.TarInfo) -> bool:
+    """True if `member` is an image file.
+
+    Raises:
+        DataError: it is larger than MAX_FILE_BYTES.
+    """
+    _check_size(member.name, member.size)  # of any member: a packed one is unpacked to skip it
+    return member.isfile() and member.name.lower().endswith(SUFFIXES)
+
+
+def _check_size(name: str, file_bytes: int) -> None:
+    if file_bytes > MAX_FILE_BYTES:
+        raise DataError(
+            f"{name} has {file_bytes:,} bytes; the limit is {MAX_FILE_BYTES:,}: leave it out"
+        )
+
+
+def _check_end(archive: tarfile.TarFile, path: Path) -> None:
+    """Checks that a tar, all headers of which are read, ends with its mark, a block of zeros."""
+    # tarfile takes an archive that is cut off for a smaller one.
+    file = archive.fileobj
+    assert file is not None
+    file.seek(archive.offset)
+    if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise DataError(f"{path} has no end mark, so it was cut off: copy it again")
 
 
 def drawn_images(count: int, size: int) -> UInt8[np.ndarray, "count size size 3"]:

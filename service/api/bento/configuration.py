@@ -6,14 +6,22 @@ It comes from BENTOML_CONFIG, BENTOML_CONFIG_OVERRIDES, BENTOML_CONFIG_OPTIONS a
 was set by the operator.
 """
 
+import os
 import socket
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import click
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.configuration.helpers import get_default_config
 from bentoml.exceptions import BentoMLConfigException
+
+from service.api.access import guard
+from service.errors import SettingsError
+from service.settings import PREFIX, Settings
+from service.workers import home
 
 # BentoML itself heeds these, or BentoCloud; those of `http.cors` are read by `cors` below.
 HONOURED = (
@@ -37,6 +45,12 @@ REMEDIES = {
     "workers": "set CANDOR_WORKERS",
 }
 CORS = "access_control_"
+# Of CANDOR_ALLOW_ORIGINS: what pages may send, and read beside the body.
+CORS_ARGUMENTS: Mapping[str, Any] = {
+    "allow_methods": ["GET", "POST"],
+    "allow_headers": ["authorization", "content-type", "inference-header-content-length"],
+    "expose_headers": ["inference-header-content-length", "retry-after", "x-request-id"],
+}
 CORS_LISTS = ("allow_origins", "allow_methods", "allow_headers", "expose_headers")
 
 
@@ -45,7 +59,8 @@ def check(service: Any) -> None:
     called.
 
     Raises:
-        BentoMLConfigException: an option is set that nothing heeds, or the address is taken.
+        BentoMLConfigException: an option is set that nothing heeds, the address is taken, or other
+            machines reach it and it has no keys.
     """
     actual = _options(service.name)
     expected = {**_flat(get_default_config(version=2)["services"]), **_flat(service.config)}
@@ -57,16 +72,34 @@ def check(service: Any) -> None:
             f"services.{service.name}.http.cors.enabled is true, and access_control_allow_origins "
             "is not set: set it to the origins that may read answers"
         )
+    if actual["http.cors.enabled"] and Settings.from_environment().allow_origins:
+        raise BentoMLConfigException(
+            f"services.{service.name}.http.cors.enabled is true, and CANDOR_ALLOW_ORIGINS is set, "
+            "too: choose one of them"
+        )
     command = click.get_current_context(silent=True)
     if command is not None and "port" in command.params:
         _check_address(service.name, command.params, actual, expected)
 
 
+def lock_home() -> None:
+    """Reserves BENTOML_HOME when `bentoml serve` imports the service.
+
+    Raises:
+        HomeError: another server has it.
+    """
+    # Later is too late: BentoML empties the folder of the metrics before it calls any hook.
+    command = click.get_current_context(silent=True)
+    if command is not None and command.info_name == "serve":
+        home.lock(Path(BentoMLContainer.bentoml_home.get()))
+
+
 def cors(service_name: str) -> dict[str, Any] | None:
     """The arguments of Starlette's CORSMiddleware; None where CORS is not enabled."""
     options = _options(service_name)
+    origins = Settings.from_environment().allow_origins
     if not options["http.cors.enabled"]:
-        return None
+        return {"allow_origins": origins, **CORS_ARGUMENTS} if origins else None
     prefix = f"http.cors.{CORS}"
     given = {
         name.removeprefix(prefix): value
@@ -109,7 +142,7 @@ def _check_address(
     actual: Mapping[str, Any],
     expected: Mapping[str, Any],
 ) -> None:
-    """Checks that the address of the command line is the configured one, and free."""
+    """Checks that the address of the command line is the configured one, guarded, and free."""
     for name in ("host", "port"):
         option, given = f"http.{name}", command.get(name)
         if given is not None and actual[option] not in (expected[option], given):
@@ -119,6 +152,7 @@ def _check_address(
                 f"(python -m service: CANDOR_{name.upper()})"
             )
     host, port = (command.get(name) or actual[f"http.{name}"] for name in ("host", "port"))
+    _guard(host)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -129,3 +163,15 @@ def _check_address(
                 f"the service cannot listen on {host}, port {port} ({error.strerror}): stop what "
                 "listens there, or choose another port (CANDOR_PORT)"
             ) from None
+
+
+def _guard(host: str) -> None:
+    """Checks that the service may listen on `host`, and lets the workers know the names that
+    follow from it: their settings may have another host than the command line.
+    """
+    settings = replace(Settings.from_environment(), host=host)
+    try:
+        guard.check_exposure(settings)
+    except SettingsError as error:
+        raise BentoMLConfigException(str(error)) from None
+    os.environ[f"{PREFIX}HOSTS"] = ",".join(settings.served_hosts)

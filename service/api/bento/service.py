@@ -12,16 +12,15 @@ import bentoml
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.bento import CALLS, configuration
+from service.api.access.guard import Guard, GuardMiddleware
+from service.api.access.sites import safe
+from service.api.bento import BENTOML_PATHS, CALLS, configuration
 from service.workers import memory
-
-# Paths that BentoML answers: probes, the schema of its clients, its OpenAPI document.
-BENTOML_PATHS = ("/livez", "/readyz", "/healthz", "/schema.json", "/docs.json")
 
 
 class FrontedService(bentoml.Service):  # type: ignore[misc] # bentoml is untyped
-    """A BentoML service; its class has `app`, an ASGI application, and `connection_state`, for
-    each connection of the server.
+    """A BentoML service; its class has `app`, an ASGI application with its `guard`, and
+    `connection_state`, for each connection of the server.
     """
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:  # noqa: FBT001, FBT002 - as BentoML has it
@@ -44,15 +43,17 @@ class Front:
         self._cors = cors
         # Dependent services send pickles, which run code: they are taken at a dependency's own
         # socket, which no client reaches.
+        self._is_main = is_main
         self._calls = {} if is_main else {CALLS: bentoml_app}
         self._app: ASGIApp = bentoml_app  # until the service has started
+        self._own = bentoml_app  # for BentoML's paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request, or starts and stops the service."""
         if scope["type"] == "lifespan":
             await self._live(scope, receive, send)
         elif scope["path"] in BENTOML_PATHS:
-            await self._bentoml(scope, receive, send)
+            await self._own(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
@@ -66,8 +67,25 @@ class Front:
 
     def _started(self, scope: Scope) -> None:
         instance = bentoml.get_current_service()
-        self._app = (
-            instance.app if self._cors is None else CORSMiddleware(instance.app, **self._cors)
-        )
+        guard: Guard = instance.guard
+        if not self._is_main:
+            guard.trust_all()
+        self._app = instance.app
+        self._own = _with_safe_headers(GuardMiddleware(self._bentoml, guard))
+        if self._cors is not None:
+            self._app = cors = CORSMiddleware(instance.app, **self._cors)
+            guard.sites.allow_origins(cors.is_allowed_origin)
         # The server copies its state into that of every connection and request.
         scope.setdefault("state", {}).update(instance.connection_state, **self._calls)
+
+
+def _with_safe_headers(app: ASGIApp) -> ASGIApp:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_safely(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = safe(message.get("headers", ()))
+            await send(message)
+
+        await app(scope, receive, send_safely)
+
+    return answer

@@ -22,8 +22,10 @@ from jaxtyping import Bool, Float32, UInt8
 from starlette.responses import Response
 
 from service.api import body as request_body
+from service.api import large
 from service.api.body import EncodedImage
-from service.errors import ImageTooLarge, InvalidParameter, MalformedRequest, short
+from service.errors import InvalidParameter, MalformedRequest, short
+from service.image.decode import check_size
 from service.image.resize import Pixels
 
 BYTES, UINT8, FP32, BOOL = "BYTES", "UINT8", "FP32", "BOOL"
@@ -77,7 +79,8 @@ def read(body: bytes, json_length: str | None, max_pixels: int) -> InferenceRequ
 
     Raises:
         MalformedRequest: the body breaks the protocol.
-        InvalidParameter: a parameter is unknown, or there are more than 64 rows.
+        InvalidParameter: a parameter is unknown, there are more than 64 rows, or `check_values`
+            fails.
         ImageTooLarge: images of more than `max_pixels` pixels.
     """
     document, binary = _split(body, json_length)
@@ -139,6 +142,7 @@ def _split(body: bytes, json_length: str | None) -> tuple[dict[str, Any], memory
     content, length = memoryview(body), len(body)
     if json_length is not None:
         length = _json_length(json_length, length)
+    large.check_values(body[:length], pixels=True)
     try:
         document = orjson.loads(content[:length])
     except orjson.JSONDecodeError as error:
@@ -178,11 +182,7 @@ def _rows(tensor: Mapping[str, Any], binary: memoryview, max_pixels: int) -> tup
         return _encoded(tensor, _data(tensor, binary), shape[0])
     if kind == UINT8 and _is_rgb(shape):
         # By the shape alone, before the data become an array.
-        if shape[1] * shape[2] > max_pixels:
-            raise ImageTooLarge(
-                f"the images have {shape[2]}×{shape[1]} px; "
-                f"the limit is {max_pixels:,} px: send smaller ones"
-            )
+        check_size(shape[2], shape[1], max_pixels)
         return tuple(_pixels(_data(tensor, binary), shape))
     raise InvalidParameter(f"the input is {short(kind)} of shape {short(list(shape))}: {INPUTS}")
 

@@ -14,14 +14,15 @@ from typing import Any
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from service.api import body as request_body
-from service.api import parameters
-from service.api.body import EncodedImage, Payload
+from service.api import large, parameters
+from service.api.access import guard
+from service.api.access.guard import GuardedRoute
+from service.api.body import EncodedImage, Limits, Payload
 from service.api.native import JSON, Native
 from service.api.parameters import Options
-from service.api.tasks import cancel_on_disconnect
+from service.api.tasks import caller_of, cancel_on_disconnect
 from service.errors import MalformedRequest, NotFound, short
 from service.schedule.pipeline import Pipeline
 from service.schedule.timing import Timing
@@ -34,20 +35,20 @@ Documents = list[dict[str, Any]]
 class KServeV1:
     """The endpoints of the V1 protocol."""
 
-    def __init__(self, pipeline: Pipeline, native: Native, max_body_bytes: int) -> None:
+    def __init__(self, pipeline: Pipeline, native: Native, limits: Limits) -> None:
         self._pipeline = pipeline
         self._native = native
         self._manifest = pipeline.engine.manifest
-        self._max_body_bytes = max_body_bytes
+        self._limits = limits
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[GuardedRoute]:
         """The routes of these endpoints."""
         model = f"{PREFIX}/models/{{name}}"
         return [
-            Route(f"{model}:predict", self.predict, methods=["POST"]),
-            Route(f"{model}:explain", self.explain, methods=["POST"]),
-            Route(f"{PREFIX}/models", self.models),
-            Route(model, self.model),
+            GuardedRoute(f"{model}:predict", guard.PREDICT, self.predict, ["POST"]),
+            GuardedRoute(f"{model}:explain", guard.EXPLAIN, self.explain, ["POST"]),
+            GuardedRoute(f"{PREFIX}/models", guard.DOCUMENTS, self.models),
+            GuardedRoute(model, guard.DOCUMENTS, self.model),
         ]
 
     async def models(self, _request: Request) -> Response:
@@ -74,11 +75,14 @@ class KServeV1:
         body_of: Callable[[Documents], Mapping[str, Any]],
     ) -> Response:
         self._check_model(request)
-        timing = Timing(self._pipeline.metrics)
+        timing = Timing(self._pipeline.metrics, caller=caller_of(request))
         with timing.of("read"):
-            body = await request_body.body_of(request, self._max_body_bytes)
-            payload = request_body.with_query(read(body), request_body.query_of(request))
+            body = await request_body.body_of(request, self._limits)
+            query = request_body.query_of(request)
+            payload = request_body.with_query(await large.parse(body, lambda: read(body)), query)
         options = options_of(self._manifest, payload.parameters)
+        if options.question is not None:
+            guard.require(request, guard.EXPLAIN)
 
         async def work() -> Response:
             documents = self._native.documents("instance", payload.images, options, timing)
@@ -97,8 +101,9 @@ def read(body: bytes) -> Payload:
 
     Raises:
         MalformedRequest: not JSON, or without a list of instances.
-        InvalidParameter: more than 64 instances.
+        InvalidParameter: more than 64 instances, or `check_values` fails.
     """
+    large.check_values(body)
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:

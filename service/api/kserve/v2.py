@@ -27,15 +27,18 @@ import orjson
 from jaxtyping import Float32
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 import service
 from service.api import body as request_body
+from service.api import large
 from service.api import parameters as request_parameters
+from service.api.access import guard
+from service.api.access.guard import GuardedRoute
+from service.api.body import Limits
 from service.api.kserve import tensors
 from service.api.kserve.tensors import InferenceRequest, Output, OutputRequest, Row
 from service.api.parameters import Options
-from service.api.tasks import cancel_on_disconnect, gather_rows
+from service.api.tasks import caller_of, cancel_on_disconnect, gather_rows
 from service.bundle.folder import Bundle
 from service.bundle.manifest import Manifest
 from service.errors import InvalidParameter, NotFound, RequestError, short
@@ -43,7 +46,6 @@ from service.explain import Attribution, Question
 from service.predictions import Prediction, PredictionSet
 from service.schedule.pipeline import PIXELS, Pipeline, Sent
 from service.schedule.timing import Timing
-from service.settings import Settings
 
 PREFIX = "/v2"
 DEFAULT, SETS, FAMILIARITY = ("logits", "probabilities", "label"), "prediction_set", "familiarity"
@@ -58,21 +60,24 @@ PLATFORM = "onnx_onnxv1"
 class OpenInference:
     """The endpoints of the V2 protocol over one pipeline."""
 
-    def __init__(self, pipeline: Pipeline, bundle: Bundle, settings: Settings) -> None:
+    def __init__(self, pipeline: Pipeline, bundle: Bundle, limits: Limits) -> None:
         self._pipeline = pipeline
         self._manifest = bundle.manifest
-        self._max_body_bytes, self._max_pixels = settings.max_body_bytes, settings.max_pixels
+        self._limits = limits
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[GuardedRoute]:
         """The routes of these endpoints."""
         models = (f"{PREFIX}/models/{{name}}", f"{PREFIX}/models/{{name}}/versions/{{version}}")
         return [
-            Route(PREFIX, self.server),
-            Route(f"{PREFIX}/health/live", self.live),
-            Route(f"{PREFIX}/health/ready", self.ready),
-            *(Route(f"{model}/infer", self.infer, methods=["POST"]) for model in models),
-            *(Route(f"{model}/ready", self.model_ready) for model in models),
-            *(Route(model, self.model) for model in models),
+            GuardedRoute(PREFIX, guard.DOCUMENTS, self.server),
+            GuardedRoute(f"{PREFIX}/health/live", guard.OPEN, self.live),
+            GuardedRoute(f"{PREFIX}/health/ready", guard.OPEN, self.ready),
+            *(
+                GuardedRoute(f"{model}/infer", guard.PREDICT, self.infer, ["POST"])
+                for model in models
+            ),
+            *(GuardedRoute(f"{model}/ready", guard.OPEN, self.model_ready) for model in models),
+            *(GuardedRoute(model, guard.DOCUMENTS, self.model) for model in models),
         ]
 
     async def server(self, _request: Request) -> Response:
@@ -102,15 +107,19 @@ class OpenInference:
     async def infer(self, request: Request) -> Response:
         """POST /v2/models/NAME/infer."""
         self._check_model(request)
-        timing = Timing(self._pipeline.metrics)
+        timing = Timing(self._pipeline.metrics, caller=caller_of(request))
         with timing.of("read"):
-            body = await request_body.body_of(request, self._max_body_bytes)
+            body = await request_body.body_of(request, self._limits)
             json_length = request.headers.get(tensors.HEADER)
-            inference = tensors.read(body, json_length, self._max_pixels)
+            inference = await large.parse(
+                body, lambda: tensors.read(body, json_length, self._pipeline.max_pixels)
+            )
         outputs = inference.outputs or tuple(
             OutputRequest(name, inference.binary) for name in DEFAULT
         )
         options = self._options(inference, outputs)
+        if options.question is not None:
+            guard.require(request, guard.EXPLAIN)
         timing.allow(options.deadline_ms)
         return await cancel_on_disconnect(
             request, self._answer(inference, outputs, options, timing)
@@ -126,6 +135,7 @@ class OpenInference:
         # The outputs hold all logits and one label: a longer list would be made for nothing.
         question, first_class = options.question, replace(options.prediction, top_k=1)
         explained = question is not None
+        self._pipeline.check_passes(question, len(inference.rows))
         images = await gather_rows("row", (self._receive(row, timing) for row in inference.rows))
         predictions = await gather_rows(
             "row",

@@ -13,6 +13,9 @@ from collections import Counter
 
 import httpx
 import pytest
+from httptools import HttpParserError, HttpRequestParser
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from uvicorn import Config
 from uvicorn.server import ServerState
 
@@ -21,6 +24,7 @@ from service.api.overload import parse
 from service.schedule.pipeline import Pipeline
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
+from service.workers.connections import Connections
 from service.workers.drain import Drain
 from service.workers.protocol import REJECTION, Connection, RequestHead
 from support import arrivals, load
@@ -29,7 +33,7 @@ from support.servers import Server, eventually
 
 IMAGE, BIG = encode(draw(size=64)), encode(draw("red", 1_000, width=900))
 MORE, TRIES = 40, 1000  # connections than there are places; requests until both answers were seen
-POST = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+POST = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
 PATHS = {"/predict", "/explain"}
 LENGTH = b"Content-Length: 5\r\n\r\n"
 
@@ -141,7 +145,7 @@ def test_under_pressure_every_request_on_a_connection_gets_its_own_whole_answer(
             POST + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(IMAGE), IMAGE),
             {200, 429},
         ),
-        (b"GET /methods HTTP/1.1\r\nHost: x\r\n\r\n", {200}),
+        (b"GET /methods HTTP/1.1\r\nHost: localhost\r\n\r\n", {200}),
         (POST + b"Content-Length: x\r\n\r\n", {400}),
         (POST.replace(b"/predict", b"/predictions") + LENGTH + b"12345", {404}),
     ],
@@ -178,8 +182,8 @@ def test_a_body_that_comes_late_still_gets_its_answer(pressed):
             assert headers["x-request-id"] == f"late-{number}"
 
 
-def test_every_rejection_is_counted_and_has_an_id_of_its_own(tmp_path):
-    with Server(tmp_path, workers=1) as server:
+def test_every_rejection_is_counted_logged_and_has_an_id_of_its_own(tmp_path):
+    with Server(tmp_path, workers=1, access_log="true") as server:
         raw = load.image("/predict", IMAGE, "png").raw()
         answers = arrivals.run(arrivals.together(server.port, [raw] * 900))
         rejected = [answer for answer in answers if answer.status == 429]
@@ -195,6 +199,11 @@ def test_every_rejection_is_counted_and_has_an_id_of_its_own(tmp_path):
         ):
             assert f"{series} {float(len(rejected))}" in text
         assert 'candor_request_duration_seconds_count{route="/predict"} 900.0' in text
+        lines = re.findall(
+            r"POST /predict (\d+) [\d.]+ ms \(request (\S+)\)", server.log.read_text()
+        )
+        assert Counter(int(status) for status, _ in lines)[429] == len(rejected)
+        assert len({identity for _, identity in lines}) == 900
 
 
 @pytest.mark.parametrize(
@@ -233,6 +242,13 @@ def test_a_plain_request_is_understood(head, identity):
         POST + b"Connection: keep-alive\r\nConnection: close\r\n" + LENGTH,
         POST + b"Connection: Upgrade\r\nUpgrade: websocket\r\n" + LENGTH,
         POST + b"X-Long: a\r\n b\r\n" + LENGTH,
+        POST + b"X: a\nTransfer-Encoding: chunked\r\n" + LENGTH,
+        POST + b"X: a\rTransfer-Encoding: chunked\r\n" + LENGTH,
+        POST + b"X: a\0b\r\n" + LENGTH,
+        POST + b"nonsense\r\n" + LENGTH,
+        POST + b"X Y: a\r\n" + LENGTH,
+        POST + b": a\r\n" + LENGTH,
+        POST + b"X: a\r\nX: b\r\n" + LENGTH,
         POST + b"Origin: https://example.com\r\n" + LENGTH,
     ],
 )
@@ -240,11 +256,82 @@ def test_a_request_that_is_not_plain_is_left_to_the_server(head):
     assert parse(head, PATHS) is None
 
 
+class Framing:
+    """The requests that llhttp finds in a stream, as the server uses it: URL and body of each."""
+
+    def __init__(self, stream):
+        self.requests, self.refused = [], False
+        self.parser = HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        try:
+            self.parser.feed_data(stream)
+        except HttpParserError:
+            self.refused = True
+
+    def on_message_begin(self):
+        self.url, self.body = b"", b""
+
+    def on_url(self, url):
+        self.url += url
+
+    def on_body(self, body):
+        self.body += body
+
+    def on_message_complete(self):
+        self.requests.append((self.url, self.body))
+
+
+NEXT = b"GET /next HTTP/1.1\r\nHost: localhost\r\n\r\n"
+ENDS = st.sampled_from(
+    [b"\r\n"] * 12 + [b"\n", b"\r", b"\r\n ", b"\r\n\t", b"\n\n", b"\0\r\n", b""]
+)
+NAMES = st.sampled_from(
+    [b"Content-Length", b"content-length ", b"Transfer-Encoding", b"Connection", b"X", b"X Y", b""]
+)
+VALUES = st.sampled_from(
+    [b"5", b"05", b"+5", b"5, 5", b"0x5", b"chunked", b"keep-alive", b"close", b"a\tb", b"a\x7f"]
+) | st.binary(max_size=4)
+LINES = st.builds(
+    lambda name, colon, value, end: name + colon + value + end,
+    NAMES,
+    st.sampled_from([b": "] * 6 + [b":", b" :", b"", b":\t", b":\x0b"]),
+    VALUES,
+    ENDS,
+)
+TARGETS = st.sampled_from([b"/predict"] * 4 + [b"/predict?a=1", b"/predict?\x80", b"/predict#a"])
+
+
+@settings(deadline=None, max_examples=400)
+@given(TARGETS, ENDS, st.lists(LINES, max_size=4), st.booleans(), st.binary(max_size=3), st.data())
+def test_what_is_understood_is_framed_as_the_server_frames_it(target, end, lines, usual, odd, data):
+    head = b"POST " + target + b" HTTP/1.1" + end + b"".join(lines)
+    head += LENGTH if usual else b"\r\n"
+    place = data.draw(st.integers(0, len(head)))
+    if odd and data.draw(st.booleans()):
+        head = head[:place] + odd + head[place:]
+    head = head[: head.find(b"\r\n\r\n") + 4]
+    if found := parse(head, PATHS):
+        framing = Framing(head + bytes(found.size - len(head)) + NEXT)
+        assert not framing.refused
+        (url, body), after = framing.requests
+        assert url.partition(b"?")[0] == b"/predict"
+        assert (len(head) + len(body), after) == (found.size, (b"/next", b""))
+
+
+@pytest.mark.parametrize("line", [b"X: a\nY: b", b"X: a\rY: b", b"X: a\0b", b"nonsense", b"X Y: a"])
+def test_a_head_that_the_server_refuses_is_refused_under_pressure_too(line, pressed):
+    for _ in range(3):
+        with Wire(pressed.port) as wire:
+            wire.send([POST + line + b"\r\n" + LENGTH + b"12345"])
+            status, headers, _ = wire.answer()
+            assert (status, headers["connection"]) == (400, "close")
+
+
 def test_a_connection_that_has_ended_leaves_no_garbage(embedded, engine):
     metrics = Metrics(embedded.manifest.labels)
     pipeline, drain = (
         Pipeline(engine, Settings(), metrics),
-        Drain(1.0, metrics.requests_in_flight, metrics.ready),
+        Drain(1.0, metrics.requests_in_flight, metrics.ready, Connections()),
     )
     api = build(pipeline, embedded, Settings(), drain)
     config, state, made = Config(api.app), ServerState(), []

@@ -247,3 +247,18 @@ def test_without_pyarrow_the_remedy_is_named(tmp_path, images):
     )
     assert done.returncode == 1
     assert "install the extra `bulk`" in done.stderr
+
+
+def test_large_images_wait_for_memory_and_one_that_never_fits_is_an_error(tmp_path, engine):
+    folder = tmp_path / "large"
+    folder.mkdir()
+    for number in range(6):
+        (folder / f"{number}.png").write_bytes(encode(draw(size=300, seed=number)))
+    (folder / "never.png").write_bytes(encode(draw(size=400)))
+    out = tmp_path / "out.parquet"
+    started = Run(engine, Job(folder, out), 10**6, workers=2, decode_bytes=1_000_000)
+    assert sum(started.work()) == 7
+    started.finish()
+    errors = [row["error_detail"] for row in pq.read_table(out).to_pylist()]
+    assert errors[:6] == [None] * 6
+    assert "400×400 px and takes 1.251 MB of memory; the limit is 0.75 MB" in errors[6]

@@ -122,7 +122,7 @@ def test_a_tall_sliver_with_a_legend_stays_within_bounds(engine):
     from support.images import encode
 
     sent = pipeline.fit_image(
-        encode(np.zeros((60_000, 3, 3), np.uint8)), engine.manifest.input, 10**6, keep=True
+        encode(np.zeros((16_000, 3, 3), np.uint8)), engine.manifest.input, 10**6, keep=True
     )
     result = Attribution(
         Question(METHODS["saliency"], None, {}), Target(0), np.ones((32, 32), np.float32), {}

@@ -6,7 +6,19 @@ import pytest
 
 from service.bundle import folder as contract
 from service.errors import InvalidParameter, MethodUnavailable
-from service.explain import METHODS, ask, available, cheaper_questions, forward_passes
+from service.explain import (
+    METHODS,
+    ask,
+    available,
+    cheaper_questions,
+    check_passes,
+    forward_passes,
+)
+from service.explain.question import most_passes
+from service.settings import Settings
+
+MOST_IMAGES = 64  # of a request
+COSTLY = ("steps", "max_steps", "samples", "segments")
 
 
 def cheaper(manifest, method, quality="basic", **given):
@@ -127,3 +139,24 @@ def test_text_and_numbers_mean_the_same(embedded):
 def test_a_contrast_of_unknown_or_equal_classes_is_rejected(target, embedded):
     with pytest.raises(InvalidParameter, match="target is"):
         ask(embedded.manifest, "saliency", target, {})
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_default_limit_holds_the_largest_batch_and_every_question(method, embedded):
+    limit = Settings().max_passes
+    check_passes(ask(embedded.manifest, method, None, {}), MOST_IMAGES, limit)
+    dearest = {p.name: p.high for p in METHODS[method].parameters if p.name in COSTLY}
+    if "stride" in {p.name for p in METHODS[method].parameters}:
+        dearest |= {"stride": 0.05, "window": 0.05}
+    question = ask(embedded.manifest, method, None, dearest, "full")
+    check_passes(question, 1, limit)
+    if forward_passes(question) * MOST_IMAGES > limit:
+        with pytest.raises(InvalidParameter, match="the limit is 70,000 a request: ask for fewer"):
+            check_passes(question, MOST_IMAGES, limit)
+
+
+def test_the_doubling_of_steps_is_charged(embedded):
+    asked = ask(embedded.manifest, "integrated_gradients", None, {"steps": 32, "max_steps": 128})
+    fixed = ask(embedded.manifest, "integrated_gradients", None, {"steps": 224, "max_steps": 1})
+    assert most_passes(asked) == forward_passes(fixed)
+    assert most_passes(fixed) == forward_passes(fixed)

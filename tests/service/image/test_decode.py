@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps, PngImagePlugin
 
 from service.errors import ImageTooLarge, RequestError, UndecodableImage, UnsupportedFormat
 from service.image import decode
@@ -240,3 +240,72 @@ def test_a_damaged_jpeg_never_has_other_pixels_than_pillow_gives(seed, changes, 
         and (pixels := decode._plain_jpeg_pixels(damaged)) is not None
     ):
         assert np.array_equal(pixels, by_pillow(damaged))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_a_side_has_a_limit(kind):
+    body = encode(np.zeros((1, 16_385 if kind != "WEBP" else 16_383, 3), np.uint8), kind)
+    if kind == "WEBP":  # the format itself ends there
+        assert decode.decode(body, MOST).width == 16_383
+        return
+    with pytest.raises(ImageTooLarge, match=r"16385×1 px; the limit of a side is 16,384 px"):
+        decode.decode(body, MOST)
+
+
+SIXTEEN_BITS = np.arange(33 * 21, dtype=np.uint16).reshape(33, 21) * 90
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    "image",
+    [
+        Image.fromarray(draw(size=33, width=21)),
+        Image.fromarray(draw(size=33, width=21)).convert("LA"),
+        Image.fromarray(draw(size=33, width=21)).convert("RGBA").quantize(9),
+        Image.fromarray(SIXTEEN_BITS),
+    ],
+    ids=lambda image: image.mode,
+)
+def test_strips_give_the_pixels_of_the_whole_image(image, orientation, monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    body = saved(image, exif=exif)
+    whole = decoded(body)
+    monkeypatch.setattr(decode, "STRIP_PIXELS", 100)
+    assert np.array_equal(decoded(body), whole)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(body)))
+    if image.mode == "RGB":
+        assert np.array_equal(whole, np.asarray(upright))
+    assert whole.shape[1::-1] == upright.size
+
+
+@pytest.mark.parametrize(
+    ("body", "bytes_a_pixel"),
+    [
+        (encode(draw(), "PNG"), 7.5),
+        (encode(draw(), "WEBP"), 16.5),
+        (encode(draw(), "JPEG"), 7.5),
+        (encode(draw(), "JPEG", progressive=True), 10.5),
+        (with_orientation(6), 7.5),
+        (saved(Image.fromarray(draw()).convert("CMYK"), "JPEG"), 7.5),
+        (saved(Image.fromarray(draw()).convert("CMYK"), "JPEG", progressive=True), 12.5),
+    ],
+)
+def test_the_header_gives_the_memory_of_decoding(body, bytes_a_pixel):
+    assert decode.open_header(body, MOST).bytes_a_pixel == bytes_a_pixel
+
+
+def test_the_scan_of_a_thumbnail_costs_nothing():
+    exif = Image.Exif()
+    exif[0x927C] = encode(draw(), "JPEG")  # a maker's note
+    body = encode(draw(), "JPEG", exif=exif)
+    assert body.count(b"\xff\xda") == 2
+    assert decode.open_header(body, MOST).bytes_a_pixel == 7.5
+
+
+def test_texts_of_a_png_cannot_fill_the_memory():
+    texts = PngImagePlugin.PngInfo()
+    for number in range(6):
+        texts.add_text(f"text {number}", "0" * 2**20, zip=True)
+    with pytest.raises(UndecodableImage, match="send it whole"):
+        decode.decode(saved(Image.fromarray(draw()), pnginfo=texts), MOST)

@@ -7,7 +7,12 @@ import pytest
 from service.errors import DeadlineExceeded
 from service.explain import ask, forward_passes
 from service.image.resize import to_input
-from service.schedule.deadlines import RESERVE, DeadlineExplainer, ExplanationTask
+from service.schedule.deadlines import (
+    OPERATION_SECONDS,
+    RESERVE,
+    DeadlineExplainer,
+    ExplanationTask,
+)
 from service.schedule.queue import Ticket
 from service.workers.shared_state import SharedState
 from support.clock import Clock
@@ -22,7 +27,10 @@ class Room:
     def __init__(self, engine, step=0.0):
         self._engine = engine
         self.clock = Clock(step=step)
-        self.explainer = DeadlineExplainer(engine, SharedState(), self.clock)
+        self.pressed = False
+        self.explainer = DeadlineExplainer(
+            engine, SharedState(), self.clock, lambda _ticket: self.pressed
+        )
         self.explainer._pass.seconds = PASS_SECONDS
 
     def task(self, method, **parameters):
@@ -81,6 +89,40 @@ def test_a_wrong_forecast_ends_in_the_cheapest_answer_before_the_deadline(engine
         "grad_cam",
         "kernel_shap",
     )
+
+
+def test_a_dear_answer_gives_way_to_the_cheapest_when_others_wait(room):
+    room.pressed = True
+    answer = room.explainer(room.ticket("kernel_shap", 60.0))
+    assert (answer.question.method.name, answer.degraded_from.method.name) == (
+        "grad_cam",
+        "kernel_shap",
+    )
+
+
+def test_the_cheapest_answer_gives_way_to_nobody(room):
+    room.pressed = True
+    assert room.explainer(room.ticket("grad_cam", 60.0)).degraded_from is None
+
+
+def test_the_forecast_holds_the_algebra(room):
+    task = room.task("kernel_shap", samples=4096, segments=32)
+    passes = PASS_SECONDS * forward_passes(task.question)
+    algebra = room.explainer.expected_seconds(task, 60.0) - passes
+    assert algebra == pytest.approx(OPERATION_SECONDS * (4096 + 1024) * 1024**2)
+    assert algebra > 0.4
+    room.explainer(room.ticket("kernel_shap", 60.0, samples=4096, segments=32))
+    assert room.explainer._pass.seconds < PASS_SECONDS, "the algebra counts as passes"
+
+
+def test_the_forecast_is_that_of_the_answer_that_fits(room):
+    task = room.task("kernel_shap")
+    dear, quarter, cheapest = (
+        room.explainer.expected_seconds(task, seconds) for seconds in (60.0, 0.5, 0.1)
+    )
+    assert dear > 1.0
+    assert 0.5 > quarter > 0.1 > cheapest
+    assert cheapest == room.explainer.least_seconds(task)
 
 
 def test_a_cheapest_answer_that_is_late_fails(engine):

@@ -6,7 +6,7 @@ import pytest
 
 from service.errors import DeadlineExceeded, Unavailable
 from service.runtime.engine import Piece
-from service.schedule.pacing import PIECE_SECONDS, REST, Pacer
+from service.schedule.pacing import PIECE_SECONDS, REST, GaveWay, Pacer
 from service.workers.shared_state import PREDICTING, QUIET_SECONDS, SharedState
 from support.clock import Clock
 
@@ -86,6 +86,15 @@ def test_a_moment_without_predictions_ends_the_short_pieces():
 def test_an_explanation_whose_caller_has_left_stops():
     with pytest.raises(Unavailable, match="the caller has left"):
         Room(cancelled=True).pacer(1)
+
+
+def test_an_explanation_gives_way_when_it_is_pressed():
+    room, waiting = Room(), []
+    room.pacer._pressed = lambda: bool(waiting)
+    assert room.pacer(1).rows == 1
+    waiting.append("another caller")
+    with pytest.raises(GaveWay):
+        room.pacer(1)
 
 
 def test_an_explanation_stops_at_its_deadline():

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from service.errors import Unavailable, UndecodableImage
+from service.errors import ImageTooLarge, TooManyRequests, Unavailable, UndecodableImage
 from service.explain import ask
 from service.predictions import PredictionOptions, predict
 from service.runtime.engine import Engine
@@ -113,6 +113,21 @@ def test_pixels_and_their_file_are_predicted_alike(size, pipeline):
     assert (sent.width, sent.height, sent.format) == (size, size, "pixels")
 
 
+def test_an_explanation_is_charged_to_its_caller(pipeline, engine):
+    question = ask(engine.manifest, "grad_cam", None, {})
+
+    async def steps(timing):
+        timing.caller = "192.0.2.1"
+        sent = await pipeline.receive(IMAGE, timing, keep=False)
+        prediction = await pipeline.predict(sent, OPTIONS, timing, explained=True)
+        await pipeline.explain(sent, question, prediction, timing)
+
+    run(pipeline, steps)
+    shares = pipeline._explain.queue._shares
+    assert shares.of("192.0.2.1", time.perf_counter()) > 0
+    assert shares.of("", time.perf_counter()) == 0
+
+
 def test_an_explanation_is_counted_with_its_gap(pipeline, engine):
     question = ask(engine.manifest, "integrated_gradients", None, {"steps": 8})
 
@@ -184,3 +199,65 @@ def test_a_scrape_sees_images_in_flight_although_predictions_run_on_the_loop(tmp
         working.join()
         assert 0 < largest <= 32
         assert server.metric(IN_FLIGHT) == 0
+
+
+LARGE = encode(draw(size=400))  # takes 1.2 MB
+
+
+@pytest.fixture
+def tight(engine, embedded):
+    """A pipeline whose largest image takes 1.5 MB."""
+    opened = Pipeline(engine, Settings(decode_memory=2_000_000), Metrics(embedded.manifest.labels))
+    yield opened
+    opened.close()
+
+
+def test_an_image_that_never_fits_the_memory_is_a_413_by_its_header(tight):
+    webp = encode(draw(size=400), "WEBP")
+    with pytest.raises(
+        ImageTooLarge, match=r"400×400 px and takes 2\.\d+ MB of memory; the limit is"
+    ):
+        run(tight, lambda timing: tight.receive(webp, timing, keep=False))
+    assert 'candor_budget_rejected_total{budget="images",reason="too_large"} 1.0' in text(tight)
+
+
+def test_an_image_waits_for_memory_until_its_deadline(tight):
+    async def steps(timing):
+        timing.allow(50)
+        with tight.budgets.images.take(1_500_000):
+            with pytest.raises(TooManyRequests, match="memory for images are in use"):
+                await tight.receive(LARGE, timing, keep=False)
+            waiting = asyncio.ensure_future(tight.receive(LARGE, Timing(tight.metrics), keep=False))
+            await asyncio.sleep(0)
+            await tight.receive(IMAGE, timing, keep=False)  # a small one passes
+        return await waiting
+
+    assert run(tight, steps).width == 400
+    assert tight.budgets.images.used_bytes == 0
+
+
+@pytest.mark.parametrize("options", [{"keep": True}, {"keep": False, "masked": True}], ids=str)
+def test_memory_of_an_overlay_or_a_mask_is_held_until_the_image_is_answered(pipeline, options):
+    sent = run(pipeline, lambda timing: pipeline.receive(LARGE, timing, **options))
+    assert pipeline.budgets.images.used_bytes > 0
+    sent.release()
+    assert pipeline.budgets.images.used_bytes == 0
+
+
+def test_a_caller_that_leaves_gives_its_memory_back_once_the_decoder_is_done(tight):
+    async def steps(timing):
+        work = asyncio.ensure_future(tight.receive(LARGE, timing, keep=False))
+        while not tight.budgets.images.used_bytes:  # noqa: ASYNC110 - it lasts less than any pause
+            await asyncio.sleep(0)
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+
+    run(tight, steps)
+    assert tight.budgets.images.used_bytes == 0
+
+
+def test_a_damaged_large_image_gives_its_memory_back(tight):
+    with pytest.raises(UndecodableImage):
+        run(tight, lambda timing: tight.receive(LARGE[: len(LARGE) // 2], timing, keep=False))
+    assert tight.budgets.images.used_bytes == 0

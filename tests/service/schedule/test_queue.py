@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 
 import pytest
 
@@ -187,7 +188,7 @@ async def test_a_caller_who_leaves_while_its_batch_runs_is_counted_once():
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert ticket.cancelled
+    assert ticket.settled
     assert room.queue.backlog_seconds == 4.0
     room.queue.complete(batch, 1.0)
     assert room.queue.backlog_seconds == 0.0
@@ -206,6 +207,63 @@ async def test_a_deadline_that_passes_in_the_queue_ends_the_wait_and_the_others_
     assert room.metric("candor_in_flight") == 1
     with pytest.raises(DeadlineExceeded, match=r"4\.5 s passed in the test queue"):
         await room.queue.result(late)
+
+
+def on_time(**options):
+    """A queue on the real clock, whose items are expected to take no time."""
+    return Room(clock=time.perf_counter, cost=lambda _item: 0.0, **options).queue
+
+
+async def late(queue, ticket):
+    """How many seconds after its deadline a ticket is given up, and the message."""
+    with pytest.raises(DeadlineExceeded) as error:
+        await queue.result(ticket)
+    return queue.clock() - ticket.deadline, str(error.value)
+
+
+@in_loop
+async def test_callers_get_their_error_at_their_deadline_though_nothing_is_taken():
+    queue = on_time(capacity=3)
+    deadlines = [queue.clock() + seconds for seconds in (0.2, 0.1, FAR)]
+    second, first, _ = [queue.join(1, deadline) for deadline in deadlines]
+    async with asyncio.timeout(5):
+        found = await asyncio.gather(late(queue, first), late(queue, second))
+    for seconds, message in found:
+        assert seconds >= 0
+        assert "s passed in the test queue and deadline_ms is over: retry later" in message
+    assert found[0][0] < 0.1, "the first had to wait for the second"
+    assert queue.waiting == 1
+    queue.admit()
+
+
+@in_loop
+async def test_a_deadline_that_passes_while_the_batch_runs_ends_the_wait_and_not_the_batch():
+    queue = on_time()
+    ticket = queue.join(1, queue.clock() + 0.05)
+    other = queue.join(2, FAR)
+    batch = queue.take()
+    async with asyncio.timeout(5):
+        seconds, message = await late(queue, ticket)
+    assert seconds >= 0
+    assert "s passed in the test lane" in message
+    assert batch == [ticket, other]
+    assert ticket.settled
+    assert not other.settled
+    queue.complete(batch, 0.1)
+    assert queue.backlog_seconds == 0.0
+
+
+@in_loop
+async def test_a_later_deadline_is_kept_after_an_earlier_one_has_passed():
+    queue = on_time()
+    first = queue.join(1, queue.clock() + 0.02)
+    async with asyncio.timeout(5):
+        await late(queue, first)
+        await late(queue, queue.join(2, queue.clock() + 0.02))
+        taken = queue.join(3, queue.clock() + 0.02)
+        queue.complete(queue.take(), 0.0)
+        taken.resolve("answer", queue.clock(), 0.0)
+        await late(queue, queue.join(4, queue.clock() + 0.05))
 
 
 @in_loop

@@ -3,12 +3,15 @@
 import os
 import random
 import re
+import signal
+import socket
 import string
 import subprocess
 import sys
 import time
 
 import pytest
+from prometheus_client.mmap_dict import MmapedDict
 
 from service.telemetry.metrics import Metrics
 from service.telemetry.multiprocess import Exposition
@@ -150,7 +153,7 @@ def test_ten_thousand_random_paths_and_methods_leave_the_number_of_series_unchan
             chance.choices(string.ascii_letters + string.digits, k=chance.randint(1, 20))
         )
         line = f"{chance.choice(methods)} {path} HTTP/1.1"
-        return f"{line}\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode()
+        return f"{line}\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n".encode()
 
     answers = []
     arrivals.run(
@@ -268,3 +271,67 @@ def test_a_process_that_has_ended_takes_nothing():
     assert host.resident_bytes([ended.pid]) == host.cpu_seconds([ended.pid]) == 0
     assert host.resident_bytes([os.getpid()]) > 10e6
     assert host.cpu_seconds([os.getpid()]) > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("notes.db", b"x"),
+        ("notes_5.db", b"x"),
+        ("counter_99999.db", (400).to_bytes(4, "little") + b"\xff" * 4096),
+        (
+            "counter_99998.db",
+            (200).to_bytes(4, "little") + bytes(4) + b"\x05\0\0\0[1, 2" + bytes(300),
+        ),
+        ("counter_x.db", b"x"),
+    ],
+)
+def test_an_odd_file_costs_itself_alone(tmp_path, name, content, caplog):
+    (tmp_path / name).write_bytes(content)
+    process, exposition = worker(tmp_path, 2), Exposition(tmp_path)
+    try:
+        for _ in range(2):
+            found = series(exposition.text())
+        assert exposition.processes() == {process.pid}
+    finally:
+        process.communicate("")
+    assert found['candor_predictions_total{label="cat"}'] == 2
+    assert exposition.unreadable == 1
+    assert [record.message for record in caplog.records] == [
+        f"The metrics leave out {tmp_path / name}: the file cannot be read"
+    ]
+    (tmp_path / name).unlink()
+    assert exposition.unreadable == 0
+
+
+def test_odd_things_that_are_no_files_cost_nothing(tmp_path):
+    os.mkfifo(tmp_path / "counter_1.db")
+    (tmp_path / "counter_2.db").mkdir()
+    (tmp_path / "counter_3.db").symlink_to(tmp_path / "missing")
+    assert Exposition(tmp_path).text() == ""
+
+
+def test_the_requests_of_a_killed_worker_are_counted_as_lost(tmp_path):
+    with Server(tmp_path, workers=2) as server:
+        server.wait_for_processes(2)
+        assert server.metric("candor_requests_lost_total") == 0
+        assert server.metric("candor_metrics_unreadable_files") == 0
+        with socket.create_connection(("127.0.0.1", server.port)) as caller:
+            head = b"POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: image/png\r\n"
+            caller.sendall(head + b"content-length: 100\r\n\r\n")
+            while server.metric("candor_requests_in_flight") != 1:
+                time.sleep(0.05)
+            pid = next(
+                int(path.stem.rpartition("_")[2])
+                for path in (tmp_path / "home/prometheus_multiproc_dir").glob("gauge_livesum_*.db")
+                if b"candor_requests_in_flight" in path.read_bytes() and in_flight(path)
+            )
+            os.kill(pid, signal.SIGKILL)
+            while server.metric("candor_requests_lost_total") != 1:
+                time.sleep(0.05)
+            assert server.metric("candor_requests_in_flight") == 0
+
+
+def in_flight(path):
+    values = MmapedDict.read_all_values_from_file(path)
+    return any(value for key, value, _, _ in values if "candor_requests_in_flight" in key)

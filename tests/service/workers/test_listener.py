@@ -167,7 +167,7 @@ def test_a_server_of_a_socket_shares_its_connections_and_reports_its_address():
         assert (server.get_loop(), server.sockets) == (loop, (sock,))
         assert addresses == [f"http://127.0.0.1:{port}"]
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert (await asyncio.wait_for(reader.readline(), 5)) == b"HTTP/1.1 404 Not Found\r\n"
         writer.close()
         await writer.wait_closed()

@@ -7,6 +7,7 @@ import sys
 import httpx
 import pytest
 
+from service.api.access.keys import make
 from support.servers import ROOT, Server, environment
 
 IMAGE = ROOT / "docs" / "images" / "red-ball.jpg"
@@ -112,11 +113,11 @@ def test_a_bad_call_is_an_exception_of_bentoml_with_a_status(called):
     assert called["bad_type"][:2] == ["BentoMLException", 400]
 
 
-def second(folder, url=None):
+def second(folder, url=None, **settings):
     """A second service, which depends on Candor: served with it, or at `url`."""
     (folder / "second.py").write_text(SECOND.format(url=f", url={url!r}" if url else ""))
     command = [sys.executable, "-m", "bentoml", "serve", "second:Second"]
-    server = Server(folder, [*command, "--working-dir", str(folder)], workers=1)
+    server = Server(folder, [*command, "--working-dir", str(folder)], workers=1, **settings)
     server._command += ["--host", "127.0.0.1", "--port", str(server.port)]
     server.environment["PYTHONPATH"] = str(ROOT)
     return server
@@ -145,6 +146,14 @@ def test_a_dependent_service_gets_predictions_and_explanations(dependent):
     assert len(both["prediction"]["top"]) == 2
     assert both["explanation"]["method"] == "grad_cam"
     assert both["explanation"]["map"]["shape"] == [32, 32]
+
+
+def test_a_dependent_service_needs_no_key(tmp_path):
+    keys = tmp_path / "keys"
+    keys.touch(0o600)
+    keys.write_text(make("camera", ("metrics",))[1])
+    with second(tmp_path, keys=keys) as dependent:
+        assert post(dependent, "/both")["prediction"]["label"] == "bird"
 
 
 def test_a_dependent_service_gets_a_bad_image_as_a_client_error(dependent):

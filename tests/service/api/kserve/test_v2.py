@@ -401,7 +401,7 @@ BAD = [
         "a huge shape",
         asking(pixels(DISC, shape=[64, 2**62, 2**62, 3])),
         413,
-        "the limit is 50,000,000 px",
+        "the limit is 50 MP",
     ),
     ("floats", asking(pixels(DISC, datatype="FP32")), 422, "'FP32'"),
     ("no datatype", asking(pixels(DISC, datatype=None)), 422, "UINT8 (N, H, W, 3)"),

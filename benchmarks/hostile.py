@@ -1,0 +1,263 @@
+"""Mutated images and requests, and a soak of hostile and normal callers, against a real server.
+
+No outcome may be a 500, and no process may end. An input whose outcome is new (a status with an
+error's code and words) joins the corpus that later inputs are made of; --corpus keeps it.
+"""
+
+import hashlib
+import itertools
+import json
+import random
+import re
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+
+from service.workers.host import resident_bytes
+from support import load, mutations
+from support.load import Server, Wrk, table
+
+CALLERS = 4
+ANSWER_SECONDS = 20
+SLOW_SECONDS = 1.0
+SAMPLE_SECONDS = 5
+SETTLED = 1 / 6  # of a soak, after which memory is to be flat
+NORMAL_CONNECTIONS = 4
+FAULTS = re.compile("5(?!03|04)")  # statuses that no caller may cause
+SMALL = load.image("/predict", load.jpeg("32×32"))
+MIB = 2**20
+
+
+class Outcome(NamedTuple):
+    """The status of an answer, 0 without one, and an error's code and words without its numbers."""
+
+    status: str
+    words: str
+
+
+class Corpus:
+    """Inputs with different outcomes; `folder` keeps them for the next run."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._seen: set[Outcome] = set()
+        self._lock = threading.Lock()
+        self.inputs = mutations.images() + [path.read_bytes() for path in folder.glob("*.bin")]
+
+    def note(self, data: bytes, outcome: Outcome) -> None:
+        """Keeps `data` if nothing had its outcome before."""
+        with self._lock:
+            if outcome in self._seen:
+                return
+            self._seen.add(outcome)
+            self.inputs.append(data)
+        digest = hashlib.sha256(data).hexdigest()[:16]
+        (self._folder / f"{outcome.status}-{digest}.bin").write_bytes(data)
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+@click.command()
+@click.argument("sections", nargs=-1, type=click.Choice(["images", "requests", "soak"]))
+@click.option(
+    "--minutes", default=5.0, show_default=True, type=click.FloatRange(0.05, 600), help="Of each."
+)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@click.option(
+    "--corpus",
+    default=Path("corpus"),
+    show_default=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the inputs that are kept.",
+)
+def main(sections: tuple[str, ...], minutes: float, seed: int, corpus: Path) -> None:
+    """Prints SECTIONS, all if none is named, as Markdown; fails after a 500 or an ended process."""
+    load.stop_on_sigterm()
+    click.echo(load.machine())
+    failed = False
+    for section in sections or tuple(SECTIONS):
+        text, counts = SECTIONS[section](60 * minutes, seed, corpus)
+        click.echo(f"\n{text}")
+        failed |= any(FAULTS.match(status) for status in counts)
+    sys.exit(1 if failed else 0)
+
+
+@contextmanager
+def serving() -> Iterator[Server]:
+    """The service with default settings, which must live until the end of the block.
+
+    Raises:
+        RuntimeError: A process of it has ended.
+    """
+    with (
+        tempfile.TemporaryDirectory() as name,
+        load.candor_running(Path(name), None, SMALL) as server,
+    ):
+        before = load.family(server.pid)
+        yield server
+        if lost := before.keys() - load.family(server.pid).keys():
+            raise RuntimeError(f"the processes {sorted(lost)} have ended")
+
+
+def images_section(seconds: float, seed: int, folder: Path) -> tuple[str, Counter[str]]:
+    """Sends mutated images to /predict and /explain."""
+    corpus = Corpus(folder / "images")
+
+    def make(source: random.Random) -> tuple[bytes, bytes]:
+        image = mutations.mutated(source.choice(corpus.inputs), corpus.inputs, source)
+        path = source.choice(("/predict", "/explain", "/explain?map=overlay"))
+        kind = source.choice(("png", "jpeg", "webp"))
+        raw = load.image(path, image, kind).raw()
+        return image, raw.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
+
+    with serving() as server:
+        return _fuzzed("Mutated images", server, corpus, make, seconds, seed)
+
+
+def requests_section(seconds: float, seed: int, folder: Path) -> tuple[str, Counter[str]]:
+    """Sends mutated requests to every route."""
+    corpus = Corpus(folder / "images")  # bodies; whole requests would only nest
+
+    def make(source: random.Random) -> tuple[bytes, bytes]:
+        raw = mutations.request(corpus.inputs, source)
+        return b"", raw
+
+    with serving() as server:
+        return _fuzzed("Mutated requests", server, corpus, make, seconds, seed)
+
+
+def soak_section(seconds: float, seed: int, folder: Path) -> tuple[str, Counter[str]]:
+    """Sends normal predictions and mutated input at once, and samples resident memory."""
+    corpus = Corpus(folder / "images")
+    with serving() as server, tempfile.TemporaryDirectory() as name:
+        wrk = Wrk(Path(name))
+        sampling = Sampling(server)
+        with (
+            wrk.driving(server.port, [(SMALL, 1)], NORMAL_CONNECTIONS, seconds) as normal,
+            sampling,
+        ):
+            _, counts = _fuzzed(
+                "", server, corpus, lambda source: (b"", mutations.request(corpus.inputs, source)),
+                seconds, seed,
+            )  # fmt: skip
+            reading = load.parse(normal.communicate(timeout=60)[0])
+        later = sampling.mib[round(SETTLED * len(sampling.mib)) :]
+    rows = [
+        ("normal predictions", f"{reading.rate:.0f} a second, p99 {reading.p99:.1f} ms"),
+        ("errors of theirs", reading.errors),
+        ("mutated requests, by status", _tally(counts)),
+        ("resident MiB at first, at the end", f"{sampling.mib[0]:.0f}, {sampling.mib[-1]:.0f}"),
+        ("resident MiB after a sixth: least, most", f"{min(later):.0f}, {max(later):.0f}"),
+    ]
+    return f"## Soak, {seconds / 60:g} minutes\n\n{table(('', ''), rows)}", counts
+
+
+class Sampling(threading.Thread):
+    """Samples the resident memory of a server's processes, in MiB, while its block runs."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(daemon=True)
+        self.mib: list[float] = []
+        self._server = server
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        """Takes a sample every SAMPLE_SECONDS."""
+        while True:
+            self.mib.append(resident_bytes(load.family(self._server.pid)) / MIB)
+            if self._ended.wait(SAMPLE_SECONDS):
+                return
+
+    def __enter__(self) -> None:
+        self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self.join()
+
+
+Make = Callable[[random.Random], tuple[bytes, bytes]]
+
+
+def _fuzzed(
+    title: str, server: Server, corpus: Corpus, make: Make, seconds: float, seed: int
+) -> tuple[str, Counter[str]]:
+    """The table and the statuses of what `make` makes: an input for the corpus, and a request."""
+    end, numbers = time.monotonic() + seconds, itertools.count()
+    counts: Counter[str] = Counter()
+    slow: list[float] = []
+    before = len(corpus)
+
+    def call() -> None:
+        while time.monotonic() < end:
+            data, raw = make(random.Random(f"{seed}/{next(numbers)}"))  # noqa: S311 - no secret
+            started = time.monotonic()
+            outcome = _outcome(server.port, raw)
+            if time.monotonic() - started > SLOW_SECONDS:
+                slow.append(time.monotonic() - started)
+            counts[outcome.status] += 1
+            if data:
+                corpus.note(data, outcome)
+            if FAULTS.match(outcome.status):
+                click.echo(f"{outcome}: {raw[:200]!r}", err=True)
+
+    with ThreadPoolExecutor(CALLERS) as callers:
+        for done in [callers.submit(call) for _ in range(CALLERS)]:
+            done.result()
+    rows = [(status, count) for status, count in sorted(counts.items())]
+    how = (
+        f"{counts.total():,} in {seconds / 60:g} minutes from {CALLERS} callers, seed {seed}; the "
+        f"corpus grew from {before} to {len(corpus)}; {len(slow)} answers took more than "
+        f"{SLOW_SECONDS:g} s, the slowest {max(slow, default=0):.1f} s. 0 is a closed connection."
+    )
+    return f"## {title}\n\n{how}\n\n{table(('status', 'answers'), rows)}", counts
+
+
+def _outcome(port: int, raw: bytes) -> Outcome:
+    answer = b""
+    with suppress(OSError), socket.create_connection((load.HOST, port), ANSWER_SECONDS) as caller:
+        caller.sendall(raw)
+        caller.shutdown(socket.SHUT_WR)
+        while part := caller.recv(65_536):
+            answer += part
+    status = re.match(rb"HTTP/1\.1 (\d{3})", answer)
+    if status is None:
+        return Outcome("0", "")
+    return Outcome(status[1].decode(), _words(answer.partition(b"\r\n\r\n")[2]))
+
+
+def _words(body: bytes) -> str:
+    """The code and the detail of an error without numbers and quotations; else nothing."""
+    try:
+        problem = json.loads(body)
+        text = f"{problem['code']} {problem['detail']}"
+    except (ValueError, KeyError, TypeError):
+        return ""
+    return re.sub(r"\d[\d.,]*|'.*?'|\".*?\"", "…", text)[:200]
+
+
+def _tally(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} × {status}" for status, count in sorted(counts.items()))
+
+
+SECTIONS: Mapping[str, Callable[[float, int, Path], tuple[str, Counter[str]]]] = {
+    "images": images_section,
+    "requests": requests_section,
+    "soak": soak_section,
+}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Access: keys and their scopes, the names of the service, and the pages that may call it."""

@@ -1,0 +1,223 @@
+"""No caller makes a worker need more memory than its pod has.
+
+The files are small, and announce as many pixels as the service takes at all, or many more.
+"""
+
+import base64
+import io
+import json
+import socket
+import struct
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from support.groups import memory_group, peak_bytes
+from support.images import draw, encode
+from support.servers import Server
+
+LIMIT_BYTES, PEAK_BYTES = 2**30, 900 * 2**20
+BODY_BYTES = 10 * 2**20
+LARGE = 7_071  # the side of 50 million pixels
+# Bytes a pixel that the service charges, by kind of file.
+KINDS = {
+    "png RGBA": 7.5,
+    "png LA": 7.5,
+    "png I;16": 7.5,
+    "png P": 7.5,
+    "png RGB": 7.5,
+    "jpeg": 7.5,
+    "jpeg CMYK progressive": 12.5,
+    "webp animation": 16.5,
+}
+SMALL, PHOTO = encode(draw()), encode(draw(size=480, width=640), "JPEG")
+DEADLINE = "?deadline_ms=60000"
+
+
+def pillow(mode, side, kind, **options):
+    buffer = io.BytesIO()
+    Image.new(mode, (side, side)).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def animation(side):
+    """Two frames of one pixel on a canvas of `side`² (WebP container specification, VP8X, ANMF)."""
+
+    def chunk(name, data):
+        return name + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2)
+
+    def three(number):
+        return struct.pack("<I", number)[:3]
+
+    frame = three(0) * 4 + three(100) + b"\0" + pillow("RGB", 1, "WEBP", lossless=True)[12:]
+    head = chunk(b"VP8X", b"\x02\0\0\0" + three(side - 1) * 2) + chunk(b"ANIM", bytes(6))
+    body = b"WEBP" + head + 2 * chunk(b"ANMF", frame)
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def made(kind, side):
+    """A file of `side`² pixels."""
+    if kind == "webp animation":
+        return animation(side)
+    if kind == "png I;16":
+        return encode(np.zeros((side, side), np.uint16))
+    if kind.startswith("jpeg"):
+        options = {"quality": 1, "progressive": "progressive" in kind}
+        return pillow("CMYK" if "CMYK" in kind else "RGB", side, "JPEG", **options)
+    return pillow(kind.split()[1], side, "PNG", compress_level=1)
+
+
+@pytest.fixture(scope="module")
+def pod(tmp_path_factory):
+    """A server with one worker in 1 GiB, as k8s/base has it, and its control group."""
+    with memory_group(LIMIT_BYTES) as group:
+        if group is None:
+            pytest.skip("this kernel forbids control groups of memory")
+        command = group.command(sys.executable, "-m", "service", "serve")
+        folder = tmp_path_factory.mktemp("pod")
+        with Server(folder, command=command, workers=1, threads=2) as server:
+            yield server, group
+
+
+def status(server, body, path="/predict", kind="application/octet-stream"):
+    answer = httpx.post(
+        server.url + path + DEADLINE, content=body, headers={"content-type": kind}, timeout=90
+    )
+    if answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
+        assert answer.headers["retry-after"] == "1"
+    return answer.status_code
+
+
+@contextmanager
+def undisturbed(server, group):
+    """Checks that a normal caller gets its answers meanwhile, and that nothing is killed."""
+    worker, stop, seen = server.worker(), threading.Event(), []
+
+    def ask():
+        while not stop.wait(0.2):
+            seen.extend(status(server, body) for body in (SMALL, PHOTO))
+
+    caller = threading.Thread(target=ask)
+    caller.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        caller.join()
+    assert set(seen) == {200}
+    assert (group.kills(), server.worker()) == (0, worker)
+    assert peak_bytes(server.process.pid) < PEAK_BYTES
+
+
+def fitting(server, kind, share=0.7):
+    """A file of this kind that takes `share` of the memory for images; one may have 0.75."""
+    limit = server.metric('candor_budget_limit_bytes{budget="images"}')
+    return made(kind, int((share * limit / KINDS[kind]) ** 0.5))
+
+
+def test_images_of_every_kind_stay_within_a_pod(pod):
+    server, group = pod
+    files = {kind: fitting(server, kind) for kind in KINDS}
+    with undisturbed(server, group), ThreadPoolExecutor(8) as pool:
+        for kind, body in files.items():
+            assert status(server, made(kind, LARGE)) == 413, kind
+            assert status(server, body) == 200, kind
+            assert set(pool.map(lambda one: status(server, one), [body] * 2)) <= {200, 429}, kind
+        mixed = list(pool.map(lambda one: status(server, one), files.values()))
+        assert set(mixed) <= {200, 429}
+        assert 200 in mixed
+    assert server.metric('candor_budget_used_bytes{budget="images"}') == 0
+
+
+def test_every_protocol_charges_images(pod):
+    server, group = pod
+    name = server.client.get("/v1/models").json()["models"][0]
+
+    def statuses(body):
+        text = base64.b64encode(body).decode()
+        tensor = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [text]}
+        for path, document in (
+            (f"/v1/models/{name}:predict", {"instances": [text]}),
+            (f"/v1/models/{name}:explain", {"instances": [text]}),
+            (f"/v2/models/{name}/infer", {"inputs": [tensor]}),
+            ("/predict", {"image": text}),
+            ("/explain", {"image": text}),
+        ):
+            answer = server.client.post(path, json=document)
+            yield answer.status_code
+
+    with undisturbed(server, group):
+        assert set(statuses(animation(LARGE))) == {413}
+        assert set(statuses(fitting(server, "webp animation", 0.5))) == {200}
+
+
+def test_overlays_and_masks_stay_within_a_pod(pod):
+    server, group = pod
+    body = fitting(server, "png RGBA", 0.45)
+    side = Image.open(io.BytesIO(body)).width
+    values = (np.arange(side) * 4 // side * 50).astype(np.uint8)
+    mask = encode(np.broadcast_to(values, (side, side)))
+    document = json.dumps(
+        {
+            "image": base64.b64encode(body).decode(),
+            "mask": base64.b64encode(mask).decode(),
+            "method": "lime",
+            "samples": 64,
+            "legend": True,
+        }
+    )
+
+    def ask(_):
+        return status(server, document, "/explain", "application/json")
+
+    with undisturbed(server, group), ThreadPoolExecutor(8) as pool:
+        assert ask(0) == 200
+        assert set(pool.map(ask, range(3))) <= {200, 429}
+
+
+def test_many_images_in_one_request_are_decoded_one_by_one(pod):
+    server, group = pod
+    # Rows of noise that repeat: the file is small, its overlay is not.
+    noise = np.random.default_rng(0).integers(0, 256, (8, 600)).astype(np.uint8)
+    texts = [base64.b64encode(encode(np.tile(noise, (75, 1)))).decode()] * 62
+    texts += [base64.b64encode(fitting(server, "webp animation", 0.5)).decode()] * 2
+    with undisturbed(server, group):
+        answer = httpx.post(
+            f"{server.url}/explain{DEADLINE}", json={"images": texts}, timeout=90
+        ).json()
+    codes = [result.get("error", {}).get("status", 200) for result in answer["results"]]
+    assert set(codes) <= {200, 429}
+    assert codes.count(200) >= 2
+
+
+def test_bodies_held_open_stay_within_a_pod(pod):
+    server, group = pod
+    head = (
+        "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
+        f"Content-Length: {BODY_BYTES}\r\n\r\n"
+    ).encode()
+    connections = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(60)]
+
+    def send(connection):
+        connection.settimeout(2)
+        try:
+            connection.sendall(head + b"\xff\xd8\xff" + bytes(BODY_BYTES - 4))
+            return connection.recv(12)
+        except OSError:
+            return b""  # it waits for the rest of the body
+
+    with undisturbed(server, group), ThreadPoolExecutor(60) as pool:
+        answers = list(pool.map(send, connections))
+        limit = server.metric('candor_budget_limit_bytes{budget="bodies"}')
+        assert BODY_BYTES <= server.metric('candor_budget_used_bytes{budget="bodies"}') <= limit
+    assert set(answers) <= {b"HTTP/1.1 429", b""}
+    assert b"HTTP/1.1 429" in answers
+    for connection in connections:
+        connection.close()
+    assert status(server, SMALL) == 200

@@ -1,0 +1,127 @@
+"""Callers with the dearest explanations neither stop those of others nor break deadlines."""
+
+import threading
+import time
+from collections import Counter
+
+import httpx
+import pytest
+
+from support.images import draw, encode
+from support.requests import GOOD
+from support.servers import Server
+
+PNG = {"content-type": "image/png"}
+TINY = encode(draw(size=1))
+DEAR = "/explain?method=kernel_shap&samples=4096&segments=32&deadline_ms=60000&map=array"
+CHEAP = "/explain?map=array"
+VICTIM = "127.0.0.9"
+ATTACKERS = [f"127.0.0.{number}" for number in range(2, 6)]
+LATENESS = 0.5  # seconds that an answer may come after its deadline
+
+
+def caller(server, address):
+    """A client at an address of its own."""
+    transport = httpx.HTTPTransport(local_address=address)
+    return httpx.Client(base_url=server.url, transport=transport, timeout=90)
+
+
+class Load:
+    """Threads that ask until the block ends; their answers are counted by status."""
+
+    def __init__(self, server, addresses, path):
+        self.statuses = Counter()
+        self._server, self._path, self._ended = server, path, threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(a,)) for a in addresses]
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._ended.set()
+        for thread in self._threads:
+            thread.join(90)
+
+    def _ask(self, address):
+        with caller(self._server, address) as client:
+            while not self._ended.is_set():
+                response = client.post(self._path, content=TINY, headers=PNG)
+                self.statuses[response.status_code] += 1
+
+
+def rate(server, seconds):
+    """Grad-CAM maps a second that a caller with pauses gets."""
+    answered, end = 0, time.monotonic() + seconds
+    with caller(server, VICTIM) as client:
+        while time.monotonic() < end:
+            response = client.post(CHEAP, content=GOOD, headers=PNG)
+            answered += response.status_code == 200 and not response.json()["explanation"].get(
+                "degraded_from"
+            )
+            time.sleep(0.2)
+    return answered / seconds
+
+
+@pytest.mark.benchmark
+def test_beside_four_callers_with_the_dearest_explanations_a_fifth_gets_its_own(tmp_path):
+    with Server(tmp_path, workers=1) as server:
+        undisturbed = rate(server, 10)
+        with Load(server, ATTACKERS, DEAR) as load:
+            disturbed = rate(server, 30)
+    assert set(load.statuses) <= {200, 503, 504}, load.statuses
+    assert disturbed >= 0.7 * undisturbed, (disturbed, undisturbed, load.statuses)
+
+
+@pytest.mark.benchmark
+def test_no_answer_is_later_than_its_deadline(tmp_path):
+    late, statuses, deadlines = [], Counter(), (50, 200, 1_000, 3_000)
+    with Server(tmp_path, workers=1) as server, Load(server, ATTACKERS, DEAR):
+
+        def ask(address, count):
+            with caller(server, address) as client:
+                for number in range(count):
+                    milliseconds = deadlines[number % len(deadlines)]
+                    path = (CHEAP, DEAR.replace("&deadline_ms=60000", ""))[number % 2]
+                    began = time.monotonic()
+                    response = client.post(
+                        f"{path}&deadline_ms={milliseconds}", content=GOOD, headers=PNG
+                    )
+                    late.append(time.monotonic() - began - milliseconds / 1000)
+                    statuses[response.status_code] += 1
+
+        callers = [
+            threading.Thread(target=ask, args=(address, 50))
+            for address in (ATTACKERS[0], VICTIM, "127.0.0.10", "127.0.0.11")
+        ]
+        for thread in callers:
+            thread.start()
+        for thread in callers:
+            thread.join(300)
+    assert sum(statuses.values()) == 200
+    assert set(statuses) <= {200, 503, 504}, statuses
+    assert max(late) < LATENESS, f"{max(late):.2f} s, {statuses}"
+
+
+def test_a_dear_explanation_is_made_cheaper_when_another_caller_waits(tmp_path):
+    answers = []
+    with Server(tmp_path, workers=1) as server, caller(server, ATTACKERS[0]) as attacker:
+        asking = threading.Thread(
+            target=lambda: answers.append(attacker.post(DEAR, content=TINY, headers=PNG))
+        )
+        asking.start()
+        with caller(server, VICTIM) as victim:
+            while asking.is_alive():
+                assert victim.post(CHEAP, content=TINY, headers=PNG).status_code == 200
+        explanation = answers[0].json()["explanation"]
+        assert explanation["method"] == "grad_cam"
+        assert explanation["degraded_from"]["method"] == "kernel_shap"
+
+
+def test_behind_dear_explanations_of_its_own_a_cheap_one_is_rejected_or_answered_in_time(tmp_path):
+    with Server(tmp_path, workers=1) as server, Load(server, ["127.0.0.1"] * 2, DEAR):
+        time.sleep(1)
+        response = server.client.post(f"{CHEAP}&deadline_ms=1000", content=TINY, headers=PNG)
+        assert response.status_code in (200, 503, 504)
+        assert response.elapsed.total_seconds() < 5  # it waited for 17 s

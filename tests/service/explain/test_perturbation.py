@@ -1,0 +1,81 @@
+"""The algebra of the methods that perturb: as exact as singular values, in short steps."""
+
+import time
+
+import numpy as np
+import pytest
+
+from service.explain import ask, explain, perturbation
+from service.explain.perturbation import (
+    ALGEBRA_ROWS,
+    LIME_RIDGE,
+    _constrained_least_squares,
+    _ridge,
+    _shapley_coalitions,
+)
+from service.runtime.engine import Piece
+from support.images import draw
+
+CASES = [(4, 16), (4, 256), (64, 16), (64, 128), (64, 1024), (256, 1024), (256, 4096)]
+
+
+def regression(engine, segments, samples):
+    rng = np.random.default_rng(segments + samples)
+    shown = _shapley_coalitions(engine, segments, samples, rng)
+    values = rng.normal(size=(segments, 2))
+    return shown, shown @ values + 0.3 * rng.normal(size=(len(shown), 2)), values.sum(0)
+
+
+@pytest.mark.parametrize(("segments", "samples"), CASES)
+def test_shapley_values_are_those_of_a_solution_by_singular_values(segments, samples, engine):
+    shown, scores, total = regression(engine, segments, samples)
+    even = total / segments
+    centred = shown - shown.mean(1, keepdims=True)
+    expected = np.linalg.lstsq(centred, scores - shown.sum(1, keepdims=True) * even, rcond=None)[0]
+    expected = (expected - expected.mean(0) + even).T
+    found = _constrained_least_squares(engine, shown, scores, total)
+    # Where coalitions are fewer than segments the ridge shows, far below their random error.
+    most = 1e-6 if samples > 2 * segments else 1e-4
+    assert np.abs(found - expected).max() < most * np.abs(expected).max()
+    assert np.abs(found.sum(1) - total).max() < 1e-9
+
+
+@pytest.mark.parametrize(("segments", "samples"), CASES)
+def test_the_linear_model_of_lime_solves_its_weighted_ridge_regression(segments, samples, engine):
+    shown, scores, _ = regression(engine, segments, samples)
+    weights = np.random.default_rng(0).uniform(0.1, 1.0, len(shown))
+    found, (r2, _) = _ridge(engine, shown, scores, weights)
+    x = np.column_stack([shown, np.ones(len(shown))])
+    penalty = LIME_RIDGE * np.diag([*np.ones(segments), 0.0])
+    expected = np.linalg.solve(x.T * weights @ x + penalty, x.T * weights @ scores)
+    assert np.abs(found - expected[:-1].T).max() < 1e-9 * np.abs(expected).max()
+    residual, spread = (
+        np.average((scores[:, 0] - fitted) ** 2, weights=weights)
+        for fitted in (x @ expected[:, 0], np.average(scores[:, 0], weights=weights))
+    )
+    assert r2 == pytest.approx(1 - residual / spread, abs=1e-9)
+
+
+def test_coalitions_do_not_depend_on_the_steps_in_which_they_are_drawn(engine, monkeypatch):
+    drawn = []
+    for rows in (ALGEBRA_ROWS, 10_000):
+        monkeypatch.setattr(perturbation, "ALGEBRA_ROWS", rows)
+        drawn.append(_shapley_coalitions(engine, 64, 1024, np.random.default_rng(0)))
+    assert np.array_equal(*drawn)
+
+
+@pytest.mark.benchmark
+@pytest.mark.parametrize("samples", [1024, 2048, 4096])
+@pytest.mark.parametrize("method", ["kernel_shap", "lime"])
+def test_no_step_of_the_dearest_question_takes_long(method, samples, engine):
+    times = []
+
+    def pacer(remaining):
+        times.append(time.thread_time())
+        return Piece(min(remaining, engine.most_rows), all_cores=False)
+
+    pixels = draw("red")
+    question = ask(engine.manifest, method, None, {"samples": samples, "segments": 32})
+    explain(engine.paced(pacer), pixels, question, engine.predict(pixels[None]).logits[0])
+    steps = np.diff([*times, time.thread_time()])
+    assert steps.max() < 0.25, f"{steps.max():.2f} s of {steps.sum():.1f} s"
