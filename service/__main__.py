@@ -109,14 +109,24 @@ def digest(folder: Path) -> None:
     type=click.Choice(SCOPES),
     help="What the key opens; may be given several times.",
 )
-def key(name: str, scopes: tuple[str, ...]) -> None:
+@click.option(
+    "--passes",
+    type=click.IntRange(0),
+    help="Forward passes a second that it allows, instead of the setting's; 0: no limit.",
+)
+@click.option(
+    "--megapixels",
+    type=click.IntRange(0),
+    help="Megapixels a second that it allows, instead of the setting's; 0: no limit.",
+)
+def key(name: str, scopes: tuple[str, ...], passes: int | None, megapixels: int | None) -> None:
     """Makes a key for the caller NAME.
 
     Prints the key, which is stored nowhere, and below it the line for the file in CANDOR_KEYS.
     """
     from service.api.access import keys
 
-    for line in keys.make(name, scopes):
+    for line in keys.make(name, scopes, passes, megapixels):
         click.echo(line)
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from service.telemetry.tracing import TracingMiddleware
     from service.workers.connections import Connections
     from service.workers.shared_state import SharedState
+    from service.workers.shared_times import SharedTimes
 
 try:
     SETTINGS = Settings.from_environment()
@@ -98,8 +99,8 @@ class Candor:
             metrics.ready,
             self._connections,
         )
-        self._shared_state = _open_shared_state()
-        self._pipeline = Pipeline(engine, SETTINGS, metrics, self._shared_state)
+        self._shared_state, shared_times = _open_shared()
+        self._pipeline = Pipeline(engine, SETTINGS, metrics, self._shared_state, shared_times)
         self._api = build(self._pipeline, bundle, SETTINGS, self._drain)
         self._tracing = self._start_tracing()
         self.guard = self._api.guard
@@ -147,11 +148,14 @@ class Candor:
         starts.
         """
         from service.runtime import trial  # noqa: PLC0415
+        from service.workers import listener  # noqa: PLC0415
 
         configuration.check(Candor)
         try:
+            if SETTINGS.admin_port:
+                listener.check_free(SETTINGS.host, SETTINGS.admin_port)
             trial.check(SETTINGS)
-        except BundleError as error:
+        except (BundleError, SettingsError) as error:
             raise BentoMLException(str(error)) from None
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
@@ -159,7 +163,9 @@ class Candor:
         """Prepares to accept connections, until a signal comes."""
         from service.workers import listener  # noqa: PLC0415
 
-        listener.share(asyncio.get_running_loop(), self._shared_state, self._announce)
+        listener.share(
+            asyncio.get_running_loop(), self._shared_state, self._announce, SETTINGS.admin_port
+        )
         memory.settle()
         self._trimming = asyncio.create_task(memory.keep_trimming())
         engine = self._pipeline.engine
@@ -220,13 +226,17 @@ def _connections(metrics: "Metrics") -> "Connections":
     )
 
 
-def _open_shared_state() -> "SharedState":
-    """The state that the workers share; BentoML numbers them from 1, and its folder is empty at
-    every start.
+def _open_shared() -> "tuple[SharedState, SharedTimes]":
+    """The state and the times that the workers share; BentoML numbers them from 1, and its folder
+    is empty at every start.
     """
     from service.workers.shared_state import SharedState  # noqa: PLC0415
+    from service.workers.shared_times import SharedTimes  # noqa: PLC0415
 
     folder, number = os.environ.get("PROMETHEUS_MULTIPROC_DIR"), bentoml.server_context.worker_index
     if SETTINGS.worker_count == 1 or folder is None or number is None:
-        return SharedState()
-    return SharedState(Path(folder) / "shared_state", number - 1)
+        return SharedState(), SharedTimes()
+    return (
+        SharedState(Path(folder) / "shared_state", number - 1),
+        SharedTimes(Path(folder) / "shared_times"),
+    )

@@ -127,6 +127,11 @@ class Settings:
     )
     host: str = _setting("127.0.0.1", _text, "address to listen on")
     port: int = _setting(3000, _integer(1, 65_535), "port to listen on")
+    admin_port: int = _setting(
+        0,
+        _integer(0, 65_535),
+        "port of their own for metrics and the routes of administrators; 0: they share `port`",
+    )
     keys: Path | None = _setting(
         None, _file, "file with a line a key: name, scopes, sha256; no keys by default"
     )
@@ -168,6 +173,16 @@ class Settings:
         _integer(1, 10**9),
         "most forward passes of a request: of its explanation, times its images",
     )
+    passes_per_second: int = _setting(
+        0,
+        _integer(0, 10**9),
+        "forward passes that a caller may take a second, ten seconds' worth at once; 0: no limit",
+    )
+    megapixels_per_second: int = _setting(
+        0,
+        _integer(0, 10**9),
+        "megapixels that a caller may send a second, ten seconds' worth at once; 0: no limit",
+    )
     max_connections: int = _setting(
         0,
         _integer(0, 1_000_000),
@@ -194,6 +209,14 @@ class Settings:
         _address,
         "address for traces (OTLP over HTTP): http://collector:4318; none by default",
     )
+
+    def __post_init__(self) -> None:
+        """Checks the settings that depend on one another."""
+        if self.admin_port == self.port:
+            raise SettingsError(
+                f"CANDOR_ADMIN_PORT is {self.port}, the port of everything else: "
+                "name another one, or unset it"
+            )
 
     @property
     def served_hosts(self) -> tuple[str, ...]:
@@ -223,7 +246,7 @@ class Settings:
         """The settings of `environment`.
 
         Raises:
-            SettingsError: a CANDOR_ variable is unknown or has a bad value.
+            SettingsError: a CANDOR_ variable is unknown, or has a bad value.
         """
         known = {PREFIX + f.name.upper(): f for f in fields(cls)}
         given = {name: value for name, value in environment.items() if name.startswith(PREFIX)}

@@ -80,7 +80,7 @@ def build(pipeline: Pipeline, bundle: Bundle, settings: Settings, drain: Drain) 
 def _guard(routes: Iterable[GuardedRoute], settings: Settings) -> Guard:
     """The guard of `routes` and of the paths that BentoML answers."""
     keys = None if settings.keys is None else Keys(settings.keys)
-    return Guard(routes, BENTOML_PATHS, keys, Sites(settings.served_hosts))
+    return Guard(routes, BENTOML_PATHS, keys, Sites(settings.served_hosts), settings.admin_port)
 
 
 class Application:

@@ -16,7 +16,7 @@ from service.api.access.guard import GuardedRoute
 from service.api.body import EncodedImage, Limits, Payload
 from service.api.card import HTML, MARKDOWN, Card
 from service.api.parameters import Options
-from service.api.tasks import caller_of, cancel_on_disconnect, gather_rows
+from service.api.tasks import cancel_on_disconnect, gather_rows, timing_of
 from service.bundle.folder import Bundle
 from service.bundle.manifest import Manifest
 from service.bundle.reference import Reference
@@ -91,7 +91,7 @@ class Native:
     async def predict(self, request: Request) -> Response:
         """POST /predict."""
         _accepted_type(request, (JSON,))
-        timing = Timing(self._pipeline.metrics, caller=caller_of(request))
+        timing = timing_of(request, self._pipeline)
         payload = await self._read(request, timing)
         options = self._default_options
         if payload.parameters or payload.mask is not None:
@@ -107,7 +107,7 @@ class Native:
     async def explain(self, request: Request) -> Response:
         """POST /explain; the Accept header selects JSON, the overlay or the raw map."""
         kind = _accepted_type(request, (JSON, PNG, NPY))
-        timing = Timing(self._pipeline.metrics, caller=caller_of(request))
+        timing = timing_of(request, self._pipeline)
         payload = await self._read(request, timing)
         options = parameters.of_explain(self._manifest, payload.parameters, payload.mask)
         timing.allow(options.deadline_ms)
@@ -124,7 +124,7 @@ class Native:
                 f"send one, or accept {JSON}"
             )
         options = replace(options, map="overlay" if kind == PNG else "array")
-        self._pipeline.check_passes(options.question, 1)
+        self._pipeline.charge(options.question, 1, timing)
         result = await self._result(payload.images[0], options, timing)
         assert result.attribution is not None
         content = result.overlay if kind == PNG else responses.npy(result.attribution)
@@ -138,7 +138,7 @@ class Native:
         Raises:
             RequestError: of the image that failed; the message calls it `name` with its number.
         """
-        self._pipeline.check_passes(options.question, len(images))
+        self._pipeline.charge(options.question, len(images), request)
         with self._limits.budget.take() as answers:
             return await gather_rows(
                 name, (self._document_for(image, options, request, answers) for image in images)
@@ -167,7 +167,7 @@ class Native:
 
     async def answer(self, payload: Payload, options: Options, timing: Timing) -> dict[str, Any]:
         """Answers a payload with the JSON document of POST /predict or /explain."""
-        self._pipeline.check_passes(options.question, len(payload.images))
+        self._pipeline.charge(options.question, len(payload.images), timing)
         if not payload.is_list:
             result = await self._result(payload.images[0], options, timing)
             return {"model": self._model, **self._document(result, options)}

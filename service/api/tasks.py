@@ -4,6 +4,7 @@ rows.
 
 import asyncio
 from collections.abc import Coroutine, Iterable
+from ipaddress import IPv6Network
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -12,19 +13,37 @@ from starlette.responses import Response
 from service.api.access import guard
 from service.api.problems import GONE
 from service.errors import RequestError
+from service.schedule.allowance import Caller
+from service.schedule.pipeline import Pipeline
+from service.schedule.timing import Timing
 from service.workers import protocol
 
 Result = TypeVar("Result")
+NETWORK_BITS = 64
 
 
-def caller_of(request: Request) -> str:
-    """The caller that explanations are shared by: the name of the key of `request`, or else its
-    address.
+def timing_of(request: Request, pipeline: Pipeline) -> Timing:
+    """The timing of a `request` that begins.
+
+    Raises:
+        TooManyRequests: its caller has used up an allowance.
+    """
+    caller = caller_of(request)
+    pipeline.allowances.check(caller)
+    return Timing(pipeline.metrics, caller=caller)
+
+
+def caller_of(request: Request) -> Caller:
+    """The caller that time and allowances are shared by: the name of the key of `request`, or else
+    its address. One caller often has all addresses of an IPv6 network of 64 bits.
     """
     if (key := request.scope.get(guard.KEY)) is not None:
-        return f"key {key.name}"
+        return Caller(f"key {key.name}", key.rates)
     client = request.scope.get("client")
-    return str(client[0]) if client else ""
+    address = str(client[0]) if client else ""
+    if ":" in address and "." not in address:
+        address = str(IPv6Network((address.partition("%")[0], NETWORK_BITS), strict=False))
+    return Caller(address)
 
 
 async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, Response]) -> Response:

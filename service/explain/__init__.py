@@ -15,6 +15,7 @@ from service.explain.question import (
     check_passes,
     forward_passes,
     masked,
+    most_passes,
 )
 from service.explain.target import Target
 
@@ -33,4 +34,5 @@ __all__ = [
     "explain",
     "forward_passes",
     "masked",
+    "most_passes",
 ]

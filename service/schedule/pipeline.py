@@ -14,7 +14,16 @@ import numpy as np
 from jaxtyping import UInt8
 
 from service.errors import ImageTooLarge, RequestError, TooManyRequests
-from service.explain import Attribution, Question, check_passes, legend, masked, render, segments
+from service.explain import (
+    Attribution,
+    Question,
+    check_passes,
+    legend,
+    masked,
+    most_passes,
+    render,
+    segments,
+)
 from service.explain.legend import Legend
 from service.image import budget, decode, header, resize
 from service.image import mask as image_mask
@@ -24,6 +33,7 @@ from service.image.resize import Input, Pixels
 from service.predictions import Calibrated, Prediction, PredictionOptions, calibrate, prediction_of
 from service.runtime.engine import Engine
 from service.runtime.sessions import self_test_image
+from service.schedule.allowance import MEGAPIXELS, PASSES, RESOURCES, Allowances, Rates
 from service.schedule.deadlines import DeadlineExplainer, ExplanationTask
 from service.schedule.fairness import FairQueue
 from service.schedule.lanes import LoopLane, ThreadLane
@@ -34,6 +44,7 @@ from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.workers import host
 from service.workers.shared_state import PREDICTING, SharedState
+from service.workers.shared_times import SharedTimes
 
 FEWEST, MOST = 128, 512  # places in a queue; the fewest hold two of the largest requests
 # Seconds of predictions that may wait; a rejection serves a caller better than a longer wait.
@@ -78,14 +89,22 @@ class Pipeline:
         settings: Settings,
         metrics: Metrics,
         shared_state: SharedState | None = None,
+        shared_times: SharedTimes | None = None,
     ) -> None:
-        """Opens the lanes; `shared_state` is that of all workers, if there are several."""
+        """Opens the lanes; `shared_state` and `shared_times` are those of all workers, if there are
+        several.
+        """
         self.engine = engine
         self.metrics = metrics
         self._engine_on_one_core = engine.on_one_core()
         self.budgets = _budgets(settings, metrics)
         self.max_pixels = budget.most_pixels(settings.max_pixels, self.budgets.images)
         self._max_passes = settings.max_passes
+        self.allowances = Allowances(
+            Rates(settings.passes_per_second, settings.megapixels_per_second),
+            shared_times or SharedTimes(),
+            {resource: metrics.allowance_rejected.labels(resource) for resource in RESOURCES},
+        )
         self._shared_state = shared_state or SharedState()
         self._loop_time = LoopTime()
         self._threads = ThreadPoolExecutor(
@@ -121,8 +140,8 @@ class Pipeline:
         `masked` the memory for a mask.
 
         Raises:
-            RequestError: the image cannot be decoded, or there is no place for it in the memory or
-                in the predict queue.
+            RequestError: the image cannot be decoded, its caller's allowance is used up, or there
+                is no place for it in the memory or in the predict queue.
         """
         spec = self.engine.manifest.input
         with timing.of("decode"):
@@ -131,12 +150,14 @@ class Pipeline:
                     if header.is_quick(body) and self._loop_time.is_left:
                         with self._loop_time.spend():
                             opened = decode.open_header(body, self.max_pixels)
+                            self._charge_pixels(opened.pixel_count, timing)
                             if opened.pixel_count <= SMALL_PIXELS:
                                 return _fit_opened(opened, spec, keep=keep)
                     else:
                         opened = await self._off_loop(
                             lambda: decode.open_header(body, self.max_pixels)
                         )
+                        self._charge_pixels(opened.pixel_count, timing)
                 cost = cost_of(opened, spec, keep=keep, masked=masked)
                 check_cost(opened, cost, self.budgets.images)
                 lease = await self.budgets.images.hold(cost, timing.deadline)
@@ -150,10 +171,11 @@ class Pipeline:
         """Fits an image that came as pixels to the network.
 
         Raises:
-            TooManyRequests: the predict queue is full.
+            TooManyRequests: the predict queue is full, or the caller's allowance used up.
         """
         height, width = pixels.shape[:2]
         spec = self.engine.manifest.input
+        self._charge_pixels(height * width, timing)
         with self._predict.queue.reserve(), timing.of("decode"):
             if height * width <= SMALL_PIXELS:
                 return Sent(resize.to_input(pixels, spec), width, height, PIXELS, None)
@@ -195,14 +217,19 @@ class Pipeline:
         self._count(prediction)
         return prediction
 
-    def check_passes(self, question: Question | None, images: int) -> None:
-        """Checks the forward passes of a request: `question` about so many images.
+    def charge(self, question: Question | None, images: int, timing: Timing) -> None:
+        """Takes the forward passes of a request from its caller's allowance: those of `question`
+        at most, if there is one, and one for the prediction, for each of so many images.
 
         Raises:
-            InvalidParameter: there are more than the limit.
+            InvalidParameter: there are more than a request may have.
+            TooManyRequests: the allowance is used up.
         """
+        each = 1
         if question is not None:
             check_passes(question, images, self._max_passes)
+            each += most_passes(question)
+        self.allowances.charge(timing.caller, PASSES, float(images * each))
 
     async def explain(
         self, sent: Sent, question: Question, prediction: Prediction, timing: Timing
@@ -217,7 +244,7 @@ class Pipeline:
         name = question.method.name
         task = ExplanationTask(sent.fitted, question, prediction.logits)
         try:
-            done = await self._explain.run(task, timing.deadline, timing.caller)
+            done = await self._explain.run(task, timing.deadline, timing.caller.name)
         except Exception:
             self.metrics.explanations.labels(name, "refused").inc()
             raise
@@ -285,6 +312,9 @@ class Pipeline:
             sent = fit_image(body, self.engine.manifest.input, self.max_pixels, keep=True)
         assert sent.ground is not None
         render.png(sent.ground)
+
+    def _charge_pixels(self, count: int, timing: Timing) -> None:
+        self.allowances.charge(timing.caller, MEGAPIXELS, count / 1e6)
 
     def _count(self, prediction: Prediction) -> None:
         best, familiarity = prediction.best, prediction.familiarity

@@ -6,6 +6,7 @@ All times are seconds of `time.perf_counter`.
 import time
 from dataclasses import dataclass, field
 
+from service.schedule.allowance import Caller
 from service.telemetry.metrics import Metrics
 from service.telemetry.stages import Stage, passed
 
@@ -30,7 +31,7 @@ class Timing:
 
     metrics: Metrics
     started: float = field(default_factory=time.perf_counter)
-    caller: str = ""
+    caller: Caller = Caller()
     seconds: dict[str, float] = field(default_factory=dict)
     deadline: float = field(init=False)
 

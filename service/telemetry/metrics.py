@@ -239,6 +239,12 @@ class Metrics:
             ("budget", "reason"),
             registry=registry,
         )
+        self.allowance_rejected = Counter(
+            "candor_allowance_rejected",
+            "Requests and images rejected because their caller has used its allowance.",
+            ("resource",),
+            registry=registry,
+        )
 
     def _declare_predictions(self, registry: CollectorRegistry, labels: Sequence[str]) -> None:
         predictions = Counter(

@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from service.errors import SettingsError
 from service.workers.protocol import Connection
 from service.workers.shared_state import SharedState
 
@@ -32,10 +33,13 @@ Factory = Callable[[], asyncio.BaseProtocol]
 
 
 def share(
-    loop: asyncio.AbstractEventLoop, shared_state: SharedState, started: Callable[[str], object]
+    loop: asyncio.AbstractEventLoop,
+    shared_state: SharedState,
+    started: Callable[[str], object],
+    second_port: int = 0,
 ) -> None:
     """Lets the servers that `loop` makes of a given socket share its connections with the other
-    workers.
+    workers. Each accepts those of a `second_port` at the same address, too, unless it is 0.
 
     `started` is called with a server's address when it accepts connections. Servers with TLS, and
     those of another protocol class than `Connection`, are the loop's own: they work, and a warning
@@ -57,12 +61,37 @@ def share(
             server = SharedListener(  # type: ignore[abstract]
                 loop, listening, factory, shared_state
             )
-        started(address(server.sockets[0].getsockname(), tls=tls))  # type: ignore[attr-defined]
+        name = server.sockets[0].getsockname()  # type: ignore[attr-defined]
+        if second_port:
+            # The system shares this port among the workers. It closes with the process: metrics
+            # are read to the end.
+            await make(factory, name[0], second_port, reuse_port=True, ssl=options.get("ssl"))
+        started(address(name, tls=tls))
         return server
 
     # BentoML's worker starts the server itself: the loop is the only place to accept connections
     # from.
     loop.create_server = create_server  # type: ignore[method-assign, assignment]
+
+
+def check_free(host: str, port: int) -> None:
+    """Checks that nothing listens on a port that the workers will share.
+
+    Raises:
+        SettingsError: something does, or the address is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        # Ended connections may stay: only what listens is in the way.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen()
+        except OSError as error:
+            raise SettingsError(
+                f"CANDOR_ADMIN_PORT is {port}, and {host}:{port} cannot be listened on "
+                f"({error.strerror}): name a free port"
+            ) from None
 
 
 _FOREIGN = (

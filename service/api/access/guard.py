@@ -16,7 +16,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.api import problems
 from service.api.access.keys import SCOPES, Key, Keys
 from service.api.access.sites import Sites
-from service.errors import Forbidden, MalformedRequest, RequestError, SettingsError, Unauthorized
+from service.errors import (
+    Forbidden,
+    MalformedRequest,
+    NotFound,
+    RequestError,
+    SettingsError,
+    Unauthorized,
+)
 from service.settings import Settings, is_loopback
 
 Needs = tuple[str, ...]
@@ -58,12 +65,16 @@ class Guard:
         others: Mapping[str, Needs],
         keys: Keys | None,
         sites: Sites,
+        admin_port: int = 0,
     ) -> None:
-        """`others`: the needs of the paths that are served beside `routes`."""
+        """`others`: the needs of the paths that are served beside `routes`. With an `admin_port`,
+        what needs METRICS or ADMIN is served there, and nothing else but what is OPEN.
+        """
         every = tuple(routes)
         self.needs = {**others, **{route.path: route.needs for route in every}}
         self.sites = sites
         self._keys = keys
+        self._admin_port = admin_port
         self._templates = tuple(route for route in every if "{" in route.path)
         self._fixed = {route.path: route for route in every if "{" not in route.path}
         self._trusts_all = False
@@ -80,8 +91,8 @@ class Guard:
         if len(headers) < len(scope["headers"]) and (name := _repeated(scope)):
             return MalformedRequest(f"the request has several {name} headers: send one")
         error = self.sites.error(scope, headers)
-        if error is None and self._keys is not None:
-            error = self._key_error(scope, headers)
+        if error is None and (self._keys is not None or self._admin_port):
+            error = self._access_error(scope, headers)
         return error
 
     def admits(self, path: str, head: bytes) -> bool:
@@ -92,21 +103,34 @@ class Guard:
         key = self._key_of(found[0].strip(b" \t")) if len(found) == 1 else None
         return key is not None and not key.scopes.isdisjoint(self._fixed[path].needs)
 
-    def _key_error(self, scope: Scope, headers: Mapping[bytes, bytes]) -> RequestError | None:
+    def _access_error(self, scope: Scope, headers: Mapping[bytes, bytes]) -> RequestError | None:
         route = self._fixed.get(scope["path"]) or self._template_of(scope)
         needs = self.needs.get(route.path if route is not None else scope["path"], SCOPES)
         if needs == OPEN:
             return None
-        key = self._key_of(headers.get(b"authorization", b""))
-        error: RequestError | None
-        if key is None:
-            error = _unauthorized(given=b"authorization" in headers)
-        else:
-            scope[KEY] = key
-            error = _lack(key, needs, scope["query_string"])
+        error = self._key_error(scope, headers, needs) or self._port_error(scope, needs)
         if error is not None and route is not None:
             scope["route"] = route  # as Starlette's router does: the answer is counted under it
         return error
+
+    def _key_error(
+        self, scope: Scope, headers: Mapping[bytes, bytes], needs: Needs
+    ) -> RequestError | None:
+        if self._keys is None:
+            return None
+        key = self._key_of(headers.get(b"authorization", b""))
+        if key is None:
+            return _unauthorized(given=b"authorization" in headers)
+        scope[KEY] = key
+        return _lack(key, needs, scope["query_string"])
+
+    def _port_error(self, scope: Scope, needs: Needs) -> NotFound | None:
+        server = scope.get("server")
+        on_admin_port = server is not None and server[1] == self._admin_port
+        if not self._admin_port or on_admin_port == (needs in (METRICS, ADMIN)):
+            return None
+        place = "another port than" if on_admin_port else f"port {self._admin_port}, which is"
+        return NotFound(f"this is served on {place} CANDOR_ADMIN_PORT: ask there")
 
     def _key_of(self, authorization: bytes) -> Key | None:
         match = BEARER.fullmatch(authorization)

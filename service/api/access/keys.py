@@ -1,5 +1,6 @@
-"""The keys of callers: a file with a line a key, `name scopes sha256hex`.
+"""The keys of callers: a file with a line a key, `name scopes sha256hex [passes=N] [megapixels=N]`.
 
+The two numbers are the key's own allowance a second, in the place of the settings'; 0 is no limit.
 A key is 256 random bits, so that its SHA-256 is all that a server has to know: the file holds no
 secret. It is read again when it changes; lines of the same name let an old key and a new one
 overlap.
@@ -18,11 +19,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from service.errors import SettingsError
+from service.schedule.allowance import Rates
 
+FORM = "name scopes sha256hex [passes=N] [megapixels=N]"
 SCOPES = ("predict", "explain", "metrics", "admin")
 PREFIX = "candor_"  # lets scanners for leaked secrets find a key
 RANDOM_BYTES = 32
 NAME, DIGEST = re.compile(r"[\w.-]{1,64}", re.ASCII), re.compile(r"[0-9a-f]{64}")
+ALLOWANCE = re.compile(r"(passes=[0-9]{1,9})? ?(megapixels=[0-9]{1,9})?")
 NAME_FORM = "1 to 64 letters, digits, dots, hyphens and underscores"
 MAX_BYTES = 2**20
 LOOK_SECONDS = 1.0  # between two looks at the file
@@ -34,11 +38,12 @@ log = logging.getLogger("candor")
 
 
 class Key(NamedTuple):
-    """The line of a key."""
+    """The line of a key; `rates` are its own allowance, where the line has one."""
 
     name: str
     scopes: frozenset[str]
     digest: str
+    rates: Rates = Rates()
 
 
 class Keys:
@@ -94,7 +99,12 @@ class Keys:
         self._version = version if time.time() - status.st_mtime > SETTLED_SECONDS else None
 
 
-def make(name: str, scopes: tuple[str, ...]) -> tuple[str, str]:
+def make(
+    name: str,
+    scopes: tuple[str, ...],
+    passes: int | None = None,
+    megapixels: int | None = None,
+) -> tuple[str, str]:
     """A new key, and its line for the file.
 
     Raises:
@@ -103,7 +113,10 @@ def make(name: str, scopes: tuple[str, ...]) -> tuple[str, str]:
     if not NAME.fullmatch(name):
         raise SettingsError(f"{name!r} cannot name a key: use {NAME_FORM}")
     secret = PREFIX + secrets.token_urlsafe(RANDOM_BYTES)
-    return secret, f"{name} {','.join(scopes)} {hashlib.sha256(secret.encode()).hexdigest()}"
+    given = {"passes": passes, "megapixels": megapixels}
+    allowance = (f"{rate}={value}" for rate, value in given.items() if value is not None)
+    digest = hashlib.sha256(secret.encode()).hexdigest()
+    return secret, " ".join((name, ",".join(scopes), digest, *allowance))
 
 
 def _check_file(path: Path, status: os.stat_result) -> None:
@@ -136,12 +149,13 @@ def _parsed(path: Path, text: str) -> Iterator[tuple[str, Key]]:
         if problem:
             # The line is not shown: it may be the key itself.
             raise SettingsError(
-                f"CANDOR_KEYS: line {number} of {path} {problem}: write `name scopes sha256hex`, "
+                f"CANDOR_KEYS: line {number} of {path} {problem}: write `{FORM}`, "
                 "as `python -m service key NAME --scope predict` prints it"
             )
-        name, scopes, digest = parts
+        name, scopes, digest, *allowance = parts
         digests.add(digest)
-        yield digest, Key(name, frozenset(scopes.split(",")), digest)
+        rates = {rate: int(value) for rate, _, value in (one.partition("=") for one in allowance)}
+        yield digest, Key(name, frozenset(scopes.split(",")), digest, Rates(**rates))
     if not digests:
         raise SettingsError(
             f"CANDOR_KEYS: {path} has no key: "
@@ -151,13 +165,16 @@ def _parsed(path: Path, text: str) -> Iterator[tuple[str, Key]]:
 
 def _problem(parts: list[str], digests: set[str]) -> str:
     """What is wrong with the parts of a line; empty if nothing is."""
-    if len(parts) != 3:  # noqa: PLR2004 - name, scopes, digest
-        return f"has {len(parts)} parts instead of 3"
-    name, scopes, digest = parts
+    if len(parts) < 3:  # noqa: PLR2004 - name, scopes, digest
+        return f"has {len(parts)} parts instead of at least 3"
+    name, scopes, digest, *allowance = parts
     if not NAME.fullmatch(name):
         return f"has no name of {NAME_FORM}"
     if not set(scopes.split(",")) <= set(SCOPES):
         return f"has a scope that is none of {', '.join(SCOPES)}"
     if not DIGEST.fullmatch(digest):
         return "has no SHA-256 of 64 lower-case hexadecimal digits"
-    return "has the digest of an earlier line" if digest in digests else ""
+    if digest in digests:
+        return "has the digest of an earlier line"
+    known = ALLOWANCE.fullmatch(" ".join(allowance))
+    return "" if known else "has something else behind the digest than passes=N and megapixels=N"

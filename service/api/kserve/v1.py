@@ -22,10 +22,9 @@ from service.api.access.guard import GuardedRoute
 from service.api.body import EncodedImage, Limits, Payload
 from service.api.native import JSON, Native
 from service.api.parameters import Options
-from service.api.tasks import caller_of, cancel_on_disconnect
+from service.api.tasks import cancel_on_disconnect, timing_of
 from service.errors import MalformedRequest, NotFound, short
 from service.schedule.pipeline import Pipeline
-from service.schedule.timing import Timing
 
 PREFIX = "/v1"
 
@@ -75,7 +74,7 @@ class KServeV1:
         body_of: Callable[[Documents], Mapping[str, Any]],
     ) -> Response:
         self._check_model(request)
-        timing = Timing(self._pipeline.metrics, caller=caller_of(request))
+        timing = timing_of(request, self._pipeline)
         with timing.of("read"):
             body = await request_body.body_of(request, self._limits)
             query = request_body.query_of(request)

@@ -38,7 +38,7 @@ from service.api.body import Limits
 from service.api.kserve import tensors
 from service.api.kserve.tensors import InferenceRequest, Output, OutputRequest, Row
 from service.api.parameters import Options
-from service.api.tasks import caller_of, cancel_on_disconnect, gather_rows
+from service.api.tasks import cancel_on_disconnect, gather_rows, timing_of
 from service.bundle.folder import Bundle
 from service.bundle.manifest import Manifest
 from service.errors import InvalidParameter, NotFound, RequestError, short
@@ -107,7 +107,7 @@ class OpenInference:
     async def infer(self, request: Request) -> Response:
         """POST /v2/models/NAME/infer."""
         self._check_model(request)
-        timing = Timing(self._pipeline.metrics, caller=caller_of(request))
+        timing = timing_of(request, self._pipeline)
         with timing.of("read"):
             body = await request_body.body_of(request, self._limits)
             json_length = request.headers.get(tensors.HEADER)
@@ -135,7 +135,7 @@ class OpenInference:
         # The outputs hold all logits and one label: a longer list would be made for nothing.
         question, first_class = options.question, replace(options.prediction, top_k=1)
         explained = question is not None
-        self._pipeline.check_passes(question, len(inference.rows))
+        self._pipeline.charge(question, len(inference.rows), timing)
         images = await gather_rows("row", (self._receive(row, timing) for row in inference.rows))
         predictions = await gather_rows(
             "row",

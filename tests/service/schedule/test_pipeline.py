@@ -12,6 +12,7 @@ from service.explain import ask
 from service.predictions import PredictionOptions, predict
 from service.runtime.engine import Engine
 from service.runtime.graphs import QUICK
+from service.schedule.allowance import Caller
 from service.schedule.lanes import LoopLane, ThreadLane
 from service.schedule.pipeline import Pipeline
 from service.schedule.timing import Timing
@@ -117,7 +118,7 @@ def test_an_explanation_is_charged_to_its_caller(pipeline, engine):
     question = ask(engine.manifest, "grad_cam", None, {})
 
     async def steps(timing):
-        timing.caller = "192.0.2.1"
+        timing.caller = Caller("192.0.2.1")
         sent = await pipeline.receive(IMAGE, timing, keep=False)
         prediction = await pipeline.predict(sent, OPTIONS, timing, explained=True)
         await pipeline.explain(sent, question, prediction, timing)

@@ -27,7 +27,7 @@ from service.workers.connections import Connections
 from service.workers.drain import Drain
 from support import arrivals, load
 from support.requests import GOOD, b64
-from support.servers import ROOT, Server, environment
+from support.servers import ROOT, Server, environment, free_port
 
 PNG = {"content-type": "image/png"}
 KEYS = {scope: make(scope, (scope,)) for scope in SCOPES}
@@ -322,6 +322,46 @@ def test_rotation_under_load_fails_nobody_and_a_removed_key_is_dead(tmp_path):
             for _ in range(12)  # connections, which both workers get
         ]
         assert set(dead) == {401}
+
+
+def test_a_port_of_its_own_serves_metrics_and_administrators_and_nothing_else(tmp_path, table):
+    port = free_port()
+    admin = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
+    with keyed(tmp_path, workers=1, admin_port=port) as server, admin:
+        assert_shut(statuses(admin, table, []))
+        for method, path, needed in table:
+            headers = PNG | bearer(needed and KEYS[needed[-1]][0])
+            sent = {"content": GOOD if method == "POST" else None, "headers": headers}
+            there = admin.request(method, path, **sent)
+            here = server.client.request(method, path, **sent)
+            own = needed in (("metrics",), ("admin",))
+            if needed != OPEN:
+                assert (there.status_code == 404) != own, path
+                assert (here.status_code == 404) == own or path == "/reference/0", path
+        headers = bearer(KEYS["metrics"][0])
+        assert f"is served on port {port}" in server.client.get("/metrics", headers=headers).text
+        assert "candor_ready 1.0" in admin.get("/metrics", headers=headers).text
+
+
+@pytest.mark.parametrize("kind", ["taken", "same"])
+def test_an_admin_port_that_cannot_be_its_own_stops_the_start(kind, tmp_path):
+    port = free_port()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", port))
+        other.listen()
+        settings = {"port": port if kind == "same" else free_port(), "admin_port": port}
+        done = subprocess.run(
+            [sys.executable, "-m", "service", "serve"],
+            check=False,
+            cwd=ROOT,
+            env=environment(tmp_path, device="cpu", **settings),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode != 0
+    assert f"CANDOR_ADMIN_PORT is {port}" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
 
 
 def mutated(generator, secret):

@@ -11,6 +11,7 @@ from service.__main__ import main
 from service.api.access import keys
 from service.api.access.keys import SCOPES, Keys, make
 from service.errors import SettingsError
+from service.schedule.allowance import Rates
 
 DIGEST = hashlib.sha256(b"secret").hexdigest()
 
@@ -51,6 +52,21 @@ def test_keys_are_256_random_bits():
     assert all(len(secret) == len("candor_") + 43 for secret in made)
 
 
+@pytest.mark.parametrize(
+    ("given", "rates"),
+    [
+        ((), Rates()),
+        (("--passes", "500"), Rates(passes=500)),
+        (("--megapixels", "0"), Rates(megapixels=0)),
+        (("--passes", "500", "--megapixels", "20"), Rates(500, 20)),
+    ],
+)
+def test_a_key_may_have_an_allowance_of_its_own(given, rates, file):
+    done = CliRunner().invoke(main, ["key", "ops", "--scope", "predict", *given])
+    secret, line = done.output.splitlines()
+    assert Keys(file(line)).find(secret.encode()).rates == rates
+
+
 def test_the_command_prints_the_key_and_its_line(file):
     done = CliRunner().invoke(main, ["key", "ops", "--scope", "metrics", "--scope", "admin"])
     secret, line = done.output.splitlines()
@@ -69,10 +85,13 @@ def test_the_command_refuses_a_name_that_the_file_cannot_hold(arguments):
     ("lines", "sentence"),
     [
         (["# nothing"], "has no key: `python -m service key"),
-        (["a predict"], "line 1 of .* has 2 parts instead of 3"),
+        (["a predict"], "line 1 of .* has 2 parts instead of at least 3"),
         (["", f"a/b predict {DIGEST}"], "line 2 of .* has no name of 1 to 64"),
         ([f"a predict,fly {DIGEST}"], f"has a scope that is none of {', '.join(SCOPES)}"),
         ([f"a predict {DIGEST.upper()}"], "has no SHA-256 of 64 lower-case"),
+        ([f"a predict {DIGEST} fast"], "has something else behind the digest than passes=N"),
+        ([f"a predict {DIGEST} passes=1 passes=2"], "has something else behind the digest"),
+        ([f"a predict {DIGEST} passes=-1"], "has something else behind the digest"),
         (["a predict candor_the-key-itself"], "has no SHA-256 of 64 lower-case"),
         ([f"a predict {DIGEST}", f"b explain {DIGEST}"], "has the digest of an earlier line"),
         (["ä"], "cannot be read"),
