@@ -23,6 +23,8 @@ DASHBOARDS = {
 RUNBOOKS = "https://candor.example/docs/runbooks/"
 # Metrics of NVIDIA's exporter, and of kube-state-metrics: there is no GPU and no cluster here.
 ELSEWHERE = ("DCGM_", "kube_pod_")
+# A server without keys has none; tests/service/api/access/test_guard.py checks its labels.
+KEYED = {"candor_key_requests_total": {"key", "code"}}
 ON_FIRE = ("ALERTS",)  # exists when an alert fires
 SELECTOR = re.compile(r"([a-zA-Z_:][\w:]*)\{([^}]*)\}")
 METRIC = re.compile(r"\b(candor[_:][\w:]+|DCGM_\w+|kube_pod_\w+)\b")
@@ -132,6 +134,9 @@ def scraped(watched):
             for label, value in labels_of(labels or "").items():
                 found.setdefault(name, {}).setdefault(label, set()).add(value)
             found.setdefault(name, {})
+    for name, labels in KEYED.items():
+        assert name not in found
+        found[name] = {label: set() for label in labels}
     return found
 
 
@@ -186,9 +191,22 @@ def test_every_panel_shows_something(watched):
     silent = [
         e
         for e in expressions
-        if not e.startswith(("sum by (gpu", "avg by (gpu")) and not prometheus.query(plain(e))
+        if not any(name in e for name in (*ELSEWHERE, *KEYED)) and not prometheus.query(plain(e))
     ]
     assert not silent
+
+
+def test_every_metric_is_on_a_panel_or_in_a_rule():
+    declared = set(
+        re.findall(r'"(candor_\w+)"', (ROOT / "service" / "telemetry" / "metrics.py").read_text())
+    )
+    used = {
+        re.sub("_(total|bucket|count|sum)$", "", name)
+        for parameter in (*shown(), *ruled())
+        for name in METRIC.findall(parameter.values[0])
+    }
+    assert len(declared) > 30
+    assert declared - used == set()
 
 
 def test_every_rule_is_healthy_and_nothing_fires(watched):
