@@ -2,8 +2,8 @@
 
 Only the document of a server with keys names them: each server describes itself. An alternative
 `{}` for open servers would make generated clients treat the key as optional, and would leave their
-users in doubt. Scopes stand in descriptions: OpenAPI 3.1 allows names of roles in a requirement of
-a bearer scheme, but 3.0 did not, and generators that come from it refuse them.
+users in doubt. Scopes stand in descriptions: OpenAPI 3.1 allows names of roles in the requirement
+of a bearer scheme, but 3.0 wants an empty list there, and so may tools that were made for it.
 """
 
 from collections.abc import Mapping
