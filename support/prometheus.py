@@ -16,9 +16,11 @@ READY_SECONDS, STOP_SECONDS = 30, 15
 
 
 class Prometheus:
-    """`scripts/monitor` for the service on `port`, as a context manager; scrapes every second."""
+    """`scripts/monitor` for the service on `port`, as a context manager; scrapes every second, with
+    the key in `key_file` if there is one.
+    """
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(self, folder: Path, port: int, key_file: Path | None = None) -> None:
         self.folder = folder
         own = free_port()
         self._environment = os.environ | {
@@ -26,6 +28,7 @@ class Prometheus:
             "PROMETHEUS_PORT": str(own),
             "PROMETHEUS_FOLDER": str(folder),
             "SCRAPE_INTERVAL": "1s",
+            "PROMETHEUS_KEY_FILE": str(key_file or ""),
         }
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{own}", timeout=30)
         self._process: subprocess.Popen[bytes]

@@ -82,6 +82,7 @@ def test_every_block_is_known_to_these_tests():
                 "curl",
                 "service explain",
                 "training fit",
+                "service key",  # tests/operations/test_kubernetes.py
             )
         ), block
 

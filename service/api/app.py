@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.api import body as request_body
 from service.api import pages, problems
 from service.api.access import guard as access_guard
-from service.api.access.guard import Guard, GuardedRoute, GuardMiddleware
+from service.api.access.guard import Guard, GuardedRoute, GuardMiddleware, Needs
 from service.api.access.keys import Keys
 from service.api.access.sites import Sites
 from service.api.bento import BENTOML_PATHS, CALLS, PICKLE
@@ -28,6 +28,7 @@ from service.api.kserve.v2 import OpenInference
 from service.api.middleware import DrainMiddleware, ObservationMiddleware
 from service.api.native import Native, document
 from service.api.openapi import document as openapi_document
+from service.api.openapi.security import with_keys
 from service.api.overload import OverloadRejection
 from service.bundle.folder import Bundle
 from service.errors import RequestError
@@ -36,6 +37,7 @@ from service.settings import Settings
 from service.workers.drain import Drain
 
 Endpoint = Callable[[Request], Awaitable[ASGIApp]]
+OPENAPI = "/openapi.json"
 
 
 class Api(NamedTuple):
@@ -53,14 +55,19 @@ def build(pipeline: Pipeline, bundle: Bundle, settings: Settings, drain: Drain) 
     """The API that serves `bundle` through `pipeline`."""
     limits = request_body.Limits(settings.max_body_bytes, pipeline.budgets.bodies)
     native = Native(pipeline, bundle, settings, limits)
+    described = [
+        *native.routes(),
+        *OpenInference(pipeline, bundle, limits).routes(),
+        *KServeV1(pipeline, native, limits).routes(),
+    ]
     openapi = openapi_document.document(
         bundle.manifest, settings.max_body_bytes, shown=native.shows_references
     )
+    if settings.keys is not None:
+        openapi = with_keys(openapi, _needs(described))
     routes = [
-        *native.routes(),
-        GuardedRoute("/openapi.json", access_guard.DOCUMENTS, document(orjson.dumps(openapi))),
-        *OpenInference(pipeline, bundle, limits).routes(),
-        *KServeV1(pipeline, native, limits).routes(),
+        *described,
+        GuardedRoute(OPENAPI, access_guard.DOCUMENTS, document(orjson.dumps(openapi))),
     ]
     page_routes = pages.routes(bundle, settings.grafana_url)
     application = Application(routes, page_routes, pipeline)
@@ -75,6 +82,12 @@ def build(pipeline: Pipeline, bundle: Bundle, settings: Settings, drain: Drain) 
         pipeline, observation, drain, application.fixed_paths, guard.admits
     )
     return Api(observation, guard, rejection, Calls(native, bundle.manifest, pipeline.metrics))
+
+
+def _needs(routes: Iterable[GuardedRoute]) -> dict[str, Needs]:
+    """The scopes of which each path of the OpenAPI document needs one."""
+    ours = {route.path_format: route.needs for route in routes}
+    return {**ours, **BENTOML_PATHS, OPENAPI: access_guard.DOCUMENTS}
 
 
 def _guard(routes: Iterable[GuardedRoute], settings: Settings) -> Guard:

@@ -51,7 +51,8 @@ function operationDetails({ method, path, operation }) {
 
 function operationParts(method, path, operation) {
   const trial = new Trial(method, withPathValues(path, operation.parameters ?? []), operation);
-  return [parameters(operation), requestTypes(operation), answers(operation), trial.node];
+  const description = operation.description ? paragraph(operation.description.replaceAll("`", "")) : null;
+  return [description, parameters(operation), requestTypes(operation), answers(operation), trial.node];
 }
 
 function parameters({ parameters: entries = [] }) {
@@ -93,6 +94,7 @@ function values({ type, enum: choices, minimum, maximum, default: initial, examp
 class Trial {
   constructor(method, path, operation) {
     this.method = method;
+    this.wantsKey = "security" in operation;
     this.examples = examplesOf(operation);
     this.address = el("input", { type: "text", value: path, spellcheck: "false", oninput: () => this.#showCommand() });
     this.body = el("textarea", { rows: 6, spellcheck: "false", oninput: () => this.#showCommand() });
@@ -122,7 +124,8 @@ class Trial {
 
   #showCommand() {
     const body = compact(this.body.value).replaceAll("'", "'\\''");
-    const parts = [`curl -s '${location.origin}${this.address.value}'`, ...(body ? ["-H 'Content-Type: application/json'", `-d '${body}'`] : [])];
+    const key = this.wantsKey ? ['-H "Authorization: Bearer $KEY"'] : [];
+    const parts = [`curl -s '${location.origin}${this.address.value}'`, ...key, ...(body ? ["-H 'Content-Type: application/json'", `-d '${body}'`] : [])];
     this.command.textContent = parts.join(" \\\n  ");
   }
 

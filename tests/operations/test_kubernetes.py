@@ -3,6 +3,7 @@
 No cluster takes part.
 """
 
+import base64
 import fcntl
 import json
 import os
@@ -16,6 +17,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from service.api.access.keys import FORBIDDEN, Keys
 from service.settings import Settings
 from support.environments import python_of
 from support.servers import ROOT
@@ -31,7 +33,15 @@ BUILT = (
     "train",
     "bulk",
 )
-COMPONENTS = ("gpu", "keda", "bundle-volume", "bundle-image", "../monitoring")
+COMPONENTS = (
+    "gpu",
+    "keda",
+    "bundle-volume",
+    "bundle-image",
+    "keys",
+    "../monitoring",
+    "../monitoring + keys",
+)
 CUSTOM = {"ScaledObject", "PrometheusRule", "ServiceMonitor", "InferenceService"}
 VERSION = "1.33"  # image volumes, preStop sleep
 SCHEMAS = Path(sys.prefix) / "schemas"
@@ -55,7 +65,10 @@ def manifests(tmp_path_factory):
         folder = tmp_path_factory.mktemp("alone")
         kustomization = {
             "resources": [os.path.relpath(K8S / "base", folder)],
-            "components": [os.path.relpath(K8S / "components" / component, folder)],
+            "components": [
+                os.path.relpath(K8S / "components" / name, folder)
+                for name in component.split(" + ")
+            ],
             "images": [{"name": "candor", "digest": f"sha256:{0:064}"}],
         }
         (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
@@ -380,6 +393,80 @@ def test_a_bundle_from_elsewhere_is_mounted_read_only(component, manifests):
     ]
     assert mount["readOnly"] is True
     assert Path(settings["CANDOR_BUNDLE"]).is_relative_to(mount["mountPath"])
+
+
+def test_keys_are_mounted_as_the_service_wants_them(manifests):
+    built = manifests["base + keys"]
+    (deployment,) = [resource for resource in built if resource["kind"] == "Deployment"]
+    (given,) = [resource["data"] for resource in built if resource["kind"] == "ConfigMap"]
+    pod = deployment["spec"]["template"]["spec"]
+    (volume,) = [volume for volume in pod["volumes"] if "secret" in volume]
+    (mount,) = [
+        mount for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == volume["name"]
+    ]
+    secret = volume["secret"]
+    # With a subPath a container never sees a change of the Secret.
+    assert (mount["readOnly"], "subPath" in mount) == (True, False)
+    # fsGroup makes the files the group's.
+    assert (secret["secretName"], secret["defaultMode"]) == ("candor-keys", 0o440)
+    assert not secret["defaultMode"] & FORBIDDEN
+    assert pod["securityContext"]["fsGroup"] == pod["securityContext"]["runAsGroup"]
+    settings = Settings.from_environment(given)
+    assert settings.keys == Path(mount["mountPath"]) / "keys"
+    assert settings.open is False
+
+
+def test_prometheus_has_a_key_where_keys_are_needed(manifests):
+    authorizations = {
+        name: resource["spec"]["endpoints"][0].get("authorization")
+        for name, built in manifests.items()
+        for resource in built
+        if resource["kind"] == "ServiceMonitor"
+    }
+    assert authorizations == {
+        "overlays/full": None,
+        "base + ../monitoring": None,
+        "base + ../monitoring + keys": {
+            "credentials": {"name": "candor-metrics-key", "key": "key"}
+        },
+    }
+
+
+def test_the_documented_commands_make_the_secrets(tmp_path):
+    section = (ROOT / "docs" / "operations.md").read_text().split("### Keys on Kubernetes")[1]
+    commands = re.search(r"```sh\n(.+?)```", section, re.DOTALL)[1]
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    # A cluster would keep what is applied: here it is printed.
+    (tools / "kubectl").write_text(
+        f'#!/bin/sh\ncase "$1" in apply) cat >>applied; echo --- >>applied ;; '
+        f'*) exec {KUBECTL} "$@" ;; esac\n'
+    )
+    (tools / "kubectl").chmod(0o755)
+    environment = os.environ | {"PATH": f"{tools}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    (tmp_path / ".venv").symlink_to(ROOT / ".venv")
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", commands],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    secrets = {
+        secret["metadata"]["name"]: {
+            name: base64.b64decode(value) for name, value in secret["data"].items()
+        }
+        for secret in yaml.safe_load_all((tmp_path / "applied").read_text())
+        if secret
+    }
+    file = tmp_path / "mounted"
+    file.write_bytes(secrets["candor-keys"]["keys"])
+    file.chmod(0o440)
+    held = Keys(file)
+    assert held.find(secrets["candor-metrics-key"]["key"]).scopes == {"metrics"}
+    assert held.find(done.stdout.strip().encode()).scopes == {"predict", "explain"}
 
 
 def test_the_dashboards_are_delivered_unchanged(manifests):

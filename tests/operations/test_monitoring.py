@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from service.api.access.keys import SCOPES, make
 from support.images import draw, encode
 from support.prometheus import Prometheus
 from support.servers import ROOT, Server
@@ -23,6 +24,8 @@ DASHBOARDS = {
 RUNBOOKS = "https://candor.example/docs/runbooks/"
 # Metrics of NVIDIA's exporter, and of kube-state-metrics: there is no GPU and no cluster here.
 ELSEWHERE = ("DCGM_", "kube_pod_")
+# A server without keys has none.
+KEYED = {"candor_key_requests_total": {"key", "code"}}
 ON_FIRE = ("ALERTS",)  # exists when an alert fires
 SELECTOR = re.compile(r"([a-zA-Z_:][\w:]*)\{([^}]*)\}")
 METRIC = re.compile(r"\b(candor[_:][\w:]+|DCGM_\w+|kube_pod_\w+)\b")
@@ -132,6 +135,9 @@ def scraped(watched):
             for label, value in labels_of(labels or "").items():
                 found.setdefault(name, {}).setdefault(label, set()).add(value)
             found.setdefault(name, {})
+    for name, labels in KEYED.items():
+        assert name not in found
+        found[name] = {label: set() for label in labels}
     return found
 
 
@@ -186,9 +192,44 @@ def test_every_panel_shows_something(watched):
     silent = [
         e
         for e in expressions
-        if not e.startswith(("sum by (gpu", "avg by (gpu")) and not prometheus.query(plain(e))
+        if not any(name in e for name in (*ELSEWHERE, *KEYED)) and not prometheus.query(plain(e))
     ]
     assert not silent
+
+
+def test_prometheus_watches_a_server_with_keys(tmp_path):
+    secret, line = make("watcher", SCOPES)
+    for name, text in (("keys", line), ("key", secret)):
+        (tmp_path / name).touch(0o600)
+        (tmp_path / name).write_text(text)
+    with (
+        Server(tmp_path, keys=tmp_path / "keys", workers=1) as server,
+        Prometheus(tmp_path, server.port, tmp_path / "key") as prometheus,
+    ):
+        for _ in range(2):
+            headers = {"authorization": f"Bearer {secret}"}
+            assert server.client.get("/model", headers=headers).status_code == 200
+            prometheus.wait_for('sum(candor_key_requests_total{job="candor", key="watcher"}) > 0')
+        prometheus.wait_for("count_over_time(up[1m]) > 3")
+        for name, labels in KEYED.items():
+            (series, *_) = prometheus.query(name)
+            assert set(series["metric"]) == {"__name__", "job", "instance", *labels}
+        for parameter in shown():
+            if any(name in parameter.values[0] for name in KEYED):
+                assert prometheus.query(plain(parameter.values[0]))
+
+
+def test_every_metric_is_on_a_panel_or_in_a_rule():
+    declared = set(
+        re.findall(r'"(candor_\w+)"', (ROOT / "service" / "telemetry" / "metrics.py").read_text())
+    )
+    used = {
+        re.sub("_(total|bucket|count|sum)$", "", name)
+        for parameter in (*shown(), *ruled())
+        for name in METRIC.findall(parameter.values[0])
+    }
+    assert len(declared) > 30
+    assert declared - used == set()
 
 
 def test_every_rule_is_healthy_and_nothing_fires(watched):

@@ -60,6 +60,8 @@ def test_its_image_has_our_settings(bento):
     ):
         name = setting.partition("=")[0]
         assert {f"ARG {setting}", f"ENV {name}=${name}"} <= set(lines)
+    # BentoML's own: a worker that dies ends the container (k8s/base does not repeat it).
+    assert "ENV BENTOML_CONTAINERIZED=true" in lines
 
 
 def test_it_serves_from_an_empty_home(bento, tmp_path):

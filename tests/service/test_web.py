@@ -723,6 +723,21 @@ def test_an_operators_key_shows_the_plots_of_the_card(shut, keyed):
         expect(image.first).to_have_js_property("naturalWidth", 64)
 
 
+def test_the_documentation_names_the_scope_and_the_key_of_a_request(shut, keyed):
+    page = shut.page
+    page.goto("/docs")
+    give(page, keyed[1]["visitor"])
+    page.wait_for_selector("details")
+    for path, needed in (("/explain", True), ("/livez", False)):
+        operation = page.locator(
+            "details", has=page.locator("summary code", has_text=re.compile(f"^{path}$"))
+        ).first
+        operation.locator("summary").click()
+        text = operation.inner_text()
+        assert ("Needs a key with the scope explain." in text) == needed
+        assert ('-H "Authorization: Bearer $KEY"' in text) == needed
+
+
 def test_without_a_key_the_page_shows_that_one_is_needed(shut):
     page = shut.page
     page.goto("/#try")

@@ -148,10 +148,10 @@ def _map_files(manifest: Manifest) -> dict[str, Any]:
 
 
 def _problems() -> dict[str, Any]:
-    return {str(status): _problem(leaves) for status, leaves in errors().items()}
+    return {str(status): problem(leaves) for status, leaves in errors().items()}
 
 
-def _problem(leaves: list[type[RequestError]]) -> dict[str, Any]:
+def problem(leaves: list[type[RequestError]]) -> dict[str, Any]:
     """The response of one status, with the codes and an example of each error."""
     codes = {
         "properties": {
@@ -185,7 +185,7 @@ def _get(summary: str, kind: str, schema: dict[str, Any]) -> dict[str, Any]:
 def _card() -> dict[str, Any]:
     operation = _with_404(_get("The model card", MARKDOWN, TEXT))
     operation["responses"]["200"]["content"][HTML] = {"schema": TEXT}
-    operation["responses"]["406"] = _problem([NotAcceptable])
+    operation["responses"]["406"] = problem([NotAcceptable])
     return operation
 
 
@@ -195,7 +195,7 @@ def _reference() -> dict[str, Any]:
 
 
 def _with_404(operation: dict[str, Any]) -> dict[str, Any]:
-    operation["responses"]["404"] = _problem([NotFound])
+    operation["responses"]["404"] = problem([NotFound])
     return operation
 
 

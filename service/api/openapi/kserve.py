@@ -66,7 +66,8 @@ def _path_parameter(name: str, value: str) -> dict[str, Any]:
     return {"name": name, "in": "path", "required": True, "schema": schema}
 
 
-def _error(description: str) -> dict[str, Any]:
+def error(description: str) -> dict[str, Any]:
+    """The response of an error in the form of both protocols."""
     return {"description": description, "content": {_JSON: {"schema": record("", error=TEXT)}}}
 
 
@@ -75,7 +76,7 @@ def _get(summary: str, parameters: list[dict[str, Any]], schema: Schema) -> dict
     return {
         "summary": summary,
         "parameters": parameters,
-        "responses": responses | ({"404": _error("No such model")} if parameters else {}),
+        "responses": responses | ({"404": error("No such model")} if parameters else {}),
     }
 
 
@@ -84,7 +85,7 @@ def _post(
 ) -> dict[str, Any]:
     # These routes have one representation and ignore the Accept header.
     problems = {
-        str(status): _error("; ".join(leaf.title for leaf in leaves))
+        str(status): error("; ".join(leaf.title for leaf in leaves))
         for status, leaves in errors().items()
         if status != NotAcceptable.status
     }
@@ -94,7 +95,7 @@ def _post(
         "requestBody": {"required": True, "content": body},
         "responses": {
             "200": {"description": "The answer", "content": answer},
-            "404": _error("No such model"),
+            "404": error("No such model"),
             **problems,
         },
     }

@@ -6,7 +6,7 @@ Answers may gain fields in any release, so no schema forbids further properties.
 from typing import Any
 
 from service.bundle.manifest import Manifest
-from service.errors import MethodNotAllowed, NotFound, RequestError
+from service.errors import MethodNotAllowed, NotFound, RequestError, Unauthorized
 
 Schema = dict[str, Any]
 
@@ -20,7 +20,8 @@ IMAGE = (
     "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEUlEQVR42mO4Y6SBFTEMLQkAdYpNgewyRzAAAAAA"
     "SUVORK5CYII="
 )
-NO_ROUTE_ERRORS = (NotFound, MethodNotAllowed)  # where no route matches
+# Where no route matches; where there are keys (`service.api.openapi.security`).
+NO_ROUTE_ERRORS = (NotFound, MethodNotAllowed, Unauthorized)
 
 
 def components(manifest: Manifest) -> dict[str, Schema]:
@@ -80,7 +81,7 @@ def any_of(*schemas: Schema) -> Schema:
 
 
 def errors() -> dict[int, list[type[RequestError]]]:
-    """The errors of existing routes, by status."""
+    """The errors of existing routes on a server without keys, by status."""
     # The tree of errors is the only list of them: a new leaf appears in the document by itself.
     by_status: dict[int, list[type[RequestError]]] = {}
     for leaf in RequestError.__subclasses__():

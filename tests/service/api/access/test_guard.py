@@ -19,12 +19,6 @@ from starlette.routing import Route
 from service.api.access.guard import OPEN, Guard
 from service.api.access.keys import SCOPES, make
 from service.api.access.sites import Sites
-from service.api.app import build
-from service.schedule.pipeline import Pipeline
-from service.settings import Settings
-from service.telemetry.metrics import Metrics
-from service.workers.connections import Connections
-from service.workers.drain import Drain
 from support import arrivals, load
 from support.requests import GOOD, b64
 from support.servers import ROOT, Server, environment, free_port
@@ -66,15 +60,6 @@ def keyed(folder, **settings):
 def server(tmp_path_factory):
     with keyed(tmp_path_factory.mktemp("keyed"), workers=1) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def needs(embedded, engine):
-    """The scopes that each path of the application needs, from its own routes."""
-    settings = Settings(reference=ROOT)
-    metrics = Metrics(embedded.manifest.labels)
-    drain = Drain(1.0, metrics.requests_in_flight, metrics.ready, Connections())
-    return build(Pipeline(engine, settings, metrics), embedded, settings, drain).guard.needs
 
 
 @pytest.fixture

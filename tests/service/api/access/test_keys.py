@@ -150,6 +150,26 @@ def test_a_changed_file_is_read_again(file):
 
 
 @pytest.mark.usefixtures("looking")
+def test_a_changed_secret_of_kubernetes_is_read_again(tmp_path):
+    def project(number, line):
+        """Changes the volume as a kubelet does: a folder a version, and a link to the latest."""
+        (tmp_path / f"..{number}").mkdir()
+        held = tmp_path / f"..{number}" / "keys"
+        held.write_text(line)
+        held.chmod(0o440)
+        (tmp_path / "..data_tmp").symlink_to(f"..{number}")
+        (tmp_path / "..data_tmp").replace(tmp_path / "..data")
+
+    (first, one), (second, two) = make("a", ("predict",)), make("a", ("predict",))
+    project(1, one)
+    (tmp_path / "keys").symlink_to("..data/keys")
+    held = Keys(tmp_path / "keys")
+    assert (bool(held.find(first.encode())), held.find(second.encode())) == (True, None)
+    project(2, two)
+    assert (held.find(first.encode()), bool(held.find(second.encode()))) == (None, True)
+
+
+@pytest.mark.usefixtures("looking")
 def test_a_bad_change_keeps_the_keys_and_is_logged_once(file, caplog):
     path = file(f"a predict {DIGEST}")
     held = Keys(path)

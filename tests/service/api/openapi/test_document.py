@@ -6,11 +6,16 @@ import re
 import jsonschema
 import pytest
 
+from service.api.access.guard import DOCUMENTS, OPEN, PREDICT
+from service.api.access.keys import SCOPES, make
 from support.images import draw, encode
 from support.requests import BAD, GOOD
+from support.servers import Server
 
 VERBS = ("get", "post")
 BENTOMLS = {"/livez", "/readyz", "/schema.json", "/docs.json"}
+KEYS = {scope: make(scope, (scope,)) for scope in SCOPES}
+PNG = {"content-type": "image/png"}
 
 
 @pytest.fixture(scope="module")
@@ -20,12 +25,32 @@ def document(server):
     return response.json()
 
 
+def bearer(scope):
+    return {"authorization": f"Bearer {KEYS[scope][0]}"}
+
+
+@pytest.fixture(scope="module")
+def keyed(tmp_path_factory):
+    """A server with a key of each scope."""
+    folder = tmp_path_factory.mktemp("keyed")
+    keys = folder / "keys"
+    keys.write_text("\n".join(line for _, line in KEYS.values()))
+    keys.chmod(0o600)
+    with Server(folder, keys=keys, reference=folder, workers=1) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def keyed_document(keyed):
+    return keyed.client.get("/openapi.json", headers=bearer("predict")).json()
+
+
 def operations(document):
     """Path with its parameters filled in, verb, operation."""
     for path, item in document["paths"].items():
         for verb, operation in item.items():
             places = {
-                entry["name"]: entry["schema"]["enum"][0]
+                entry["name"]: entry["schema"].get("enum", [0])[0]
                 for entry in operation.get("parameters", [])
                 if entry["in"] == "path"
             }
@@ -164,3 +189,44 @@ def test_the_former_name_of_descriptions_is_deprecated(document):
     for schema in (method, method["properties"]["parameters"]["items"]):
         assert schema["properties"]["says"]["deprecated"] is True
         assert "deprecated" not in schema["properties"]["description"]
+
+
+def test_exactly_the_guarded_routes_document_a_key_with_its_scopes(keyed_document, needs):
+    by_path = {path.replace(":int", ""): scopes for path, scopes in needs.items()}
+    for path, item in keyed_document["paths"].items():
+        for operation in item.values():
+            if by_path[path] == OPEN:
+                assert not {"security", "description"} & set(operation), path
+                assert not {"401", "403"} & set(operation["responses"]), path
+                continue
+            named = {scope for scope in SCOPES if f"`{scope}`" in operation["description"]}
+            also = {"explain"} if by_path[path] == PREDICT else set()
+            assert named == {*by_path[path], *also}, path
+            assert operation["security"] == [{"key": []}], path
+            assert {"401", "403"} <= set(operation["responses"]), path
+    assert {OPEN, DOCUMENTS, PREDICT} <= {by_path[path] for path in keyed_document["paths"]}
+    scheme = keyed_document["components"]["securitySchemes"]["key"]
+    assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
+
+
+def test_an_answer_to_a_missing_or_another_key_is_documented(keyed_document, keyed):
+    asked = 0
+    for path, verb, operation in operations(keyed_document):
+        body = GOOD if verb == "post" else None
+        missing = keyed.client.request(verb, path, content=body, headers=PNG)
+        assert (missing.status_code == 401) == ("security" in operation), path
+        if "security" in operation:
+            asked += 1
+            check(missing, operation, keyed_document)
+            key = bearer("predict" if path == "/metrics" else "metrics")
+            other = keyed.client.request(verb, path, content=body, headers=PNG | key)
+            assert other.status_code == 403, path
+            check(other, operation, keyed_document)
+    assert asked > 10
+
+
+def test_a_server_without_keys_documents_none(document):
+    assert "securitySchemes" not in document["components"]
+    for _, _, operation in operations(document):
+        assert "security" not in operation
+        assert "401" not in operation["responses"]
