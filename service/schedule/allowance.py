@@ -83,7 +83,7 @@ class Allowances:
                 self._rejected[resource].inc()
             seconds = math.ceil(full_at - latest)
             raise TooManyRequests(
-                f"{caller.name or 'this caller'} has used its {NOUNS[resource]}, {rate:g} a second and "
-                f"{BURST_SECONDS * rate:g} at once: retry in {seconds} s",
+                f"{caller.name or 'this caller'} has used its {NOUNS[resource]}, {rate:g} a second "
+                f"and {BURST_SECONDS * rate:g} at once: retry in {seconds} s",
                 seconds,
             )
