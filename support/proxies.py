@@ -97,9 +97,7 @@ def relay(backend: int, cut: Callable[[bytes], list[bytes]]) -> Iterator[int]:
         listener.shutdown(socket.SHUT_RDWR)
 
 
-def _accept(
-    listener: socket.socket, backend: int, cut: Callable[[bytes], list[bytes]]
-) -> None:
+def _accept(listener: socket.socket, backend: int, cut: Callable[[bytes], list[bytes]]) -> None:
     with suppress(OSError):  # the listener is closed
         while True:
             caller, _ = listener.accept()
