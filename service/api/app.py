@@ -79,7 +79,7 @@ def build(pipeline: Pipeline, bundle: Bundle, settings: Settings, drain: Drain) 
         access_log=settings.access_log,
     )
     rejection = OverloadRejection(
-        pipeline, observation, drain, application.fixed_paths, guard.admits
+        pipeline, observation, drain, application.fixed_paths, guard.error
     )
     return Api(observation, guard, rejection, Calls(native, bundle.manifest, pipeline.metrics))
 

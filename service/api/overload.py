@@ -3,9 +3,9 @@
 Under overload most answers are rejections, and the time that one takes is taken from requests that
 are served: 0.19 ms through the server, the middleware and back, a fifth of that here
 (docs/benchmarks.md). Only plain requests are understood: POST to a path without parameters, one
-Content-Length, a short head, accepted by the parser of the server itself. All others are passed on,
-so that nothing is rejected here that `service.api.app` would admit, and nothing is framed here in
-another way than there.
+Content-Length, a short head, accepted by the parser of the server and by its guard. All others are
+passed on, so that nothing is rejected here that `service.api.app` would admit or answer otherwise,
+and nothing is framed here in another way than there.
 """
 
 import asyncio
@@ -17,26 +17,28 @@ from http import HTTPStatus
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from starlette.requests import Request
+from starlette.types import Scope
 
 from service.api import problems
 from service.api.middleware import REQUEST_ID, ObservationMiddleware
-from service.errors import TooManyRequests
+from service.errors import RequestError, TooManyRequests
 from service.schedule.pipeline import Pipeline
 from service.workers.drain import Drain
 from service.workers.protocol import RequestHead
 
-REQUEST_LINE = re.compile(rb"POST (/[\w/]*)(?:\?[!-~]*)? HTTP/1\.1\r\n")
+REQUEST_LINE = re.compile(rb"POST (/[\w/]*)(?:\?([!-~]*))? HTTP/1\.1\r\n")
 LENGTH = re.compile(rb"[0-9]{1,12}")
 FOLDED = re.compile(rb"\r\n[ \t]")
 # Other framings of the body, and `origin`, which CORS answers with headers of its own.
 UNSUPPORTED = {b"transfer-encoding", b"expect", b"upgrade", b"origin"}
+Server = tuple[str, int | None] | None  # the address that a connection has reached
 CACHED_HEADS = 1_024  # the heads of one client differ in little but the length
 
 
 class OverloadRejection:
     """Rejects requests that `pipeline` has no place for, and counts them as `observation` counts
-    other responses. A request is left to the application if `admits` refuses its path and
-    head.
+    other responses. What `refusal` has a reason against is left to the application, which answers
+    with that reason.
 
     It is the `EarlyRejection` of `service.workers.protocol`, for POST to `paths`.
     """
@@ -47,13 +49,13 @@ class OverloadRejection:
         observation: ObservationMiddleware,
         drain: Drain,
         paths: Collection[str],
-        admits: Callable[[str, bytes], bool],
+        refusal: Callable[[Scope], RequestError | None],
     ) -> None:
         self._pipeline = pipeline
         self._observation = observation
         self._drain = drain
         self._parsed = lru_cache(CACHED_HEADS)(lambda head: parse(head, paths))
-        self._admits = admits
+        self._refusal = refusal
         self._admitted = 0
         self._common: list[tuple[bytes, bytes]] | None = None
         self._common_lines = b""
@@ -63,10 +65,12 @@ class OverloadRejection:
         """True while predictions are backlogged; a worker that stops rejects in other words."""
         return self._pipeline.backlogged and not self._drain.stopping
 
-    def head_of(self, head: bytes) -> RequestHead | None:
-        """Parses a head; None unless it is plain, and has the key that its path needs."""
+    def head_of(self, head: bytes, server: Server) -> RequestHead | None:
+        """Parses a head; None unless it is plain, and the application would want its body."""
         parsed = self._parsed(head)
-        return parsed if parsed is not None and self._admits(parsed.path, head) else None
+        if parsed is None or self._refusal(_scope(parsed, server)) is not None:
+            return None
+        return parsed
 
     def response(self, head: RequestHead, common: list[tuple[bytes, bytes]]) -> bytes | None:
         """A counted 429 if the queue is full, else None; then the request has a place in this turn
@@ -103,13 +107,26 @@ def parse(head: bytes, paths: Collection[str]) -> RequestHead | None:
     if line is None or (path := line[1].decode()) not in paths:
         return None
     headers = _headers(head)
-    values = dict(headers)
+    values = {name: value.rstrip(b" \t") for name, value in headers}
     length = values.get(b"content-length", b"")
     if len(values) != len(headers) or not LENGTH.fullmatch(length) or UNSUPPORTED & values.keys():
         return None
     if values.get(b"connection", b"keep-alive").lower() != b"keep-alive":
         return None
-    return RequestHead(path, values.get(REQUEST_ID, b""), len(head) + int(length))
+    request_id, size = values.get(REQUEST_ID, b""), len(head) + int(length)
+    return RequestHead(path, line[2] or b"", tuple(headers), request_id, size)
+
+
+def _scope(head: RequestHead, server: Server) -> Scope:
+    """The parts of an ASGI scope that decide whether a request is answered."""
+    return {
+        "http_version": "1.1",
+        "method": "POST",
+        "path": head.path,
+        "query_string": head.query,
+        "headers": head.headers,
+        "server": server,
+    }
 
 
 class _Headers(list[tuple[bytes, bytes]]):
@@ -118,7 +135,7 @@ class _Headers(list[tuple[bytes, bytes]]):
     complete = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.append((name.lower(), value.rstrip(b" \t")))
+        self.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         self.complete = True

@@ -55,6 +55,8 @@ class RequestHead(NamedTuple):
     """The parts of a request's head that early rejection needs; `size` is of head and body."""
 
     path: str
+    query: bytes
+    headers: tuple[tuple[bytes, bytes], ...]
     request_id: bytes
     size: int
 
@@ -85,8 +87,10 @@ class EarlyRejection(Protocol):
     def active(self) -> bool:
         """True while requests may be rejected."""
 
-    def head_of(self, head: bytes) -> RequestHead | None:
-        """Parses a head, up to its empty line; None if the request must be left to uvicorn."""
+    def head_of(self, head: bytes, server: tuple[str, int | None] | None) -> RequestHead | None:
+        """Parses a head, up to its empty line, that came to the address `server`; None if the
+        request must be left to uvicorn.
+        """
 
     def response(self, head: RequestHead, common: list[tuple[bytes, bytes]]) -> bytes | None:
         """The whole response to a rejected request, with the headers `common` to all responses;
@@ -245,7 +249,8 @@ class Connection(HttpToolsProtocol):
             self._pass_on(data)
             return
         end = data.find(HEAD_END) + len(HEAD_END)
-        head = rejection.head_of(data[:end]) if len(HEAD_END) <= end <= SHORT_HEAD_BYTES else None
+        short = len(HEAD_END) <= end <= SHORT_HEAD_BYTES
+        head = rejection.head_of(data[:end], self.server) if short else None
         if head is None or len(data) > head.size:
             self._pass_on(data)
         elif end == len(data) < head.size:

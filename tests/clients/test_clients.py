@@ -6,11 +6,13 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from support import proxies
 from support.environments import python_of
 from support.servers import ROOT
 
@@ -225,13 +227,30 @@ def test_the_example_of_the_documents_runs(client, server, embedded):
     assert native(server, "/predict")["label"] in printed
 
 
-def test_the_jdks_client_predicts_and_explains_although_it_asks_for_an_upgrade(server):
+@pytest.fixture
+def ways(server, tmp_path):
+    """URLs that lead to the server: straight, in one packet, in two; through nginx likewise."""
+    with ExitStack() as running:
+        relays = [
+            running.enter_context(proxies.relay(server.port, cut))
+            for cut in (proxies.cut_nowhere, proxies.cut_after_head)
+        ]
+        fronts = []
+        for relay in relays:
+            folder = tmp_path / str(relay)
+            folder.mkdir()
+            fronts.append(running.enter_context(proxies.nginx(folder, relay)))
+        yield [f"http://127.0.0.1:{port}" for port in (server.port, *relays, *fronts)]
+
+
+def test_the_jdks_client_predicts_and_explains_although_it_asks_for_an_upgrade(server, ways):
     java = shutil.which("java")
     if java is None or shutil.which("javac") is None:
         pytest.skip("no JDK is installed: scripts/packages default-jdk-headless")
-    lines = run(java, "tests/clients/JdkClient.java", server.url, str(IMAGE)).splitlines()
-    assert [line[:4] for line in lines] == ["200 "] * 3
+    lines = run(java, "tests/clients/JdkClient.java", str(IMAGE), *ways).splitlines()
+    assert [line[:4] for line in lines] == ["200 "] * 3 * len(ways)
     answers = [json.loads(line[4:]) for line in lines]
     label = native(server, "/predict")["label"]
-    assert [answer["label"] for answer in answers] == [label] * 3
-    assert answers[1]["explanation"]["method"] == "grad_cam"
+    assert {answer["label"] for answer in answers} == {label}
+    explained = [answer.get("explanation", {}).get("method") for answer in answers]
+    assert explained == [None, "grad_cam", None] * len(ways)

@@ -6,9 +6,11 @@ beginning where RFC 9112 says that it is.
 
 import re
 import socket
+import time
 
 import pytest
 
+from support import proxies
 from support.servers import Server
 
 LAST = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
@@ -112,20 +114,41 @@ def server(tmp_path_factory):
         yield started
 
 
-def statuses(server, *pieces):
+@pytest.fixture(scope="module", params=["direct", "on", "off"])
+def port(request, server, tmp_path_factory):
+    """The server's port, or that of an nginx before it that collects bodies, or does not."""
+    if request.param == "direct":
+        yield server.port
+        return
+    folder = tmp_path_factory.mktemp("nginx")
+    with proxies.nginx(folder, server.port, buffering=request.param) as front:
+        yield front
+
+
+def statuses(port, *packets):
     """The statuses of all answers until the server ends the connection."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as wire:
-        for piece in pieces:
-            wire.sendall(piece)
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as wire:
+        for number, packet in enumerate(packets):
+            time.sleep(proxies.PAUSE_SECONDS if number else 0)
+            wire.sendall(packet)
         answers = wire.makefile("rb").read()
     return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", answers)]
 
 
 @pytest.mark.parametrize(("raw", "expected"), READ.values(), ids=READ)
 def test_a_request_is_read_to_its_end_and_no_further(raw, expected, server):
-    assert statuses(server, raw + LAST) == [*expected, 200]
+    assert statuses(server.port, raw + LAST) == [*expected, 200]
 
 
 @pytest.mark.parametrize("raw", REFUSED.values(), ids=REFUSED)
 def test_a_request_that_has_two_meanings_gets_one_answer(raw, server):
-    assert statuses(server, raw + LAST) in ([400], [405])
+    assert statuses(server.port, raw + LAST) in ([400], [405])
+
+
+@pytest.mark.parametrize("cut", [proxies.cut_nowhere, proxies.cut_after_head])
+@pytest.mark.parametrize("name", ["h2c", "a websocket", "an upgrade of chunks"])
+def test_a_request_in_the_body_of_an_upgrade_has_no_answer(name, cut, port):
+    raw, expected = READ[name]
+    for _ in range(5):  # nginx keeps its connections: an answer too many would be the next one's
+        assert statuses(port, *cut(raw)[:-1], cut(raw)[-1] + LAST) == [*expected, 200]
+        assert statuses(port, LAST) == [200]

@@ -9,18 +9,21 @@ import signal
 import socket
 import threading
 import time
+from collections import Counter
 from contextlib import suppress
 
 import httpx
 import pytest
 
 from service.workers.drain import WINDOW_SECONDS
-from support import arrivals, load, stopping
+from support import arrivals, load, proxies, stopping
 from support.images import draw, encode
 from support.servers import Server
 
 PNG = {"content-type": "image/png"}
 IMAGE = encode(draw(size=64))
+REQUESTS = 5_000
+SEEN_SECONDS = 1.5  # until a proxy knows that a server is ready
 
 
 def request_in_thread(server, path, answers):
@@ -100,63 +103,53 @@ def test_without_connections_it_ends_at_once(tmp_path):
         assert time.monotonic() - started < WINDOW_SECONDS
 
 
-async def call(target, pause, statuses, done):
-    """Sends requests over a connection that is kept as long as it may be, and repeats none."""
-    reader = writer = None
+async def call(port, pause, statuses, done):
+    """Sends requests over one connection, and again over the next one where it ends."""
     while not done.is_set():
-        if writer is None or reader.at_eof():
-            await closed(writer)
-            reader, writer = await asyncio.open_connection("127.0.0.1", target[0])
-        writer.write(HEAD % len(IMAGE) + IMAGE)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
-            head = (await reader.readuntil(b"\r\n\r\n")).lower()
-            length = re.search(rb"content-length: (\d+)", head)[1]
-            await reader.readexactly(int(length))
-            statuses.append(int(head[9:12]))
+            while not done.is_set():
+                writer.write(HEAD % len(IMAGE) + IMAGE)
+                head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                length = re.search(rb"content-length: (\d+)", head)[1]
+                await reader.readexactly(int(length))
+                statuses.append(int(head[9:12]))
+                await asyncio.sleep(pause)
         except (OSError, asyncio.IncompleteReadError) as error:
             statuses.append(repr(error))
-            head = b"connection: close"
-        if b"connection: close" in head:
-            await closed(writer)
-            writer = None
-        await asyncio.sleep(pause)
-    await closed(writer)
+        finally:
+            writer.close()
 
 
-async def closed(writer):
-    if writer is not None:
-        writer.close()
-        with suppress(OSError):
-            await writer.wait_closed()
-
-
-async def restart_in_turn(first, second, statuses):
-    """Stops the first server, starts it again, and stops the second, under 16 callers."""
-    target, done = [first.port], asyncio.Event()
-    pauses = [0, 0.01, 0.1, 0.7] * 4
-    callers = [asyncio.create_task(call(target, pause, statuses, done)) for pause in pauses]
-    await asyncio.sleep(2)
-    for stopped, other in ((first, second), (second, first)):
-        if other.process.poll() is not None:
-            await asyncio.to_thread(other.__enter__)
-        target[0] = other.port  # as a load balancer learns it
-        stopped.client.close()
-        stopped.process.send_signal(signal.SIGTERM)
-        assert await asyncio.to_thread(stopped.process.wait, 60) == 0
-    while len(statuses) < 5_000:  # noqa: ASYNC110 - the callers go on
+async def restart_in_turn(port, servers, statuses):
+    """Restarts the servers behind `port` one after the other, under 16 callers."""
+    done, pauses = asyncio.Event(), [0, 0.01, 0.1, 0.7] * 4
+    callers = [asyncio.create_task(call(port, pause, statuses, done)) for pause in pauses]
+    await asyncio.sleep(SEEN_SECONDS)
+    for server in servers:
+        server.client.close()
+        server.process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(server.process.wait, 60) == 0
+        await asyncio.to_thread(server.__enter__)
+        await asyncio.sleep(SEEN_SECONDS)
+    while len(statuses) < REQUESTS:  # noqa: ASYNC110 - the callers go on
         await asyncio.sleep(0.1)
     done.set()
     await asyncio.gather(*callers)
 
 
-def test_a_rolling_restart_loses_no_request_of_callers_that_keep_their_connections(tmp_path):
-    folders = [tmp_path / name for name in ("first", "second")]
+def test_a_rolling_restart_behind_haproxy_fails_no_request(tmp_path):
+    folders = [tmp_path / name for name in ("first", "second", "proxy")]
     for folder in folders:
         folder.mkdir()
     statuses = []
-    with Server(folders[0], workers=1) as first, Server(folders[1], workers=1) as second:
-        asyncio.run(restart_in_turn(first, second, statuses))
-    assert set(statuses) == {200}
+    with (
+        Server(folders[0], workers=1) as first,
+        Server(folders[1], workers=1) as second,
+        proxies.haproxy(folders[2], (first.port, second.port)) as port,
+    ):
+        asyncio.run(restart_in_turn(port, (first, second), statuses))
+    assert Counter(statuses) == {200: len(statuses)}
 
 
 def test_a_request_longer_than_the_drain_gets_503_with_a_reason(tmp_path):

@@ -36,7 +36,6 @@ DOCUMENTS: Needs = ("predict", "explain", "admin")  # what callers and the page 
 KEY = "candor.key"  # of a request's scope: the Key that it came with
 SINGLE = (b"host", b"authorization")  # headers that a request has at most once
 BEARER = re.compile(rb"bearer +([!-~]+) *", re.IGNORECASE)  # RFC 6750, 2.1
-AUTHORIZATION = re.compile(rb"\r\nauthorization:([^\r\n]*)", re.IGNORECASE)
 
 
 class GuardedRoute(Route):
@@ -94,14 +93,6 @@ class Guard:
         if error is None and (self._keys is not None or self._admin_port):
             error = self._access_error(scope, headers)
         return error
-
-    def admits(self, path: str, head: bytes) -> bool:
-        """True if the head of a request to a fixed `path` shows that it needs no key, or has it."""
-        if self._keys is None:
-            return True
-        found = AUTHORIZATION.findall(head)
-        key = self._key_of(found[0].strip(b" \t")) if len(found) == 1 else None
-        return key is not None and not key.scopes.isdisjoint(self._fixed[path].needs)
 
     def _access_error(self, scope: Scope, headers: Mapping[bytes, bytes]) -> RequestError | None:
         route = self._fixed.get(scope["path"]) or self._template_of(scope)

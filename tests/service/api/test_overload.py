@@ -26,7 +26,7 @@ from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.workers.connections import Connections
 from service.workers.drain import Drain
-from service.workers.protocol import REJECTION, Connection, RequestHead
+from service.workers.protocol import REJECTION, Connection
 from support import arrivals, load
 from support.images import draw, encode
 from support.servers import Server, eventually
@@ -217,7 +217,8 @@ def test_every_rejection_is_counted_logged_and_has_an_id_of_its_own(tmp_path):
     ],
 )
 def test_a_plain_request_is_understood(head, identity):
-    assert parse(head, PATHS) == RequestHead("/predict", identity, len(head) + 5)
+    found = parse(head, PATHS)
+    assert (found.path, found.request_id, found.size) == ("/predict", identity, len(head) + 5)
 
 
 @pytest.mark.parametrize(
@@ -316,6 +317,32 @@ def test_what_is_understood_is_framed_as_the_server_frames_it(target, end, lines
         (url, body), after = framing.requests
         assert url.partition(b"?")[0] == b"/predict"
         assert (len(head) + len(body), after) == (found.size, (b"/next", b""))
+
+
+HOST = b"Host: localhost\r\n"
+GUARDED = {
+    "another host": (HOST, b"Host: evil.example\r\n", 400),
+    "no host": (HOST, b"", 400),
+    "two hosts": (HOST, HOST + HOST, 400),
+    "a malformed host": (HOST, b"Host: local host\r\n", 400),
+    "another site": (HOST, HOST + b"Sec-Fetch-Site: cross-site\r\n", 403),
+    "the address": (HOST, b"Host: 127.0.0.1:1\r\n", 429),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "expected"), GUARDED.values(), ids=GUARDED)
+def test_under_pressure_the_guard_answers_what_it_answers_otherwise(old, new, expected, pressed):
+    asked, seen = head_of(IMAGE, "asked").replace(old, new) + IMAGE, Counter()
+    for _ in range(TRIES):
+        with Wire(pressed.port) as wire:
+            wire.send([head_of(IMAGE, "usual") + IMAGE])
+            usual = wire.answer()[0]
+            wire.send([asked])
+            seen[wire.answer()[0]] += usual == 429
+        if seen.total() >= 5 and seen[expected]:
+            break
+    assert seen[expected]
+    assert set(seen) <= ({expected} if expected < 429 else {200, 429})
 
 
 @pytest.mark.parametrize("line", [b"X: a\nY: b", b"X: a\rY: b", b"X: a\0b", b"nonsense", b"X Y: a"])

@@ -238,6 +238,9 @@ def test_under_overload_a_key_is_wanted_too(server, table):
         posts = [entry for entry in table if entry[0] == "POST"]
         for _ in range(4):
             statuses(server.client, posts * 2, seen)
+            asked = {"content": GOOD, "headers": PNG | bearer(secret)}
+            path = "/predict?explain=saliency"
+            seen.append(("other", "POST", path, server.client.post(path, **asked).status_code))
     finally:
         let_go.set()
         pressing.join(60)
