@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -48,8 +49,12 @@ class DeadlineExplainer:
         shared_state: SharedState,
         clock: Callable[[], float] = time.perf_counter,
         pressed: Callable[[Ticket[ExplanationTask, Attribution]], bool] = lambda _ticket: False,
+        **between: Any,
     ) -> None:
-        """Makes the work; an explanation gives way to others once it is `pressed`."""
+        """Makes the work; an explanation gives way to others once it is `pressed`. `between` are
+        `rest` and `interjected_at` of its `Pacer`.
+        """
+        self._between = between
         self._engine = engine
         self._pressed = pressed
         self._shared_state = shared_state
@@ -117,13 +122,15 @@ class DeadlineExplainer:
             self._shared_state,
             pressed=pressed,
             clock=self._clock,
+            **self._between,
         )
         with self._shared_state.computing(EXPLAINING):
             answer = explain(
                 self._engine.paced(pacer), ticket.item.fitted, question, ticket.item.logits
             )
         # Rests for predictions are part of it: the forecast follows the load.
-        seconds = self._clock() - started - self._algebra(question)
+        passed = self._clock() - started - pacer.interjected_seconds
+        seconds = passed - self._algebra(question)
         self._pass.add(max(0.0, seconds) / forward_passes(question))
         return answer
 

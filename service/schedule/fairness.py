@@ -5,17 +5,24 @@ leaves its caller with the least of the lane after its turn, so that a cheap one
 dear ones. Seconds in the lane are forgotten over SPAN_SECONDS. A running explanation gives way once
 its caller is more than TURN_SECONDS ahead of another caller that waits.
 
+What takes at most a tenth (BRIEF) of the running explanation does not wait for its end, whoever
+asks: it runs between two pieces of it (`interject`), and the same between two of its own.
+
 A ticket is charged with what it will really take in the time that is left for it. Ahead of it are
 the rest of the running ticket and those that go first; of other callers a turn each at most.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, Generic
 
+from service.schedule.pacing import REST
 from service.schedule.queue import Item, Queue, Result, Ticket
 
 SPAN_SECONDS, TURN_SECONDS = 10.0, 0.5
+BRIEF = 0.1  # of the running explanation's seconds
+PIECE_SECONDS = 0.15  # that a brief explanation waits for the end of a piece, at most
 CALLERS = 1_000  # beyond so many, those with a negligible share are forgotten
 NEGLIGIBLE_SECONDS = 0.001
 
@@ -42,6 +49,14 @@ class Shares:
             }
 
 
+@dataclass
+class _Run:
+    """The seconds of a running ticket that others took, and when one last did."""
+
+    elsewhere_seconds: float = 0.0
+    interjected_at: float = -math.inf
+
+
 class FairQueue(Queue[Item, Result], Generic[Item, Result]):
     """A queue for one ticket at a time; safe for one event loop and one lane thread."""
 
@@ -61,19 +76,72 @@ class FairQueue(Queue[Item, Result], Generic[Item, Result]):
         self._least_seconds = least_seconds
         self._shares = Shares()
         self._started = 0.0
+        self._runs = [_Run()]  # one for each running ticket; the last one runs now
 
     def presses(self, running: Ticket[Item, Result]) -> bool:
         """True if `running`, the ticket in the lane, should give way to another caller."""
         with self._changed:
+            if running is not self._running[0]:
+                return False  # it is brief
             now = self.clock()
-            own = self._shares.of(running.caller, now) + now - self._started
+            ran = now - self._started - self._runs[0].elsewhere_seconds
+            own = self._shares.of(running.caller, now) + ran
             return any(
                 own - self._shares.of(caller, now) > TURN_SECONDS
                 for caller in {ticket.caller for ticket in self._waiting} - {running.caller}
             )
 
-    def _price(self, ticket: Ticket[Item, Result], seconds: float) -> float:
-        return self._expected_seconds(ticket.item, seconds)
+    @property
+    def interjected_at(self) -> float:
+        """When a brief ticket last began or ended between two pieces of the one that runs now."""
+        return self._runs[-1].interjected_at
+
+    def interject(self, until: float) -> Ticket[Item, Result] | None:
+        """Pops a ticket that is brief beside the one that runs now. Waits for one `until` a time,
+        and returns None if none comes. The lane calls it between two pieces.
+        """
+        with self._changed:
+            while (ticket := self._pop_brief()) is None:
+                seconds = until - self.clock()
+                if seconds <= 0 or self._closed:
+                    return None
+                self._changed.wait(seconds)
+            self._running = [*self._running, ticket]
+            self._runs[-1].interjected_at = self.clock()
+            self._runs.append(_Run())
+            return ticket
+
+    def _pop_brief(self) -> Ticket[Item, Result] | None:
+        running = self._running[-1]
+        while brief := [ticket for ticket in self._waiting if self._is_brief(ticket, running)]:
+            now = self.clock()
+            ticket = self._first(brief, now)
+            self._waiting.remove(ticket)
+            self._metrics.depth.set(len(self._waiting))
+            if not self._expired(ticket, now) and not ticket.settled:
+                return ticket
+            self._forget([ticket])
+        return None
+
+    def _is_brief(self, ticket: Ticket[Item, Result], running: Ticket[Item, Result]) -> bool:
+        """True if `ticket`, as it would be answered now, is brief beside `running`."""
+        most = BRIEF * running.cost
+        remaining = ticket.deadline - self.clock()
+        return ticket.cost <= most and self._expected_seconds(ticket.item, remaining) <= most
+
+    def _needed_seconds(self, ticket: Ticket[Item, Result], remaining: float) -> float:
+        ticket.cost = self._expected_seconds(ticket.item, remaining)
+        if self._running and self._is_brief(ticket, self._running[0]):
+            ahead = PIECE_SECONDS + self._brief_seconds(self._running[0])
+        else:
+            ahead = self._ahead_seconds(ticket)
+            ticket.cost = self._expected_seconds(ticket.item, remaining - ahead)
+        return ahead + ticket.cost
+
+    def _brief_seconds(self, running: Ticket[Item, Result]) -> float:
+        """The seconds until all that is brief beside `running` is answered, with pieces of it."""
+        brief = [*self._running[1:], *(t for t in self._waiting if self._is_brief(t, running))]
+        return (1 + 1 / REST) * sum(ticket.cost for ticket in brief)
 
     def _ahead_seconds(self, ticket: Ticket[Item, Result]) -> float:
         now = ticket.joined
@@ -84,8 +152,8 @@ class FairQueue(Queue[Item, Result], Generic[Item, Result]):
         )
         if not self._running:
             return first
-        (running,) = self._running
-        passed = now - self._started
+        running = self._running[0]
+        passed = now - self._started - self._runs[0].elsewhere_seconds
         # It may take longer than its forecast, but not less than nothing.
         return first + max(0.0, min(running.cost - passed, self._charge(running, ticket)))
 
@@ -99,14 +167,19 @@ class FairQueue(Queue[Item, Result], Generic[Item, Result]):
 
     def _pop(self) -> Ticket[Item, Result]:
         now = self._started = self.clock()
+        self._runs = [_Run()]
+        first = self._first(self._waiting, now)
+        self._waiting.remove(first)
+        return first
+
+    def _first(self, tickets: Iterable[Ticket[Item, Result]], now: float) -> Ticket[Item, Result]:
+        """The ticket that goes next."""
         heads: dict[str, Ticket[Item, Result]] = {}
-        for ticket in self._waiting:
+        for ticket in tickets:
             head = heads.setdefault(ticket.caller, ticket)
             if ticket.deadline < head.deadline:
                 heads[ticket.caller] = ticket
-        first = min(heads.values(), key=lambda ticket: self._share_after(ticket, now))
-        self._waiting.remove(first)
-        return first
+        return min(heads.values(), key=lambda ticket: self._share_after(ticket, now))
 
     def _before(
         self, other: Ticket[Item, Result], ticket: Ticket[Item, Result], now: float
@@ -120,4 +193,9 @@ class FairQueue(Queue[Item, Result], Generic[Item, Result]):
         return self._shares.of(ticket.caller, now) + self._turn(ticket)
 
     def _ran(self, ticket: Ticket[Item, Result], seconds: float) -> None:
-        self._shares.add(ticket.caller, seconds, self.clock())
+        now = self.clock()
+        own_seconds = seconds - self._runs.pop().elsewhere_seconds
+        self._shares.add(ticket.caller, own_seconds, now)
+        if self._runs:  # `ticket` ran between two pieces of the one that goes on
+            self._runs[-1].elsewhere_seconds += seconds
+            self._runs[-1].interjected_at = now

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic
 
+from service.schedule.fairness import FairQueue
 from service.schedule.queue import Done, Item, Queue, Result, Ticket
 
 # Turns of the event loop before a batch: one to read the connections, one to begin the requests,
@@ -45,8 +46,10 @@ class BatchRunner(Generic[Item, Result]):
     def run_next(self) -> Finished[Item, Result] | None:
         """Runs the next batch; None if every ticket in it has expired or was left."""
         batch = self._queue.take()
-        if not batch:
-            return None
+        return self.run(batch) if batch else None
+
+    def run(self, batch: list[Ticket[Item, Result]]) -> Finished[Item, Result]:
+        """Runs a batch that was taken from the queue."""
         started = self._queue.clock()
         results = self._attempt(batch)
         run_seconds = self._queue.clock() - started
@@ -144,6 +147,30 @@ class ThreadLane(Generic[Item, Result]):
     def _serve(self) -> None:
         while self.queue.wait():
             if finished := self._runner.run_next():
-                # Futures may be set on their own event loop alone.
-                loop = finished.batch[0].future.get_loop()
-                loop.call_soon_threadsafe(finished.deliver)
+                _deliver(finished)
+
+
+class InterjectingLane(ThreadLane[Item, Result]):
+    """A lane on a thread, whose long work lets brief work run between two of its pieces."""
+
+    queue: FairQueue[Item, Result]
+
+    def interject(self, seconds: float) -> float:
+        """Runs a brief ticket if one waits, and those that come within `seconds`; for `work`.
+
+        Returns the seconds that they took.
+        """
+        took, until = 0.0, self.queue.clock() + seconds
+        while (ticket := self.queue.interject(until)) is not None:
+            finished = self._runner.run([ticket])
+            took += finished.run_seconds
+            _deliver(finished)
+            if self.queue.clock() > until:
+                break
+        return took
+
+
+def _deliver(finished: Finished[Item, Result]) -> None:
+    # Futures may be set on their own event loop alone.
+    loop = finished.batch[0].future.get_loop()
+    loop.call_soon_threadsafe(finished.deliver)

@@ -1,11 +1,12 @@
 """The pace of an explanation: it is computed in pieces, and predictions go first between two.
 
-While predictions come in, to any worker, a piece takes about `PIECE_SECONDS` and a rest of `REST`
-times as long follows it. An explanation then has a fifth of a core at most, and no prediction
-waits longer than for one piece. Without predictions a piece has as many rows as the engine takes,
-and all cores if no other worker computes.
+While predictions come in, to any worker, or brief explanations, a piece takes about
+`PIECE_SECONDS`, and a rest of `REST` times as long follows it. An explanation then has a fifth of a
+core at most, and no other waits longer than for one piece. Brief explanations run in the rest.
+Otherwise a piece has as many rows as the engine takes, and all cores if no other worker computes.
 """
 
+import math
 import time
 from collections.abc import Callable
 
@@ -15,6 +16,13 @@ from service.workers.shared_state import QUIET_SECONDS, SharedState
 
 # Beside predictions an explanation computes for 1 / (1 + REST) of the time.
 PIECE_SECONDS, REST = 0.010, 4
+# For so long after a brief explanation pieces stay short: a caller with pauses will come again.
+EXPECTING_SECONDS = 1.0
+
+
+def _sleep(seconds: float) -> float:
+    time.sleep(seconds)
+    return 0.0
 
 
 class GaveWay(Exception):
@@ -33,16 +41,23 @@ class Pacer:
         *,
         pressed: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.perf_counter,
-        sleep: Callable[[float], None] = time.sleep,
+        rest: Callable[[float], float] = _sleep,
+        interjected_at: Callable[[], float] = lambda: -math.inf,
     ) -> None:
-        """Paces pieces of up to `most_rows`, until `deadline`, `cancelled()` or `pressed()`."""
+        """Paces pieces of up to `most_rows`, until `deadline`, `cancelled()` or `pressed()`.
+
+        `rest` lets so many seconds pass, with a brief explanation if one waits, and returns the
+        seconds that those took; one last ran at the time `interjected_at()`.
+        """
+        self.interjected_seconds = 0.0
         self._most_rows = most_rows
         self._deadline = deadline
         self._cancelled = cancelled
         self._pressed = pressed
         self._shared_state = shared_state
         self._clock = clock
-        self._sleep = sleep
+        self._rest = rest
+        self._interjected_at = interjected_at
         self._rows = 1
         self._piece_started: float | None = None
 
@@ -64,17 +79,22 @@ class Pacer:
             )
         if self._pressed():
             raise GaveWay
-        quiet = now - self._shared_state.last_prediction > QUIET_SECONDS
+        took = None if self._piece_started is None else now - self._piece_started
+        others_at = max(self._shared_state.last_prediction, self._interjected_at())
+        quiet = now - others_at > QUIET_SECONDS
+        # A piece of a quiet moment may be long: its rest would hold up the explanation too much.
+        seconds = 0.0 if quiet or took is None else REST * min(took, REST * PIECE_SECONDS)
+        self.interjected_seconds += self._rest(seconds)
         all_cores = quiet and self._shared_state.idle
-        self._rows = min(remaining, self._most_rows if quiet else self._rest(now))
+        expecting = now - self._interjected_at() <= EXPECTING_SECONDS
+        self._rows = min(remaining, self._next_rows(took, short=expecting or not quiet))
         self._piece_started = self._clock()
         return Piece(self._rows, all_cores)
 
-    def _rest(self, now: float) -> int:
-        """Sleeps REST times as long as the last piece took; the rows that take PIECE_SECONDS."""
-        if self._piece_started is None:
+    def _next_rows(self, took: float | None, *, short: bool) -> int:
+        """The rows of the next piece, after one that `took` so many seconds."""
+        if not short:
+            return self._most_rows
+        if took is None:
             return 1  # measures how long a row takes
-        took = now - self._piece_started
-        # A piece of a quiet moment may be long: its rest would hold up the explanation too much.
-        self._sleep(REST * min(took, REST * PIECE_SECONDS))
         return max(1, min(self._most_rows, round(self._rows * PIECE_SECONDS / took)))

@@ -36,7 +36,7 @@ from service.runtime.sessions import self_test_image
 from service.schedule.allowance import MEGAPIXELS, PASSES, RESOURCES, Allowances, Rates
 from service.schedule.deadlines import DeadlineExplainer, ExplanationTask
 from service.schedule.fairness import FairQueue
-from service.schedule.lanes import LoopLane, ThreadLane
+from service.schedule.lanes import InterjectingLane, LoopLane, ThreadLane
 from service.schedule.loop_time import LoopTime
 from service.schedule.queue import Queue, QueueMetrics, Ticket
 from service.schedule.timing import Timing
@@ -288,11 +288,14 @@ class Pipeline:
             return LoopLane(queue, self._infer, callers=lambda: self._shared_state.connections)
         return ThreadLane(queue, self._infer, "predict")
 
-    def _explain_lane(self) -> ThreadLane[ExplanationTask, Attribution]:
+    def _explain_lane(self) -> InterjectingLane[ExplanationTask, Attribution]:
+        # Each needs the next, which is made below.
         explainer = DeadlineExplainer(
             self.engine,
             self._shared_state,
-            pressed=lambda ticket: queue.presses(ticket),  # noqa: PLW0108 - it is made below
+            pressed=lambda ticket: queue.presses(ticket),  # noqa: PLW0108
+            rest=lambda seconds: lane.interject(seconds),  # noqa: PLW0108
+            interjected_at=lambda: queue.interjected_at,
         )
         queue: FairQueue[ExplanationTask, Attribution] = FairQueue(
             "explain",
@@ -301,7 +304,10 @@ class Pipeline:
             capacity=FEWEST,
             metrics=QueueMetrics.of(self.metrics, "explain"),
         )
-        return ThreadLane(queue, lambda batch: [explainer(ticket) for ticket in batch], "explain")
+        lane: InterjectingLane[ExplanationTask, Attribution] = InterjectingLane(
+            queue, lambda batch: [explainer(ticket) for ticket in batch], "explain"
+        )
+        return lane
 
     def _rehearse(self) -> None:
         """Decodes every format and writes a PNG once."""

@@ -232,7 +232,7 @@ class Queue(Generic[Item, Result]):
         self._metrics.batch_size.observe(len(batch))
         self._mean.add(run_seconds / len(batch))
         with self._changed:
-            self._running = ()
+            self._running = [ticket for ticket in self._running if ticket not in batch]
             for ticket in batch:
                 self._ran(ticket, run_seconds / len(batch))
             self._forget(batch)
@@ -248,9 +248,8 @@ class Queue(Generic[Item, Result]):
             self._metrics.rejected[STOPPING].inc()
             raise Unavailable("the service is stopping: ask another replica")
         self.admit()
-        ahead, remaining = self._ahead_seconds(ticket), ticket.deadline - ticket.joined
-        ticket.cost = self._price(ticket, remaining - ahead)
-        needed = ahead + ticket.cost
+        remaining = ticket.deadline - ticket.joined
+        needed = self._needed_seconds(ticket, remaining)
         if needed > remaining:
             self._metrics.rejected[LATE].inc()
             raise Unavailable(
@@ -259,13 +258,10 @@ class Queue(Generic[Item, Result]):
                 _retry_after(self._backlog_seconds),
             )
 
-    def _price(self, ticket: Ticket[Item, Result], _seconds: float) -> float:
-        """The expected seconds of `ticket`, if it has so many seconds left once it runs."""
-        return self._cost(ticket.item)
-
-    def _ahead_seconds(self, _ticket: Ticket[Item, Result]) -> float:
-        """The expected seconds of all that goes before a ticket that joins."""
-        return self._backlog_seconds
+    def _needed_seconds(self, ticket: Ticket[Item, Result], _remaining: float) -> float:
+        """Notes the cost of a `ticket` that joins; the seconds until it is answered."""
+        ticket.cost = self._cost(ticket.item)
+        return self._backlog_seconds + ticket.cost
 
     def _pop(self) -> Ticket[Item, Result]:
         """Removes the ticket that goes next."""

@@ -47,11 +47,13 @@ class SharedState:
     @contextmanager
     def computing(self, what: int) -> Iterator[None]:
         """Marks this worker as busy within the block, which is PREDICTING or EXPLAINING."""
+        before = self._rows[self._own, what]
         self._rows[self._own, what] = time.perf_counter() + LEASE_SECONDS
         try:
             yield
         finally:
-            self._rows[self._own, what] = time.perf_counter()
+            # Within another such block the worker stays busy.
+            self._rows[self._own, what] = max(before, time.perf_counter())
 
     def predict(self) -> None:
         """Notes that a caller asks this worker for a prediction."""

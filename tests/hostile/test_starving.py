@@ -51,30 +51,36 @@ class Load:
                 self.statuses[response.status_code] += 1
 
 
-def rate(server, seconds):
-    """Grad-CAM maps a second that a caller with pauses gets."""
+def rate(server, address, pause, seconds):
+    """Grad-CAM maps a second that a caller gets; it pauses between two for so many seconds."""
     answered, end = 0, time.monotonic() + seconds
-    with caller(server, VICTIM) as client:
+    with caller(server, address) as client:
         while time.monotonic() < end:
             response = client.post(CHEAP, content=GOOD, headers=PNG)
             answered += response.status_code == 200 and not response.json()["explanation"].get(
                 "degraded_from"
             )
-            time.sleep(0.2)
+            time.sleep(pause)
     return answered / seconds
 
 
 @pytest.mark.benchmark
-def test_beside_four_callers_with_the_dearest_explanations_a_fifth_gets_its_own(tmp_path):
+@pytest.mark.parametrize("pause", [0.0, 0.2])
+@pytest.mark.parametrize("address", [VICTIM, ATTACKERS[0]])
+def test_beside_four_callers_with_the_dearest_explanations_a_fifth_gets_its_own(
+    address, pause, tmp_path
+):
+    attackers = ATTACKERS if address == VICTIM else [address] * 4
     with Server(tmp_path, workers=1) as server:
-        undisturbed = rate(server, 10)
-        with Load(server, ATTACKERS, DEAR) as load:
-            disturbed = rate(server, 30)
+        undisturbed = rate(server, address, pause, 10)
+        with Load(server, attackers, DEAR) as load:
+            disturbed = rate(server, address, pause, 30)
     assert set(load.statuses) <= {200, 503, 504}, load.statuses
     assert disturbed >= 0.7 * undisturbed, (disturbed, undisturbed, load.statuses)
 
 
 @pytest.mark.benchmark
+@pytest.mark.timeout(1_200)
 def test_no_answer_is_later_than_its_deadline(tmp_path):
     late, statuses, deadlines = [], Counter(), (50, 200, 1_000, 3_000)
     with Server(tmp_path, workers=1) as server, Load(server, ATTACKERS, DEAR):
@@ -92,14 +98,14 @@ def test_no_answer_is_later_than_its_deadline(tmp_path):
                     statuses[response.status_code] += 1
 
         callers = [
-            threading.Thread(target=ask, args=(address, 50))
+            threading.Thread(target=ask, args=(address, 250))
             for address in (ATTACKERS[0], VICTIM, "127.0.0.10", "127.0.0.11")
         ]
         for thread in callers:
             thread.start()
         for thread in callers:
-            thread.join(300)
-    assert sum(statuses.values()) == 200
+            thread.join(900)
+    assert sum(statuses.values()) == 1_000
     assert set(statuses) <= {200, 503, 504}, statuses
     assert max(late) < LATENESS, f"{max(late):.2f} s, {statuses}"
 

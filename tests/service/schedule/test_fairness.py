@@ -35,6 +35,13 @@ class Room:
         (ticket,) = self.queue.take()
         return ticket
 
+    def interject(self, seconds):
+        """Runs the next brief ticket for so long, between two pieces."""
+        ticket = self.queue.interject(self.clock.now)
+        self.clock.sleep(seconds)
+        self.queue.complete([ticket], seconds)
+        return ticket
+
     def run(self, seconds):
         """Runs the next ticket for so long."""
         ticket = self.take()
@@ -141,17 +148,70 @@ def test_behind_dear_tickets_of_its_own_caller_a_ticket_is_rejected_at_once(room
     room.take()
     room.clock.sleep(5.0)
     with pytest.raises(Unavailable, match=r"needs about 10 s, and deadline_ms leaves 9 s"):
-        room.join(0.1, 9)
-    assert room.join(0.1, 10.2).cost == 0.1
+        room.join(2.0, 9)
+    assert room.join(2.0, 10.2).cost == LEAST
 
 
 @in_loop
 def test_of_another_caller_a_ticket_waits_a_turn_at_most(room):
-    room.join(15.0, 60)
+    room.join(0.95, 60)
     room.take()
     with pytest.raises(Unavailable, match=r"needs about 0\.7 s"):
-        room.join(0.1, TURN_SECONDS, caller="b")
-    assert room.join(0.1, TURN_SECONDS + 2 * LEAST, caller="b").cost == 0.1
+        room.join(2.0, TURN_SECONDS, caller="b")
+    assert room.join(2.0, TURN_SECONDS + 2 * LEAST, caller="b").cost == LEAST
+
+
+@in_loop
+def test_a_brief_ticket_runs_within_a_dear_one_whoever_asks(room):
+    dear = room.join(15.0, 60)
+    room.take()
+    own, other = room.join(1.4, 2.0), room.join(0.2, 4.0, caller="b")
+    room.join(1.6, 60)
+    with pytest.raises(Unavailable):
+        room.join(1.4, 2.0)  # the others go first
+    assert [room.interject(0.2), room.interject(1.4)] == [other, own]
+    assert room.queue.interject(room.clock.now) is None
+    before = [room.queue._shares.of(caller, room.clock.now) for caller in "ab"]
+    assert before == pytest.approx([1.4, 0.2], rel=0.15)  # some of it is forgotten
+    room.queue.complete([dear], 15.0)
+    assert room.queue._shares.of("a", room.clock.now) == pytest.approx(before[0] + 15.0 - 1.6)
+
+
+@in_loop
+def test_within_a_brief_ticket_only_what_is_brief_beside_it_runs(room):
+    room.join(50.0, 60)
+    room.take()
+    room.join(4.0, 60)
+    middle = room.queue.interject(room.clock.now)
+    room.join(0.5, 60)
+    assert room.queue.interject(room.clock.now) is None
+    room.join(0.3, 60)
+    room.interject(0.3)
+    room.clock.sleep(3.7)
+    room.queue.complete([middle], 4.0)
+    assert room.queue._runs[0].elsewhere_seconds == 4.0
+    assert room.interject(0.5).cost == 0.5
+
+
+@in_loop
+def test_what_is_brief_for_want_of_time_is_not_once_it_has_time(room):
+    room.join(15.0, 60)
+    room.take()
+    room.clock.sleep(5.0)
+    late = room.join(2.0, 10.2)
+    assert late.cost == LEAST, "it would run in the last 0.2 s"
+    assert room.queue.interject(room.clock.now) is None
+
+
+@in_loop
+def test_a_brief_ticket_that_is_late_or_left_does_not_run(room):
+    room.join(15.0, 60)
+    room.take()
+    room.join(0.1, 0.5)
+    left = room.join(0.1, 60)
+    left.future.cancel()
+    room.clock.sleep(1.0)
+    assert room.queue.interject(room.clock.now) is None
 
 
 @in_loop

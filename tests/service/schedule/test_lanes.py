@@ -3,11 +3,14 @@
 import asyncio
 import math
 import threading
+import time
+from contextlib import suppress
 
 import pytest
 
 from service.errors import DeadlineExceeded, Unavailable
-from service.schedule.lanes import LoopLane, ThreadLane
+from service.schedule.fairness import FairQueue
+from service.schedule.lanes import InterjectingLane, LoopLane, ThreadLane
 from service.schedule.queue import Queue, QueueMetrics
 from service.telemetry.metrics import Metrics
 from support.clock import Clock
@@ -308,3 +311,47 @@ def test_closing_a_lane_on_a_thread_finishes_what_waits_and_rejects_the_rest():
         return found
 
     assert asyncio.run(run()) == [2, 4]
+
+
+def test_brief_work_runs_between_two_pieces_of_long_work_and_is_answered_first():
+    answered, interjected = [], []
+    begun, joined = threading.Event(), threading.Event()
+
+    def work(batch):
+        (ticket,) = batch
+        if ticket.item > 1:
+            begun.set()
+            joined.wait(10)
+            interjected.append(lane.interject(0.0))
+        return [ValueError() if ticket.item < 0 else ticket.item]
+
+    lane = InterjectingLane(
+        FairQueue(
+            "test",
+            expected_seconds=lambda item, _seconds: abs(item),
+            least_seconds=abs,
+            capacity=8,
+            metrics=QueueMetrics.of(Metrics(), "test"),
+        ),
+        work,
+        "test",
+    )
+
+    async def ask(item):
+        with suppress(ValueError):
+            await lane.run(item, time.perf_counter() + 60)
+        answered.append(item)
+
+    async def run():
+        long = asyncio.ensure_future(ask(20.0))
+        assert await asyncio.to_thread(begun.wait, 10)
+        brief = [asyncio.ensure_future(ask(item)) for item in (1.0, -1.0)]
+        await eventually(lambda: lane.queue.waiting == 2)
+        joined.set()
+        await asyncio.gather(long, *brief)
+
+    asyncio.run(run())
+    lane.close()
+    assert set(answered) == {20.0, 1.0, -1.0}
+    assert answered[0] != 20.0
+    assert interjected[0] > 0.0

@@ -1,12 +1,13 @@
 """Explanations yield to predictions, and stop when their answer is of no use."""
 
+import math
 import time
 
 import pytest
 
 from service.errors import DeadlineExceeded, Unavailable
 from service.runtime.engine import Piece
-from service.schedule.pacing import PIECE_SECONDS, REST, GaveWay, Pacer
+from service.schedule.pacing import EXPECTING_SECONDS, PIECE_SECONDS, REST, GaveWay, Pacer
 from service.workers.shared_state import PREDICTING, QUIET_SECONDS, SharedState
 from support.clock import Clock
 
@@ -24,14 +25,24 @@ class Room:
             shared_state.predict()
             now = shared_state.last_prediction
         self.clock = Clock(now or time.perf_counter())  # the clock of the shared state
+        self.brief, self.interjected = [], -math.inf  # seconds of brief ones that wait
         self.pacer = Pacer(
             MOST_ROWS,
             self.clock.now + seconds,
             lambda: cancelled,
             shared_state,
             clock=self.clock,
-            sleep=self.clock.sleep,
+            rest=self.rest,
+            interjected_at=lambda: self.interjected,
         )
+
+    def rest(self, seconds):
+        """Runs a brief explanation if one waits, and lets `seconds` pass."""
+        took = self.brief.pop() if self.brief else 0.0
+        self.clock.sleep(max(seconds, took))
+        if took:
+            self.interjected = self.clock.now
+        return took
 
 
 def test_without_predictions_a_piece_has_all_cores_and_all_rows():
@@ -80,6 +91,31 @@ def test_a_moment_without_predictions_ends_the_short_pieces():
     room = Room(predicting=True)
     assert room.pacer(100).rows == 1
     room.clock.sleep(2 * QUIET_SECONDS)
+    assert room.pacer(100) == Piece(MOST_ROWS, True)
+
+
+def test_after_a_brief_explanation_pieces_are_short_and_rests_follow_for_others():
+    room = Room()
+    room.pacer(100)
+    room.clock.sleep(PIECE_SECONDS)
+    room.brief = [0.003]
+    assert room.pacer(100).rows == MOST_ROWS
+    assert room.pacer.interjected_seconds == 0.003
+    room.clock.sleep(2 * PIECE_SECONDS)
+    before = room.clock.now
+    assert room.pacer(100) == Piece(MOST_ROWS // 2, False)
+    assert room.clock.now - before == pytest.approx(REST * 2 * PIECE_SECONDS)
+
+
+def test_a_caller_of_brief_ones_with_pauses_is_expected_and_costs_no_rest():
+    room = Room()
+    room.pacer(100)
+    room.interjected = room.clock.now - EXPECTING_SECONDS / 2
+    room.clock.sleep(2 * PIECE_SECONDS)
+    before = room.clock.now
+    assert room.pacer(100) == Piece(MOST_ROWS // 2, True)
+    assert room.clock.now == before
+    room.clock.sleep(EXPECTING_SECONDS)
     assert room.pacer(100) == Piece(MOST_ROWS, True)
 
 
