@@ -104,9 +104,9 @@ def _names(code: CodeType) -> Iterator[str]:
 
 
 def _functions(value: object, names: set[str]) -> Iterator[Callable[..., Any]]:
-    """Functions of tests and support behind a global: itself, a class's, or a module's `names`."""
+    """Functions of ours behind a global: itself, a class's of the tests, or a module's `names`."""
     if isinstance(value, ModuleType):
-        if value.__name__.startswith("support"):
+        if _is_ours(value.__name__):
             for name in names & vars(value).keys():
                 yield from _functions(vars(value)[name], set())
     elif inspect.isclass(value) and _is_of_tests(value.__module__):
@@ -115,8 +115,12 @@ def _functions(value: object, names: set[str]) -> Iterator[Callable[..., Any]]:
         )
     elif callable(value) and inspect.isfunction(inspect.unwrap(value)):
         function = inspect.unwrap(value)
-        if _is_of_tests(function.__module__):
+        if _is_ours(function.__module__):
             yield function
+
+
+def _is_ours(module: str) -> bool:
+    return _is_of_tests(module) or module.startswith(OURS)
 
 
 def _is_of_tests(module: str) -> bool:

@@ -13,6 +13,7 @@ import torch
 from service.bundle import folder as contract
 from service.runtime.engine import Engine
 from support.servers import ROOT
+from support.watch import Watch
 from training.data.read import check_same
 from training.reliability.familiarity import TEXTURE
 
@@ -85,11 +86,14 @@ def test_a_bundle_of_other_data_is_an_error(dataset, tmp_path):
         check_same(replace(dataset, fingerprint="0" * 64), dataset.fingerprint, tmp_path)
 
 
-def test_the_command_line_trains_and_exports(drawn, tmp_path):
+def test_the_command_line_trains_and_exports_and_calls_nobody(drawn, tmp_path):
+    watch = Watch(tmp_path)
+
     def command(*arguments):
         return subprocess.run(
-            [sys.executable, "-m", "training", *map(str, arguments)],
+            watch.command(sys.executable, "-m", "training", *arguments),
             cwd=ROOT,
+            env=watch.environment(),
             capture_output=True,
             text=True,
             timeout=240,
@@ -120,6 +124,8 @@ def test_the_command_line_trains_and_exports(drawn, tmp_path):
     assert "half/saliency          differs from float32 by" in done.stdout
     assert contract.load(out).manifest.name == "discs"
     assert set(contract.HALVES.values()) <= set(contract.load(out).manifest.files)
+    assert watch.calls == []
+    assert watch.files == []
     failed = command("bundle", "--run", tmp_path, "--out", out)
     assert failed.returncode == 1
     assert "holds no finished run" in failed.stderr
