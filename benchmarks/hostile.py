@@ -25,6 +25,8 @@ import click
 
 from service.workers.host import resident_bytes
 from support import load, mutations
+from support.heavy_bodies import HEAVY
+from support.large_images import KINDS, made
 from support.load import Server, Wrk, table
 
 CALLERS = 4
@@ -35,6 +37,8 @@ SETTLED = 1 / 6  # of a soak, after which memory is to be flat
 NORMAL_CONNECTIONS = 4
 FAULTS = re.compile("5(?!03|04)")  # statuses that no caller may cause
 SMALL = load.image("/predict", load.jpeg("32×32"))
+DEAR = "/explain?method=kernel_shap&samples=4096&segments=32&deadline_ms=5000"
+HOSTILE_SHARE = 0.05  # of the requests of a soak; the others are mutated
 MIB = 2**20
 
 
@@ -72,7 +76,7 @@ class Corpus:
 @click.command()
 @click.argument("sections", nargs=-1, type=click.Choice(["images", "requests", "soak"]))
 @click.option(
-    "--minutes", default=5.0, show_default=True, type=click.FloatRange(0.05, 600), help="Of each."
+    "--minutes", default=10.0, show_default=True, type=click.FloatRange(0.05, 600), help="Of each."
 )
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @click.option(
@@ -139,8 +143,16 @@ def requests_section(seconds: float, seed: int, folder: Path) -> tuple[str, Coun
 
 
 def soak_section(seconds: float, seed: int, folder: Path) -> tuple[str, Counter[str]]:
-    """Sends normal predictions and mutated input at once, and samples resident memory."""
+    """Sends normal predictions and hostile input at once, and samples resident memory."""
     corpus = Corpus(folder / "images")
+    hostile = _hostile()
+
+    def make(source: random.Random) -> tuple[bytes, bytes]:
+        if source.random() < HOSTILE_SHARE:
+            raw = source.choice(hostile)
+            return b"", raw.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
+        return b"", mutations.request(corpus.inputs, source)
+
     with serving() as server, tempfile.TemporaryDirectory() as name:
         wrk = Wrk(Path(name))
         sampling = Sampling(server)
@@ -148,20 +160,31 @@ def soak_section(seconds: float, seed: int, folder: Path) -> tuple[str, Counter[
             wrk.driving(server.port, [(SMALL, 1)], NORMAL_CONNECTIONS, seconds) as normal,
             sampling,
         ):
-            _, counts = _fuzzed(
-                "", server, corpus, lambda source: (b"", mutations.request(corpus.inputs, source)),
-                seconds, seed,
-            )  # fmt: skip
+            _, counts = _fuzzed("", server, corpus, make, seconds, seed)
             reading = load.parse(normal.communicate(timeout=60)[0])
         later = sampling.mib[round(SETTLED * len(sampling.mib)) :]
     rows = [
         ("normal predictions", f"{reading.rate:.0f} a second, p99 {reading.p99:.1f} ms"),
         ("errors of theirs", reading.errors),
-        ("mutated requests, by status", _tally(counts)),
+        ("hostile requests, by status", _tally(counts)),
         ("resident MiB at first, at the end", f"{sampling.mib[0]:.0f}, {sampling.mib[-1]:.0f}"),
         ("resident MiB after a sixth: least, most", f"{min(later):.0f}, {max(later):.0f}"),
     ]
     return f"## Soak, {seconds / 60:g} minutes\n\n{table(('', ''), rows)}", counts
+
+
+def _hostile() -> list[bytes]:
+    """Requests that were dear to the service: large images, heavy bodies, long explanations."""
+    plain = {"Content-Type": "application/octet-stream"}
+    requests = [
+        *(load.Request("/explain?map=overlay", made(kind, 2_000), plain) for kind in KINDS),
+        *(
+            load.Request(heavy.path, heavy.body(), {"Content-Type": heavy.content_type})
+            for heavy in HEAVY.values()
+        ),
+        load.Request(DEAR, load.jpeg("32×32"), plain),
+    ]
+    return [request.raw() for request in requests]
 
 
 class Sampling(threading.Thread):

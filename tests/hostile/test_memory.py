@@ -7,7 +7,6 @@ import base64
 import io
 import json
 import socket
-import struct
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -20,57 +19,14 @@ from PIL import Image
 
 from support.groups import memory_group, peak_bytes
 from support.images import draw, encode
+from support.large_images import KINDS, made
 from support.servers import Server
 
 LIMIT_BYTES, PEAK_BYTES = 2**30, 900 * 2**20
 BODY_BYTES = 10 * 2**20
 LARGE = 7_071  # the side of 50 million pixels
-# Bytes a pixel that the service charges, by kind of file.
-KINDS = {
-    "png RGBA": 7.5,
-    "png LA": 7.5,
-    "png I;16": 7.5,
-    "png P": 7.5,
-    "png RGB": 7.5,
-    "jpeg": 7.5,
-    "jpeg CMYK progressive": 12.5,
-    "webp animation": 16.5,
-}
 SMALL, PHOTO = encode(draw()), encode(draw(size=480, width=640), "JPEG")
 DEADLINE = "?deadline_ms=60000"
-
-
-def pillow(mode, side, kind, **options):
-    buffer = io.BytesIO()
-    Image.new(mode, (side, side)).save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def animation(side):
-    """Two frames of one pixel on a canvas of `side`² (WebP container specification, VP8X, ANMF)."""
-
-    def chunk(name, data):
-        return name + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2)
-
-    def three(number):
-        return struct.pack("<I", number)[:3]
-
-    frame = three(0) * 4 + three(100) + b"\0" + pillow("RGB", 1, "WEBP", lossless=True)[12:]
-    head = chunk(b"VP8X", b"\x02\0\0\0" + three(side - 1) * 2) + chunk(b"ANIM", bytes(6))
-    body = b"WEBP" + head + 2 * chunk(b"ANMF", frame)
-    return b"RIFF" + struct.pack("<I", len(body)) + body
-
-
-def made(kind, side):
-    """A file of `side`² pixels."""
-    if kind == "webp animation":
-        return animation(side)
-    if kind == "png I;16":
-        return encode(np.zeros((side, side), np.uint16))
-    if kind.startswith("jpeg"):
-        options = {"quality": 1, "progressive": "progressive" in kind}
-        return pillow("CMYK" if "CMYK" in kind else "RGB", side, "JPEG", **options)
-    return pillow(kind.split()[1], side, "PNG", compress_level=1)
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +91,18 @@ def test_images_of_every_kind_stay_within_a_pod(pod):
     assert server.metric('candor_budget_used_bytes{budget="images"}') == 0
 
 
+@pytest.mark.benchmark
+@pytest.mark.timeout(1_200)
+def test_eight_images_of_a_kind_at_once_stay_within_a_pod(pod):
+    server, group = pod
+    with undisturbed(server, group), ThreadPoolExecutor(8) as pool:
+        for kind in KINDS:
+            body = fitting(server, kind)
+            assert set(pool.map(lambda one: status(server, one), [body] * 8)) <= {200, 429}, kind
+            huge = made(kind, LARGE)
+            assert set(pool.map(lambda one: status(server, one), [huge] * 8)) == {413}, kind
+
+
 def test_every_protocol_charges_images(pod):
     server, group = pod
     name = server.client.get("/v1/models").json()["models"][0]
@@ -153,7 +121,7 @@ def test_every_protocol_charges_images(pod):
             yield answer.status_code
 
     with undisturbed(server, group):
-        assert set(statuses(animation(LARGE))) == {413}
+        assert set(statuses(made("webp animation", LARGE))) == {413}
         assert set(statuses(fitting(server, "webp animation", 0.5))) == {200}
 
 
