@@ -214,6 +214,7 @@ def _bentoml_errors() -> Iterator[None]:
 def _connections(metrics: "Metrics") -> "Connections":
     """The connections of this worker, within its limit of open files."""
     from service.api import problems  # noqa: PLC0415
+    from service.image import budget  # noqa: PLC0415
     from service.workers import connections, host  # noqa: PLC0415
 
     allowed = max(1, host.raise_file_limit() - connections.SPARE_FILES)
@@ -221,6 +222,7 @@ def _connections(metrics: "Metrics") -> "Connections":
         min(allowed, SETTINGS.max_connections or connections.MOST),
         SETTINGS.max_connections_per_address,
         SETTINGS.connection_seconds,
+        budget.bodies_bytes(SETTINGS.body_memory, SETTINGS.max_body_bytes, SETTINGS.worker_count),
         report=metrics.connections,
         respond=problems.whole,
     )

@@ -1,8 +1,9 @@
 """All open connections of one process, and the limits that they share.
 
 A process has at most `most` connections, and `per_address` from one address; for one more, the
-oldest idle one ends. `keep_sweeping` ends those that use up their time: any byte disarms uvicorn's
-only timer. Times are seconds of the event loop's clock.
+oldest idle one ends. Answers that callers do not read have at most `most_unread_bytes`; beyond, the
+callers with the most of them end. `keep_sweeping` ends those that use up their time: any byte
+disarms uvicorn's only timer. Times are seconds of the event loop's clock.
 """
 
 import asyncio
@@ -19,7 +20,9 @@ RETIRE_SPREAD = 0.1  # of the greatest age: a service's connections do not end t
 SPARE_FILES = 96  # of the process beside its connections, those that it accepts or ends included
 MOST = 8_192  # connections by default: idle ones take about 6 KiB each
 LOG_SECONDS = 60.0  # between two lines about bad requests
-REASONS = ("head_time", "head_size", "body_time", "write_time", "idle", "limit", "address")
+REASONS = (
+    "head_time", "head_size", "body_time", "write_time", "unread", "idle", "limit", "address"
+)  # fmt: skip
 
 log = logging.getLogger("candor")
 
@@ -33,6 +36,10 @@ class Ending(Protocol):
     @property
     def quiet(self) -> bool:
         """True while nothing of the next request has come, and all answers have left."""
+
+    @property
+    def unread_bytes(self) -> int:
+        """The bytes of answers that wait in our memory until the caller reads."""
 
     def check(self, now: float) -> None:
         """Ends the connection if it has used up its time."""
@@ -90,6 +97,7 @@ class Connections:
         most: int = 0,
         per_address: int = 0,
         seconds: int = 0,
+        most_unread_bytes: int = 0,
         *,
         report: Report | None = None,
         respond: Callable[[RequestError], bytes] = bare,
@@ -100,6 +108,7 @@ class Connections:
         self._most = most
         self._per_address = per_address
         self._seconds = seconds
+        self._most_unread_bytes = most_unread_bytes
         self._retiring = False
         self._retire_at: dict[Ending, float] = {}  # of all open connections
         self._idle: dict[Ending, float] = {}  # since when; the oldest first
@@ -190,6 +199,18 @@ class Connections:
             connection.check(now)
             if now > retire_at:
                 connection.retire()
+        if self._most_unread_bytes:
+            self._end_unread()
+
+    def _end_unread(self) -> None:
+        """Ends those with the most unread bytes while all together have too many."""
+        unread = {each: each.unread_bytes for each in self._retire_at if each.unread_bytes}
+        excess = sum(unread.values()) - self._most_unread_bytes
+        for connection in sorted(unread, key=unread.__getitem__, reverse=True):
+            if excess <= 0:
+                return
+            excess -= unread[connection]
+            self._end(connection, "unread")
 
     def _end(self, connection: Ending, reason: str) -> None:
         self.report.closed(reason)

@@ -151,7 +151,12 @@ class Connection(HttpToolsProtocol):
     def quiet(self) -> bool:
         """True while nothing of the next request has come, and all answers have left."""
         coming = self._overhead or self._held or self._unread or self._body_since
-        return not (coming or self.transport.get_write_buffer_size())
+        return not (coming or self.unread_bytes)
+
+    @property
+    def unread_bytes(self) -> int:
+        """The bytes of answers that wait in our memory until the caller reads."""
+        return int(self.transport.get_write_buffer_size())
 
     @contextmanager
     def calling(self, callback: Callable[[], object]) -> Iterator[None]:
@@ -204,7 +209,7 @@ class Connection(HttpToolsProtocol):
 
     def check(self, now: float) -> None:
         """Ends the connection if it has used up the time of a head, of a body or of the end."""
-        if not self.transport.get_write_buffer_size():
+        if not self.unread_bytes:
             self._unread_since = now
         elif now - self._unread_since > WRITE_SECONDS:
             self._all.report.closed("write_time")

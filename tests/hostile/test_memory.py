@@ -9,6 +9,7 @@ import json
 import socket
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -189,3 +190,27 @@ def test_bodies_held_open_stay_within_a_pod(pod):
     for connection in connections:
         connection.close()
     assert status(server, SMALL) == 200
+
+
+def test_answers_that_nobody_reads_are_bounded(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (1_900, 1_900, 3), np.uint8)
+    image = encode(noise, "JPEG", quality=30)  # its overlay is larger than what the kernel buffers
+    asking = (
+        f"POST /explain HTTP/1.1\r\nHost: localhost\r\nAccept: image/png\r\n"
+        f"Content-Type: image/jpeg\r\nContent-Length: {len(image)}\r\n\r\n"
+    ).encode() + image
+    reason = 'candor_connections_closed_total{reason="unread"}'
+    with Server(tmp_path, workers=1, max_body_bytes=2**22, body_memory=2**23) as server:
+        callers = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(8)]
+        try:
+            for caller in callers:
+                caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+                caller.sendall(asking)
+            end = time.monotonic() + 30
+            while not server.metric(reason) and time.monotonic() < end:
+                time.sleep(0.2)
+            assert server.metric(reason) > 0
+            assert status(server, SMALL) == 200
+        finally:
+            for caller in callers:
+                caller.close()

@@ -14,8 +14,8 @@ from service.workers.host import raise_file_limit
 class Line:
     """A connection that notes what is done to it."""
 
-    def __init__(self, address="10.0.0.1", *, quiet=True):
-        self.client, self.quiet = (address, 1), quiet
+    def __init__(self, address="10.0.0.1", *, quiet=True, unread=0):
+        self.client, self.quiet, self.unread_bytes = (address, 1), quiet, unread
         self.checked, self.retired, self.ended = [], False, False
 
     def check(self, now):
@@ -82,6 +82,21 @@ def test_one_address_has_at_most_so_many_and_costs_no_other_its_own():
     assert [line.ended for line in lines] == [True, True, True, False, False]
     assert not other.ended
     assert notes.reasons == {"address": 3}
+
+
+def test_callers_with_the_most_unread_bytes_end_when_all_have_too_many():
+    notes = Notes()
+    many = Connections(most_unread_bytes=100, report=notes)
+    lines = added(many, *(Line(unread=size) for size in (0, 40, 70, 30, 90)))
+    many.sweep(1.0)
+    assert [line.ended for line in lines] == [False, False, True, False, True]
+    assert notes.reasons == {"unread": 2}
+    many.sweep(2.0)
+    assert notes.reasons == {"unread": 2}
+    unlimited = Connections(report=notes)
+    added(unlimited, Line(unread=10**9))
+    unlimited.sweep(1.0)
+    assert notes.reasons == {"unread": 2}
 
 
 def test_what_has_ended_is_forgotten():
