@@ -49,6 +49,7 @@ def imports_torch(path: Path) -> bool:
     return False
 
 
+@cache
 def starts_process(function: Callable[..., Any]) -> bool:
     """True if a test or a fixture reaches a module that starts processes, or imports torch."""
     waiting, seen = [inspect.unwrap(function)], {inspect.unwrap(function)}

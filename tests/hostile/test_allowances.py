@@ -14,9 +14,10 @@ from support.servers import Server
 
 PNG = {"content-type": "image/png"}
 RATE = 3  # forward passes a second
-GREEDY, MODEST, PIXELS, FREE = (
+GREEDY, MODEST, DEEP, PIXELS, FREE = (
     make("greedy", ("predict", "explain"), passes=RATE),
     make("modest", ("predict", "explain")),
+    make("deep", ("predict", "explain")),
     make("pixels", ("predict", "explain"), passes=0),
     make("free", ("predict", "explain"), passes=0, megapixels=0),
 )
@@ -30,7 +31,7 @@ def bearer(key):
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("allowances")
     keys = folder / "keys"
-    keys.write_text("\n".join(line for _, line in (GREEDY, MODEST, PIXELS, FREE)))
+    keys.write_text("\n".join(line for _, line in (GREEDY, MODEST, DEEP, PIXELS, FREE)))
     keys.chmod(0o600)
     limits = {"passes_per_second": 100, "megapixels_per_second": 1}
     with Server(folder, workers=2, keys=keys, **limits) as running:
@@ -67,11 +68,11 @@ def test_a_caller_gets_its_rate_from_all_workers_together_and_others_get_theirs(
 def test_a_rejection_names_the_rate_and_the_time_of_a_retry(server):
     # It takes 20,000 passes at most.
     explain = "/explain?method=kernel_shap&samples=4096&quality=full"
-    headers = bearer(MODEST) | PNG
+    headers = bearer(DEEP) | PNG
     answered(server.client.post(explain, content=GOOD, headers=headers))
     answer = server.client.post("/predict", content=GOOD, headers=headers)
     detail = problem(answer, 429, "too_many_requests")
-    assert "key modest has used its forward passes, 100 a second and 1000 at once" in detail
+    assert "key deep has used its forward passes, 100 a second and 1000 at once" in detail
     assert int(answer.headers["retry-after"]) >= 1
 
 

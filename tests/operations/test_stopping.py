@@ -22,7 +22,6 @@ from support.servers import Server
 
 PNG = {"content-type": "image/png"}
 IMAGE = encode(draw(size=64))
-REQUESTS = 5_000
 SEEN_SECONDS = 1.5  # until a proxy knows that a server is ready
 
 
@@ -121,7 +120,7 @@ async def call(port, pause, statuses, done):
             writer.close()
 
 
-async def restart_in_turn(port, servers, statuses):
+async def restart_in_turn(port, servers, statuses, requests):
     """Restarts the servers behind `port` one after the other, under 16 callers."""
     done, pauses = asyncio.Event(), [0, 0.01, 0.1, 0.7] * 4
     callers = [asyncio.create_task(call(port, pause, statuses, done)) for pause in pauses]
@@ -132,13 +131,14 @@ async def restart_in_turn(port, servers, statuses):
         assert await asyncio.to_thread(server.process.wait, 60) == 0
         await asyncio.to_thread(server.__enter__)
         await asyncio.sleep(SEEN_SECONDS)
-    while len(statuses) < REQUESTS:  # noqa: ASYNC110 - the callers go on
+    while len(statuses) < requests:  # noqa: ASYNC110 - the callers go on
         await asyncio.sleep(0.1)
     done.set()
     await asyncio.gather(*callers)
 
 
-def test_a_rolling_restart_behind_haproxy_fails_no_request(tmp_path):
+@pytest.mark.parametrize("requests", [1_000, pytest.param(5_000, marks=pytest.mark.benchmark)])
+def test_a_rolling_restart_behind_haproxy_fails_no_request(requests, tmp_path):
     folders = [tmp_path / name for name in ("first", "second", "proxy")]
     for folder in folders:
         folder.mkdir()
@@ -148,7 +148,7 @@ def test_a_rolling_restart_behind_haproxy_fails_no_request(tmp_path):
         Server(folders[1], workers=1) as second,
         proxies.haproxy(folders[2], (first.port, second.port)) as port,
     ):
-        asyncio.run(restart_in_turn(port, (first, second), statuses))
+        asyncio.run(restart_in_turn(port, (first, second), statuses, requests))
     assert Counter(statuses) == {200: len(statuses)}
 
 
