@@ -6,6 +6,7 @@ import random
 import re
 import zlib
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import Any
 
 from PIL import Image
@@ -145,7 +146,7 @@ def _raw(corpus: Sequence[bytes], source: random.Random) -> Parts:
 def _document(corpus: Sequence[bytes], source: random.Random) -> Parts:
     image = _text(source.choice(corpus))
     name, value = source.choice((("image", image), ("images", [image, image])))
-    document = {name: value, source.choice(PARAMETERS): source.choice(ODD_VALUES)}
+    document = {name: value, source.choice(PARAMETERS): _odd_value(source)}
     return _json(source.choice(("/predict", "/explain")), document, source)
 
 
@@ -186,7 +187,11 @@ def _spoil(document: Any, source: random.Random) -> None:
     if isinstance(document[key], dict | list) and document[key] and source.random() < 0.7:
         _spoil(document[key], source)
     else:
-        document[key] = source.choice(ODD_VALUES)
+        document[key] = _odd_value(source)
+
+
+def _odd_value(source: random.Random) -> Any:
+    return deepcopy(source.choice(ODD_VALUES))  # what is put into it must not come again
 
 
 def _text(image: bytes) -> str:
