@@ -110,10 +110,11 @@ def _functions(value: object, names: set[str]) -> Iterator[Callable[..., Any]]:
         if _is_ours(value.__name__):
             for name in names & vars(value).keys():
                 yield from _functions(vars(value)[name], set())
-    elif inspect.isclass(value) and _is_of_tests(value.__module__):
-        yield from (
-            inspect.unwrap(method) for method in vars(value).values() if inspect.isfunction(method)
-        )
+    elif inspect.isclass(value):
+        for base in value.__mro__:
+            if _is_of_tests(base.__module__):
+                methods = filter(inspect.isfunction, vars(base).values())
+                yield from map(inspect.unwrap, methods)
     elif callable(value) and inspect.isfunction(inspect.unwrap(value)):
         function = inspect.unwrap(value)
         if _is_ours(function.__module__):

@@ -106,12 +106,12 @@ def test_the_cheapest_answer_gives_way_to_nobody(room):
 
 
 def test_the_forecast_holds_the_algebra(room):
-    task = room.task("kernel_shap", samples=4096, segments=32)
+    task = room.task("kernel_shap", samples=1024, segments=32)
     passes = PASS_SECONDS * forward_passes(task.question)
     algebra = room.explainer.expected_seconds(task, 60.0) - passes
-    assert algebra == pytest.approx(OPERATION_SECONDS * (4096 + 1024) * 1024**2)
-    assert algebra > 0.4
-    room.explainer(room.ticket("kernel_shap", 60.0, samples=4096, segments=32))
+    assert algebra == pytest.approx(OPERATION_SECONDS * (1024 + 1024) * 1024**2)
+    assert algebra > 0.2
+    room.explainer(room.ticket("kernel_shap", 60.0, samples=1024, segments=32))
     assert room.explainer._pass.seconds < PASS_SECONDS, "the algebra counts as passes"
 
 
