@@ -15,8 +15,9 @@ import torch
 from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
+from training.data import Pixels
 from training.data.augment import Batch, corrupt, cut_holes, mirror, shift
-from training.data.read import Images
+from training.data.images import Images
 from training.fit.recipes import FINETUNE_TRANSLATE, Recipe
 
 # Each purpose draws from a generator of its own: one that is switched off leaves the others alone.
@@ -34,19 +35,17 @@ class Batches:
     The images that do not fill a batch at the end of an epoch are left out.
     """
 
-    pixels: UInt8[Tensor, "count 3 size size"]
+    images: Images
     labels: Int64[Tensor, " count"]
     recipe: Recipe
     mean_colour: UInt8[Tensor, "3 1 1"]
 
     @classmethod
     def of(cls, images: Images, recipe: Recipe) -> "Batches":
-        """The batches of `images`, which have pixels uint8 (N, S, S, 3)."""
-        pixels = torch.from_numpy(images.pixels).permute(0, 3, 1, 2).contiguous()
-        colour = torch.from_numpy(images.pixels.mean((0, 1, 2)).round().astype(np.uint8)).view(
-            3, 1, 1
-        )
-        return cls(pixels, torch.from_numpy(images.labels), recipe, colour)
+        """The batches of `images`."""
+        mean, _ = images.moments()
+        colour = torch.from_numpy((255 * mean).round().astype(np.uint8)).view(3, 1, 1)
+        return cls(images, torch.from_numpy(images.labels), recipe, colour)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -60,7 +59,7 @@ class Batches:
         # a new order each epoch, so that other images are left out at its end
         order = torch.randperm(len(self.labels), generator=self._generator(epoch, ORDER))
         index = order[part * recipe.batch : (part + 1) * recipe.batch]
-        pixels = self.pixels[index]
+        pixels = planes(self.images.rows(index.numpy()))
         finetuning = epoch >= recipe.epochs
         translate = min(recipe.translate, FINETUNE_TRANSLATE) if finetuning else recipe.translate
         if translate:
@@ -82,3 +81,8 @@ class Batches:
     def _generator(self, number: int, purpose: int) -> torch.Generator:
         seed = (self.recipe.seed * 1_000_003 + number) * PURPOSES + purpose
         return torch.Generator().manual_seed(seed)
+
+
+def planes(pixels: Pixels) -> Batch:
+    """Images as networks take them, with the channels first."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
