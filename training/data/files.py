@@ -146,10 +146,20 @@ class _Scratch:
         weakref.finalize(self, os.close, self._descriptor)
 
     def keep(self, content: bytes) -> int:
-        """Appends `content`; returns the position of its first byte."""
-        with os.fdopen(os.dup(self._descriptor), "ab") as file:
-            start = file.seek(0, io.SEEK_END)
-            file.write(content)
+        """Appends `content`; returns the position of its first byte.
+
+        Raises:
+            DataError: there is no room for it.
+        """
+        try:
+            with os.fdopen(os.dup(self._descriptor), "ab") as file:
+                start = file.seek(0, io.SEEK_END)
+                file.write(content)
+        except OSError as error:
+            raise DataError(
+                f"{tempfile.gettempdir()} has no room for the images of a packed tar "
+                f"({error.strerror}): set TMPDIR to another folder, or unpack it"
+            ) from None
         return start
 
     def read(self, start: int, size: int) -> bytes:
