@@ -123,6 +123,7 @@ def test_a_broken_link_in_a_folder_is_named(folder):
 
 def test_a_folder_with_the_name_of_an_image_is_no_image(folder):
     (folder / "a" / "x.jpg").mkdir()
+    assert skipped(folder) == [("a/x.jpg", "is an empty folder")]
     assert count(folder) == len(NAMES)
 
 

@@ -133,6 +133,8 @@ def _walk(root: Path) -> Iterator[File | Skipped]:
                 yield Skipped(
                     str((place / name).relative_to(root)), "is a link to a folder above it"
                 )
+        if not folders and not names and place != root:
+            yield Skipped(str(place.relative_to(root)), "is an empty folder")
         for name in names:
             yield on_disk(place / name, PurePosixPath((place / name).relative_to(root)))
 

@@ -49,7 +49,9 @@ def scan(placed: Sequence[Placed], spec: Input, classes: Sequence[str]) -> Scann
     held = fits(len(placed), spec.size)
     splits: dict[str, Images] = {}
     skipped: list[Skipped] = []
-    with tqdm(total=len(placed), desc="reading", unit="image", disable=None, mininterval=1) as bar:
+    # no bar without a terminal, nor for the other processes of torchrun
+    hidden = True if os.environ.get("RANK", "0") != "0" else None
+    with tqdm(total=len(placed), desc="reading", unit="image", disable=hidden) as bar:
         for split in SPLITS:
             part = [item for item in placed if item.split == split]
             if part:

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from training.data import ClassIndices, duplicates
+from training.data.images import Stored
 from training.data.read import Dataset, describe
 
 UNEVEN = 3  # times as many images as the smallest class
@@ -51,6 +52,8 @@ def _remarks(dataset: Dataset) -> Iterator[str]:
         )
     if counts.min() < FEW:
         yield f"few: {least} has {counts.min()} training images; {FEW} or more would be better"
+    if isinstance(dataset.training.held, Stored):
+        yield "large: the images are read from their files for each use, not kept in memory"
     yield from _duplicates(dataset)
 
 

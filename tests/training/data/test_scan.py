@@ -62,11 +62,13 @@ def test_a_network_learns_the_same_from_files_as_from_memory(streamed, dataset, 
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_step_decodes_no_more_than_its_batch(streamed, drawn, tmp_path):
+def test_a_step_decodes_its_batch_and_the_next_alone(streamed, drawn, tmp_path):
     trainer = prepare(make_fabric(SMALL, "cpu"), streamed, str(drawn), SMALL, tmp_path)
     reads = []
     files = trainer.batches.images.held.files
     for position, file in enumerate(files):
         files[position] = file._replace(read=lambda file=file: reads.append(file) or file.read())
-    trainer.train_step()
-    assert len(reads) == SMALL.batch
+    for step in range(3):
+        trainer.train_step()
+        trainer.batches.ahead[step + 1].result()
+        assert len(reads) == (step + 2) * SMALL.batch
