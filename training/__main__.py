@@ -39,7 +39,7 @@ def _current_name(arg: str) -> str:
     return f"{current}{equals}{value}"
 
 
-def _held_out(value: float | None) -> float | None:
+def _held_out(value: float | None) -> Any:
     """A share below 1, or a number of images."""
     if value is None or value < 1:
         return value

@@ -181,7 +181,7 @@ def _placed(source: Path) -> tuple[list[Placed], list[Skipped]]:
 def _check_readable(
     splits: Mapping[str, Images], classes: tuple[str, ...], source: str, skipped: list[Skipped]
 ) -> None:
-    """Checks that spoilt files leave training images of every class, and images in every split."""
+    """Checks that every class has readable training images, and every split an image."""
     for split, images in splits.items():
         present = np.bincount(images.labels, minlength=len(classes)) > 0
         lost = [name for name, here in zip(classes, present, strict=True) if not here]
