@@ -76,6 +76,8 @@ def train(
         (folder / runs.SKIPPED).write_text(
             "".join(f"{item.name}: {item.reason}\n" for item in dataset.skipped)
         )
+        if dataset.skipped:
+            click.echo(f"every skipped file is in {folder / runs.SKIPPED}", err=True)
     if start is not None:
         # of other data, images held out here could be images that the first run was trained on
         read.check_same(dataset, start.run.subject.fingerprint, start.folder)
