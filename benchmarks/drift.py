@@ -21,7 +21,8 @@ from service.telemetry.drift import ASPECTS, LEAST, WINDOW, Records, Window, dri
 from support.load import machine, table
 from training.audit.measures.corruptions import corrupted
 from training.audit.measures.out_of_distribution import out_of_distribution
-from training.data.read import Images, read
+from training.data.images import Images
+from training.data.read import read
 from training.reliability.distribution import fit_distribution
 from training.reliability.familiarity import scores
 

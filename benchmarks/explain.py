@@ -24,7 +24,7 @@ from captum.attr import IntegratedGradients, LayerGradCam, NoiseTunnel, Saliency
 from benchmarks.subjects import OURS, SPECS, Subject, subject
 from service.explain import cam, gradients
 from service.runtime.engine import Engine
-from training.data.read import drawn_images
+from training.data.images import drawn_images
 
 STEPS, SAMPLES, NOISE = 50, 16, 0.15
 MEBI = 1024

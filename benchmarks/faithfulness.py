@@ -35,7 +35,7 @@ DEFAULT = ("integrated_gradients", "grad_cam", "occlusion")
 def main(data: str, images: int, methods: tuple[str, ...], folder: Path) -> None:
     """Prints the table for the test images of DATA: a folder, a tar of one, or cifar10."""
     engine = Engine(bundle_folder.load(folder), "cpu")
-    test = read(data, engine.manifest.input, 10 * len(engine.manifest.labels), 0).test
+    test = read(data, engine.manifest.input).test
     chosen = np.random.default_rng(0).permutation(len(test))[:images]
     logits = engine.predict(test.pixels[chosen]).logits
     click.echo(f"{engine.manifest.name} {engine.manifest.version}, {len(chosen)} test images\n")

@@ -21,7 +21,8 @@ from service.bundle import folder as contract
 from service.bundle.manifest import Parity
 from service.settings import EMBEDDED_BUNDLE
 from training.autodiff import cam_graph, gradient_graph
-from training.data.read import drawn_images, read
+from training.data.images import drawn_images
+from training.data.read import read
 from training.export.float16 import IN_FLOAT32, halved, rounded
 from training.export.foreign import Names, read_core
 from training.export.parity import compare

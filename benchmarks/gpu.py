@@ -23,7 +23,7 @@ from service.bundle import folder as contract
 from service.runtime import providers
 from service.runtime.cuda_graphs import MEMORY, BoundSession, open_bound
 from service.runtime.sessions import GPU_ROWS
-from training.data.read import drawn_images
+from training.data.images import drawn_images
 
 RUNS, SECONDS = 100, 0.5  # of one measurement, which ends with the first of them
 Feeds = Mapping[str, np.ndarray]

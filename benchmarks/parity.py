@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from service.bundle.manifest import Parity
 from training.autodiff import gradient_graph
-from training.data.read import drawn_images
+from training.data.images import drawn_images
 from training.export.foreign import Names, read_core
 from training.export.parity import compare
 

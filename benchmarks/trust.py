@@ -119,7 +119,7 @@ def answers(
 def drawn(data: Path, bundle: Path) -> Iterator[tuple[str, list[bytes]]]:
     """Out-of-distribution images by kind, as PNGs, which are lossless."""
     spec = contract.load(bundle).manifest.input
-    test = read(str(data), spec, 10, SEED).test
+    test = read(str(data), spec, seed=SEED).test
     for kind, pixels in out_of_distribution(test.pixels, spec, OUT_OF_DISTRIBUTION, SEED).items():
         yield kind, [decode.encode(image, "PNG") for image in pixels]
 

@@ -39,6 +39,15 @@ def _current_name(arg: str) -> str:
     return f"{current}{equals}{value}"
 
 
+def _held_out(value: float | None) -> Any:
+    """A share below 1, or a number of images."""
+    if value is None or value < 1:
+        return value
+    if value != int(value):
+        raise click.BadParameter(f"{value} is no whole number of images, and no share below 1")
+    return int(value)
+
+
 @click.group(
     cls=_FormerNames,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
@@ -58,7 +67,8 @@ def main() -> None:
     "--data",
     "source",
     required=True,
-    help="cifar10 (downloaded), a folder train/CLASS/*.jpg, or a tar of one.",
+    help="A folder CLASS/*.jpg or {train,val,test}/CLASS/*.jpg, a tar of one, a CSV of path,label, "
+    "or cifar10 (downloaded).",
 )
 @click.option(
     "--out",
@@ -110,9 +120,12 @@ def main() -> None:
 )
 @click.option(
     "--held-out",
-    type=click.IntRange(1),
-    help="Training images held out for validation. Default: 5000, or those of --start.",
+    type=click.FloatRange(0, min_open=True),
+    callback=lambda _context, _option, value: _held_out(value),
+    help="Training images held out for validation, where the data has no val/: a share of each "
+    "class below 1, or a number. Default: 0.1, or as --start.",
 )
+@click.option("--strict", is_flag=True, help="Stop at files that are no images, and list them.")
 @click.option("--seed", type=click.IntRange(0, 2**31), help="Default: 0, or that of --start.")
 @click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
@@ -133,6 +146,7 @@ def fit(
     start_folder: Path | None,
     activation: str | None,
     device: str,
+    strict: bool,
     resume: bool,
     track: Literal["wandb"] | None,
     **options: Any,
@@ -142,9 +156,9 @@ def fit(
     Several processes: torchrun --nproc-per-node 2 -m training fit … (gloo on CPUs, one process for
     each GPU).
     """
-    # torch takes seconds to import, and --help does without it
+    click.echo(f"reading {source}", err=True)  # at once: torch takes seconds to import
     from training import commands
-    from training.data.read import DataError
+    from training.data import DataError
     from training.fit.loop import Stopped
     from training.fit.runs import RunError
     from training.fit.tracking import TrackingError
@@ -162,7 +176,16 @@ def fit(
         changes["options"] = {"activation": activation}
     try:
         recipe, start = commands.recipe_for(network, start_folder, changes)
-        commands.train(source, folder, recipe, start, resume=resume, device=device, track=track)
+        commands.train(
+            source,
+            folder,
+            recipe,
+            start,
+            strict=strict,
+            resume=resume,
+            device=device,
+            track=track,
+        )
     except (DataError, RunError, TrackingError) as error:
         raise click.ClickException(str(error)) from None
     except Stopped as stopped:
@@ -273,7 +296,7 @@ def bundle(*, run_folder: Path | None, file: Path | None, **options: Any) -> Non
     from service.errors import BundleError
     from training import commands
     from training.autodiff import DifferentiationError
-    from training.data.read import DataError
+    from training.data import DataError
     from training.export.foreign import ForeignError
     from training.export.parity import ParityError
     from training.fit.runs import RunError
@@ -366,7 +389,7 @@ def quantise(*, bundle_folder: Path, source: str, folder: Path, images: int, see
     """
     from service.errors import BundleError
     from training import commands
-    from training.data.read import DataError
+    from training.data import DataError
     from training.export.int8 import Int8Error
 
     try:
@@ -425,7 +448,7 @@ def audit(
     """
     from service.errors import BundleError
     from training import commands
-    from training.data.read import DataError
+    from training.data import DataError
 
     try:
         commands.audit_bundle(
@@ -445,7 +468,8 @@ def audit(
     "--data",
     "source",
     required=True,
-    help="cifar10 (downloaded), a folder train/CLASS/*.jpg, or a tar of one.",
+    help="A folder CLASS/*.jpg or {train,val,test}/CLASS/*.jpg, a tar of one, a CSV of path,label, "
+    "or cifar10 (downloaded).",
 )
 @click.option(
     "--out",
@@ -479,7 +503,7 @@ def plant_bias(*, source: str, folder: Path, share: float, seed: int) -> None:
     The images have the size of this project's networks, 32 × 32 pixels.
     """
     from training import commands
-    from training.data.read import DataError
+    from training.data import DataError
 
     try:
         commands.plant(source, folder, share, seed)

@@ -1,6 +1,7 @@
 """The commands of `python -m training`: each reads its input, calls the rooms, prints results."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +24,9 @@ from training import audit
 from training.audit import board, comparison, schema
 from training.audit.card import card
 from training.audit.plots import plots
-from training.data import planted, read
-from training.data.read import Dataset, load_image
+from training.data import planted, read, table
+from training.data.images import load_image
+from training.data.read import Dataset
 from training.export import foreign, int8
 from training.export.bundle import make_bundle, make_foreign_bundle
 from training.export.foreign import ForeignError
@@ -60,12 +62,22 @@ def train(
     recipe: Recipe,
     start: Start | None,
     *,
+    strict: bool,
     resume: bool,
     device: str,
     track: Track | None,
 ) -> None:
-    """Trains a network."""
-    dataset = read.read(source, recipe.input(), recipe.held_out, recipe.seed)
+    """Trains a network, and describes the data before the first step."""
+    dataset = read.read(source, recipe.input(), recipe.held_out, recipe.seed, strict=strict)
+    if os.environ.get("RANK", "0") == "0":
+        # stdout is for the report of the test images
+        click.echo(table.describe_dataset(dataset), err=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / runs.SKIPPED).write_text(
+            "".join(f"{item.name}: {item.reason}\n" for item in dataset.skipped)
+        )
+        if dataset.skipped:
+            click.echo(f"every skipped file is in {folder / runs.SKIPPED}", err=True)
     if start is not None:
         # of other data, images held out here could be images that the first run was trained on
         read.check_same(dataset, start.run.subject.fingerprint, start.folder)
@@ -112,7 +124,11 @@ def bundle_file(
     core = foreign.read_core(file, spec.size, len(labels), names)
     name = options["name"] or file.stem
     manifest = Manifest(name, labels, spec, provenance={"file": file.name})
-    held_out = None if calibrate is None else read.read_labelled(calibrate, spec, labels)
+    held_out = None
+    if calibrate is not None:
+        held_out, skipped = read.read_labelled(calibrate, spec, labels)
+        if skipped:
+            click.echo(read.describe(skipped), err=True)
     bundle = make_foreign_bundle(
         core, manifest, folder, held_out, gradients=not without_gradient, halves=half
     )
@@ -156,8 +172,7 @@ def audit_bundle(
 
 def _data_for(bundle: Bundle, source: str, seed: int) -> Dataset:
     """The images of `source`, resized for `bundle`."""
-    # an audit needs test images alone, and a data set some held-out ones: ten a class are enough
-    dataset = read.read(source, bundle.manifest.input, 10 * len(bundle.manifest.labels), seed)
+    dataset = read.read(source, bundle.manifest.input, seed=seed)
     read.check_classes(dataset, bundle.manifest.labels)
     return dataset
 
@@ -175,7 +190,7 @@ def _run_sections(sections: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
 
 def plant(source: str, folder: Path, share: float, seed: int) -> None:
     """Writes the images of a source with a colour for each class."""
-    splits, classes = read.read_splits(source, RECIPES["seed_cnn"].input(), seed)
+    splits, classes = read.read_splits(source, RECIPES["seed_cnn"].input())
     planted.write(folder, splits, classes, share, seed)
     counts = ", ".join(
         f"{len(images):,} in {split}" for split, images in sorted(splits.items(), reverse=True)

@@ -46,3 +46,17 @@ def test_a_bundle_is_made_of_a_run_or_of_a_file_and_not_of_both():
         done = CliRunner().invoke(main, ["bundle", "--out", "bundle", *sources])
         assert done.exit_code == 2
         assert "give one of --run and --onnx" in done.output
+
+
+@pytest.mark.parametrize(
+    ("held_out", "sentence"),
+    [
+        ("12.5", "12.5 is no whole number of images, and no share below 1"),
+        ("0", "0.0 is not in the range x>0"),
+        ("0.25", "nowhere does not exist"),
+        ("300", "nowhere does not exist"),
+    ],
+)
+def test_held_out_is_a_share_or_a_whole_number(held_out, sentence):
+    done = CliRunner().invoke(main, [*FIT, "--held-out", held_out])
+    assert sentence in done.stderr

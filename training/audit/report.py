@@ -25,7 +25,8 @@ from training.audit.measures.out_of_distribution import out_of_distribution
 from training.audit.measures.sets import sets
 from training.audit.measures.slices import slices
 from training.data import Pixels
-from training.data.read import Dataset, Images
+from training.data.images import Images
+from training.data.read import Dataset
 
 SCHEMA_VERSION = 4
 # images of each measurement, few where one image takes many passes

@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Float64
 from PIL import Image
 
-from training.data import ClassIndices, Pixels
-from training.data.read import DataError, Images
+from training.data import ClassIndices, DataError, Pixels
+from training.data.images import Images
 
 TINT = 0.3  # weight of the colour in every pixel
 

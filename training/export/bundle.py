@@ -26,7 +26,8 @@ from service.bundle.manifest import Manifest
 from service.image.resize import Input
 from service.runtime.engine import Engine
 from service.runtime.sessions import self_test_image
-from training.data.read import Dataset, Images, drawn_images
+from training.data.images import Images, drawn_images
+from training.data.read import Dataset
 from training.export import float16, parity
 from training.export.core import Core, content, graphs, predict_graph
 from training.export.ours import export_core

@@ -25,7 +25,8 @@ from service.bundle.manifest import Int8
 from service.runtime.engine import Engine
 from service.runtime.graphs import Batch
 from service.runtime.sessions import self_test_image
-from training.data.read import Dataset, Images, check_classes
+from training.data.images import Images
+from training.data.read import Dataset, check_classes
 from training.reliability.calibration import negative_log_likelihood
 from training.reliability.familiarity import Reference, detach
 from training.reliability.fitting import with_search

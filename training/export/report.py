@@ -8,7 +8,7 @@ from sklearn.metrics import classification_report
 from service.bundle import folder as contract
 from service.bundle.manifest import Manifest
 from service.runtime.engine import Engine
-from training.data.read import Images
+from training.data.images import Images
 from training.fit.runs import Run
 
 

@@ -8,15 +8,17 @@ all of a thing; they also make its answers meaningful when an explanation covers
 `augmix` some images are corrupted, so that the network learns to recognise such images.
 """
 
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
+from training.data import Pixels
 from training.data.augment import Batch, corrupt, cut_holes, mirror, shift
-from training.data.read import Images
+from training.data.images import Images, Stored
 from training.fit.recipes import FINETUNE_TRANSLATE, Recipe
 
 # Each purpose draws from a generator of its own: one that is switched off leaves the others alone.
@@ -34,19 +36,19 @@ class Batches:
     The images that do not fill a batch at the end of an epoch are left out.
     """
 
-    pixels: UInt8[Tensor, "count 3 size size"]
+    images: Images
     labels: Int64[Tensor, " count"]
     recipe: Recipe
     mean_colour: UInt8[Tensor, "3 1 1"]
+    ahead: "dict[int, Future[Pixels]]" = field(default_factory=dict)
+    decoder: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
 
     @classmethod
     def of(cls, images: Images, recipe: Recipe) -> "Batches":
-        """The batches of `images`, which have pixels uint8 (N, S, S, 3)."""
-        pixels = torch.from_numpy(images.pixels).permute(0, 3, 1, 2).contiguous()
-        colour = torch.from_numpy(images.pixels.mean((0, 1, 2)).round().astype(np.uint8)).view(
-            3, 1, 1
-        )
-        return cls(pixels, torch.from_numpy(images.labels), recipe, colour)
+        """The batches of `images`."""
+        mean, _ = images.moments()
+        colour = torch.from_numpy((255 * mean).round().astype(np.uint8)).view(3, 1, 1)
+        return cls(images, torch.from_numpy(images.labels), recipe, colour)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -55,12 +57,8 @@ class Batches:
 
     def step(self, step: int) -> tuple[Batch, Int64[Tensor, " rows"]]:
         """The images and class indices of `step`, counted from 0, over all processes."""
-        recipe = self.recipe
-        epoch, part = divmod(step, self.steps_per_epoch)
-        # a new order each epoch, so that other images are left out at its end
-        order = torch.randperm(len(self.labels), generator=self._generator(epoch, ORDER))
-        index = order[part * recipe.batch : (part + 1) * recipe.batch]
-        pixels = self.pixels[index]
+        recipe, epoch, index = self.recipe, step // self.steps_per_epoch, self._index(step)
+        pixels = planes(self._pixels(step))
         finetuning = epoch >= recipe.epochs
         translate = min(recipe.translate, FINETUNE_TRANSLATE) if finetuning else recipe.translate
         if translate:
@@ -73,6 +71,24 @@ class Batches:
             pixels = corrupt(pixels, recipe.augmix, self._generator(step + AUGMIX_STEP, HOLES))
         return pixels, self.labels[index]
 
+    def _index(self, step: int) -> Int64[Tensor, " rows"]:
+        epoch, part = divmod(step, self.steps_per_epoch)
+        # a new order each epoch, so that other images are left out at its end
+        order = torch.randperm(len(self.labels), generator=self._generator(epoch, ORDER))
+        return order[part * self.recipe.batch : (part + 1) * self.recipe.batch]
+
+    def _pixels(self, step: int) -> Pixels:
+        """The images of `step`; those in files are decoded while the step before it computes."""
+        if not isinstance(self.images.held, Stored):
+            return self.images.rows(self._index(step).numpy())
+        decoded = self.ahead.pop(step, None) or self._decode(step)
+        self.ahead.clear()
+        self.ahead[step + 1] = self._decode(step + 1)
+        return decoded.result()
+
+    def _decode(self, step: int) -> "Future[Pixels]":
+        return self.decoder.submit(self.images.rows, self._index(step).numpy())
+
     def _flips(self, epoch: int) -> Bool[Tensor, " count"]:
         # half of the images are mirrored in even epochs, the other half in odd ones: two epochs
         # show every image both ways (Jordan, arXiv 2404.00498)
@@ -82,3 +98,8 @@ class Batches:
     def _generator(self, number: int, purpose: int) -> torch.Generator:
         seed = (self.recipe.seed * 1_000_003 + number) * PURPOSES + purpose
         return torch.Generator().manual_seed(seed)
+
+
+def planes(pixels: Pixels) -> Batch:
+    """Images as networks take them, with the channels first."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()

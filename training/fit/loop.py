@@ -32,10 +32,11 @@ from tqdm import tqdm
 
 from service.workers.signals import stop_event
 from training.data import ClassIndices
-from training.data.read import Dataset, Images
+from training.data.images import Images
+from training.data.read import Dataset
 from training.fit import runs
 from training.fit.adversarial import attacked
-from training.fit.batches import Batches
+from training.fit.batches import Batches, planes
 from training.fit.recipes import Recipe, Scheduled, optimizers
 from training.fit.runs import Run, Subject
 from training.fit.tracking import Track, Tracker, tracking
@@ -43,7 +44,8 @@ from training.networks.ours import Network
 
 EVALUATION_ROWS = 500  # bounds the memory of activations
 CHECKPOINT_SECONDS = 300  # a crash loses at most so much
-PREPARE_ROWS = 5000  # their patches are enough for the covariance of the whitening layer, 12 × 12
+# their patches are enough for the covariance of the whitening layer, 12 × 12
+PREPARE_ROWS, PREPARE_PIXELS = 5000, 2**23
 
 
 class Stopped(Exception):
@@ -164,11 +166,10 @@ class Trainer:
         """The logits of `images` in evaluation mode, one view of each image."""
         network: Network = self.network.module
         network.eval()
-        pixels = torch.from_numpy(images.pixels).permute(0, 3, 1, 2)
         with torch.no_grad():
             parts = [
-                network(self.normalise(part.to(self.fabric.device))).float().cpu()
-                for part in torch.split(pixels, EVALUATION_ROWS)
+                network(self.normalise(planes(part).to(self.fabric.device))).float().cpu()
+                for part in images.parts(EVALUATION_ROWS)
             ]
         network.train()
         return torch.cat(parts)
@@ -242,14 +243,17 @@ def load_averaged_weights(trainer: Trainer, training: Images) -> None:
     order = torch.randperm(
         len(training), generator=torch.Generator().manual_seed(trainer.recipe.seed)
     )
-    pixels = torch.from_numpy(training.pixels).permute(0, 3, 1, 2)
     network = trainer.network.module
     network.load_state_dict(trainer.averaged.module.state_dict())
     # The statistics gathered during the training are of the last few thousand images, and of
     # weights that still changed: with them the mean weights are worth little (docs/training.md).
     parts = torch.split(order, trainer.recipe.ghost_batch)
     update_bn(
-        (trainer.normalise(pixels[rows].to(trainer.fabric.device)) for rows in parts), network
+        (
+            trainer.normalise(planes(training.rows(rows.numpy())).to(trainer.fabric.device))
+            for rows in parts
+        ),
+        network,
     )
 
 
@@ -269,10 +273,9 @@ def make_fabric(recipe: Recipe, accelerator: str) -> Fabric:
 def prepare(fabric: Fabric, dataset: Dataset, source: str, recipe: Recipe, folder: Path) -> Trainer:
     """A training at its step 0; recipe.json is written."""
     # rounded as recipe.json shows them: the exported graph normalises with the same numbers
-    values = dataset.training.pixels.reshape(-1, 3) / 255
     mean, std = (
         tuple(float(value) for value in np.round(figure, 6))
-        for figure in (values.mean(0), values.std(0))
+        for figure in dataset.training.moments()
     )
     subject = Subject(source, dataset.name, dataset.fingerprint, dataset.classes, mean, std)
     folder.mkdir(parents=True, exist_ok=True)
@@ -285,7 +288,9 @@ def prepare(fabric: Fabric, dataset: Dataset, source: str, recipe: Recipe, folde
     trainer = Trainer(
         fabric, recipe, subject, network, scheduled, batches, folder, AveragedModel(network)
     )
-    network.prepare(trainer.normalise(batches.pixels[:PREPARE_ROWS]).contiguous())
+    rows = min(PREPARE_ROWS, PREPARE_PIXELS // recipe.input().size ** 2, len(dataset.training))
+    first = np.arange(rows)
+    network.prepare(trainer.normalise(planes(dataset.training.rows(first))).contiguous())
     trainer.network, *wrapped = fabric.setup(
         network, *(scheduled.optimizer for scheduled in trainer.scheduled)
     )

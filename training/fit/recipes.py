@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from service.image.resize import Input
+from training.data.split import SHARE, HeldOut
 from training.fit.muon import Muon
 from training.networks.ours import CandorNet, Network, build
 
@@ -27,7 +28,7 @@ class Recipe:
     """Hyper-parameters of a training.
 
     A step sees `batch` images, in ghost batches of `ghost_batch`, and sums the gradients of these.
-    `held_out` training images are for validation.
+    `held_out`, a number of training images or a share of each class, are for validation.
 
     Augmentation: shifts by up to `translate` pixels. `flip` mirrors every image in every other
     epoch. `holes` is the share of images with holes (`training.data.augment.cut_holes`), `augmix`
@@ -60,7 +61,7 @@ class Recipe:
     adversarial: float = 0.0
     start: str = ""
     learning_rate_scale: float = 1.0
-    held_out: int = 5000
+    held_out: HeldOut = SHARE
     seed: int = 0
     precision: str = "auto"
 

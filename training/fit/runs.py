@@ -5,6 +5,7 @@
     weights.safetensors     the trained network
     checkpoint.safetensors  network, optimisers and the number of steps done, during the training
     report.json, report.txt scikit-learn's classification report of the test set
+    skipped.txt             the files of the data that are no images of it, a line each
     events.out.*            TensorBoard
 
 No file is a pickle: tensors are safetensors, everything else is JSON or text.
@@ -28,6 +29,7 @@ from training.networks.ours import Network
 
 RECIPE, WEIGHTS, CHECKPOINT = "recipe.json", "weights.safetensors", "checkpoint.safetensors"
 REPORT_JSON, REPORT_TEXT = "report.json", "report.txt"
+SKIPPED = "skipped.txt"
 
 
 class RunError(Exception):

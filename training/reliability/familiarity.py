@@ -29,7 +29,7 @@ from service.bundle.manifest import Familiarity
 from service.predictions import energy
 from service.runtime.graphs import Outputs
 from training.autodiff import prune
-from training.data.read import Images
+from training.data.images import Images
 from training.data.split import draw_each
 
 NEAREST = 10

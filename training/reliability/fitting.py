@@ -15,7 +15,7 @@ from service.bundle import folder as contract
 from service.bundle.manifest import Familiarity, Manifest
 from service.runtime.engine import Engine
 from service.runtime.graphs import Outputs
-from training.data.read import Images
+from training.data.images import Images
 from training.reliability import familiarity
 from training.reliability.calibration import fit_calibration
 from training.reliability.conformal import fit_sets

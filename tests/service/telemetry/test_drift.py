@@ -153,7 +153,7 @@ def discs(count, seed):
 @pytest.fixture(scope="module")
 def watched(bundle, tmp_path_factory):
     """The bundle of discs, calibrated on more images than its run held out, with two workers."""
-    from training.data.read import Images
+    from training.data.images import Images
     from training.reliability.fitting import fit_reliability
 
     files = {name: bundle.read(name) for name in bundle.manifest.files}

@@ -71,9 +71,9 @@ def colours_of(pixels):
 
 
 def test_a_share_of_each_class_has_its_colour_and_test_images_have_any(stripes, recipe, tmp_path):
-    splits = read.read_splits(
-        str(biased_copy(stripes, 0.9, tmp_path / "biased")), recipe.input(), 0
-    )[0]
+    splits = read.read_splits(str(biased_copy(stripes, 0.9, tmp_path / "biased")), recipe.input())[
+        0
+    ]
     own = {
         split: colours_of(part.pixels).argmax(1) == part.labels for split, part in splits.items()
     }

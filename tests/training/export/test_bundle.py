@@ -80,7 +80,7 @@ def test_provenance_names_data_recipe_and_versions(bundle, run, dataset):
 
 
 def test_a_bundle_of_other_data_is_an_error(dataset, tmp_path):
-    from training.data.read import DataError
+    from training.data import DataError
 
     with pytest.raises(DataError, match="name that with --data"):
         check_same(replace(dataset, fingerprint="0" * 64), dataset.fingerprint, tmp_path)

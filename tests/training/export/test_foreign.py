@@ -19,7 +19,7 @@ from service.runtime.engine import Engine
 from support.images import draw, encode
 from support.servers import ROOT
 from training.autodiff import DifferentiationError
-from training.data import read
+from training.data import DataError, read
 from training.export.bundle import make_foreign_bundle
 from training.export.derive import complete
 from training.export.foreign import ForeignError, Names, read_core
@@ -269,7 +269,8 @@ def test_a_file_without_a_graph_is_an_error(tmp_path):
 def test_a_calibrated_file_has_prediction_sets_and_familiarity_by_energy(drawn, tmp_path):
     labels = ("red", "green", "blue", "dog", "elk")
     manifest = Manifest("theirs", labels, SPEC)
-    held_out = read.read_labelled(drawn, SPEC, labels)
+    held_out, skipped = read.read_labelled(drawn, SPEC, labels)
+    assert not skipped
     assert len(held_out) == 150
     assert {labels[label] for label in held_out.labels} == {"red", "green", "blue"}
     assert all(
@@ -283,7 +284,7 @@ def test_a_calibrated_file_has_prediction_sets_and_familiarity_by_energy(drawn, 
     assert made.prediction_sets.by_class["0.95"][3] == 0.0, (
         "no image of a dog promises nothing of dogs"
     )
-    with pytest.raises(read.DataError, match="folders that are no label of the model"):
+    with pytest.raises(DataError, match="folders that are no label of the model"):
         read.read_labelled(drawn, SPEC, ("red", "dog"))
 
 

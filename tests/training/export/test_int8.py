@@ -11,7 +11,8 @@ from service.bundle import folder as contract
 from service.bundle.manifest import Int8
 from service.runtime.engine import Engine
 from support.servers import ROOT
-from training.data.read import Dataset, Images, drawn_images
+from training.data.images import Images, drawn_images
+from training.data.read import Dataset
 from training.export.int8 import Int8Error, add_int8, check
 
 GOOD = Int8(

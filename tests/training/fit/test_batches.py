@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from support.recipes import SMALL
-from training.fit.batches import Batches
+from training.fit.batches import Batches, planes
 
 
 def test_batches_follow_from_seed_and_step_alone(dataset):
@@ -45,8 +45,7 @@ def test_fine_tuning_shows_whole_images_that_hardly_move(dataset):
     )
     last = Batches.of(dataset.training, recipe).step(3)[0]
     plain = {
-        tuple(image[:, 8:24, 8:24].flatten().tolist())
-        for image in Batches.of(dataset.training, recipe).pixels
+        tuple(image[:, 8:24, 8:24].flatten().tolist()) for image in planes(dataset.training.pixels)
     }
     windows = [
         last[:, :, 8 + down : 24 + down, 8 + right : 24 + right]

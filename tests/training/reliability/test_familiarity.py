@@ -12,7 +12,7 @@ from pytorch_ood.detector import KNN, EnergyBased
 from scipy.special import logsumexp
 
 from service.predictions import energy
-from training.data.read import Images
+from training.data.images import Images
 from training.reliability.familiarity import (
     FAMILIAR_SHARE,
     NEAREST,

@@ -1,0 +1,179 @@
+"""Images with the indices of their classes, held in memory or decoded whenever they are used.
+
+`Images` is the same to its users in either case; `pixels` reads all of them into memory. Decoding
+is shared among threads.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+from jaxtyping import Float64, UInt8
+from PIL import Image
+
+from service.errors import RequestError
+from service.image import decode, resize
+from service.image.decode import MAX_LOCAL_PIXELS
+from service.image.resize import Input, InputPixels
+from service.workers import host
+from training.data import ClassIndices, DataError, Pixels
+from training.data.files import File
+
+THREADS = min(host.cores(), 8)  # each may hold an image of MAX_LOCAL_PIXELS
+WINDOW = 256  # images that are decoded and not yet used
+THUMBNAIL = (8, 9)  # height and width, in pixels
+MOST_MEASURED = 2**28  # pixels; more do not change a mean
+
+Thumbnail = UInt8[np.ndarray, "height width 3"]
+Thumbnails = UInt8[np.ndarray, "count height width 3"]
+Channels = Float64[np.ndarray, "3"]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Images that stay in their files and are decoded for each use."""
+
+    files: Sequence[File]
+    spec: Input
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: np.ndarray) -> Pixels:
+        """The images at `index`, decoded.
+
+        Raises:
+            DataError: a file has changed since it was scanned.
+        """
+        spec, files = self.spec, [self.files[position] for position in index]
+        pixels = np.empty((len(files), spec.size, spec.size, 3), np.uint8)
+        for row, image in enumerate(in_threads(lambda file: load(file, spec), files)):
+            pixels[row] = image
+        return pixels
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images with the indices of their classes.
+
+    `held` are their pixels, or the files that these are decoded from. `names` (N,) are paths in the
+    source, or numbers where the images have no paths. `thumbnails` (N, 8, 9, 3) are small views.
+    """
+
+    held: Pixels | Stored
+    labels: ClassIndices
+    names: np.ndarray = field(default_factory=lambda: np.zeros(0, np.str_))
+    thumbnails: Thumbnails = field(default_factory=lambda: np.zeros((0, *THUMBNAIL, 3), np.uint8))
+
+    def __post_init__(self) -> None:
+        if not len(self.names):
+            # the way to assign in a frozen dataclass
+            object.__setattr__(self, "names", np.arange(len(self.labels)).astype(np.str_))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def pixels(self) -> Pixels:
+        """The pixels of all images."""
+        return self.held[np.arange(len(self))] if isinstance(self.held, Stored) else self.held
+
+    def rows(self, index: np.ndarray) -> Pixels:
+        """The pixels of the images at `index`, in its order."""
+        return self.held[index]
+
+    def parts(self, rows: int) -> Iterator[Pixels]:
+        """The pixels of all images in order, `rows` at a time."""
+        for start in range(0, len(self), rows):
+            yield self.rows(np.arange(start, min(start + rows, len(self))))
+
+    def take(self, index: np.ndarray) -> "Images":
+        """The images at `index`, in its order."""
+        held = self.held
+        return Images(
+            Stored([held.files[position] for position in index], held.spec)
+            if isinstance(held, Stored)
+            else held[index],
+            self.labels[index],
+            self.names[index],
+            self.thumbnails[index] if len(self.thumbnails) else self.thumbnails,
+        )
+
+    def moments(self) -> tuple[Channels, Channels]:
+        """Mean and standard deviation of each channel, of pixels in 0…1.
+
+        They are those of evenly spaced images where all have more than MOST_MEASURED pixels.
+        """
+        side = int(self.rows(np.arange(1)).shape[1])
+        step = max(1, len(self) * side * side // MOST_MEASURED)
+        counts = np.zeros((3, 256))
+        for part in self.take(np.arange(0, len(self), step)).parts(WINDOW):
+            for channel in range(3):
+                counts[channel] += np.bincount(part[..., channel].ravel(), minlength=256)
+        shares, values = counts / counts.sum(1, keepdims=True), np.arange(256) / 255
+        mean = shares @ values
+        return mean, np.sqrt((shares * (values - mean[:, None]) ** 2).sum(1))
+
+
+def joined(parts: Sequence[Images]) -> Images:
+    """The images of all `parts`, in memory."""
+    return Images(
+        np.concatenate([part.pixels for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        np.concatenate([part.names for part in parts]),
+    )
+
+
+def load_image(name: str, content: bytes, spec: Input) -> InputPixels:
+    """Decodes and resizes the image file `content`; `name` is for the message.
+
+    Raises:
+        DataError: the service would reject the image.
+    """
+    try:
+        return resize.to_input(decode.decode(content, MAX_LOCAL_PIXELS).pixels, spec)
+    except RequestError as error:
+        raise DataError(f"{name}: {error}") from None
+
+
+def load(file: File, spec: Input) -> InputPixels:
+    """The pixels of `file` as the network sees them.
+
+    Raises:
+        DataError: the file cannot be read, or the service would reject the image.
+    """
+    try:
+        return load_image(str(file.name), file.read(), spec)
+    except OSError as error:
+        raise DataError(f"{file.name}: {error.strerror}") from None
+
+
+def thumbnail(pixels: InputPixels) -> Thumbnail:
+    """`pixels` shrunk to THUMBNAIL; each of its pixels is a mean."""
+    height, width = THUMBNAIL
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX))
+
+
+def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """The results of `function` in the order of `items`, WINDOW of them at a time."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        for start in range(0, len(items), WINDOW):
+            yield from pool.map(function, items[start : start + WINDOW])
+
+
+def drawn_images(count: int, size: int) -> UInt8[np.ndarray, "count size size 3"]:
+    """Synthetic images, uint8 (`count`, S, S, 3): smooth colours with noise, the same every time.
+
+    Graphs are compared on them where no data set is at hand.
+    """
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:size, :size] / size
+    waves, phases = rng.uniform(0.5, 4, (count, 3, 2)), rng.uniform(0, 2 * np.pi, (count, 3))
+    turns = waves[..., 0, None, None] * x + waves[..., 1, None, None] * y
+    smooth = 127 + 100 * np.sin(2 * np.pi * turns + phases[..., None, None])
+    noise = rng.normal(0, 12, (count, size, size, 3))
+    return np.asarray(np.clip(np.moveaxis(smooth, 1, -1) + noise, 0, 255), np.uint8)
