@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -33,12 +33,12 @@ from support.load import Server, Wrk, table
 CALLERS = 4
 ANSWER_SECONDS = 20
 SLOW_SECONDS = 1.0
-SAMPLE_SECONDS = 5
-SETTLED = 1 / 6  # of a soak, after which memory is to be flat
+PARTS = 6  # of a soak; memory is to be flat after the first
+REST_SECONDS = 40  # the service gives free memory back every 30 s
 NORMAL_CONNECTIONS = 4
 FAULTS = re.compile("5(?!03|04)")  # statuses that no caller may cause
 SMALL = load.image("/predict", load.jpeg("32×32"))
-DEAR = "/explain?method=kernel_shap&samples=4096&segments=32&deadline_ms=5000"
+DEAR = "/explain?method=kernel_shap&samples=4096&segments=32&deadline_ms=800"  # before SLOW_SECONDS
 HOSTILE_SHARE = 0.05  # of the requests of a soak; the others are mutated
 MIB = 2**20
 
@@ -144,7 +144,7 @@ def requests_section(seconds: float, seed: int, folder: Path) -> tuple[str, Coun
 
 
 def soak_section(seconds: float, seed: int, folder: Path) -> tuple[str, Counter[str]]:
-    """Sends normal predictions and hostile input at once, and samples resident memory."""
+    """Sends normal predictions and hostile input at once; measures resident memory at rest."""
     corpus = Corpus(folder / "images")
     hostile = _hostile()
 
@@ -154,24 +154,26 @@ def soak_section(seconds: float, seed: int, folder: Path) -> tuple[str, Counter[
             return b"", raw.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
         return b"", mutations.request(corpus.inputs, source)
 
+    counts: Counter[str] = Counter()
+    at_rest, rates, errors, part = list[float](), list[float](), 0, seconds / PARTS
     with serving() as server, tempfile.TemporaryDirectory() as name:
         wrk = Wrk(Path(name))
-        sampling = Sampling(server)
-        with (
-            wrk.driving(server.port, [(SMALL, 1)], NORMAL_CONNECTIONS, seconds) as normal,
-            sampling,
-        ):
-            _, counts = _fuzzed("", server, corpus, make, seconds, seed)
-            reading = load.parse(normal.communicate(timeout=60)[0])
-        later = sampling.mib[round(SETTLED * len(sampling.mib)) :]
+        for number in range(PARTS):
+            with wrk.driving(server.port, [(SMALL, 1)], NORMAL_CONNECTIONS, part) as normal:
+                counts += _fuzzed("", server, corpus, make, part, seed + number)[1]
+                reading = load.parse(normal.communicate(timeout=60)[0])
+            rates.append(reading.rate)
+            errors += reading.errors
+            time.sleep(REST_SECONDS)
+            at_rest.append(resident_bytes(load.family(server.pid)) / MIB)
     rows = [
-        ("normal predictions", f"{reading.rate:.0f} a second, p99 {reading.p99:.1f} ms"),
-        ("errors of theirs", reading.errors),
+        ("normal predictions a second, by part", _numbers(rates)),
+        ("errors of theirs", errors),
         ("hostile requests, by status", _tally(counts)),
-        ("resident MiB at first, at the end", f"{sampling.mib[0]:.0f}, {sampling.mib[-1]:.0f}"),
-        ("resident MiB after a sixth: least, most", f"{min(later):.0f}, {max(later):.0f}"),
+        ("resident MiB at rest after each part", _numbers(at_rest)),
     ]
-    return f"## Soak, {seconds / 60:g} minutes\n\n{table(('', ''), rows)}", counts
+    title = f"## Soak, {PARTS} parts in {seconds / 60:g} minutes"
+    return f"{title}\n\n{table(('', ''), rows)}", counts
 
 
 def _hostile() -> list[bytes]:
@@ -186,30 +188,6 @@ def _hostile() -> list[bytes]:
         load.Request(DEAR, load.jpeg("32×32"), plain),
     ]
     return [request.raw() for request in requests]
-
-
-class Sampling(threading.Thread):
-    """Samples the resident memory of a server's processes, in MiB, while its block runs."""
-
-    def __init__(self, server: Server) -> None:
-        super().__init__(daemon=True)
-        self.mib: list[float] = []
-        self._server = server
-        self._ended = threading.Event()
-
-    def run(self) -> None:
-        """Takes a sample every SAMPLE_SECONDS."""
-        while True:
-            self.mib.append(resident_bytes(load.family(self._server.pid)) / MIB)
-            if self._ended.wait(SAMPLE_SECONDS):
-                return
-
-    def __enter__(self) -> None:
-        self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self.join()
 
 
 Make = Callable[[random.Random], tuple[bytes, bytes]]
@@ -271,6 +249,10 @@ def _words(body: bytes) -> str:
     except (ValueError, KeyError, TypeError):
         return ""
     return re.sub(r"\d[\d.,]*|'.*?'|\".*?\"", "…", text)[:200]
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.0f}" for value in values)
 
 
 def _tally(counts: Mapping[str, int]) -> str:

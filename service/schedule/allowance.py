@@ -32,11 +32,14 @@ class Rates(NamedTuple):
     megapixels: float | None = None
 
 
+OF_THE_SERVICE = Rates()
+
+
 class Caller(NamedTuple):
     """The caller of a request: a `name` for messages, and its own `rates`."""
 
     name: str = ""
-    rates: Rates = Rates()
+    rates: Rates = OF_THE_SERVICE
 
 
 class Allowances:
@@ -51,6 +54,7 @@ class Allowances:
     ) -> None:
         """`rejected` counts the rejections by resource."""
         self._rates = rates
+        self._unlimited = not any(rates)
         self._times = times
         self._rejected = rejected or {}
         self._clock = clock
@@ -70,6 +74,8 @@ class Allowances:
         Raises:
             TooManyRequests: it is empty.
         """
+        if self._unlimited and caller.rates is OF_THE_SERVICE:
+            return
         column = RESOURCES.index(resource)
         own = caller.rates[column]
         rate = self._rates[column] if own is None else own
