@@ -12,6 +12,7 @@ from support.servers import environment
 PORT = re.compile(r"port=htons\((\d+)\)")
 ADDRESS = re.compile(r'inet_addr\("([^"]+)"\)|inet_pton\(AF_INET6, "([^"]+)"')
 NAMES_PORT = "53"
+KEPT = ("PATH", "LANG", "LC_", "TMPDIR", "LD_", "PYTHON", "BENTOML_", "CANDOR_")
 
 
 class Watch:
@@ -37,8 +38,9 @@ class Watch:
     def environment(self, **settings: object) -> dict[str, str]:
         """The environment of the commands, with `settings` of Candor's."""
         given = environment(self._folder / "bentoml", **settings)
-        caches = {name for name in given if name.startswith("XDG_")}
-        kept = {name: given[name] for name in given.keys() - TELEMETRY_OFF.keys() - caches}
+        # Of all else dependencies may conclude that nobody is at home: in CI none reports.
+        kept = {name: text for name, text in given.items() if name.startswith(KEPT)}
+        kept = {name: kept[name] for name in kept.keys() - TELEMETRY_OFF.keys()}
         # matplotlib keeps a list of fonts, which reports nothing.
         own = {"HOME": str(self.home), "MPLCONFIGDIR": str(self._folder / "matplotlib")}
         return kept | own
