@@ -81,6 +81,8 @@ async def gather_rows(name: str, work: Iterable[Coroutine[Any, Any, Result]]) ->
     finally:
         for task in tasks:
             task.cancel()
+        # The exception of one holds this frame, which would hold it: a cycle with all images.
+        del tasks
 
 
 async def _numbered(place: str, row: Coroutine[Any, Any, Result]) -> Result:

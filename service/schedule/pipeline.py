@@ -375,6 +375,9 @@ class Pipeline:
             if not job.cancel():
                 await asyncio.gather(asyncio.wrap_future(job), return_exceptions=True)
             raise
+        finally:
+            # Its exception holds this frame, which would hold it: a cycle with the whole image.
+            del job
 
 
 def cost_of(opened: Opened, spec: Input, *, keep: bool = False, masked: bool = False) -> int:

@@ -1,13 +1,21 @@
 """The stages of an image, over a real engine, and as a real server shows them."""
 
 import asyncio
+import gc
+import sys
 import threading
 import time
 
 import numpy as np
 import pytest
 
-from service.errors import ImageTooLarge, TooManyRequests, Unavailable, UndecodableImage
+from service.errors import (
+    ImageTooLarge,
+    RequestError,
+    TooManyRequests,
+    Unavailable,
+    UndecodableImage,
+)
 from service.explain import ask
 from service.predictions import PredictionOptions, predict
 from service.runtime.engine import Engine
@@ -20,6 +28,7 @@ from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.workers.shared_state import PREDICTING, SharedState
 from support import arrivals, load
+from support.heavy_bodies import chunk, png
 from support.images import draw, encode
 from support.servers import Server
 
@@ -262,3 +271,19 @@ def test_a_damaged_large_image_gives_its_memory_back(tight):
     with pytest.raises(UndecodableImage):
         run(tight, lambda timing: tight.receive(LARGE[: len(LARGE) // 2], timing, keep=False))
     assert tight.budgets.images.used_bytes == 0
+
+
+def test_a_rejected_image_is_in_no_cycle(pipeline):
+    body = png(chunk(b"teSt") * 20_000)
+
+    async def steps(timing):
+        with pytest.raises(RequestError):
+            await pipeline.receive(body, timing, keep=False)
+
+    gc.disable()
+    try:
+        before = sys.getrefcount(body)
+        run(pipeline, steps)
+        assert sys.getrefcount(body) == before
+    finally:
+        gc.enable()
