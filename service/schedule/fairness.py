@@ -5,8 +5,8 @@ leaves its caller with the least of the lane after its turn, so that a cheap one
 dear ones. Seconds in the lane are forgotten over SPAN_SECONDS. A running explanation gives way once
 its caller is more than TURN_SECONDS ahead of another caller that waits.
 
-What takes at most a tenth (BRIEF) of the running explanation does not wait for its end, whoever
-asks: it runs between two pieces of it (`interject`), and the same between two of its own.
+What takes at most a tenth (BRIEF) of the running explanation does not wait for its end, even if one
+caller asks for both: it runs between two pieces of it (`interject`), and the same between its own.
 
 A ticket is charged with what it will really take in the time that is left for it. Ahead of it are
 the rest of the running ticket and those that go first; of other callers a turn each at most.

@@ -151,7 +151,7 @@ class ThreadLane(Generic[Item, Result]):
 
 
 class InterjectingLane(ThreadLane[Item, Result]):
-    """A lane on a thread, whose long work lets brief work run between two of its pieces."""
+    """A lane on a thread; brief work runs between two pieces of long work."""
 
     queue: FairQueue[Item, Result]
 

@@ -1,8 +1,8 @@
 """Times by name that the workers of one service share: a table of fixed size in a file.
 
 Each row has the digest of a name and COLUMNS times, in seconds of `time.perf_counter`, one clock
-for all processes of a Linux machine. A name without a row has times long past. A table whose rows
-near a name's place are all taken forgets the row with the earliest times.
+for all processes of a Linux machine. A name without a row has times long past.
+If all rows near the place of a new name are taken, the one with the earliest times is forgotten.
 """
 
 import fcntl
