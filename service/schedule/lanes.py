@@ -90,7 +90,10 @@ class LoopLane(Generic[Item, Result]):
         """
         ticket = self.queue.join(item, deadline, caller)
         self._schedule(ticket.future.get_loop())
-        return await self.queue.result(ticket)
+        try:
+            return await self.queue.result(ticket)
+        finally:
+            del ticket  # as in `Queue.result`
 
     def close(self) -> None:
         """Finishes what waits; later items are rejected."""

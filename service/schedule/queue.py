@@ -22,7 +22,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from service.errors import DeadlineExceeded, TooManyRequests, Unavailable
+from service.errors import DeadlineExceeded, RequestError, TooManyRequests, Unavailable
 from service.schedule.timing import RecentMean
 from service.telemetry.metrics import Metrics
 
@@ -85,6 +85,8 @@ class Ticket(Generic[Item, Result]):
         # A cancelled future raises when it is set, and the rest of the batch would wait for ever.
         if self.future.done():
             return
+        if isinstance(result, RequestError):
+            result = result.with_traceback(None)  # the lane's frames hold the ticket: a cycle
         if isinstance(result, Exception):
             self.future.set_exception(result)
         else:
@@ -202,6 +204,9 @@ class Queue(Generic[Item, Result]):
         except asyncio.CancelledError:
             self._leave(ticket)
             raise
+        finally:
+            # Its exception holds this frame, which would hold it: a cycle with the caller's image.
+            del ticket
 
     def wait(self) -> bool:
         """Blocks until tickets wait or the queue is closed; False if it is closed and empty."""

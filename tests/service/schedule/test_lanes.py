@@ -1,9 +1,11 @@
 """Both lanes batch, isolate and drain."""
 
 import asyncio
+import gc
 import math
 import threading
 import time
+import weakref
 from contextlib import suppress
 
 import pytest
@@ -355,3 +357,31 @@ def test_brief_work_runs_between_two_pieces_of_long_work_and_is_answered_first()
     assert set(answered) == {20.0, 1.0, -1.0}
     assert answered[0] != 20.0
     assert interjected[0] > 0.0
+
+
+class Image:
+    """An item that a weak reference can watch."""
+
+
+def refuse(batch):
+    assert batch
+    raise Unavailable("the test refuses it")
+
+
+@both
+def test_a_refused_item_is_in_no_cycle(lane):
+    lane, item = lane(refuse), Image()
+
+    async def run(image):
+        with suppress(Unavailable):
+            await lane.run(image, FAR)
+
+    gc.disable()
+    try:
+        watched = weakref.ref(item)
+        asyncio.run(run(item))
+        lane.close()
+        del item
+        assert watched() is None
+    finally:
+        gc.enable()
