@@ -5,11 +5,13 @@ The files are small, and announce as many pixels as the service takes at all, or
 
 import base64
 import io
+import itertools
 import json
 import socket
 import sys
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -90,6 +92,60 @@ def test_images_of_every_kind_stay_within_a_pod(pod):
         assert set(mixed) <= {200, 429}
         assert 200 in mixed
     assert server.metric('candor_budget_used_bytes{budget="images"}') == 0
+
+
+class Senders:
+    """Threads that send each of these files, in turn, until the block ends."""
+
+    def __init__(self, server, count, files):
+        self.statuses = Counter()
+        self._server, self._files, self._ended = server, files, threading.Event()
+        self._threads = [threading.Thread(target=self._send, args=(n,)) for n in range(count)]
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._ended.set()
+        for thread in self._threads:
+            thread.join(90)
+
+    def _send(self, first):
+        for body in itertools.islice(itertools.cycle(self._files), first, None):
+            if self._ended.is_set():
+                return
+            self.statuses[status(self._server, body)] += 1
+
+
+def p99_ms(server, seconds):
+    """The 99th percentile of one caller with a small image, who pauses for 10 ms between two."""
+    times, end = [], time.monotonic() + seconds
+    while time.monotonic() < end:
+        began = time.perf_counter()
+        answer = server.client.post(
+            "/predict", content=SMALL, headers={"content-type": "image/png"}
+        )
+        times.append(time.perf_counter() - began)
+        assert answer.status_code == 200
+        time.sleep(0.01)
+    return 1_000 * np.quantile(times, 0.99)
+
+
+@pytest.mark.benchmark
+def test_a_normal_caller_is_answered_beside_senders_of_large_images(pod):
+    server, group = pod
+    files = [fitting(server, kind) for kind in KINDS]
+    p99_ms(server, 5)
+    alone, beside = [], []
+    for count in (1, 8, 1, 8):
+        alone.append(p99_ms(server, 10))
+        with undisturbed(server, group), Senders(server, count, files) as senders:
+            beside.append(p99_ms(server, 20))
+        assert set(senders.statuses) <= {200, 429}
+    print(f"alone {np.round(alone, 1)} ms, beside 1, 8, 1, 8 senders {np.round(beside, 1)} ms")
+    assert np.median(beside) <= 4 * np.median(alone)
 
 
 @pytest.mark.benchmark

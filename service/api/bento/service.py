@@ -29,7 +29,7 @@ class FrontedService(bentoml.Service):  # type: ignore[misc] # bentoml is untype
         from service.workers import protocol  # noqa: PLC0415
 
         protocol.install()
-        memory.limit_arenas()
+        memory.limit_heaps()
         application: ASGIApp = super().to_asgi(is_main=is_main)
         configuration.check(self)
         return Front(application, configuration.cors(self.name), is_main=is_main)
