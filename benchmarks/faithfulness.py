@@ -1,15 +1,24 @@
-"""Faithfulness of maps: deletion and insertion areas on test images, beside random orders."""
+"""Faithfulness of maps: deletion and insertion areas on test images, beside random orders, and
+beside two maps that no network made: a centred blob and the edges of the image.
+"""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
 import numpy as np
+from jaxtyping import Float32, UInt8
+from scipy import ndimage
 
 from service.bundle import folder as bundle_folder
 from service.explain import METHODS, ask, explain, quality
 from service.runtime.engine import Engine
 from service.settings import EMBEDDED_BUNDLE
 from training.data.read import read
+
+Map = Float32[np.ndarray, "height width"]
+
+BLOB = 0.25  # its standard deviation, as a share of the shorter side
 
 DEFAULT = ("integrated_gradients", "grad_cam", "occlusion")
 
@@ -44,23 +53,45 @@ def main(data: str, images: int, methods: tuple[str, ...], folder: Path) -> None
         " | insertion | random | better than random |"
     )
     click.echo("| --- | --- | --- | --- | --- | --- | --- |")
+    pairs = list(zip(test.pixels[chosen], logits, strict=True))
     for name in methods:
         question = ask(engine.manifest, name, None, {})
-        maps = (
-            explain(engine, pixels, question, row)
-            for pixels, row in zip(test.pixels[chosen], logits, strict=True)
-        )
-        areas = [
-            quality.faithfulness(engine, pixels, a.map, a.target.index)
-            for pixels, a in zip(test.pixels[chosen], maps, strict=True)
-        ]
-        click.echo(line(name, areas))
+        answers = [(pixels, explain(engine, pixels, question, row)) for pixels, row in pairs]
+        maps = [(pixels, answer.map, answer.target.index) for pixels, answer in answers]
+        click.echo(line(name, areas(engine, maps)))
+    for name, drawn in (("a centred blob", blob), ("edges of the image", edges)):
+        maps = [(pixels, drawn(pixels), int(row.argmax())) for pixels, row in pairs]
+        click.echo(line(name, areas(engine, maps)))
 
 
-def line(name: str, areas: list[dict[str, float]]) -> str:
+def areas(
+    engine: Engine, maps: Iterable[tuple[UInt8[np.ndarray, "height width 3"], Map, int]]
+) -> list[dict[str, float]]:
+    """The areas of each map, for its image and the index of its target."""
+    return [
+        quality.faithfulness(engine, pixels, attribution, target)
+        for pixels, attribution, target in maps
+    ]
+
+
+def blob(pixels: UInt8[np.ndarray, "height width 3"]) -> Map:
+    """A Gaussian at the centre, the same for each image of a size."""
+    height, width = pixels.shape[:2]
+    rows, columns = np.mgrid[:height, :width]
+    squares = (rows - (height - 1) / 2) ** 2 + (columns - (width - 1) / 2) ** 2
+    return np.exp(-squares / (2 * (BLOB * min(height, width)) ** 2)).astype(np.float32)
+
+
+def edges(pixels: UInt8[np.ndarray, "height width 3"]) -> Map:
+    """The length of the brightness's gradient by Sobel's filters."""
+    grey = pixels.mean(axis=2)
+    return np.hypot(ndimage.sobel(grey, 0), ndimage.sobel(grey, 1)).astype(np.float32)
+
+
+def line(name: str, entries: list[dict[str, float]]) -> str:
     """The row of one method: means over images, and shares of images where the map beats chance."""
     deletion, by_chance, insertion, at_random = (
-        np.array([entry[key] for entry in areas])
+        np.array([entry[key] for entry in entries])
         for key in ("deletion", "deletion_random", "insertion", "insertion_random")
     )
     fewer, more = f"{(deletion < by_chance).mean():.0%}", f"{(insertion > at_random).mean():.0%}"

@@ -25,7 +25,7 @@ class Watch:
         if not shutil.which("strace"):
             pytest.skip("strace is not installed: scripts/packages strace")
         self.home = folder / "user"
-        self.home.mkdir()
+        self.home.mkdir(parents=True)
         self._folder = folder
         self._trace = folder / "strace.log"
 
