@@ -79,13 +79,14 @@ def blob(pixels: UInt8[np.ndarray, "height width 3"]) -> Map:
     height, width = pixels.shape[:2]
     rows, columns = np.mgrid[:height, :width]
     squares = (rows - (height - 1) / 2) ** 2 + (columns - (width - 1) / 2) ** 2
-    return np.exp(-squares / (2 * (BLOB * min(height, width)) ** 2)).astype(np.float32)
+    spread = BLOB * min(height, width)
+    return np.asarray(np.exp(-squares / (2 * spread**2)), np.float32)
 
 
 def edges(pixels: UInt8[np.ndarray, "height width 3"]) -> Map:
     """The length of the brightness's gradient by Sobel's filters."""
     grey = pixels.mean(axis=2)
-    return np.hypot(ndimage.sobel(grey, 0), ndimage.sobel(grey, 1)).astype(np.float32)
+    return np.asarray(np.hypot(ndimage.sobel(grey, 0), ndimage.sobel(grey, 1)), np.float32)
 
 
 def line(name: str, entries: list[dict[str, float]]) -> str:
