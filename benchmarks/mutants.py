@@ -60,8 +60,8 @@ SCHEDULER = (
     Mutant(
         "a deadline is checked without the backlog",
         QUEUE,
-        "needed = ahead + ticket.cost",
-        "needed = ticket.cost",
+        "return self._backlog_seconds + ticket.cost",
+        "return ticket.cost",
     ),
     Mutant(
         "a bad item fails its whole batch",
