@@ -134,9 +134,7 @@ def many_classes(folder: Path, labels: Sequence[str], coverage_threshold: float 
     core = core_of(
         nodes, {"K": kernel.astype(np.float32), "W": weights.astype(np.float32)}, classes
     )
-    even = Bins(
-        tuple(index + 0.5 for index in range(classes - 1)), tuple([1 / classes] * classes)
-    )
+    even = Bins(tuple(index + 0.5 for index in range(classes - 1)), tuple([1 / classes] * classes))
     manifest = Manifest(
         "many",
         tuple(labels),

@@ -256,12 +256,11 @@ class OpenInference:
 
     def _sets(self, request: OutputRequest, by_row: Sequence[PredictionSet | None]) -> Output:
         sets = [each for each in by_row if each is not None]
-        membership = [
-            [label in members for label in self._manifest.labels]
-            for members in (frozenset(each.labels) for each in sets)
-        ]
+        membership = np.zeros((len(sets), len(self._manifest.labels)), bool)
+        for row, each in zip(membership, sets, strict=True):
+            row[each.indices] = True
         parameters = {"coverage": sets[0].coverage, "by_class": sets[0].by_class}
-        return Output(request, np.array(membership, bool), parameters)
+        return Output(request, membership, parameters)
 
 
 def outputs_of(manifest: Manifest) -> tuple[str, ...]:
