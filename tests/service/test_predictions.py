@@ -50,7 +50,7 @@ def calibrated(similarity=None):
     row = OutputRow(LOGITS)
     if similarity is not None:
         row = OutputRow(LOGITS, np.array(similarity, np.float32), np.arange(7, 7 + len(similarity)))
-    return Calibrated(row, 1.0, PROBABILITIES, list(range(10)))
+    return Calibrated(row, 1.0, np.array(PROBABILITIES))
 
 
 def set_of(manifest, **options):
