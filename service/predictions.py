@@ -177,7 +177,7 @@ def _set(
     members = np.flatnonzero(probabilities >= thresholds)
     # An empty set would keep the promised coverage, and be of no use.
     indices = _ordered(
-        members if len(members) else probabilities.argmax(keepdims=True), probabilities
+        members if len(members) else np.array([probabilities.argmax()]), probabilities
     )
     listed = indices[: max(SET_LABELS, options.top_k)].tolist()
     labels = tuple(manifest.labels[index] for index in listed)

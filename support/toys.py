@@ -134,7 +134,6 @@ def many_classes(folder: Path, labels: Sequence[str], coverage_threshold: float 
     core = core_of(
         nodes, {"K": kernel.astype(np.float32), "W": weights.astype(np.float32)}, classes
     )
-    even = Bins(tuple(index + 0.5 for index in range(classes - 1)), tuple([1 / classes] * classes))
     manifest = Manifest(
         "many",
         tuple(labels),
@@ -146,7 +145,7 @@ def many_classes(folder: Path, labels: Sequence[str], coverage_threshold: float 
         ),
         familiarity=Familiarity("energy", 5.0, 2 * classes),
         distribution=Distribution(
-            2 * classes, Bins((0.5,), (0.5, 0.5)), Bins((8.0,), (0.5, 0.5)), even
+            2 * classes, *(Bins((middle,), (0.5, 0.5)) for middle in (0.5, 8.0, classes / 2))
         ),
     )
     return contract.write(folder / "many", manifest, graphs(core, SPEC)).folder

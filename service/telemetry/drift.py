@@ -31,8 +31,6 @@ RECORD = struct.Struct("4d")
 TIME, ASPECTS = 0, ("confidence", "familiarity", "classes")  # columns of a record
 BYTES = WINDOW * RECORD.size
 SUFFIX = ".window"
-# Chance alone moves the index by about a WINDOW-th a bin: 50 bins by 0.05.
-MOST_BINS = 50
 SMOOTHING = 0.5  # images added to every bin: an empty one would make the index infinite
 
 Records = Float64[np.ndarray, "records 4"]
@@ -82,20 +80,6 @@ def drift(records: Records, held_out: Distribution | None) -> dict[str, float]:
         aspect: stability_index(counts(values, bins.edges), bins, held_out.pictures)
         for aspect, bins, values in columns
     }
-
-
-def grouped(bins: Bins) -> Bins:
-    """`bins` in at most MOST_BINS groups of neighbours, with about equal shares."""
-    if len(bins.shares) <= MOST_BINS:
-        return bins
-    shares = np.array(bins.shares)
-    middles = np.cumsum(shares) - shares / 2
-    groups = np.minimum(MOST_BINS * middles, MOST_BINS - 1).astype(int)
-    starts = np.flatnonzero(np.diff(groups, prepend=-1))
-    return Bins(
-        tuple(bins.edges[start - 1] for start in starts[1:].tolist()),
-        tuple(np.add.reduceat(shares, starts).tolist()),
-    )
 
 
 def counts(

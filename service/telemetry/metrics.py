@@ -7,7 +7,6 @@ workers.
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from service.bundle.manifest import Distribution
-from service.telemetry.drift import LEAST, WINDOW, Window, drift, grouped
+from service.telemetry.drift import LEAST, WINDOW, Window, drift
 from service.telemetry.multiprocess import Exposition
 from service.workers import connections, host
 
@@ -82,7 +81,7 @@ class DriftCollector(Collector):
 
     def __init__(self, window: Window, held_out: Distribution | None) -> None:
         self._window = window
-        self._held_out = held_out and replace(held_out, classes=grouped(held_out.classes))
+        self._held_out = held_out
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """One gauge, with the compared aspect as its label."""
