@@ -49,7 +49,7 @@ def figures(classes: int) -> Iterator[tuple[str, str]]:
         bundle = toys.many_classes(folder, [f"kind {index}" for index in range(classes)])
         with Server(folder, bundle=bundle, workers=1) as server:
             yield "ready, s", f"{server.seconds_to_ready:.1f}"
-            yield "resident MiB", f"{host.resident_bytes([server.worker()]) / 2**20:.0f}"
+            yield "resident MiB", _megabytes(server)
             yield from _requests(server)
             files = (folder / "home" / "prometheus_multiproc_dir").glob("*.db")
             yield "files of metrics, kB", f"{sum(file.stat().st_size for file in files) / 1e3:.0f}"

@@ -57,13 +57,11 @@ def ask(server, path, **query):
     return response.json()
 
 
-def probabilities(server):
-    """All probabilities, by the output of /v2."""
-    image = {"name": "image", "shape": [1], "datatype": "BYTES", "parameters": {}}
-    body = {
-        "inputs": [image | {"parameters": {"binary_data_size": 4 + len(IMAGE)}}],
-        "outputs": [{"name": name} for name in ("probabilities", "prediction_set")],
-    }
+def infer(server, *outputs):
+    """The outputs of /v2 by name."""
+    size = {"binary_data_size": 4 + len(IMAGE)}
+    image = {"name": "image", "shape": [1], "datatype": "BYTES", "parameters": size}
+    body = {"inputs": [image], "outputs": outputs}
     head = json.dumps(body).encode()
     response = server.client.post(
         "/v2/models/many/infer",
@@ -71,12 +69,18 @@ def probabilities(server):
         headers={"Inference-Header-Content-Length": str(len(head))},
     )
     assert response.status_code == 200, response.text
-    return {output["name"]: np.array(output["data"]) for output in response.json()["outputs"]}
+    return {output["name"]: output for output in response.json()["outputs"]}
+
+
+def whole(server):
+    """All probabilities, and the membership of the prediction set."""
+    found = infer(server, {"name": "probabilities"}, {"name": "prediction_set"})
+    return [np.array(output["data"]) for output in found.values()]
 
 
 def test_an_answer_holds_the_top_the_named_classes_and_no_others(many):
     answer = ask(many, "/predict", classes=f"{COMMAS},kind 9 of thing,3", top_k=5)
-    everything = probabilities(many)["probabilities"]
+    everything, _ = whole(many)
     order = np.argsort(-everything, kind="stable")
     assert [entry["index"] for entry in answer["top"]] == order[:5].tolist()
     assert [entry["index"] for entry in answer["classes"]] == [COMMAS, 9, 3]
@@ -88,11 +92,11 @@ def test_an_answer_holds_the_top_the_named_classes_and_no_others(many):
 
 def test_a_set_lists_its_most_probable_classes_and_says_how_many_there_are(many):
     found = ask(many, "/predict")["prediction_set"]
-    outputs = probabilities(many)
-    assert found["size"] == outputs["prediction_set"].sum() > 20_000
+    everything, members = whole(many)
+    assert found["size"] == members.sum() > 20_000
     assert len(found["labels"]) == len(found["indices"]) == 100
     assert len(ask(many, "/predict", top_k=150)["prediction_set"]["labels"]) == 150
-    order = np.argsort(-outputs["probabilities"], kind="stable")
+    order = np.argsort(-everything, kind="stable")
     assert set(found["indices"][:50]) <= set(order[:100].tolist())
 
 
@@ -109,6 +113,23 @@ def test_what_is_ambiguous_or_too_much_is_rejected_with_the_remedy(path, query, 
     response = many.client.post(path, content=IMAGE, headers=PNG, params=query)
     assert response.status_code == 422, response.text
     assert re.search(words, response.json()["detail"])
+
+
+def test_the_open_inference_protocol_gives_the_largest_values_by_tritons_extension(many):
+    output = infer(many, {"name": "probabilities", "parameters": {"classification": 5}})
+    found = output["probabilities"]
+    assert (found["datatype"], found["shape"]) == ("BYTES", [1, 5])
+    top = ask(many, "/predict", top_k=5)["top"]
+    assert found["data"] == [
+        f"{entry['probability']:f}:{entry['index']}:{entry['label']}" for entry in top
+    ]
+    body = {
+        "inputs": [{"name": "a", "shape": [1, 1, 1, 3], "datatype": "UINT8", "data": [0] * 3}],
+        "outputs": [{"name": "logits", "parameters": {"classification": 1001}}],
+    }
+    response = many.client.post("/v2/models/many/infer", json=body)
+    assert response.status_code == 422
+    assert "classification of logits is 1001; give 1 to 1,000" in response.text
 
 
 def test_classes_of_one_label_are_explained_by_their_indices(many):
