@@ -160,7 +160,8 @@ def most_probable(probabilities: Probabilities, count: int) -> Indices:
     if len(probabilities) <= SORTED_CLASSES:
         return np.asarray((-probabilities).argsort(kind="stable")[:count])
     least = np.partition(probabilities, -count)[-count]
-    return _ordered(np.flatnonzero(probabilities >= least), probabilities)[:count]
+    # NaN, of a network that overflows, is not below anything.
+    return _ordered(np.flatnonzero(~(probabilities < least)), probabilities)[:count]
 
 
 def _ordered(indices: Indices, probabilities: Probabilities) -> Indices:

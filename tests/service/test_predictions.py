@@ -204,6 +204,12 @@ def test_the_most_probable_of_many_classes_are_those_of_a_stable_sort(classes, d
         assert most_probable(probabilities, count).tolist() == expected[:count].tolist()
 
 
+def test_a_network_that_overflows_gets_an_answer(manifest):
+    many = replace(manifest, labels=tuple(f"class {index}" for index in range(5000)))
+    prediction = predict(OutputRow(np.full(5000, np.nan, np.float32)), many)
+    assert [entry.index for entry in prediction.top] == [0, 1, 2]
+
+
 def test_a_large_set_lists_its_most_probable_labels_and_holds_all(manifest):
     count = 5000
     many = replace(manifest, labels=tuple(f"class {index}" for index in range(count)))
