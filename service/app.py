@@ -80,7 +80,8 @@ class Candor:
 
         bundle = load(SETTINGS.bundle, SETTINGS.bundle_digest)
         manifest = bundle.manifest
-        metrics = Metrics(manifest.labels, manifest.distribution)
+        names = [manifest.name_of(index) for index in range(len(manifest.labels))]
+        metrics = Metrics(names, manifest.distribution, SETTINGS.metric_classes)
         engine = Engine(
             bundle,
             SETTINGS.device,

@@ -5,26 +5,34 @@ probable class. Familiarity is a score, of the nearest reference images or of th
 threshold. The thresholds are in the manifest; docs/trust.md states what they promise.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64, Int64
 
 from service.bundle.manifest import Manifest
 from service.bundle.reference import Nearest
 from service.errors import InvalidParameter, short
 from service.runtime.graphs import Logits, OutputRow
 
-TOP_K = 3
+TOP_K, MOST_TOP_K = 3, 1000
 COVERAGE = "0.95"
+SET_LABELS = 100  # listed of a prediction set; a larger top_k lists more
+MOST_CLASSES = 100  # named by a request
 SHOWN_LABELS = 20  # of a model with more classes, in a message
+SORTED_CLASSES = 128  # of fewer, all are sorted
+MOST_DIGITS = 9  # of an index
+
+Probabilities = Float64[np.ndarray, " classes"]
+Indices = Int64[np.ndarray, " indices"]
 
 
 @dataclass(frozen=True)
 class PredictionOptions:
-    """The parts of a prediction: `top_k` classes, a set, and `nearest` reference images.
+    """The parts of a prediction: `top_k` classes, those of the indices `classes`, a set, and
+    `nearest` reference images.
 
     The set has a `coverage` over all classes, or of each class if `by_class`.
     """
@@ -33,6 +41,7 @@ class PredictionOptions:
     coverage: str = COVERAGE
     by_class: bool = False
     nearest: int = 0
+    classes: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -45,14 +54,16 @@ class Class:
 
 
 class PredictionSet(NamedTuple):
-    """The `labels`, most probable first, that hold the true one with probability `coverage`.
+    """The classes that hold the true one with probability `coverage`, most probable first.
 
-    With `by_class` that holds for the images of each class.
+    `labels` are those of the first SET_LABELS or `top_k`, whichever is more; `indices` int64 (n,)
+    are all. With `by_class` the coverage holds for the images of each class.
     """
 
     labels: tuple[str, ...]
     coverage: float
     by_class: bool
+    indices: Indices
 
 
 class Familiarity(NamedTuple):
@@ -74,7 +85,8 @@ class Prediction(NamedTuple):
     """The `top` classes of one image, most probable first, with what they were made from.
 
     `logits` float32 (K,) are those of the network; `temperature` divided them. A part for which the
-    bundle has no figures is None; `nearest` has as many reference images as were requested.
+    bundle has no figures is None; `nearest` has as many reference images as were requested, and
+    `classes` the classes.
     """
 
     top: tuple[Class, ...]
@@ -83,6 +95,7 @@ class Prediction(NamedTuple):
     prediction_set: PredictionSet | None = None
     familiarity: Familiarity | None = None
     nearest: tuple[Nearest, ...] = ()
+    classes: tuple[Class, ...] = ()
 
     @property
     def best(self) -> Class:
@@ -91,27 +104,21 @@ class Prediction(NamedTuple):
 
 
 class Calibrated(NamedTuple):
-    """One image with all `probabilities` (K,), in the order of the labels.
+    """One image with all `probabilities` float64 (K,), in the order of the labels.
 
-    `row` are the outputs of predict.onnx, `temperature` divided its logits, and `order` (K,) holds
-    the class indices, most probable first.
+    `row` are the outputs of predict.onnx; `temperature` divided its logits.
     """
 
     row: OutputRow
     temperature: float
-    probabilities: list[float]
-    order: list[int]
+    probabilities: Probabilities
 
 
 def calibrate(rows: Sequence[OutputRow], logits: Logits, manifest: Manifest) -> list[Calibrated]:
-    """The calibrated probabilities of `rows`, which have the `logits` (N, K).
-
-    Equally probable classes keep the order of the labels.
-    """
+    """The calibrated probabilities of `rows`, which have the `logits` (N, K)."""
     # Several images at once take little longer than one.
     temperatures, probabilities = manifest.calibration.applied(logits)
-    orders = (-probabilities).argsort(-1, "stable")
-    columns = temperatures[:, 0].tolist(), probabilities.tolist(), orders.tolist()
+    columns = temperatures[:, 0].tolist(), probabilities
     return [Calibrated(*image) for image in zip(rows, *columns, strict=True)]
 
 
@@ -126,36 +133,56 @@ def prediction_of(
     calibrated: Calibrated, manifest: Manifest, options: PredictionOptions
 ) -> Prediction:
     """The prediction of one image whose probabilities are known."""
-    row, temperature, probabilities, order = calibrated
-    top = tuple(
-        Class(manifest.labels[index], index, probabilities[index])
-        for index in order[: options.top_k]
-    )
+    row, temperature, probabilities = calibrated
+
+    def classes(indices: Iterable[int]) -> tuple[Class, ...]:
+        return tuple(
+            Class(manifest.labels[index], index, float(probabilities[index])) for index in indices
+        )
+
     return Prediction(
-        top,
+        classes(most_probable(probabilities, options.top_k).tolist()),
         row.logits,
         temperature,
-        _set(order, probabilities, manifest, options),
+        _set(probabilities, manifest, options),
         _familiarity(row, manifest),
         _nearest(row, options),
+        classes(options.classes),
     )
+
+
+def most_probable(probabilities: Probabilities, count: int) -> Indices:
+    """The indices (count,) of the most probable classes, most probable first.
+
+    Equally probable classes keep the order of the labels.
+    """
+    # To sort some thousand classes takes a millisecond, to find the largest of them a tenth.
+    if len(probabilities) <= SORTED_CLASSES:
+        return np.asarray((-probabilities).argsort(kind="stable")[:count])
+    least = np.partition(probabilities, -count)[-count]
+    # NaN, of a network that overflows, is not below anything.
+    return _ordered(np.flatnonzero(~(probabilities < least)), probabilities)[:count]
+
+
+def _ordered(indices: Indices, probabilities: Probabilities) -> Indices:
+    return np.asarray(indices[(-probabilities[indices]).argsort(kind="stable")])
 
 
 def _set(
-    order: list[int], probabilities: list[float], manifest: Manifest, options: PredictionOptions
+    probabilities: Probabilities, manifest: Manifest, options: PredictionOptions
 ) -> PredictionSet | None:
     sets = manifest.prediction_sets
     if sets is None:
         return None
-    if options.by_class:
-        thresholds = sets.by_class[options.coverage]
-        members = [index for index in order if probabilities[index] >= thresholds[index]]
-    else:
-        threshold = sets.marginal[options.coverage]
-        members = [index for index in order if probabilities[index] >= threshold]
+    thresholds = sets.thresholds(options.coverage, by_class=options.by_class)
+    members = np.flatnonzero(probabilities >= thresholds)
     # An empty set would keep the promised coverage, and be of no use.
-    labels = tuple(manifest.labels[index] for index in members or order[:1])
-    return PredictionSet(labels, float(options.coverage), options.by_class)
+    indices = _ordered(
+        members if len(members) else np.array([probabilities.argmax()]), probabilities
+    )
+    listed = indices[: max(SET_LABELS, options.top_k)].tolist()
+    labels = tuple(manifest.labels[index] for index in listed)
+    return PredictionSet(labels, float(options.coverage), options.by_class, indices)
 
 
 def _familiarity(row: OutputRow, manifest: Manifest) -> Familiarity | None:
@@ -187,14 +214,20 @@ def check_top_k(top_k: int, manifest: Manifest) -> int:
     """`top_k`, if the model has that many classes.
 
     Raises:
-        InvalidParameter: it is below 1 or above the number of classes.
+        InvalidParameter: it is below 1, or above the number of classes or MOST_TOP_K.
     """
-    classes = len(manifest.labels)
-    if not 1 <= top_k <= classes:
+    classes, most = len(manifest.labels), most_top_k(manifest)
+    if not 1 <= top_k <= most:
+        rest = "" if most == classes else ", or for the output `probabilities` of /v2"
         raise InvalidParameter(
-            f"top_k is {top_k}; the model has {classes} classes: ask for 1 to {classes}"
+            f"top_k is {top_k}; the model has {classes:,} classes: ask for 1 to {most:,}{rest}"
         )
     return top_k
+
+
+def most_top_k(manifest: Manifest) -> int:
+    """The largest `top_k`: the number of classes, at most MOST_TOP_K."""
+    return min(MOST_TOP_K, len(manifest.labels))
 
 
 def check_coverage(coverage: str, manifest: Manifest) -> str:
@@ -232,20 +265,44 @@ def check_nearest(nearest: int, manifest: Manifest) -> int:
     return nearest
 
 
-def find_class(target: str, manifest: Manifest) -> int:
+def find_classes(given: str, manifest: Manifest, name: str = "classes") -> tuple[int, ...]:
+    """The indices of the classes `given`: labels or indices, with commas between them.
+
+    Raises:
+        InvalidParameter: there is no such class, or a label is that of several classes; `name` is
+            the parameter in its message.
+    """
+    # A label may hold a comma itself.
+    if given in manifest.classes_of:
+        return (find_class(given, manifest, name),)
+    parts = given.split(",", MOST_CLASSES)
+    if len(parts) > MOST_CLASSES:
+        raise InvalidParameter(f"{name} has more than {MOST_CLASSES} classes: name fewer")
+    return tuple(find_class(part.strip(), manifest, name) for part in parts)
+
+
+def find_class(target: str, manifest: Manifest, name: str = "target") -> int:
     """The index of the class `target`: a label, or else an index.
 
     Raises:
-        InvalidParameter: there is no such class.
+        InvalidParameter: there is no such class, or a label is that of several classes; `name` is
+            the parameter in its message.
     """
     # A label first: the classes of MNIST are called 0 to 9, and need not be in that order.
-    if target in manifest.labels:
-        return manifest.labels.index(target)
-    if target.isdecimal() and int(target) < len(manifest.labels):
+    found = manifest.classes_of.get(target, ())
+    if len(found) == 1:
+        return found[0]
+    if found:
+        listed = ", ".join(map(str, found[:SHOWN_LABELS]))
+        raise InvalidParameter(
+            f"{name} is {short(target)}, the label of {len(found):,} classes: "
+            f"give the index of one of them, such as {listed}"
+        )
+    if target.isdecimal() and len(target) <= MOST_DIGITS and int(target) < len(manifest.labels):
         return int(target)
     more = ", …" if len(manifest.labels) > SHOWN_LABELS else ""
     raise InvalidParameter(
-        f"target is {short(target)}; name a label "
+        f"{name} is {short(target)}; name a label "
         f"({', '.join(manifest.labels[:SHOWN_LABELS])}{more}) or an index from 0 to "
         f"{len(manifest.labels) - 1}"
     )

@@ -202,6 +202,11 @@ class Settings:
     drain_seconds: int = _setting(
         30, _integer(1, 3_600), "seconds that requests in flight have after SIGTERM"
     )
+    metric_classes: int = _setting(
+        100,
+        _integer(0, 1_000_000),
+        "most classes that metrics count one by one; a model of more has one count for all",
+    )
     log_format: LogFormat = _setting("text", _one_of(*get_args(LogFormat)), "text or json")
     access_log: bool = _setting(False, _truth, "true logs a line for every request")
     otlp_endpoint: str | None = _setting(

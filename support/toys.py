@@ -11,7 +11,7 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from service.bundle import folder as contract
-from service.bundle.manifest import Manifest
+from service.bundle.manifest import Bins, Distribution, Familiarity, Manifest, PredictionSets
 from service.image.resize import Input
 from service.runtime.engine import Engine
 from training.export.core import Core, graphs
@@ -32,6 +32,13 @@ def engine_of(
     classes: int = 2,
 ) -> Engine:
     """The engine of x (N, 3, 16, 16) → `nodes` → logits (N, classes)."""
+    core = core_of(nodes, weights, classes)
+    manifest = Manifest("toy", tuple("abcdefgh"[:classes]), SPEC)
+    return Engine(contract.write(folder / "toy", manifest, graphs(core, SPEC)), "cpu", 1)
+
+
+def core_of(nodes: Sequence[Node], weights: Mapping[str, np.ndarray], classes: int) -> Core:
+    """The core x (N, 3, 16, 16) → `nodes` → logits (N, classes)."""
     tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()]
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, SIZE, SIZE])
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", classes])
@@ -43,12 +50,7 @@ def engine_of(
         tensors,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    manifest = Manifest("toy", tuple("abcdefgh"[:classes]), SPEC)
-    return Engine(
-        contract.write(folder / "toy", manifest, graphs(Core(model, None), SPEC)),
-        "cpu",
-        1,
-    )
+    return Core(model, None)
 
 
 def weights_of(classes: int = 2, seed: int = 0) -> np.ndarray:
@@ -113,6 +115,40 @@ def planted(folder: Path) -> Engine:
     mask[0][PATCH], mask[1][PATCH] = 0.5, -0.5
     kernel = np.full((1, 3, 1, 1), 0.5, np.float32)
     return engine_of(folder, nodes, {"K": kernel, "W": mask.reshape(2, -1)})
+
+
+def many_classes(folder: Path, labels: Sequence[str], coverage_threshold: float = 0.5) -> Path:
+    """The bundle of a convolution, a pool and a linear layer of random weights, one row a label.
+
+    It has every measure of trust, by made-up figures, and maps of every method.
+    """
+    classes, rng = len(labels), np.random.default_rng(0)
+    nodes: list[Node] = [
+        ("Conv", ["x", "K"], ["planes"], {"kernel_shape": [3, 3], "strides": [2, 2]}),
+        ("Relu", ["planes"], ["activation"]),
+        ("GlobalAveragePool", ["activation"], ["pooled"]),
+        ("Flatten", ["pooled"], ["flat"]),
+        ("Gemm", ["flat", "W"], ["logits"], {"transB": 1}),
+    ]
+    kernel, weights = rng.normal(size=(8, 3, 3, 3)), 3 * rng.normal(size=(classes, 8))
+    core = core_of(
+        nodes, {"K": kernel.astype(np.float32), "W": weights.astype(np.float32)}, classes
+    )
+    manifest = Manifest(
+        "many",
+        tuple(labels),
+        SPEC,
+        prediction_sets=PredictionSets(
+            2 * classes,
+            {"0.95": coverage_threshold},
+            {"0.95": tuple([coverage_threshold] * classes)},
+        ),
+        familiarity=Familiarity("energy", 5.0, 2 * classes),
+        distribution=Distribution(
+            2 * classes, *(Bins((middle,), (0.5, 0.5)) for middle in (0.5, 8.0, classes / 2))
+        ),
+    )
+    return contract.write(folder / "many", manifest, graphs(core, SPEC)).folder
 
 
 def image(seed: int = 0) -> np.ndarray:

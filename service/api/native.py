@@ -1,6 +1,7 @@
 """Candor's own routes: POST /predict and /explain, the documents about the model, and /metrics."""
 
 import asyncio
+import gzip
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from service.errors import InvalidParameter, MalformedRequest, NotAcceptable, No
 from service.explain import Attribution
 from service.explain.legend import legend_of
 from service.image.budget import ANSWER_COPIES, Lease
+from service.image.header import LARGE_BYTES
 from service.predictions import Prediction
 from service.schedule.pipeline import Pipeline, Sent
 from service.schedule.timing import Timing
@@ -282,9 +284,18 @@ def _accepted_type(request: Request, offered: tuple[str, ...]) -> str:
 
 
 def document(body: bytes) -> Callable[[Request], Any]:
-    """The endpoint of a JSON document that never changes."""
+    """The endpoint of a JSON document that never changes; a large one is sent compressed to callers
+    that accept gzip.
+    """
+    headers = {"Vary": "Accept-Encoding"}
+    gzipped = gzip.compress(body, mtime=0) if len(body) > LARGE_BYTES else None
 
-    async def answer(_request: Request) -> Response:
-        return Response(body, media_type=JSON)
+    async def answer(request: Request) -> Response:
+        if gzipped is None:
+            return Response(body, media_type=JSON)
+        if "gzip" in request.headers.get("accept-encoding", ""):
+            zipped = headers | {"Content-Encoding": "gzip"}
+            return Response(gzipped, headers=zipped, media_type=JSON)
+        return Response(body, headers=headers, media_type=JSON)
 
     return answer

@@ -14,6 +14,7 @@ from service.predictions import (
     check_coverage,
     check_nearest,
     check_top_k,
+    find_classes,
 )
 from service.schedule.timing import DEADLINE_MS
 
@@ -24,7 +25,7 @@ MAX_DIGITS = 19  # of a whole number in text; int() takes seconds for millions o
 MapForm = Literal["overlay", "array", "both"]
 
 # Names of parameters, by what they belong to.
-OF_PREDICTIONS = ("top_k", "coverage", "by_class", "nearest", "deadline_ms")
+OF_PREDICTIONS = ("top_k", "classes", "coverage", "by_class", "nearest", "deadline_ms")
 OF_PREDICT = (*OF_PREDICTIONS, "explain")
 OF_EXPLAIN = (*OF_PREDICTIONS, "method")
 OF_EXPLANATIONS = ("target", "map", "quality", "legend")
@@ -123,7 +124,8 @@ def _prediction(manifest: Manifest, given: Mapping[str, Any]) -> PredictionOptio
             "by_class is true, but this model has no prediction sets: leave it out"
         )
     nearest = check_nearest(_whole("nearest", given.get("nearest", 0)), manifest)
-    return PredictionOptions(top_k, coverage, by_class, nearest)
+    classes = find_classes(str(given["classes"]), manifest) if "classes" in given else ()
+    return PredictionOptions(top_k, coverage, by_class, nearest, classes)
 
 
 def _map_form(given: Mapping[str, Any]) -> tuple[MapForm, bool]:

@@ -29,6 +29,7 @@ def prediction(result: Prediction, sent: Sent) -> dict[str, Any]:
     return {
         **_class(result.best),
         "top": [_class(entry) for entry in result.top],
+        **({"classes": [_class(entry) for entry in result.classes]} if result.classes else {}),
         "temperature": result.temperature,
         "prediction_set": _set(result.prediction_set),
         "familiarity": _familiarity(result.familiarity),
@@ -48,6 +49,8 @@ def _set(result: PredictionSet | None) -> dict[str, Any] | None:
         return None
     return {
         "labels": list(result.labels),
+        "indices": result.indices[: len(result.labels)].tolist(),
+        "size": len(result.indices),
         "coverage": result.coverage,
         "by_class": result.by_class,
     }

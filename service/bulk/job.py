@@ -191,8 +191,11 @@ def pieces(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 
 def target_text(target: Target, manifest: Manifest) -> str:
-    """The target as `--target` accepts it."""
-    return ",".join(manifest.labels[index] for index in target.rows)
+    """The target as `--target` accepts it: labels, or the index where a label would mislead."""
+    names = [manifest.name_of(index) for index in target.rows.tolist()]
+    plain = [manifest.labels[index] for index in target.rows.tolist()] == names
+    cut = len(names) > 1 and any("," in name or name.strip() != name for name in names)
+    return ",".join(names if plain and not cut else map(str, target.rows.tolist()))
 
 
 def _lock(folder: Path) -> int:

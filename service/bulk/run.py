@@ -172,7 +172,8 @@ class Run:
         prediction = prediction_of(
             result, self._engine.manifest, PredictionOptions(self._job.top_k)
         )
-        familiarity, labels = prediction.familiarity, prediction.prediction_set
+        familiarity, members = prediction.familiarity, prediction.prediction_set
+        labels = self._engine.manifest.labels
         return {
             "label": prediction.best.label,
             "index": prediction.best.index,
@@ -180,7 +181,7 @@ class Run:
             "top_labels": [entry.label for entry in prediction.top],
             "top_probabilities": [entry.probability for entry in prediction.top],
             "logits": prediction.logits,
-            "prediction_set": labels and labels.labels,
+            "prediction_set": members and [labels[index] for index in members.indices.tolist()],
             "familiarity": familiarity and familiarity.score,
             "familiar": familiarity and familiarity.familiar,
         }

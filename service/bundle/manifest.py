@@ -12,7 +12,11 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Literal, get_args
+
+import numpy as np
+from jaxtyping import Float64
 
 from service.bundle import types
 from service.bundle.calibration import Calibration
@@ -30,6 +34,7 @@ MAX_FEATURES = 2**20
 LATER = ("entropy_power", "int8", "prediction_sets", "familiarity", "distribution")
 
 Evidence = Literal["neighbours", "energy"]
+Thresholds = Float64[np.ndarray, "*classes"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,14 @@ class PredictionSets:
     pictures: int
     marginal: Mapping[str, float]
     by_class: Mapping[str, tuple[float, ...]]
+
+    def thresholds(self, coverage: str, *, by_class: bool) -> Thresholds:
+        """The least probability of a member: one of each class (K,), or one of all ()."""
+        return self._by_class[coverage] if by_class else np.array(self.marginal[coverage])
+
+    @cached_property
+    def _by_class(self) -> Mapping[str, Thresholds]:
+        return {coverage: np.array(thresholds) for coverage, thresholds in self.by_class.items()}
 
 
 @dataclass(frozen=True)
@@ -152,6 +165,7 @@ class Digest:
 class Manifest:
     """A classifier, its calibration (`temperature`, `entropy_power`) and the digests of its files.
 
+    `labels`: those of the classes in their order. Several classes may share one, as in ImageNet.
     `features`: the D of predict.onnx, or None.
     `self_test`: the class index that predict.onnx gives to the self-test image of
     `service.runtime.sessions`, and its logit.
@@ -178,11 +192,8 @@ class Manifest:
     distribution: Distribution | None = None
 
     def __post_init__(self) -> None:
-        if len(self.labels) < 2 or len(set(self.labels)) != len(self.labels):  # noqa: PLR2004
-            raise ManifestError(
-                f"labels has {len(self.labels)} entries, {len(set(self.labels))} different; "
-                "at least 2 are needed, all different"
-            )
+        if len(self.labels) < 2:  # noqa: PLR2004
+            raise ManifestError(f"labels has {len(self.labels)} entries; at least 2 are needed")
         if not self.temperature > 0:
             raise ManifestError(f"temperature is {self.temperature}; it must be above 0")
         if not 0 <= self.entropy_power <= 1:
@@ -218,12 +229,26 @@ class Manifest:
         """The calibration of its logits."""
         return Calibration(self.temperature, self.entropy_power)
 
+    # Computed once, as the digest is: of thousands of classes both take milliseconds.
+    @cached_property
+    def classes_of(self) -> Mapping[str, tuple[int, ...]]:
+        """The indices of the classes of each label."""
+        found: dict[str, list[int]] = {}
+        for index, label in enumerate(self.labels):
+            found.setdefault(label, []).append(index)
+        return {label: tuple(indices) for label, indices in found.items()}
+
+    def name_of(self, index: int) -> str:
+        """The label of a class; its index follows where other classes have the same label."""
+        label = self.labels[index]
+        return label if len(self.classes_of[label]) == 1 else f"{label} ({index})"
+
     @property
     def version(self) -> str:
         """The first 12 hex digits of the sha256 of the canonical manifest."""
         return self.digest[:12]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """The sha256 of the canonical manifest in hex, which covers every file."""
         return hashlib.sha256(self.canonical()).hexdigest()

@@ -56,7 +56,7 @@ def legend_of(
     probabilities = manifest.calibration.probabilities(logits)
 
     def name_of(index: int) -> str:
-        label = _label(manifest.labels[index], index)
+        label = _label(manifest.name_of(index), index)
         return f"{label} ({_percent(float(probabilities[index]))})"
 
     rival = "" if target.against is None else f" rather than {name_of(target.against)}"

@@ -43,7 +43,7 @@ def find_target(given: Any, manifest: Manifest) -> Target:
     """
     text = str(given)
     # A label may hold a comma itself.
-    if "," not in text or text in manifest.labels:
+    if "," not in text or text in manifest.classes_of:
         return Target(find_class(text, manifest))
     first, second = (find_class(part.strip(), manifest) for part in text.split(",", 1))
     if first == second:
@@ -57,5 +57,6 @@ def rival_of(target: Target, logits: Float32[np.ndarray, " classes"]) -> Target 
     """The most probable other class, for a map that should differ; None for a difference."""
     if target.against is not None:
         return None
-    order = np.argsort(-logits, kind="stable")
-    return Target(int(order[1] if order[0] == target.index else order[0]))
+    others = logits.copy()
+    others[target.index] = -np.inf
+    return Target(int(others.argmax()))

@@ -32,6 +32,7 @@ SCORES = (  # cosines up to 1, energies beyond
 GAPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 # fmt: on
 STAGES = ("read", "decode", "queue", "infer", "explain", "render", "encode")
+EVERY_CLASS = "*"  # the label of predictions that are not counted by class
 LIVE: Literal["livesum"] = "livesum"  # the sum over the workers; one that died counts no longer
 SAME: Literal["livemax"] = "livemax"  # every worker sets the same number
 
@@ -121,14 +122,21 @@ class Metrics:
     predictions.
     """
 
-    def __init__(self, labels: Sequence[str] = (), held_out: Distribution | None = None) -> None:
-        """`labels` are the classes that may be predicted; drift is measured against `held_out`."""
+    def __init__(
+        self,
+        labels: Sequence[str] = (),
+        held_out: Distribution | None = None,
+        most_classes: int = 100,
+    ) -> None:
+        """`labels` are the classes that may be predicted, counted one by one if there are at most
+        `most_classes`; drift is measured against `held_out`.
+        """
         folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
         self._registry = CollectorRegistry()
         self._declare_requests(self._registry)
         self._declare_lanes(self._registry)
         self._declare_budgets(self._registry)
-        self._declare_predictions(self._registry, labels)
+        self._declare_predictions(self._registry, labels, by_class=len(labels) <= most_classes)
         self._declare_explanations(self._registry)
         self._declare_service(self._registry)
         self.connections = ConnectionMetrics(self._registry)
@@ -246,11 +254,22 @@ class Metrics:
             registry=registry,
         )
 
-    def _declare_predictions(self, registry: CollectorRegistry, labels: Sequence[str]) -> None:
+    def _declare_predictions(
+        self, registry: CollectorRegistry, labels: Sequence[str], *, by_class: bool
+    ) -> None:
         predictions = Counter(
-            "candor_predictions", "Predicted classes.", ("label",), registry=registry
+            "candor_predictions",
+            f"Predicted classes; {EVERY_CLASS} are those of a model of more than "
+            "CANDOR_METRIC_CLASSES.",
+            ("label",),
+            registry=registry,
         )
-        self.predictions = [predictions.labels(label) for label in labels]
+        # By the index of the class.
+        self.predictions = (
+            [predictions.labels(label) for label in labels]
+            if by_class
+            else [predictions.labels(EVERY_CLASS)] * len(labels)
+        )
         self.confidence = Histogram(
             "candor_prediction_confidence",
             "Calibrated probability of the predicted class.",

@@ -9,6 +9,7 @@ import { number, rounded, t } from "/web/text.js";
 
 const CARD = "CARD.md";
 const MAX_LABELS = 20; // in the list of classes
+const MAX_LISTED = 200; // of a list in the manifest
 
 /** Draws the tab into `root`. */
 export async function draw(root) {
@@ -91,4 +92,10 @@ function files() {
   return section(t("model.files"), paragraph(t("model.files.lead"), "quiet"), list);
 }
 
-const rawManifest = () => el("details", { class: "sheet" }, el("summary", {}, t("model.raw")), code(JSON.stringify(state.manifest, null, 2)));
+/** A value of the manifest, of a long list the beginning: a browser takes seconds to lay out 21,841 labels. */
+function shortened(_, value) {
+  if (!Array.isArray(value) || value.length <= MAX_LISTED) return value;
+  return [...value.slice(0, MAX_LABELS), t("model.raw.more", { more: number(value.length - MAX_LABELS) })];
+}
+
+const rawManifest = () => el("details", { class: "sheet" }, el("summary", {}, t("model.raw")), code(JSON.stringify(state.manifest, shortened, 2)));

@@ -5,7 +5,7 @@ import { predict } from "/web/api.js";
 import { button, debounced, el, fill, labelled } from "/web/dom.js";
 import { emptyCanvas } from "/web/map.js";
 import { bars, errorNotice, paragraph } from "/web/parts.js";
-import { state } from "/web/state.js";
+import { inRequest, nameOf, state } from "/web/state.js";
 import { percent, rounded, t } from "/web/text.js";
 
 const TENTH = 0.1; // of the cells, for "the strongest tenth"
@@ -148,11 +148,14 @@ export class Probe {
   async #request() {
     this.controller?.abort();
     const controller = (this.controller = new AbortController());
-    const allClasses = { top_k: state.manifest.labels.length };
+    const { index, against } = this.question();
+    const asked = { top_k: 1, classes: [index, ...(against === null ? [] : [against])].map((each) => inRequest(each, true)).join(",") };
     try {
       // Both are PNG files of the same canvas, so that the brush makes the only difference.
-      this.before ??= await predict(await pngOf(this.drawn.canvas), allClasses, controller.signal);
-      this.after = await predict(await pngOf(this.#changedImage()), allClasses, controller.signal);
+      if (this.asked !== asked.classes) this.before = null;
+      this.asked = asked.classes;
+      this.before ??= await predict(await pngOf(this.drawn.canvas), asked, controller.signal);
+      this.after = await predict(await pngOf(this.#changedImage()), asked, controller.signal);
       if (controller === this.controller) this.compare();
     } catch (error) {
       if (error.name !== "AbortError") fill(this.result, errorNotice(error));
@@ -165,8 +168,8 @@ export class Probe {
     if (this.after === null || this.before === null) return;
     const { index } = this.question();
     const [before, after] = [shareOf(this.before, index), shareOf(this.after, index)];
-    const target = state.manifest.labels[index];
-    const { label, probability } = this.after;
+    const [target, label] = [nameOf(index), nameOf(this.after.index)];
+    const { probability } = this.after;
     const now = t(this.after.index === this.before.index ? "probe.same" : "probe.now", { label, share: percent(probability) });
     const change = bars([[t("probe.before"), before], [t("probe.after"), after]], { "aria-label": target });
     fill(this.result, el("h3", {}, t("probe.fact", { label: target })), change, paragraph(now), this.#contrast(), this.#claims(before));
@@ -184,7 +187,7 @@ export class Probe {
     const { index, against } = this.question();
     if (against === null) return null;
     const difference = (answer) => answer.temperature * Math.log(shareOf(answer, index) / shareOf(answer, against));
-    const names = { label: state.manifest.labels[index], other: state.manifest.labels[against] };
+    const names = { label: nameOf(index), other: nameOf(against) };
     return paragraph(t("probe.difference", { ...names, change: rounded(difference(this.after) - difference(this.before), true) }));
   }
 
@@ -207,7 +210,7 @@ function expectedShare(before, fall, temperature) {
 }
 
 const clamped = (value) => Math.min(1, Math.max(0, value));
-const shareOf = (answer, index) => answer.top.find((entry) => entry.index === index).probability;
+const shareOf = (answer, index) => answer.classes.find((entry) => entry.index === index).probability;
 const mean = (values) => values.reduce((total, value) => total + value, 0) / values.length;
 const pngOf = (canvas) => new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
 

@@ -3,11 +3,12 @@
 import { button, el, fill } from "/web/dom.js";
 import { acceptEverywhere, imageSources, onImages, selectImage } from "/web/images.js";
 import { bars, errorNotice, heading } from "/web/parts.js";
-import { selectedImage, state } from "/web/state.js";
+import { nameOf, selectedImage, state } from "/web/state.js";
 import { duration, errorText, number, percent, rounded, t } from "/web/text.js";
 
 const STAGES = ["read", "decode", "queue", "infer", "encode"];
 const SMALL = 120; // pixels: a smaller image is shown in squares, because blur would hide them
+const MAX_NAMES = 20; // of a prediction set
 const parts = {};
 
 onImages(() => parts.answer && show());
@@ -46,8 +47,8 @@ function help() {
 function answerOf({ answer, name }) {
   if (answer === null) return el("p", { class: "quiet" }, t("try.waiting"));
   if (answer.error) return errorNotice({ problem: answer.error }, t("try.failed", { name }));
-  const shares = answer.top.map(({ label, probability }) => [label, probability]);
-  const why = el("a", { class: "button main", href: "#why" }, t("try.why", { label: answer.label }));
+  const shares = answer.top.map(({ index, probability }) => [nameOf(index), probability]);
+  const why = el("a", { class: "button main", href: "#why" }, t("try.why", { label: nameOf(answer.index) }));
   return el(
     "div",
     {},
@@ -59,11 +60,11 @@ function answerOf({ answer, name }) {
   );
 }
 
-function verdict({ label, probability }) {
+function verdict({ index, probability }) {
   const calibrated = state.manifest.temperature !== 1 || state.manifest.entropy_power > 0;
   const values = { share: percent(probability), hundred: Math.round(100 * probability) };
   const meaning = t(calibrated ? "try.calibrated" : "try.uncalibrated", values);
-  const answer = el("p", { class: "verdict" }, el("strong", {}, label), " ", el("span", {}, percent(probability)));
+  const answer = el("p", { class: "verdict" }, el("strong", {}, nameOf(index)), " ", el("span", {}, percent(probability)));
   return [answer, el("p", { class: "meaning" }, meaning)];
 }
 
@@ -81,8 +82,10 @@ function trust({ prediction_set: set, familiarity }) {
 
 function setText(set) {
   if (!set) return t("set.none");
-  const values = { labels: set.labels.join(", "), coverage: percent(set.coverage), count: number(set.labels.length) };
-  return t(set.labels.length === 1 ? "set.one" : "set.several", values);
+  const names = set.indices.slice(0, MAX_NAMES).map(nameOf).join(", ");
+  const labels = set.size > MAX_NAMES ? t("set.more", { labels: names, more: number(set.size - MAX_NAMES) }) : names;
+  const values = { labels, coverage: percent(set.coverage), count: number(set.size) };
+  return t(set.size === 1 ? "set.one" : "set.several", values);
 }
 
 function familiarityText(familiarity) {
@@ -119,5 +122,5 @@ function press(index) {
 function cardText(answer, name) {
   if (answer === null) return el("span", { class: "quiet" }, t("try.waiting"));
   if (answer.error) return el("span", { class: "failure" }, el("b", {}, name), " ", errorText({ problem: answer.error }).title);
-  return el("span", {}, el("b", {}, answer.label), " ", percent(answer.probability));
+  return el("span", {}, el("b", {}, nameOf(answer.index)), " ", percent(answer.probability));
 }

@@ -12,6 +12,7 @@ const MAX_SCRAPES = 150; // five minutes
 const MINUTE = 30; // scrapes
 const TEN_SECONDS = 5; // scrapes
 const MAX_CLASSES = 12;
+const EVERY_CLASS = "*"; // where the metrics do not count each class
 const STAGES = ["read", "decode", "queue", "infer", "explain", "render", "encode"];
 const QUANTILES = [0.5, 0.95, 0.99];
 const [REQUESTS, SECONDS] = ["candor_requests_total", "candor_request_duration_seconds"];
@@ -188,6 +189,7 @@ function grown(name, label) {
 
 function classes() {
   const counts = [...grown("candor_predictions_total", "label")].filter(([, value]) => value > 0);
+  if (counts.some(([label]) => label === EVERY_CLASS)) return paragraph(t("watch.many-classes"), "quiet");
   const all = counts.reduce((sum, [, value]) => sum + value, 0);
   if (all === 0) return paragraph(t("watch.no-classes"), "quiet");
   const most = counts.sort(([, a], [, b]) => b - a).slice(0, MAX_CLASSES);

@@ -1,15 +1,16 @@
 // The tab Why: up to three maps of one image side by side, for any class, and the brush.
 
 import { showImage } from "/web/api.js";
+import { classField } from "/web/classes.js";
 import { loadColours } from "/web/colours.js";
-import { button, checkBox, el, fill, labelled, select } from "/web/dom.js";
+import { button, checkBox, el, fill, labelled } from "/web/dom.js";
 import { onImages, samples } from "/web/images.js";
 import { drawImage } from "/web/map.js";
 import { Panel } from "/web/panel.js";
 import { alertNotice, errorNotice, heading, paragraph } from "/web/parts.js";
 import { Probe } from "/web/probe.js";
-import { selectedImage, state } from "/web/state.js";
-import { percent, rounded, t } from "/web/text.js";
+import { inRequest, nameOf, selectedImage, state } from "/web/state.js";
+import { rounded, t } from "/web/text.js";
 
 const MAX_PANELS = 3;
 const FIRST_METHODS = ["integrated_gradients", "grad_cam", "occlusion"];
@@ -118,7 +119,7 @@ function arrangePanels() {
 
 /** Requests all maps again, after a change of the question. */
 function requestMaps() {
-  const names = { label: labelOf(target()), other: choices.against === "" ? "" : labelOf(Number(choices.against)) };
+  const names = { label: nameOf(target()), other: choices.against === "" ? "" : nameOf(Number(choices.against)) };
   parts.question.textContent = t(choices.against === "" ? "why.question" : "why.contrast", names);
   panels.forEach((panel) => panel.request());
   parts.probe.clear();
@@ -131,16 +132,8 @@ const target = () => (choices.target === "" ? shown.answer.index : Number(choice
 function question() {
   const index = target();
   const against = choices.against === "" ? null : Number(choices.against);
-  const value = against === null ? labelOf(index) : `${inPair(index)},${inPair(against)}`;
+  const value = against === null ? inRequest(index) : `${inRequest(index, true)},${inRequest(against, true)}`;
   return { index, against, query: { target: value, quality: choices.quality } };
-}
-
-const labelOf = (index) => state.manifest.labels[index];
-
-/** A class in a pair; the index of a label that the comma would cut. */
-function inPair(index) {
-  const label = labelOf(index);
-  return label.includes(",") || label.trim() !== label ? index : label;
 }
 
 function controls(image) {
@@ -148,7 +141,7 @@ function controls(image) {
   return el(
     "div",
     { class: "controls" },
-    el("div", { class: "row" }, targetSelect(image), againstSelect(image), parts.add),
+    el("div", { class: "row" }, targetField(image), againstField(image), parts.add),
     el("div", { class: "row" }, opacityRange(), sideBoxes(), full),
   );
 }
@@ -158,31 +151,23 @@ function change(values) {
   requestMaps();
 }
 
-/** All classes as [index, text]; the most probable ones come first. */
-function classOptions(image) {
-  const shares = new Map(image.answer.top.map((entry) => [entry.index, entry.probability]));
-  const indices = new Set([...shares.keys(), ...state.manifest.labels.keys()]);
-  const text = (index) => (shares.has(index) ? `${labelOf(index)} (${percent(shares.get(index))})` : labelOf(index));
-  return [...indices].map((index) => [String(index), text(index)]);
-}
-
-function targetSelect(image) {
-  const predicted = ["", t("why.predicted", { label: image.answer.label })];
+function targetField({ answer }) {
+  const none = t("why.predicted", { label: nameOf(answer.index) });
   const onchange = (target) => change({ target, against: allowedAgainst(target, choices.against) });
-  return labelled(t("why.target"), select([predicted, ...classOptions(image)], choices.target, onchange, { id: "target" }));
+  return classField(t("why.target"), "target", { none, top: answer.top, value: choices.target, onchange }).node;
 }
 
-function againstSelect(image) {
-  const none = ["", t("why.nothing")];
+function againstField({ answer }) {
   const onchange = (against) => change({ against: allowedAgainst(choices.target, against) });
-  return labelled(t("why.against"), select([none, ...classOptions(image)], choices.against, onchange, { id: "against" }));
+  parts.against = classField(t("why.against"), "against", { none: t("why.nothing"), top: answer.top, value: choices.against, onchange });
+  return parts.against.node;
 }
 
-/** `against`, or "" where it is the target itself; the list then shows that. */
+/** `against`, or "" where it is the target itself; the field then shows that. */
 function allowedAgainst(target, against) {
   const index = target === "" ? shown.answer.index : Number(target);
   const allowed = against !== "" && Number(against) === index ? "" : against;
-  document.getElementById("against").value = allowed;
+  parts.against.set(allowed);
   return allowed;
 }
 

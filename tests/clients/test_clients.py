@@ -81,7 +81,7 @@ def test_tritonclient_finds_server_and_model(triton, embedded):
         True,
         False,
     )
-    assert triton["server"]["extensions"] == ["binary_tensor_data"]
+    assert triton["server"]["extensions"] == ["binary_tensor_data", "classification"]
     assert triton["model"]["versions"] == [embedded.manifest.version]
 
 

@@ -9,6 +9,9 @@ from scipy.special import logsumexp, softmax
 from service.bundle.manifest import Familiarity, PredictionSets
 from service.errors import InvalidParameter
 from service.predictions import (
+    MOST_TOP_K,
+    SET_LABELS,
+    SORTED_CLASSES,
     Calibrated,
     PredictionOptions,
     check_coverage,
@@ -16,6 +19,8 @@ from service.predictions import (
     check_top_k,
     energy,
     find_class,
+    find_classes,
+    most_probable,
     predict,
     prediction_of,
 )
@@ -50,7 +55,7 @@ def calibrated(similarity=None):
     row = OutputRow(LOGITS)
     if similarity is not None:
         row = OutputRow(LOGITS, np.array(similarity, np.float32), np.arange(7, 7 + len(similarity)))
-    return Calibrated(row, 1.0, PROBABILITIES, list(range(10)))
+    return Calibrated(row, 1.0, np.array(PROBABILITIES))
 
 
 def set_of(manifest, **options):
@@ -169,6 +174,66 @@ def test_a_number_of_nearest_is_limited_by_the_model(manifest):
 
 def test_a_class_is_found_by_label_and_by_number(manifest):
     assert find_class("class 3", manifest) == find_class("3", manifest) == 3
+
+
+def test_classes_are_found_by_labels_and_numbers(manifest):
+    assert find_classes("class 3, 5,class 0", manifest) == (3, 5, 0)
+    commas = replace(manifest, labels=("cat, or kitten", *LABELS[1:]))
+    assert find_classes("cat, or kitten", commas) == (0,)
+    with pytest.raises(InvalidParameter, match="classes is 'unicorn'; name a label"):
+        find_classes("class 3,unicorn", manifest)
+
+
+def test_a_label_of_several_classes_is_rejected_with_their_numbers(manifest):
+    cranes = replace(manifest, labels=("crane", *LABELS[1:9], "crane"))
+    assert find_class("9", cranes) == 9
+    with pytest.raises(
+        InvalidParameter, match=r"target is 'crane', the label of 2 classes: .* such as 0, 9"
+    ):
+        find_class("crane", cranes)
+    assert [cranes.name_of(index) for index in (0, 1, 9)] == ["crane (0)", "class 1", "crane (9)"]
+
+
+@pytest.mark.parametrize("classes", [10, SORTED_CLASSES + 1, 21_841])
+@pytest.mark.parametrize("distinct", [3, 1000])
+def test_the_most_probable_of_many_classes_are_those_of_a_stable_sort(classes, distinct):
+    rng = np.random.default_rng(classes)
+    probabilities = rng.integers(0, distinct, classes) / distinct
+    expected = np.argsort(-probabilities, kind="stable")
+    for count in (1, 5, 10):
+        assert most_probable(probabilities, count).tolist() == expected[:count].tolist()
+
+
+def test_a_network_that_overflows_gets_an_answer(manifest):
+    many = replace(manifest, labels=tuple(f"class {index}" for index in range(5000)))
+    prediction = predict(OutputRow(np.full(5000, np.nan, np.float32)), many)
+    assert [entry.index for entry in prediction.top] == [0, 1, 2]
+
+
+def test_a_large_set_lists_its_most_probable_labels_and_holds_all(manifest):
+    count = 5000
+    many = replace(manifest, labels=tuple(f"class {index}" for index in range(count)))
+    many = with_sets(many, marginal=1e-9, by_class=(1e-9,) * count)
+    logits = np.random.default_rng(0).normal(size=count).astype(np.float32)
+    order = np.argsort(-logits, kind="stable")
+    for options, listed in ((PredictionOptions(), SET_LABELS), (PredictionOptions(300), 300)):
+        found = predict(OutputRow(logits), many, options).prediction_set
+        assert found.indices.tolist() == order.tolist()
+        assert found.labels == tuple(many.labels[index] for index in order[:listed])
+
+
+def test_named_classes_are_answered_in_their_order(manifest):
+    options = PredictionOptions(top_k=1, classes=(9, 0, 9))
+    found = predict(OutputRow(LOGITS), manifest, options).classes
+    assert [entry.index for entry in found] == [9, 0, 9]
+    assert [entry.probability for entry in found] == pytest.approx(softmax(LOGITS)[[9, 0, 9]])
+
+
+def test_a_top_k_of_a_large_model_is_limited(manifest):
+    many = replace(manifest, labels=tuple(f"class {index}" for index in range(5000)))
+    assert check_top_k(MOST_TOP_K, many) == MOST_TOP_K
+    with pytest.raises(InvalidParameter, match="has 5,000 classes: ask for 1 to 1,000, or for"):
+        check_top_k(MOST_TOP_K + 1, many)
 
 
 def test_a_label_wins_over_the_number_of_another_class(manifest):

@@ -218,7 +218,12 @@ def test_missing_measures_of_trust_are_named(visit, server):
 )
 def test_prediction_sets_and_familiarity_are_shown_in_words(familiar, words, visit):
     more = {
-        "prediction_set": {"labels": ["ship", "airplane"], "coverage": 0.95},
+        "prediction_set": {
+            "labels": ["ship", "airplane"],
+            "indices": [8, 0],
+            "size": 2,
+            "coverage": 0.95,
+        },
         "familiarity": {"score": 0.87, "threshold": 0.41, "familiar": familiar},
     }
 

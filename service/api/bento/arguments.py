@@ -11,13 +11,18 @@ until one is asked for.
 
 import base64
 import json
-from typing import Any, ClassVar, cast
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import bentoml
 from pydantic import Field, field_validator, model_validator
 
 from service.api.bento.files import file_bytes
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.bundle.manifest import Manifest
 
 IMAGES = "images"  # what a list of images is called in JSON
 EXTRAS = "kwargs"  # BentoML's name for keyword arguments without a field
@@ -85,14 +90,20 @@ def _encoded(files: bytes | list[bytes]) -> Any:
     return base64.b64encode(files).decode()
 
 
+@lru_cache(maxsize=1)
+def _manifest(bundle: Path) -> "Manifest":
+    from service.bundle.manifest import MANIFEST, Manifest  # noqa: PLC0415
+
+    return Manifest.parse((bundle / MANIFEST).read_bytes())
+
+
 def _schema(parameters: str, mode: str) -> dict[str, Any]:
     """The JSON schema: BentoML's client sends properties of the type "file" as parts of a form;
     OpenAPI has no such type.
     """
     from service.api.openapi import document  # noqa: PLC0415
-    from service.bundle.manifest import MANIFEST, Manifest  # noqa: PLC0415
 
-    manifest = Manifest.parse((Settings.from_environment().bundle / MANIFEST).read_bytes())
+    manifest = _manifest(Settings.from_environment().bundle)
     file = (
         {"type": "file", "format": "image"}
         if mode == "validation"

@@ -1,8 +1,8 @@
 """Tensors of the Open Inference Protocol (KServe's V2): a JSON document, then binary data.
 
 Input, one image a row: BYTES (N,) or (N, 1) of encoded images, or UINT8 (N, H, W, 3) of RGB pixels.
-Output: FP32 or BOOL of any shape, or BYTES (N,) of texts. Binary data is little-endian and
-row-major; a length of 4 bytes precedes each element of BYTES.
+Output: FP32 or BOOL of any shape, or BYTES (N,) or (N, k) of texts. Binary data is little-endian
+and row-major; a length of 4 bytes precedes each element of BYTES.
 
 Encoded images: binary data holds the file itself, JSON its base64 (RFC 4648). Nothing is guessed.
 
@@ -30,7 +30,7 @@ from service.image.resize import Pixels
 
 BYTES, UINT8, FP32, BOOL = "BYTES", "UINT8", "FP32", "BOOL"
 HEADER = "Inference-Header-Content-Length"
-EXTENSION = "binary_tensor_data"
+EXTENSIONS = ("binary_tensor_data", "classification")
 LENGTH_BYTES = 4
 MAX_ROWS = request_body.MAX_IMAGES
 MAX_DIGITS = 15  # of HEADER; int() takes seconds for thousands of digits
@@ -67,11 +67,12 @@ class InferenceRequest:
 
 @dataclass(frozen=True)
 class Output:
-    """An outgoing tensor: float32 or bool of any shape, or N texts."""
+    """An outgoing tensor: float32 or bool of any shape, or texts, `columns` a row if not 0."""
 
     request: OutputRequest
     values: Values
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    columns: int = 0
 
 
 def read(body: bytes, json_length: str | None, max_pixels: int) -> InferenceRequest:
@@ -110,7 +111,7 @@ def write(head: Mapping[str, Any], outputs: Sequence[Output]) -> Response:
 
 def _entry(output: Output) -> tuple[dict[str, Any], bytes]:
     values = output.values
-    kind, shape, content = _laid_out(values)
+    kind, shape, content = _laid_out(values, output.columns)
     entry: dict[str, Any] = {"name": output.request.name, "datatype": kind, "shape": shape}
     data, parameters = b"", dict(output.parameters)
     if output.request.binary:
@@ -122,10 +123,11 @@ def _entry(output: Output) -> tuple[dict[str, Any], bytes]:
     return entry | ({"parameters": parameters} if parameters else {}), data
 
 
-def _laid_out(values: Values) -> tuple[str, list[int], bytes]:
+def _laid_out(values: Values, columns: int) -> tuple[str, list[int], bytes]:
     """Datatype, shape and binary data of `values`."""
     if not isinstance(values, np.ndarray):
-        return BYTES, [len(values)], b"".join(_with_length(text) for text in values)
+        shape = [len(values) // columns, columns] if columns else [len(values)]
+        return BYTES, shape, b"".join(_with_length(text) for text in values)
     if values.dtype == bool:
         return BOOL, list(values.shape), values.tobytes()
     return FP32, list(values.shape), values.astype("<f4").tobytes()

@@ -10,6 +10,9 @@ An inference has one input of N images. With K classes and maps of side S its ou
     attribution     FP32 (N, S, S)  the explanation
     quality         FP32 (N, M)     M `measures` of `attribution`, NaN where a cheaper one has none
 
+With the parameter `classification` k, from Triton's extension of that name, `logits` and
+`probabilities` are BYTES (N, k) instead: the largest k values as "value:index:label".
+
 A request without outputs gets the first three. The parameters of an explanation (`method`,
 `target`, …) and of sets (`coverage`, `by_class`) belong to their output, or to the request, for
 clients that cannot set those of an output. One bad row fails the request: the protocol has no error
@@ -43,13 +46,15 @@ from service.bundle.folder import Bundle
 from service.bundle.manifest import Manifest
 from service.errors import InvalidParameter, NotFound, RequestError, short
 from service.explain import Attribution, Question
-from service.predictions import Prediction, PredictionSet
+from service.predictions import Prediction, PredictionSet, most_probable, most_top_k
+from service.runtime.graphs import Logits
 from service.schedule.pipeline import PIXELS, Pipeline, Sent
 from service.schedule.timing import Timing
 
 PREFIX = "/v2"
 DEFAULT, SETS, FAMILIARITY = ("logits", "probabilities", "label"), "prediction_set", "familiarity"
 ATTRIBUTION, QUALITY = "attribution", "quality"
+CLASSIFICATION, CLASSIFIED = "classification", ("logits", "probabilities")
 PARAMETERS_OF = {
     SETS: request_parameters.OF_SETS,
     ATTRIBUTION: (*request_parameters.OF_ATTRIBUTIONS, *request_parameters.OF_INFER),
@@ -83,7 +88,11 @@ class OpenInference:
     async def server(self, _request: Request) -> Response:
         """GET /v2."""
         return _json(
-            {"name": "candor", "version": service.__version__, "extensions": [tensors.EXTENSION]}
+            {
+                "name": "candor",
+                "version": service.__version__,
+                "extensions": list(tensors.EXTENSIONS),
+            }
         )
 
     async def live(self, _request: Request) -> Response:
@@ -206,12 +215,19 @@ class OpenInference:
             raise InvalidParameter(
                 f"there is no output {short(name)}; there are {', '.join(available)}"
             )
-        known = (*PARAMETERS_OF.get(name, ()), "binary_data")
+        own = (CLASSIFICATION,) if name in CLASSIFIED else PARAMETERS_OF.get(name, ())
+        known = (*own, "binary_data")
         for parameter in parameters:
             if parameter not in known:
                 raise InvalidParameter(
                     f"{name} has no parameter {short(parameter)}; it has {', '.join(known)}"
                 )
+        count, most = parameters.get(CLASSIFICATION, 1), most_top_k(self._manifest)
+        # To Python, true is a whole number.
+        if type(count) is not int or not 1 <= count <= most:
+            raise InvalidParameter(
+                f"{CLASSIFICATION} of {name} is {short(count)}; give 1 to {most:,}"
+            )
         if name == QUALITY and ATTRIBUTION not in outputs:
             raise InvalidParameter(
                 f"{QUALITY} measures the output {ATTRIBUTION!r}, which was not requested: "
@@ -243,10 +259,20 @@ class OpenInference:
             return self._familiarity(request, predictions)
         if request.name == "label":
             return Output(request, [prediction.best.label for prediction in predictions])
-        logits = np.stack([prediction.logits for prediction in predictions])
-        if request.name == "logits":
-            return Output(request, logits)
-        return Output(request, self._manifest.calibration.probabilities(logits).astype(np.float32))
+        values = np.stack([prediction.logits for prediction in predictions])
+        if request.name == "probabilities":
+            values = self._manifest.calibration.probabilities(values).astype(np.float32)
+        count = request.parameters.get(CLASSIFICATION)
+        return Output(request, values) if count is None else self._classes(request, values, count)
+
+    def _classes(self, request: OutputRequest, values: Logits, count: int) -> Output:
+        labels = self._manifest.labels
+        texts = [
+            f"{row[index]:f}:{index}:{labels[index]}"
+            for row in values
+            for index in most_probable(row.astype(np.float64), count).tolist()
+        ]
+        return Output(request, texts, columns=count)
 
     def _familiarity(self, request: OutputRequest, predictions: Sequence[Prediction]) -> Output:
         scores = [each.familiarity.score for each in predictions if each.familiarity]
@@ -256,12 +282,11 @@ class OpenInference:
 
     def _sets(self, request: OutputRequest, by_row: Sequence[PredictionSet | None]) -> Output:
         sets = [each for each in by_row if each is not None]
-        membership = [
-            [label in members for label in self._manifest.labels]
-            for members in (frozenset(each.labels) for each in sets)
-        ]
+        membership = np.zeros((len(sets), len(self._manifest.labels)), bool)
+        for row, each in zip(membership, sets, strict=True):
+            row[each.indices] = True
         parameters = {"coverage": sets[0].coverage, "by_class": sets[0].by_class}
-        return Output(request, np.array(membership, bool), parameters)
+        return Output(request, membership, parameters)
 
 
 def outputs_of(manifest: Manifest) -> tuple[str, ...]:

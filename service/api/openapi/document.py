@@ -24,7 +24,7 @@ from service.errors import NotAcceptable, NotFound, RequestError, TooManyRequest
 from service.explain import Parameter, available
 from service.explain.segments import LEAST, MOST
 from service.image.decode import MEDIA_TYPES
-from service.predictions import COVERAGE, TOP_K
+from service.predictions import COVERAGE, MOST_CLASSES, TOP_K, most_top_k
 from service.schedule.timing import DEADLINE_MS
 
 _JSON = "application/json"
@@ -200,7 +200,7 @@ def _with_404(operation: dict[str, Any]) -> dict[str, Any]:
 
 
 def _of_predictions(manifest: Manifest) -> list[dict[str, Any]]:
-    return [_top_k(manifest), *_of_trust(manifest), _deadline()]
+    return [_top_k(manifest), _classes(), *_of_trust(manifest), _deadline()]
 
 
 def _of_trust(manifest: Manifest) -> list[dict[str, Any]]:
@@ -232,9 +232,18 @@ def _of_trust(manifest: Manifest) -> list[dict[str, Any]]:
 
 
 def _top_k(manifest: Manifest) -> dict[str, Any]:
-    classes = len(manifest.labels)
-    limits = {"minimum": 1, "maximum": classes, "default": min(TOP_K, classes)}
+    most = most_top_k(manifest)
+    limits = {"minimum": 1, "maximum": most, "default": min(TOP_K, most)}
     return _query("top_k", "How many classes to list.", {"type": "integer", **limits})
+
+
+def _classes() -> dict[str, Any]:
+    return _query(
+        "classes",
+        f"Up to {MOST_CLASSES} classes whose probabilities the answer shall hold, too, whatever "
+        "their rank: labels or indices, with commas between them.",
+        {"type": "string", "examples": ["0,1"]},
+    )
 
 
 def _deadline() -> dict[str, Any]:
@@ -258,7 +267,7 @@ def _of_explanations(manifest: Manifest) -> list[dict[str, Any]]:
         _query(
             target,
             "A label, an index, or two of them (cat,dog: why cat rather than dog); the default is "
-            "the predicted class.",
+            "the predicted class. A label of several classes is rejected: give an index.",
             {"type": "string", "examples": list(manifest.labels[:3])},
         ),
         _query(

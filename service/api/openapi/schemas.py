@@ -7,6 +7,7 @@ from typing import Any
 
 from service.bundle.manifest import Manifest
 from service.errors import MethodNotAllowed, NotFound, RequestError, Unauthorized
+from service.predictions import SET_LABELS
 
 Schema = dict[str, Any]
 
@@ -129,6 +130,7 @@ def _prediction(manifest: Manifest, image: Schema) -> Schema:
         timing_ms=_described(timing, "Milliseconds by stage"),
     )
     schema["properties"] |= {
+        "classes": _described(array_of(ref("Class")), "Those that the request names"),
         "explanation": ref("Explanation"),
         "nearest": array_of(_nearest(manifest)),
     }
@@ -139,7 +141,9 @@ def _set(manifest: Manifest) -> Schema:
     labels = array_of(_label(manifest)) | {"minItems": 1}
     return record(
         "Classes that include the true one with probability `coverage`",
-        labels=labels,
+        labels=_described(labels, f"The most probable {SET_LABELS} or `top_k`, if there are more"),
+        indices=_described(array_of(WHOLE), "The indices of these classes"),
+        size=_described(WHOLE, "The number of all classes in the set"),
         coverage=_share(),
         by_class=FLAG,
     )

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from service.bulk.job import FILES_A_PART, Job, Parts, Shard
+from service.bulk.job import FILES_A_PART, Job, Parts, Shard, target_text
 from service.errors import BulkError, InvalidParameter
+from service.explain.target import Target, find_target
 
 
 @pytest.fixture
@@ -123,3 +125,16 @@ def test_parts_without_settings_are_not_trusted(tmp_path, images, start):
 def test_a_folder_without_images_is_rejected(tmp_path, start):
     with pytest.raises(BulkError, match=r"holds no file that ends in \.jpg, "):
         start(tmp_path, tmp_path / "out.parquet")
+
+
+def test_a_target_is_written_as_it_is_read(embedded):
+    labels = ("crane", "crane", "shark, white", *embedded.manifest.labels[3:])
+    manifest = replace(embedded.manifest, labels=labels)
+    for target, text in (
+        (Target(1), "1"),
+        (Target(2), "shark, white"),
+        (Target(2, 3), "2,3"),
+        (Target(4, 3), "deer,cat"),
+    ):
+        assert target_text(target, manifest) == text
+        assert find_target(text, manifest) == target

@@ -83,7 +83,6 @@ def test_an_unknown_schema_version_has_a_remedy():
     [
         lambda d: d.pop("labels"),
         lambda d: d.update(labels=["cat"]),
-        lambda d: d.update(labels=["cat", "cat"]),
         lambda d: d.update(temperature=0),
         lambda d: d.update(entropy_power=-0.1),
         lambda d: d.update(entropy_power=1.1),

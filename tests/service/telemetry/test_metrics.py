@@ -58,6 +58,20 @@ def series(text):
     }
 
 
+def test_the_many_classes_of_a_model_are_one_series_unless_they_are_asked_for():
+    for most, names in ((2, {"*"}), (3, {"cat", "dog", "eel"})):
+        counted = Metrics(["cat", "dog", "eel"], most_classes=most)
+        for index in (0, 1, 1, 2):
+            counted.predictions[index].inc()
+        found = {
+            name: value
+            for name, value in series(counted.text().decode()).items()
+            if name.startswith("candor_predictions_total")
+        }
+        assert set(found) == {f'candor_predictions_total{{label="{name}"}}' for name in names}
+        assert sum(found.values()) == 4
+
+
 def test_counts_are_summed_over_all_processes_and_gauges_over_live_ones(tmp_path):
     exposition = Exposition(tmp_path)
     first, second = worker(tmp_path, 2), worker(tmp_path, 5)

@@ -115,7 +115,10 @@ def native(server, body, path="/predict"):
 
 def test_the_server_has_metadata(server):
     found = server.client.get("/v2").json()
-    assert (found["name"], found["extensions"]) == ("candor", ["binary_tensor_data"])
+    assert (found["name"], found["extensions"]) == (
+        "candor",
+        ["binary_tensor_data", "classification"],
+    )
     assert server.client.get("/v2/health/live").json() == {"live": True}
     assert server.client.get("/v2/health/ready").json() == {"ready": True}
 
