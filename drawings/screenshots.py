@@ -20,7 +20,7 @@ NARROW_HEIGHT = 844
 METHODS = ("Integrated Gradients", "Grad-CAM", "Occlusion")
 SCHEMES = ("light", "dark")
 SHOWN = ("try", "why")  # in the documents
-SAMPLES = ROOT / "service" / "web" / "samples"
+SAMPLES = ROOT / "service" / "model"
 WATCHED_SECONDS = 24
 QUALITY = 80
 

@@ -19,6 +19,7 @@ Optional, with inputs and outputs as above:
     predict.int8.onnx    8-bit integers inside, for predictions on CPUs
     reference.npz        features int8 (R, D), labels int64 (R,) and names (R,) of training images
     report.json, CARD.md
+    *.jpg, *.webp        samples for the page (service.bundle.presentation)
 
 gradient.onnx and cam.onnx are derived from predict.onnx, to the digests in the manifest, and need
 not be stored with it.

@@ -47,7 +47,8 @@ def test_it_holds_the_service_and_its_model_alone(bento):
         if path.is_file()
     }
     assert held <= {"service", "README.md", "LICENSE", "bentofile.yaml"}
-    assert (bento / "src" / "service" / "model" / "predict.onnx").exists()
+    for model in ("model", "imagenet"):
+        assert (bento / "src" / "service" / model / "predict.onnx").exists()
 
 
 def test_its_image_has_our_settings(bento):
