@@ -63,10 +63,13 @@ def foreign_card(manifest: Manifest) -> str:
     """CARD.md of the bundle of an ONNX file, which no audit has measured."""
     sets = manifest.prediction_sets
     trust = UNMEASURED if sets is None else FITTED.format(images=sets.pictures)
+    weights = manifest.provenance.get("weights")
+    origin = f" Its weights are {weights}." if weights else ""
     return (
         f"# {manifest.name}\n\n"
         f"A classifier of {len(manifest.labels):,} classes for images of {manifest.input.size} × "
-        f"{manifest.input.size} pixels, from the file {manifest.provenance['file']}.\n\n{trust}"
+        f"{manifest.input.size} pixels, from the file {manifest.provenance['file']}.{origin}\n\n"
+        f"{trust}"
         "- No audit has measured it: neither its accuracy nor bias, corrupted images or attacks.\n"
         "- It knows these classes only: an image of anything else gets one of them, too.\n"
     )
