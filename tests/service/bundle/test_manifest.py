@@ -71,11 +71,15 @@ def test_texts_and_samples_survive_and_their_absence_leaves_no_trace():
     [
         ("title", {"zh": "二"}, "title has the languages zh; 'en' is needed"),
         ("description", {"en": "Two", "<b>": "2"}, "description has the language '<b>'"),
-        ("title", {"en": 2}, "title.en is int, not str"),
+        ("title", {"en": 2}, "breaks the contract"),
         ("samples", [{"file": "dog.webp", "title": {}, "attribution": ""}], "does not name"),
         ("samples", [{"file": "cat.png", "title": {}, "attribution": ""}], "a sample is a file"),
         ("samples", [{"file": "cat.webp", "title": {}}], "attribution"),
-        ("samples", [{"file": "cat.webp", "title": "Cat", "attribution": ""}], "not Mapping"),
+        (
+            "samples",
+            [{"file": "cat.webp", "title": "Cat", "attribution": ""}],
+            "breaks the contract",
+        ),
     ],
 )
 def test_texts_and_samples_that_no_page_can_show_are_rejected(part, value, message):
