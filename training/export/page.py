@@ -45,7 +45,7 @@ def present(bundle: Bundle, page: Path, folder: Path) -> Bundle:
 
 def _read(page: Path) -> dict[str, Any]:
     try:
-        document = json.loads((page / PAGE).read_text(encoding="utf-8"))
+        document: dict[str, Any] = json.loads((page / PAGE).read_text(encoding="utf-8"))
         unknown = document.keys() - set(PARTS)
         if unknown:
             raise PageError(f"{page / PAGE} has {min(unknown)!r}; it may have {', '.join(PARTS)}")
