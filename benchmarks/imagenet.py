@@ -41,7 +41,7 @@ def main() -> None:
 @click.argument("images", type=click.Path(path_type=Path, file_okay=False))
 def same(weights: Path, images: Path) -> None:
     """Compares the bundle with the torch network of WEIGHTS on the files of IMAGES."""
-    engine = Engine(contract.load(EMBEDDED["imagenet"]), "cpu")
+    engine = Engine(contract.load(EMBEDDED["imagenet"]), "cpu", threads=1)
     network = read_weights(weights)
     largest, agreeing, files = 0.0, 0, sorted(p for p in images.rglob("*") if p.suffix in SUFFIXES)
     for path in files:
