@@ -1,4 +1,4 @@
-"""Screenshots of the page of the embedded bundle, with some traffic to watch."""
+"""Screenshots of the page of an embedded bundle, with some traffic to watch."""
 
 import io
 import tempfile
@@ -20,7 +20,8 @@ NARROW_HEIGHT = 844
 METHODS = ("Integrated Gradients", "Grad-CAM", "Occlusion")
 SCHEMES = ("light", "dark")
 SHOWN = ("try", "why")  # in the documents
-SAMPLES = ROOT / "service" / "web" / "samples"
+SAMPLES = ROOT / "service" / "model"
+SHOWN_SAMPLES = {"cifar10": "Ship", "imagenet": "Cat"}
 WATCHED_SECONDS = 24
 QUALITY = 80
 
@@ -38,16 +39,26 @@ QUALITY = 80
     show_default=True,
 )
 @click.option(
+    "--bundle",
+    type=click.Choice(list(SHOWN_SAMPLES)),
+    default="cifar10",
+    show_default=True,
+)
+@click.option(
     "--into",
     type=click.Path(path_type=Path),
     default=ROOT / "docs" / "images",
     help="The folder of the images.",
 )
-def main(tabs: tuple[str, ...], schemes: tuple[str, ...], into: Path) -> None:
-    """Writes page-TAB-SCHEME-WIDTH.webp for each tab, colour scheme and width."""
+def main(tabs: tuple[str, ...], schemes: tuple[str, ...], bundle: str, into: Path) -> None:
+    """Writes page-TAB-SCHEME-WIDTH.webp for each tab, colour scheme and width.
+
+    Those of another bundle than cifar10 begin with its name.
+    """
+    prefix = "page" if bundle == "cifar10" else bundle
     with (
         tempfile.TemporaryDirectory() as scratch,
-        Server(Path(scratch)) as server,
+        Server(Path(scratch), bundle=bundle) as server,
         chromium() as browser,
     ):
         warm(server)
@@ -65,11 +76,11 @@ def main(tabs: tuple[str, ...], schemes: tuple[str, ...], into: Path) -> None:
             for tab in tabs:
                 with traffic(server.url) if tab == "watch" else nothing():
                     for visit in visits.values():
-                        prepare(visit, tab)
+                        prepare(visit, tab, SHOWN_SAMPLES[bundle])
                     if tab == "watch":
                         visits[schemes[0]].page.wait_for_timeout(1000 * WATCHED_SECONDS)
                     for scheme, visit in visits.items():
-                        take(visit, tab, width, into / f"page-{tab}-{scheme}-{width}.webp")
+                        take(visit, tab, width, into / f"{prefix}-{tab}-{scheme}-{width}.webp")
 
 
 def warm(server: Server) -> None:
@@ -115,14 +126,14 @@ def _ask(url: str, over: threading.Event, path: str) -> None:
             )
 
 
-def prepare(visit: Visit, tab: str) -> None:
-    """Brings the page to the state to show."""
+def prepare(visit: Visit, tab: str, sample: str) -> None:
+    """Brings the page to the state to show, of a `sample`."""
     if tab == "why":
-        visit.explained(*METHODS)
+        visit.explained(*METHODS, sample=sample)
         return
     visit.open(tab)
     if tab == "try":
-        visit.sample()
+        visit.sample(sample)
     if tab == "watch":
         visit.page.wait_for_selector(".tile")
     else:

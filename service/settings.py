@@ -22,6 +22,10 @@ LogFormat = Literal["text", "json"]
 
 PREFIX = "CANDOR_"
 EMBEDDED_BUNDLE = Path(__file__).parent / "model"
+EMBEDDED: Mapping[str, Path] = {  # the bundles of this repository, by name
+    "cifar10": EMBEDDED_BUNDLE,
+    "imagenet": Path(__file__).parent / "imagenet",
+}
 GPU = Path("/dev/nvidia0")
 ORIGIN = re.compile(r"https?://[^/\s]+")
 
@@ -90,6 +94,15 @@ def _folder(text: str) -> Path:
     return path
 
 
+def _bundle(text: str) -> Path:
+    if text.strip() in EMBEDDED:
+        return EMBEDDED[text.strip()]
+    try:
+        return _folder(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or one of {', '.join(EMBEDDED)}") from None
+
+
 def _sha256(text: str) -> str:
     if not re.fullmatch("[0-9a-f]{64}", text):
         raise ValueError("64 hex digits in lower case")
@@ -107,7 +120,9 @@ class Settings:
     """The choices of an operator; sizes in bytes and pixels, times in seconds, ports as numbers."""
 
     bundle: Path = _setting(
-        EMBEDDED_BUNDLE, _folder, "folder of the bundle to serve; the embedded one by default"
+        EMBEDDED_BUNDLE,
+        _bundle,
+        "folder of the bundle to serve, or an embedded one: cifar10, the default, or imagenet",
     )
     bundle_digest: str | None = _setting(
         None, _sha256, "sha256 of the bundle's manifest, 64 hex digits; any other is not served"

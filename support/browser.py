@@ -68,11 +68,11 @@ class Visit:
         self.page.wait_for_selector(".verdict")
         return self.page
 
-    def explained(self, *methods: str) -> Page:
+    def explained(self, *methods: str, sample: str = "Ship") -> Page:
         """Submits a sample and waits for its maps by `methods`."""
         self.open()
-        self.sample()
-        self.page.get_by_role("link", name="Why ship?").click()
+        self.sample(sample)
+        self.page.locator(".answer a.main").click()
         for number, method in enumerate(methods):
             if number:
                 self.page.get_by_role("button", name="Compare with another method").click()

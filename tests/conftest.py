@@ -55,11 +55,12 @@ def pytest_runtest_makereport(item, call):
 
 
 def pytest_sessionstart(session):
-    """Completes the embedded bundle, which scripts/setup does as well; once, before all workers."""
+    """Completes the embedded bundles, as scripts/setup does; once, before all workers."""
     if not hasattr(session.config, "workerinput"):
         from training.export.derive import complete
 
-        complete(ROOT / "service" / "model")
+        for name in ("model", "imagenet"):
+            complete(ROOT / "service" / name)
 
 
 @pytest.fixture(scope="session")

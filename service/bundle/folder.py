@@ -19,6 +19,7 @@ Optional, with inputs and outputs as above:
     predict.int8.onnx    8-bit integers inside, for predictions on CPUs
     reference.npz        features int8 (R, D), labels int64 (R,) and names (R,) of training images
     report.json, CARD.md
+    *.jpg, *.webp        samples for the page (service.bundle.presentation)
 
 gradient.onnx and cam.onnx are derived from predict.onnx, to the digests in the manifest, and need
 not be stored with it.
@@ -184,6 +185,8 @@ def check_int8(bundle: Bundle, device: str) -> None:
 def write(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
     """Writes `files` and a manifest with their digests; replaces a bundle in `folder` whole.
 
+    The manifest keeps those samples whose file is among `files`.
+
     Raises:
         ExternalDataError: a graph keeps tensors in other files.
         FileExistsError: `folder` holds files and is no bundle.
@@ -195,7 +198,9 @@ def write(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundl
             f"{folder} holds files and is no bundle: name an empty or a new folder"
         )
     complete = replace(
-        manifest, files={name: Digest.of(content) for name, content in sorted(files.items())}
+        manifest,
+        files={name: Digest.of(content) for name, content in sorted(files.items())},
+        samples=tuple(sample for sample in manifest.samples if sample.file in files),
     )
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Beside `folder`, since a rename works within one file system alone: no reader ever sees a

@@ -18,8 +18,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from jaxtyping import Float64
 
-from service.bundle import types
+from service.bundle import presentation, types
 from service.bundle.calibration import Calibration
+from service.bundle.presentation import Sample, Texts
 from service.errors import ManifestError, SchemaVersionError, short
 from service.image.resize import Input, Resize
 
@@ -31,7 +32,10 @@ MAX_FILE_BYTES = 2**31  # of a protobuf message, and so of a graph
 MAX_FEATURES = 2**20
 # Keys that older bundles lack. A manifest leaves them out where they have no value, so that older
 # bundles keep their versions.
-LATER = ("entropy_power", "int8", "prediction_sets", "familiarity", "distribution")
+LATER = (
+    *("entropy_power", "int8", "prediction_sets", "familiarity", "distribution"),
+    *("title", "description", "samples"),
+)
 
 Evidence = Literal["neighbours", "energy"]
 Thresholds = Float64[np.ndarray, "*classes"]
@@ -174,6 +178,7 @@ class Manifest:
     ones of the same bundle.
     `int8`: given with predict.int8.onnx. `prediction_sets`, `familiarity`, `distribution`: given if
     there were held-out images to fit them on.
+    `title`, `description`, `samples`: for the page.
     """
 
     name: str
@@ -190,6 +195,9 @@ class Manifest:
     prediction_sets: PredictionSets | None = None
     familiarity: Familiarity | None = None
     distribution: Distribution | None = None
+    title: Texts = field(default_factory=dict)
+    description: Texts = field(default_factory=dict)
+    samples: tuple[Sample, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.labels) < 2:  # noqa: PLR2004
@@ -199,6 +207,7 @@ class Manifest:
         if not 0 <= self.entropy_power <= 1:
             raise ManifestError(f"entropy_power is {self.entropy_power}; it must be in 0…1")
         self._check_trust()
+        presentation.check({"title": self.title, "description": self.description}, self.samples)
         for name in self.files:
             if not FILE_NAME.fullmatch(name) or name == MANIFEST:
                 raise ManifestError(
@@ -297,13 +306,16 @@ class Manifest:
 
 
 def _check_counts(manifest: Manifest) -> None:
-    """Checks sizes that memory is taken for; raises ValueError."""
+    """Checks sizes that memory is taken for, and the files of samples; raises ValueError."""
     for name, digest in manifest.files.items():
         if not SHA256.fullmatch(digest.sha256) or not 0 <= digest.length <= MAX_FILE_BYTES:
             raise ValueError(
                 f"files.{name} has sha256 {short(digest.sha256)} and length {digest.length:,}; "
                 f"64 hex digits and 0 to {MAX_FILE_BYTES:,} bytes are needed"
             )
+    for sample in manifest.samples:
+        if sample.file not in manifest.files:
+            raise ValueError(f"samples names {short(sample.file)}, which files does not name")
     if not 1 <= (manifest.features or 1) <= MAX_FEATURES:
         raise ValueError(f"features is {manifest.features:,}, not in 1…{MAX_FEATURES:,}")
 
@@ -336,6 +348,7 @@ def _typed(document: dict[str, Any]) -> dict[str, Any]:
             method: Parity(**values) for method, values in document.get("parity", {}).items()
         },
         "files": {name: Digest(**values) for name, values in document["files"].items()},
+        "samples": tuple(Sample(**values) for values in document.get("samples", ())),
     }
 
 

@@ -93,6 +93,8 @@ def open_session(
         raise DeviceError(
             f"{provider} cannot be loaded (no GPU, no driver, or a library is missing): {REMEDY}"
         )
+    # The file, which a session keeps for its fallback to another provider: there is none here.
+    session._model_bytes = None  # noqa: SLF001
     return session
 
 

@@ -1,8 +1,9 @@
 """All graphs of one bundle, open on one device: opened, warmed up and self-tested at the start.
 
 A CPU with several cores has every graph open twice: for one thread, which wastes nothing while all
-cores have work, and for all cores, which answers a lone request sooner. A GPU has a thread for
-explanations and one for predictions, with a copy of predict.onnx: predictions never wait for a
+cores have work, and for all cores, which answers a lone request sooner. Beside other workers the
+graphs of explanations are open once, and a batch is shared out among the cores. A GPU has a thread
+for explanations and one for predictions, with a copy of predict.onnx: predictions never wait for a
 piece of an explanation.
 """
 
@@ -26,8 +27,9 @@ from service.runtime.graphs import EXPLAINING, PATH_GRADIENT, QUICK, STORED, Fee
 from service.settings import Device, Precision
 from service.workers import host
 
-# The most that run together on a CPU, where more gain nothing.
-CPU_ROWS = 16
+# The most that run together on a CPU, where more gain nothing; of large images fewer, because the
+# gradient of one at 224 × 224 takes 45 MB (docs/benchmarks.md).
+CPU_ROWS, CPU_PIXELS = 16, 2 * 224 * 224
 # The 50 are the default steps of Integrated Gradients.
 GPU_ROWS = (1, 2, 4, 8, 16, 32, 50, 64)
 # The most in a batch: of large images more rows gain little and take gigabytes.
@@ -146,6 +148,29 @@ def rows_of(size: int) -> tuple[int, ...]:
     return tuple(rows for rows in GPU_ROWS if rows == 1 or rows * size * size <= GPU_PIXELS)
 
 
+def cpu_rows(size: int) -> int:
+    """The most images of `size` × `size` pixels that run together on a CPU."""
+    return max(1, min(CPU_ROWS, CPU_PIXELS // size**2))
+
+
+def shared_out(program: Program, threads: int) -> Program:
+    """`program` of one thread, which runs the parts of a batch on so many threads at once."""
+    pool = ThreadPoolExecutor(threads, "rows")
+
+    def run(feeds: Feeds) -> dict[str, np.ndarray]:
+        parts = min(threads, len(next(iter(feeds.values()))))
+        if parts < 2:  # noqa: PLR2004
+            return program(feeds)
+        pieces = {name: np.array_split(values, parts) for name, values in feeds.items()}
+        rows = [
+            dict(zip(pieces, piece, strict=True)) for piece in zip(*pieces.values(), strict=True)
+        ]
+        outputs = list(pool.map(program, rows))
+        return {name: np.concatenate([part[name] for part in outputs]) for name in outputs[0]}
+
+    return run
+
+
 def self_test_image(size: int) -> UInt8[np.ndarray, "1 size size 3"]:
     """The image that every bundle is self-tested with: smooth colours, the same everywhere."""
     ramp = np.arange(size, dtype=np.int64) * 255 // max(size - 1, 1)
@@ -162,15 +187,17 @@ def _open_all(
     sizes = rows_of(bundle.manifest.input.size)
     threads = threads or host.cores()
     if device == "cpu":
-        all_cores = _on_cpu(contents, threads)
-        one_core = _on_cpu(contents, 1) if threads > 1 else all_cores
-        if not alone:
+        one_core = _on_cpu(contents, 1)
+        twice = contents if alone else {g: c for g, c in contents.items() if g not in EXPLAINING}
+        all_cores = _on_cpu(twice, threads) if threads > 1 else one_core
+        if not alone and threads > 1:
             # Each time that a graph is open it has weights of its own, and beside other workers
             # an explanation never has all cores for long.
-            all_cores |= {graph: one_core[graph] for graph in EXPLAINING & all_cores.keys()}
+            shared = EXPLAINING & contents.keys()
+            all_cores |= {graph: shared_out(one_core[graph], threads) for graph in shared}
     else:
         all_cores = one_core = _on_gpu(contents, device, sizes)
-    most_rows = CPU_ROWS if device == "cpu" else sizes[-1]
+    most_rows = cpu_rows(bundle.manifest.input.size) if device == "cpu" else sizes[-1]
     sessions = Sessions(bundle.manifest, device, precision, most_rows, all_cores, one_core)
     _warm_up(sessions)
     return sessions

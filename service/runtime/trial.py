@@ -1,7 +1,7 @@
 """A trial of a bundle in a process of its own, with limits of time and memory.
 
 A graph of some hundred bytes can loop for years or fill the memory, and no look at it can find
-every such graph. The process ends instead of the service. The embedded bundle, and one that is
+every such graph. The process ends instead of the service. The embedded bundles, and one that is
 pinned by its digest, need no trial: they are known.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from service.bundle.folder import Bundle, load
 from service.errors import BundleError, CandorError
 from service.runtime.engine import Engine
-from service.settings import EMBEDDED_BUNDLE, Precision, Settings
+from service.settings import EMBEDDED, Precision, Settings
 
 # Of processor time, for the imports and small graphs; and for each MB of graphs, and for each
 # megapixel of input.
@@ -31,7 +31,7 @@ def check(settings: Settings) -> None:
         BundleError: it cannot be loaded, opened or run within the limits.
     """
     folder = settings.bundle.resolve()
-    if settings.bundle_digest or folder == EMBEDDED_BUNDLE.resolve():
+    if settings.bundle_digest or folder in {known.resolve() for known in EMBEDDED.values()}:
         return
     seconds, memory_bytes = limits(load(folder))
     command = [sys.executable, "-m", "service.runtime.trial", str(folder), settings.precision]

@@ -1,12 +1,11 @@
 // The sources of images: files, clipboard, drag and drop, the camera, and samples.
 
-import { getBlob, predictAll } from "/web/api.js";
+import { getBlob, predictAll, showImage } from "/web/api.js";
 import { button, el, fill } from "/web/dom.js";
 import { errorNotice } from "/web/parts.js";
 import { clearImages, predictionParameters, state } from "/web/state.js";
-import { t } from "/web/text.js";
+import { ofLanguage, t } from "/web/text.js";
 
-const SAMPLES = ["ship", "airplane", "automobile", "ball"];
 const listeners = new Set();
 let latest = 0; // number of the latest submission: answers to earlier ones are dropped
 
@@ -60,24 +59,28 @@ async function submitPhoto(capture) {
   if (file) await submit([file]);
 }
 
-/** The samples as a row of buttons. */
+/** The samples of the bundle as a row of buttons, and who made them; nothing if it has none. */
 export function samples() {
+  const given = state.manifest.samples ?? [];
+  if (given.length === 0) return null;
   const message = el("div", {});
-  const sample = (name) => {
-    const image = el("img", { src: sampleUrl(name), alt: "", width: 64, height: 64 });
-    const onclick = () => submitSample(name, message);
-    return el("li", {}, button([image, el("span", {}, t(`sample.${name}`))], onclick, { class: "sample" }));
+  const sample = ({ file, title }) => {
+    const image = el("img", { alt: "", width: 64, height: 64 });
+    showImage(image, sampleUrl(file));
+    return el("li", {}, button([image, el("span", {}, ofLanguage(title))], () => submitSample(file, message), { class: "sample" }));
   };
-  return el("div", { class: "samples" }, el("p", { class: "quiet" }, t("sample.intro")), el("ul", {}, SAMPLES.map(sample)), message);
+  const maker = ({ title, attribution }) => el("li", {}, ofLanguage(title), ": ", attribution);
+  const makers = el("details", { class: "quiet" }, el("summary", {}, t("sample.makers")), el("ul", {}, given.map(maker)));
+  return el("div", { class: "samples" }, el("p", { class: "quiet" }, t("sample.intro")), el("ul", { class: "row" }, given.map(sample)), makers, message);
 }
 
-const sampleUrl = (name) => `/web/samples/${name}.webp`;
+const sampleUrl = (file) => `/model/samples/${file}`;
 
-async function submitSample(name, message) {
+async function submitSample(file, message) {
   fill(message);
   try {
-    const blob = await getBlob(sampleUrl(name));
-    await submit([new File([blob], `${name}.webp`, { type: "image/webp" })]);
+    const blob = await getBlob(sampleUrl(file));
+    await submit([new File([blob], file, { type: blob.type })]);
   } catch (error) {
     fill(message, errorNotice(error));
   }

@@ -41,6 +41,9 @@ const completed = (text, values) => text.replace(/\{(\w+)\}/g, (placeholder, nam
 /** The string called `key`, or `fallback` if this language has none. */
 export const translated = (key, fallback) => strings[key] ?? fallback;
 
+/** A text of a bundle, which has one for each of its languages, and one in English. */
+export const ofLanguage = (texts) => texts[document.documentElement.lang] ?? texts.en;
+
 /** Title, remedy and detail of an error; a null remedy is part of the detail, which is English. */
 export function errorText({ message, problem }) {
   if (!problem) return { title: message, remedy: null, detail: null };

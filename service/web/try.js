@@ -4,7 +4,7 @@ import { button, el, fill } from "/web/dom.js";
 import { acceptEverywhere, imageSources, onImages, selectImage } from "/web/images.js";
 import { bars, errorNotice, heading } from "/web/parts.js";
 import { nameOf, selectedImage, state } from "/web/state.js";
-import { duration, errorText, number, percent, rounded, t } from "/web/text.js";
+import { duration, errorText, number, ofLanguage, percent, rounded, t } from "/web/text.js";
 
 const STAGES = ["read", "decode", "queue", "infer", "encode"];
 const SMALL = 120; // pixels: a smaller image is shown in squares, because blur would hide them
@@ -20,8 +20,10 @@ export function draw(root) {
   parts.answer = el("div", { class: "answer", "aria-live": "polite" });
   parts.grid = el("ul", { class: "grid" });
   parts.stage = el("div", { class: "stage" }, el("div", { class: "left" }, parts.frame, parts.grid, imageSources()), parts.answer);
-  const lead = t("try.lead", { classes: number(state.manifest.labels.length) });
-  fill(root, heading(t("try.title"), lead), parts.stage);
+  const { labels, title, description } = state.manifest;
+  const lead = t("try.lead", { classes: number(labels.length) });
+  const about = description && el("p", { class: "about quiet" }, ofLanguage(description));
+  fill(root, heading(title ? ofLanguage(title) : t("try.title"), lead), about, parts.stage);
   show();
 }
 

@@ -46,8 +46,9 @@ def test_it_holds_the_service_and_its_model_alone(bento):
         for path in (bento / "src").rglob("*")
         if path.is_file()
     }
-    assert held <= {"service", "README.md", "LICENSE", "bentofile.yaml"}
-    assert (bento / "src" / "service" / "model" / "predict.onnx").exists()
+    assert held <= {"service", "README.md", "LICENSE", "NOTICE", "bentofile.yaml"}
+    for model in ("model", "imagenet"):
+        assert (bento / "src" / "service" / model / "predict.onnx").exists()
 
 
 def test_its_image_has_our_settings(bento):

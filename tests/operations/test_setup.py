@@ -68,7 +68,7 @@ def test_the_first_call_installs_with_words_and_the_next_one_only_derives_graphs
     for part in ((), ("service",)):
         done = checkout.setup(*part)
         assert (done.returncode, done.stderr) == (0, "")
-        assert checkout.calls() == ["-m training derive service/model"]
+        assert checkout.calls() == ["-m training derive service/model service/imagenet"]
 
 
 def test_other_requirements_are_installed_into_the_same_environment(checkout):

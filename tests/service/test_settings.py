@@ -4,7 +4,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 
 from service.errors import SettingsError
-from service.settings import EMBEDDED_BUNDLE, Settings, describe
+from service.settings import EMBEDDED, EMBEDDED_BUNDLE, Settings, describe
 
 
 def test_an_empty_environment_gives_the_documented_defaults():
@@ -67,3 +67,15 @@ def test_there_is_a_worker_for_each_core_that_the_process_may_use():
     finally:
         os.sched_setaffinity(0, allowed)
     assert Settings(device="cpu").worker_count == len(allowed)
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_an_embedded_bundle_is_named_without_a_path(name):
+    settings = Settings.from_environment({"CANDOR_BUNDLE": name})
+    assert settings.bundle == EMBEDDED[name]
+    assert (settings.bundle / "manifest.json").exists()
+
+
+def test_a_bundle_that_is_nowhere_is_answered_with_the_embedded_names():
+    with pytest.raises(SettingsError, match="a folder that exists, or one of cifar10, imagenet"):
+        Settings.from_environment({"CANDOR_BUNDLE": "imagnet"})

@@ -20,13 +20,14 @@ from service.bundle import folder as bundle_folder
 from service.errors import RequestError
 from service.explain import METHODS
 from service.explain.colours import ink, tables
+from service.settings import EMBEDDED_BUNDLE
 from support.browser import TABS, Visit, chromium
 from support.images import draw, encode
 from support.servers import Server
 
 MOST_BYTES, MOST_SECONDS = 100_000, 1.0
 WEB = Path(__file__).parents[2] / "service" / "web"
-SAMPLES = WEB / "samples"
+SAMPLES = EMBEDDED_BUNDLE
 SHIP = SAMPLES / "ship.webp"
 SCRIPT = "<img src=x onerror=window.ran=1><script>window.ran=1</script>"
 PLOT = encode(draw("blue", size=64))
@@ -158,7 +159,7 @@ def test_files_have_a_policy_and_are_sent_again_only_after_a_change(server):
 
 @pytest.mark.parametrize(
     "path",
-    ["/web/", "/web/../app.py", "/web/%2e%2e/settings.py", "/web/samples", "/web/style.css/x"],
+    ["/web/", "/web/../app.py", "/web/%2e%2e/settings.py", "/model/samples/", "/web/style.css/x"],
 )
 def test_no_other_path_is_served(path, server):
     assert server.client.get(path).status_code == 404
@@ -174,7 +175,7 @@ def test_requests_for_the_page_are_not_counted(visit, server):
 
     server.client.get("/metrics")
     before = counted()
-    for path in ("/", "/web/app.js", "/docs", "/web/samples/ship.webp"):
+    for path in ("/", "/web/app.js", "/docs", "/model/samples/ship.webp"):
         server.client.get(path)
     assert counted() == before
     server.client.get("/model")

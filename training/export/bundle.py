@@ -31,7 +31,7 @@ from training.data.read import Dataset
 from training.export import float16, parity
 from training.export.core import Core, content, graphs, predict_graph
 from training.export.ours import export_core
-from training.export.report import card, report
+from training.export.report import card, foreign_card, report
 from training.fit.runs import Run
 from training.reliability.familiarity import Reference, attach
 from training.reliability.fitting import fit_reliability
@@ -103,6 +103,8 @@ def make_foreign_bundle(
         manifest = replace(manifest, self_test=_self_test(engine), parity=measured)
         if halves:
             manifest, files = _with_halves(engine, core, manifest, files, batch)
+    if "file" in manifest.provenance:
+        files[contract.CARD] = foreign_card(manifest).encode()
     return contract.write(folder, manifest, files)
 
 

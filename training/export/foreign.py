@@ -44,7 +44,7 @@ from training.export.ends import (
     is_channels_last,
 )
 
-__all__ = ["CHANNELS", "ForeignError", "Names", "read_core"]
+__all__ = ["CHANNELS", "ForeignError", "Names", "read_core", "weights_of"]
 
 RESERVED = ("x", "logits", "features", ACTIVATION)  # tensors of a core
 LATE = 0.1  # a last convolution in the first tenth of the nodes (a patch embedding) is not late
@@ -79,6 +79,12 @@ def read_core(path: Path, size: int, classes: int, names: Names) -> Core:
     _set_ends(model, size, classes, channels_last=channels_last)
     cam_layer = names.cam_layer and renamed.get(names.cam_layer, names.cam_layer)
     return _core(model, classes, cam_layer)
+
+
+def weights_of(path: Path) -> dict[str, str]:
+    """The weights that the file names in its metadata (training.export.weights), if it does."""
+    properties = onnx.load(path).metadata_props
+    return {entry.key: entry.value for entry in properties if entry.key == "weights"}
 
 
 def _first_line(error: Exception) -> str:

@@ -11,6 +11,14 @@ from service.runtime.engine import Engine
 from training.data.images import Images
 from training.fit.runs import Run
 
+# Sentences of a card: with held-out images, and without.
+FITTED = "- Probabilities, prediction sets and familiarity are fitted on {images:,} images.\n"
+UNMEASURED = """\
+- Probabilities are not calibrated: nobody has measured how often such answers are right.
+- There are no prediction sets: which other classes are possible is not known.
+- There is no measure of familiarity: the energy of the logits has no threshold without such images.
+"""
+
 
 def report(engine: Engine, test: Images) -> dict[str, Any]:
     """Scikit-learn's classification report of predict.onnx on the test images, one view of each."""
@@ -48,4 +56,20 @@ def card(run: Run, manifest: Manifest, figures: Mapping[str, Any]) -> str:
         "Probabilities are calibrated on held-out training images "
         f"(temperature {manifest.temperature:.3f}).\n\n"
         "It knows these classes only: an image of anything else gets one of them, too.\n"
+    )
+
+
+def foreign_card(manifest: Manifest) -> str:
+    """CARD.md of the bundle of an ONNX file, which no audit has measured."""
+    sets = manifest.prediction_sets
+    trust = UNMEASURED if sets is None else FITTED.format(images=sets.pictures)
+    weights = manifest.provenance.get("weights")
+    origin = f" Its weights are {weights}." if weights else ""
+    return (
+        f"# {manifest.name}\n\n"
+        f"A classifier of {len(manifest.labels):,} classes for images of {manifest.input.size} × "
+        f"{manifest.input.size} pixels, from the file {manifest.provenance['file']}.{origin}\n\n"
+        f"{trust}"
+        "- No audit has measured it: neither its accuracy nor bias, corrupted images or attacks.\n"
+        "- It knows these classes only: an image of anything else gets one of them, too.\n"
     )

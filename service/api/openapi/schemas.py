@@ -224,7 +224,9 @@ def _deprecated(name: str) -> Schema:
 
 
 def _manifest() -> Schema:
-    return record(
+    texts = {"type": "object", "additionalProperties": TEXT}
+    sample = record("An image to try", file=TEXT, title=texts, attribution=TEXT)
+    schema = record(
         "The public manifest",
         name=TEXT,
         version=TEXT,
@@ -233,3 +235,9 @@ def _manifest() -> Schema:
         methods=array_of(TEXT),
         device=record("The device that computes", name=TEXT, provider=TEXT),
     )
+    schema["properties"] |= {
+        "title": _described(texts, "For the page, by language"),
+        "description": _described(texts, "For the page, by language"),
+        "samples": array_of(sample),
+    }
+    return schema

@@ -7,6 +7,7 @@ import pytest
 
 from service.bundle.folder import PREDICT
 from service.bundle.manifest import MANIFEST, Bins, Digest, Distribution, Int8, Manifest, Parity
+from service.bundle.presentation import Sample
 from service.errors import ManifestError, SchemaVersionError
 from service.image.resize import Input
 
@@ -52,6 +53,38 @@ def test_a_distribution_survives_and_its_absence_leaves_no_trace():
     manifest = replace(TWO, distribution=distribution)
     assert Manifest.parse(manifest.canonical()) == manifest
     assert b"distribution" not in TWO.canonical()
+
+
+def presented(**changes):
+    sample = Sample("cat.webp", {"en": "Cat", "zh": "猫"}, "by a friend, CC0 1.0")
+    files = {**TWO.files, "cat.webp": Digest.of(b"cat")}
+    return replace(TWO, **{"files": files, "title": {"en": "Two"}, "samples": (sample,)} | changes)
+
+
+def test_texts_and_samples_survive_and_their_absence_leaves_no_trace():
+    assert Manifest.parse(presented().canonical()) == presented()
+    assert not {"title", "description", "samples"} & TWO.document().keys()
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("title", {"zh": "二"}, "title has the languages zh; 'en' is needed"),
+        ("description", {"en": "Two", "<b>": "2"}, "description has the language '<b>'"),
+        ("title", {"en": 2}, "breaks the contract"),
+        ("samples", [{"file": "dog.webp", "title": {}, "attribution": ""}], "does not name"),
+        ("samples", [{"file": "cat.png", "title": {}, "attribution": ""}], "a sample is a file"),
+        ("samples", [{"file": "cat.webp", "title": {}}], "attribution"),
+        (
+            "samples",
+            [{"file": "cat.webp", "title": "Cat", "attribution": ""}],
+            "breaks the contract",
+        ),
+    ],
+)
+def test_texts_and_samples_that_no_page_can_show_are_rejected(part, value, message):
+    with pytest.raises(ManifestError, match=message):
+        parse(presented().document() | {part: value})
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The sessions of a bundle are opened where they were asked to be, and tested before they serve."""
 
+import gc
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -8,8 +10,16 @@ import pytest
 
 from service.bundle import folder
 from service.errors import BundleError, DeviceError
+from service.runtime import providers
 from service.runtime.engine import Engine
-from service.runtime.sessions import CPU_ROWS, open_sessions, rows_of, self_test_image
+from service.runtime.sessions import (
+    CPU_ROWS,
+    cpu_rows,
+    open_sessions,
+    rows_of,
+    self_test_image,
+    shared_out,
+)
 
 
 def with_predict_alone(bundle, path, **changes):
@@ -51,12 +61,43 @@ def test_several_cores_have_sessions_of_their_own_and_a_single_core_has_not(embe
     assert several.most_rows == CPU_ROWS
 
 
-def test_beside_other_workers_explanations_have_one_core(embedded):
+def test_beside_other_workers_the_graphs_of_explanations_are_open_once(embedded):
+    def opened():
+        return sum(type(thing) is ort.InferenceSession for thing in gc.get_objects())
+
+    before = opened()
     sessions = open_sessions(embedded, "cpu", 2, "float32", alone=False)
-    shared = {
-        name for name in sessions.one_core if sessions.all_cores[name] is sessions.one_core[name]
-    }
-    assert shared == {folder.GRADIENT, folder.CAM}
+    assert opened() - before == 4  # predict.onnx for one core and for all, gradient.onnx, cam.onnx
+    x = np.random.default_rng(0).standard_normal((5, 3, 32, 32)).astype(np.float32)
+    feeds = {"x": x, "target": np.arange(5)}
+    one, every = (
+        sessions.run(folder.GRADIENT, feeds, all_cores=all_cores)["gradient"]
+        for all_cores in (False, True)
+    )
+    assert np.abs(one - every).max() < 1e-5 * np.abs(one).max()
+
+
+def test_the_parts_of_a_batch_run_at_once_and_keep_their_order():
+    together = threading.Barrier(2)
+
+    def double(feeds):
+        together.wait(10)
+        return {"y": 2 * feeds["x"]}
+
+    run = shared_out(double, 2)
+    assert run({"x": np.arange(5)})["y"].tolist() == [0, 2, 4, 6, 8]
+    assert shared_out(lambda feeds: feeds, 2)({"x": np.arange(1)})["x"].tolist() == [0]
+
+
+def test_of_large_images_fewer_run_together_on_a_cpu():
+    assert cpu_rows(32) == CPU_ROWS
+    assert cpu_rows(224) == 2
+    assert cpu_rows(512) == 1
+
+
+def test_a_session_keeps_no_copy_of_its_file(embedded):
+    session = providers.open_session("predict.onnx", embedded.read(folder.PREDICT), "cpu", 1)
+    assert not any(isinstance(value, bytes) for value in vars(session).values())
 
 
 def test_the_seconds_of_a_pass_are_measured_once(embedded):

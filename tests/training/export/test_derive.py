@@ -11,6 +11,7 @@ from onnx import numpy_helper
 
 from service.bundle import folder as contract
 from service.bundle.manifest import MANIFEST
+from service.settings import EMBEDDED
 from support.servers import ROOT
 from training.export.core import derived
 from training.export.derive import DerivationError, complete
@@ -65,9 +66,10 @@ def test_a_complete_bundle_is_left_alone_in_silence(embedded):
     assert after == before
 
 
-def test_git_holds_the_weights_once():
+@pytest.mark.parametrize("folder", EMBEDDED.values(), ids=EMBEDDED)
+def test_git_holds_the_weights_once(folder):
     tracked = subprocess.run(
-        ["git", "ls-files", "service/model"], cwd=ROOT, capture_output=True, text=True, check=False
+        ["git", "ls-files", folder], cwd=ROOT, capture_output=True, text=True, check=False
     )
     if tracked.returncode:
         pytest.skip("no git repository")

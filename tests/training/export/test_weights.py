@@ -1,0 +1,55 @@
+"""Weights of EfficientNet-Lite0 become an ONNX file that predicts as the torch network does."""
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from click.testing import CliRunner
+
+from training.__main__ import main
+from training.export.weights import CLASSES, SIZE, WeightsError, export, read_weights
+from training.networks.efficientnet_lite import EfficientNetLite0
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A file of weights at random, with statistics of batch norms that are not those of a start."""
+    torch.manual_seed(0)
+    network = EfficientNetLite0(CLASSES)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_var.uniform_(0.5, 2)
+            module.running_mean.normal_(0, 0.1)
+    path = tmp_path_factory.mktemp("weights") / "lite0.pth"
+    torch.save(network.state_dict(), path)
+    return path
+
+
+def test_the_file_predicts_as_the_network_and_names_its_weights(weights, tmp_path):
+    file = tmp_path / "lite0.onnx"
+    done = CliRunner().invoke(main, ["export-weights", str(weights), "--out", str(file)])
+    assert done.exit_code == 0, done.output
+    model = onnx.load(file)
+    assert {node.op_type for node in model.graph.node} == {
+        *("Conv", "Clip", "Add", "ReduceMean", "Gemm")
+    }
+    (entry,) = model.metadata_props
+    assert entry.value.startswith("lite0.pth sha256 ")
+    x = np.random.default_rng(0).standard_normal((2, 3, SIZE, SIZE)).astype(np.float32)
+    session = ort.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    with torch.inference_mode():
+        theirs = read_weights(weights)(torch.from_numpy(x)).numpy()
+    ours = session.run(["logits"], {"x": x})[0]
+    assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights", None])
+def test_a_file_of_anything_else_is_answered_with_a_sentence(content, tmp_path):
+    path = tmp_path / "weights.pth"
+    if content is None:
+        torch.save({"head.weight": torch.zeros(2)}, path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(WeightsError, match="holds no weights of EfficientNet-Lite0"):
+        export(path)
