@@ -32,7 +32,7 @@ from training.export.bundle import make_bundle, make_foreign_bundle
 from training.export.foreign import ForeignError
 from training.fit import loop, runs
 from training.fit.recipes import RECIPES, Recipe
-from training.fit.runs import Run
+from training.fit.runs import Run, RunError
 from training.fit.tracking import Track
 
 SUM_TOLERANCE = 1e-3  # probabilities of a float32 softmax sum to 1 within this
@@ -94,10 +94,25 @@ def train(
 
 
 def bundle_run(
-    run_folder: Path, folder: Path, source: str | None, name: str | None, *, half: bool
+    run_folder: Path,
+    folder: Path,
+    source: str | None,
+    name: str | None,
+    *,
+    half: bool,
+    anyway: bool,
 ) -> None:
-    """Exports a run."""
+    """Exports a run; one that is no better than guessing only `anyway`.
+
+    Raises:
+        RunError: the run is no better than guessing, or `run_folder` holds none.
+    """
     run = runs.load(run_folder)
+    if run.guessing is not None and not anyway:
+        raise RunError(
+            f"{run_folder} is {run.guessing}: train on more images or for more epochs, or add "
+            "--anyway for a bundle that says so"
+        )
     dataset = read.read(
         source or run.subject.source, run.input, run.recipe.held_out, run.recipe.seed
     )

@@ -11,7 +11,6 @@ import numpy as np
 from service.bundle.folder import GRADIENT, PREDICT, Bundle
 from service.runtime.engine import Engine
 from training.audit.findings import findings
-from training.audit.measures.accuracy import accuracy
 from training.audit.measures.attacks import robustness
 from training.audit.measures.calibration import calibration
 from training.audit.measures.colour import conflicts
@@ -20,13 +19,14 @@ from training.audit.measures.edits import edits
 from training.audit.measures.explanations import explanations
 from training.audit.measures.familiarity import familiarity
 from training.audit.measures.importance import importance
-from training.audit.measures.labels import label_issues
 from training.audit.measures.out_of_distribution import out_of_distribution
 from training.audit.measures.sets import sets
 from training.audit.measures.slices import slices
 from training.data import Pixels
 from training.data.images import Images
 from training.data.read import Dataset
+from training.figures.accuracy import accuracy
+from training.figures.labels import label_issues
 
 SCHEMA_VERSION = 4
 # images of each measurement, few where one image takes many passes
@@ -51,7 +51,7 @@ def audit(bundle: Bundle, dataset: Dataset, seed: int, run: Runner) -> dict[str,
         _drawn(test, count, seed) for count in (ATTACKED, CORRUPTED, EDITED, EXPLAINED)
     )
     sections: dict[str, Section] = {
-        "test": lambda: accuracy(predicted, test.labels, manifest, seed),
+        "test": lambda: accuracy(predicted, test.labels, manifest.labels, seed),
         "calibration": lambda: calibration(outputs.logits, test.labels, manifest.calibration),
         "prediction_sets": lambda: sets(outputs, test.labels, manifest),
         "familiarity": lambda: familiarity(
@@ -66,7 +66,9 @@ def audit(bundle: Bundle, dataset: Dataset, seed: int, run: Runner) -> dict[str,
         },
         "corruptions": lambda: _corruptions(engine, corruptible, seed),
         "importance": lambda: importance(engine, edited.pixels, edited.labels),
-        "label_issues": lambda: label_issues(probabilities, test.labels, test.names, manifest),
+        "label_issues": lambda: label_issues(
+            probabilities, test.labels, test.names, manifest.labels
+        ),
     }
     if engine.has(GRADIENT):
         sections["attacks"] = lambda: robustness(engine, attacked.pixels, attacked.labels, seed)

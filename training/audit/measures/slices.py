@@ -21,8 +21,8 @@ from scipy import ndimage
 from sklearn.metrics import accuracy_score
 
 from service.bundle.manifest import Manifest
-from training.audit.measures.accuracy import interval
 from training.data import ClassIndices, Pixels
+from training.figures.intervals import wilson
 
 SHUFFLES = 500
 THIRDS = ("low", "middle", "high")
@@ -79,7 +79,7 @@ def _slice_figures(
             "slice": value,
             "pictures": int(inside.sum()),
             "accuracy": float(correct[inside].mean()),
-            "accuracy_interval": _interval_of(correct[inside], seed),
+            "accuracy_interval": wilson(int(correct[inside].sum()), int(inside.sum())),
             "excess": float(excess[inside].mean()),
             "p_value": p_value,
         }
@@ -153,7 +153,3 @@ PROPERTIES: Mapping[str, Property] = {
     "sharpness": _sharpness,
     "background_uniformity": _uniformity,
 }
-
-
-def _interval_of(correct: Bool[np.ndarray, " inside"], seed: int) -> list[float]:
-    return interval(lambda rows: correct[rows].mean(), len(correct), seed)
