@@ -375,7 +375,7 @@ def derive(bundle_folder: Path) -> None:
     type=click.IntRange(1),
     default=1000,
     show_default=True,
-    help="Held-out training images to calibrate on.",
+    help="Validation images to calibrate on, at most.",
 )
 @click.option(
     "--seed",

@@ -218,9 +218,11 @@ def plant(source: str, folder: Path, share: float, seed: int) -> None:
 def quantise(bundle_folder: Path, source: str, folder: Path, images: int, seed: int) -> None:
     """Adds the int8 graph to a bundle."""
     bundle = contract.load(bundle_folder)
-    quantised = int8.add_int8(
-        bundle, read.read(source, bundle.manifest.input, images, seed), folder
-    )
+    # the same images as `fit` holds out; a small data set has fewer than `images` of them
+    dataset = read.read(source, bundle.manifest.input, seed=seed)
+    chosen = np.random.default_rng(seed).permutation(len(dataset.validation))[:images]
+    dataset = replace(dataset, validation=dataset.validation.take(np.sort(chosen)))
+    quantised = int8.add_int8(bundle, dataset, folder)
     result = quantised.manifest.int8
     assert result is not None
     speed = ", ".join(f"{ratio:.2f} (batch {rows})" for rows, ratio in result.speed_ratio.items())

@@ -27,9 +27,11 @@ from training.data.images import Images
 from training.data.read import Dataset
 from training.figures.accuracy import accuracy
 from training.figures.labels import label_issues
+from training.figures.outputs import outputs_of
 
 SCHEMA_VERSION = 4
-# images of each measurement, few where one image takes many passes
+SMALL = 64  # pixels a side
+# images of each measurement, few where one image takes many passes; of larger images fewer
 OUT_OF_DISTRIBUTION, ATTACKED, CORRUPTED, EXPLAINED, EDITED = 1000, 200, 500, 60, 2000
 
 Section = Callable[[], Any]
@@ -44,12 +46,15 @@ def audit(bundle: Bundle, dataset: Dataset, seed: int, run: Runner) -> dict[str,
     """
     # on the CPU, which every machine has: reports compare
     engine, test = Engine(bundle, "cpu"), dataset.test
-    outputs = engine.predict(test.pixels)
+    outputs = outputs_of(engine, test)
     predicted, manifest = outputs.logits.argmax(1), engine.manifest
     probabilities = manifest.calibration.probabilities(outputs.logits)
     attacked, corruptible, edited, explained = (
-        _drawn(test, count, seed) for count in (ATTACKED, CORRUPTED, EDITED, EXPLAINED)
+        _drawn(test, share_of(count, manifest.input.size), seed)
+        for count in (ATTACKED, CORRUPTED, EDITED, EXPLAINED)
     )
+    strange = share_of(OUT_OF_DISTRIBUTION, manifest.input.size)
+    first = test.rows(np.arange(min(strange, len(test))))
     sections: dict[str, Section] = {
         "test": lambda: accuracy(predicted, test.labels, manifest.labels, seed),
         "calibration": lambda: calibration(outputs.logits, test.labels, manifest.calibration),
@@ -57,10 +62,10 @@ def audit(bundle: Bundle, dataset: Dataset, seed: int, run: Runner) -> dict[str,
         "familiarity": lambda: familiarity(
             engine,
             outputs,
-            out_of_distribution(test.pixels, manifest.input, OUT_OF_DISTRIBUTION, seed),
+            out_of_distribution(first, manifest.input, strange, seed),
         ),
         "bias": lambda: {
-            **slices(test.pixels, predicted, test.labels, manifest, seed),
+            **slices(test, predicted, manifest, seed),
             "edits": edits(engine, edited.pixels, edited.labels),
             "colour": conflicts(engine, edited.pixels, seed),
         },
@@ -80,6 +85,14 @@ def audit(bundle: Bundle, dataset: Dataset, seed: int, run: Runner) -> dict[str,
     }
     report = about | {"files": {PREDICT: manifest.files[PREDICT].sha256}} | dict(run(sections))
     return report | {"findings": findings(report)}
+
+
+def share_of(count: int, size: int) -> int:
+    """The number of images of `size` pixels a side that are measured, `count` up to SMALL.
+
+    An audit of larger images takes as many times fewer, so that it takes an hour and not a day.
+    """
+    return max(1, round(count * min(1, SMALL / size)))
 
 
 def _drawn(images: Images, count: int, seed: int) -> Images:

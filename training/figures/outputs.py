@@ -1,12 +1,17 @@
-"""The answers of an engine to images that are read in parts: they need not fit in memory."""
+"""The answers of an engine to images that are read or changed in parts, which bounds the memory."""
+
+from collections.abc import Callable
 
 import numpy as np
 
 from service.runtime.engine import Engine
 from service.runtime.graphs import Outputs
+from training.data import ClassIndices, Pixels
 from training.data.images import Images
 
 PIECES = 8  # of the engine, a part: the decoders have work, and memory stays small
+
+Change = Callable[[slice], Pixels]
 
 
 def outputs_of(engine: Engine, images: Images) -> Outputs:
@@ -21,3 +26,11 @@ def outputs_of(engine: Engine, images: Images) -> Outputs:
             if values is not None
         }
     )
+
+
+def classes_of(engine: Engine, count: int, changed: Change) -> ClassIndices:
+    """The classes of `count` images; `changed` makes those at a slice of them."""
+    rows = PIECES * engine.most_rows
+    parts = (slice(start, min(start + rows, count)) for start in range(0, count, rows))
+    answers = [engine.predict(changed(part)).logits.argmax(1) for part in parts]
+    return np.concatenate(answers) if answers else np.zeros(0, np.int64)

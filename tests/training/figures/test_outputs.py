@@ -3,7 +3,7 @@
 import numpy as np
 
 from training.data.images import Images, drawn_images
-from training.figures.outputs import PIECES, outputs_of
+from training.figures.outputs import PIECES, classes_of, outputs_of
 
 
 def test_parts_get_the_answers_of_one_call(engine):
@@ -13,3 +13,10 @@ def test_parts_get_the_answers_of_one_call(engine):
     parts = outputs_of(engine, Images(pixels, np.zeros(count, np.int64)))
     for name in whole._fields:
         assert np.array_equal(getattr(parts, name), getattr(whole, name)), name
+
+
+def test_changed_parts_get_the_classes_of_one_call(engine):
+    pixels = drawn_images(PIECES * engine.most_rows + 5, 32)
+    mirrored = classes_of(engine, len(pixels), lambda part: pixels[part, :, ::-1])
+    assert np.array_equal(mirrored, engine.predict(pixels[:, :, ::-1]).logits.argmax(1))
+    assert len(classes_of(engine, 0, lambda part: pixels[part])) == 0

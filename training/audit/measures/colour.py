@@ -23,6 +23,7 @@ from scipy.stats import binomtest
 from service.runtime.engine import Engine
 from training.data import Pixels
 from training.figures.intervals import wilson
+from training.figures.outputs import classes_of
 
 TO_YCC = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
 # Levels of 255. A mean colour nearer to grey has no hue to turn: its noise would be amplified.
@@ -34,10 +35,10 @@ def conflicts(engine: Engine, pixels: Pixels, seed: int) -> Mapping[str, Any]:
     own = engine.predict(pixels).logits.argmax(1)
     giver = np.random.default_rng(seed).permutation(len(pixels))
     differing = np.flatnonzero(own != own[giver])
-    after = (
-        engine.predict(recoloured(pixels[differing], pixels[giver[differing]])).logits.argmax(1)
-        if len(differing)
-        else differing
+    after = classes_of(
+        engine,
+        len(differing),
+        lambda part: recoloured(pixels[differing[part]], pixels[giver[differing[part]]]),
     )
     of_colours = own[giver[differing]]
     names = engine.manifest.labels
