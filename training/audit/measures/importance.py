@@ -56,7 +56,7 @@ def _changes(mean: Float64[np.ndarray, " 3"]) -> Mapping[str, Mapping[str, Chang
 
 
 def _rounded(values: np.ndarray) -> Pixels:
-    return np.rint(np.clip(values, 0, 255)).astype(np.uint8)
+    return np.asarray(np.rint(np.clip(values, 0, 255)), np.uint8)
 
 
 def _without_channel(pixels: Pixels, channel: int, mean: Float64[np.ndarray, " 3"]) -> np.ndarray:

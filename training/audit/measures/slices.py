@@ -71,7 +71,8 @@ def grouped(images: Images) -> dict[str, np.ndarray]:
 
 
 def _thirds(values: Float64[np.ndarray, " rows"]) -> np.ndarray:
-    return np.asarray(THIRDS)[np.digitize(values, np.quantile(values, (1 / 3, 2 / 3)))]
+    places = np.digitize(values, np.quantile(values, (1 / 3, 2 / 3)))
+    return np.asarray(np.asarray(THIRDS)[places])
 
 
 def _slice_figures(
