@@ -203,7 +203,7 @@ def _bias(report: Report) -> str:
             name.replace("_", " "),
             f"{figures['flip_rate']:.1%}",
             f"{figures['accuracy']:.3f}",
-            figures["most_hit"],
+            figures["most_hit"] if figures["flip_rate"] else "–",
         )
         for name, figures in bias["edits"].items()
     ]
