@@ -282,7 +282,12 @@ def fit(
     type=click.Path(path_type=Path, exists=True),
     help="Images on which the bundle's predictions are compared with those of the ONNX file.",
 )
-def bundle(*, run_folder: Path | None, file: Path | None, **options: Any) -> None:
+@click.option(
+    "--anyway",
+    is_flag=True,
+    help="With --run: make the bundle even if the network is no better than guessing.",
+)
+def bundle(*, run_folder: Path | None, file: Path | None, anyway: bool, **options: Any) -> None:
     """Makes a bundle of a run, or of any ONNX classifier: graphs for prediction and explanation.
 
     \b
@@ -313,6 +318,7 @@ def bundle(*, run_folder: Path | None, file: Path | None, **options: Any) -> Non
                 options["source"],
                 options["name"],
                 half=options["half"],
+                anyway=anyway,
             )
         else:
             assert file is not None
@@ -421,7 +427,7 @@ def page(*, bundle_folder: Path, page_folder: Path, folder: Path | None) -> None
     type=click.IntRange(1),
     default=1000,
     show_default=True,
-    help="Held-out training images to calibrate on.",
+    help="Validation images to calibrate on, at most.",
 )
 @click.option(
     "--seed",

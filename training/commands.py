@@ -32,7 +32,7 @@ from training.export.bundle import make_bundle, make_foreign_bundle
 from training.export.foreign import ForeignError
 from training.fit import loop, runs
 from training.fit.recipes import RECIPES, Recipe
-from training.fit.runs import Run
+from training.fit.runs import Run, RunError
 from training.fit.tracking import Track
 
 SUM_TOLERANCE = 1e-3  # probabilities of a float32 softmax sum to 1 within this
@@ -94,10 +94,25 @@ def train(
 
 
 def bundle_run(
-    run_folder: Path, folder: Path, source: str | None, name: str | None, *, half: bool
+    run_folder: Path,
+    folder: Path,
+    source: str | None,
+    name: str | None,
+    *,
+    half: bool,
+    anyway: bool,
 ) -> None:
-    """Exports a run."""
+    """Exports a run; one that is no better than guessing only `anyway`.
+
+    Raises:
+        RunError: the run is no better than guessing, or `run_folder` holds none.
+    """
     run = runs.load(run_folder)
+    if run.guessing is not None and not anyway:
+        raise RunError(
+            f"{run_folder} is {run.guessing}: train on more images or for more epochs, or add "
+            "--anyway for a bundle that says so"
+        )
     dataset = read.read(
         source or run.subject.source, run.input, run.recipe.held_out, run.recipe.seed
     )
@@ -204,9 +219,11 @@ def plant(source: str, folder: Path, share: float, seed: int) -> None:
 def quantise(bundle_folder: Path, source: str, folder: Path, images: int, seed: int) -> None:
     """Adds the int8 graph to a bundle."""
     bundle = contract.load(bundle_folder)
-    quantised = int8.add_int8(
-        bundle, read.read(source, bundle.manifest.input, images, seed), folder
-    )
+    # the same images as `fit` holds out; a small data set has fewer than `images` of them
+    dataset = read.read(source, bundle.manifest.input, seed=seed)
+    chosen = np.random.default_rng(seed).permutation(len(dataset.validation))[:images]
+    dataset = replace(dataset, validation=dataset.validation.take(np.sort(chosen)))
+    quantised = int8.add_int8(bundle, dataset, folder)
     result = quantised.manifest.int8
     assert result is not None
     speed = ", ".join(f"{ratio:.2f} (batch {rows})" for rows, ratio in result.speed_ratio.items())

@@ -13,6 +13,7 @@ from service.bundle.folder import PREDICT
 from service.bundle.manifest import Manifest
 from training.audit.comparison import table
 from training.audit.findings import P_VALUE
+from training.figures.accuracy import class_figures
 
 Report = Mapping[str, Any]
 SHOWN = 20  # labels
@@ -103,9 +104,7 @@ def _accuracy(report: Report) -> str:
     test = report["test"]
     rows = [
         (name, *(f"{entry[figure]:.3f}" for figure in ("precision", "recall", "f1-score")))
-        for name, entry in test["classes"].items()
-        # besides classes, scikit-learn's report has averages and the accuracy
-        if isinstance(entry, Mapping) and not name.endswith(" avg")
+        for name, entry in class_figures(test).items()
     ]
     shown = rows if len(rows) <= SHOWN else [*rows[:SHOWN], ("…", "", "", "")]
     return "\n".join(
@@ -115,7 +114,7 @@ def _accuracy(report: Report) -> str:
                 f"On {test['pictures']:,} test images, one view: "
                 f"accuracy **{test['accuracy']:.4f}** ({_interval(test['accuracy_interval'])}), "
                 f"macro F1 **{test['macro_f1']:.4f}** ({_interval(test['macro_f1_interval'])}). "
-                "The intervals hold 95% of the values on bootstrap samples of the images."
+                "In brackets 95% intervals: Wilson's of the accuracy, a bootstrap's of macro F1."
             ),
             *_table(("class", "precision", "recall", "F1"), shown),
             "",
@@ -204,7 +203,7 @@ def _bias(report: Report) -> str:
             name.replace("_", " "),
             f"{figures['flip_rate']:.1%}",
             f"{figures['accuracy']:.3f}",
-            figures["most_hit"],
+            figures["most_hit"] if figures["flip_rate"] else "–",
         )
         for name, figures in bias["edits"].items()
     ]

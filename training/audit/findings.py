@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from training.figures.guessing import guessing
+
 BORDER_FLIPS = 0.35
 GAP = 0.2
 P_VALUE = 0.05
@@ -12,15 +14,22 @@ REMEDY = "Check the training data for colours that go with classes"
 
 
 def findings(report: Mapping[str, Any]) -> list[str]:
-    """The findings of a report: colour, background, slices, classes, calibration."""
+    """The findings of a report: guessing, colour, background, slices, classes, calibration."""
     bias = report["bias"]
     return [
+        *_guessing(report["test"]),
         *_colour(bias["colour"]),
         *_background(bias["edits"]),
         *_slices(bias["slices"]),
         *_classes(bias["classes"]),
         *_calibration(report["calibration"]),
     ]
+
+
+def _guessing(test: Mapping[str, Any]) -> Iterator[str]:
+    remark = guessing(test)
+    if remark is not None:
+        yield f"guessing: the model is {remark}"
 
 
 def _colour(colour: Mapping[str, Any]) -> Iterator[str]:

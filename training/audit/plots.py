@@ -11,6 +11,8 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from training.figures.accuracy import class_figures
+
 SIDE, DPI = 4.5, 110  # inches, dots an inch
 # Okabe and Ito's colours, which colour-blind readers distinguish
 INK, ACCENT, SECOND = "#333333", "#0072b2", "#d55e00"
@@ -22,9 +24,10 @@ def plots(report: Report) -> dict[str, bytes]:
     """The plots as PNG, by file name."""
     drawings = {
         "reliability.png": _reliability,
-        "confusion.png": _confusion,
         "corruptions.png": _corruptions,
     }
+    if report["test"]["confusion"]:
+        drawings["confusion.png"] = _confusion
     if "attacks" in report:
         drawings["attacks.png"] = _attacks
     return {name: _png(draw, report) for name, draw in drawings.items()}
@@ -69,11 +72,7 @@ def _confusion(axes: Axes, report: Report) -> None:
     matrix = report["test"]["confusion"]
     shares = [[value / max(sum(row), 1) for value in row] for row in matrix]
     axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
-    names = [
-        name
-        for name, entry in report["test"]["classes"].items()
-        if isinstance(entry, Mapping) and not name.endswith(" avg")
-    ]
+    names = list(class_figures(report["test"]))
     axes.set(xlabel="predicted", ylabel="truth", title="Confusion, share of the row")
     # more names than that would overlap
     if len(names) <= 20:  # noqa: PLR2004

@@ -11,7 +11,6 @@ import numpy as np
 from service.bundle.folder import GRADIENT, PREDICT, Bundle
 from service.runtime.engine import Engine
 from training.audit.findings import findings
-from training.audit.measures.accuracy import accuracy
 from training.audit.measures.attacks import robustness
 from training.audit.measures.calibration import calibration
 from training.audit.measures.colour import conflicts
@@ -20,16 +19,19 @@ from training.audit.measures.edits import edits
 from training.audit.measures.explanations import explanations
 from training.audit.measures.familiarity import familiarity
 from training.audit.measures.importance import importance
-from training.audit.measures.labels import label_issues
 from training.audit.measures.out_of_distribution import out_of_distribution
 from training.audit.measures.sets import sets
 from training.audit.measures.slices import slices
 from training.data import Pixels
 from training.data.images import Images
 from training.data.read import Dataset
+from training.figures.accuracy import accuracy
+from training.figures.labels import label_issues
+from training.figures.outputs import outputs_of
 
 SCHEMA_VERSION = 4
-# images of each measurement, few where one image takes many passes
+SMALL = 64  # pixels a side
+# images of each measurement, few where one image takes many passes; of larger images fewer
 OUT_OF_DISTRIBUTION, ATTACKED, CORRUPTED, EXPLAINED, EDITED = 1000, 200, 500, 60, 2000
 
 Section = Callable[[], Any]
@@ -44,29 +46,34 @@ def audit(bundle: Bundle, dataset: Dataset, seed: int, run: Runner) -> dict[str,
     """
     # on the CPU, which every machine has: reports compare
     engine, test = Engine(bundle, "cpu"), dataset.test
-    outputs = engine.predict(test.pixels)
+    outputs = outputs_of(engine, test)
     predicted, manifest = outputs.logits.argmax(1), engine.manifest
     probabilities = manifest.calibration.probabilities(outputs.logits)
     attacked, corruptible, edited, explained = (
-        _drawn(test, count, seed) for count in (ATTACKED, CORRUPTED, EDITED, EXPLAINED)
+        _drawn(test, share_of(count, manifest.input.size), seed)
+        for count in (ATTACKED, CORRUPTED, EDITED, EXPLAINED)
     )
+    strange = share_of(OUT_OF_DISTRIBUTION, manifest.input.size)
+    first = test.rows(np.arange(min(strange, len(test))))
     sections: dict[str, Section] = {
-        "test": lambda: accuracy(predicted, test.labels, manifest, seed),
+        "test": lambda: accuracy(predicted, test.labels, manifest.labels, seed),
         "calibration": lambda: calibration(outputs.logits, test.labels, manifest.calibration),
         "prediction_sets": lambda: sets(outputs, test.labels, manifest),
         "familiarity": lambda: familiarity(
             engine,
             outputs,
-            out_of_distribution(test.pixels, manifest.input, OUT_OF_DISTRIBUTION, seed),
+            out_of_distribution(first, manifest.input, strange, seed),
         ),
         "bias": lambda: {
-            **slices(test.pixels, predicted, test.labels, manifest, seed),
+            **slices(test, predicted, manifest, seed),
             "edits": edits(engine, edited.pixels, edited.labels),
             "colour": conflicts(engine, edited.pixels, seed),
         },
         "corruptions": lambda: _corruptions(engine, corruptible, seed),
         "importance": lambda: importance(engine, edited.pixels, edited.labels),
-        "label_issues": lambda: label_issues(probabilities, test.labels, test.names, manifest),
+        "label_issues": lambda: label_issues(
+            probabilities, test.labels, test.names, manifest.labels
+        ),
     }
     if engine.has(GRADIENT):
         sections["attacks"] = lambda: robustness(engine, attacked.pixels, attacked.labels, seed)
@@ -78,6 +85,14 @@ def audit(bundle: Bundle, dataset: Dataset, seed: int, run: Runner) -> dict[str,
     }
     report = about | {"files": {PREDICT: manifest.files[PREDICT].sha256}} | dict(run(sections))
     return report | {"findings": findings(report)}
+
+
+def share_of(count: int, size: int) -> int:
+    """The number of images of `size` pixels a side that are measured, `count` up to SMALL.
+
+    An audit of larger images takes as many times fewer, so that it takes an hour and not a day.
+    """
+    return max(1, round(count * min(1, SMALL / size)))
 
 
 def _drawn(images: Images, count: int, seed: int) -> Images:

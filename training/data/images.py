@@ -120,9 +120,15 @@ class Images:
 
 
 def joined(parts: Sequence[Images]) -> Images:
-    """The images of all `parts`, in memory."""
+    """The images of all `parts`, in memory if those of one are."""
+    stored = [part.held for part in parts if isinstance(part.held, Stored)]
+    held: Pixels | Stored = (
+        Stored([file for each in stored for file in each.files], stored[0].spec)
+        if len(stored) == len(parts)
+        else np.concatenate([part.pixels for part in parts])
+    )
     return Images(
-        np.concatenate([part.pixels for part in parts]),
+        held,
         np.concatenate([part.labels for part in parts]),
         np.concatenate([part.names for part in parts]),
     )

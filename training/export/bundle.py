@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from jaxtyping import UInt8
 from numpy import ndarray
@@ -32,6 +33,7 @@ from training.export import float16, parity
 from training.export.core import Core, content, graphs, predict_graph
 from training.export.ours import export_core
 from training.export.report import card, foreign_card, report
+from training.figures.guessing import guessing
 from training.fit.runs import Run
 from training.reliability.familiarity import Reference, attach
 from training.reliability.fitting import fit_reliability
@@ -59,14 +61,18 @@ def make_bundle(
     manifest, files = fit_reliability(
         manifest, graphs(core, run.input), dataset.validation, dataset.training
     )
-    batch = dataset.validation.pixels[: parity.IMAGES]
+    batch = dataset.validation.rows(np.arange(min(parity.IMAGES, len(dataset.validation))))
     with tempfile.TemporaryDirectory() as scratch:
         engine = Engine(contract.write(Path(scratch) / "draft", manifest, files), "cpu")
-        figures = report(engine, dataset.test)
+        figures = report(engine, dataset.test, run.recipe.seed)
         measured = parity.check(parity.measure(engine, run.network, batch))
         manifest = replace(manifest, self_test=_self_test(engine), parity=measured)
         if halves:
             manifest, files = _with_halves(engine, core, manifest, files, batch)
+    remark = guessing(figures["test"])
+    if remark is not None:
+        provenance = {**manifest.provenance, "no_better_than_guessing": remark}
+        manifest = replace(manifest, provenance=provenance)
     files[contract.REPORT] = (json.dumps(figures, indent=2) + "\n").encode()
     files[contract.CARD] = card(run, manifest, figures).encode()
     return contract.write(folder, manifest, files)

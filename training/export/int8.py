@@ -27,6 +27,7 @@ from service.runtime.graphs import Batch
 from service.runtime.sessions import self_test_image
 from training.data.images import Images
 from training.data.read import Dataset, check_classes
+from training.figures.outputs import outputs_of
 from training.reliability.calibration import negative_log_likelihood
 from training.reliability.familiarity import Reference, detach
 from training.reliability.fitting import with_search
@@ -34,7 +35,7 @@ from training.reliability.fitting import with_search
 LARGEST_LOSS = 0.003  # of macro F1
 LARGEST_LOG_LOSS = 0.01  # nats above float32
 LEAST_SPEED_RATIO = 1.5
-CALIBRATION_ROWS = 100
+CALIBRATION_ROWS, CALIBRATION_PIXELS = 100, 2**20  # that are in memory with their activations
 BATCHES = (1, 16)
 ROUNDS = 30
 REMEDY = "calibrate on more images (--images), or serve the bundle in float32"
@@ -45,19 +46,20 @@ class Int8Error(Exception):
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc] # onnxruntime.quantization is untyped
-    """Hands images to the quantisation, `CALIBRATION_ROWS` at a time."""
+    """Hands images to the quantisation, few enough at a time to bound its memory."""
 
-    def __init__(self, pixels: Batch) -> None:
-        starts = range(0, len(pixels), CALIBRATION_ROWS)
-        self._batches = (pixels[start : start + CALIBRATION_ROWS] for start in starts)
+    def __init__(self, images: Images) -> None:
+        side = images.rows(np.arange(1)).shape[1]
+        rows = max(1, min(CALIBRATION_ROWS, CALIBRATION_PIXELS // side**2))
+        self._batches = images.parts(rows)
 
     def get_next(self) -> dict[str, Batch] | None:
         batch = next(self._batches, None)
         return None if batch is None else {"image": batch}
 
 
-def quantised(predict: bytes, pixels: Batch) -> bytes:
-    """A file predict.onnx in 8-bit integers inside, with the ranges of activations on `pixels`."""
+def quantised(predict: bytes, images: Images) -> bytes:
+    """A file predict.onnx in 8-bit integers inside, with the ranges of activations on `images`."""
     with tempfile.TemporaryDirectory() as scratch:
         source, prepared, result = (
             Path(scratch) / name for name in ("source.onnx", "prepared.onnx", "result.onnx")
@@ -67,7 +69,7 @@ def quantised(predict: bytes, pixels: Batch) -> bytes:
         quantize_static(
             prepared,
             result,
-            _Reader(pixels),
+            _Reader(images),
             quant_format=QuantFormat.QDQ,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -90,7 +92,7 @@ def add_int8(bundle: Bundle, dataset: Dataset, folder: Path) -> Bundle:
         Int8Error: the graph loses too much or gains too little.
     """
     check_classes(dataset, bundle.manifest.labels)
-    graph = _quantised(bundle, dataset.validation.pixels)
+    graph = _quantised(bundle, dataset.validation)
     plain = replace(bundle.manifest, self_test=None, int8=None)
     with tempfile.TemporaryDirectory() as scratch:
         full_engine, int8_engine = (
@@ -106,11 +108,11 @@ def add_int8(bundle: Bundle, dataset: Dataset, folder: Path) -> Bundle:
     return contract.write(folder, manifest, files | {contract.INT8: graph})
 
 
-def _quantised(bundle: Bundle, pixels: Batch) -> bytes:
+def _quantised(bundle: Bundle, images: Images) -> bytes:
     """The network in 8 bits, with the search among reference images in float32."""
     # The search takes a small part of the time.
     model = onnx.load_model_from_string(bundle.read(contract.PREDICT))
-    graph = quantised(detach(model).SerializeToString(), pixels)
+    graph = quantised(detach(model).SerializeToString(), images)
     if not bundle.has(contract.REFERENCE):
         return graph
     return with_search(graph, Reference.read(bundle.read(contract.REFERENCE)))
@@ -123,7 +125,7 @@ def measure(
 
     Both engines must have one thread, because `_speed_ratio` reads the clock of one.
     """
-    ours, theirs = (engine.predict(test.pixels).logits for engine in (int8_engine, full_engine))
+    ours, theirs = (outputs_of(engine, test).logits for engine in (int8_engine, full_engine))
     calibration = full_engine.manifest.calibration
     logits = int8_engine.predict(self_test_image(int8_engine.manifest.input.size)).logits[0]
     return Int8(
@@ -136,7 +138,9 @@ def measure(
         log_loss_float32=negative_log_likelihood(theirs, test.labels, calibration),
         agreement=float((ours.argmax(1) == theirs.argmax(1)).mean()),
         speed_ratio={
-            str(rows): _speed_ratio(full_engine, int8_engine, test.pixels[:rows])
+            str(rows): _speed_ratio(
+                full_engine, int8_engine, test.rows(np.arange(min(rows, len(test))))
+            )
             for rows in BATCHES
         },
         machine=_machine(),

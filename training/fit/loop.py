@@ -9,7 +9,6 @@ Loss, batch statistics and evaluation are float32. Where the processor multiplie
 hardware, convolutions and the head are autocast to it.
 """
 
-import json
 import os
 import sys
 import time
@@ -24,17 +23,15 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int64, UInt8
 from lightning_fabric import Fabric
-from sklearn.metrics import classification_report
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, update_bn
 from tqdm import tqdm
 
 from service.workers.signals import stop_event
-from training.data import ClassIndices
 from training.data.images import Images
 from training.data.read import Dataset
-from training.fit import runs
+from training.fit import report, runs
 from training.fit.adversarial import attacked
 from training.fit.batches import Batches, planes
 from training.fit.recipes import Recipe, Scheduled, optimizers
@@ -42,7 +39,8 @@ from training.fit.runs import Run, Subject
 from training.fit.tracking import Track, Tracker, tracking
 from training.networks.ours import Network
 
-EVALUATION_ROWS = 500  # bounds the memory of activations
+# of one pass in evaluation mode: they bound the memory of its activations
+EVALUATION_ROWS, EVALUATION_PIXELS = 500, 2**21
 CHECKPOINT_SECONDS = 300  # a crash loses at most so much
 # their patches are enough for the covariance of the whitening layer, 12 × 12
 PREPARE_ROWS, PREPARE_PIXELS = 5000, 2**23
@@ -165,11 +163,12 @@ class Trainer:
     def logits(self, images: Images) -> Float32[Tensor, "count classes"]:
         """The logits of `images` in evaluation mode, one view of each image."""
         network: Network = self.network.module
+        rows = max(1, min(EVALUATION_ROWS, EVALUATION_PIXELS // self.recipe.input().size ** 2))
         network.eval()
         with torch.no_grad():
             parts = [
                 network(self.normalise(planes(part).to(self.fabric.device))).float().cpu()
-                for part in images.parts(EVALUATION_ROWS)
+                for part in images.parts(rows)
             ]
         network.train()
         return torch.cat(parts)
@@ -225,7 +224,7 @@ def train(
         load_averaged_weights(trainer, dataset.training)
         trainer.seconds += time.monotonic() - started
         if fabric.is_global_zero:
-            _report(trainer, dataset.test, tracker)
+            _report(trainer, dataset, tracker)
     # the other processes wait until the first has written the run that all of them load
     fabric.barrier()
     return runs.load(folder)
@@ -352,36 +351,21 @@ def _checkpoint(trainer: Trainer) -> None:
         )
 
 
-def _report(trainer: Trainer, test: Images, tracker: Tracker) -> None:
-    """Prints and saves scikit-learn's classification report of the test set, and the weights."""
-    predicted = trainer.logits(test).argmax(1).numpy()
-    names = list(trainer.subject.classes)
-    text = classification_report(
-        test.labels, predicted, target_names=names, digits=4, zero_division=0.0
-    )
-    report = classification_report(
-        test.labels, predicted, target_names=names, output_dict=True, zero_division=0.0
-    )
+def _report(trainer: Trainer, dataset: Dataset, tracker: Tracker) -> None:
+    """Prints and saves the report on the held-out images, and saves the weights."""
+    held_out = {
+        name: report.Answers(trainer.logits(images), images.labels, images.names)
+        for name, images in (("validation", dataset.validation), ("test", dataset.test))
+    }
+    result = report.report_of(held_out, trainer.subject.classes, trainer.recipe.seed)
+    text = report.text_of(result)
     print(
-        f"{len(test)} test images, one view, after {trainer.step} steps "
+        f"{len(dataset.test):,} test images, one view, after {trainer.step} steps "
         f"in {trainer.seconds / 60:.1f} minutes:\n{text}"
     )
     runs.save_weights(trainer.folder, trainer.network.module)
-    (trainer.folder / runs.REPORT_TEXT).write_text(text)
-    (trainer.folder / runs.REPORT_JSON).write_text(
-        json.dumps({"minutes": trainer.seconds / 60, "test": report}, indent=2) + "\n"
-    )
-    tracker.scalar("macro F1/test", report["macro avg"]["f1-score"], trainer.step)
-    tracker.images(
-        "confusion/test (row: truth)", _confusion(test.labels, predicted, len(names)), trainer.step
-    )
-
-
-def _confusion(
-    labels: ClassIndices, predicted: ClassIndices, classes: int
-) -> UInt8[Tensor, "1 1 height width"]:
-    """The confusion matrix as a grey image, 16 × 16 pixels a cell; a row is a true class."""
-    matrix = np.zeros((classes, classes))
-    np.add.at(matrix, (labels, predicted), 1)
-    shares = 255 * matrix / matrix.sum(1, keepdims=True).clip(1)
-    return torch.from_numpy(np.kron(shares, np.ones((16, 16))).astype(np.uint8))[None, None]
+    runs.save_report(trainer.folder, {"minutes": trainer.seconds / 60, **result}, text)
+    tracker.scalar("macro F1/test", result["test"]["macro_f1"], trainer.step)
+    confusion = report.confusion_image(result)
+    if confusion is not None:
+        tracker.images("confusion/test (row: truth)", confusion, trainer.step)

@@ -4,7 +4,7 @@
                             of the training pixels
     weights.safetensors     the trained network
     checkpoint.safetensors  network, optimisers and the number of steps done, during the training
-    report.json, report.txt scikit-learn's classification report of the test set
+    report.json, report.txt figures of the held-out images (`training.fit.report`)
     skipped.txt             the files of the data that are no images of it, a line each
     events.out.*            TensorBoard
 
@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from service.image.resize import Input
+from training.figures.guessing import guessing
 from training.fit.recipes import Recipe, Scheduled, current_names
 from training.networks.ours import Network
 
@@ -60,6 +61,11 @@ class Run:
     subject: Subject
     network: Network
     report: Mapping[str, Any]
+
+    @property
+    def guessing(self) -> str | None:
+        """A sentence if the network is no better than guessing on the test images."""
+        return guessing(self.report["test"])
 
     @property
     def input(self) -> Input:
@@ -108,6 +114,12 @@ def load_recipe(folder: Path) -> tuple[Recipe, Subject]:
 def save_weights(folder: Path, network: torch.nn.Module) -> None:
     """Writes weights.safetensors."""
     _save(folder / WEIGHTS, dict(network.state_dict()), {})
+
+
+def save_report(folder: Path, report: Mapping[str, Any], text: str) -> None:
+    """Writes report.json and report.txt."""
+    (folder / REPORT_TEXT).write_text(text, encoding="utf-8")
+    (folder / REPORT_JSON).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def save_checkpoint(

@@ -16,6 +16,7 @@ from service.bundle.manifest import Familiarity, Manifest
 from service.runtime.engine import Engine
 from service.runtime.graphs import Outputs
 from training.data.images import Images
+from training.figures.outputs import outputs_of
 from training.reliability import familiarity
 from training.reliability.calibration import fit_calibration
 from training.reliability.conformal import fit_sets
@@ -88,4 +89,4 @@ def _predict(manifest: Manifest, files: Files, images: Images) -> Outputs:
         draft = contract.write(
             Path(scratch) / "draft", manifest, {contract.PREDICT: files[contract.PREDICT]}
         )
-        return Engine(draft, "cpu").predict(images.pixels)
+        return outputs_of(Engine(draft, "cpu"), images)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import yaml
 from jsonschema import Draft202012Validator, ValidationError
@@ -15,6 +16,8 @@ from service.bundle.manifest import Digest
 from support.servers import ROOT
 from training.audit import board, comparison, findings, schema
 from training.audit.card import CardError, card
+from training.audit.report import share_of
+from training.figures.accuracy import accuracy
 
 pytestmark = pytest.mark.timeout(600)  # the first test waits for two whole audits
 
@@ -150,3 +153,16 @@ def test_the_card_has_short_lines_and_metadata_that_model_hubs_read(audited):
     assert model["name"] == audited[0].manifest.name
     prose = [line for line in body.splitlines() if not line.startswith(("|", "`"))]
     assert max(map(len, prose)) <= 100
+
+
+def test_a_model_that_guesses_is_the_first_finding(reports):
+    labels = np.arange(30) % 3
+    guesses = accuracy(np.zeros(30, np.int64), labels, ("blue", "green", "red"), seed=0)
+    first = findings.findings(reports[0] | {"test": guesses})[0]
+    assert first.startswith("guessing: the model is no better than guessing: accuracy 0.333")
+    assert not findings.findings(reports[0])[0].startswith("guessing")
+
+
+def test_of_larger_images_an_audit_measures_fewer():
+    assert [share_of(500, size) for size in (32, 64, 224, 448)] == [500, 500, 143, 71]
+    assert share_of(1, 4096) == 1

@@ -37,6 +37,8 @@ def test_pixels_are_the_same_in_any_order_and_in_parts(both, monkeypatch):
     assert held.take(index).names.tolist() == stored.take(index).names.tolist()
     assert [len(part) for part in stored.parts(8)] == [8, 8, 8, 6]
     assert np.array_equal(np.concatenate(list(stored.parts(8))), held.pixels)
+    assert isinstance(joined([stored, stored]).held, Stored), "nothing is decoded before its use"
+    assert np.array_equal(joined([stored, stored]).pixels[COUNT:], held.pixels)
     assert np.array_equal(joined([stored, held]).pixels[COUNT:], held.pixels)
 
 

@@ -9,12 +9,15 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from click.testing import CliRunner
 
 from service.bundle import folder as contract
 from service.runtime.engine import Engine
 from support.servers import ROOT
 from support.watch import Watch
+from training.__main__ import main
 from training.data.read import check_same
+from training.fit.loop import train
 from training.reliability.familiarity import TEXTURE
 
 
@@ -130,3 +133,24 @@ def test_the_command_line_trains_and_exports_and_calls_nobody(drawn, tmp_path):
     assert failed.returncode == 1
     assert "holds no finished run" in failed.stderr
     assert "Traceback" not in failed.stderr
+
+
+def test_a_network_that_guesses_is_bundled_on_request_alone_and_the_bundle_says_so(
+    dataset, drawn, recipe, tmp_path
+):
+    blind = replace(recipe, epochs=1, learning_rate_scale=0.0)
+    train(dataset, str(drawn), blind, tmp_path / "run", accelerator="cpu")
+    arguments = ["bundle", "--run", str(tmp_path / "run"), "--out", str(tmp_path / "bundle")]
+    rejected = CliRunner().invoke(main, arguments)
+    assert rejected.exit_code == 1
+    assert "is no better than guessing: accuracy 0." in rejected.stderr
+    assert "on 30 test images, and always answering blue would have 0.333" in rejected.stderr
+    assert "or add --anyway for a bundle that says so" in rejected.stderr
+    assert not (tmp_path / "bundle").exists()
+
+    made = CliRunner().invoke(main, [*arguments, "--anyway"])
+    assert made.exit_code == 0, made.stderr
+    written = contract.load(tmp_path / "bundle")
+    remark = written.manifest.provenance["no_better_than_guessing"]
+    assert remark.startswith("no better than guessing: accuracy 0.")
+    assert f"**Do not rely on it:** it is {remark}." in written.read(contract.CARD).decode()

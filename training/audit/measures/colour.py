@@ -22,6 +22,8 @@ from scipy.stats import binomtest
 
 from service.runtime.engine import Engine
 from training.data import Pixels
+from training.figures.intervals import wilson
+from training.figures.outputs import classes_of
 
 TO_YCC = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
 # Levels of 255. A mean colour nearer to grey has no hue to turn: its noise would be amplified.
@@ -33,10 +35,10 @@ def conflicts(engine: Engine, pixels: Pixels, seed: int) -> Mapping[str, Any]:
     own = engine.predict(pixels).logits.argmax(1)
     giver = np.random.default_rng(seed).permutation(len(pixels))
     differing = np.flatnonzero(own != own[giver])
-    after = (
-        engine.predict(recoloured(pixels[differing], pixels[giver[differing]])).logits.argmax(1)
-        if len(differing)
-        else differing
+    after = classes_of(
+        engine,
+        len(differing),
+        lambda part: recoloured(pixels[differing[part]], pixels[giver[differing[part]]]),
     )
     of_colours = own[giver[differing]]
     names = engine.manifest.labels
@@ -69,12 +71,10 @@ def _share_figures(
 ) -> dict[str, Any]:
     """The shares of the pairs that each won; that of colour with its 95 % interval (Wilson)."""
     won, lost, pairs = int(colour.sum()), int(thing.sum()), len(colour)
-    # Wilson's interval stays within 0…1 even for few pairs
-    share = binomtest(won, max(pairs, 1)).proportion_ci(method="wilson")
     return {
         "pairs": pairs,
         "colour": won / max(pairs, 1),
-        "colour_interval": [float(share.low), float(share.high)],
+        "colour_interval": wilson(won, pairs),
         "thing": lost / max(pairs, 1),
         "p_value": float(binomtest(won, won + lost, alternative="greater").pvalue)
         if won + lost

@@ -50,7 +50,9 @@ def _edit_figures(
 
 def grey(pixels: Pixels) -> Pixels:
     """Removes the colours."""
-    return np.repeat(np.rint(pixels @ GREY_WEIGHTS)[..., None], 3, axis=-1).astype(np.uint8)
+    # image by image: in float64 they take eight times the memory
+    brightness = np.stack([np.rint(image @ GREY_WEIGHTS).astype(np.uint8) for image in pixels])
+    return np.repeat(brightness[..., None], 3, axis=-1)
 
 
 def hue(pixels: Pixels) -> Pixels:

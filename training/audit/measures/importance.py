@@ -1,6 +1,7 @@
 """Global importance: the accuracy lost when images lack a channel, a frequency band or a region."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import pairwise, product
 
 import numpy as np
@@ -8,10 +9,13 @@ from jaxtyping import Float64
 
 from service.runtime.engine import Engine
 from training.data import ClassIndices, Pixels
+from training.figures.outputs import classes_of
 
 CELLS = 4  # regions a side
 # ends of the bands, as shares of the highest frequency along an axis
 BANDS = (0.0, 0.125, 0.25, 0.5, 1.0)
+
+Change = Callable[[Pixels], np.ndarray]
 
 
 def importance(
@@ -20,31 +24,39 @@ def importance(
     """The accuracy on whole images minus that on images without a part, by kind and part."""
     mean = pixels.mean((0, 1, 2))
 
-    def accuracy(changed: np.ndarray) -> float:
-        values = np.rint(np.clip(changed, 0, 255)).astype(np.uint8)
-        return float((engine.predict(values).logits.argmax(1) == labels).mean())
+    def accuracy(change: Change) -> float:
+        classes = classes_of(engine, len(pixels), lambda part: _rounded(change(pixels[part])))
+        return float((classes == labels).mean())
 
-    whole = accuracy(pixels)
-    kinds: Mapping[str, Iterator[tuple[str, np.ndarray]]] = {
-        "channels": (
-            (name, _without_channel(pixels, channel, mean)) for channel, name in enumerate("RGB")
-        ),
-        "frequencies": (
-            (f"{low:g}–{high:g}", _without_band(pixels, low, high)) for low, high in pairwise(BANDS)
-        ),
-        "regions": _without_regions(pixels, mean),
-    }
+    whole = accuracy(lambda part: part)
     return {
-        kind: {name: whole - accuracy(changed) for name, changed in parts}
-        for kind, parts in kinds.items()
+        kind: {name: whole - accuracy(change) for name, change in changes.items()}
+        for kind, changes in _changes(mean).items()
     }
 
 
-def _without_regions(
-    pixels: Pixels, mean: Float64[np.ndarray, " 3"]
-) -> Iterator[tuple[str, np.ndarray]]:
-    for row, column in product(range(CELLS), repeat=2):
-        yield f"row {row + 1}, column {column + 1}", _without_region(pixels, row, column, mean)
+def _changes(mean: Float64[np.ndarray, " 3"]) -> Mapping[str, Mapping[str, Change]]:
+    """The changes by kind and by the part that they take away."""
+    return {
+        "channels": {
+            name: partial(_without_channel, channel=channel, mean=mean)
+            for channel, name in enumerate("RGB")
+        },
+        "frequencies": {
+            f"{low:g}–{high:g}": partial(_without_band, low=low, high=high)
+            for low, high in pairwise(BANDS)
+        },
+        "regions": {
+            f"row {row + 1}, column {column + 1}": partial(
+                _without_region, row=row, column=column, mean=mean
+            )
+            for row, column in product(range(CELLS), repeat=2)
+        },
+    }
+
+
+def _rounded(values: np.ndarray) -> Pixels:
+    return np.asarray(np.rint(np.clip(values, 0, 255)), np.uint8)
 
 
 def _without_channel(pixels: Pixels, channel: int, mean: Float64[np.ndarray, " 3"]) -> np.ndarray:
