@@ -1,6 +1,6 @@
 """Augmentation of training images: pure functions of a batch and a random generator.
 
-Batches are uint8 (N, 3, S, S), RGB; every function returns a batch of the same shape.
+Batches are uint8 (N, 3, S, S), RGB. All functions but `crop` return a batch of the same shape.
 """
 
 import torch
@@ -11,6 +11,7 @@ from torchvision.transforms.v2 import AugMix
 
 BLOCKS = 8  # a side
 MIXED_TOGETHER = 25  # images that share AugMix's random draws
+WIDEST = (4 / 3) ** 2  # the widest aspect ratio of a part over the narrowest
 NOISE = 0.15  # the largest standard deviation, of pixels in 0…1
 
 Batch = UInt8[Tensor, "rows 3 size size"]
@@ -25,6 +26,37 @@ def shift(pixels: Batch, most: int, generator: torch.Generator) -> Batch:
     lines, columns = offsets + torch.arange(size)
     row = torch.arange(rows)[:, None, None]
     return padded[row, :, lines[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
+def crop(pixels: Batch, size: int, least: float, generator: torch.Generator) -> Batch:
+    """A random part of each image, scaled to `size` × `size` pixels, bilinearly.
+
+    Its share of the area is drawn from `least`…1, its aspect ratio from 3:4…4:3, its place anywhere
+    (Szegedy et al., "Going Deeper with Convolutions", arXiv 1409.4842).
+    """
+    rows = len(pixels)
+    share, aspect, across, down = torch.rand(4, rows, generator=generator)
+    area, ratio = least + (1 - least) * share, WIDEST ** (aspect - 0.5)
+    width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
+    # the image spans −1…1, and a part is an affine map of it
+    maps = torch.zeros(rows, 2, 3)
+    maps[:, 0, 0], maps[:, 0, 2] = width, (1 - width) * (2 * across - 1)
+    maps[:, 1, 1], maps[:, 1, 2] = height, (1 - height) * (2 * down - 1)
+    grid = functional.affine_grid(maps, [rows, 3, size, size], align_corners=False)
+    parts: Tensor = functional.grid_sample(
+        pixels.float(), grid, padding_mode="border", align_corners=False
+    )
+    return parts.round().to(torch.uint8)
+
+
+def recolour(pixels: Batch, most: float, generator: torch.Generator) -> Batch:
+    """Multiplies brightness, contrast and saturation of each image by 1 − `most`…1 + `most`."""
+    factors = 1 + most * (2 * torch.rand(3, len(pixels), 1, 1, 1, generator=generator) - 1)
+    brightness, contrast, saturation = factors
+    x = pixels.float() * brightness
+    x = x.mean((1, 2, 3), keepdim=True).lerp(x, contrast)
+    x = x.mean(1, keepdim=True).lerp(x, saturation)
+    return x.round().clamp(0, 255).to(torch.uint8)
 
 
 def mirror(pixels: Batch, chosen: Bool[Tensor, " rows"]) -> Batch:

@@ -4,6 +4,7 @@
 is shared among threads.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from training.data.files import File
 
 THREADS = min(host.cores(), 8)  # each may hold an image of MAX_LOCAL_PIXELS
 WINDOW = 256  # images that are decoded and not yet used
+HELD_SHARE = 0.25  # of memory; splits are copies: for a moment twice as much is held
 THUMBNAIL = (8, 9)  # height and width, in pixels
 MOST_MEASURED = 2**28  # pixels; more do not change a mean
 
@@ -62,12 +64,14 @@ class Images:
 
     `held` are their pixels, or the files that these are decoded from. `names` (N,) are paths in the
     source, or numbers where the images have no paths. `thumbnails` (N, 8, 9, 3) are small views.
+    `files` are the files that the images were read from, if they were.
     """
 
     held: Pixels | Stored
     labels: ClassIndices
     names: np.ndarray = field(default_factory=lambda: np.zeros(0, np.str_))
     thumbnails: Thumbnails = field(default_factory=lambda: np.zeros((0, *THUMBNAIL, 3), np.uint8))
+    files: Sequence[File] = ()
 
     def __post_init__(self) -> None:
         if not len(self.names):
@@ -101,7 +105,20 @@ class Images:
             self.labels[index],
             self.names[index],
             self.thumbnails[index] if len(self.thumbnails) else self.thumbnails,
+            [self.files[position] for position in index] if self.files else (),
         )
+
+    def resized(self, spec: Input) -> "Images":
+        """The images as `spec` has them, read from their files; the same images without files.
+
+        Raises:
+            DataError: a file has changed since it was scanned.
+        """
+        if not self.files:
+            return self
+        stored = Stored(self.files, spec)
+        held = stored[np.arange(len(self))] if fits(len(self), spec.size) else stored
+        return Images(held, self.labels, self.names, self.thumbnails, self.files)
 
     def moments(self) -> tuple[Channels, Channels]:
         """Mean and standard deviation of each channel, of pixels in 0…1.
@@ -117,6 +134,13 @@ class Images:
         shares, values = counts / counts.sum(1, keepdims=True), np.arange(256) / 255
         mean = shares @ values
         return mean, np.sqrt((shares * (values - mean[:, None]) ** 2).sum(1))
+
+
+def fits(count: int, size: int) -> bool:
+    """True if `count` images of `size` × `size` pixels may stay in memory."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of torchrun; each reads the source
+    limit = (host.memory_limit_bytes() or 0) * HELD_SHARE / processes
+    return count * size * size * 3 <= limit
 
 
 def joined(parts: Sequence[Images]) -> Images:

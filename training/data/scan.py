@@ -14,7 +14,6 @@ import numpy as np
 from tqdm import tqdm
 
 from service.image.resize import Input, InputPixels
-from service.workers import host
 from training.data import DataError, Pixels
 from training.data.files import Skipped
 from training.data.images import (
@@ -22,13 +21,12 @@ from training.data.images import (
     Images,
     Stored,
     Thumbnail,
+    fits,
     in_threads,
     load,
     thumbnail,
 )
 from training.data.layout import SPLITS, Placed
-
-HELD_SHARE = 0.25  # splits are copies: for a moment twice as much is held
 
 
 class Scanned(NamedTuple):
@@ -57,13 +55,6 @@ def scan(placed: Sequence[Placed], spec: Input, classes: Sequence[str]) -> Scann
             if part:
                 splits[split] = _images(part, spec, index, digest, skipped, bar, held=held)
     return Scanned(splits, skipped, digest.hexdigest())
-
-
-def fits(count: int, size: int) -> bool:
-    """True if `count` images of `size` × `size` pixels may stay in memory."""
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of torchrun; each reads the source
-    limit = (host.memory_limit_bytes() or 0) * HELD_SHARE / processes
-    return count * size * size * 3 <= limit
 
 
 def fingerprint(classes: Sequence[str], splits: Mapping[str, Images]) -> str:
@@ -103,11 +94,10 @@ def _images(
         good.append(item)
     labels = np.array([index[item.label] for item in good], np.int64)
     digest.update(labels.tobytes())
-    source: Pixels | Stored = (
-        pixels[: len(good)] if held else Stored([item.file for item in good], spec)
-    )
-    names = np.array([str(item.file.name) for item in good], np.str_)
-    return Images(source, labels, names, thumbnails[: len(good)])
+    files = [item.file for item in good]
+    source: Pixels | Stored = pixels[: len(good)] if held else Stored(files, spec)
+    names = np.array([str(file.name) for file in files], np.str_)
+    return Images(source, labels, names, thumbnails[: len(good)], files)
 
 
 def _see(item: Placed, spec: Input) -> tuple[InputPixels, Thumbnail] | Skipped:

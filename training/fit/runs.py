@@ -24,7 +24,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from service.image.resize import Input
-from training.fit.recipes import Recipe, Scheduled, current_names
+from training.fit.optimizers import Scheduled
+from training.fit.recipes import Recipe
 from training.networks.ours import Network
 
 RECIPE, WEIGHTS, CHECKPOINT = "recipe.json", "weights.safetensors", "checkpoint.safetensors"
@@ -183,9 +184,9 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _recipe_of(text: str) -> Mapping[str, Any]:
-    """The content of a recipe.json, with the names of this release."""
+    """The content of a recipe.json, with the names and the fields of this release."""
     document = json.loads(text)
-    return {**document, "recipe": current_names(document["recipe"])}
+    return {**document, "recipe": Recipe.parse(document["recipe"])}
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
