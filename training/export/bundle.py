@@ -144,7 +144,8 @@ def _self_test(engine: Engine) -> tuple[int, float]:
 
 
 def _provenance(run: Run) -> Mapping[str, Any]:
-    return {
+    weights = {"weights": dict(run.recipe.weights)} if run.recipe.weights else {}
+    return weights | {
         "data": {"name": run.subject.name, "fingerprint": run.subject.fingerprint},
         "recipe": run.recipe.document(),
         "minutes": round(float(run.report["minutes"]), 1),

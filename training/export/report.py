@@ -9,7 +9,9 @@ from service.bundle import folder as contract
 from service.bundle.manifest import Manifest
 from service.runtime.engine import Engine
 from training.data.images import Images
+from training.fit.recipes import Recipe
 from training.fit.runs import Run
+from training.reliability.fitting import held_out_sentence
 
 
 def report(engine: Engine, test: Images) -> dict[str, Any]:
@@ -42,10 +44,16 @@ def card(run: Run, manifest: Manifest, figures: Mapping[str, Any]) -> str:
     return (
         f"# {manifest.name}\n\n"
         f"{recipe.network}, trained on {run.subject.name} ({len(manifest.labels)} classes: "
-        f"{labels}) for {recipe.epochs} epochs, seed {recipe.seed}. "
+        f"{labels}) for {recipe.epochs} epochs, seed {recipe.seed}{_begun(recipe)}. "
         f"On {test['pictures']:,} test images, one view, predict.onnx has "
         f"accuracy {test['accuracy']:.4f} and macro F1 {macro_f1:.4f}. "
         "Probabilities are calibrated on held-out training images "
-        f"(temperature {manifest.temperature:.3f}).\n\n"
+        f"(temperature {manifest.temperature:.3f}). {held_out_sentence(manifest)}\n\n"
         "It knows these classes only: an image of anything else gets one of them, too.\n"
     )
+
+
+def _begun(recipe: Recipe) -> str:
+    """The weights that the training began with, in words."""
+    weights = recipe.weights
+    return f", from the weights {weights['name']} ({weights['sha256'][:12]}…)" if weights else ""

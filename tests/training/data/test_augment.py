@@ -2,7 +2,16 @@
 
 import torch
 
-from training.data.augment import MIXED_TOGETHER, NOISE, corrupt, cut_holes, mirror, shift
+from training.data.augment import (
+    MIXED_TOGETHER,
+    NOISE,
+    corrupt,
+    crop,
+    cut_holes,
+    mirror,
+    recolour,
+    shift,
+)
 
 
 def seeded(seed=0):
@@ -58,3 +67,41 @@ def test_noise_has_at_most_its_strength():
     deviations = corrupted.flatten(1).std(1)
     assert deviations.max() < 1.1 * NOISE
     assert deviations.max() > 0.8 * NOISE
+
+
+def ramp(rows, size):
+    """Images whose red is the column and whose green is the row, in 0…250."""
+    steps = torch.linspace(0, 250, size)
+    red, green = steps.expand(size, size), steps.view(-1, 1).expand(size, size)
+    return torch.stack([red, green, red]).round().to(torch.uint8).expand(rows, 3, size, size)
+
+
+def test_a_crop_shows_a_part_of_the_promised_area_and_shape():
+    parts = crop(ramp(300, 64), 32, 0.4, seeded()).float()
+    assert parts.shape == (300, 3, 32, 32)
+    # from the middle of the first pixel to that of the last one
+    width, height = (
+        (parts[:, channel].amax((1, 2)) - parts[:, channel].amin((1, 2))) / 250 * 64 / 63
+        for channel in (0, 1)
+    )
+    area = width * height * (32 / 31) ** 2 * (63 / 64) ** 2
+    assert 0.37 < area.min() < 0.45
+    assert 0.9 < area.max() < 1.05
+    assert ((width / height).clamp(0.72, 1.4) == width / height).all()
+    assert torch.equal(parts[:, 0], parts[:, 2])
+
+
+def test_a_crop_of_the_whole_area_hardly_changes_an_image():
+    whole = crop(ramp(20, 32), 32, 1.0, seeded()).int()
+    assert (whole - ramp(20, 32).int()).abs().max() <= 40  # other shapes are cut at the borders
+
+
+def test_recolouring_keeps_shapes_and_stays_within_its_factor():
+    pixels = torch.full((200, 3, 4, 4), 100, dtype=torch.uint8)
+    pixels[:, :, :2] = 140
+    changed = recolour(pixels, 0.2, seeded()).float()
+    assert changed.min() >= 100 * 0.8 - 9
+    assert changed.max() <= 140 * 1.2 + 9
+    assert changed.mean((1, 2, 3)).std() > 5
+    assert (changed[:, :, :2] > changed[:, :, 2:]).all()
+    assert torch.equal(recolour(pixels, 0.0, seeded()), pixels)
