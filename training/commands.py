@@ -65,9 +65,19 @@ def recipe_for(
         # part of the recipe, so that --resume rejects a start from other weights
         return replace(start.run.recipe, **changes, start=runs.digest(start_folder)), start
     recipe = replace(defaults.recipe_of(network or "candor_net"), **changes)
+    # faults of the network come before the data are read
+    built = recipe.network_for(2)
     if weights is not None:
-        recipe = replace(recipe, weights=weights.provenance)
-    _check(recipe, weights)
+        published.load(built, weights)
+        any_size = catalogue.runs_on(built, recipe.size // 2)
+        begun = defaults.from_weights(recipe, weights.provenance, any_size=any_size)
+        return replace(begun, **changes), None
+    if recipe.network not in catalogue.OURS:
+        click.echo(
+            f"{recipe.network} begins with random weights, which asks for many images: "
+            "--weights default begins with published ones",
+            err=True,
+        )
     return recipe, None
 
 
@@ -85,19 +95,6 @@ def weights_for(network: str | None, given: str | None) -> Weights | None:
             "--network, or begin with a run of your own by --start"
         )
     return published.default(network) if given == "default" else published.read(Path(given))
-
-
-def _check(recipe: Recipe, weights: Weights | None) -> None:
-    """Builds the network once: faults come before the data are read."""
-    network = recipe.network_for(2)
-    if weights is not None:
-        published.load(network, weights)
-    elif recipe.network not in catalogue.OURS:
-        click.echo(
-            f"{recipe.network} begins with random weights, which asks for many images: "
-            "--weights default begins with published ones",
-            err=True,
-        )
 
 
 def train(

@@ -4,7 +4,7 @@ Batches are uint8 (N, 3, S, S), RGB. All functions but `crop` return a batch of 
 """
 
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float32, UInt8
 from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms.v2 import AugMix
@@ -28,25 +28,36 @@ def shift(pixels: Batch, most: int, generator: torch.Generator) -> Batch:
     return padded[row, :, lines[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
 
 
-def crop(pixels: Batch, size: int, least: float, generator: torch.Generator) -> Batch:
-    """A random part of each image, scaled to `size` × `size` pixels, bilinearly.
+def crop(
+    pixels: Batch,
+    aspects: Float32[Tensor, " rows"],
+    size: int,
+    least: float,
+    generator: torch.Generator,
+) -> Batch:
+    """A random part of each image, scaled to `size` × `size` pixels with antialiasing.
 
-    Its share of the area is drawn from `least`…1, its aspect ratio from 3:4…4:3, its place anywhere
-    (Szegedy et al., "Going Deeper with Convolutions", arXiv 1409.4842).
+    The images were stretched to squares from the `aspects` (width over height), and a part has the
+    shape that it had before: its share of the area is drawn from `least`…1, its aspect from
+    3:4…4:3, its place anywhere (Szegedy et al., "Going Deeper with Convolutions", arXiv 1409.4842).
+    Where it would be larger than the image it is smaller, with the same shape.
     """
-    rows = len(pixels)
-    share, aspect, across, down = torch.rand(4, rows, generator=generator)
-    area, ratio = least + (1 - least) * share, WIDEST ** (aspect - 0.5)
-    width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
-    # the image spans −1…1, and a part is an affine map of it
-    maps = torch.zeros(rows, 2, 3)
-    maps[:, 0, 0], maps[:, 0, 2] = width, (1 - width) * (2 * across - 1)
-    maps[:, 1, 1], maps[:, 1, 2] = height, (1 - height) * (2 * down - 1)
-    grid = functional.affine_grid(maps, [rows, 3, size, size], align_corners=False)
-    parts: Tensor = functional.grid_sample(
-        pixels.float(), grid, padding_mode="border", align_corners=False
+    share, narrow, across, down = torch.rand(4, len(pixels), generator=generator)
+    area, ratio = least + (1 - least) * share, WIDEST ** (narrow - 0.5) / aspects
+    width, height = (area * ratio).sqrt(), (area / ratio).sqrt()
+    shrink = torch.stack([width, height]).amax(0).clamp(min=1)
+    side = pixels.shape[-1]
+    columns, lines = (
+        (side * part / shrink).round().long().clamp(1, side) for part in (width, height)
     )
-    return parts.round().to(torch.uint8)
+    left, top = ((side - columns) * across).round().long(), ((side - lines) * down).round().long()
+    parts = [
+        functional.interpolate(
+            image[None, :, y : y + h, x : x + w], (size, size), mode="bilinear", antialias=True
+        )
+        for image, x, y, w, h in zip(pixels, left, top, columns, lines, strict=True)
+    ]
+    return torch.cat(parts)
 
 
 def recolour(pixels: Batch, most: float, generator: torch.Generator) -> Batch:

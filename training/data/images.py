@@ -7,11 +7,11 @@ is shared among threads.
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float32, Float64, UInt8
 from PIL import Image
 
 from service.errors import RequestError
@@ -30,6 +30,7 @@ MOST_MEASURED = 2**28  # pixels; more do not change a mean
 
 Thumbnail = UInt8[np.ndarray, "height width 3"]
 Thumbnails = UInt8[np.ndarray, "count height width 3"]
+Aspects = Float32[np.ndarray, " count"]
 Channels = Float64[np.ndarray, "3"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -64,7 +65,8 @@ class Images:
 
     `held` are their pixels, or the files that these are decoded from. `names` (N,) are paths in the
     source, or numbers where the images have no paths. `thumbnails` (N, 8, 9, 3) are small views.
-    `files` are the files that the images were read from, if they were.
+    `files` are the files that the images were read from, if they were, and `aspects` (N,) the width
+    of each over its height.
     """
 
     held: Pixels | Stored
@@ -72,11 +74,14 @@ class Images:
     names: np.ndarray = field(default_factory=lambda: np.zeros(0, np.str_))
     thumbnails: Thumbnails = field(default_factory=lambda: np.zeros((0, *THUMBNAIL, 3), np.uint8))
     files: Sequence[File] = ()
+    aspects: Aspects = field(default_factory=lambda: np.zeros(0, np.float32))
 
     def __post_init__(self) -> None:
         if not len(self.names):
             # the way to assign in a frozen dataclass
             object.__setattr__(self, "names", np.arange(len(self.labels)).astype(np.str_))
+        if not len(self.aspects):
+            object.__setattr__(self, "aspects", np.ones(len(self.labels), np.float32))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -106,19 +111,19 @@ class Images:
             self.names[index],
             self.thumbnails[index] if len(self.thumbnails) else self.thumbnails,
             [self.files[position] for position in index] if self.files else (),
+            self.aspects[index],
         )
 
-    def resized(self, spec: Input) -> "Images":
-        """The images as `spec` has them, read from their files; the same images without files.
+    def stretched(self, side: int) -> "Images":
+        """The whole images, stretched to squares; without files the same images, which are square.
 
         Raises:
             DataError: a file has changed since it was scanned.
         """
         if not self.files:
-            return self
-        stored = Stored(self.files, spec)
-        held = stored[np.arange(len(self))] if fits(len(self), spec.size) else stored
-        return Images(held, self.labels, self.names, self.thumbnails, self.files)
+            return replace(self, aspects=np.ones(len(self), np.float32))
+        stored = Stored(self.files, Input(side, (0.5,) * 3, (0.5,) * 3, "stretch"))
+        return replace(self, held=stored[np.arange(len(self))] if fits(len(self), side) else stored)
 
     def moments(self) -> tuple[Channels, Channels]:
         """Mean and standard deviation of each channel, of pixels in 0…1.
@@ -170,8 +175,19 @@ def load(file: File, spec: Input) -> InputPixels:
     Raises:
         DataError: the file cannot be read, or the service would reject the image.
     """
+    return resize.to_input(decoded(file), spec)
+
+
+def decoded(file: File) -> resize.Pixels:
+    """The pixels of `file` in its own size.
+
+    Raises:
+        DataError: the file cannot be read, or the service would reject the image.
+    """
     try:
-        return load_image(str(file.name), file.read(), spec)
+        return decode.decode(file.read(), MAX_LOCAL_PIXELS).pixels
+    except RequestError as error:
+        raise DataError(f"{file.name}: {error}") from None
     except OSError as error:
         raise DataError(f"{file.name}: {error.strerror}") from None
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from service.image.resize import Input, InputPixels
+from service.image.resize import Input, InputPixels, to_input
 from training.data import DataError, Pixels
 from training.data.files import Skipped
 from training.data.images import (
@@ -21,9 +21,9 @@ from training.data.images import (
     Images,
     Stored,
     Thumbnail,
+    decoded,
     fits,
     in_threads,
-    load,
     thumbnail,
 )
 from training.data.layout import SPLITS, Placed
@@ -80,13 +80,14 @@ def _images(
     """The images of one split; adds to `digest` and `skipped`."""
     pixels = np.empty((len(placed) if held else 0, spec.size, spec.size, 3), np.uint8)
     thumbnails = np.empty((len(placed), *THUMBNAIL, 3), np.uint8)
+    aspects = np.empty(len(placed), np.float32)
     good: list[Placed] = []
     for item, seen in zip(placed, in_threads(lambda item: _see(item, spec), placed), strict=True):
         bar.update()
         if isinstance(seen, Skipped):
             skipped.append(seen)
             continue
-        image, thumbnails[len(good)] = seen
+        image, thumbnails[len(good)], aspects[len(good)] = seen
         # of decoded pixels, not of files: a folder and a tar of it are the same data
         digest.update(image.tobytes())
         if held:
@@ -97,16 +98,17 @@ def _images(
     files = [item.file for item in good]
     source: Pixels | Stored = pixels[: len(good)] if held else Stored(files, spec)
     names = np.array([str(file.name) for file in files], np.str_)
-    return Images(source, labels, names, thumbnails[: len(good)], files)
+    return Images(source, labels, names, thumbnails[: len(good)], files, aspects[: len(good)])
 
 
-def _see(item: Placed, spec: Input) -> tuple[InputPixels, Thumbnail] | Skipped:
-    """The pixels and the thumbnail of an image, or the reason why it is none."""
+def _see(item: Placed, spec: Input) -> tuple[InputPixels, Thumbnail, float] | Skipped:
+    """The pixels, the thumbnail and the aspect of an image, or the reason why it is none."""
     name = str(item.file.name)
     if not item.file.size:
         return Skipped(name, "is empty")
     try:
-        pixels = load(item.file, spec)
+        original = decoded(item.file)
     except DataError as error:
         return Skipped(name, str(error).removeprefix(f"{name}: "))
-    return pixels, thumbnail(pixels)
+    pixels = to_input(original, spec)
+    return pixels, thumbnail(pixels), original.shape[1] / original.shape[0]

@@ -32,7 +32,7 @@ AUGMIX_STEP, COLOUR_STEP = 1_000_000, 2_000_000
 class Batches:
     """Training batches of `recipe` over `images`, in another order each epoch.
 
-    With random parts (`Recipe.crop`), `images` are larger than the network's input.
+    With random parts (`Recipe.crop`), `images` are whole, stretched to squares.
 
     The images that do not fill a batch at the end of an epoch are left out.
     """
@@ -64,7 +64,9 @@ class Batches:
         translate = min(recipe.translate, FINETUNE_TRANSLATE) if finetuning else recipe.translate
         if recipe.crop:
             # shifts and parts never occur together: both say which part of an image is seen
-            pixels = crop(pixels, recipe.size, recipe.crop, self._generator(step, SHIFT))
+            aspects = torch.from_numpy(self.images.aspects[index])
+            side = recipe.train_size or recipe.size
+            pixels = crop(pixels, aspects, side, recipe.crop, self._generator(step, SHIFT))
         elif translate:
             pixels = shift(pixels, translate, self._generator(step, SHIFT))
         if recipe.flip:

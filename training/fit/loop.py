@@ -38,7 +38,7 @@ from training.fit import runs
 from training.fit.adversarial import attacked
 from training.fit.batches import Batches, planes
 from training.fit.head import fit_head
-from training.fit.optimizers import Scheduled, optimizers
+from training.fit.optimizers import Scheduled, freeze, learn, optimizers
 from training.fit.recipes import Recipe
 from training.fit.runs import Run, RunError, Subject
 from training.fit.stopping import Best
@@ -48,6 +48,7 @@ from training.networks.ours import Network
 from training.networks.weights import Weights
 
 EVALUATION_ROWS = 500  # bounds the memory of activations
+MARGIN = 8 / 7  # by which the images that parts are cut out of are larger than the input
 CHECKPOINT_SECONDS = 300  # a crash loses at most so much
 # their patches are enough for the covariance of the whitening layer, 12 × 12
 PREPARE_ROWS, PREPARE_PIXELS = 5000, 2**23
@@ -204,7 +205,7 @@ class Trainer:
                 network(self.normalise(planes(part).to(self.fabric.device))).float().cpu()
                 for part in images.parts(EVALUATION_ROWS)
             ]
-        network.train()
+        learn(network, self.recipe)
         return torch.cat(parts)
 
 
@@ -333,8 +334,9 @@ def prepare(
     network = recipe.network_for(len(dataset.classes)).to(memory_format=torch.channels_last)
     if published is not None:
         weights.load(network, published)
-    shown = dataset.training if recipe.shown is None else dataset.training.resized(recipe.shown)
-    batches = Batches.of(shown, recipe)
+    freeze(network, recipe)
+    whole = dataset.training.stretched(round(recipe.size * MARGIN)) if recipe.crop else None
+    batches = Batches.of(whole or dataset.training, recipe)
     scheduled = optimizers(network, recipe)
     averaged = _averaged(network, recipe, batches.steps_per_epoch)
     best = Best(network) if recipe.patience else None
@@ -344,6 +346,7 @@ def prepare(
     rows = min(PREPARE_ROWS, PREPARE_PIXELS // recipe.input().size ** 2, len(dataset.training))
     first = np.arange(rows)
     network.prepare(trainer.normalise(planes(dataset.training.rows(first))).contiguous())
+    learn(network, recipe)
     trainer.network, *wrapped = fabric.setup(
         network, *(scheduled.optimizer for scheduled in trainer.scheduled)
     )
@@ -384,7 +387,7 @@ def _fit_head(trainer: Trainer, network: Network, dataset: Dataset) -> None:
     fitted = fit_head(
         network.head, describe, dataset.training, dataset.validation, trainer.class_weights
     )
-    network.train()
+    learn(network, trainer.recipe)
     trainer.seconds += time.monotonic() - started
     print(f"head alone: validation accuracy {fitted.accuracy:.4f}", file=sys.stderr)
 

@@ -31,6 +31,22 @@ class Scheduled:
             group["lr"] = group["initial_lr"] * self.factor(done)
 
 
+def freeze(network: nn.Module, recipe: Recipe) -> None:
+    """Excludes the first layers from learning, as many as the recipe says."""
+    parameters = list(network.parameters())
+    for parameter in parameters[: int(len(parameters) * recipe.frozen)]:
+        parameter.requires_grad_(False)
+
+
+def learn(network: nn.Module, recipe: Recipe) -> None:
+    """Puts `network` into training mode, but for batch norms that keep their statistics."""
+    network.train()
+    if recipe.fixed_norms:
+        for module in network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 - of any rank
+                module.eval()
+
+
 def optimizers(network: nn.Module, recipe: Recipe) -> list[Scheduled]:
     """The optimisers of `recipe` over the parameters of `network` that learn."""
     if recipe.optimizer == "adam":

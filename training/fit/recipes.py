@@ -1,7 +1,7 @@
 """Recipes: the hyper-parameters of a training, saved as JSON beside the weights."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -14,7 +14,6 @@ from training.networks.ours import Network
 Optimizer = Literal["adam", "adamw", "muon", "sgd"]
 Balance = Literal["none", "weights", "sampling"]
 FINETUNE_TRANSLATE = 2
-MARGIN = 8 / 7  # by which images are larger than the input that random parts are cut out of
 FORMER_NAMES = {
     "hide": "holes",
     "rate": "learning_rate_scale",
@@ -51,9 +50,16 @@ class Recipe:
     changes brightness, contrast and saturation by up to that share. `balance` weighs the loss of
     each class by the inverse of its size, or draws every class equally often.
 
-    `size` and `resize` bring images to the network. `weights` are the name and the SHA-256 of the
-    published weights that the training begins with, whose head is then fitted on their features.
-    `start` is the SHA-256 of the weights of a run that it begins with, empty for none.
+    With `fixed_norms` batch norms keep the statistics that the training begins with; the first
+    layers, a share `frozen` of all, do not learn.
+
+    `size` and `resize` bring images to the network. Training shows parts of `train_size` pixels, 0
+    for `size`: things look larger in parts, so the network sees them in one size (Touvron et al.,
+    "Fixing the train-test resolution discrepancy", arXiv 1906.06423). `weights` are the name and
+    the SHA-256 of the published weights that the training begins with; the head is then fitted on
+    their features. `start` is the SHA-256 of the weights of a run that it begins with, empty for
+    none.
+
     `precision` is one of Lightning Fabric's, or `auto`: bfloat16 autocast where the processor
     computes in it.
     """
@@ -79,10 +85,13 @@ class Recipe:
     warmup: float = 0.0
     average: float = 0.0
     patience: int = 0
+    frozen: float = 0.0
+    fixed_norms: bool = False
     crop: float = 0.0
     colour: float = 0.0
     balance: Balance = "none"
     size: int = OWN_SIZE
+    train_size: int = 0
     resize: Resize = "crop"
     weights: Mapping[str, str] = field(default_factory=dict)
     held_out: HeldOut = SHARE
@@ -116,12 +125,6 @@ class Recipe:
     ) -> Input:
         """The input of the network: `size` × `size` pixels, by `resize`."""
         return Input(self.size, mean, std, self.resize)
-
-    @property
-    def shown(self) -> Input | None:
-        """The input that random parts are cut out of, larger than the network's; None without."""
-        larger = round(self.size * MARGIN)
-        return replace(self.input(), size=larger, short_side=larger) if self.crop else None
 
     def network_for(self, classes: int) -> Network:
         """The untrained network, its weights drawn from `seed`.

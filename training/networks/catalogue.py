@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
+import torch
 import torchvision
 from torch import nn
 
@@ -54,6 +55,16 @@ def build(name: str, classes: int, options: Mapping[str, Any], size: int = OWN_S
         return Wrapped(_foreign(name, classes, options), classes, size)
     except NetworkError as error:
         raise NetworkError(f"{name} {error}") from None
+
+
+def runs_on(network: Network, size: int) -> bool:
+    """True if `network` takes images of `size` × `size` pixels, too; most transformers do not."""
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, 3, size, size))
+    except (AssertionError, RuntimeError, ValueError):
+        return False
+    return True
 
 
 def normalisation(name: str) -> Normalisation | None:

@@ -92,7 +92,11 @@ def test_a_bundle_of_other_data_is_an_error(dataset, tmp_path):
 def test_a_network_of_torchvision_becomes_a_bundle_with_all_of_its_parts(drawn, tmp_path):
     recipe = replace(
         recipe_of("shufflenet_v2_x0_5"),
-        **{"size": 64, "epochs": 2, "batch": 30, "ghost_batch": 30, "held_out": 30},
+        size=64,
+        epochs=2,
+        batch=30,
+        ghost_batch=30,
+        held_out=30,
     )
     images = read(str(drawn), recipe.input(), recipe.held_out, recipe.seed)
     run = train(images, str(drawn), recipe, tmp_path / "run", accelerator="cpu")
