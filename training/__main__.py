@@ -216,6 +216,8 @@ def fit(
             "--start brings its network and its held-out images: leave out --network, "
             "--activation, --held-out and --seed, and also --weights, --size and --resize"
         )
+    if activation is not None and network not in (None, "candor_net"):
+        raise click.UsageError(f"--activation is of candor_net: leave it out with {network}")
     # an option that is not given leaves the value of the recipe
     changes = {name: value for name, value in options.items() if value is not None}
     if activation is not None:

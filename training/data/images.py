@@ -30,7 +30,7 @@ MOST_MEASURED = 2**28  # pixels; more do not change a mean
 
 Thumbnail = UInt8[np.ndarray, "height width 3"]
 Thumbnails = UInt8[np.ndarray, "count height width 3"]
-Aspects = Float32[np.ndarray, " count"]
+Aspects = Float32[np.ndarray, " aspects"]
 Channels = Float64[np.ndarray, "3"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -43,7 +43,8 @@ from training.fit.recipes import Recipe
 from training.fit.runs import Run, RunError, Subject
 from training.fit.stopping import Best
 from training.fit.tracking import Track, Tracker, tracking
-from training.networks import catalogue, weights
+from training.networks import weights
+from training.networks.catalogue import Normalisation
 from training.networks.ours import Network
 from training.networks.weights import Weights
 
@@ -103,10 +104,8 @@ class Trainer:
         return self.best is not None and int(self.best.waited) >= self.recipe.patience
 
     @property
-    def class_weights(self) -> Float32[Tensor, " classes"] | None:
-        """The weight of each class in the loss, 1 on average over the images; None for equal."""
-        if self.recipe.balance != "weights":
-            return None
+    def class_weights(self) -> Float32[Tensor, " classes"]:
+        """The weights of the classes that make all of them equal, 1 on average over the images."""
         counts = torch.bincount(self.batches.labels, minlength=len(self.subject.classes))
         return (len(self.batches.labels) / len(counts) / counts).to(self.fabric.device)
 
@@ -145,7 +144,8 @@ class Trainer:
         own = ghosts[self.fabric.global_rank :: self.fabric.world_size]
         # torch averages gradients over processes, so each process scales its sum by their number
         scale = self.fabric.world_size / (len(labels) if self.recipe.optimizer != "muon" else 1)
-        class_weights, total = self.class_weights, 0.0
+        class_weights = self.class_weights if self.recipe.balance == "weights" else None
+        total = 0.0
         for number, (part, truth) in own:
             # one exchange of gradients a step: the others would send what the last sends again
             last = number == own[-1][0]
@@ -354,12 +354,11 @@ def prepare(
     return trainer
 
 
-def _normalisation(training: Images, recipe: Recipe) -> catalogue.Normalisation:
-    """The normalisation of published weights, if the recipe begins with any, or of the data."""
-    known = catalogue.normalisation(recipe.network) if recipe.weights else None
-    figures = known or training.moments()
+def _normalisation(training: Images, recipe: Recipe) -> Normalisation:
+    """The normalisation that the recipe fixes, or that of the training images."""
+    figures = recipe.normalisation or training.moments()
     # rounded as recipe.json shows them: the exported graph normalises with the same numbers
-    return catalogue.Normalisation(
+    return Normalisation(
         *(tuple(float(value) for value in np.round(figure, 6)) for figure in figures)
     )
 
@@ -384,9 +383,8 @@ def _fit_head(trainer: Trainer, network: Network, dataset: Dataset) -> None:
             return network.features(trainer.normalise(pixels.to(device)))
 
     assert isinstance(network.head, nn.Linear)
-    fitted = fit_head(
-        network.head, describe, dataset.training, dataset.validation, trainer.class_weights
-    )
+    class_weights = None if trainer.recipe.balance == "none" else trainer.class_weights.cpu()
+    fitted = fit_head(network.head, describe, dataset.training, dataset.validation, class_weights)
     learn(network, trainer.recipe)
     trainer.seconds += time.monotonic() - started
     print(f"head alone: validation accuracy {fitted.accuracy:.4f}", file=sys.stderr)

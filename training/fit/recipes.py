@@ -8,12 +8,13 @@ import torch
 
 from service.image.resize import Input, Resize
 from training.data.split import SHARE, HeldOut
-from training.networks.catalogue import OWN_SIZE, build
+from training.networks.catalogue import OWN_SIZE, Normalisation, build, normalisation
 from training.networks.ours import Network
 
 Optimizer = Literal["adam", "adamw", "muon", "sgd"]
 Balance = Literal["none", "weights", "sampling"]
 FINETUNE_TRANSLATE = 2
+GREY = Normalisation((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 FORMER_NAMES = {
     "hide": "holes",
     "rate": "learning_rate_scale",
@@ -120,11 +121,22 @@ class Recipe:
         """This recipe as JSON values."""
         return asdict(self)
 
+    @property
+    def normalisation(self) -> Normalisation | None:
+        """That of the published weights; None for that of the data."""
+        known = normalisation(self.network) if self.weights else None
+        # `pad` fills with the mean, which must be known before the images are read
+        return known or (GREY if self.resize == "pad" else None)
+
     def input(
-        self, mean: tuple[float, ...] = (0.5, 0.5, 0.5), std: tuple[float, ...] = (0.25, 0.25, 0.25)
+        self, mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None
     ) -> Input:
-        """The input of the network: `size` × `size` pixels, by `resize`."""
-        return Input(self.size, mean, std, self.resize)
+        """The input of the network: `size` × `size` pixels, by `resize`.
+
+        Without `mean` and `std` it serves to read images, before those of the data are known.
+        """
+        known = self.normalisation or GREY
+        return Input(self.size, mean or known.mean, std or known.std, self.resize)
 
     def network_for(self, classes: int) -> Network:
         """The untrained network, its weights drawn from `seed`.

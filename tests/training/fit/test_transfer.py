@@ -91,9 +91,9 @@ def test_rates_grow_with_depth_and_follow_a_cosine():
         for group in scheduled.optimizer.param_groups
         for parameter in group["params"]
     }
-    first, last = network.network[0].weight, network.head.weight  # prepare() freezes the first
+    first, last = network.network[0].weight, network.head.weight
     assert rates[id(first)] == pytest.approx((3e-4, 0.05))
-    assert rates[id(last)][0] == pytest.approx(3e-3, rel=0.3)
+    assert rates[id(last)][0] == pytest.approx(3e-3, rel=0.4)
     assert rates[id(network.head.bias)] == pytest.approx((3e-3, 0))
     factors = [scheduled.factor(done) for done in (0, 0.05, 0.1, 0.55, 1)]
     assert factors == pytest.approx([0, 0.5, 1, 0.5, 0])
