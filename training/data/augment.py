@@ -34,7 +34,7 @@ def crop(
     size: int,
     least: float,
     generator: torch.Generator,
-) -> Batch:
+) -> UInt8[Tensor, "rows 3 part part"]:
     """A random part of each image, scaled to `size` × `size` pixels with antialiasing.
 
     The images were stretched to squares from the `aspects` (width over height), and a part has the

@@ -331,9 +331,11 @@ def prepare(
     if fabric.is_global_zero:
         runs.save_recipe(folder, recipe, subject)
     fabric.barrier()
-    network = recipe.network_for(len(dataset.classes)).to(memory_format=torch.channels_last)
+    network = recipe.network_for(len(dataset.classes))
     if published is not None:
         weights.load(network, published)
+    # before it is copied: means of weights are computed where the weights are
+    network = network.to(device=fabric.device, memory_format=torch.channels_last)
     freeze(network, recipe)
     whole = dataset.training.stretched(round(recipe.size * MARGIN)) if recipe.crop else None
     batches = Batches.of(whole or dataset.training, recipe)
@@ -376,7 +378,7 @@ def _averaged(network: Network, recipe: Recipe, steps_per_epoch: int) -> Average
 def _fit_head(trainer: Trainer, network: Network, dataset: Dataset) -> None:
     started = time.monotonic()
     device = trainer.fabric.device
-    network.to(device).eval()
+    network.eval()
 
     def describe(pixels: UInt8[Tensor, "rows 3 size size"]) -> Tensor:
         with trainer.fabric.autocast():
