@@ -9,7 +9,7 @@ from torch import nn
 
 from training.fit.muon import Muon
 from training.fit.recipes import Recipe
-from training.networks.ours import CandorNet
+from training.networks.ours import CandorNet, Network
 
 FINETUNE_RATE = 0.1
 DEPTHS = 12  # groups of layers with a rate of their own
@@ -47,7 +47,7 @@ def learn(network: nn.Module, recipe: Recipe) -> None:
                 module.eval()
 
 
-def optimizers(network: nn.Module, recipe: Recipe) -> list[Scheduled]:
+def optimizers(network: Network, recipe: Recipe) -> list[Scheduled]:
     """The optimisers of `recipe` over the parameters of `network` that learn."""
     if recipe.optimizer == "adam":
         scheduled = [_scheduled(torch.optim.Adam(network.parameters(), lr=1e-3), lambda _done: 1.0)]
@@ -89,7 +89,7 @@ def _muon(network: CandorNet, recipe: Recipe) -> list[Scheduled]:
     ]
 
 
-def _by_depth(network: nn.Module, recipe: Recipe) -> Scheduled:
+def _by_depth(network: Network, recipe: Recipe) -> Scheduled:
     """AdamW or SGD on the mean loss, with rates that grow with the depth of the layer."""
     groups = [
         {"params": parameters, "lr": rate, "weight_decay": decay}
@@ -103,13 +103,14 @@ def _by_depth(network: nn.Module, recipe: Recipe) -> Scheduled:
     return _scheduled(optimizer, lambda done: _warm_cosine(done, recipe.warmup))
 
 
-def _groups(network: nn.Module, recipe: Recipe) -> dict[tuple[float, float], list[nn.Parameter]]:
+def _groups(network: Network, recipe: Recipe) -> dict[tuple[float, float], list[nn.Parameter]]:
     """The parameters that learn, by learning rate and weight decay."""
     learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    head = {id(parameter) for parameter in network.head.parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for number, parameter in enumerate(learning):
         # modules are listed in the order in which they run, as good as always
-        depth = number * DEPTHS // len(learning) / (DEPTHS - 1)
+        depth = number * DEPTHS // len(learning) / DEPTHS if id(parameter) not in head else 1.0
         rate = recipe.peak_rate * recipe.first_rate ** (1 - depth)
         # biases, and scales of norms, have no direction that a decay could keep short
         decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
