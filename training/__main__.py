@@ -220,8 +220,8 @@ def fit(
         raise click.UsageError(f"--activation is of candor_net: leave it out with {network}")
     if options["finetune_epochs"] and network not in (None, "candor_net", "seed_cnn"):
         raise click.UsageError(
-            f"--finetune-epochs is of candor_net and seed_cnn, and {network} keeps a running mean of "
-            "its weights: leave it out"
+            f"--finetune-epochs is of candor_net and seed_cnn: leave it out with {network}, which "
+            "keeps a running mean of its weights"
         )
     # an option that is not given leaves the value of the recipe
     changes = {name: value for name, value in options.items() if value is not None}
