@@ -33,9 +33,11 @@ STEPS = 4
 STEP = 1e-3  # of finite differences: the change of the logit, relative to its size
 TINY = float(np.finfo(np.float32).tiny)
 
-# Times as far from float64 as torch in float32 is. Large networks of rectifiers have some unit near
-# its kink in every image, and rounding decides on which side it is, in torch as in ONNX Runtime.
-OF_ROUNDING = 3
+# A large network of rectifiers has units near their kinks in every image, and rounding decides on
+# which side they are, in torch as in ONNX Runtime. There a method may be so many times as far from
+# float64 as torch in float32 is, and its cosine must be nearer to 1: EfficientNet-Lite0 at 224
+# pixels is 6 times as far, where a wrong rule is thousands of times as far.
+OF_ROUNDING, COSINE = 20, 0.99999
 
 Rows = Float32[np.ndarray, "rows channels height width"]
 Batch = UInt8[np.ndarray, "rows size size 3"]
@@ -114,15 +116,17 @@ def check(
 ) -> Mapping[str, Parity]:
     """`measured`, if every method is within its limits.
 
-    A method in `rounding` may differ by OF_ROUNDING times that figure.
+    A method in `rounding` may differ by OF_ROUNDING times that figure, with a cosine of COSINE.
 
     Raises:
         ParityError: a method is not.
     """
     for method, parity in measured.items():
         largest_difference, least_cosine = LIMITS[parity.against]
-        own = (rounding or {}).get(method, 0.0)
-        largest_difference = max(largest_difference, OF_ROUNDING * own)
+        if parity.relative_difference > largest_difference and method in (rounding or {}):
+            own = (rounding or {})[method]
+            largest_difference = max(largest_difference, OF_ROUNDING * own)
+            least_cosine = COSINE
         # Not ">" and "<", which are false for NaN.
         if not (parity.relative_difference <= largest_difference and parity.cosine >= least_cosine):
             raise ParityError(
