@@ -35,8 +35,8 @@ TINY = float(np.finfo(np.float32).tiny)
 
 # A large network of rectifiers has units near their kinks in every image, and rounding decides on
 # which side they are, in torch as in ONNX Runtime. There a method may be so many times as far from
-# float64 as torch in float32 is, and its cosine must be nearer to 1: EfficientNet-Lite0 at 224
-# pixels is 6 times as far, where a wrong rule is thousands of times as far.
+# float64 as torch in float32 is, and its cosine must be nearer to 1. A trained EfficientNet-Lite0
+# at 224 pixels was 6 times as far (1.6e-3 beside 2.7e-4, median of 20 images, cosine 1.000000).
 OF_ROUNDING, COSINE = 20, 0.99999
 
 Rows = Float32[np.ndarray, "rows channels height width"]
