@@ -21,7 +21,8 @@ from torchvision.models import mobilenet_v3_small
 
 from service.image.resize import Input
 from support.load import machine, table
-from training.data import read, scan
+from training.data import read
+from training.data.images import fits
 from training.data.table import describe_dataset
 from training.fit.batches import Batches
 from training.fit.recipes import Recipe
@@ -40,7 +41,7 @@ def main(images: int, size: int, steps: int) -> None:
         source = Path(folder) / "drawn.tar"
         draw(source, images, size + 16)
         rows = list(stages(source, Input(size, (0.5,) * 3, (0.25,) * 3), steps))
-    kept = "in memory" if scan.fits(images, size) else "in their files"
+    kept = "in memory" if fits(images, size) else "in their files"
     click.echo(f"{machine()}; {images:,} images of {size} pixels, {kept}\n")
     click.echo(table(("stage", "seconds", "peak GiB"), rows))
 

@@ -1,6 +1,6 @@
 """The gradient of the first training step, computed alone or by torchrun on several processes.
 
-Usage: gradient_of_a_step.py DATA OUT
+Usage: gradient_of_a_step.py DATA OUT RECIPE, which is a name in `support.recipes`.
 """
 
 import sys
@@ -8,15 +8,16 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from support.recipes import SMALL
+from support import recipes
 from training.data import read
 from training.fit.loop import make_fabric, prepare
 
 if __name__ == "__main__":
-    source, out = sys.argv[1:]
-    dataset = read.read(source, SMALL.input(), SMALL.held_out, SMALL.seed)
+    source, out, name = sys.argv[1:]
+    recipe = getattr(recipes, name)
+    dataset = read.read(source, recipe.input(), recipe.held_out, recipe.seed)
     trainer = prepare(
-        make_fabric(SMALL, "cpu"), dataset, source, SMALL, Path(out).with_suffix(".run")
+        make_fabric(recipe, "cpu"), dataset, source, recipe, Path(out).with_suffix(".run")
     )
     trainer.backward(*trainer.batches.step(0))
     if trainer.fabric.is_global_zero:

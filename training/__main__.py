@@ -6,6 +6,7 @@ from typing import Any, Literal
 import click
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
+LEAST_SIDE, MOST_SIDE = 16, 1024  # of the input of a network that is trained
 # the names of release 0.1, until 0.3
 FORMER_NAMES = {
     "biased": "plant-bias",
@@ -48,6 +49,21 @@ def _held_out(value: float | None) -> Any:
     return int(value)
 
 
+def _side(value: str | None) -> int | None:
+    """A number of pixels; a rectangle is refused."""
+    if value is None:
+        return None
+    try:
+        side = int(value)
+    except ValueError:
+        raise click.BadParameter(
+            f"{value!r} is no whole number of pixels: the input is square, so give its side"
+        ) from None
+    if not LEAST_SIDE <= side <= MOST_SIDE:
+        raise click.BadParameter(f"{side} is not in {LEAST_SIDE}…{MOST_SIDE} pixels")
+    return side
+
+
 @click.group(
     cls=_FormerNames,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
@@ -79,8 +95,28 @@ def main() -> None:
 )
 @click.option(
     "--network",
-    type=click.Choice(["candor_net", "seed_cnn"]),
-    help="Default: candor_net, or the network of --start.",
+    help="candor_net, seed_cnn, efficientnet_lite0, a classifier of torchvision or timm, or "
+    "module:function, which takes the number of classes. Default: candor_net, or that of --start.",
+)
+@click.option(
+    "--weights",
+    help="Published weights to begin with: default (downloaded), or a file, .safetensors or a "
+    "state dict. Default: none, random weights.",
+)
+@click.option(
+    "--size",
+    callback=lambda _context, _option, value: _side(value),
+    help="Side of the square input, in pixels. Default: 32 for candor_net and seed_cnn, else 224.",
+)
+@click.option(
+    "--resize",
+    type=click.Choice(["crop", "stretch", "pad"]),
+    help="How images are brought to --size. Default: crop, their middle.",
+)
+@click.option(
+    "--balance",
+    type=click.Choice(["none", "weights", "sampling"]),
+    help="For classes of uneven size: weigh their loss, or draw them equally often. Default: none.",
 )
 @click.option(
     "--start",
@@ -143,6 +179,7 @@ def fit(
     source: str,
     folder: Path,
     network: str | None,
+    weights: str | None,
     start_folder: Path | None,
     activation: str | None,
     device: str,
@@ -153,6 +190,10 @@ def fit(
 ) -> None:
     """Trains a network and reports on the test set.
 
+    \b
+    python -m training fit --data photographs --out runs/mine \\
+        --network efficientnet_lite0 --weights default
+
     Several processes: torchrun --nproc-per-node 2 -m training fit … (gloo on CPUs, one process for
     each GPU).
     """
@@ -162,31 +203,46 @@ def fit(
     from training.fit.loop import Stopped
     from training.fit.runs import RunError
     from training.fit.tracking import TrackingError
+    from training.networks.weights import WeightsError
+    from training.networks.wrapped import NetworkError
 
     if start_folder is not None and (
-        network or activation or options["held_out"] is not None or options["seed"] is not None
+        network
+        or weights
+        or activation
+        or any(options[name] is not None for name in ("held_out", "seed", "size", "resize"))
     ):
         raise click.UsageError(
-            "--start brings its network and its held-out images: "
-            "leave out --network, --activation, --held-out and --seed"
+            "--start brings its network and its held-out images: leave out --network, "
+            "--activation, --held-out and --seed, and also --weights, --size and --resize"
+        )
+    if activation is not None and network not in (None, "candor_net"):
+        raise click.UsageError(f"--activation is of candor_net: leave it out with {network}")
+    if options["finetune_epochs"] and network not in (None, "candor_net", "seed_cnn"):
+        raise click.UsageError(
+            f"--finetune-epochs is of candor_net and seed_cnn: leave it out with {network}, which "
+            "keeps a running mean of its weights"
         )
     # an option that is not given leaves the value of the recipe
     changes = {name: value for name, value in options.items() if value is not None}
     if activation is not None:
         changes["options"] = {"activation": activation}
     try:
-        recipe, start = commands.recipe_for(network, start_folder, changes)
+        tensors = commands.weights_for(network, weights)
+        recipe, start = commands.recipe_for(network, start_folder, tensors, changes)
         commands.train(
             source,
             folder,
             recipe,
             start,
+            changes=changes,
+            weights=tensors,
             strict=strict,
             resume=resume,
             device=device,
             track=track,
         )
-    except (DataError, RunError, TrackingError) as error:
+    except (DataError, NetworkError, RunError, TrackingError, WeightsError) as error:
         raise click.ClickException(str(error)) from None
     except Stopped as stopped:
         click.echo(str(stopped), err=True)
@@ -305,6 +361,7 @@ def bundle(*, run_folder: Path | None, file: Path | None, anyway: bool, **option
     from training.export.foreign import ForeignError
     from training.export.parity import ParityError
     from training.fit.runs import RunError
+    from training.networks.wrapped import NetworkError
 
     if (run_folder is None) == (file is None):
         raise click.UsageError("give one of --run and --onnx")
@@ -327,6 +384,7 @@ def bundle(*, run_folder: Path | None, file: Path | None, anyway: bool, **option
             )
     except (
         DataError,
+        NetworkError,
         RunError,
         DifferentiationError,
         ForeignError,

@@ -30,10 +30,13 @@ from training.data.read import Dataset
 from training.export import foreign, int8
 from training.export.bundle import make_bundle, make_foreign_bundle
 from training.export.foreign import ForeignError
-from training.fit import loop, runs
+from training.fit import defaults, loop, runs
 from training.fit.recipes import RECIPES, Recipe
 from training.fit.runs import Run, RunError
 from training.fit.tracking import Track
+from training.networks import catalogue
+from training.networks import weights as published
+from training.networks.weights import Weights, WeightsError
 
 SUM_TOLERANCE = 1e-3  # probabilities of a float32 softmax sum to 1 within this
 
@@ -46,14 +49,52 @@ class Start(NamedTuple):
 
 
 def recipe_for(
-    network: str | None, start_folder: Path | None, changes: Mapping[str, Any]
+    network: str | None,
+    start_folder: Path | None,
+    weights: Weights | None,
+    changes: Mapping[str, Any],
 ) -> tuple[Recipe, Start | None]:
-    """The recipe of `network`, or of the run to start from, with `changes`; and that run."""
-    if start_folder is None:
-        return replace(RECIPES[network or "candor_net"], **changes), None
-    start = Start(start_folder, runs.load(start_folder))
-    # part of the recipe, so that --resume rejects a start from other weights
-    return replace(start.run.recipe, **changes, start=runs.digest(start_folder)), start
+    """The recipe of `network`, or of the run to start from, with `changes`; and that run.
+
+    Raises:
+        NetworkError: there is no such network, or it does not fit the size of the images.
+        WeightsError: `weights` are those of another network.
+    """
+    if start_folder is not None:
+        start = Start(start_folder, runs.load(start_folder))
+        # part of the recipe, so that --resume rejects a start from other weights
+        return replace(start.run.recipe, **changes, start=runs.digest(start_folder)), start
+    recipe = replace(defaults.recipe_of(network or "candor_net"), **changes)
+    # faults of the network come before the data are read
+    built = recipe.network_for(2)
+    if weights is not None:
+        published.load(built, weights)
+        any_size = catalogue.runs_on(built, recipe.size // 2)
+        begun = defaults.from_weights(recipe, weights.provenance, any_size=any_size)
+        return replace(begun, **changes), None
+    if recipe.network not in catalogue.OURS:
+        click.echo(
+            f"{recipe.network} begins with random weights, which asks for many images: "
+            "--weights default begins with published ones",
+            err=True,
+        )
+    return recipe, None
+
+
+def weights_for(network: str | None, given: str | None) -> Weights | None:
+    """The published weights that `--weights` names for `network`; None for random ones.
+
+    Raises:
+        WeightsError: they cannot be read or downloaded.
+    """
+    if given in (None, "none"):
+        return None
+    if network is None or network in catalogue.OURS:
+        raise WeightsError(
+            f"there are no published weights for {network or 'candor_net'}: choose another "
+            "--network, or begin with a run of your own by --start"
+        )
+    return published.default(network) if given == "default" else published.read(Path(given))
 
 
 def train(
@@ -62,16 +103,27 @@ def train(
     recipe: Recipe,
     start: Start | None,
     *,
+    changes: Mapping[str, Any],
+    weights: Weights | None,
     strict: bool,
     resume: bool,
     device: str,
     track: Track | None,
 ) -> None:
-    """Trains a network, and describes the data before the first step."""
+    """Trains a network, and describes the data before the first step.
+
+    What `changes` leave open of batch, epochs and augmentation follows from the data.
+    """
     dataset = read.read(source, recipe.input(), recipe.held_out, recipe.seed, strict=strict)
+    if start is None:
+        recipe = replace(defaults.for_data(recipe, len(dataset.training)), **changes)
     if os.environ.get("RANK", "0") == "0":
         # stdout is for the report of the test images
         click.echo(table.describe_dataset(dataset), err=True)
+        click.echo(
+            f"{recipe.epochs + recipe.finetune_epochs} epochs in batches of {recipe.batch}",
+            err=True,
+        )
         folder.mkdir(parents=True, exist_ok=True)
         (folder / runs.SKIPPED).write_text(
             "".join(f"{item.name}: {item.reason}\n" for item in dataset.skipped)
@@ -87,6 +139,7 @@ def train(
         recipe,
         folder,
         start=None if start is None else start.run,
+        published=weights,
         resume=resume,
         accelerator=device,
         track=track,

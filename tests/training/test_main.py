@@ -60,3 +60,23 @@ def test_a_bundle_is_made_of_a_run_or_of_a_file_and_not_of_both():
 def test_held_out_is_a_share_or_a_whole_number(held_out, sentence):
     done = CliRunner().invoke(main, [*FIT, "--held-out", held_out])
     assert sentence in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--size", "224x320"], "'224x320' is no whole number of pixels: the input is square"),
+        (["--size", "4000"], "4000 is not in 16…1024 pixels"),
+        (["--size", "64"], "candor_net sees 32 × 32 pixels, not 64"),
+        (["--network", "resnet18", "--activation", "relu"], "--activation is of candor_net"),
+        (["--network", "resnet18", "--finetune-epochs", "1"], "keeps a running mean"),
+        (["--network", "seed_cnn", "--weights", "default"], "no published weights for seed_cnn"),
+        (["--network", "resnet18", "--weights", "nowhere.pth"], "cannot be read as weights"),
+        (["--network", "resnet18", "--start", "run", "--size", "64"], "also --weights, --size"),
+        (["--network", "nowhere:f"], "nowhere:f cannot be imported"),
+    ],
+)
+def test_options_of_networks_and_weights_that_do_not_fit_are_sentences(options, sentence):
+    done = CliRunner().invoke(main, [*FIT, *options])
+    assert done.exit_code in (1, 2)
+    assert sentence in " ".join(done.output.split())

@@ -14,6 +14,7 @@ from service.bundle.manifest import Manifest
 from training.audit.comparison import table
 from training.audit.findings import P_VALUE
 from training.figures.accuracy import class_figures
+from training.reliability.fitting import held_out_sentence
 
 Report = Mapping[str, Any]
 SHOWN = 20  # labels
@@ -77,6 +78,9 @@ def _introduction(manifest: Manifest, report: Report) -> str:
     recipe = manifest.provenance.get("recipe", {})
     trained = "{network}, trained for {epochs} epochs, seed {seed}"
     origin = trained.format(**recipe) if recipe else "A network from an ONNX file"
+    weights = manifest.provenance.get("weights")
+    if weights:
+        origin += f", from the weights {weights['name']} (sha256 `{weights['sha256'][:12]}…`)"
     shown = ", ".join([*manifest.labels[:SHOWN], *(["…"] if len(manifest.labels) > SHOWN else [])])
     return "\n".join(
         [
@@ -129,7 +133,7 @@ def _reliability(manifest: Manifest, report: Report) -> str:
         _paragraph(
             f"Probabilities are {_calibration(manifest)}. The expected calibration error in 15 "
             f"bins is {calibration['ece']:.2%} ({calibration['ece_before']:.2%} before "
-            "calibration)."
+            f"calibration). {held_out_sentence(manifest)}"
         ),
     ]
     if report["prediction_sets"]:

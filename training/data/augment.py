@@ -1,16 +1,17 @@
 """Augmentation of training images: pure functions of a batch and a random generator.
 
-Batches are uint8 (N, 3, S, S), RGB; every function returns a batch of the same shape.
+Batches are uint8 (N, 3, S, S), RGB. All functions but `crop` return a batch of the same shape.
 """
 
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float32, UInt8
 from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms.v2 import AugMix
 
 BLOCKS = 8  # a side
 MIXED_TOGETHER = 25  # images that share AugMix's random draws
+WIDEST = (4 / 3) ** 2  # the widest aspect ratio of a part over the narrowest
 NOISE = 0.15  # the largest standard deviation, of pixels in 0…1
 
 Batch = UInt8[Tensor, "rows 3 size size"]
@@ -25,6 +26,48 @@ def shift(pixels: Batch, most: int, generator: torch.Generator) -> Batch:
     lines, columns = offsets + torch.arange(size)
     row = torch.arange(rows)[:, None, None]
     return padded[row, :, lines[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
+def crop(
+    pixels: Batch,
+    aspects: Float32[Tensor, " rows"],
+    size: int,
+    least: float,
+    generator: torch.Generator,
+) -> UInt8[Tensor, "rows 3 part part"]:
+    """A random part of each image, scaled to `size` × `size` pixels with antialiasing.
+
+    The images were stretched to squares from the `aspects` (width over height), and a part has the
+    shape that it had before: its share of the area is drawn from `least`…1, its aspect from
+    3:4…4:3, its place anywhere (Szegedy et al., "Going Deeper with Convolutions", arXiv 1409.4842).
+    Where it would be larger than the image it is smaller, with the same shape.
+    """
+    share, narrow, across, down = torch.rand(4, len(pixels), generator=generator)
+    area, ratio = least + (1 - least) * share, WIDEST ** (narrow - 0.5) / aspects
+    width, height = (area * ratio).sqrt(), (area / ratio).sqrt()
+    shrink = torch.stack([width, height]).amax(0).clamp(min=1)
+    side = pixels.shape[-1]
+    columns, lines = (
+        (side * part / shrink).round().long().clamp(1, side) for part in (width, height)
+    )
+    left, top = ((side - columns) * across).round().long(), ((side - lines) * down).round().long()
+    parts = [
+        functional.interpolate(
+            image[None, :, y : y + h, x : x + w], (size, size), mode="bilinear", antialias=True
+        )
+        for image, x, y, w, h in zip(pixels, left, top, columns, lines, strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def recolour(pixels: Batch, most: float, generator: torch.Generator) -> Batch:
+    """Multiplies brightness, contrast and saturation of each image by 1 − `most`…1 + `most`."""
+    factors = 1 + most * (2 * torch.rand(3, len(pixels), 1, 1, 1, generator=generator) - 1)
+    brightness, contrast, saturation = factors
+    x = pixels.float() * brightness
+    x = x.mean((1, 2, 3), keepdim=True).lerp(x, contrast)
+    x = x.mean(1, keepdim=True).lerp(x, saturation)
+    return x.round().clamp(0, 255).to(torch.uint8)
 
 
 def mirror(pixels: Batch, chosen: Bool[Tensor, " rows"]) -> Batch:

@@ -4,13 +4,14 @@
 is shared among threads.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float32, Float64, UInt8
 from PIL import Image
 
 from service.errors import RequestError
@@ -23,11 +24,13 @@ from training.data.files import File
 
 THREADS = min(host.cores(), 8)  # each may hold an image of MAX_LOCAL_PIXELS
 WINDOW = 256  # images that are decoded and not yet used
+HELD_SHARE = 0.25  # of memory; splits are copies: for a moment twice as much is held
 THUMBNAIL = (8, 9)  # height and width, in pixels
 MOST_MEASURED = 2**28  # pixels; more do not change a mean
 
 Thumbnail = UInt8[np.ndarray, "height width 3"]
 Thumbnails = UInt8[np.ndarray, "count height width 3"]
+Aspects = Float32[np.ndarray, " aspects"]
 Channels = Float64[np.ndarray, "3"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -62,17 +65,23 @@ class Images:
 
     `held` are their pixels, or the files that these are decoded from. `names` (N,) are paths in the
     source, or numbers where the images have no paths. `thumbnails` (N, 8, 9, 3) are small views.
+    `files` are the files that the images were read from, if they were, and `aspects` (N,) the width
+    of each over its height.
     """
 
     held: Pixels | Stored
     labels: ClassIndices
     names: np.ndarray = field(default_factory=lambda: np.zeros(0, np.str_))
     thumbnails: Thumbnails = field(default_factory=lambda: np.zeros((0, *THUMBNAIL, 3), np.uint8))
+    files: Sequence[File] = ()
+    aspects: Aspects = field(default_factory=lambda: np.zeros(0, np.float32))
 
     def __post_init__(self) -> None:
         if not len(self.names):
             # the way to assign in a frozen dataclass
             object.__setattr__(self, "names", np.arange(len(self.labels)).astype(np.str_))
+        if not len(self.aspects):
+            object.__setattr__(self, "aspects", np.ones(len(self.labels), np.float32))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -101,7 +110,20 @@ class Images:
             self.labels[index],
             self.names[index],
             self.thumbnails[index] if len(self.thumbnails) else self.thumbnails,
+            [self.files[position] for position in index] if self.files else (),
+            self.aspects[index],
         )
+
+    def stretched(self, side: int) -> "Images":
+        """The whole images, stretched to squares; without files the same images, which are square.
+
+        Raises:
+            DataError: a file has changed since it was scanned.
+        """
+        if not self.files:
+            return replace(self, aspects=np.ones(len(self), np.float32))
+        stored = Stored(self.files, Input(side, (0.5,) * 3, (0.5,) * 3, "stretch"))
+        return replace(self, held=stored[np.arange(len(self))] if fits(len(self), side) else stored)
 
     def moments(self) -> tuple[Channels, Channels]:
         """Mean and standard deviation of each channel, of pixels in 0…1.
@@ -117,6 +139,13 @@ class Images:
         shares, values = counts / counts.sum(1, keepdims=True), np.arange(256) / 255
         mean = shares @ values
         return mean, np.sqrt((shares * (values - mean[:, None]) ** 2).sum(1))
+
+
+def fits(count: int, size: int) -> bool:
+    """True if `count` images of `size` × `size` pixels may stay in memory."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of torchrun; each reads the source
+    limit = (host.memory_limit_bytes() or 0) * HELD_SHARE / processes
+    return count * size * size * 3 <= limit
 
 
 def joined(parts: Sequence[Images]) -> Images:
@@ -152,8 +181,19 @@ def load(file: File, spec: Input) -> InputPixels:
     Raises:
         DataError: the file cannot be read, or the service would reject the image.
     """
+    return resize.to_input(decoded(file), spec)
+
+
+def decoded(file: File) -> resize.Pixels:
+    """The pixels of `file` in its own size.
+
+    Raises:
+        DataError: the file cannot be read, or the service would reject the image.
+    """
     try:
-        return load_image(str(file.name), file.read(), spec)
+        return decode.decode(file.read(), MAX_LOCAL_PIXELS).pixels
+    except RequestError as error:
+        raise DataError(f"{file.name}: {error}") from None
     except OSError as error:
         raise DataError(f"{file.name}: {error.strerror}") from None
 

@@ -13,8 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from service.image.resize import Input, InputPixels
-from service.workers import host
+from service.image.resize import Input, InputPixels, to_input
 from training.data import DataError, Pixels
 from training.data.files import Skipped
 from training.data.images import (
@@ -22,13 +21,12 @@ from training.data.images import (
     Images,
     Stored,
     Thumbnail,
+    decoded,
+    fits,
     in_threads,
-    load,
     thumbnail,
 )
 from training.data.layout import SPLITS, Placed
-
-HELD_SHARE = 0.25  # splits are copies: for a moment twice as much is held
 
 
 class Scanned(NamedTuple):
@@ -59,13 +57,6 @@ def scan(placed: Sequence[Placed], spec: Input, classes: Sequence[str]) -> Scann
     return Scanned(splits, skipped, digest.hexdigest())
 
 
-def fits(count: int, size: int) -> bool:
-    """True if `count` images of `size` × `size` pixels may stay in memory."""
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of torchrun; each reads the source
-    limit = (host.memory_limit_bytes() or 0) * HELD_SHARE / processes
-    return count * size * size * 3 <= limit
-
-
 def fingerprint(classes: Sequence[str], splits: Mapping[str, Images]) -> str:
     """The SHA-256 of classes, pixels and labels, which a scan computes as it goes."""
     digest = hashlib.sha256("\n".join(classes).encode())
@@ -89,13 +80,14 @@ def _images(
     """The images of one split; adds to `digest` and `skipped`."""
     pixels = np.empty((len(placed) if held else 0, spec.size, spec.size, 3), np.uint8)
     thumbnails = np.empty((len(placed), *THUMBNAIL, 3), np.uint8)
+    aspects = np.empty(len(placed), np.float32)
     good: list[Placed] = []
     for item, seen in zip(placed, in_threads(lambda item: _see(item, spec), placed), strict=True):
         bar.update()
         if isinstance(seen, Skipped):
             skipped.append(seen)
             continue
-        image, thumbnails[len(good)] = seen
+        image, thumbnails[len(good)], aspects[len(good)] = seen
         # of decoded pixels, not of files: a folder and a tar of it are the same data
         digest.update(image.tobytes())
         if held:
@@ -103,20 +95,20 @@ def _images(
         good.append(item)
     labels = np.array([index[item.label] for item in good], np.int64)
     digest.update(labels.tobytes())
-    source: Pixels | Stored = (
-        pixels[: len(good)] if held else Stored([item.file for item in good], spec)
-    )
-    names = np.array([str(item.file.name) for item in good], np.str_)
-    return Images(source, labels, names, thumbnails[: len(good)])
+    files = [item.file for item in good]
+    source: Pixels | Stored = pixels[: len(good)] if held else Stored(files, spec)
+    names = np.array([str(file.name) for file in files], np.str_)
+    return Images(source, labels, names, thumbnails[: len(good)], files, aspects[: len(good)])
 
 
-def _see(item: Placed, spec: Input) -> tuple[InputPixels, Thumbnail] | Skipped:
-    """The pixels and the thumbnail of an image, or the reason why it is none."""
+def _see(item: Placed, spec: Input) -> tuple[InputPixels, Thumbnail, float] | Skipped:
+    """The pixels, the thumbnail and the aspect of an image, or the reason why it is none."""
     name = str(item.file.name)
     if not item.file.size:
         return Skipped(name, "is empty")
     try:
-        pixels = load(item.file, spec)
+        original = decoded(item.file)
     except DataError as error:
         return Skipped(name, str(error).removeprefix(f"{name}: "))
-    return pixels, thumbnail(pixels)
+    pixels = to_input(original, spec)
+    return pixels, thumbnail(pixels), original.shape[1] / original.shape[0]

@@ -18,7 +18,9 @@ from service.explain import gradients
 from service.runtime.engine import Engine
 from training.networks.ours import Network
 
-IMAGES, DRAWN = 64, 8
+DRAWN = 8
+MOST_IMAGES, MOST_PIXELS = 64, 2**20  # that are compared; 20 images of 224 pixels
+PART_PIXELS = 2**19  # whose activations torch keeps in float64 at once
 CAPTUMS, DIFFERENCES = "captum", "finite differences"
 LIMITS = {  # relative difference at most, cosine at least
     CAPTUMS: (2e-6, 0.999),
@@ -31,8 +33,15 @@ STEPS = 4
 STEP = 1e-3  # of finite differences: the change of the logit, relative to its size
 TINY = float(np.finfo(np.float32).tiny)
 
+# A large network of rectifiers has units near their kinks in every image, and rounding decides on
+# which side they are, in torch as in ONNX Runtime. There a method may be so many times as far from
+# float64 as torch in float32 is, and its cosine must be nearer to 1. A trained EfficientNet-Lite0
+# at 224 pixels was 6 times as far (1.6e-3 beside 2.7e-4, median of 20 images, cosine 1.000000).
+OF_ROUNDING, COSINE = 20, 0.99999
+
 Rows = Float32[np.ndarray, "rows channels height width"]
 Batch = UInt8[np.ndarray, "rows size size 3"]
+Method = Callable[[Network, Tensor, Tensor], Tensor]
 
 
 class ParityError(Exception):
@@ -42,6 +51,11 @@ class ParityError(Exception):
 def copy_of(network: Network) -> Network:
     """A copy in evaluation mode, in the default memory layout."""
     return copy.deepcopy(network).to(memory_format=torch.contiguous_format).eval()
+
+
+def images(size: int, count: int) -> int:
+    """The number of images of `size` × `size` pixels that are compared, of `count`."""
+    return min(count, MOST_IMAGES, max(DRAWN, MOST_PIXELS // size**2))
 
 
 def measure(engine: Engine, network: Network, batch: Batch) -> dict[str, Parity]:
@@ -60,19 +74,59 @@ def measure(engine: Engine, network: Network, batch: Batch) -> dict[str, Parity]
     # use. In float64, because torch's rounding in float32 (2.0e-6 for candor_net) is larger than
     # that of the graph (1.2e-6).
     return {
-        name: compare(ours[name](), theirs(copy_of(network).double(), x.double(), classes))
+        name: compare(ours[name](), _in_parts(theirs, network, x.double(), classes))
         for name, theirs in CAPTUM.items()
     }
 
 
-def check(measured: Mapping[str, Parity]) -> Mapping[str, Parity]:
+def rounding(
+    engine: Engine, network: Network, batch: Batch, measured: Mapping[str, Parity]
+) -> dict[str, float]:
+    """The relative difference of torch in float32 from torch in float64, as `Parity` has it.
+
+    It is that of the methods in `measured` which exceed their limit.
+    """
+    largest_difference, _ = LIMITS[CAPTUMS]
+    x = torch.from_numpy(engine.normalise(batch))
+    classes = torch.from_numpy(engine.predict(batch).logits.argmax(1))
+    result = {}
+    for name in measured:
+        if measured[name].relative_difference > largest_difference:
+            single, double = (
+                _in_parts(CAPTUM[name], network, rows, classes) for rows in (x, x.double())
+            )
+            result[name] = compare(single.numpy(), double).relative_difference
+    return result
+
+
+def _in_parts(theirs: Method, network: Network, x: Tensor, classes: Tensor) -> Tensor:
+    """An attribution by Captum, of a part of the rows at a time, in the precision of `x`."""
+    rows = max(1, PART_PIXELS // x.shape[-1] ** 2)
+    parts = zip(torch.split(x, rows), torch.split(classes, rows), strict=True)
+    return torch.cat(
+        [
+            theirs(copy_of(network).to(x.dtype), part.clone(), target).detach()
+            for part, target in parts
+        ]
+    )
+
+
+def check(
+    measured: Mapping[str, Parity], rounding: Mapping[str, float] | None = None
+) -> Mapping[str, Parity]:
     """`measured`, if every method is within its limits.
+
+    A method in `rounding` may differ by OF_ROUNDING times that figure, with a cosine of COSINE.
 
     Raises:
         ParityError: a method is not.
     """
     for method, parity in measured.items():
         largest_difference, least_cosine = LIMITS[parity.against]
+        if parity.relative_difference > largest_difference and method in (rounding or {}):
+            own = (rounding or {})[method]
+            largest_difference = max(largest_difference, OF_ROUNDING * own)
+            least_cosine = COSINE
         # Not ">" and "<", which are false for NaN.
         if not (parity.relative_difference <= largest_difference and parity.cosine >= least_cosine):
             raise ParityError(
@@ -157,7 +211,7 @@ def _grad_cam(network: Network, x: Tensor, target: Tensor) -> Tensor:
     return attribution
 
 
-CAPTUM: Mapping[str, Callable[[Network, Tensor, Tensor], Tensor]] = {
+CAPTUM: Mapping[str, Method] = {
     "saliency": lambda network, x, target: Saliency(network).attribute(
         x.requires_grad_(), target, abs=False
     ),

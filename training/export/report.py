@@ -10,7 +10,9 @@ from training.data.images import Images
 from training.figures.accuracy import accuracy
 from training.figures.guessing import guessing
 from training.figures.outputs import outputs_of
+from training.fit.recipes import Recipe
 from training.fit.runs import Run
+from training.reliability.fitting import held_out_sentence
 
 # Sentences of a card: with held-out images, and without.
 FITTED = "- Probabilities, prediction sets and familiarity are fitted on {images:,} images.\n"
@@ -42,12 +44,12 @@ def card(run: Run, manifest: Manifest, figures: Mapping[str, Any]) -> str:
     return (
         f"# {manifest.name}\n\n"
         f"{recipe.network}, trained on {run.subject.name} ({len(manifest.labels)} classes: "
-        f"{labels}) for {recipe.epochs} epochs, seed {recipe.seed}. "
+        f"{labels}) for {recipe.epochs} epochs, seed {recipe.seed}{_begun(recipe)}. "
         f"On {test['pictures']:,} test images, one view, predict.onnx has "
         f"accuracy {test['accuracy']:.4f} ({accuracy_interval}) and macro F1 "
         f"{test['macro_f1']:.4f} ({macro_f1_interval}). "
         "Probabilities are calibrated on held-out training images "
-        f"(temperature {manifest.temperature:.3f}).\n\n"
+        f"(temperature {manifest.temperature:.3f}). {held_out_sentence(manifest)}\n\n"
         + ("" if remark is None else f"**Do not rely on it:** it is {remark}.\n\n")
         + "It knows these classes only: an image of anything else gets one of them, too.\n"
     )
@@ -67,3 +69,9 @@ def foreign_card(manifest: Manifest) -> str:
         "- No audit has measured it: neither its accuracy nor bias, corrupted images or attacks.\n"
         "- It knows these classes only: an image of anything else gets one of them, too.\n"
     )
+
+
+def _begun(recipe: Recipe) -> str:
+    """The weights that the training began with, in words."""
+    weights = recipe.weights
+    return f", from the weights {weights['name']} ({weights['sha256'][:12]}…)" if weights else ""

@@ -17,21 +17,22 @@ from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
 from training.data import Pixels
-from training.data.augment import Batch, corrupt, cut_holes, mirror, shift
+from training.data.augment import Batch, corrupt, crop, cut_holes, mirror, recolour, shift
 from training.data.images import Images, Stored
 from training.fit.recipes import FINETUNE_TRANSLATE, Recipe
 
 # Each purpose draws from a generator of its own: one that is switched off leaves the others alone.
 ORDER, SHIFT, FLIP, HOLES = range(4)
 PURPOSES = 4
-AUGMIX_STEP = (
-    1_000_000  # added to the step: the seeds of the four purposes leave no gap for a fifth
-)
+# added to the step: the seeds of the four purposes leave no gap for a fifth
+AUGMIX_STEP, COLOUR_STEP = 1_000_000, 2_000_000
 
 
 @dataclass(frozen=True)
 class Batches:
     """Training batches of `recipe` over `images`, in another order each epoch.
+
+    With random parts (`Recipe.crop`), `images` are whole, stretched to squares.
 
     The images that do not fill a batch at the end of an epoch are left out.
     """
@@ -61,10 +62,17 @@ class Batches:
         pixels = planes(self._pixels(step))
         finetuning = epoch >= recipe.epochs
         translate = min(recipe.translate, FINETUNE_TRANSLATE) if finetuning else recipe.translate
-        if translate:
+        if recipe.crop:
+            # shifts and parts never occur together: both say which part of an image is seen
+            aspects = torch.from_numpy(self.images.aspects[index])
+            side = recipe.train_size or recipe.size
+            pixels = crop(pixels, aspects, side, recipe.crop, self._generator(step, SHIFT))
+        elif translate:
             pixels = shift(pixels, translate, self._generator(step, SHIFT))
         if recipe.flip:
             pixels = mirror(pixels, self._flips(epoch)[index])
+        if recipe.colour:
+            pixels = recolour(pixels, recipe.colour, self._generator(step + COLOUR_STEP, HOLES))
         if recipe.holes and not finetuning:
             pixels = cut_holes(pixels, recipe.holes, self.mean_colour, self._generator(step, HOLES))
         if recipe.augmix:
@@ -73,8 +81,13 @@ class Batches:
 
     def _index(self, step: int) -> Int64[Tensor, " rows"]:
         epoch, part = divmod(step, self.steps_per_epoch)
-        # a new order each epoch, so that other images are left out at its end
-        order = torch.randperm(len(self.labels), generator=self._generator(epoch, ORDER))
+        generator = self._generator(epoch, ORDER)
+        if self.recipe.balance == "sampling":
+            shares = 1 / torch.bincount(self.labels)[self.labels]
+            order = torch.multinomial(shares, len(shares), replacement=True, generator=generator)
+        else:
+            # a new order each epoch, so that other images are left out at its end
+            order = torch.randperm(len(self.labels), generator=generator)
         return order[part * self.recipe.batch : (part + 1) * self.recipe.batch]
 
     def _pixels(self, step: int) -> Pixels:

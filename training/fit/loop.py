@@ -25,7 +25,7 @@ from jaxtyping import Float32, Int64, UInt8
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim.swa_utils import AveragedModel, update_bn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from tqdm import tqdm
 
 from service.workers.signals import stop_event
@@ -34,13 +34,20 @@ from training.data.read import Dataset
 from training.fit import report, runs
 from training.fit.adversarial import attacked
 from training.fit.batches import Batches, planes
-from training.fit.recipes import Recipe, Scheduled, optimizers
-from training.fit.runs import Run, Subject
+from training.fit.head import fit_head
+from training.fit.optimizers import Scheduled, freeze, learn, optimizers
+from training.fit.recipes import Recipe
+from training.fit.runs import Run, RunError, Subject
+from training.fit.stopping import Best
 from training.fit.tracking import Track, Tracker, tracking
+from training.networks import weights
+from training.networks.catalogue import Normalisation
 from training.networks.ours import Network
+from training.networks.weights import Weights
 
 # of one pass in evaluation mode: they bound the memory of its activations
 EVALUATION_ROWS, EVALUATION_PIXELS = 500, 2**21
+MARGIN = 8 / 7  # by which the images that parts are cut out of are larger than the input
 CHECKPOINT_SECONDS = 300  # a crash loses at most so much
 # their patches are enough for the covariance of the whitening layer, 12 × 12
 PREPARE_ROWS, PREPARE_PIXELS = 5000, 2**23
@@ -54,7 +61,8 @@ class Stopped(Exception):
 class Trainer:
     """A training in progress: `step` of `steps` steps are done, in `seconds`.
 
-    `averaged` is the network with the mean of the weights after each fine-tuning step.
+    `averaged` is the network with the mean of the weights after each fine-tuning step, or with
+    their running mean; `best` the network with the least validation loss, if the recipe asks.
     """
 
     fabric: Fabric
@@ -65,6 +73,7 @@ class Trainer:
     batches: Batches
     folder: Path
     averaged: AveragedModel
+    best: Best | None = None
     step: int = 0
     seconds: float = 0.0
     stopping: Event = field(default_factory=Event)
@@ -77,7 +86,26 @@ class Trainer:
     @property
     def state(self) -> dict[str, nn.Module]:
         """The modules that a checkpoint keeps, by their names in it."""
-        return {"network": self.network.module, "mean": self.averaged}
+        kept = {"network": self.network.module, "mean": self.averaged}
+        return kept if self.best is None else kept | {"best": self.best}
+
+    @property
+    def judged(self) -> Network:
+        """The network that is evaluated: with running means of the weights, if the recipe asks."""
+        network: Any = self.averaged.module if self.recipe.average else self.network.module
+        assert isinstance(network, Network)
+        return network
+
+    @property
+    def stopped_early(self) -> bool:
+        """True if the validation loss has not fallen for as long as the recipe waits."""
+        return self.best is not None and int(self.best.waited) >= self.recipe.patience
+
+    @property
+    def class_weights(self) -> Float32[Tensor, " classes"]:
+        """The weights of the classes that make all of them equal, 1 on average over the images."""
+        counts = torch.bincount(self.batches.labels, minlength=len(self.subject.classes))
+        return (len(self.batches.labels) / len(counts) / counts).to(self.fabric.device)
 
     def train_step(self) -> float:
         """Takes one optimiser step; returns the mean loss of this process's share of the batch."""
@@ -88,7 +116,8 @@ class Trainer:
         loss = self.backward(*self.batches.step(self.step))
         for scheduled in self.scheduled:
             scheduled.optimizer.step()
-        if self.step >= self.recipe.epochs * self.batches.steps_per_epoch:
+        finetuning = self.step >= self.recipe.epochs * self.batches.steps_per_epoch
+        if self.recipe.average or finetuning:
             self.averaged.update_parameters(self.network.module)
         self.step += 1
         self.seconds += time.monotonic() - started
@@ -99,22 +128,27 @@ class Trainer:
     ) -> float:
         """Accumulates the gradient of the loss over the batch of all processes.
 
-        The loss is a sum, or a mean for Adam. Returns the mean loss of this process's share.
+        The loss is a sum for Muon, else a mean. Returns the mean loss of this process's share.
         """
         ghosts = list(
-            zip(
-                torch.split(pixels, self.recipe.ghost_batch),
-                torch.split(labels, self.recipe.ghost_batch),
-                strict=True,
+            enumerate(
+                zip(
+                    torch.split(pixels, self.recipe.ghost_batch),
+                    torch.split(labels, self.recipe.ghost_batch),
+                    strict=True,
+                )
             )
         )
-        ghosts = ghosts[self.fabric.global_rank :: self.fabric.world_size]
+        own = ghosts[self.fabric.global_rank :: self.fabric.world_size]
         # torch averages gradients over processes, so each process scales its sum by their number
-        scale = self.fabric.world_size / (len(labels) if self.recipe.optimizer == "adam" else 1)
+        scale = self.fabric.world_size / (len(labels) if self.recipe.optimizer != "muon" else 1)
+        class_weights = self.class_weights if self.recipe.balance == "weights" else None
         total = 0.0
-        for number, (part, truth) in enumerate(ghosts):
+        for number, (part, truth) in own:
             # one exchange of gradients a step: the others would send what the last sends again
-            last = number == len(ghosts) - 1
+            last = number == own[-1][0]
+            # dropout follows from seed, step and ghost batch, in whichever process
+            torch.manual_seed((self.recipe.seed * 1_000_003 + self.step) * len(ghosts) + number)
             with (
                 self.fabric.no_backward_sync(self.network, enabled=not last)
                 if self.fabric.world_size > 1
@@ -125,12 +159,13 @@ class Trainer:
                 loss = functional.cross_entropy(
                     logits.float(),
                     target,
+                    weight=class_weights,
                     label_smoothing=self.recipe.label_smoothing,
                     reduction="sum",
                 )
                 self.fabric.backward(loss * scale)
             total += float(loss.detach())
-        return total / sum(len(truth) for _, truth in ghosts)
+        return total / sum(len(truth) for _, (_, truth) in own)
 
     def network_input(
         self, pixels: UInt8[Tensor, "rows 3 size size"], labels: Int64[Tensor, " rows"]
@@ -162,20 +197,15 @@ class Trainer:
 
     def logits(self, images: Images) -> Float32[Tensor, "count classes"]:
         """The logits of `images` in evaluation mode, one view of each image."""
-        network: Network = self.network.module
         rows = max(1, min(EVALUATION_ROWS, EVALUATION_PIXELS // self.recipe.input().size ** 2))
-        network.eval()
+        network = self.judged.eval()
         with torch.no_grad():
             parts = [
                 network(self.normalise(planes(part).to(self.fabric.device))).float().cpu()
                 for part in images.parts(rows)
             ]
-        network.train()
+        learn(network, self.recipe)
         return torch.cat(parts)
-
-    def accuracy(self, images: Images) -> float:
-        """The share of `images` classified correctly."""
-        return float((self.logits(images).argmax(1).numpy() == images.labels).mean())
 
 
 def train(
@@ -185,22 +215,27 @@ def train(
     folder: Path,
     *,
     start: Run | None = None,
+    published: Weights | None = None,
     resume: bool = False,
     accelerator: str = "auto",
     track: Track | None = None,
 ) -> Run:
     """Trains on `dataset` by `recipe`, and writes a run to `folder`.
 
-    The training begins with the weights of `start`, or with random ones. `resume` continues from
-    the checkpoint in `folder`.
+    The training begins with the weights of `start`, with those `published`, on whose features the
+    head is fitted, or with random ones. `resume` continues from the checkpoint in `folder`.
 
     Raises:
+        WeightsError: `published` are the weights of another network.
         RunError: `resume` without a checkpoint, or with one of another recipe.
         Stopped: SIGTERM or SIGINT came; a checkpoint is in `folder`.
         TrackingError: `track` cannot start.
     """
     fabric = make_fabric(recipe, accelerator)
-    trainer = prepare(fabric, dataset, source, recipe, folder)
+    head_first = published is not None and start is None and not resume
+    trainer = prepare(
+        fabric, dataset, source, recipe, folder, published=published, head_first=head_first
+    )
     if start is not None:
         trainer.network.module.load_state_dict(start.network.state_dict())
     if resume:
@@ -222,6 +257,7 @@ def train(
             )
         started = time.monotonic()
         load_averaged_weights(trainer, dataset.training)
+        _load_best_weights(trainer)
         trainer.seconds += time.monotonic() - started
         if fabric.is_global_zero:
             _report(trainer, dataset, tracker)
@@ -269,32 +305,99 @@ def make_fabric(recipe: Recipe, accelerator: str) -> Fabric:
     return fabric
 
 
-def prepare(fabric: Fabric, dataset: Dataset, source: str, recipe: Recipe, folder: Path) -> Trainer:
-    """A training at its step 0; recipe.json is written."""
-    # rounded as recipe.json shows them: the exported graph normalises with the same numbers
-    mean, std = (
-        tuple(float(value) for value in np.round(figure, 6))
-        for figure in dataset.training.moments()
-    )
+def prepare(
+    fabric: Fabric,
+    dataset: Dataset,
+    source: str,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    published: Weights | None = None,
+    head_first: bool = False,
+) -> Trainer:
+    """A training at its step 0, which begins with `published`; recipe.json is written.
+
+    With `head_first` the head is fitted on the features that these give.
+    """
+    if recipe.batch // recipe.ghost_batch < fabric.world_size:
+        raise RunError(
+            f"a step of {recipe.batch} images has {recipe.batch // recipe.ghost_batch} parts, and "
+            f"there are {fabric.world_size} processes: start fewer"
+        )
+    mean, std = _normalisation(dataset.training, recipe)
     subject = Subject(source, dataset.name, dataset.fingerprint, dataset.classes, mean, std)
     folder.mkdir(parents=True, exist_ok=True)
     if fabric.is_global_zero:
         runs.save_recipe(folder, recipe, subject)
     fabric.barrier()
-    network = recipe.network_for(len(dataset.classes)).to(memory_format=torch.channels_last)
-    batches = Batches.of(dataset.training, recipe)
+    network = recipe.network_for(len(dataset.classes))
+    if published is not None:
+        weights.load(network, published)
+    # before it is copied: means of weights are computed where the weights are
+    network = network.to(device=fabric.device, memory_format=torch.channels_last)
+    freeze(network, recipe)
+    whole = dataset.training.stretched(round(recipe.size * MARGIN)) if recipe.crop else None
+    batches = Batches.of(whole or dataset.training, recipe)
     scheduled = optimizers(network, recipe)
-    trainer = Trainer(
-        fabric, recipe, subject, network, scheduled, batches, folder, AveragedModel(network)
-    )
+    averaged = _averaged(network, recipe, batches.steps_per_epoch)
+    best = Best(network) if recipe.patience else None
+    trainer = Trainer(fabric, recipe, subject, network, scheduled, batches, folder, averaged, best)
+    if head_first and fabric.is_global_zero:  # the other processes get its weights below
+        _fit_head(trainer, network, dataset)
     rows = min(PREPARE_ROWS, PREPARE_PIXELS // recipe.input().size ** 2, len(dataset.training))
     first = np.arange(rows)
     network.prepare(trainer.normalise(planes(dataset.training.rows(first))).contiguous())
+    learn(network, recipe)
     trainer.network, *wrapped = fabric.setup(
         network, *(scheduled.optimizer for scheduled in trainer.scheduled)
     )
     del wrapped  # optimisers step without Fabric: bfloat16 needs no gradient scaler
     return trainer
+
+
+def _normalisation(training: Images, recipe: Recipe) -> Normalisation:
+    """The normalisation that the recipe fixes, or that of the training images."""
+    figures = recipe.normalisation or training.moments()
+    # rounded as recipe.json shows them: the exported graph normalises with the same numbers
+    return Normalisation(
+        *(tuple(float(value) for value in np.round(figure, 6)) for figure in figures)
+    )
+
+
+def _averaged(network: Network, recipe: Recipe, steps_per_epoch: int) -> AveragedModel:
+    """The mean of weights after a step: a running one, or that of all that it is given."""
+    if not recipe.average:
+        return AveragedModel(network)
+    steps = max(1.0, recipe.average * recipe.epochs * steps_per_epoch)
+    # batch statistics are averaged as well, so they need no second pass over the data
+    average = get_ema_multi_avg_fn(1 - 1 / steps)  # type: ignore[no-untyped-call]
+    return AveragedModel(network, multi_avg_fn=average, use_buffers=True)
+
+
+def _fit_head(trainer: Trainer, network: Network, dataset: Dataset) -> None:
+    started = time.monotonic()
+    device = trainer.fabric.device
+    network.eval()
+
+    def describe(pixels: UInt8[Tensor, "rows 3 size size"]) -> Tensor:
+        with trainer.fabric.autocast():
+            return network.features(trainer.normalise(pixels.to(device)))
+
+    assert isinstance(network.head, nn.Linear)
+    class_weights = None if trainer.recipe.balance == "none" else trainer.class_weights.cpu()
+    fitted = fit_head(network.head, describe, dataset.training, dataset.validation, class_weights)
+    learn(network, trainer.recipe)
+    trainer.seconds += time.monotonic() - started
+    print(f"head alone: validation accuracy {fitted.accuracy:.4f}", file=sys.stderr)
+
+
+def _load_best_weights(trainer: Trainer) -> None:
+    """Gives the network the weights that are judged, or the best of them."""
+    if trainer.best is None and not trainer.recipe.average:
+        return
+    kept = trainer.judged if trainer.best is None else trainer.best.network
+    trainer.network.module.load_state_dict(kept.state_dict())
+    trainer.averaged.module.load_state_dict(kept.state_dict())
 
 
 def _precision(recipe: Recipe) -> Any:
@@ -322,17 +425,19 @@ def _progress(trainer: Trainer, tracker: Tracker, validation: Images) -> Iterato
         disable=not first_process,
         mininterval=1,
     )
-    while trainer.step < trainer.steps:
+    while trainer.step < trainer.steps and not trainer.stopped_early:
         yield trainer.train_step()
         bar.update()
-        if trainer.step % trainer.batches.steps_per_epoch == 0 and first_process:
-            epoch = trainer.step // trainer.batches.steps_per_epoch
-            accuracy = trainer.accuracy(validation)
-            # stdout is for the report
-            bar.write(
-                f"epoch {epoch}/{epochs}: validation accuracy {accuracy:.4f}", file=sys.stderr
-            )
-            tracker.scalar("accuracy/validation", accuracy, trainer.step)
+        if trainer.step % trainer.batches.steps_per_epoch == 0:
+            if first_process:
+                epoch = trainer.step // trainer.batches.steps_per_epoch
+                accuracy = _validate(trainer, tracker, validation)
+                # stdout is for the report
+                bar.write(
+                    f"epoch {epoch}/{epochs}: validation accuracy {accuracy:.4f}", file=sys.stderr
+                )
+            if trainer.best is not None:
+                trainer.best.waited.fill_(trainer.fabric.broadcast(int(trainer.best.waited)))
         if trainer.stopping.is_set() or time.monotonic() - saved > CHECKPOINT_SECONDS:
             saved = time.monotonic()
             _checkpoint(trainer)
@@ -342,6 +447,18 @@ def _progress(trainer: Trainer, tracker: Tracker, validation: Images) -> Iterato
                 "--resume continues from there"
             )
     bar.close()
+
+
+def _validate(trainer: Trainer, tracker: Tracker, validation: Images) -> float:
+    """The accuracy on the validation images; their loss decides on the best weights."""
+    logits, labels = trainer.logits(validation), torch.from_numpy(validation.labels)
+    accuracy = float((logits.argmax(1) == labels).float().mean())
+    tracker.scalar("accuracy/validation", accuracy, trainer.step)
+    if trainer.best is not None:
+        loss = float(functional.cross_entropy(logits, labels))
+        tracker.scalar("loss/validation", loss, trainer.step)
+        trainer.best.consider(trainer.judged, loss)
+    return accuracy
 
 
 def _checkpoint(trainer: Trainer) -> None:

@@ -1,20 +1,20 @@
-"""Recipes: the hyper-parameters of a training, saved as JSON beside the weights; and optimisers."""
+"""Recipes: the hyper-parameters of a training, saved as JSON beside the weights."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
-from service.image.resize import Input
+from service.image.resize import Input, Resize
 from training.data.split import SHARE, HeldOut
-from training.fit.muon import Muon
-from training.networks.ours import CandorNet, Network, build
+from training.networks.catalogue import OWN_SIZE, Normalisation, build, normalisation
+from training.networks.ours import Network
 
-Optimizer = Literal["adam", "muon"]
-SIZE = 32
-FINETUNE_RATE, FINETUNE_TRANSLATE = 0.1, 2
+Optimizer = Literal["adam", "adamw", "muon", "sgd"]
+Balance = Literal["none", "weights", "sampling"]
+FINETUNE_TRANSLATE = 2
+GREY = Normalisation((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 FORMER_NAMES = {
     "hide": "holes",
     "rate": "learning_rate_scale",
@@ -41,7 +41,26 @@ class Recipe:
     the weights after each of these steps (Izmailov et al., "Averaging Weights Leads to Wider
     Optima", arXiv 1803.05407).
 
-    `start` is the SHA-256 of the weights that the training begins with, empty for random ones.
+    AdamW and SGD begin with a line from 0 to `peak_rate` within the share `warmup` of the epochs,
+    and end with half a cosine. The first layers have `first_rate` times the rate of the head, those
+    between them rates between. With `average` the network that is judged and kept is a running mean
+    of the weights, over that share of the steps. With `patience` the training ends when the
+    validation loss has not fallen for so many epochs; the weights with the least one are kept.
+
+    `crop` above 0 shows random parts of the images, of at least that share of the area; `colour`
+    changes brightness, contrast and saturation by up to that share. `balance` weighs the loss of
+    each class by the inverse of its size, or draws every class equally often.
+
+    With `fixed_norms` batch norms keep the statistics that the training begins with; the first
+    layers, a share `frozen` of all, do not learn.
+
+    `size` and `resize` bring images to the network. Training shows parts of `train_size` pixels, 0
+    for `size`: things look larger in parts, so the network sees them in one size (Touvron et al.,
+    "Fixing the train-test resolution discrepancy", arXiv 1906.06423). `weights` are the name and
+    the SHA-256 of the published weights that the training begins with; the head is then fitted on
+    their features. `start` is the SHA-256 of the weights of a run that it begins with, empty for
+    none.
+
     `precision` is one of Lightning Fabric's, or `auto`: bfloat16 autocast where the processor
     computes in it.
     """
@@ -61,6 +80,21 @@ class Recipe:
     adversarial: float = 0.0
     start: str = ""
     learning_rate_scale: float = 1.0
+    peak_rate: float = 1e-3
+    first_rate: float = 1.0
+    weight_decay: float = 0.0
+    warmup: float = 0.0
+    average: float = 0.0
+    patience: int = 0
+    frozen: float = 0.0
+    fixed_norms: bool = False
+    crop: float = 0.0
+    colour: float = 0.0
+    balance: Balance = "none"
+    size: int = OWN_SIZE
+    train_size: int = 0
+    resize: Resize = "crop"
+    weights: Mapping[str, str] = field(default_factory=dict)
     held_out: HeldOut = SHARE
     seed: int = 0
     precision: str = "auto"
@@ -87,16 +121,31 @@ class Recipe:
         """This recipe as JSON values."""
         return asdict(self)
 
+    @property
+    def normalisation(self) -> Normalisation | None:
+        """That of the published weights; None for that of the data."""
+        known = normalisation(self.network) if self.weights else None
+        # `pad` fills with the mean, which must be known before the images are read
+        return known or (GREY if self.resize == "pad" else None)
+
     def input(
-        self, mean: tuple[float, ...] = (0.5, 0.5, 0.5), std: tuple[float, ...] = (0.25, 0.25, 0.25)
+        self, mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None
     ) -> Input:
-        """The input of the networks of this project: 32 × 32 pixels, the middle of the image."""
-        return Input(SIZE, mean, std)
+        """The input of the network: `size` × `size` pixels, by `resize`.
+
+        Without `mean` and `std` it serves to read images, before those of the data are known.
+        """
+        known = self.normalisation or GREY
+        return Input(self.size, mean or known.mean, std or known.std, self.resize)
 
     def network_for(self, classes: int) -> Network:
-        """The untrained network, its weights drawn from `seed`."""
+        """The untrained network, its weights drawn from `seed`.
+
+        Raises:
+            NetworkError: there is no such network, or it does not fit `size`.
+        """
         torch.manual_seed(self.seed)
-        return build(self.network, classes, self.options)
+        return build(self.network, classes, self.options, self.size)
 
 
 def current_names(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,70 +165,3 @@ RECIPES: Mapping[str, Recipe] = {
     ),
     "seed_cnn": Recipe("seed_cnn", optimizer="adam", epochs=10, batch=64, ghost_batch=64),
 }
-
-
-@dataclass(frozen=True)
-class Scheduled:
-    """An optimiser; `factor(share of the epochs done)` multiplies its learning rates.
-
-    The share is 1 or more during the fine-tuning epochs.
-    """
-
-    optimizer: torch.optim.Optimizer
-    factor: Callable[[float], float]
-
-    def set_rates(self, done: float) -> None:
-        """Sets the learning rates of a step that begins when `done`, a share, is trained."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * self.factor(done)
-
-
-def optimizers(network: nn.Module, recipe: Recipe) -> list[Scheduled]:
-    """The optimisers of `recipe` over the parameters of `network` that learn."""
-    if recipe.optimizer == "adam":
-        scheduled = [_scheduled(torch.optim.Adam(network.parameters(), lr=1e-3), lambda _done: 1.0)]
-    else:
-        assert isinstance(network, CandorNet)
-        scheduled = _muon(network, recipe)
-    for group in (group for each in scheduled for group in each.optimizer.param_groups):
-        group["initial_lr"] *= recipe.learning_rate_scale
-    return scheduled
-
-
-def _muon(network: CandorNet, recipe: Recipe) -> list[Scheduled]:
-    """Muon for filters, SGD on the summed loss for the other parameters.
-
-    After the Muon variant of airbench94 (Jordan, arXiv 2404.00498), with rates for batches of
-    2,000 images.
-    """
-    filters = [p for name, p in network.named_parameters() if "convolution" in name]
-    biases = [
-        p for name, p in network.named_parameters() if name.endswith("bias") and "norm" in name
-    ]
-    # torch multiplies the decay by the learning rate, so it is divided by it
-    decay = 2e-6 * recipe.batch
-    sgd = [
-        {"params": ps, "lr": lr, "weight_decay": decay / lr}
-        for ps, lr in ((biases, 0.053), ([network.head.weight], 2.5e-4))
-    ]
-    whitening = [{"params": [network.whitening.bias], "lr": 0.053, "weight_decay": decay / 0.053}]
-    return [
-        _scheduled(Muon(filters, lr=0.24, momentum=0.6), _falling),
-        _scheduled(torch.optim.SGD(sgd, momentum=0.85, nesterov=True), _falling),
-        # the whitening layer's bias learns in the first third of the epochs alone
-        _scheduled(
-            torch.optim.SGD(whitening, momentum=0.85, nesterov=True),
-            lambda done: max(0.0, 1 - 3 * done),
-        ),
-    ]
-
-
-def _falling(done: float) -> float:
-    """A line from 1 to 0; FINETUNE_RATE afterwards."""
-    return 1 - done if done < 1 else FINETUNE_RATE
-
-
-def _scheduled(optimizer: torch.optim.Optimizer, factor: Callable[[float], float]) -> Scheduled:
-    for group in optimizer.param_groups:
-        group["initial_lr"] = group["lr"]
-    return Scheduled(optimizer, factor)

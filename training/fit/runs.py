@@ -25,7 +25,8 @@ from torch import Tensor
 
 from service.image.resize import Input
 from training.figures.guessing import guessing
-from training.fit.recipes import Recipe, Scheduled, current_names
+from training.fit.optimizers import Scheduled
+from training.fit.recipes import Recipe
 from training.networks.ours import Network
 
 RECIPE, WEIGHTS, CHECKPOINT = "recipe.json", "weights.safetensors", "checkpoint.safetensors"
@@ -195,9 +196,9 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _recipe_of(text: str) -> Mapping[str, Any]:
-    """The content of a recipe.json, with the names of this release."""
+    """The content of a recipe.json, with the names and the fields of this release."""
     document = json.loads(text)
-    return {**document, "recipe": current_names(document["recipe"])}
+    return {**document, "recipe": Recipe.parse(document["recipe"])}
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:

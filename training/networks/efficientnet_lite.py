@@ -100,7 +100,7 @@ class EfficientNetLite0(Network):
     cam_layer = "_bn1"
     texture_layer = "_bn0"
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, drop_path: float = DROP_PATH) -> None:
         super().__init__()
         self._conv_stem = _Convolution(3, STEM, 3, stride=2)
         self._bn0 = _norm(STEM)
@@ -110,7 +110,7 @@ class EfficientNetLite0(Network):
         for stage in STAGES:
             for number in range(stage.repeats):
                 stride = 1 if number else stage.stride
-                blocks.append(_Block(channels, stage, stride, DROP_PATH * len(blocks) / total))
+                blocks.append(_Block(channels, stage, stride, drop_path * len(blocks) / total))
                 channels = stage.channels
         self._blocks = nn.Sequential(*blocks)
         self._conv_head = _Convolution(channels, HEAD, 1)

@@ -1,7 +1,9 @@
 """Fitting everything that a bundle promises about its answers, on images held out of training.
 
 Calibration, prediction sets, familiarity and the distributions for drift are fitted on the answers
-of predict.onnx itself.
+of predict.onnx itself. The thresholds of prediction sets promise coverage for probabilities that
+know nothing of the images which they are fitted on: where there are enough images, one half of each
+class fits the calibration and the other the sets.
 """
 
 import tempfile
@@ -9,13 +11,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 from service.bundle import folder as contract
 from service.bundle.manifest import Familiarity, Manifest
 from service.runtime.engine import Engine
 from service.runtime.graphs import Outputs
+from training.data import ClassIndices
 from training.data.images import Images
+from training.data.split import Positions, hold_out
 from training.figures.outputs import outputs_of
 from training.reliability import familiarity
 from training.reliability.calibration import fit_calibration
@@ -23,7 +28,8 @@ from training.reliability.conformal import fit_sets
 from training.reliability.distribution import fit_distribution
 from training.reliability.familiarity import Reference
 
-SEED = 0  # of the sample that becomes the reference
+SEED = 0  # of the sample that becomes the reference, and of the halves
+LEAST_IMAGES, LEAST_EACH = 200, 20  # that are split into halves: in all, and of a class on average
 
 Files = Mapping[str, bytes]
 
@@ -34,7 +40,8 @@ def fit_reliability(
     """The `manifest` with everything that is fitted on `held_out`, and the files of the bundle.
 
     Where the network has features and `training` is given, predict.onnx gains the search for the
-    nearest reference images, and the files gain reference.npz.
+    nearest reference images, and the files gain reference.npz. The provenance says how many images
+    fitted what, and if they are the same ones.
     """
     result = dict(files)
     if manifest.features is not None and training is not None:
@@ -43,13 +50,19 @@ def fit_reliability(
         result[contract.PREDICT] = with_search(files[contract.PREDICT], reference)
         result[contract.REFERENCE] = reference.content()
     outputs = _predict(manifest, result, held_out)
-    calibration = fit_calibration(outputs.logits, held_out.labels)
+    labels, (first, second) = held_out.labels, halves(held_out.labels, len(manifest.labels))
+    calibration = fit_calibration(outputs.logits[first], labels[first])
     probabilities = calibration.probabilities(outputs.logits)
+    counts = {
+        "temperature": len(first),
+        "prediction_sets": len(second),
+        "same_images": len(first) + len(second) > len(labels),
+    }
     fitted = replace(
         manifest,
         temperature=calibration.temperature,
         entropy_power=calibration.entropy_power,
-        prediction_sets=fit_sets(probabilities, held_out.labels),
+        prediction_sets=fit_sets(probabilities[second], labels[second]),
         familiarity=_familiarity(outputs, result),
         distribution=fit_distribution(
             probabilities.max(1),
@@ -57,8 +70,33 @@ def fit_reliability(
             probabilities.argmax(1),
             len(manifest.labels),
         ),
+        provenance={**manifest.provenance, "held_out": counts},
     )
     return fitted, result
+
+
+def halves(labels: ClassIndices, classes: int) -> tuple[Positions, Positions]:
+    """The images for the calibration and those for prediction sets; all, twice, if they are few."""
+    present = np.bincount(labels)[np.unique(labels)]
+    if len(labels) < max(LEAST_IMAGES, LEAST_EACH * classes) or present.min() == 1:
+        return np.arange(len(labels)), np.arange(len(labels))
+    return hold_out(labels, 0.5, SEED)
+
+
+def held_out_sentence(manifest: Manifest) -> str:
+    """The held-out images behind calibration and prediction sets; empty for older bundles."""
+    counts = manifest.provenance.get("held_out")
+    if counts is None:
+        return ""
+    if counts["same_images"]:
+        return (
+            f"The same {counts['temperature']:,} held-out images fit the temperature and the "
+            "prediction sets, which may therefore cover a little less than they promise."
+        )
+    return (
+        f"{counts['temperature']:,} held-out images fit the temperature, and "
+        f"{counts['prediction_sets']:,} others the prediction sets."
+    )
 
 
 def with_search(predict: bytes, reference: Reference) -> bytes:

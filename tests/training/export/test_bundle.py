@@ -16,7 +16,9 @@ from service.runtime.engine import Engine
 from support.servers import ROOT
 from support.watch import Watch
 from training.__main__ import main
-from training.data.read import check_same
+from training.data.read import check_same, read
+from training.export.bundle import make_bundle
+from training.fit.defaults import recipe_of
 from training.fit.loop import train
 from training.reliability.familiarity import TEXTURE
 
@@ -87,6 +89,32 @@ def test_a_bundle_of_other_data_is_an_error(dataset, tmp_path):
 
     with pytest.raises(DataError, match="name that with --data"):
         check_same(replace(dataset, fingerprint="0" * 64), dataset.fingerprint, tmp_path)
+
+
+def test_a_network_of_torchvision_becomes_a_bundle_with_all_of_its_parts(drawn, tmp_path):
+    recipe = replace(
+        recipe_of("shufflenet_v2_x0_5"),
+        size=64,
+        epochs=2,
+        batch=30,
+        ghost_batch=30,
+        held_out=30,
+    )
+    images = read(str(drawn), recipe.input(), recipe.held_out, recipe.seed)
+    run = train(images, str(drawn), recipe, tmp_path / "run", accelerator="cpu")
+    run = replace(run, recipe=replace(recipe, weights={"name": "its.pth", "sha256": "0" * 64}))
+    made = make_bundle(run, images, tmp_path / "bundle", "discs")
+    assert set(contract.DERIVED) | {contract.REFERENCE} <= set(made.manifest.files)
+    assert made.manifest.input.size == 64
+    assert made.manifest.familiarity.evidence == "neighbours"
+    assert made.manifest.provenance["weights"]["name"] == "its.pth"
+    assert "from the weights its.pth (000000000000…)" in made.read(contract.CARD).decode()
+    assert {parity.against for parity in made.manifest.parity.values()} == {"captum"}
+    engine = Engine(made, "cpu")
+    with torch.no_grad():
+        expected = run.network(torch.from_numpy(engine.normalise(images.test.pixels))).numpy()
+    logits = engine.predict(images.test.pixels).logits
+    assert np.abs(logits - expected).max() < 1e-4 * np.abs(expected).max()
 
 
 def test_the_command_line_trains_and_exports_and_calls_nobody(drawn, tmp_path):

@@ -24,6 +24,32 @@ def test_a_wrong_direction_is_an_error():
         parity.check({"saliency": Parity("captum", 64, 1e-7, 0.5)})
 
 
+def test_a_method_may_differ_in_the_measure_of_torch_in_float32():
+    measured = {"saliency": Parity("captum", 64, 2e-3, 0.999999)}
+    assert parity.check(measured, {"saliency": 2e-4}) == measured
+    for rounding in ({"saliency": 5e-5}, {"grad_cam": 1e-3}, None):
+        with pytest.raises(parity.ParityError, match=r"relative difference 2\.00e-03"):
+            parity.check(measured, rounding)
+    with pytest.raises(parity.ParityError, match=r"cosine 0\.999900 \(limit 0\.99999\)"):
+        parity.check({"saliency": Parity("captum", 64, 2e-3, 0.9999)}, {"saliency": 2e-4})
+
+
+def test_rounding_is_measured_where_a_limit_is_exceeded(bundle, run, dataset):
+    batch, engine = dataset.validation.pixels[:4], Engine(bundle, "cpu")
+    measured = {
+        "saliency": Parity("captum", 4, 1e-3, 0.9999),
+        "grad_cam": Parity("captum", 4, 1e-7, 1.0),
+    }
+    rounding = parity.rounding(engine, run.network, batch, measured)
+    assert set(rounding) == {"saliency"}
+    assert 0 < rounding["saliency"] < 2e-6
+
+
+def test_fewer_images_are_compared_where_they_are_large():
+    assert [parity.images(size, 1000) for size in (32, 224, 1024)] == [64, 20, 8]
+    assert parity.images(32, 30) == 30
+
+
 @pytest.mark.parametrize("numbers", [(float("nan"), 1.0), (1e-7, float("nan"))])
 def test_nan_is_an_error(numbers):
     with pytest.raises(parity.ParityError, match="nan"):

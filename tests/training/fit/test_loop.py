@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -76,6 +77,12 @@ def test_a_training_begins_with_the_weights_of_another_run(run, dataset, drawn, 
         assert torch.equal(after, before), name
 
 
+def test_more_processes_than_parts_of_a_step_are_rejected(dataset, drawn, tmp_path):
+    fabric = SimpleNamespace(world_size=3)
+    with pytest.raises(RunError, match="has 2 parts, and there are 3 processes: start fewer"):
+        prepare(fabric, dataset, str(drawn), SMALL, tmp_path)
+
+
 def test_resuming_without_a_checkpoint_is_rejected(dataset, drawn, tmp_path):
     with pytest.raises(RunError, match="no checkpoint to resume from"):
         train(dataset, str(drawn), SMALL, tmp_path, resume=True, accelerator="cpu")
@@ -88,7 +95,8 @@ def test_resuming_by_another_recipe_is_rejected(dataset, drawn, tmp_path):
         train(dataset, str(drawn), replace(SMALL, seed=1), tmp_path, resume=True, accelerator="cpu")
 
 
-def test_two_processes_have_the_gradient_of_one(drawn, tmp_path):
+@pytest.mark.parametrize("recipe_name", ["SMALL", "TRANSFER"])
+def test_two_processes_have_the_gradient_of_one(recipe_name, drawn, tmp_path):
     program = ROOT / "support" / "gradient_of_a_step.py"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
@@ -97,7 +105,7 @@ def test_two_processes_have_the_gradient_of_one(drawn, tmp_path):
         (["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"], two),
     ):
         subprocess.run(
-            [sys.executable, *command, program, drawn, out],
+            [sys.executable, *command, program, drawn, out, recipe_name],
             env=environment,
             cwd=tmp_path,
             check=True,
