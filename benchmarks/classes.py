@@ -7,6 +7,7 @@ the machine moves them little.
 
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import click
@@ -63,22 +64,22 @@ def _megabytes(server: Server) -> str:
 def _requests(server: Server) -> Iterator[tuple[str, str]]:
     client, pid = server.client, server.worker()
     for path in DOCUMENTS:
-        yield f"GET {path}", _timed(pid, lambda path=path: client.get(path), FEW)
+        yield f"GET {path}", _timed(pid, partial(client.get, path), FEW)
     for title, query in QUERIES.items():
         path = title.partition(",")[0] + query
         times = MANY if title.startswith("/predict") else FEW
         yield (
             title,
-            _timed(pid, lambda path=path: client.post(path, content=IMAGE, headers=TYPE), times),
+            _timed(pid, partial(client.post, path, content=IMAGE, headers=TYPE), times),
         )
     form = [("image", IMAGE)] * ROWS
-    yield f"/predict, {ROWS} images", _timed(pid, lambda: client.post("/predict", files=form), FEW)
+    yield f"/predict, {ROWS} images", _timed(pid, partial(client.post, "/predict", files=form), FEW)
     for outputs in ((), ("label",), ("prediction_set",)):
         for rows in (1, ROWS):
             name = ", ".join(outputs) or "default outputs"
             yield (
                 f"V2 infer of {rows}, {name}",
-                _timed(pid, lambda rows=rows, outputs=outputs: _infer(client, rows, outputs), FEW),
+                _timed(pid, partial(_infer, client, rows, outputs), FEW),
             )
 
 
