@@ -141,7 +141,7 @@ def test_the_command_line_trains_and_exports_and_calls_nobody(drawn, tmp_path):
         "--out",
         folder,
         "--epochs",
-        "2",
+        "10",  # more than a guess on any processor
         "--held-out",
         "30",
         "--device",
