@@ -320,11 +320,7 @@ def prepare(
 
     With `head_first` the head is fitted on the features that these give.
     """
-    if recipe.batch // recipe.ghost_batch < fabric.world_size:
-        raise RunError(
-            f"a step of {recipe.batch} images has {recipe.batch // recipe.ghost_batch} parts, and "
-            f"there are {fabric.world_size} processes: start fewer"
-        )
+    check_parts(recipe, fabric.world_size)
     mean, std = _normalisation(dataset.training, recipe)
     subject = Subject(source, dataset.name, dataset.fingerprint, dataset.classes, mean, std)
     folder.mkdir(parents=True, exist_ok=True)
@@ -354,6 +350,20 @@ def prepare(
     )
     del wrapped  # optimisers step without Fabric: bfloat16 needs no gradient scaler
     return trainer
+
+
+def check_parts(recipe: Recipe, processes: int) -> None:
+    """Checks that every process has a part of each step.
+
+    Raises:
+        RunError: there are more processes than parts.
+    """
+    parts = recipe.batch // recipe.ghost_batch
+    if parts < processes:
+        raise RunError(
+            f"a step of {recipe.batch} images has {parts} parts, and there are {processes} "
+            "processes: start fewer"
+        )
 
 
 def _normalisation(training: Images, recipe: Recipe) -> Normalisation:
