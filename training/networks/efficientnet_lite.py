@@ -83,7 +83,7 @@ class _Block(nn.Module):
         self.drop = drop
 
     def forward(self, x: Tensor) -> Tensor:
-        y = functional.relu6(self._bn0(self._expand_conv(x))) if self.widens else x
+        y: Tensor = functional.relu6(self._bn0(self._expand_conv(x))) if self.widens else x
         y = functional.relu6(self._bn1(self._depthwise_conv(y)))
         y = self._bn2(self._project_conv(y))
         if not self.adds:
