@@ -331,7 +331,7 @@ def prepare(
     if published is not None:
         weights.load(network, published)
     # before it is copied: means of weights are computed where the weights are
-    network = network.to(device=fabric.device, memory_format=torch.channels_last)
+    network = network.to(device=fabric.device).to(memory_format=torch.channels_last)
     freeze(network, recipe)
     whole = dataset.training.stretched(round(recipe.size * MARGIN)) if recipe.crop else None
     batches = Batches.of(whole or dataset.training, recipe)
