@@ -64,7 +64,7 @@ def recolour(pixels: Batch, most: float, generator: torch.Generator) -> Batch:
     """Multiplies brightness, contrast and saturation of each image by 1 − `most`…1 + `most`."""
     factors = 1 + most * (2 * torch.rand(3, len(pixels), 1, 1, 1, generator=generator) - 1)
     brightness, contrast, saturation = factors
-    x = pixels.float() * brightness
+    x: Tensor = pixels.float() * brightness
     x = x.mean((1, 2, 3), keepdim=True).lerp(x, contrast)
     x = x.mean(1, keepdim=True).lerp(x, saturation)
     return x.round().clamp(0, 255).to(torch.uint8)

@@ -13,6 +13,7 @@ LEAST_STEPS = 12  # of an epoch, with the recipes for CIFAR-10
 FEW = 400  # images, below which a batch is half as large
 BATCH, RANDOM_BATCH = 32, 64
 SEEN, LEAST_EPOCHS, MOST_EPOCHS = 24_000, 6, 40  # images in all, from published weights
+PATIENCE = 3  # epochs; a quarter of all where that is more, for few images judge by chance
 RANDOM_EPOCHS = 4  # times as many from random weights
 TRAIN_SHARE, TRAIN_STEP = 0.8, 16  # of the size; a multiple of that many pixels
 LEAST_SIZE = 96  # that training may show smaller
@@ -50,7 +51,7 @@ def from_weights(recipe: Recipe, weights: dict[str, str], *, any_size: bool) -> 
         first_rate=0.12,
         frozen=0.25,
         fixed_norms=True,
-        patience=3,
+        patience=PATIENCE,
         train_size=smaller if any_size and recipe.size >= LEAST_SIZE else 0,
     )
 
@@ -61,9 +62,11 @@ def for_data(recipe: Recipe, images: int) -> Recipe:
         return _with_steps(recipe, images)
     batch = (BATCH if recipe.weights else RANDOM_BATCH) // (2 if images < FEW else 1)
     epochs = min(max(round(SEEN / images), LEAST_EPOCHS), MOST_EPOCHS)
-    times = 1 if recipe.weights else RANDOM_EPOCHS
     # two parts, so that two processes can share a step
-    return replace(recipe, batch=batch, ghost_batch=batch // 2, epochs=times * epochs)
+    sized = replace(recipe, batch=batch, ghost_batch=batch // 2)
+    if recipe.weights:
+        return replace(sized, epochs=epochs, patience=max(PATIENCE, epochs // 4))
+    return replace(sized, epochs=RANDOM_EPOCHS * epochs)
 
 
 def _with_steps(recipe: Recipe, images: int) -> Recipe:

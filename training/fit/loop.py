@@ -319,11 +319,7 @@ def prepare(
 
     With `head_first` the head is fitted on the features that these give.
     """
-    if recipe.batch // recipe.ghost_batch < fabric.world_size:
-        raise RunError(
-            f"a step of {recipe.batch} images has {recipe.batch // recipe.ghost_batch} parts, and "
-            f"there are {fabric.world_size} processes: start fewer"
-        )
+    check_parts(recipe, fabric.world_size)
     mean, std = _normalisation(dataset.training, recipe)
     subject = Subject(source, dataset.name, dataset.fingerprint, dataset.classes, mean, std)
     folder.mkdir(parents=True, exist_ok=True)
@@ -334,7 +330,7 @@ def prepare(
     if published is not None:
         weights.load(network, published)
     # before it is copied: means of weights are computed where the weights are
-    network = network.to(device=fabric.device, memory_format=torch.channels_last)
+    network = network.to(device=fabric.device).to(memory_format=torch.channels_last)
     freeze(network, recipe)
     whole = dataset.training.stretched(round(recipe.size * MARGIN)) if recipe.crop else None
     batches = Batches.of(whole or dataset.training, recipe)
@@ -353,6 +349,20 @@ def prepare(
     )
     del wrapped  # optimisers step without Fabric: bfloat16 needs no gradient scaler
     return trainer
+
+
+def check_parts(recipe: Recipe, processes: int) -> None:
+    """Checks that every process has a part of each step.
+
+    Raises:
+        RunError: there are more processes than parts.
+    """
+    parts = recipe.batch // recipe.ghost_batch
+    if parts < processes:
+        raise RunError(
+            f"a step of {recipe.batch} images has {parts} parts, and there are {processes} "
+            "processes: start fewer"
+        )
 
 
 def _normalisation(training: Images, recipe: Recipe) -> Normalisation:

@@ -95,7 +95,7 @@ def test_a_network_of_torchvision_becomes_a_bundle_with_all_of_its_parts(drawn, 
     recipe = replace(
         recipe_of("shufflenet_v2_x0_5"),
         size=64,
-        epochs=2,
+        epochs=1,
         batch=30,
         ghost_batch=30,
         held_out=30,

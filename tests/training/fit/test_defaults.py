@@ -32,4 +32,5 @@ def test_from_published_weights_images_are_shown_smaller_where_the_network_allow
     assert from_weights(recipe, known, any_size=False).train_size == 0
     begun = for_data(from_weights(recipe, known, any_size=True), 2761)
     assert (begun.batch, begun.epochs, begun.fixed_norms) == (32, 9, True)
-    assert for_data(begun, 160).batch == 16
+    few = for_data(begun, 160)
+    assert (few.batch, few.epochs, few.patience, begun.patience) == (16, 40, 10, 3)

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from safetensors.torch import load_file
 from support.recipes import SMALL
 from support.servers import ROOT
 from training.fit import runs
-from training.fit.loop import load_averaged_weights, make_fabric, prepare, train
+from training.fit.loop import check_parts, load_averaged_weights, make_fabric, prepare, train
 from training.fit.runs import RunError
 
 
@@ -77,10 +76,10 @@ def test_a_training_begins_with_the_weights_of_another_run(run, dataset, drawn, 
         assert torch.equal(after, before), name
 
 
-def test_more_processes_than_parts_of_a_step_are_rejected(dataset, drawn, tmp_path):
-    fabric = SimpleNamespace(world_size=3)
+def test_more_processes_than_parts_of_a_step_are_rejected():
+    check_parts(SMALL, 2)
     with pytest.raises(RunError, match="has 2 parts, and there are 3 processes: start fewer"):
-        prepare(fabric, dataset, str(drawn), SMALL, tmp_path)
+        check_parts(SMALL, 3)
 
 
 def test_resuming_without_a_checkpoint_is_rejected(dataset, drawn, tmp_path):

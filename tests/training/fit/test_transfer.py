@@ -95,7 +95,7 @@ def test_rates_grow_with_depth_and_follow_a_cosine():
     assert rates[id(first)] == pytest.approx((3e-4, 0.05))
     assert rates[id(last)] == pytest.approx((3e-3, 0.05))
     assert rates[id(network.head.bias)] == pytest.approx((3e-3, 0))
-    factors = [scheduled.factor(done) for done in (0, 0.05, 0.1, 0.55, 1)]
+    factors = [scheduled.factor(done) for done in (0.0, 0.05, 0.1, 0.55, 1.0)]
     assert factors == pytest.approx([0, 0.5, 1, 0.5, 0])
 
 

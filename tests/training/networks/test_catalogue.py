@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.networks.catalogue import build, normalisation
+from training.networks.catalogue import build, normalisation, runs_on
 from training.networks.wrapped import NetworkError
 
 SMALL = "support.networks:small"
@@ -29,6 +29,17 @@ def test_a_foreign_network_gets_a_head_and_layers_for_maps(name, cam_layer, text
     assert torch.equal(logits, network.head(network.features(x)))
     assert all(map_.ndim == 4 and map_.shape[-1] > 1 for map_ in maps)
     assert not any(getattr(module, "inplace", False) for module in network.modules())
+
+
+def test_efficientnet_lite0_takes_any_size_and_drops_paths_in_training_alone():
+    network = build("efficientnet_lite0", 5, {"drop_path": 0.5}, 64).eval()
+    x = torch.randn(4, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(network(x), network(x))
+        assert network.features(x).shape == (4, 1280)
+        assert not torch.equal(network.train()(x), network(x))
+    assert runs_on(network, 48)
+    assert not runs_on(build("seed_cnn", 5, {}), 48)
 
 
 def test_a_head_that_only_training_sees_does_not_learn():
