@@ -20,7 +20,7 @@ from training.networks.ours import Network
 
 DRAWN = 8
 MOST_IMAGES, MOST_PIXELS = 64, 2**20  # that are compared; 20 images of 224 pixels
-PART_PIXELS = 2**19  # whose activations torch keeps in float64 at once
+PART_PIXELS = 2**19  # of which torch keeps the activations in float64 at once
 CAPTUMS, DIFFERENCES = "captum", "finite differences"
 LIMITS = {  # relative difference at most, cosine at least
     CAPTUMS: (2e-6, 0.999),

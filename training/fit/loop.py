@@ -222,8 +222,9 @@ def train(
 ) -> Run:
     """Trains on `dataset` by `recipe`, and writes a run to `folder`.
 
-    The training begins with the weights of `start`, with those `published`, on whose features the
-    head is fitted, or with random ones. `resume` continues from the checkpoint in `folder`.
+    The training begins with the weights of `start`, with those `published`, or with random ones.
+    The head is fitted on the features that published weights give. `resume` continues from the
+    checkpoint in `folder`.
 
     Raises:
         WeightsError: `published` are the weights of another network.

@@ -66,11 +66,11 @@ class _Seen:
     calls: list[tuple[str, nn.Module, Tensor, Tensor]] = field(default_factory=list)
 
     def head(self) -> str:
-        """The name of the linear layer whose output is the network's."""
+        """The name of the linear layer that answers for the network."""
         linear = [call for call in self.calls if isinstance(call[1], nn.Linear)]
         if not linear:
             raise NetworkError(
-                "has no linear layer at its end, whose outputs would be the classes: "
+                "has no linear layer at its end, with an output for each class: "
                 "choose a network with one, or put one behind it (module:function)"
             )
         name, _, x, y = linear[-1]
