@@ -129,22 +129,27 @@ OF_PREDICTIONS = (
     Mutant(
         "a class at the threshold is not in the set",
         PREDICTIONS,
-        "probabilities[index] >= threshold]",
-        "probabilities[index] > threshold]",
+        "(probabilities >= thresholds)",
+        "(probabilities > thresholds)",
     ),
     Mutant(
-        "a class at its own threshold is not in the set",
+        "a set has the order of the labels",
         PREDICTIONS,
-        "probabilities[index] >= thresholds[index]]",
-        "probabilities[index] > thresholds[index]]",
+        'indices[(-probabilities[indices]).argsort(kind="stable")]',
+        "indices",
     ),
     Mutant(
         "every class has the threshold of the first",
         PREDICTIONS,
-        ">= thresholds[index]]",
-        ">= thresholds[0]]",
+        "probabilities >= thresholds",
+        "probabilities >= thresholds.flat[0]",
     ),
-    Mutant("a set may be empty", PREDICTIONS, "in members or order[:1]", "in members"),
+    Mutant(
+        "a set may be empty",
+        PREDICTIONS,
+        "members if len(members) else np.array([probabilities.argmax()])",
+        "members",
+    ),
     Mutant(
         "a score at the threshold is unfamiliar",
         PREDICTIONS,
@@ -172,8 +177,8 @@ OF_PREDICTIONS = (
     Mutant(
         "a number beats the label of that name",
         PREDICTIONS,
-        "if target in manifest.labels:",
-        "if target in manifest.labels and not target.isdecimal():",
+        "manifest.classes_of.get(target, ())",
+        "() if target.isdecimal() else manifest.classes_of.get(target, ())",
     ),
 )
 OF_RULES = (

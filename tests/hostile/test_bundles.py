@@ -239,7 +239,7 @@ def without_the_rest(document):
     document["files"] = {
         name: digest for name, digest in document["files"].items() if name == "predict.onnx"
     }
-    for name in ("self_test", "features", "familiarity", "distribution"):
+    for name in ("self_test", "features", "familiarity", "distribution", "samples"):
         document.pop(name, None)
 
 

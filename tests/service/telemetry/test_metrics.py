@@ -311,7 +311,7 @@ def test_an_odd_file_costs_itself_alone(tmp_path, name, content, caplog):
         process.communicate("")
     assert found['candor_predictions_total{label="cat"}'] == 2
     assert exposition.unreadable == 1
-    assert [record.message for record in caplog.records] == [
+    assert [record.getMessage() for record in caplog.records] == [
         f"The metrics leave out {tmp_path / name}: the file cannot be read"
     ]
     (tmp_path / name).unlink()
