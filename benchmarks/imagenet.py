@@ -23,7 +23,8 @@ from service.settings import EMBEDDED
 from support import servers
 from support.load import table
 from training.data.images import load_image
-from training.export.weights import read_weights
+from training.export.weights import network_with
+from training.networks import weights as published
 
 SAMPLE = EMBEDDED["imagenet"] / "coffee.webp"
 LONE = ("grad_cam", "integrated_gradients")
@@ -42,7 +43,7 @@ def main() -> None:
 def same(weights: Path, images: Path) -> None:
     """Compares the bundle with the torch network of WEIGHTS on the files of IMAGES."""
     engine = Engine(contract.load(EMBEDDED["imagenet"]), "cpu", threads=1)
-    network = read_weights(weights)
+    network = network_with(published.read(weights))
     largest, agreeing, files = 0.0, 0, sorted(p for p in images.rglob("*") if p.suffix in SUFFIXES)
     for path in files:
         pixels = load_image(str(path), path.read_bytes(), engine.manifest.input)[None]

