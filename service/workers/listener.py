@@ -54,6 +54,11 @@ def share(
             log.warning(_FOREIGN, type(protocol).__name__)
         elif tls and not shared_state.alone:
             log.warning(_TLS)
+        if second_port:
+            # Before the first: the service is ready once that answers. The system shares this port
+            # among the workers. It closes with the process: metrics are read to the end.
+            host = options.get("host") if listening is None else listening.getsockname()[0]
+            await make(factory, host, second_port, reuse_port=True, ssl=options.get("ssl"))
         if listening is None or tls or not isinstance(protocol, Connection):
             server: asyncio.AbstractServer = await make(factory, *args, **options)
         else:
@@ -62,10 +67,6 @@ def share(
                 loop, listening, factory, shared_state
             )
         name = server.sockets[0].getsockname()  # type: ignore[attr-defined]
-        if second_port:
-            # The system shares this port among the workers. It closes with the process: metrics
-            # are read to the end.
-            await make(factory, name[0], second_port, reuse_port=True, ssl=options.get("ssl"))
         started(address(name, tls=tls))
         return server
 
