@@ -149,7 +149,10 @@ class Drain:
             async with asyncio.timeout(LINGER_SECONDS):
                 while True:
                     self._rejected.clear()
-                    await asyncio.wait_for(self._rejected.wait(), QUIET_SECONDS)
+                    # asyncio.wait_for of Python 3.11 loses the end of the outer timeout where the
+                    # event is set in the same turn: a stop then took minutes.
+                    async with asyncio.timeout(QUIET_SECONDS):
+                        await self._rejected.wait()
 
     async def _part(self) -> None:
         """Ends the connections, each with an answer or while it is idle."""

@@ -15,7 +15,7 @@ from contextlib import suppress
 import httpx
 import pytest
 
-from service.workers.drain import WINDOW_SECONDS
+from service.workers.drain import LINGER_SECONDS, WINDOW_SECONDS
 from support import arrivals, load, proxies, stopping
 from support.images import draw, encode
 from support.servers import Server
@@ -41,6 +41,7 @@ def request_in_thread(server, path, answers):
 def test_under_load_requests_sent_before_are_answered_and_later_ones_rejected(workers, tmp_path):
     with Server(tmp_path, workers=workers) as server:
         raw = load.image("/predict", load.jpeg("32×32")).raw()
+        started = time.monotonic()
         stop = arrivals.run(
             stopping.stop_under_load(
                 server.port,
@@ -52,6 +53,7 @@ def test_under_load_requests_sent_before_are_answered_and_later_ones_rejected(wo
             )
         )
         assert server.process.wait(10) == 0
+        assert time.monotonic() - started < WINDOW_SECONDS + LINGER_SECONDS + 10
     assert stop.clean, stop
     assert stop.before[200] > 50
 
