@@ -185,7 +185,7 @@ def check_int8(bundle: Bundle, device: str) -> None:
 def write(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
     """Writes `files` and a manifest with their digests; replaces a bundle in `folder` whole.
 
-    The manifest keeps those samples whose file is among `files`.
+    The manifest keeps the samples whose files are among `files`.
 
     Raises:
         ExternalDataError: a graph keeps tensors in other files.

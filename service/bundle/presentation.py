@@ -1,6 +1,6 @@
 """The part of a manifest that the page shows: texts by language, and samples, images to try.
 
-A language is a tag such as "en" or "zh"; a reader whose language is missing gets "en".
+A language is a tag such as "en" or "zh"; readers of a language that is missing get "en".
 """
 
 import re

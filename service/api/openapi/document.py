@@ -240,7 +240,7 @@ def _top_k(manifest: Manifest) -> dict[str, Any]:
 def _classes() -> dict[str, Any]:
     return _query(
         "classes",
-        f"Up to {MOST_CLASSES} classes whose probabilities the answer shall hold, too, whatever "
+        f"Up to {MOST_CLASSES} classes whose probabilities the answer holds as well, whatever "
         "their rank: labels or indices, with commas between them.",
         {"type": "string", "examples": ["0,1"]},
     )
