@@ -28,7 +28,7 @@ from service.bundle import folder
 from service.bundle.manifest import Manifest
 from service.explain import Attribution, ask, available, check_masked, explain, render
 from service.explain.legend import legend_of
-from service.explain.question import CHEAPEST
+from service.explain.question import cheapest_method
 from service.image.budget import MAX_PIXELS
 from service.predictions import Prediction
 from service.runtime.engine import Engine
@@ -142,8 +142,9 @@ class Model:
     @property
     def methods(self) -> tuple[str, ...]:
         """The methods that this model can be explained by; the first one is the default."""
-        names = [method.name for method in available(self.manifest)]
-        return tuple(sorted(names, key=lambda name: name != CHEAPEST))
+        methods, cheapest = available(self.manifest), cheapest_method(self.manifest)
+        ordered = sorted(methods, key=lambda method: method is not cheapest)
+        return tuple(method.name for method in ordered)
 
     def predict(self, image: Source, top_k: int = predictions.TOP_K) -> Answer:
         """The `top_k` most probable classes of an image.
