@@ -89,7 +89,7 @@ def test_the_service_imports_neither_torch_nor_training():
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_request_that_has_begun_is_answered_after_the_signal(number, tmp_path):
-    with Server(tmp_path, workers=1) as server:
+    with Server(tmp_path) as server:
         answers = []
 
         def ask():
