@@ -17,7 +17,7 @@ from support.browser import TABS, Visit, chromium
 from support.servers import ROOT, Server
 
 WIDTHS = {1280: 1.0, 390: 2.0}  # CSS pixels, and device pixels for each
-HEIGHTS = {"try": 1016, "why": 1388, "watch": 1080, "model": 900}
+HEIGHTS = {"try": 990, "why": 1420, "watch": 1080, "model": 900}
 NARROW_HEIGHT = 844
 METHODS = ("Integrated Gradients", "Grad-CAM", "Occlusion")
 SCHEMES = ("light", "dark")
