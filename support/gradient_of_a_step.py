@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 
 from support import recipes
 from training.data import read
-from training.fit.loop import make_fabric, prepare
+from training.fit.fabric import make_fabric
+from training.fit.trainer import prepare
 
 
 def write_gradients(source: str, out: Path, name: str) -> None:
