@@ -4,6 +4,7 @@ Usage: gradient_of_a_step.py DATA OUT RECIPE…, names in `support.recipes`; the
 written to OUT/RECIPE.safetensors.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -20,6 +21,7 @@ def write_gradients(source: str, out: Path, name: str) -> None:
     recipe = getattr(recipes, name)
     dataset = read.read(source, recipe.input(), recipe.held_out, recipe.seed)
     fabric = make_fabric(recipe, "cpu")
+    assert fabric.world_size == int(os.environ.get("WORLD_SIZE", "1"))
     trainer = prepare(fabric, dataset, source, recipe, out / f"{name}.run")
     trainer.backward(*trainer.batches.step(0))
     if trainer.fabric.is_global_zero:
