@@ -7,27 +7,34 @@ import subprocess
 import sys
 
 import pytest
-from click.testing import CliRunner
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from support.servers import ROOT
-from training.__main__ import main
 
 SCALARS = ("loss/train", "rate", "accuracy/validation", "macro F1/test")
 IMAGES = {"batch/augmented": 16, "confusion/test (row: truth)": 1}
+# as if wandb were not installed
+WITHOUT = "import sys; sys.modules['wandb'] = None; from training.__main__ import main; main()"
 
 
-def arguments(drawn, folder, *options):
-    """Those of a training of a small network for two epochs."""
-    sizes = ["--network", "seed_cnn", "--epochs", "2", "--held-out", "20", "--device", "cpu"]
-    return ["fit", "--data", str(drawn), "--out", str(folder / "run"), *sizes, *options]
-
-
-def fit(drawn, folder, **variables):
-    """Trains and tracks by a command; the home folder is empty, so no user is logged in."""
+def fit(drawn, folder, *options, command=("-m", "training"), **variables):
+    """Trains a small network for two epochs; the home folder is empty, so no user is logged in."""
     given = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    arguments = (
+        "fit",
+        "--data",
+        drawn,
+        "--out",
+        folder / "run",
+        "--network",
+        "seed_cnn",
+        "--epochs",
+        "2",
+        "--held-out",
+        "20",
+    )
     return subprocess.run(
-        [sys.executable, "-m", "training", *arguments(drawn, folder, "--track", "wandb")],
+        [sys.executable, *command, *arguments, *options],
         cwd=ROOT,
         env=given | {"HOME": str(folder), "CUDA_VISIBLE_DEVICES": ""} | variables,
         stdin=subprocess.DEVNULL,
@@ -35,12 +42,6 @@ def fit(drawn, folder, **variables):
         text=True,
         check=False,
     )
-
-
-@pytest.fixture
-def without_wandb(monkeypatch):
-    """An environment in which wandb is not installed."""
-    monkeypatch.setitem(sys.modules, "wandb", None)
 
 
 def board(folder):
@@ -91,7 +92,7 @@ def of_wandb(folder):
 
 
 def test_both_get_the_same_figures_and_nothing_is_sent(drawn, tmp_path):
-    done = fit(drawn, tmp_path, WANDB_MODE="offline")
+    done = fit(drawn, tmp_path, "--track", "wandb", WANDB_MODE="offline")
     assert done.returncode == 0, done.stderr
     scalars, images = board(tmp_path)
     assert set(scalars) == set(SCALARS)
@@ -105,24 +106,22 @@ def test_both_get_the_same_figures_and_nothing_is_sent(drawn, tmp_path):
         assert [line[f"{name}/count"] for line in history if f"{name}/count" in line] == [count]
 
 
-@pytest.mark.usefixtures("without_wandb")
 def test_wandb_is_not_needed_without_track(drawn, tmp_path):
-    done = CliRunner().invoke(main, arguments(drawn, tmp_path))
-    assert done.exit_code == 0, done.output
+    done = fit(drawn, tmp_path, command=("-c", WITHOUT))
+    assert done.returncode == 0, done.stderr
     assert set(board(tmp_path)[0]) == set(SCALARS)
 
 
-@pytest.mark.usefixtures("without_wandb")
 def test_a_missing_wandb_is_named_with_the_remedy(drawn, tmp_path):
-    done = CliRunner().invoke(main, arguments(drawn, tmp_path, "--track", "wandb"))
-    assert done.exit_code == 1
+    done = fit(drawn, tmp_path, "--track", "wandb", command=("-c", WITHOUT))
+    assert done.returncode == 1
     assert (
-        "wandb is not installed: pip install 'candor[wandb]', or leave --track out" in done.output
+        "wandb is not installed: pip install 'candor[wandb]', or leave --track out" in done.stderr
     )
 
 
 def test_a_missing_login_is_named_before_the_training(drawn, tmp_path):
-    done = fit(drawn, tmp_path)
+    done = fit(drawn, tmp_path, "--track", "wandb")
     assert done.returncode == 1
     assert "Weights & Biases does not start" in done.stderr
     assert "set WANDB_MODE=offline" in done.stderr
