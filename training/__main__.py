@@ -405,7 +405,7 @@ def bundle(*, run_folder: Path | None, file: Path | None, anyway: bool, **option
 @main.command()
 @click.argument("bundle_folders", metavar="BUNDLE...", type=FOLDER, nargs=-1, required=True)
 def derive(bundle_folders: tuple[Path, ...]) -> None:
-    """Writes gradient.onnx and cam.onnx of BUNDLE where they are missing, from its predict.onnx.
+    """Writes the derived graphs of BUNDLE where they are missing, from its predict.onnx.
 
     Needs no torch. Each file must get the digest that the manifest has for it.
     """

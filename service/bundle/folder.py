@@ -12,6 +12,7 @@ all that can change an answer.
                          class → logits, gradient (N, 3, H, W)
     cam.onnx             x, target → logits, cam float32 (N, 1, h, w),
                          activation and activation_gradient float32 (N, C, h, w)
+    lrp.onnx             x, target → logits, relevance (N, 3, H, W); of transformers alone
 
 Optional, with inputs and outputs as above:
 
@@ -21,8 +22,8 @@ Optional, with inputs and outputs as above:
     report.json, CARD.md
     *.jpg, *.webp        samples for the page (service.bundle.presentation)
 
-gradient.onnx and cam.onnx are derived from predict.onnx, to the digests in the manifest, and need
-not be stored with it.
+gradient.onnx, cam.onnx and lrp.onnx are derived from predict.onnx, to the digests in the manifest,
+and need not be stored with it.
 
 Laws: `load(folder)` equals what `write(folder, manifest, files)` returned. The version changes if,
 and only if, the manifest does, and with it any file.
@@ -46,8 +47,8 @@ from service.errors import (
     PrecisionError,
 )
 
-PREDICT, GRADIENT, CAM = "predict.onnx", "gradient.onnx", "cam.onnx"
-DERIVED = (GRADIENT, CAM)  # `python -m training derive` makes them from PREDICT
+PREDICT, GRADIENT, CAM, LRP = "predict.onnx", "gradient.onnx", "cam.onnx", "lrp.onnx"
+DERIVED = (GRADIENT, CAM, LRP)  # `python -m training derive` makes them from PREDICT
 HALVES = {PREDICT: "predict.half.onnx", GRADIENT: "gradient.half.onnx", CAM: "cam.half.onnx"}
 INT8 = "predict.int8.onnx"
 MAX_MANIFEST_BYTES = 2**26

@@ -1,4 +1,4 @@
-"""Methods made of gradients: numpy over batched rows of gradient.onnx.
+"""Methods made of gradients: numpy over batched rows of gradient.onnx, or of lrp.onnx.
 
 `batch` uint8 (N, S, S, 3); x, the normalised batch, float32 (N, 3, S, S); `target` int64 (N,);
 `attribution` float32 (N, 3, S, S). A gradient is in logits per unit of x, one standard deviation of
@@ -50,6 +50,15 @@ def input_x_gradient(engine: Engine, batch: Batch, target: Targets) -> RowAttrib
     """
     x = engine.normalise(batch)
     return RowAttributions(x * engine.gradient(x, target).gradient)
+
+
+def attn_lrp(engine: Engine, batch: Batch, target: Targets) -> RowAttributions:
+    """The relevance of x: the logit, handed back from layer to layer.
+
+    Achtibat et al., "AttnLRP", arXiv 2402.05602. No difference is reached: biases, position
+    embeddings and class tokens have a share of the logit, too.
+    """
+    return RowAttributions(engine.relevance(engine.normalise(batch), target).relevance)
 
 
 def integrated_gradients(

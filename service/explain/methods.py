@@ -229,11 +229,11 @@ def _slope(name: str, title: str, description: str, source: str, **rest: Any) ->
     )
 
 
-def _share(name: str, title: str, description: str, source: str, **rest: Any) -> Method:
-    """A method of gradients that divides a difference of logits among the pixels."""
-    return Method(
-        name, title, description, source, folder.GRADIENT, "signed", LOGIT, "diverging", **rest
-    )
+def _share(
+    name: str, title: str, description: str, source: str, graph: str = folder.GRADIENT, **rest: Any
+) -> Method:
+    """A method of gradients that divides the logit, or a difference, among the pixels."""
+    return Method(name, title, description, source, graph, "signed", LOGIT, "diverging", **rest)
 
 
 def _activation(
@@ -328,6 +328,16 @@ _ALL: tuple[Method, ...] = (
             Parameter("noise", 0.05, NOISE.description, 0.0, 1.0),
             SEED,
         ),
+    ),
+    _share(
+        "attn_lrp",
+        "AttnLRP",
+        "share of each pixel in the target's logit, handed back through a transformer from layer "
+        "to layer; biases and position embeddings keep the rest",
+        "Achtibat et al. 2024, arXiv 2402.05602",
+        folder.LRP,
+        compute=_gradient(gradients.attn_lrp, _sum),
+        passes=lambda _: GRADIENT_PASSES,
     ),
     _activation(
         "grad_cam",

@@ -25,6 +25,7 @@ from service.runtime.graphs import (
     Feeds,
     Gradient,
     Outputs,
+    Relevance,
     Rows,
     Targets,
 )
@@ -187,6 +188,14 @@ class Engine:
             MethodUnavailable: the bundle has no cam.onnx.
         """
         return Cam(**self._run(folder.CAM, {"x": x, "target": target}))
+
+    def relevance(self, x: Rows, target: Targets) -> Relevance:
+        """The relevance of `x` in each row's target logit.
+
+        Raises:
+            MethodUnavailable: the bundle has no lrp.onnx.
+        """
+        return Relevance(**self._run(folder.LRP, {"x": x, "target": target}))
 
     def _predict(self, graph: str, batch: Batch) -> Outputs:
         outputs = self._run(graph, {"image": batch})

@@ -1,7 +1,7 @@
 """The graphs that an engine runs: their names, and what goes in and comes out.
 
     image    uint8 (N, S, S, 3) RGB           into predict.onnx
-    x        float32 (N, 3, S, S) normalised  into gradient.onnx and cam.onnx
+    x        float32 (N, 3, S, S) normalised  into each other graph of a bundle
     target   int64 (N,), −1 = the predicted class
     logits   float32 (N, K)                   out of each
 
@@ -18,8 +18,8 @@ from jaxtyping import Float32, Int64, UInt8
 
 from service.bundle import folder
 
-STORED = (folder.PREDICT, folder.GRADIENT, folder.CAM)
-EXPLAINING = frozenset({folder.GRADIENT, folder.CAM})
+STORED = (folder.PREDICT, *folder.DERIVED)
+EXPLAINING = frozenset(folder.DERIVED)
 QUICK = "quick"  # predict.onnx or predict.int8.onnx, for answers that no explanation is made from
 PATH_GRADIENT = "path_gradient"  # of a GPU (service/runtime/path_gradient.py)
 
@@ -31,7 +31,7 @@ Feeds = Mapping[str, np.ndarray]
 Program = Callable[[Feeds], dict[str, np.ndarray]]  # an open graph: outputs by name, of inputs
 
 
-# The fields of Outputs, Gradient and Cam have the names of the graphs' outputs, which fill them.
+# The fields of these classes have the names of the graphs' outputs, which fill them.
 class OutputRow(NamedTuple):
     """One row of `Outputs`: logits (K,), and the nearest reference images, nearest first."""
 
@@ -78,3 +78,11 @@ class Cam:
     cam: Float32[np.ndarray, "rows 1 height width"]
     activation: Float32[np.ndarray, "rows channels height width"]
     activation_gradient: Float32[np.ndarray, "rows channels height width"]
+
+
+@dataclass(frozen=True)
+class Relevance:
+    """Outputs of lrp.onnx: `logits`, and the `relevance` of each x in the target's logit."""
+
+    logits: Logits
+    relevance: Rows

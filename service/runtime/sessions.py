@@ -2,7 +2,8 @@
 
 A CPU with several cores has every graph open twice: for one thread, which wastes nothing while all
 cores have work, and for all cores, which answers a lone request sooner. Beside other workers the
-graphs of explanations are open once, and a batch is shared out among the cores. A GPU has a thread
+graphs of explanations are open once, and a batch is shared out among the cores; lrp.onnx is so
+everywhere, for it is of the largest networks and serves one method. A GPU has a thread
 for explanations and one for predictions, with a copy of predict.onnx: predictions never wait for a
 piece of an explanation.
 """
@@ -188,13 +189,13 @@ def _open_all(
     threads = threads or host.cores()
     if device == "cpu":
         one_core = _on_cpu(contents, 1)
-        twice = contents if alone else {g: c for g, c in contents.items() if g not in EXPLAINING}
+        # Each time that a graph is open it has weights of its own, and beside other workers an
+        # explanation never has all cores for long.
+        once = contents.keys() & (frozenset({folder.LRP}) if alone else EXPLAINING)
+        twice = {graph: content for graph, content in contents.items() if graph not in once}
         all_cores = _on_cpu(twice, threads) if threads > 1 else one_core
-        if not alone and threads > 1:
-            # Each time that a graph is open it has weights of its own, and beside other workers
-            # an explanation never has all cores for long.
-            shared = EXPLAINING & contents.keys()
-            all_cores |= {graph: shared_out(one_core[graph], threads) for graph in shared}
+        if threads > 1:
+            all_cores |= {graph: shared_out(one_core[graph], threads) for graph in once}
     else:
         all_cores = one_core = _on_gpu(contents, device, sizes)
     most_rows = cpu_rows(bundle.manifest.input.size) if device == "cpu" else sizes[-1]

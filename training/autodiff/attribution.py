@@ -11,6 +11,7 @@ from onnx import ModelProto, TensorProto, compose
 from training.autodiff import rules  # noqa: F401 - registers the rules
 from training.autodiff.builder import DifferentiationError
 from training.autodiff.graph import Graph, Outputs
+from training.autodiff.relevance import RELEVANCE, differs, gates
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 TARGET = {"target": (INT64, ["N"])}
@@ -31,6 +32,30 @@ def gradient_graph(model: ModelProto, x: str = "x", logits: str = "logits") -> M
         "gradient": (gradient, FLOAT, ["N", *graph.shape(x)[1:]]),
     }
     return graph.finish(TARGET, outputs)
+
+
+def relevance_graph(model: ModelProto, x: str = "x", logits: str = "logits") -> ModelProto:
+    """The graph x, target → logits, relevance float32 (N, 3, H, W) of x in the target's logit.
+
+    The rules are those of training.autodiff.relevance.
+
+    Raises:
+        DifferentiationError: an operator has no rule.
+    """
+    graph, logits = _prefixed(model), FORWARD + logits
+    constant = [node.output[0] for node in gates(graph.model.graph.node, x)]
+    seeds = {logits: _seed(graph, logits)}
+    share = graph.gradient(seeds, [x], RELEVANCE, constant)[x]
+    outputs: Outputs = {
+        "logits": (logits, FLOAT, ["N", *graph.shape(logits)[1:]]),
+        "relevance": (graph.node("Mul", x, share), FLOAT, ["N", *graph.shape(x)[1:]]),
+    }
+    return graph.finish(TARGET, outputs)
+
+
+def has_relevance(model: ModelProto) -> bool:
+    """True if `relevance_graph` gives much else than x · gradient."""
+    return differs(Graph(model))
 
 
 def gradients_of(model: ModelProto, tensors: Sequence[str], logits: str = "logits") -> ModelProto:

@@ -15,7 +15,7 @@ from onnx import ModelProto, NodeProto, helper
 
 from training.autodiff.builder import Builder, DifferentiationError
 from training.autodiff.model import prune, sort
-from training.autodiff.registry import RULES, Context
+from training.autodiff.registry import RULES, Context, Rule
 
 # Step functions and functions of a shape: their gradient is zero wherever they have one.
 # fmt: off
@@ -33,10 +33,17 @@ Outputs = Mapping[str, tuple[str, int, Sequence[Any]]]  # name → tensor, eleme
 class Graph(Builder):
     """A model and its reverse pass: `gradient` appends the pass, `finish` makes a model of it."""
 
-    def gradient(self, seeds: Mapping[str, str], wrt: Sequence[str]) -> dict[str, str]:
+    def gradient(
+        self,
+        seeds: Mapping[str, str],
+        wrt: Sequence[str],
+        rules: Mapping[str, Rule] = RULES,
+        constant: Iterable[str] = (),
+    ) -> dict[str, str]:
         """The gradients with respect to the tensors `wrt`, by the tensor.
 
-        `seeds` are the gradients of some outputs, by the output.
+        `seeds` are the gradients of some outputs, by the output. The tensors `constant` are taken
+        for constants. Another table of `rules` gives something else than gradients.
 
         Raises:
             DifferentiationError: an operator between has no rule, or the outputs do not depend on
@@ -44,12 +51,12 @@ class Graph(Builder):
         """
         forward = list(self.model.graph.node)
         # Only these need a rule, so shape arithmetic and integer subgraphs do without.
-        active = _active(forward, wrt)
+        active = active_tensors(forward, wrt, constant)
         parts: dict[str, list[str]] = {name: [gradient] for name, gradient in seeds.items()}
         for node in reversed(forward):
             is_reached = any(name in parts for name in node.output)
             if is_reached and any(name in active for name in node.input):
-                self._step_back(node, active, parts)
+                self._step_back(node, active, parts, rules)
         missing = [name for name in wrt if name not in parts]
         if missing:
             raise DifferentiationError(
@@ -76,15 +83,21 @@ class Graph(Builder):
         onnx.checker.check_model(self.model, full_check=True)
         return self.model
 
-    def _step_back(self, node: NodeProto, active: set[str], parts: dict[str, list[str]]) -> None:
+    def _step_back(
+        self,
+        node: NodeProto,
+        active: set[str],
+        parts: dict[str, list[str]],
+        rules: Mapping[str, Rule],
+    ) -> None:
         """Adds the share of `node` to the gradients of its inputs."""
         gradients = tuple(
             self._total(parts[name]) if name in parts else None for name in node.output
         )
         ctx = Context(self, node, gradients, tuple(name in active for name in node.input))
-        if node.op_type not in RULES or node.domain not in ("", "ai.onnx"):
+        if node.op_type not in rules or node.domain not in ("", "ai.onnx"):
             raise ctx.unsupported("there is no rule for the operator")
-        for index, gradient in RULES[node.op_type](ctx).items():
+        for index, gradient in rules[node.op_type](ctx).items():
             if ctx.needs_gradient[index]:
                 parts.setdefault(node.input[index], []).append(gradient)
 
@@ -95,10 +108,15 @@ class Graph(Builder):
         return parts[0]
 
 
-def _active(nodes: Iterable[NodeProto], wrt: Iterable[str]) -> set[str]:
-    """The tensors that depend on the values of `wrt`, not only on its shape or on a comparison."""
-    active = set(wrt)
+def active_tensors(
+    nodes: Iterable[NodeProto], wrt: Iterable[str], constant: Iterable[str] = ()
+) -> set[str]:
+    """The tensors that depend on the values of `wrt`, not only on its shape or on a comparison.
+
+    The tensors `constant` count as independent, and so does what depends on `wrt` by them alone.
+    """
+    active, stops = set(wrt), set(constant)
     for node in nodes:
         if node.op_type not in DISCRETE and any(name in active for name in node.input):
-            active.update(node.output)
+            active.update(name for name in node.output if name not in stops)
     return active

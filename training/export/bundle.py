@@ -126,7 +126,7 @@ def half_graphs(core: Core, spec: Input, files: Mapping[str, bytes]) -> dict[str
     """The graphs of `files` in half precision, by the name of the float32 file."""
     # Images are normalised in float32 all the same: a half has too few bits for pixel − mean.
     halves = {contract.PREDICT: predict_graph(float16.halved(core.model), spec)}
-    for name in contract.DERIVED:
+    for name in (contract.GRADIENT, contract.CAM):
         if name in files:
             halves[name] = float16.halved(onnx.load_model_from_string(files[name]))
     return halves

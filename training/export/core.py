@@ -10,9 +10,11 @@ Every graph names its tensors alike, so that `predict.onnx` alone holds all that
     predict.onnx    the core behind its normalisation, from uint8 images (N, S, S, 3)
     gradient.onnx   the core and its reverse pass (training.autodiff)
     cam.onnx        the core and its reverse pass down to `activation`
+    lrp.onnx        the core and its pass of relevance, of a network with attention or a norm of
+                    features: of others, relevance is nearly x · gradient
 
-The last two are derived from `predict.onnx`, deterministically and with its weights bit for bit.
-That needs onnx and numpy, and neither torch nor ONNX Runtime.
+The others are derived from `predict.onnx`, deterministically and with its weights bit for bit. That
+needs onnx and numpy, and neither torch nor ONNX Runtime.
 """
 
 from collections.abc import Sequence
@@ -24,7 +26,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from service.bundle import folder as contract
 from service.image.resize import Input
-from training.autodiff import cam_graph, gradient_graph, prune
+from training.autodiff import cam_graph, gradient_graph, has_relevance, prune, relevance_graph
 
 IR_VERSION = 10  # the newest that every onnxruntime since 1.18 reads
 ACTIVATION = "activation"
@@ -47,8 +49,12 @@ def graphs(core: Core, spec: Input, *, gradients: bool = True) -> dict[str, byte
     predict = content(predict_graph(core.model, spec))
     files = {contract.PREDICT: predict}
     if gradients:
-        has_layer = names_tensor(core.model, ACTIVATION)
-        files |= derived(predict, contract.DERIVED if has_layer else (contract.GRADIENT,))
+        names = [contract.GRADIENT]
+        if names_tensor(core.model, ACTIVATION):
+            names.append(contract.CAM)
+        if has_relevance(core.model):
+            names.append(contract.LRP)
+        files |= derived(predict, names)
     return files
 
 
@@ -82,14 +88,18 @@ def predict_graph(core: ModelProto, spec: Input) -> ModelProto:
     return model
 
 
-def derived(predict: bytes, names: Sequence[str] = contract.DERIVED) -> dict[str, bytes]:
-    """Those of gradient.onnx and cam.onnx that `names` lists, made from the file predict.onnx.
+def derived(predict: bytes, names: Sequence[str]) -> dict[str, bytes]:
+    """Those of `contract.DERIVED` that `names` lists, made from the file predict.onnx.
 
     Raises:
         DifferentiationError: an operator has no rule.
     """
     core = _core_of(onnx.load_model_from_string(predict))
-    makers = {contract.GRADIENT: gradient_graph, contract.CAM: cam_graph}
+    makers = {
+        contract.GRADIENT: gradient_graph,
+        contract.CAM: cam_graph,
+        contract.LRP: relevance_graph,
+    }
     return {name: content(makers[name](core)) for name in names}
 
 

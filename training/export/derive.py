@@ -1,4 +1,4 @@
-"""Derived files of a bundle, written where they are missing: gradient.onnx and cam.onnx.
+"""Derived files of a bundle, written where they are missing: gradient.onnx, cam.onnx, lrp.onnx.
 
 They hold the weights of `predict.onnx` once more, so git holds `predict.onnx` alone. The manifest
 has the digest of every file; a derived file is written only if it has that digest.

@@ -14,6 +14,7 @@ from PIL import Image
 from service.bundle import folder as contract
 from service.explain import METHODS
 from support.images import draw, encode, saved
+from support.methods import OF_CNNS
 from support.requests import BAD, GOOD, PROBLEM, answered, b64, plain, problem
 
 
@@ -107,7 +108,7 @@ def test_a_list_of_one_is_a_list(server):
     )
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", OF_CNNS)
 def test_every_method_explains_over_http(method, server, engine):
     found = answered(post(server, f"/explain?method={method}&target=cat&deadline_ms=60000"))
     explanation = found["explanation"]
@@ -319,7 +320,7 @@ def test_the_manifest_is_public(server, embedded):
         "provider": "CPUExecutionProvider",
         "precision": "float32",
     }
-    assert set(found["methods"]) == set(METHODS)
+    assert set(found["methods"]) == set(OF_CNNS)
     assert server.client.get("/model/card").content == embedded.read(contract.CARD)
 
 
@@ -327,7 +328,7 @@ def test_methods_and_parameters_are_described(server):
     methods = {
         method["name"]: method for method in answered(server.client.get("/methods"))["methods"]
     }
-    assert set(methods) == set(METHODS)
+    assert set(methods) == set(OF_CNNS)
     steps = METHODS["integrated_gradients"].parameters[0]
     assert methods["integrated_gradients"]["parameters"][0] == {
         "name": "steps",

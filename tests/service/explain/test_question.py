@@ -16,6 +16,7 @@ from service.explain import (
 )
 from service.explain.question import most_passes
 from service.settings import Settings
+from support.methods import OF_CNNS
 
 MOST_IMAGES = 64  # of a request
 COSTLY = ("steps", "max_steps", "samples", "segments")
@@ -65,7 +66,7 @@ def test_nothing_is_cheaper_than_grad_cam(embedded):
     assert cheaper(embedded.manifest, "grad_cam") == [("grad_cam", "basic", {})]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", OF_CNNS)
 @pytest.mark.parametrize("quality", ["basic", "full"])
 def test_every_question_is_cheaper_than_the_one_before(method, quality, embedded):
     costs = [
@@ -158,7 +159,7 @@ def test_a_contrast_of_unknown_or_equal_classes_is_rejected(target, embedded):
         ask(embedded.manifest, "saliency", target, {})
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", OF_CNNS)
 def test_the_default_limit_holds_the_largest_batch_and_every_question(method, embedded):
     limit = Settings().max_passes
     check_passes(ask(embedded.manifest, method, None, {}), MOST_IMAGES, limit)

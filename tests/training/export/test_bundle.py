@@ -104,7 +104,7 @@ def test_a_network_of_torchvision_becomes_a_bundle_with_all_of_its_parts(drawn, 
     run = train(images, str(drawn), recipe, tmp_path / "run", accelerator="cpu")
     run = replace(run, recipe=replace(recipe, weights={"name": "its.pth", "sha256": "0" * 64}))
     made = make_bundle(run, images, tmp_path / "bundle", "discs")
-    assert set(contract.DERIVED) | {contract.REFERENCE} <= set(made.manifest.files)
+    assert {contract.GRADIENT, contract.CAM, contract.REFERENCE} <= set(made.manifest.files)
     assert made.manifest.input.size == 64
     assert made.manifest.familiarity.evidence == "neighbours"
     assert made.manifest.provenance["weights"]["name"] == "its.pth"

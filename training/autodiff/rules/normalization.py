@@ -1,6 +1,6 @@
 """Normalisations. Their statistics are computed anew: the forward nodes do not output them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float32
@@ -9,6 +9,48 @@ from training.autodiff.builder import Builder
 from training.autodiff.registry import Context, rule
 
 EPSILON = 1e-5  # ONNX's default
+
+# Context, x, gradient of z, axes, elements along them → gradient of x, where z is x standardised.
+Back = Callable[[Context, str, str, Sequence[int], int], str]
+
+
+def standardised(ctx: Context, x: str, gradient: str, axes: Sequence[int], size: int) -> str:
+    """Gradient of z = (x − mean)/√(variance + ε) over `axes`, which hold `size` elements.
+
+    (g − mean(g) − z·mean(g·z))/√(variance + ε), as in Ioffe and Szegedy, arXiv 1502.03167, section
+    3; here g is `gradient`.
+    """
+    graph, share = ctx.graph, ctx.graph.constant(1 / size)
+    centred, inverse = _spread(ctx, x, axes, share)
+    z = graph.node("Mul", centred, inverse)
+    along = graph.node("Mul", z, _mean(graph, graph.node("Mul", gradient, z), axes, share))
+    centre = _mean(graph, gradient, axes, share)
+    tangent = graph.node("Sub", graph.node("Sub", gradient, centre), along)
+    return graph.node("Mul", tangent, inverse)
+
+
+def with_constant_deviation(
+    ctx: Context, x: str, gradient: str, axes: Sequence[int], size: int
+) -> str:
+    """Gradient of z as in `standardised`, if √(variance + ε) were a constant."""
+    graph, share = ctx.graph, ctx.graph.constant(1 / size)
+    _, inverse = _spread(ctx, x, axes, share)
+    centred = graph.node("Sub", gradient, _mean(graph, gradient, axes, share))
+    return graph.node("Mul", centred, inverse)
+
+
+def _spread(ctx: Context, x: str, axes: Sequence[int], share: str) -> tuple[str, str]:
+    """The tensors x − mean and 1/√(variance + ε)."""
+    graph = ctx.graph
+    centred = graph.node("Sub", x, _mean(graph, x, axes, share))
+    variance = _mean(graph, graph.node("Mul", centred, centred), axes, share)
+    epsilon = ctx.attribute("epsilon", EPSILON)
+    deviation = graph.node("Sqrt", graph.node("Add", variance, epsilon))
+    return centred, graph.node("Reciprocal", deviation)
+
+
+def _mean(graph: Builder, name: str, axes: Sequence[int], share: str) -> str:
+    return graph.node("Mul", graph.sum(name, axes), share)
 
 
 @rule("BatchNormalization")
@@ -31,34 +73,34 @@ def _per_channel(graph: Builder, name: str, x: str) -> str:
 
 
 @rule("LayerNormalization")
-def _layer_normalization(ctx: Context) -> dict[int, str]:
+def layer_normalization(ctx: Context, back: Back = standardised) -> dict[int, str]:
     """Gradient of scale·z + bias, z standardised over the axes from `axis` on.
 
-    See `_standardised`.
+    See `standardised`.
     """
     graph, rank = ctx.graph, len(ctx.graph.shape(ctx.x))
     axes = range(ctx.attribute("axis", -1) % rank, rank)
     gradient = graph.node("Mul", ctx.gradient, ctx.node.input[1])
-    return {0: _standardised(ctx, ctx.x, gradient, axes, graph.size(ctx.x, axes))}
+    return {0: back(ctx, ctx.x, gradient, axes, graph.size(ctx.x, axes))}
 
 
 @rule("InstanceNormalization")
-def _instance_normalization(ctx: Context) -> dict[int, str]:
+def instance_normalization(ctx: Context, back: Back = standardised) -> dict[int, str]:
     """Gradient of scale·z + bias, z standardised over the pixels of each channel.
 
-    See `_standardised`.
+    See `standardised`.
     """
     graph = ctx.graph
     gradient = graph.node("Mul", ctx.gradient, _per_channel(graph, ctx.node.input[1], ctx.x))
     axes = range(2, len(graph.shape(ctx.x)))
-    return {0: _standardised(ctx, ctx.x, gradient, axes, graph.size(ctx.x, axes))}
+    return {0: back(ctx, ctx.x, gradient, axes, graph.size(ctx.x, axes))}
 
 
 @rule("GroupNormalization")
-def _group_normalization(ctx: Context) -> dict[int, str]:
+def group_normalization(ctx: Context, back: Back = standardised) -> dict[int, str]:
     """Gradient of scale·z + bias, z standardised over channels and pixels of each group.
 
-    See `_standardised`.
+    See `standardised`.
     """
     graph, rank = ctx.graph, len(ctx.graph.shape(ctx.x))
     groups, channels = ctx.attribute("num_groups"), graph.size(ctx.x, (1,))
@@ -71,7 +113,7 @@ def _group_normalization(ctx: Context) -> dict[int, str]:
     size = channels // groups * graph.size(ctx.x, range(2, rank))
     rows = graph.integers(-1, groups, size)
     x, gradient = (graph.node("Reshape", name, rows) for name in (ctx.x, gradient))
-    return {0: graph.like(_standardised(ctx, x, gradient, (2,), size), ctx.x)}
+    return {0: graph.like(back(ctx, x, gradient, (2,), size), ctx.x)}
 
 
 @rule("LpNormalization")
@@ -113,25 +155,3 @@ def _band(channels: int, size: int) -> Float32[np.ndarray, "channels channels 1 
     offset = np.arange(channels)[None] - np.arange(channels)[:, None]
     inside = (offset >= -((size - 1) // 2)) & (offset <= size // 2)
     return inside.astype(np.float32)[:, :, None, None]
-
-
-def _standardised(ctx: Context, x: str, gradient: str, axes: Sequence[int], size: int) -> str:
-    """Gradient of z = (x − mean)/√(variance + ε) over `axes`, which hold `size` elements.
-
-    (g − mean(g) − z·mean(g·z))/√(variance + ε), as in Ioffe and Szegedy, arXiv 1502.03167, section
-    3; here g is `gradient`.
-    """
-    graph, share = ctx.graph, ctx.graph.constant(1 / size)
-
-    def mean(name: str) -> str:
-        return graph.node("Mul", graph.sum(name, axes), share)
-
-    centred = graph.node("Sub", x, mean(x))
-    variance = mean(graph.node("Mul", centred, centred))
-    epsilon = ctx.attribute("epsilon", EPSILON)
-    deviation = graph.node("Sqrt", graph.node("Add", variance, epsilon))
-    inverse = graph.node("Reciprocal", deviation)
-    z = graph.node("Mul", centred, inverse)
-    along = graph.node("Mul", z, mean(graph.node("Mul", gradient, z)))
-    tangent = graph.node("Sub", graph.node("Sub", gradient, mean(gradient)), along)
-    return graph.node("Mul", tangent, inverse)

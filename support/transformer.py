@@ -1,0 +1,112 @@
+"""A small vision transformer, and images of which a single patch decides.
+
+Images are uint8 (N, 24, 24, 3); x is float32 (N, 3, 24, 24), normalised by SPEC.
+"""
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from jaxtyping import Float32, Int64, UInt8
+from torch import Tensor, nn
+from torch.nn import functional
+
+from service.image.resize import Input
+
+SIDE, PATCH, WIDTH, CLASSES = 24, 4, 32, 3
+GRID = SIDE // PATCH
+SPEC = Input(SIDE, (0.5,) * 3, (0.25,) * 3)
+STEPS, ROWS, RATE = 100, 32, 3e-3  # of the training
+NOISE, COLOUR = 20, 90  # grey levels: of every pixel, and of the patch in the colour of its class
+
+Images = UInt8[np.ndarray, "rows side side 3"]
+
+
+class Block(nn.Module):
+    """A transformer block with its norms in front."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(2))
+        self.attention = nn.MultiheadAttention(WIDTH, 4, batch_first=True)
+        self.mlp = nn.Sequential(
+            nn.Linear(WIDTH, 2 * WIDTH), nn.GELU(), nn.Linear(2 * WIDTH, WIDTH)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norms[0](x)
+        x = x + self.attention(y, y, y, need_weights=False)[0]
+        mixed: Tensor = x + self.mlp(self.norms[1](x))
+        return mixed
+
+
+class Transformer(nn.Module):
+    """A vision transformer that reads a class token, or the mean of its tokens."""
+
+    def __init__(self, *, class_token: bool) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(3, WIDTH, PATCH, PATCH)
+        self.token = nn.Parameter(torch.randn(1, 1, WIDTH)) if class_token else None
+        count = GRID**2 + class_token
+        self.position = nn.Parameter(0.02 * torch.randn(1, count, WIDTH))
+        self.blocks = nn.Sequential(Block(), Block())
+        self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x).flatten(2).transpose(1, 2)
+        if self.token is not None:
+            x = torch.cat([self.token.expand(len(x), -1, -1), x], 1)
+        x = self.norm(self.blocks(x + self.position))
+        logits: Tensor = self.head(x[:, 0] if self.token is not None else x.mean(1))
+        return logits
+
+
+def planted(
+    rows: int, seed: int
+) -> tuple[Images, Int64[np.ndarray, " rows"], Int64[np.ndarray, "rows 2"]]:
+    """Grey noise with one patch in red, green or blue: images, classes, places in the grid."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.normal(128, NOISE, (rows, SIDE, SIDE, 3))
+    classes, places = rng.integers(CLASSES, size=rows), rng.integers(GRID, size=(rows, 2))
+    for image, label, (row, column) in zip(pixels, classes, places * PATCH, strict=True):
+        image[row : row + PATCH, column : column + PATCH, label] += COLOUR
+    return np.clip(pixels, 0, 255).astype(np.uint8), classes, places
+
+
+def normalised(pixels: Images) -> Float32[np.ndarray, "rows 3 side side"]:
+    """The images as the network gets them."""
+    x = (pixels / 255 - np.asarray(SPEC.mean)) / np.asarray(SPEC.std)
+    return x.transpose(0, 3, 1, 2).astype(np.float32)
+
+
+def trained(*, class_token: bool) -> Transformer:
+    """A transformer that tells the classes of planted patches apart."""
+    torch.manual_seed(0)
+    network = Transformer(class_token=class_token)
+    optimiser = torch.optim.AdamW(network.parameters(), RATE)
+    for step in range(STEPS):
+        pixels, classes, _ = planted(ROWS, step)
+        logits = network(torch.from_numpy(normalised(pixels)))
+        optimiser.zero_grad()
+        functional.cross_entropy(logits, torch.from_numpy(classes)).backward()
+        optimiser.step()
+    return network.eval()
+
+
+def exported(network: nn.Module, path: Path, opset: int = 17) -> onnx.ModelProto:
+    """The network as an ONNX file in `path`, its layer norms spelled out before opset 17."""
+    content = BytesIO()
+    torch.onnx.export(
+        network,
+        (torch.zeros(2, 3, SIDE, SIDE),),
+        content,
+        input_names=["x"],
+        output_names=["logits"],
+        dynamic_axes={"x": {0: "N"}},
+        dynamo=False,
+        opset_version=opset,
+    )
+    path.write_bytes(content.getvalue())
+    return onnx.load_model_from_string(content.getvalue())
