@@ -3,17 +3,19 @@
 Images are uint8 (N, 24, 24, 3); x is float32 (N, 3, 24, 24), normalised by SPEC.
 """
 
-from io import BytesIO
+import warnings
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
 from service.image.resize import Input
+from training.export.core import Core
+from training.export.ends import Names
+from training.export.foreign import read_core
 
 SIDE, PATCH, WIDTH, CLASSES = 24, 4, 32, 3
 GRID = SIDE // PATCH
@@ -36,6 +38,7 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """The tokens (N, T, WIDTH), mixed."""
         y = self.norms[0](x)
         x = x + self.attention(y, y, y, need_weights=False)[0]
         mixed: Tensor = x + self.mlp(self.norms[1](x))
@@ -55,6 +58,7 @@ class Transformer(nn.Module):
         self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The logits (N, CLASSES) of x."""
         x = self.embed(x).flatten(2).transpose(1, 2)
         if self.token is not None:
             x = torch.cat([self.token.expand(len(x), -1, -1), x], 1)
@@ -95,18 +99,18 @@ def trained(*, class_token: bool) -> Transformer:
     return network.eval()
 
 
-def exported(network: nn.Module, path: Path, opset: int = 17) -> onnx.ModelProto:
-    """The network as an ONNX file in `path`, its layer norms spelled out before opset 17."""
-    content = BytesIO()
-    torch.onnx.export(
-        network,
-        (torch.zeros(2, 3, SIDE, SIDE),),
-        content,
-        input_names=["x"],
-        output_names=["logits"],
-        dynamic_axes={"x": {0: "N"}},
-        dynamo=False,
-        opset_version=opset,
-    )
-    path.write_bytes(content.getvalue())
-    return onnx.load_model_from_string(content.getvalue())
+def exported(network: nn.Module, folder: Path, opset: int = 17) -> Core:
+    """The core of the network's ONNX file; its layer norms are spelled out before opset 17."""
+    path = folder / "network.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # those of the exporter that sees what it exports
+        torch.onnx.export(
+            network,
+            (torch.zeros(2, 3, SIDE, SIDE),),
+            path,
+            input_names=["x"],
+            dynamic_axes={"x": {0: "N"}},
+            dynamo=False,
+            opset_version=opset,
+        )
+    return read_core(path, SIDE, CLASSES, Names())

@@ -13,11 +13,9 @@ from service.errors import MethodUnavailable
 from service.explain import ask, available, explain
 from service.runtime.engine import Engine
 from service.runtime.sessions import open_sessions
-from support.transformer import CLASSES, GRID, PATCH, SIDE, SPEC, exported, planted, trained
+from support.transformer import GRID, PATCH, SIDE, SPEC, exported, planted, trained
 from training.export.bundle import make_foreign_bundle
 from training.export.derive import complete
-from training.export.ends import Names
-from training.export.foreign import read_core
 
 IMAGES = 40
 
@@ -28,12 +26,9 @@ def bundle(request, tmp_path_factory):
     torch.set_num_threads(1)
     network = trained(class_token=request.param)
     torch.set_num_threads(threads)
-    path = tmp_path_factory.mktemp("transformer")
-    with pytest.warns(DeprecationWarning):
-        exported(network, path / "net.onnx")
-    core = read_core(path / "net.onnx", SIDE, CLASSES, Names())
+    folder = tmp_path_factory.mktemp("transformer")
     manifest = Manifest("patches", ("red", "green", "blue"), SPEC)
-    return make_foreign_bundle(core, manifest, path / "bundle")
+    return make_foreign_bundle(exported(network, folder), manifest, folder / "bundle")
 
 
 @pytest.fixture(scope="module")

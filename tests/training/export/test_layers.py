@@ -6,20 +6,16 @@ import pytest
 import torch
 
 from service.bundle import folder as contract
-from support.transformer import CLASSES, GRID, SIDE, SPEC, Transformer, exported
+from support.transformer import GRID, SIDE, SPEC, Transformer, exported
 from training.export import layers
 from training.export.core import graphs
-from training.export.ends import Names
-from training.export.foreign import read_core
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("opset", [16, 17], ids=["norm spelled out", "norm"])
 def test_the_map_of_averaged_tokens_sums_to_the_logit(opset, tmp_path):
     torch.manual_seed(0)
     network = Transformer(class_token=False).eval()
-    exported(network, tmp_path / "net.onnx", opset)
-    core = read_core(tmp_path / "net.onnx", SIDE, CLASSES, Names())
+    core = exported(network, tmp_path, opset)
     files = graphs(core, SPEC)
     session = ort.InferenceSession(files[contract.CAM])
     x = np.random.default_rng(0).standard_normal((4, 3, SIDE, SIDE)).astype(np.float32)
