@@ -61,7 +61,7 @@ class Transformer(nn.Module):
         """The logits (N, CLASSES) of x."""
         x = self.embed(x).flatten(2).transpose(1, 2)
         if self.token is not None:
-            x = torch.cat([self.token.expand(len(x), -1, -1), x], 1)
+            x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1)
         x = self.norm(self.blocks(x + self.position))
         logits: Tensor = self.head(x[:, 0] if self.token is not None else x.mean(1))
         return logits
@@ -82,7 +82,7 @@ def planted(
 def normalised(pixels: Images) -> Float32[np.ndarray, "rows 3 side side"]:
     """The images as the network gets them."""
     x = (pixels / 255 - np.asarray(SPEC.mean)) / np.asarray(SPEC.std)
-    return x.transpose(0, 3, 1, 2).astype(np.float32)
+    return np.asarray(x.transpose(0, 3, 1, 2), np.float32)
 
 
 def trained(*, class_token: bool) -> Transformer:
@@ -94,7 +94,7 @@ def trained(*, class_token: bool) -> Transformer:
         pixels, classes, _ = planted(ROWS, step)
         logits = network(torch.from_numpy(normalised(pixels)))
         optimiser.zero_grad()
-        functional.cross_entropy(logits, torch.from_numpy(classes)).backward()
+        torch.autograd.backward(functional.cross_entropy(logits, torch.from_numpy(classes)))
         optimiser.step()
     return network.eval()
 

@@ -11,7 +11,7 @@ from onnx import ModelProto, TensorProto, compose
 from training.autodiff import rules  # noqa: F401 - registers the rules
 from training.autodiff.builder import DifferentiationError
 from training.autodiff.graph import Graph, Outputs
-from training.autodiff.relevance import RELEVANCE, differs, gates
+from training.autodiff.relevance import RELEVANCE, differs, gates, nodes_before
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 TARGET = {"target": (INT64, ["N"])}
@@ -43,7 +43,7 @@ def relevance_graph(model: ModelProto, x: str = "x", logits: str = "logits") -> 
         DifferentiationError: an operator has no rule.
     """
     graph, logits = _prefixed(model), FORWARD + logits
-    constant = [node.output[0] for node in gates(graph.model.graph.node, x)]
+    constant = [node.output[0] for node in gates(nodes_before(graph, logits), x)]
     seeds = {logits: _seed(graph, logits)}
     share = graph.gradient(seeds, [x], RELEVANCE, constant)[x]
     outputs: Outputs = {
@@ -53,9 +53,9 @@ def relevance_graph(model: ModelProto, x: str = "x", logits: str = "logits") -> 
     return graph.finish(TARGET, outputs)
 
 
-def has_relevance(model: ModelProto) -> bool:
+def has_relevance(model: ModelProto, x: str = "x", logits: str = "logits") -> bool:
     """True if `relevance_graph` gives much else than x · gradient."""
-    return differs(Graph(model))
+    return differs(nodes_before(Graph(model), logits), x)
 
 
 def gradients_of(model: ModelProto, tensors: Sequence[str], logits: str = "logits") -> ModelProto:

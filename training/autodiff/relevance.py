@@ -78,6 +78,16 @@ RELEVANCE: Mapping[str, Rule] = {
 }
 
 
+def nodes_before(graph: Graph, output: str) -> list[NodeProto]:
+    """The nodes that `output` depends on, in their order."""
+    needed, found = {output}, []
+    for node in reversed(graph.model.graph.node):
+        if not needed.isdisjoint(node.output):
+            needed.update(node.input)
+            found.append(node)
+    return found[::-1]
+
+
 def gates(nodes: Sequence[NodeProto], x: str) -> list[NodeProto]:
     """The nodes whose output scales something else that depends on `x`, by Mul or Div alone."""
     found: list[NodeProto] = []
@@ -90,9 +100,8 @@ def gates(nodes: Sequence[NodeProto], x: str) -> list[NodeProto]:
     return found
 
 
-def differs(graph: Graph, x: str = "x") -> bool:
+def differs(nodes: Sequence[NodeProto], x: str) -> bool:
     """True if relevance differs much from x · gradient: with attention, or a norm of features."""
-    nodes = graph.model.graph.node
     active = active_tensors(nodes, [x])
     return any(
         node.op_type == "LayerNormalization"

@@ -72,7 +72,6 @@ def _per_channel(graph: Builder, name: str, x: str) -> str:
     return graph.node("Reshape", name, graph.integers(-1, *[1] * (len(graph.shape(x)) - 2)))
 
 
-@rule("LayerNormalization")
 def layer_normalization(ctx: Context, back: Back = standardised) -> dict[int, str]:
     """Gradient of scale·z + bias, z standardised over the axes from `axis` on.
 
@@ -84,7 +83,6 @@ def layer_normalization(ctx: Context, back: Back = standardised) -> dict[int, st
     return {0: back(ctx, ctx.x, gradient, axes, graph.size(ctx.x, axes))}
 
 
-@rule("InstanceNormalization")
 def instance_normalization(ctx: Context, back: Back = standardised) -> dict[int, str]:
     """Gradient of scale·z + bias, z standardised over the pixels of each channel.
 
@@ -96,7 +94,6 @@ def instance_normalization(ctx: Context, back: Back = standardised) -> dict[int,
     return {0: back(ctx, ctx.x, gradient, axes, graph.size(ctx.x, axes))}
 
 
-@rule("GroupNormalization")
 def group_normalization(ctx: Context, back: Back = standardised) -> dict[int, str]:
     """Gradient of scale·z + bias, z standardised over channels and pixels of each group.
 
@@ -114,6 +111,11 @@ def group_normalization(ctx: Context, back: Back = standardised) -> dict[int, st
     rows = graph.integers(-1, groups, size)
     x, gradient = (graph.node("Reshape", name, rows) for name in (ctx.x, gradient))
     return {0: graph.like(back(ctx, x, gradient, (2,), size), ctx.x)}
+
+
+rule("LayerNormalization")(layer_normalization)
+rule("InstanceNormalization")(instance_normalization)
+rule("GroupNormalization")(group_normalization)
 
 
 @rule("LpNormalization")
