@@ -12,6 +12,7 @@ import click
 import numpy as np
 
 from service.bundle.manifest import Manifest
+from service.explain import METHODS as REGISTRY
 from service.explain import ask, explain
 from service.runtime.engine import Engine
 from support.transformer import GRID, PATCH, SPEC, exported, planted, trained
@@ -34,11 +35,13 @@ UNSEEN = 10_000  # seed
 def main(images: int) -> None:
     """Prints the share of images in which each method points at the patch."""
     click.echo(
-        f"| method | mean of tokens | class token | of {images} images |\n| --- | --- | --- |"
+        "| method | forward passes | mean of tokens | class token |\n| --- | --- | --- | --- |"
     )
     hits = [_hits(images, class_token=class_token) for class_token in (False, True)]
-    for name, _ in METHODS:
-        click.echo(f"| `{name}` | {hits[0][name]:.2f} | {hits[1][name]:.2f} |")
+    for name, given in METHODS:
+        method = REGISTRY[name]
+        passes = method.passes({p.name: p.default for p in method.parameters} | given)
+        click.echo(f"| `{name}` | {passes} | {hits[0][name]:.2f} | {hits[1][name]:.2f} |")
 
 
 def _hits(images: int, *, class_token: bool) -> dict[str, float]:
