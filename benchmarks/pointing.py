@@ -24,7 +24,7 @@ METHODS: tuple[tuple[str, Mapping[str, float]], ...] = (
     ("integrated_gradients", {}),
     ("grad_cam", {}),
     ("layer_cam", {}),
-    ("occlusion", {"window": PATCH / SPEC.size, "stride": PATCH / SPEC.size}),
+    ("occlusion", {"window": 1 / GRID, "stride": 1 / GRID}),
     ("rise", {}),
 )
 UNSEEN = 10_000  # seed
@@ -40,7 +40,7 @@ def main(images: int) -> None:
     hits = [_hits(images, class_token=class_token) for class_token in (False, True)]
     for name, given in METHODS:
         method = REGISTRY[name]
-        passes = method.passes({p.name: p.default for p in method.parameters} | given)
+        passes = method.passes({**{p.name: p.default for p in method.parameters}, **given})
         click.echo(f"| `{name}` | {passes} | {hits[0][name]:.2f} | {hits[1][name]:.2f} |")
 
 

@@ -20,7 +20,7 @@ from training.export.foreign import read_core
 SIDE, PATCH, WIDTH, CLASSES = 24, 4, 32, 3
 GRID = SIDE // PATCH
 SPEC = Input(SIDE, (0.5,) * 3, (0.25,) * 3)
-STEPS, ROWS, RATE = 100, 32, 3e-3  # of the training
+STEPS, ROWS, RATE = 50, 32, 5e-3  # of the training
 NOISE, COLOUR = 20, 90  # grey levels: of every pixel, and of the patch in the colour of its class
 
 Images = UInt8[np.ndarray, "rows side side 3"]
