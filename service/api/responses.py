@@ -29,12 +29,19 @@ def prediction(result: Prediction, sent: Sent) -> dict[str, Any]:
     return {
         **_class(result.best),
         "top": [_class(entry) for entry in result.top],
+        **_likely(result),
         **({"classes": [_class(entry) for entry in result.classes]} if result.classes else {}),
         "temperature": result.temperature,
         "prediction_set": _set(result.prediction_set),
         "familiarity": _familiarity(result.familiarity),
         "image": {"width": sent.width, "height": sent.height, "format": sent.format},
     }
+
+
+def _likely(result: Prediction) -> dict[str, Any]:
+    if result.likely is None:
+        return {}
+    return {"likely": [_class(entry) for entry in result.likely]}
 
 
 def nearest(result: Prediction, reference: Reference) -> dict[str, Any]:
@@ -127,6 +134,7 @@ def public_manifest(engine: Engine) -> dict[str, Any]:
         part.pop("self_test", None)
     return document | {
         "version": manifest.version,
+        "head": manifest.head,
         "methods": [method.name for method in available(manifest)],
         "device": {
             "name": engine.device,

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from service.bundle import presentation, types
-from service.bundle.calibration import Calibration
+from service.bundle.calibration import Calibration, Head
 from service.bundle.presentation import Sample, Texts
 from service.errors import ManifestError, SchemaVersionError, short
 from service.image.resize import Input, Resize
@@ -33,7 +33,7 @@ MAX_FEATURES = 2**20
 # Keys that older bundles lack. A manifest leaves them out where they have no value, so that older
 # bundles keep their versions.
 LATER = (
-    *("entropy_power", "int8", "prediction_sets", "familiarity", "distribution"),
+    *("head", "entropy_power", "int8", "prediction_sets", "familiarity", "distribution"),
     *("title", "description", "samples"),
 )
 
@@ -170,6 +170,8 @@ class Manifest:
     """A classifier, its calibration (`temperature`, `entropy_power`) and the digests of its files.
 
     `labels`: those of the classes in their order. Several classes may share one, as in ImageNet.
+    `head`: "softmax" if an image has one class, "sigmoid" if it may have several or none
+    (multi-label): each class then has a probability for itself.
     `features`: the D of predict.onnx, or None.
     `self_test`: the class index that predict.onnx gives to the self-test image of
     `service.runtime.sessions`, and its logit.
@@ -198,6 +200,7 @@ class Manifest:
     title: Texts = field(default_factory=dict)
     description: Texts = field(default_factory=dict)
     samples: tuple[Sample, ...] = ()
+    head: Head = "softmax"
 
     def __post_init__(self) -> None:
         if len(self.labels) < 2:  # noqa: PLR2004
@@ -206,6 +209,7 @@ class Manifest:
             raise ManifestError(f"temperature is {self.temperature}; it must be above 0")
         if not 0 <= self.entropy_power <= 1:
             raise ManifestError(f"entropy_power is {self.entropy_power}; it must be in 0…1")
+        self._check_head()
         self._check_trust()
         presentation.check({"title": self.title, "description": self.description}, self.samples)
         for name in self.files:
@@ -213,6 +217,17 @@ class Manifest:
                 raise ManifestError(
                     f"files names {name!r}; it must be the name of a file in the bundle's folder"
                 )
+
+    def _check_head(self) -> None:
+        if self.head not in get_args(Head):
+            raise ManifestError(f"head is {self.head!r}, not one of {', '.join(get_args(Head))}")
+        promises = ("entropy_power", "prediction_sets", "familiarity", "distribution")
+        given = [name for name in promises if getattr(self, name)]
+        if self.is_multi_label and given:
+            raise ManifestError(
+                f"head is sigmoid and there is {', '.join(given)}, which is fitted on images of "
+                "one class each: leave it out"
+            )
 
     def _check_trust(self) -> None:
         sets = self.prediction_sets
@@ -236,7 +251,12 @@ class Manifest:
     @property
     def calibration(self) -> Calibration:
         """The calibration of its logits."""
-        return Calibration(self.temperature, self.entropy_power)
+        return Calibration(self.temperature, self.entropy_power, self.head)
+
+    @property
+    def is_multi_label(self) -> bool:
+        """True if an image may have several of the classes, or none."""
+        return self.head == "sigmoid"
 
     # Computed once, as the digest is: of thousands of classes both take milliseconds.
     @cached_property
@@ -271,6 +291,7 @@ class Manifest:
     def document(self) -> dict[str, Any]:
         """This manifest as JSON values."""
         document = {"schema_version": SCHEMA_VERSION} | asdict(self)
+        document["head"] = "sigmoid" if self.is_multi_label else None
         return {key: value for key, value in document.items() if value or key not in LATER}
 
     @classmethod
