@@ -22,15 +22,18 @@ from numpy import ndarray
 from onnx import ModelProto
 
 from service.bundle import folder as contract
+from service.bundle.calibration import Calibration
 from service.bundle.folder import Bundle
 from service.bundle.manifest import Manifest
 from service.image.resize import Input
 from service.runtime.engine import Engine
 from service.runtime.sessions import self_test_image
+from training.data import Pixels
 from training.data.images import Images, drawn_images
 from training.data.read import Dataset
 from training.export import float16, parity
 from training.export.core import Core, content, graphs, predict_graph
+from training.export.original import Original
 from training.export.ours import export_core
 from training.export.report import card, foreign_card, report
 from training.figures.guessing import guessing
@@ -97,22 +100,26 @@ def make_foreign_bundle(
 ) -> Bundle:
     """The bundle of a classifier that came as an ONNX file, in `folder`.
 
-    Reliability is fitted on `held_out`; parity is against finite differences, on drawn images.
-    With `halves` it has graphs in half precision, too.
+    Reliability is fitted on `held_out`; parity is against finite differences, on drawn images. On
+    these its probabilities at temperature 1 must be those of the file. With `halves` it has graphs
+    in half precision, too.
 
     Raises:
+        ForeignError: the probabilities differ.
         DifferentiationError: an operator has no rule; without `gradients` the bundle can be made.
         ParityError: the gradients differ from finite differences, or half precision from float32.
     """
     files = graphs(core, manifest.input, gradients=gradients)
     versions = {package: version(package) for package in FOREIGN_VERSIONS}
     provenance = {"versions": versions, "commit": _commit(), **manifest.provenance}
-    manifest = replace(manifest, features=core.width, provenance=provenance)
+    manifest = replace(manifest, features=core.width, head=core.head, provenance=provenance)
     if held_out is not None:
         manifest, files = fit_reliability(manifest, files, held_out, None)
     with tempfile.TemporaryDirectory() as scratch:
         engine = Engine(contract.write(Path(scratch) / "draft", manifest, files), "cpu")
         batch = drawn_images(parity.DRAWN, manifest.input.size)
+        if core.original is not None:
+            compare(core.original, engine, batch)
         measured = parity.check(parity.slopes(engine, batch)) if gradients else {}
         manifest = replace(manifest, self_test=_self_test(engine), parity=measured)
         if halves:
@@ -120,6 +127,17 @@ def make_foreign_bundle(
     if "file" in manifest.provenance:
         files[contract.CARD] = foreign_card(manifest).encode()
     return contract.write(folder, manifest, files)
+
+
+def compare(original: Original, engine: Engine, batch: Pixels) -> float:
+    """The largest difference of the bundle's probabilities at temperature 1 from the file's.
+
+    Raises:
+        ForeignError: it is beyond the limit, or ONNX Runtime cannot run the file.
+    """
+    logits = engine.predict(batch).logits
+    served = Calibration(head=engine.manifest.head).probabilities(logits)
+    return original.difference(engine.normalise(batch), served, float(np.abs(logits).max()))
 
 
 def half_graphs(core: Core, spec: Input, files: Mapping[str, bytes]) -> dict[str, ModelProto]:

@@ -23,8 +23,10 @@ import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from service.bundle import folder as contract
+from service.bundle.calibration import Head
 from service.image.resize import Input
 from training.autodiff import cam_graph, gradient_graph, prune
+from training.export.original import Original
 
 IR_VERSION = 10  # the newest that every onnxruntime since 1.18 reads
 ACTIVATION = "activation"
@@ -32,10 +34,22 @@ ACTIVATION = "activation"
 
 @dataclass(frozen=True)
 class Core:
-    """A classifier as an ONNX graph from `x` to `logits`; `width` is D of its features, or None."""
+    """A classifier as an ONNX graph from `x` to `logits`.
+
+    `width` is D of its features, or None; `head` turns the logits into probabilities; `original` is
+    the foreign file that it was read from, if it was.
+    """
 
     model: ModelProto
     width: int | None
+    head: Head = "softmax"
+    original: Original | None = None
+
+    @property
+    def classes(self) -> int:
+        """K."""
+        (logits,) = (output for output in self.model.graph.output if output.name == "logits")
+        return int(logits.type.tensor_type.shape.dim[1].dim_value)
 
 
 def graphs(core: Core, spec: Input, *, gradients: bool = True) -> dict[str, bytes]:

@@ -1,9 +1,9 @@
-"""The input and the output of a foreign ONNX file: found by shape, or named by the caller."""
+"""The input of a foreign ONNX file: found by shape, or named by the caller."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import ModelProto, TensorProto, ValueInfoProto
 
 CHANNELS, IMAGE_RANK, LOGITS_RANK = 3, 4, 2
 
@@ -80,44 +80,3 @@ def dims_of(info: ValueInfoProto) -> Dims:
 
 def _listed(infos: Sequence[ValueInfoProto]) -> str:
     return ", ".join(f"{info.name} {dims_of(info)}" for info in infos)
-
-
-def find_output(model: ModelProto, classes: int, name: str | None) -> str:
-    """The output `name`, or the one output float32 (N, classes).
-
-    Raises:
-        ForeignError: there is none or several.
-    """
-    outputs = list(model.graph.output)
-    matches = [
-        info
-        for info in outputs
-        if (info.name == name if name is not None else _is_logits(info, classes))
-    ]
-    if name is None and not matches and len(outputs) == 1:
-        matches = outputs  # a file may leave its shape open; that of the core is checked
-    if len(matches) != 1:
-        raise ForeignError(
-            f"{len(matches)} outputs are float32 (N, {classes}); "
-            f"there are {_listed(outputs)}: name one with --output, or correct --labels"
-        )
-    return str(matches[0].name)
-
-
-def _is_logits(info: ValueInfoProto, classes: int) -> bool:
-    dims = dims_of(info)
-    return (
-        info.type.tensor_type.elem_type == TensorProto.FLOAT
-        and len(dims) == LOGITS_RANK
-        and dims[1] in (None, classes)
-    )
-
-
-def before_softmax(model: ModelProto, output: str) -> str:
-    """The input of the last softmax, or `output` if no softmax makes it."""
-    makers = {name: node for node in model.graph.node for name in node.output}
-    node: NodeProto | None = makers.get(output)
-    while node is not None and node.op_type in ("Identity", "Cast"):
-        node = makers.get(node.input[0])
-    is_softmax = node is not None and node.op_type in ("Softmax", "LogSoftmax")
-    return str(node.input[0]) if node is not None and is_softmax else output

@@ -2,10 +2,10 @@
 
 Differences between exporters are put right. Nothing else is touched; weights are kept bit for bit:
 
-    input and output                    found by shape, or named; renamed to x and logits
+    input and output                    found, or named; renamed to x and logits
     channels last (TensorFlow, Keras)   a transpose in front
     a fixed batch                       freed, in the constants of Reshape, too
-    softmax at the end                  logits are tapped before it
+    softmax, sigmoids, one logit        the logits behind them (training.export.heads)
     shape arithmetic over constants     folded
     local functions                     inlined
 
@@ -13,6 +13,7 @@ Features are the input of the last linear layer. The layer of the class activati
 one that still has pixels.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -37,12 +38,12 @@ from training.export.ends import (
     Dims,
     ForeignError,
     Names,
-    before_softmax,
     dims_of,
     find_input,
-    find_output,
     is_channels_last,
 )
+from training.export.heads import drop_sequences, find_head
+from training.export.original import Feed, Original
 
 __all__ = ["CHANNELS", "ForeignError", "Names", "read_core", "weights_of"]
 
@@ -59,8 +60,10 @@ POINTWISE = {
 Shapes = dict[str, Dims]
 
 
-def read_core(path: Path, size: int, classes: int, names: Names) -> Core:
-    """The core of the classifier in `path` for images of `size` × `size` and `classes` labels.
+def read_core(path: Path, size: int, classes: int | None, names: Names) -> Core:
+    """The core of the classifier in `path` for images of `size` × `size`.
+
+    It has `classes` classes, or as many as the file gives if that is None.
 
     Raises:
         ForeignError: the file is no such classifier, or its tensors cannot be found.
@@ -69,16 +72,19 @@ def read_core(path: Path, size: int, classes: int, names: Names) -> Core:
         model = onnx.load(path)
     except Exception as error:  # noqa: BLE001 - onnx and protobuf raise many types on damaged bytes
         raise ForeignError(f"{path} is no ONNX file ({_first_line(error)})") from None
+    drop_sequences(model)
     model = _converted(inliner.inline_local_functions(model) if model.functions else model)
     image = find_input(model, size, names.input)
     channels_last = is_channels_last(image, size)
-    output = before_softmax(model, find_output(model, classes, names.output))
+    feed = Feed(image.name, dims_of(image)[0], channels_last)
+    head, output = find_head(model, feed, size, classes, names.output)
     _free_batch(model, image, size, channels_last=channels_last)
     model = _folded(model)
     renamed = _rename_ends(model, image.name, output, channels_last=channels_last)
-    _set_ends(model, size, classes, channels_last=channels_last)
+    _set_ends(model, size, head.classes, channels_last=channels_last)
     cam_layer = names.cam_layer and renamed.get(names.cam_layer, names.cam_layer)
-    return _core(model, classes, cam_layer)
+    core = _core(model, head.classes, cam_layer)
+    return replace(core, head=head.kind, original=Original.opened(path, feed, head))
 
 
 def weights_of(path: Path) -> dict[str, str]:

@@ -1,0 +1,197 @@
+"""A foreign ONNX file as its author's code runs it: the answers that its bundle must give."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from jaxtyping import Float32, Float64, Num
+from onnx import ModelProto
+from scipy.special import expit, softmax
+
+from service.bundle.calibration import Head as Kind
+from training.export.ends import ForeignError
+
+# Of a probability. Two float32 graphs of the same network differ less; logits that are larger than
+# 1 are rounded by as much more, and the limit grows with them.
+LIMIT = 1e-5
+ROWS = 8  # that run at once where the batch is free
+
+Meaning = Literal["logits", "probabilities", "log-probabilities", "sigmoids"]
+Images = Float32[np.ndarray, "rows channels height width"]
+Values = Num[np.ndarray, "rows width"]
+Probabilities = Float64[np.ndarray, "rows classes"]
+
+
+@dataclass(frozen=True)
+class Feed:
+    """The way of images into a file: its input's `name`, its `batch`, None if free, its layout."""
+
+    name: str
+    batch: int | None
+    channels_last: bool
+
+    def run(
+        self, session: ort.InferenceSession, images: Images, outputs: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """The `outputs` (N, …) that have a row for each of the N images, by name.
+
+        Raises:
+            ForeignError: ONNX Runtime cannot run the file.
+        """
+        rows = np.moveaxis(images, 1, -1) if self.channels_last else images
+        size = self.batch or min(ROWS, len(rows))
+        # The last batch is filled with copies of its last image.
+        short = -len(rows) % size
+        filled = np.concatenate([rows, np.repeat(rows[-1:], short, 0)])
+        parts = [
+            _run(session, outputs, {self.name: np.ascontiguousarray(filled[at : at + size])})
+            for at in range(0, len(filled), size)
+        ]
+        results = {}
+        for name, *values in zip(outputs, *parts, strict=True):
+            by_row = [_by_row(each, size) for each in values]
+            if all(each is not None for each in by_row):
+                results[name] = np.concatenate(by_row)[: len(rows)]
+        return results
+
+
+def _by_row(values: np.ndarray, rows: int) -> np.ndarray | None:
+    """`values` (rows, …); of one image, the batch may be missing. None if they have other rows."""
+    if values.shape[:1] == (rows,):
+        return values
+    return values[None] if rows == 1 else None
+
+
+@dataclass(frozen=True)
+class Head:
+    """The output `name` of a file and the `meaning` of its values, `width` for each image.
+
+    `step` is the distance of its values where they are rounded to int8 or float16, or 0.
+    """
+
+    name: str
+    meaning: Meaning
+    width: int
+    step: float = 0.0
+
+    @property
+    def kind(self) -> Kind:
+        """The head of the bundle."""
+        return "sigmoid" if self.meaning == "sigmoids" and self.width > 1 else "softmax"
+
+    @property
+    def classes(self) -> int:
+        """K: one value is that of the second of two classes."""
+        return max(2, self.width)
+
+    def probabilities(self, values: Values) -> Probabilities:
+        """The probabilities (N, K) that the file's `values` mean."""
+        values = values.astype(np.float64)
+        if self.width == 1:
+            second = expit(values) if self.meaning == "logits" else values
+            return np.concatenate([1 - second, second], 1)
+        if self.meaning == "logits":
+            return np.asarray(softmax(values, 1))
+        return np.exp(values) if self.meaning == "log-probabilities" else values
+
+
+@dataclass(frozen=True)
+class Original:
+    """A file, the way into it and the meaning of its output."""
+
+    path: Path
+    feed: Feed
+    head: Head
+
+    def probabilities(self, images: Images) -> Probabilities:
+        """The probabilities (N, K) of `images` float32 (N, 3, S, S), normalised.
+
+        Raises:
+            ForeignError: ONNX Runtime cannot run the file.
+        """
+        values = self.feed.run(self._session, images, [self.head.name])[self.head.name]
+        return self.head.probabilities(values.reshape(len(images), self.head.width))
+
+    def difference(self, images: Images, served: Probabilities, largest_logit: float) -> float:
+        """The largest difference of the probabilities `served` from those of the file.
+
+        Raises:
+            ForeignError: it is beyond the limit, or ONNX Runtime cannot run the file.
+        """
+        found = float(np.abs(served - self.probabilities(images)).max())
+        limit = LIMIT * max(1.0, largest_logit) + self.head.step
+        if not found <= limit:  # not ">", which is false for NaN
+            raise ForeignError(
+                f"the bundle's probabilities differ from those of {self.path.name} by {found:.1e}, "
+                f"and the limit is {limit:.1e}: name the tensor of the logits with --output, or export "
+                "the file again"
+            )
+        return found
+
+    @classmethod
+    def opened(cls, path: Path, feed: Feed, head: Head) -> "Original | None":
+        """The file in `path`; None if ONNX Runtime cannot open it, as some older than opset 7."""
+        original = cls(path, feed, head)
+        try:
+            original._session  # noqa: B018
+        except ForeignError:
+            return None
+        return original
+
+    @cached_property
+    def _session(self) -> ort.InferenceSession:
+        return session_of(self._content())
+
+    def _content(self) -> str | bytes:
+        model = onnx.load(self.path, load_external_data=False)
+        if self.head.name in (output.name for output in model.graph.output):
+            return str(self.path)
+        model = onnx.load(self.path)
+        show(model, [self.head.name])
+        return bytes(model.SerializeToString())
+
+
+def show(model: ModelProto, tensors: Sequence[str]) -> None:
+    """Makes `tensors` outputs of `model`, in place."""
+    shown = {output.name for output in model.graph.output}
+    model.graph.output.extend(
+        onnx.ValueInfoProto(name=name) for name in tensors if name not in shown
+    )
+
+
+def session_of(model: str | bytes) -> ort.InferenceSession:
+    """A session of a file, or of the bytes of one, that computes every tensor as it is written.
+
+    Raises:
+        ForeignError: ONNX Runtime cannot open it.
+    """
+    options = ort.SessionOptions()
+    # An optimiser may replace the tensors that are asked for, and fuse the rounding of int8.
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    try:
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime raises types of its own
+        raise _failed("open", error) from None
+
+
+def _run(
+    session: ort.InferenceSession, outputs: Sequence[str], feeds: dict[str, np.ndarray]
+) -> list[Any]:
+    try:
+        return list(session.run(list(outputs), feeds))
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime raises types of its own
+        raise _failed("run", error) from None
+
+
+def _failed(what: str, error: Exception) -> ForeignError:
+    reason = next(iter(str(error).splitlines()), "")[:160]
+    return ForeignError(
+        f"ONNX Runtime cannot {what} the file ({reason}): export it again, with another opset or "
+        "without the operator"
+    )
