@@ -173,7 +173,7 @@ def most_probable(probabilities: Probabilities, count: int) -> Indices:
 
 def _likely(probabilities: Probabilities, options: PredictionOptions) -> list[int]:
     members = _ordered(np.flatnonzero(probabilities >= LIKELY), probabilities)
-    return members[: max(SET_LABELS, options.top_k)].tolist()
+    return list(members[: max(SET_LABELS, options.top_k)].tolist())
 
 
 def _ordered(indices: Indices, probabilities: Probabilities) -> Indices:

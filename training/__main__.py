@@ -278,7 +278,8 @@ def fit(
 @click.option(
     "--labels",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="With --onnx: a text file, one label a line.",
+    help="With --onnx: one label a line, INDEX,LABEL a line, or JSON. Default: those in the "
+    "metadata of the file, else numbers.",
 )
 @click.option(
     "--size",
@@ -311,7 +312,9 @@ def fit(
 )
 @click.option("--input", "input_name", help="Input tensor, where its shape does not identify it.")
 @click.option(
-    "--output", "output_name", help="Output tensor, where its shape does not identify it."
+    "--output",
+    "output_name",
+    help="Output tensor, where its shape does not identify it; any tensor of the graph.",
 )
 @click.option(
     "--cam-layer",
@@ -336,7 +339,7 @@ def fit(
 @click.option(
     "--check",
     type=click.Path(path_type=Path, exists=True),
-    help="Images on which the bundle's predictions are compared with those of the ONNX file.",
+    help="Images on which the bundle's probabilities are compared with those of the ONNX file.",
 )
 @click.option(
     "--anyway",

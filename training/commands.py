@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 
 import click
 import numpy as np
-import onnxruntime as ort
-from scipy.special import softmax
 from tqdm import tqdm
 
 from service.bundle import folder as contract
@@ -27,9 +25,11 @@ from training.audit.plots import plots
 from training.data import planted, read, table
 from training.data.images import load_image
 from training.data.read import Dataset
-from training.export import foreign, int8
-from training.export.bundle import make_bundle, make_foreign_bundle
+from training.export import foreign, int8, labels
+from training.export.bundle import compare, make_bundle, make_foreign_bundle
+from training.export.core import Core
 from training.export.foreign import ForeignError
+from training.export.original import Original
 from training.fit import defaults, loop, runs
 from training.fit.recipes import RECIPES, Recipe
 from training.fit.runs import Run, RunError
@@ -37,8 +37,6 @@ from training.fit.tracking import Track
 from training.networks import catalogue
 from training.networks import weights as published
 from training.networks.weights import Weights, WeightsError
-
-SUM_TOLERANCE = 1e-3  # probabilities of a float32 softmax sum to 1 within this
 
 
 class Start(NamedTuple):
@@ -187,23 +185,31 @@ def bundle_file(
     **options: Any,
 ) -> None:
     """Makes a bundle of an ONNX file."""
-    labels, spec = _read_labels(options["labels"]), _input(options)
+    spec = _input(options)
     names = foreign.Names(options["input_name"], options["output_name"], options["cam_layer"])
-    core = foreign.read_core(file, spec.size, len(labels), names)
+    given = labels.of_file(file) if options["labels"] is None else labels.read(options["labels"])
+    core = foreign.read_core(file, spec.size, None if given is None else len(given), names)
+    if core.head == "sigmoid" and calibrate is not None:
+        raise ForeignError(
+            f"{file.name} is multi-label, and the folders of --calibrate have one label for an "
+            "image: leave it out"
+        )
     name = options["name"] or file.stem
     provenance = {"file": file.name, **foreign.weights_of(file)}
-    manifest = Manifest(name, labels, spec, provenance=provenance)
+    manifest = Manifest(name, _labels(given, core), spec, provenance=provenance)
     held_out = None
     if calibrate is not None:
-        held_out, skipped = read.read_labelled(calibrate, spec, labels)
+        held_out, skipped = read.read_labelled(calibrate, spec, manifest.labels)
         if skipped:
             click.echo(read.describe(skipped), err=True)
     bundle = make_foreign_bundle(
         core, manifest, folder, held_out, gradients=not without_gradient, halves=half
     )
     _print_summary(bundle)
-    if check is not None:
-        _compare_with_file(file, bundle, names, check)
+    if core.original is None:
+        click.echo(f"ONNX Runtime cannot open {file.name}: nothing was compared with its answers")
+    elif check is not None:
+        _compare_with_file(core.original, bundle, check)
 
 
 def audit_bundle(
@@ -307,20 +313,19 @@ def _print_version(bundle: Bundle) -> None:
     click.echo(f"{bundle.folder}: {bundle.manifest.name} {bundle.manifest.version}")
 
 
-def _read_labels(path: Path | None) -> tuple[str, ...]:
-    if path is None:
-        raise ForeignError(
-            "--labels is missing: give a text file with one label a line, "
-            "in the order of the outputs"
+def _labels(given: labels.Labels | None, core: Core) -> labels.Labels:
+    """The labels `given`, or numbers for the classes."""
+    if given is None:
+        click.echo(
+            f"neither --labels nor the file names the classes: they are 0 to {core.classes - 1}"
         )
-    try:
-        return tuple(
-            line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
-        )
-    except (OSError, UnicodeDecodeError) as error:
+        return labels.numbered(core.classes)
+    if len(given) != core.classes:
         raise ForeignError(
-            f"{path} cannot be read as text ({error}): give one label a line"
-        ) from None
+            "the file gives one value for an image, which is that of the second of two classes: "
+            f"give two labels, not {len(given)}"
+        )
+    return given
 
 
 def _input(options: dict[str, Any]) -> Input:
@@ -348,40 +353,25 @@ def _channel_numbers(name: str, text: str) -> tuple[float, ...]:
     return values
 
 
-def _compare_with_file(file: Path, bundle: Bundle, names: foreign.Names, images: Path) -> None:
-    """Compares the bundle's predictions with those of its ONNX file.
+def _compare_with_file(original: Original, bundle: Bundle, images: Path) -> None:
+    """Compares the bundle's probabilities, at temperature 1, with those of its ONNX file.
 
     Raises:
-        ForeignError: `images` holds no images, or the predicted class of one differs.
+        ForeignError: `images` holds no images, or the probabilities of one differ.
     """
     # both on the CPU, so that no difference between devices is counted
     engine = Engine(bundle, "cpu")
-    session = ort.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    image = next(i for i in session.get_inputs() if names.input in (None, i.name))
-    channels_last = image.shape[-1] == foreign.CHANNELS
     paths = [images] if images.is_file() else images.rglob("*")
     files = sorted(path for path in paths if path.suffix.lower() in SUFFIXES)
     if not files:
         raise ForeignError(f"{images} holds no images ({', '.join(SUFFIXES)})")
-    same, largest = 0, 0.0
+    found = []
     for path in files:
         pixels = load_image(str(path), path.read_bytes(), bundle.manifest.input)[None]
-        x = engine.normalise(pixels)
-        planes = np.moveaxis(x, 1, -1) if channels_last else x
-        theirs = session.run([names.output] if names.output else None, {image.name: planes})[0][0]
-        ours = engine.predict(pixels).logits[0]
-        same += int(ours.argmax() == theirs.argmax())
-        largest = max(largest, float(np.abs(softmax(ours) - _probabilities(theirs)).max()))
-    result = (
-        f"{same} of {len(files)} images get the class that {file.name} gives them; "
-        f"probabilities differ by {largest:.1e} at most"
+        found.append(compare(original, engine, pixels))
+    worst = max(found)
+    click.echo(
+        f"{sum(each.same for each in found)} of {len(files)} images get the class that "
+        f"{original.path.name} gives them; probabilities differ by {worst.difference:.1e} at most, "
+        f"the limit is {worst.limit:.1e}"
     )
-    if same < len(files):
-        raise ForeignError(f"{result}: the bundle predicts other classes than the file")
-    click.echo(result)
-
-
-def _probabilities(outputs: np.ndarray) -> np.ndarray:
-    """The `outputs` of a file, with a softmax unless they are probabilities already."""
-    known = outputs.min() >= 0 and abs(float(outputs.sum()) - 1) < SUM_TOLERANCE
-    return outputs if known else np.asarray(softmax(outputs))

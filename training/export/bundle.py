@@ -33,7 +33,7 @@ from training.data.images import Images, drawn_images
 from training.data.read import Dataset
 from training.export import float16, parity
 from training.export.core import Core, content, graphs, predict_graph
-from training.export.original import Original
+from training.export.original import Agreement, Original
 from training.export.ours import export_core
 from training.export.report import card, foreign_card, report
 from training.figures.guessing import guessing
@@ -129,15 +129,15 @@ def make_foreign_bundle(
     return contract.write(folder, manifest, files)
 
 
-def compare(original: Original, engine: Engine, batch: Pixels) -> float:
-    """The largest difference of the bundle's probabilities at temperature 1 from the file's.
+def compare(original: Original, engine: Engine, batch: Pixels) -> Agreement:
+    """The agreement of the bundle's probabilities, at temperature 1, with those of the file.
 
     Raises:
-        ForeignError: it is beyond the limit, or ONNX Runtime cannot run the file.
+        ForeignError: they differ by more than the limit, or ONNX Runtime cannot run the file.
     """
     logits = engine.predict(batch).logits
     served = Calibration(head=engine.manifest.head).probabilities(logits)
-    return original.difference(engine.normalise(batch), served, float(np.abs(logits).max()))
+    return original.compare(engine.normalise(batch), served, float(np.abs(logits).max()))
 
 
 def half_graphs(core: Core, spec: Input, files: Mapping[str, bytes]) -> dict[str, ModelProto]:

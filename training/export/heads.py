@@ -15,6 +15,7 @@ softmax is the sigmoid of z. (Of 0 and z, the first could not be explained: it h
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
@@ -27,7 +28,8 @@ from training.data.images import drawn_images
 from training.export.ends import ForeignError, dims_of
 from training.export.original import Feed, Head, Meaning, session_of, show
 
-DRAWN, AMPLIFIED = 3, 30.0  # images, and a factor: their logits leave 0…1, which probabilities do not
+# Images, and a factor: their logits leave 0…1, which probabilities do not.
+DRAWN, AMPLIFIED = 3, 30.0
 MEAN, STD = 0.45, 0.25
 SUM_TOLERANCE = 1e-3  # rows of a float16 softmax sum to 1 within this
 MOST_TAIL = 40  # tensors between a last layer and the output
@@ -44,6 +46,14 @@ FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProt
 PREFIX = "candor/head/"
 
 Rows = Float64[np.ndarray, "rows width"]
+
+
+class Found(NamedTuple):
+    """A head and the `tensor` that gives it: one of logits, or one of probabilities."""
+
+    head: Head
+    tensor: str
+    is_logits: bool
 
 
 def drop_sequences(model: ModelProto) -> None:
@@ -88,13 +98,13 @@ def find_head(
     if not fitting:
         raise ForeignError(_no_output(model, values, names, classes))
     found = [_found(model, values, tails[each], each) for each in fitting]
-    if len({tap for _, tap, _ in found}) > 1:
+    if len({each.tensor for each in found}) > 1:
         raise ForeignError(
             f"several outputs may be the classes: {', '.join(fitting)}, of {_listed(model)}: "
             "name one with --output"
         )
-    head, tap, is_logits = next((each for each in found if each[0].meaning == "logits"), found[0])
-    return head, _with_logits(model, head, tap, values[tap], is_logits=is_logits)
+    best = next((each for each in found if each.head.meaning == "logits"), found[0])
+    return best.head, _with_logits(model, best, values[best.tensor])
 
 
 def _makers(model: ModelProto) -> dict[str, NodeProto]:
@@ -103,7 +113,8 @@ def _makers(model: ModelProto) -> dict[str, NodeProto]:
 
 def _tail(makers: Mapping[str, NodeProto], output: str) -> list[str]:
     """`output` and the tensors before it, nearest first, down to the last layers with weights."""
-    found, waiting = [], [output]
+    found: list[str] = []
+    waiting = [output]
     while waiting and len(found) < MOST_TAIL:
         name = waiting.pop(0)
         if name in makers and name not in found:
@@ -151,8 +162,8 @@ def _rows(values: np.ndarray) -> Rows:
 
 def _found(
     model: ModelProto, values: Mapping[str, np.ndarray], tail: Sequence[str], name: str
-) -> tuple[Head, str, bool]:
-    """The head with the output `name`, the tensor to begin with, and True if it has the logits."""
+) -> Found:
+    """The head with the output `name`, and the first tensor with its logits."""
     makers = _makers(model)
     output, step = _before_rounding(model, values, name)
     rows = _rows(values[output])
@@ -164,8 +175,8 @@ def _found(
     for tensor in (each for node in model.graph.node for each in node.output if each in tail):
         fits = tensor in values and values[tensor].size == rows.size
         if fits and _makes(meaning, _rows(values[tensor])[finite], rows[finite]):
-            return head, tensor, True
-    return head, output, False
+            return Found(head, tensor, is_logits=True)
+    return Found(head, output, is_logits=meaning == "logits")
 
 
 def _before_rounding(
@@ -236,16 +247,17 @@ class _Appended:
     def __init__(self, model: ModelProto) -> None:
         self._graph, self._count = model.graph, 0
 
-    def node(self, operator: str, *inputs: str | np.ndarray, **attributes: int) -> str:
-        """The output of a new node; arrays among its `inputs` become constants."""
+    def node(self, operator: str, *inputs: str | float | np.ndarray, **attributes: Any) -> str:
+        """The output of a new node; numbers among its `inputs` become constants."""
         tensors = [each if isinstance(each, str) else self._constant(each) for each in inputs]
         name = self._name(operator)
         self._graph.node.append(helper.make_node(operator, tensors, [name], name, **attributes))
         return name
 
-    def _constant(self, value: np.ndarray) -> str:
+    def _constant(self, value: float | np.ndarray) -> str:
         name = self._name("constant")
-        self._graph.initializer.append(numpy_helper.from_array(value, name))
+        array = np.asarray(value, np.float32 if isinstance(value, float) else None)
+        self._graph.initializer.append(numpy_helper.from_array(array, name))
         return name
 
     def _name(self, kind: str) -> str:
@@ -253,23 +265,18 @@ class _Appended:
         return f"{PREFIX}{kind}_{self._count}"
 
 
-def _with_logits(
-    model: ModelProto, head: Head, tensor: str, values: np.ndarray, *, is_logits: bool
-) -> str:
-    """The tensor float32 (N, K) of the logits, behind `tensor`, which has the `values`.
-
-    That is one of logits already, or one of probabilities.
-    """
-    graph = _Appended(model)
+def _with_logits(model: ModelProto, found: Found, values: np.ndarray) -> str:
+    """The tensor float32 (N, K) of the logits, behind the one `found`, which has the `values`."""
+    graph, head, tensor = _Appended(model), found.head, found.tensor
     if values.dtype != np.float32:
         tensor = graph.node("Cast", tensor, to=TensorProto.FLOAT)
     if values.ndim != MATRIX:
         tensor = graph.node("Reshape", tensor, np.array([0, head.width]))  # 0: as many as before
-    if not is_logits and head.meaning == "probabilities":
-        tensor = graph.node("Log", graph.node("Clip", tensor, np.float32(CLIP)))
-    if not is_logits and head.meaning == "sigmoids":
-        inside = graph.node("Clip", tensor, np.float32(NEAR_ONE), np.float32(1 - NEAR_ONE))
-        absence = graph.node("Sub", np.float32(1), inside)
+    if not found.is_logits and head.meaning == "probabilities":
+        tensor = graph.node("Log", graph.node("Clip", tensor, CLIP))
+    if not found.is_logits and head.meaning == "sigmoids":
+        inside = graph.node("Clip", tensor, NEAR_ONE, 1 - NEAR_ONE)
+        absence = graph.node("Sub", 1.0, inside)
         tensor = graph.node("Sub", graph.node("Log", inside), graph.node("Log", absence))
     if head.width == 1:
         tensor = graph.node("Mul", tensor, np.array([[-0.5, 0.5]], np.float32))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import onnx
@@ -52,10 +52,10 @@ class Feed:
             _run(session, outputs, {self.name: np.ascontiguousarray(filled[at : at + size])})
             for at in range(0, len(filled), size)
         ]
-        results = {}
+        results: dict[str, np.ndarray] = {}
         for name, *values in zip(outputs, *parts, strict=True):
-            by_row = [_by_row(each, size) for each in values]
-            if all(each is not None for each in by_row):
+            by_row = [each for part in values if (each := _by_row(part, size)) is not None]
+            if len(by_row) == len(values):
                 results[name] = np.concatenate(by_row)[: len(rows)]
         return results
 
@@ -100,6 +100,14 @@ class Head:
         return np.exp(values) if self.meaning == "log-probabilities" else values
 
 
+class Agreement(NamedTuple):
+    """The largest `difference` of a probability, its `limit`, and the images of the same class."""
+
+    difference: float
+    limit: float
+    same: int
+
+
 @dataclass(frozen=True)
 class Original:
     """A file, the way into it and the meaning of its output."""
@@ -117,21 +125,22 @@ class Original:
         values = self.feed.run(self._session, images, [self.head.name])[self.head.name]
         return self.head.probabilities(values.reshape(len(images), self.head.width))
 
-    def difference(self, images: Images, served: Probabilities, largest_logit: float) -> float:
-        """The largest difference of the probabilities `served` from those of the file.
+    def compare(self, images: Images, served: Probabilities, largest_logit: float) -> Agreement:
+        """The agreement of the probabilities `served` with those of the file.
 
         Raises:
-            ForeignError: it is beyond the limit, or ONNX Runtime cannot run the file.
+            ForeignError: they differ by more than the limit, or ONNX Runtime cannot run the file.
         """
-        found = float(np.abs(served - self.probabilities(images)).max())
+        theirs = self.probabilities(images)
+        difference = float(np.abs(served - theirs).max())
         limit = LIMIT * max(1.0, largest_logit) + self.head.step
-        if not found <= limit:  # not ">", which is false for NaN
+        if not difference <= limit:  # not ">", which is false for NaN
             raise ForeignError(
-                f"the bundle's probabilities differ from those of {self.path.name} by {found:.1e}, "
-                f"and the limit is {limit:.1e}: name the tensor of the logits with --output, or export "
-                "the file again"
+                f"the bundle's probabilities differ from those of {self.path.name} by "
+                f"{difference:.1e}, and the limit is {limit:.1e}: name the tensor of the logits "
+                "with --output, or export the file again"
             )
-        return found
+        return Agreement(difference, limit, int((served.argmax(1) == theirs.argmax(1)).sum()))
 
     @classmethod
     def opened(cls, path: Path, feed: Feed, head: Head) -> "Original | None":
