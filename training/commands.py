@@ -246,7 +246,12 @@ def audit_bundle(
 
 
 def _data_for(bundle: Bundle, source: str, seed: int) -> Dataset:
-    """The images of `source`, resized for `bundle`."""
+    """The images of `source`, resized for `bundle`.
+
+    Raises:
+        DataError: the images or the classes do not go with the bundle.
+    """
+    read.check_head(bundle.manifest)
     dataset = read.read(source, bundle.manifest.input, seed=seed)
     read.check_classes(dataset, bundle.manifest.labels)
     return dataset
@@ -278,6 +283,7 @@ def plant(source: str, folder: Path, share: float, seed: int) -> None:
 def quantise(bundle_folder: Path, source: str, folder: Path, images: int, seed: int) -> None:
     """Adds the int8 graph to a bundle."""
     bundle = contract.load(bundle_folder)
+    read.check_head(bundle.manifest)
     # the same images as `fit` holds out; a small data set has fewer than `images` of them
     dataset = read.read(source, bundle.manifest.input, seed=seed)
     chosen = np.random.default_rng(seed).permutation(len(dataset.validation))[:images]

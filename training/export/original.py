@@ -16,9 +16,9 @@ from scipy.special import expit, softmax
 from service.bundle.calibration import Head as Kind
 from training.export.ends import ForeignError
 
-# Of a probability. Two float32 graphs of the same network differ less; logits that are larger than
-# 1 are rounded by as much more, and the limit grows with them.
-LIMIT = 1e-5
+# Of a probability. Two float32 graphs of the same network differ less; logits beyond 10 are rounded
+# by as much more, and the limit grows with them.
+LIMIT, USUAL_LOGIT = 1e-5, 10.0
 ROWS = 8  # that run at once where the batch is free
 
 Meaning = Literal["logits", "probabilities", "log-probabilities", "sigmoids"]
@@ -133,7 +133,7 @@ class Original:
         """
         theirs = self.probabilities(images)
         difference = float(np.abs(served - theirs).max())
-        limit = LIMIT * max(1.0, largest_logit) + self.head.step
+        limit = LIMIT * max(1.0, largest_logit / USUAL_LOGIT) + self.head.step
         if not difference <= limit:  # not ">", which is false for NaN
             raise ForeignError(
                 f"the bundle's probabilities differ from those of {self.path.name} by "

@@ -23,6 +23,14 @@ UNMEASURED = """\
 """
 
 
+MULTI_LABEL = """\
+- An image may have several of the classes, or none: each has a probability for itself.
+- Probabilities are not calibrated: nobody has measured how often such answers are right.
+- There is no measure of familiarity, which is fitted on images of one class each.
+"""
+ONE_OF_ALL = "- It knows these classes only: an image of anything else gets one of them, too.\n"
+
+
 def report(engine: Engine, test: Images, seed: int) -> dict[str, Any]:
     """Accuracy and F1 of predict.onnx on the test images, one view of each."""
     predicted = outputs_of(engine, test).logits.argmax(1)
@@ -59,6 +67,8 @@ def foreign_card(manifest: Manifest) -> str:
     """CARD.md of the bundle of an ONNX file, which no audit has measured."""
     sets = manifest.prediction_sets
     trust = UNMEASURED if sets is None else FITTED.format(images=sets.pictures)
+    if manifest.is_multi_label:
+        trust = MULTI_LABEL
     weights = manifest.provenance.get("weights")
     origin = f" Its weights are {weights}." if weights else ""
     return (
@@ -67,7 +77,7 @@ def foreign_card(manifest: Manifest) -> str:
         f"{manifest.input.size} pixels, from the file {manifest.provenance['file']}.{origin}\n\n"
         f"{trust}"
         "- No audit has measured it: neither its accuracy nor bias, corrupted images or attacks.\n"
-        "- It knows these classes only: an image of anything else gets one of them, too.\n"
+        + ("" if manifest.is_multi_label else ONE_OF_ALL)
     )
 
 
