@@ -5,13 +5,19 @@ import json
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 from scipy.special import expit
 
+from service.bundle import folder as contract
 from service.bundle.manifest import Manifest
 from service.image.resize import Input
 from service.runtime.engine import Engine
+from support.images import encode
+from training.__main__ import main
+from training.data import DataError
 from training.data.images import drawn_images
+from training.data.read import check_head
 from training.export import labels
 from training.export.bundle import compare, make_foreign_bundle
 from training.export.ends import ForeignError, Names
@@ -215,6 +221,25 @@ def test_a_bundle_with_other_probabilities_than_its_file_is_rejected(tmp_path):
     with pytest.raises(ForeignError, match=r"probabilities differ from those of m.onnx by .*limit"):
         compare(other, engine, drawn_images(4, SIZE))
     assert compare(core.original, engine, drawn_images(4, SIZE)).same == 4
+
+
+def test_the_command_numbers_the_classes_of_a_multi_label_file(tmp_path):
+    path = network(tmp_path / "m.onnx", TAILS["sigmoids"])
+    command = ["bundle", "--onnx", str(path), "--size", str(SIZE), "--out", str(tmp_path / "out")]
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(encode(drawn_images(1, SIZE)[0]))
+    done = CliRunner().invoke(main, [*command, "--check", str(tmp_path / "images")])
+    assert done.exit_code == 0, done.output
+    assert "neither --labels nor the file names the classes: they are 0 to 4" in done.output
+    assert "1 of 1 images get the class that m.onnx gives them; probabilities differ" in done.output
+    made = contract.load(tmp_path / "out")
+    assert made.manifest.head == "sigmoid"
+    assert b"may have several of the classes" in made.read(contract.CARD)
+    with pytest.raises(DataError, match="multi-label bundle can be served"):
+        check_head(made.manifest)
+    failed = CliRunner().invoke(main, [*command, "--calibrate", str(tmp_path / "images")])
+    assert failed.exit_code == 1
+    assert "m.onnx is multi-label, and the folders of --calibrate" in failed.output
 
 
 @pytest.mark.parametrize(
