@@ -219,8 +219,6 @@ class Manifest:
                 )
 
     def _check_head(self) -> None:
-        if self.head not in get_args(Head):
-            raise ManifestError(f"head is {self.head!r}, not one of {', '.join(get_args(Head))}")
         promises = ("entropy_power", "prediction_sets", "familiarity", "distribution")
         given = [name for name in promises if getattr(self, name)]
         if self.is_multi_label and given:

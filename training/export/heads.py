@@ -28,13 +28,15 @@ from training.data.images import drawn_images
 from training.export.ends import ForeignError, dims_of
 from training.export.original import Feed, Head, Meaning, session_of, show
 
-# Images, and a factor: their logits leave 0…1, which probabilities do not.
-DRAWN, AMPLIFIED = 3, 30.0
+# Images, and factors: faint ones are not saturated, and logits of strong ones leave 0…1, which
+# probabilities do not.
+DRAWN, FACTORS = 3, (0.1, 1.0, 30.0)
 MEAN, STD = 0.45, 0.25
 SUM_TOLERANCE = 1e-3  # rows of a float16 softmax sum to 1 within this
 MOST_TAIL = 40  # tensors between a last layer and the output
 LOG_TOLERANCE = 1e-3  # relative; a temperature that nobody would write
-LEAST, MOST = 1e-30, 0.99  # of probabilities whose logits float32 still knows
+# Probabilities whose logits float32 still knows. ONNX Runtime's own sigmoid is cut at 1e-8.
+LEAST, LEAST_SIGMOID, MOST = 1e-30, 1e-3, 0.99
 CLIP, NEAR_ONE = 1e-30, 1e-7
 MATRIX = 2  # the rank of (N, K)
 
@@ -94,17 +96,18 @@ def find_head(
         )
     tails = {each: _tail(makers, each) for each in names}
     values = _values(model, feed, size, [tensor for tail in tails.values() for tensor in tail])
-    fitting = _fitting(values, names, classes)
+    best = {each: _best(makers, tails[each]) for each in names}
+    fitting = _fitting(values, [each for each in names if best[each] is None], classes)
     if not fitting:
-        raise ForeignError(_no_output(model, values, names, classes))
+        raise ForeignError(_no_output(model, values, best, classes))
     found = [_found(model, values, tails[each], each) for each in fitting]
     if len({each.tensor for each in found}) > 1:
         raise ForeignError(
             f"several outputs may be the classes: {', '.join(fitting)}, of {_listed(model)}: "
             "name one with --output"
         )
-    best = next((each for each in found if each.head.meaning == "logits"), found[0])
-    return best.head, _with_logits(model, best, values[best.tensor])
+    chosen = next((each for each in found if each.head.meaning == "logits"), found[0])
+    return chosen.head, _with_logits(model, chosen, values[chosen.tensor])
 
 
 def _makers(model: ModelProto) -> dict[str, NodeProto]:
@@ -124,17 +127,22 @@ def _tail(makers: Mapping[str, NodeProto], output: str) -> list[str]:
     return found
 
 
+def _best(makers: Mapping[str, NodeProto], tail: Sequence[str]) -> NodeProto | None:
+    """The operator that leaves the best classes of an image alone, if there is one in `tail`."""
+    return next((makers[tensor] for tensor in tail if makers[tensor].op_type in BEST), None)
+
+
 def _values(
     model: ModelProto, feed: Feed, size: int, tensors: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """The values of `tensors` that are numbers, for drawn images and the same amplified."""
+    """The values of `tensors` that are numbers, for drawn images, faint and strong, too."""
     shown = ModelProto()
     shown.CopyFrom(model)
     names = list(dict.fromkeys(tensors))
     show(shown, names)
     drawn = np.moveaxis(drawn_images(DRAWN, size), -1, 1).astype(np.float32)
     images = (drawn / 255 - np.float32(MEAN)) / np.float32(STD)
-    batch = np.concatenate([images, np.float32(AMPLIFIED) * images])
+    batch = np.concatenate([np.float32(factor) * images for factor in FACTORS])
     found = feed.run(session_of(shown.SerializeToString()), batch, names)
     return {name: each for name, each in found.items() if each.dtype.kind == "f"}
 
@@ -167,7 +175,11 @@ def _found(
     makers = _makers(model)
     output, step = _before_rounding(model, values, name)
     rows = _rows(values[output])
-    finite = np.isfinite(rows).all(1)  # exponentials of amplified images may overflow
+    finite = np.isfinite(rows).all(1)  # exponentials of strong images may overflow
+    if not finite.any():
+        raise ForeignError(
+            f"the values of {name} are not finite for any drawn image: export the network again"
+        )
     meaning = _meaning(rows[finite], {makers[tensor].op_type for tensor in tail}, name)
     if values[name].dtype == np.float16:
         step = max(step, float(np.finfo(np.float16).eps))
@@ -195,10 +207,10 @@ def _before_rounding(
 
 
 def _meaning(rows: Rows, operators: set[str], name: str) -> Meaning:
-    within = bool(len(rows)) and rows.min() >= 0 and rows.max() <= 1 + SUM_TOLERANCE
+    within = rows.min() >= 0 and rows.max() <= 1 + SUM_TOLERANCE
     if rows.shape[1] > 1 and within and _sum_to_one(rows):
         return "probabilities"
-    if rows.shape[1] > 1 and len(rows) and rows.max() <= 0 and _sum_to_one(np.exp(rows)):
+    if rows.shape[1] > 1 and rows.max() <= 0 and _sum_to_one(np.exp(rows)):
         return "log-probabilities"
     if not within:
         return "logits"
@@ -222,7 +234,7 @@ def _makes(meaning: Meaning, candidate: Rows, rows: Rows) -> bool:
     if not np.isfinite(candidate).all():
         return False
     if meaning == "sigmoids":
-        sure = (rows > LEAST) & (rows < MOST)
+        sure = (rows > LEAST_SIGMOID) & (rows < MOST)
         return bool(
             sure.any()
             and np.allclose(expit(candidate), rows, rtol=0, atol=1e-5)
@@ -288,23 +300,26 @@ def _listed(model: ModelProto) -> str:
 
 
 def _no_output(
-    model: ModelProto, values: Mapping[str, np.ndarray], names: Sequence[str], classes: int | None
+    model: ModelProto,
+    values: Mapping[str, np.ndarray],
+    best: Mapping[str, NodeProto | None],
+    classes: int | None,
 ) -> str:
-    """The reason for which none of the outputs `names` fits."""
-    makers = _makers(model)
-    widths = {name: _width(values[name]) for name in names if name in values}
-    for name in names:
-        best = next((t for t in _tail(makers, name) if makers[t].op_type in BEST), None)
-        if best is not None:
+    """The reason for which none of the outputs fits; `best` is `_best` of each."""
+    for name, node in best.items():
+        if node is not None:
             return (
-                f"{name} holds the best classes of an image only ({makers[best].op_type}): name "
-                f"the tensor of all with --output, such as {makers[best].input[0]}"
+                f"{name} holds the best classes of an image only ({node.op_type}): name the "
+                f"tensor of all with --output, such as {node.input[0]}"
             )
-    if classes is not None and len(widths) == 1 and (width := next(iter(widths.values()))) > 1:
-        missing = f"{abs(width - classes):,} {'labels' if abs(width - classes) > 1 else 'label'}"
+    (name, width), *others = [(each, _width(values[each])) for each in best if each in values] or [
+        ("", 0)
+    ]
+    if classes is not None and width > 1 and not others:
+        more = abs(width - classes)
         return (
-            f"the output {names[0]} has {width:,} classes, and there are {classes:,} labels: "
-            f"{missing} {'are' if abs(width - classes) > 1 else 'is'} "
+            f"the output {name} has {width:,} classes, and there are {classes:,} labels: "
+            f"{more:,} {'labels are' if more > 1 else 'label is'} "
             f"{'missing' if width > classes else 'too many'}, or name another output with --output"
         )
     return (

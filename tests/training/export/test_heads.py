@@ -203,8 +203,9 @@ def test_a_dictionary_of_probabilities_gives_its_tensor_and_its_labels(tmp_path)
 )
 def test_an_output_that_is_no_answer_is_named(tail, outputs, message, tmp_path):
     path = network(tmp_path / "m.onnx", tail, outputs)
-    with pytest.raises(ForeignError, match=message):
-        read_core(path, SIZE, CLASSES, Names())
+    for classes in (CLASSES, None):
+        with pytest.raises(ForeignError, match=message):
+            read_core(path, SIZE, classes, Names())
 
 
 def test_a_tensor_inside_the_graph_can_be_the_output(tmp_path):
