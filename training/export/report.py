@@ -70,7 +70,7 @@ def foreign_card(manifest: Manifest) -> str:
     if manifest.is_multi_label:
         trust = MULTI_LABEL
     weights = manifest.provenance.get("weights")
-    origin = f" Its weights are {weights}." if weights else ""
+    origin = f" Its weights are {weights['name']} sha256 {weights['sha256']}." if weights else ""
     return (
         f"# {manifest.name}\n\n"
         f"A classifier of {len(manifest.labels):,} classes for images of {manifest.input.size} × "
