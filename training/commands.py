@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -187,8 +188,10 @@ def bundle_file(
     **options: Any,
 ) -> None:
     """Makes a bundle of an ONNX file."""
+    say = partial(click.echo, err=True)
     labels, spec = _read_labels(options["labels"]), _input(options)
     names = foreign.Names(options["input_name"], options["output_name"], options["cam_layer"])
+    say(f"runs {file} to learn its shapes")
     core = foreign.read_core(file, spec.size, len(labels), names)
     name = options["name"] or file.stem
     provenance = {"file": file.name, **foreign.weights_of(file)}
@@ -199,7 +202,7 @@ def bundle_file(
         if skipped:
             click.echo(read.describe(skipped), err=True)
     bundle = make_foreign_bundle(
-        core, manifest, folder, held_out, gradients=not without_gradient, halves=half
+        core, manifest, folder, held_out, gradients=not without_gradient, halves=half, say=say
     )
     _print_summary(bundle)
     if check is not None:

@@ -4,29 +4,19 @@ Differences between exporters are put right. Nothing else is touched; weights ar
 
     input and output                    found by shape, or named; renamed to x and logits
     channels last (TensorFlow, Keras)   a transpose in front
-    a fixed batch                       freed, in the constants of Reshape, too
     softmax at the end                  logits are tapped before it
-    shape arithmetic over constants     folded
+    shape arithmetic, a fixed batch     settled by running the graph (training.export.shapes)
     local functions                     inlined
 
 Features are the input of the last linear layer. The layer of the class activation map is the last
 one that still has pixels.
 """
 
+import re
 from pathlib import Path
 
 import onnx
-from onnx import (
-    ModelProto,
-    TensorProto,
-    ValueInfoProto,
-    helper,
-    inliner,
-    numpy_helper,
-    version_converter,
-)
-from onnxscript import ir
-from onnxscript.optimizer import fold_constants
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper, inliner, version_converter
 
 from training.autodiff import NEWEST_OPSET, OLDEST_OPSET, opset_of, prune, with_shapes
 from training.export.core import ACTIVATION, IR_VERSION, Core
@@ -43,6 +33,8 @@ from training.export.ends import (
     find_output,
     is_channels_last,
 )
+from training.export.faults import reason, worded
+from training.export.shapes import STANDARD, settled
 
 __all__ = ["CHANNELS", "ForeignError", "Names", "read_core", "weights_of"]
 
@@ -65,16 +57,31 @@ def read_core(path: Path, size: int, classes: int, names: Names) -> Core:
     Raises:
         ForeignError: the file is no such classifier, or its tensors cannot be found.
     """
+    model = _loaded(path)
+    with worded(f"the graph of {path} cannot be made a bundle of", STANDARD):
+        return _read(model, size, classes, names)
+
+
+def _loaded(path: Path) -> ModelProto:
     try:
-        model = onnx.load(path)
+        return onnx.load(path)
     except Exception as error:  # noqa: BLE001 - onnx and protobuf raise many types on damaged bytes
-        raise ForeignError(f"{path} is no ONNX file ({_first_line(error)})") from None
+        missing = re.search(r"tensor name: (.*?)\) should be stored in (.*?),", str(error))
+        if missing:
+            raise ForeignError(
+                f"{missing[2]} is missing, in which {path} keeps its weights ({missing[1]}): "
+                "put it there, or export the network into one file"
+            ) from None
+        raise ForeignError(f"{path} is no ONNX file ({reason(error)})") from None
+
+
+def _read(model: ModelProto, size: int, classes: int, names: Names) -> Core:
     model = _converted(inliner.inline_local_functions(model) if model.functions else model)
     image = find_input(model, size, names.input)
     channels_last = is_channels_last(image, size)
     output = before_softmax(model, find_output(model, classes, names.output))
-    _free_batch(model, image, size, channels_last=channels_last)
-    model = _folded(model)
+    batch = _set_sides(image, size, channels_last=channels_last)
+    model = settled(model, image.name, batch, output)
     renamed = _rename_ends(model, image.name, output, channels_last=channels_last)
     _set_ends(model, size, classes, channels_last=channels_last)
     cam_layer = names.cam_layer and renamed.get(names.cam_layer, names.cam_layer)
@@ -85,10 +92,6 @@ def weights_of(path: Path) -> dict[str, str]:
     """The weights that the file names in its metadata (training.export.weights), if it does."""
     properties = onnx.load(path).metadata_props
     return {entry.key: entry.value for entry in properties if entry.key == "weights"}
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)[:100]
 
 
 def _converted(model: ModelProto) -> ModelProto:
@@ -102,53 +105,16 @@ def _converted(model: ModelProto) -> ModelProto:
     except Exception as error:  # noqa: BLE001 - the converter raises RuntimeError and more
         raise ForeignError(
             f"the graph has opset {opset}, which cannot be converted to "
-            f"{OLDEST_OPSET} to {NEWEST_OPSET} ({_first_line(error)}): export it again"
+            f"{OLDEST_OPSET} to {NEWEST_OPSET} ({reason(error)}): export it again"
         ) from None
 
 
-def _free_batch(
-    model: ModelProto, image: ValueInfoProto, size: int, *, channels_last: bool
-) -> None:
-    """Makes the first dimension free, in place: of the input, and in the constants of Reshape."""
+def _set_sides(image: ValueInfoProto, size: int, *, channels_last: bool) -> int | None:
+    """Gives the input, in place, its shape; the number of rows that the file fixes, or None."""
     batch = dims_of(image)[0]
     sides = (size, size, CHANNELS) if channels_last else (CHANNELS, size, size)
-    image.CopyFrom(_float32(image.name, "N", *sides))
-    del model.graph.value_info[:]
-    for info in model.graph.output:
-        if info.type.tensor_type.shape.dim:
-            info.type.tensor_type.shape.dim[0].dim_param = "N"
-    if batch is not None:
-        for tensor in _reshape_constants(model):
-            _free_first(tensor, batch)
-
-
-def _reshape_constants(model: ModelProto) -> list[TensorProto]:
-    """The constants that some Reshape takes as its shape."""
-    shapes = {node.input[1] for node in model.graph.node if node.op_type == "Reshape"}
-    nodes = [
-        node.attribute[0].t
-        for node in model.graph.node
-        if node.op_type == "Constant"
-        and node.attribute[0].name == "value"
-        and node.output[0] in shapes
-    ]
-    return [*(tensor for tensor in model.graph.initializer if tensor.name in shapes), *nodes]
-
-
-def _free_first(tensor: TensorProto, batch: int) -> None:
-    shape = numpy_helper.to_array(tensor)
-    if shape.size > 1 and shape[0] == batch and shape.min() >= -1:
-        freed = shape.copy()
-        freed[0] = 0  # Reshape takes a 0 as "the same size as before"
-        tensor.CopyFrom(numpy_helper.from_array(freed, tensor.name))
-
-
-def _folded(model: ModelProto) -> ModelProto:
-    """The model with its shape arithmetic over constants computed."""
-    folded = ir.from_proto(model)
-    # Shapes are small; the limits keep the folder away from weights.
-    fold_constants(folded, onnx_shape_inference=True, input_size_limit=4096, output_size_limit=4096)
-    return ir.to_proto(folded)
+    image.CopyFrom(_float32(image.name, "N" if batch is None else batch, *sides))
+    return batch
 
 
 def _rename_ends(
