@@ -13,7 +13,6 @@ import click
 import numpy as np
 import onnx
 import onnxruntime as ort
-import timm
 import torch
 from torch import nn
 
@@ -24,6 +23,7 @@ from training.data.images import drawn_images
 from training.export.core import graphs
 from training.export.foreign import ForeignError, Names, read_core
 from training.export.parity import compare
+from training.networks import catalogue
 
 # The smallest variant of a family, and a size that it takes.
 NETWORKS = {
@@ -145,6 +145,7 @@ def nodes_of(content: bytes) -> int:
 
 def network_of(name: str, size: int) -> nn.Module:
     """The network with random, shaken weights, in evaluation mode."""
+    timm = catalogue.timm(name)
     torch.manual_seed(0)
     try:
         network: nn.Module = timm.create_model(name, num_classes=CLASSES, img_size=size)

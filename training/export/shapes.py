@@ -233,7 +233,7 @@ def _line(model: ModelProto, name: str, few: np.ndarray, more: np.ndarray) -> It
     if _equal(few, more):
         model.graph.initializer.append(numpy_helper.from_array(few, name))
         return
-    count, grown, slope = COUNT, f"{OURS}grown/{name}", (more - few) // (MORE - FEW)
+    count, grown, slope = COUNT, f"{OURS}grown/{name}", np.asarray((more - few) // (MORE - FEW))
     if few.ndim == 0:
         yield _node("Squeeze", [count], f"{OURS}scalar/{name}")
         count = f"{OURS}scalar/{name}"
@@ -244,7 +244,8 @@ def _line(model: ModelProto, name: str, few: np.ndarray, more: np.ndarray) -> It
         to=helper.np_dtype_to_tensor_dtype(few.dtype),
     )
     yield _node("Mul", [f"{OURS}cast/{name}", _constant(model, f"slope/{name}", slope)], grown)
-    yield _node("Add", [grown, _constant(model, f"offset/{name}", few - FEW * slope)], name)
+    offset = np.asarray(few - FEW * slope)
+    yield _node("Add", [grown, _constant(model, f"offset/{name}", offset)], name)
 
 
 def _rewrite(model: ModelProto, few: Seen, more: Seen) -> None:
@@ -413,7 +414,7 @@ def _node(operator: str, inputs: list[str], output: str, **attributes: int) -> N
 
 def _constant(model: ModelProto, name: str, value: np.ndarray) -> str:
     """Adds an initialiser and returns its name."""
-    tensor: TensorProto = numpy_helper.from_array(np.asarray(value), OURS + name)
+    tensor: TensorProto = numpy_helper.from_array(value, OURS + name)
     model.graph.initializer.append(tensor)
     return str(tensor.name)
 
