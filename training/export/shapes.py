@@ -39,6 +39,8 @@ TOLERANCE = 1e-3  # of the largest logit: float32, in another order of sums for 
 LISTS = {"SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SplitToSequence"}
 RANDOM = {"Bernoulli", "Multinomial", "RandomNormalLike", "RandomUniformLike"}
 SHAPES_ONLY = {"Shape", "Size"}  # read no values
+# Shape arithmetic begins at these. The folder of onnxscript leaves ConstantOfShape as it is.
+SOURCES = {*SHAPES_ONLY, "ConstantOfShape", "Range"}
 MOVING = {"Expand", "Reshape", "Slice"}
 FREE_BATCH = "export it again with a free batch (dynamic_axes or dynamic_shapes of the first axis)"
 STANDARD = "export the network in float32, with the operators of ONNX alone"
@@ -97,15 +99,27 @@ def folded(model: ModelProto) -> ModelProto:
 
 
 def _down_to(model: ModelProto, image: str, output: str) -> ModelProto:
-    """A copy that computes `output` from `image` alone, without shapes that the exporter noted."""
+    """A copy that computes `output` from `image` alone, without shapes that the exporter noted.
+
+    Raises:
+        ForeignError: `output` needs another input, too.
+    """
     copy = ModelProto()
     copy.CopyFrom(model)
     graph = copy.graph
-    inputs = [info for info in graph.input if info.name == image]
+    inputs = list(graph.input)
     del graph.output[:], graph.value_info[:], graph.input[:]
-    graph.input.extend(inputs)
+    graph.input.extend(info for info in inputs if info.name == image)
     graph.output.add(name=output)
     prune(copy)
+    read = {name for node in graph.node for name in inputs_of(node)}
+    known = {image, *(tensor.name for tensor in graph.initializer)}
+    others = [info.name for info in inputs if info.name in read - known]
+    if others:
+        raise ForeignError(
+            f"{output} needs the input {', '.join(others)} beside {image}: "
+            "export the network with the image as its only input, or name another --output"
+        )
     return copy
 
 
@@ -157,7 +171,8 @@ def _tensors(model: ModelProto) -> list[str]:
 def _run(model: ModelProto, image: str, rows: int) -> Seen:
     """The shapes of all tensors of `model`, and the values of those computed from shapes alone."""
     tensors, nodes = _tensors(model), model.graph.node
-    fixed = _computed_from(nodes, _shape_tensors(nodes)) - _depending(nodes, image)
+    sources = {name for node in nodes if node.op_type in SOURCES for name in node.output}
+    fixed = _computed_from(nodes, sources) - _depending(nodes, image)
     probe = ModelProto()
     probe.CopyFrom(model)
     # A shape is asked for in the graph: its tensor need not be kept in memory until the end.
@@ -181,10 +196,6 @@ def _depending(nodes: Iterable[NodeProto], image: str) -> set[str]:
     chance = {name for node in nodes if node.op_type in RANDOM for name in node.output}
     values = [node for node in nodes if node.op_type not in SHAPES_ONLY]
     return _computed_from(values, {image, *chance})
-
-
-def _shape_tensors(nodes: Iterable[NodeProto]) -> set[str]:
-    return {str(node.output[0]) for node in nodes if node.op_type in SHAPES_ONLY}
 
 
 def _computed_from(nodes: Iterable[NodeProto], sources: Iterable[str]) -> set[str]:

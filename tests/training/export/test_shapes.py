@@ -84,6 +84,19 @@ KINDS = {
         node("Tanh", "k", "bent"),
         node("ReduceMean", "bent", "f", axes=[2], keepdims=0),
     ],
+    # A border, as TorchScript writes torch.nn.functional.pad.
+    "pads": [
+        node("ConstantOfShape", "[8]/2", "none", value=helper.make_tensor("v", 7, [1], [0])),
+        node("Concat", "borders none", "listed", axis=0),
+        node("Reshape", "listed pairs", "paired"),
+        node("Slice", "paired [-1] far [0] [-1]", "reversed"),
+        node("Transpose", "reversed", "turned", perm=[1, 0]),
+        node("Reshape", "turned [-1]", "flat"),
+        node("Cast", "flat", "pads", to=TensorProto.INT64),
+        node("Pad", "c pads", "padded"),
+        node("Tanh", "padded", "bent"),
+        node("ReduceMean", "bent", "f", axes=[2, 3], keepdims=0),
+    ],
     # A window whose bounds are computed from the shape, and a slice of all rows.
     "slices": [
         *TOKENS,
@@ -151,7 +164,9 @@ def slope(model, x):
 @pytest.mark.parametrize("kind", [*KINDS, "if"])
 def test_shape_arithmetic_is_settled_and_differentiated(kind, tmp_path):
     nodes = squeezing() if kind == "if" else KINDS[kind]
-    path = file_of(nodes, tmp_path, rest=np.array([4], np.int32))
+    sizes = {"pairs": [-1, 2], "far": [-(2**63) + 1], "borders": [1, 0, 0, 1], "[8]/2": [4]}
+    arrays = {name: np.array(value) for name, value in sizes.items()}
+    path = file_of(nodes, tmp_path, rest=np.array([4], np.int32), **arrays)
     model = read_core(path, SIZE, CLASSES, Names()).model
     assert not {n.op_type for n in model.graph.node} & {"If", "Where", "Slice"} - {
         "Slice" if kind == "slices" else ""
@@ -256,4 +271,13 @@ def test_a_missing_file_of_weights_is_named(tmp_path):
     onnx.save(onnx.load(path), path, save_as_external_data=True, location="w.bin", size_threshold=0)
     (tmp_path / "w.bin").unlink()
     with pytest.raises(ForeignError, match=r"w\.bin is missing, in which .*net\.onnx keeps"):
+        read_core(path, SIZE, CLASSES, Names())
+
+
+def test_a_second_input_is_named(tmp_path):
+    path = file_of([node("GlobalMaxPool", "c", "p"), node("Reshape", "p sizes", "f")], tmp_path)
+    model = onnx.load(path)
+    model.graph.input.append(helper.make_tensor_value_info("sizes", TensorProto.INT64, [2]))
+    onnx.save(model, path)
+    with pytest.raises(ForeignError, match="y needs the input sizes beside x: export"):
         read_core(path, SIZE, CLASSES, Names())
