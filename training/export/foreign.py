@@ -18,7 +18,14 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper, inliner, version_converter
 
-from training.autodiff import NEWEST_OPSET, OLDEST_OPSET, opset_of, prune, with_shapes
+from training.autodiff import (
+    NEWEST_OPSET,
+    OLDEST_OPSET,
+    DifferentiationError,
+    opset_of,
+    prune,
+    with_shapes,
+)
 from training.export import layers
 from training.export.core import ACTIVATION, IR_VERSION, Core
 from training.export.ends import (
@@ -50,7 +57,7 @@ def read_core(path: Path, size: int, classes: int, names: Names) -> Core:
         ForeignError: the file is no such classifier, or its tensors cannot be found.
     """
     model = _loaded(path)
-    with worded(f"the graph of {path} cannot be made a bundle of", STANDARD):
+    with worded(f"the graph of {path} cannot be made a bundle of", STANDARD, DifferentiationError):
         return _read(model, size, classes, names)
 
 
@@ -171,10 +178,9 @@ def _shapes(model: ModelProto, classes: int) -> Shapes:
     try:
         inferred = with_shapes(model, strict=True).graph
     except onnx.shape_inference.InferenceError as error:
-        reason = str(error).strip().splitlines()[-1][:160]
         raise ForeignError(
             f"the output does not have {classes} classes, "
-            f"or the graph needs another image size: {reason}"
+            f"or the graph needs another image size: {reason(error)}"
         ) from None
     infos = (*inferred.value_info, *inferred.input, *inferred.output)
     return {info.name: dims_of(info) for info in infos}
