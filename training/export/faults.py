@@ -25,9 +25,9 @@ def worded(step: str, remedy: str, *own: type[Exception]) -> Iterator[None]:
     """
     try:
         yield
-    except (ForeignError, *own):
-        raise
     except Exception as error:
+        if isinstance(error, (ForeignError, *own)):
+            raise
         raise ForeignError(f"{step}: {reason(error)}; {remedy}") from error
 
 
