@@ -45,6 +45,8 @@ from training.export.shapes import STANDARD, settled
 
 __all__ = ["CHANNELS", "ForeignError", "Names", "read_core", "weights_of"]
 
+PUBLISHED = re.compile("(?P<name>.+) sha256 (?P<sha256>[0-9a-f]{64})")  # training.export.weights
+
 RESERVED = ("x", "logits", "features", ACTIVATION)  # tensors of a core
 
 Shapes = dict[str, Dims]
@@ -87,10 +89,12 @@ def _read(model: ModelProto, size: int, classes: int, names: Names) -> Core:
     return _core(model, classes, cam_layer)
 
 
-def weights_of(path: Path) -> dict[str, str]:
-    """The weights that the file names in its metadata (training.export.weights), if it does."""
+def weights_of(path: Path) -> dict[str, dict[str, str]]:
+    """Name and sha256 of the weights that the file names in its metadata, if it does."""
     properties = onnx.load(path).metadata_props
-    return {entry.key: entry.value for entry in properties if entry.key == "weights"}
+    text = next((entry.value for entry in properties if entry.key == "weights"), "")
+    match = PUBLISHED.fullmatch(text)
+    return {"weights": match.groupdict()} if match else {}
 
 
 def _converted(model: ModelProto) -> ModelProto:

@@ -16,6 +16,7 @@ the shapes that it has with its own number, and by expanding to the batch what i
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -423,7 +424,7 @@ def check_rows(answers: Logits, expected: Logits, batch: int, other: int) -> Non
         )
 
 
-def _node(operator: str, inputs: list[str], output: str, **attributes: int) -> NodeProto:
+def _node(operator: str, inputs: list[str], output: str, **attributes: Any) -> NodeProto:
     """A node whose name shows that it was added here."""
     name = output if output.startswith(OURS) else OURS + output
     return helper.make_node(operator, inputs, [output], name, **attributes)
