@@ -176,7 +176,6 @@ def export(network: nn.Module, path: Path, size: int, exporter: str, *, fixed: b
                 verbose=False,
             )
         else:
-            axes = {} if fixed else {"dynamic_axes": {"image": {0: "N"}}}
             torch.onnx.export(
                 network,
                 example,
@@ -184,7 +183,7 @@ def export(network: nn.Module, path: Path, size: int, exporter: str, *, fixed: b
                 dynamo=False,
                 opset_version=opset,
                 input_names=["image"],
-                **axes,
+                dynamic_axes=None if fixed else {"image": {0: "N"}},
             )
 
 
