@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -189,9 +190,11 @@ def bundle_file(
     **options: Any,
 ) -> None:
     """Makes a bundle of an ONNX file."""
+    say = partial(click.echo, err=True)
     spec = _input(options)
     names = foreign.Names(options["input_name"], options["output_name"], options["cam_layer"])
     given = labels.of_file(file) if options["labels"] is None else labels.read(options["labels"])
+    say(f"runs {file} to learn its shapes and its answers")
     core = foreign.read_core(file, spec.size, None if given is None else len(given), names)
     if core.head == "sigmoid" and calibrate is not None:
         raise ForeignError(
@@ -207,7 +210,7 @@ def bundle_file(
         if skipped:
             click.echo(read.describe(skipped), err=True)
     bundle = make_foreign_bundle(
-        core, manifest, folder, held_out, gradients=not without_gradient, halves=half
+        core, manifest, folder, held_out, gradients=not without_gradient, halves=half, say=say
     )
     _print_summary(bundle)
     if core.original is None:

@@ -83,7 +83,7 @@ class Graph(Builder):
         )
         ctx = Context(self, node, gradients, tuple(name in active for name in node.input))
         if node.op_type not in RULES or node.domain not in ("", "ai.onnx"):
-            raise ctx.unsupported("there is no rule for the operator")
+            raise ctx.unsupported(f"there is no rule for the operator{_origin(node)}")
         for index, gradient in RULES[node.op_type](ctx).items():
             if ctx.needs_gradient[index]:
                 parts.setdefault(node.input[index], []).append(gradient)
@@ -93,6 +93,16 @@ class Graph(Builder):
         while len(parts) > 1:
             parts[:2] = [self.node("Add", parts[0], parts[1])]
         return parts[0]
+
+
+def _origin(node: NodeProto) -> str:
+    """Words on the domain of an operator that is not ONNX's own."""
+    if not node.domain.startswith("com.m"):
+        return f" of the domain {node.domain}" if node.domain else ""
+    return (
+        f" of the domain {node.domain}, which the optimizer of ONNX Runtime writes: "
+        "give the file from before it was optimised"
+    )
 
 
 def _active(nodes: Iterable[NodeProto], wrt: Iterable[str]) -> set[str]:

@@ -9,7 +9,7 @@ import json
 import platform
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -25,17 +25,21 @@ from service.bundle import folder as contract
 from service.bundle.calibration import Calibration
 from service.bundle.folder import Bundle
 from service.bundle.manifest import Manifest
+from service.errors import BundleError
 from service.image.resize import Input
 from service.runtime.engine import Engine
 from service.runtime.sessions import self_test_image
+from training.autodiff import DifferentiationError
 from training.data import Pixels
 from training.data.images import Images, drawn_images
 from training.data.read import Dataset
 from training.export import float16, parity
 from training.export.core import Core, content, graphs, predict_graph
+from training.export.faults import worded
 from training.export.original import Agreement, Original
 from training.export.ours import export_core
 from training.export.report import card, foreign_card, report
+from training.export.shapes import MORE, STANDARD, check_rows
 from training.figures.guessing import guessing
 from training.fit.runs import Run
 from training.reliability.familiarity import Reference, attach
@@ -43,6 +47,8 @@ from training.reliability.fitting import fit_reliability
 
 FOREIGN_VERSIONS = ("onnx", "onnxruntime-gpu", "numpy")
 VERSIONS = (*FOREIGN_VERSIONS, "torch", "captum")
+# Errors that are sentences already.
+OWN = (DifferentiationError, parity.ParityError, BundleError, OSError)
 
 
 def make_bundle(
@@ -97,27 +103,37 @@ def make_foreign_bundle(
     *,
     gradients: bool = True,
     halves: bool = False,
+    say: Callable[[str], object] = str,
 ) -> Bundle:
     """The bundle of a classifier that came as an ONNX file, in `folder`.
 
     Reliability is fitted on `held_out`; parity is against finite differences, on drawn images. On
     these its probabilities at temperature 1 must be those of the file. With `halves` it has graphs
-    in half precision, too.
+    in half precision, too. Each step is announced by `say`.
 
     Raises:
-        ForeignError: the probabilities differ.
+        ForeignError: the probabilities differ, an image gets another answer alone than beside
+            others, or a library fails.
         DifferentiationError: an operator has no rule; without `gradients` the bundle can be made.
         ParityError: the gradients differ from finite differences, or half precision from float32.
     """
-    files = graphs(core, manifest.input, gradients=gradients)
+    say("derives the graphs of explanations" if gradients else "makes the graph of predictions")
+    with worded("the graphs of a bundle cannot be made of the file", STANDARD, *OWN):
+        files = graphs(core, manifest.input, gradients=gradients)
     versions = {package: version(package) for package in FOREIGN_VERSIONS}
     provenance = {"versions": versions, "commit": _commit(), **manifest.provenance}
     manifest = replace(manifest, features=core.width, head=core.head, provenance=provenance)
     if held_out is not None:
+        say(f"calibrates on {len(held_out)} images")
         manifest, files = fit_reliability(manifest, files, held_out, None)
-    with tempfile.TemporaryDirectory() as scratch:
+    say("proves the graphs")
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        worded("the graphs that were made of the file cannot be run", STANDARD, *OWN),
+    ):
         engine = Engine(contract.write(Path(scratch) / "draft", manifest, files), "cpu")
         batch = drawn_images(parity.DRAWN, manifest.input.size)
+        _check_rows(engine, batch[:MORE])
         if core.original is not None:
             compare(core.original, engine, batch)
         measured = parity.check(parity.slopes(engine, batch)) if gradients else {}
@@ -126,6 +142,7 @@ def make_foreign_bundle(
             manifest, files = _with_halves(engine, core, manifest, files, batch)
     if "file" in manifest.provenance:
         files[contract.CARD] = foreign_card(manifest).encode()
+    say(f"writes {folder}")
     return contract.write(folder, manifest, files)
 
 
@@ -170,6 +187,21 @@ def _with_halves(
         measured = float16.prove(engine, half_engine, batch, manifest.calibration)
     new = {contract.HALVES[name]: content(model) for name, model in halves.items()}
     return replace(manifest, parity={**manifest.parity, **measured}), files | new
+
+
+def _check_rows(engine: Engine, batch: UInt8[ndarray, "rows size size 3"]) -> None:
+    """Compares the answers to images in one batch with those to each image alone.
+
+    Raises:
+        ForeignError: they differ.
+    """
+    together, x = engine.predict(batch).logits, engine.normalise(batch)
+    alone = [engine.predict(image[None]).logits for image in batch]
+    check_rows(np.concatenate(alone), together, 1, len(batch))
+    if contract.GRADIENT in engine.manifest.files:
+        target = np.zeros(1, np.int64)
+        alone = [engine.gradient(row[None], target).logits for row in x]
+        check_rows(np.concatenate(alone), together, 1, len(batch))
 
 
 def _self_test(engine: Engine) -> tuple[int, float]:

@@ -4,9 +4,8 @@ Differences between exporters are put right. Nothing else is touched; weights ar
 
     input and output                    found, or named; renamed to x and logits
     channels last (TensorFlow, Keras)   a transpose in front
-    a fixed batch                       freed, in the constants of Reshape, too
     softmax, sigmoids, one logit        the logits behind them (training.export.heads)
-    shape arithmetic over constants     folded
+    shape arithmetic, a fixed batch     settled by running the graph (training.export.shapes)
     local functions                     inlined
 
 Features are the input of the last linear layer. `training.export.layers` finds the layer of the
@@ -18,19 +17,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import onnx
-from onnx import (
-    ModelProto,
-    TensorProto,
-    ValueInfoProto,
-    helper,
-    inliner,
-    numpy_helper,
-    version_converter,
-)
-from onnxscript import ir
-from onnxscript.optimizer import fold_constants
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper, inliner, version_converter
 
-from training.autodiff import NEWEST_OPSET, OLDEST_OPSET, opset_of, prune, with_shapes
+from training.autodiff import (
+    NEWEST_OPSET,
+    OLDEST_OPSET,
+    DifferentiationError,
+    opset_of,
+    prune,
+    with_shapes,
+)
 from training.export import layers
 from training.export.core import ACTIVATION, IR_VERSION, Core
 from training.export.ends import (
@@ -43,8 +39,10 @@ from training.export.ends import (
     find_input,
     is_channels_last,
 )
+from training.export.faults import reason, worded
 from training.export.heads import drop_sequences, find_head
 from training.export.original import Feed, Original
+from training.export.shapes import STANDARD, settled
 
 __all__ = ["CHANNELS", "ForeignError", "Names", "read_core", "weights_of"]
 
@@ -63,18 +61,33 @@ def read_core(path: Path, size: int, classes: int | None, names: Names) -> Core:
     Raises:
         ForeignError: the file is no such classifier, or its tensors cannot be found.
     """
+    model = _loaded(path)
+    with worded(f"the graph of {path} cannot be made a bundle of", STANDARD, DifferentiationError):
+        return _read(model, path, size, classes, names)
+
+
+def _loaded(path: Path) -> ModelProto:
     try:
-        model = onnx.load(path)
+        return onnx.load(path)
     except Exception as error:  # noqa: BLE001 - onnx and protobuf raise many types on damaged bytes
-        raise ForeignError(f"{path} is no ONNX file ({_first_line(error)})") from None
+        missing = re.search(r"tensor name: (.*?)\) should be stored in (.*?),", str(error))
+        if missing:
+            raise ForeignError(
+                f"{missing[2]} is missing, in which {path} keeps its weights ({missing[1]}): "
+                "put it there, or export the network into one file"
+            ) from None
+        raise ForeignError(f"{path} is no ONNX file ({reason(error)})") from None
+
+
+def _read(model: ModelProto, path: Path, size: int, classes: int | None, names: Names) -> Core:
     drop_sequences(model)
     model = _converted(inliner.inline_local_functions(model) if model.functions else model)
     image = find_input(model, size, names.input)
     channels_last = is_channels_last(image, size)
     feed = Feed(image.name, dims_of(image)[0], channels_last)
     head, output = find_head(model, feed, size, classes, names.output)
-    _free_batch(model, image, size, channels_last=channels_last)
-    model = _folded(model)
+    batch = _set_sides(image, size, channels_last=channels_last)
+    model = settled(model, image.name, batch, output)
     renamed = _rename_ends(model, image.name, output, channels_last=channels_last)
     _set_ends(model, size, head.classes, channels_last=channels_last)
     cam_layer = names.cam_layer and renamed.get(names.cam_layer, names.cam_layer)
@@ -90,10 +103,6 @@ def weights_of(path: Path) -> dict[str, dict[str, str]]:
     return {"weights": match.groupdict()} if match else {}
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)[:100]
-
-
 def _converted(model: ModelProto) -> ModelProto:
     """The model in an opset that can be differentiated."""
     opset = opset_of(model)
@@ -105,53 +114,16 @@ def _converted(model: ModelProto) -> ModelProto:
     except Exception as error:  # noqa: BLE001 - the converter raises RuntimeError and more
         raise ForeignError(
             f"the graph has opset {opset}, which cannot be converted to "
-            f"{OLDEST_OPSET} to {NEWEST_OPSET} ({_first_line(error)}): export it again"
+            f"{OLDEST_OPSET} to {NEWEST_OPSET} ({reason(error)}): export it again"
         ) from None
 
 
-def _free_batch(
-    model: ModelProto, image: ValueInfoProto, size: int, *, channels_last: bool
-) -> None:
-    """Makes the first dimension free, in place: of the input, and in the constants of Reshape."""
+def _set_sides(image: ValueInfoProto, size: int, *, channels_last: bool) -> int | None:
+    """Gives the input, in place, its shape; the number of rows that the file fixes, or None."""
     batch = dims_of(image)[0]
     sides = (size, size, CHANNELS) if channels_last else (CHANNELS, size, size)
-    image.CopyFrom(_float32(image.name, "N", *sides))
-    del model.graph.value_info[:]
-    for info in model.graph.output:
-        if info.type.tensor_type.shape.dim:
-            info.type.tensor_type.shape.dim[0].dim_param = "N"
-    if batch is not None:
-        for tensor in _reshape_constants(model):
-            _free_first(tensor, batch)
-
-
-def _reshape_constants(model: ModelProto) -> list[TensorProto]:
-    """The constants that some Reshape takes as its shape."""
-    shapes = {node.input[1] for node in model.graph.node if node.op_type == "Reshape"}
-    nodes = [
-        node.attribute[0].t
-        for node in model.graph.node
-        if node.op_type == "Constant"
-        and node.attribute[0].name == "value"
-        and node.output[0] in shapes
-    ]
-    return [*(tensor for tensor in model.graph.initializer if tensor.name in shapes), *nodes]
-
-
-def _free_first(tensor: TensorProto, batch: int) -> None:
-    shape = numpy_helper.to_array(tensor)
-    if shape.size > 1 and shape[0] == batch and shape.min() >= -1:
-        freed = shape.copy()
-        freed[0] = 0  # Reshape takes a 0 as "the same size as before"
-        tensor.CopyFrom(numpy_helper.from_array(freed, tensor.name))
-
-
-def _folded(model: ModelProto) -> ModelProto:
-    """The model with its shape arithmetic over constants computed."""
-    folded = ir.from_proto(model)
-    # Shapes are small; the limits keep the folder away from weights.
-    fold_constants(folded, onnx_shape_inference=True, input_size_limit=4096, output_size_limit=4096)
-    return ir.to_proto(folded)
+    image.CopyFrom(_float32(image.name, "N" if batch is None else batch, *sides))
+    return batch
 
 
 def _rename_ends(
@@ -216,10 +188,9 @@ def _shapes(model: ModelProto, classes: int) -> Shapes:
     try:
         inferred = with_shapes(model, strict=True).graph
     except onnx.shape_inference.InferenceError as error:
-        reason = str(error).strip().splitlines()[-1][:160]
         raise ForeignError(
             f"the output does not have {classes} classes, "
-            f"or the graph needs another image size: {reason}"
+            f"or the graph needs another image size: {reason(error)}"
         ) from None
     infos = (*inferred.value_info, *inferred.input, *inferred.output)
     return {info.name: dims_of(info) for info in infos}

@@ -19,6 +19,7 @@ from training.__main__ import main
 from training.autodiff import DifferentiationError
 from training.data import DataError, read
 from training.export.bundle import make_foreign_bundle
+from training.export.core import Core
 from training.export.derive import complete
 from training.export.foreign import ForeignError, Names, read_core
 
@@ -292,6 +293,20 @@ def test_a_calibrated_file_has_prediction_sets_and_familiarity_by_energy(drawn, 
         read.read_labelled(drawn, SPEC, ("red", "dog"))
 
 
+def test_no_bundle_is_written_that_answers_an_image_differently_beside_others(tmp_path):
+    model = read_core(graph_with("Relu", tmp_path), SIZE, CLASSES, Names()).model
+    first, *_ = model.graph.node
+    model.graph.node.insert(1, helper.make_node("ReduceMean", ["theirs"], ["mean"], axes=[0]))
+    model.graph.node.insert(2, helper.make_node("Sub", ["theirs", "mean"], [first.output[0]]))
+    first.output[0] = "theirs"
+    model.opset_import[0].version = 17
+    with pytest.raises(
+        ForeignError, match=r"another answer in a batch of 1 than in one of 3 .*free batch"
+    ):
+        make_foreign_bundle(Core(model, None), MANIFEST, tmp_path / "bundle", gradients=False)
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_the_command_makes_a_bundle_and_checks_it(tmp_path):
     path, labels, images = (
         graph_with("Relu", tmp_path),
@@ -307,6 +322,8 @@ def test_the_command_makes_a_bundle_and_checks_it(tmp_path):
     done = CliRunner().invoke(main, command)
     assert done.exit_code == 0, done.output
     assert "3 of 3 images get the class that net.onnx gives them" in done.output
+    steps = [line.split()[0] for line in done.stderr.splitlines()]
+    assert steps == ["runs", "derives", "proves", "writes"], done.stderr
     assert contract.load(tmp_path / "out").manifest.labels[2] == "cat"
     failed = CliRunner().invoke(main, [*command, "--mean", "1,2"])
     assert failed.exit_code == 1
