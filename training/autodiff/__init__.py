@@ -19,7 +19,7 @@ Prior art: `onnx-ad` (MIT) and `onnax` differentiate ONNX graphs, too; ONNXExpla
 from training.autodiff.attribution import FORWARD, cam_graph, gradient_graph
 from training.autodiff.builder import NEWEST_OPSET, OLDEST_OPSET, DifferentiationError
 from training.autodiff.graph import Graph
-from training.autodiff.model import opset_of, prune, with_shapes
+from training.autodiff.model import constants_of, opset_of, prune, with_shapes
 
 __all__ = [
     "FORWARD",
@@ -28,6 +28,7 @@ __all__ = [
     "DifferentiationError",
     "Graph",
     "cam_graph",
+    "constants_of",
     "gradient_graph",
     "opset_of",
     "prune",

@@ -6,7 +6,7 @@ target int64 (N,), the class to explain; −1 stands for the predicted class.
 
 from onnx import ModelProto, TensorProto, compose
 
-from training.autodiff import rules  # noqa: F401 - registers the rules
+from training.autodiff import expansions, rules  # noqa: F401 - registers them
 from training.autodiff.builder import DifferentiationError
 from training.autodiff.graph import Graph, Outputs
 

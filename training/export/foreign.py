@@ -7,7 +7,7 @@ Differences between exporters are put right. Nothing else is touched; weights ar
     a fixed batch                       freed, in the constants of Reshape, too
     softmax at the end                  logits are tapped before it
     shape arithmetic over constants     folded
-    local functions                     inlined
+    operators, opset                    written plainly (training.export.operators)
 
 Features are the input of the last linear layer. The layer of the class activation map is the last
 one that still has pixels.
@@ -16,19 +16,11 @@ one that still has pixels.
 from pathlib import Path
 
 import onnx
-from onnx import (
-    ModelProto,
-    TensorProto,
-    ValueInfoProto,
-    helper,
-    inliner,
-    numpy_helper,
-    version_converter,
-)
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from onnxscript import ir
 from onnxscript.optimizer import fold_constants
 
-from training.autodiff import NEWEST_OPSET, OLDEST_OPSET, opset_of, prune, with_shapes
+from training.autodiff import prune, with_shapes
 from training.export.core import ACTIVATION, IR_VERSION, Core
 from training.export.ends import (
     CHANNELS,
@@ -43,6 +35,7 @@ from training.export.ends import (
     find_output,
     is_channels_last,
 )
+from training.export.operators import plain
 
 __all__ = ["CHANNELS", "ForeignError", "Names", "read_core", "weights_of"]
 
@@ -69,7 +62,7 @@ def read_core(path: Path, size: int, classes: int, names: Names) -> Core:
         model = onnx.load(path)
     except Exception as error:  # noqa: BLE001 - onnx and protobuf raise many types on damaged bytes
         raise ForeignError(f"{path} is no ONNX file ({_first_line(error)})") from None
-    model = _converted(inliner.inline_local_functions(model) if model.functions else model)
+    model = plain(model)
     image = find_input(model, size, names.input)
     channels_last = is_channels_last(image, size)
     output = before_softmax(model, find_output(model, classes, names.output))
@@ -89,21 +82,6 @@ def weights_of(path: Path) -> dict[str, str]:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)[:100]
-
-
-def _converted(model: ModelProto) -> ModelProto:
-    """The model in an opset that can be differentiated."""
-    opset = opset_of(model)
-    if OLDEST_OPSET <= opset <= NEWEST_OPSET:
-        return model
-    nearest = OLDEST_OPSET if opset < OLDEST_OPSET else NEWEST_OPSET
-    try:
-        return version_converter.convert_version(model, nearest)
-    except Exception as error:  # noqa: BLE001 - the converter raises RuntimeError and more
-        raise ForeignError(
-            f"the graph has opset {opset}, which cannot be converted to "
-            f"{OLDEST_OPSET} to {NEWEST_OPSET} ({_first_line(error)}): export it again"
-        ) from None
 
 
 def _free_batch(

@@ -171,6 +171,13 @@ def _unpad(
     return _scatter(graph, gradient, axis, rank, source[inside], size)
 
 
+@rule("Trilu")
+def _triangle(ctx: Context) -> dict[int, str]:
+    """Gradient of a triangle of x: the same triangle of g."""
+    inputs = ctx.gradient, *ctx.node.input[1:]
+    return {0: ctx.graph.node("Trilu", *inputs, upper=ctx.attribute("upper", 1))}
+
+
 @rule("DepthToSpace")
 def _depth_to_space(ctx: Context) -> dict[int, str]:
     """Gradient of channels moved to pixels: g moved back."""
