@@ -6,11 +6,19 @@ https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md. Fus
 layouts of one processor (nchwc) and quantised operators stay: the differentiation names them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, helper, inliner, numpy_helper
+from onnx import (
+    AttributeProto,
+    FunctionProto,
+    ModelProto,
+    NodeProto,
+    helper,
+    inliner,
+    numpy_helper,
+)
 from onnxscript import script
 from onnxscript.onnx_opset import opset18 as op
 from onnxscript.values import Opset
@@ -63,21 +71,9 @@ def _skip_rms(x, skip, scale, bias, epsilon: float = 1e-12):  # type: ignore[no-
     return s / op.Sqrt(op.ReduceMean(s * s, [-1]) + epsilon) * scale, s
 
 
-@script(_domain, default_opset=op)
-def _bias_softmax(x, bias, axis: int = -1):  # type: ignore[no-untyped-def]
-    return op.Softmax(x + bias, axis=axis)
-
-
-@script(_domain, default_opset=op)
-def _bias_add(x, bias, skip):  # type: ignore[no-untyped-def]
-    return x + bias + skip
-
-
 # Operator → its function, and the outputs of the operator that the function has.
 FUNCTIONS = {
-    "BiasAdd": (_bias_add, (0,)),
     "BiasGelu": (_gelu, (0,)),
-    "BiasSoftmax": (_bias_softmax, (0,)),
     "FastGelu": (_fast_gelu, (0,)),
     "Gelu": (_gelu, (0,)),
     "LayerNormalization": (_layer, (0,)),
@@ -120,11 +116,29 @@ def expanded(model: ModelProto) -> ModelProto:
     del graph.node[:]
     for node in model.graph.node:
         graph.node.extend(_unfused(node) if _is_fused(node) else [_call(node)])
-    for name in {node.op_type for node in graph.node if _is_function(node)}:
-        function = FUNCTIONS[name][0].to_function_proto()
-        function.name = name
-        result.functions.append(function)
-    return inliner.inline_local_functions(result, convert_version=True)
+    for name in sorted({node.op_type for node in model.graph.node if _is_function(node)}):
+        result.functions.append(_definition(name))
+    inlined = inliner.inline_local_functions(result, convert_version=True)
+    for node in inlined.graph.node:
+        while node.input and not node.input[-1]:
+            # ONNX Runtime 1.31 crashes when it fuses a LayerNormalization with an empty bias.
+            del node.input[-1]
+    return inlined
+
+
+def with_defaults(node: NodeProto, defaults: Iterable[AttributeProto]) -> NodeProto:
+    """`node` with the attributes that it leaves to their defaults, which the inliner leaves out."""
+    given = {entry.name for entry in node.attribute}
+    result = NodeProto()
+    result.CopyFrom(node)
+    result.attribute.extend(entry for entry in defaults if entry.name not in given)
+    return result
+
+
+def _definition(name: str) -> FunctionProto:
+    function = FUNCTIONS[name][0].to_function_proto()
+    function.name = name
+    return function
 
 
 def _is_function(node: NodeProto) -> bool:
@@ -139,11 +153,10 @@ def _call(node: NodeProto) -> NodeProto:
     """`node` with the inputs and outputs of its function, if it has one."""
     if not _is_function(node):
         return node
-    function, kept = FUNCTIONS[node.op_type]
-    names = list(function.to_function_proto().input)
+    function, kept = _definition(node.op_type), FUNCTIONS[node.op_type][1]
+    names = list(function.input)
     given = [*node.input, *[""] * (len(names) - len(node.input))]
-    call = NodeProto()
-    call.CopyFrom(node)
+    call = with_defaults(node, function.attribute_proto)
     del call.input[:], call.output[:]
     call.input.extend(
         ZERO if not value and name in ADDED else value

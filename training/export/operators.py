@@ -50,8 +50,7 @@ def plain(model: ModelProto) -> ModelProto:
     Raises:
         ForeignError: the opset cannot be converted, or a node computes as in training.
     """
-    if model.functions:
-        model = inliner.inline_local_functions(model)
+    model = inliner.inline_local_functions(model) if model.functions else _copy(model)
     _check_inference(model)
     fused = microsoft.adopt(model, opset_of(model))
     model = _raised(model, microsoft.OPSET if fused else _needed(model))
@@ -59,9 +58,16 @@ def plain(model: ModelProto) -> ModelProto:
         model = microsoft.expanded(model)
     for names in (INLINED, CAST_LIKE):
         model = _without_functions(model, names)
+    _free_grids(model)
     _lower(model)
     loops.unroll(model)
     return model
+
+
+def _copy(model: ModelProto) -> ModelProto:
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    return copy
 
 
 def _check_inference(model: ModelProto) -> None:
@@ -102,6 +108,11 @@ def _without_functions(model: ModelProto, names: Sequence[str]) -> ModelProto:
     if not any(node.op_type in names and not node.domain for node in model.graph.node):
         return model
     typed = with_shapes(model)
+    for node in typed.graph.node:
+        if node.op_type in names and not node.domain:
+            schema = defs.get_schema(node.op_type, opset_of(model), "")
+            defaults = (attribute.default_value for attribute in schema.attributes.values())
+            node.CopyFrom(microsoft.with_defaults(node, (value for value in defaults if value.type)))
     known = {info.name for info in (*typed.graph.value_info, *typed.graph.input)}
     # Definitions depend on the types of the inputs, those of weights included.
     typed.graph.value_info.extend(
@@ -113,6 +124,28 @@ def _without_functions(model: ModelProto, names: Sequence[str]) -> ModelProto:
     result = inliner.inline_selected_functions(typed, ids, inline_schema_functions=True)
     del result.graph.value_info[:]
     return result
+
+
+def _free_grids(model: ModelProto) -> None:
+    """Makes each AffineGrid, in place, one of as many images as it has matrices."""
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    for node in nodes:
+        if node.op_type == "AffineGrid":
+            theta, sizes = node.input
+            rows, rest, freed = (f"{node.output[0]}/{part}" for part in ("rows", "rest", "sizes"))
+            first, last = (f"{node.output[0]}/{part}" for part in ("first", "last"))
+            model.graph.node.extend(
+                [
+                    helper.make_node("Constant", [], [first], value_ints=[1]),
+                    helper.make_node("Constant", [], [last], value_ints=[5]),
+                    helper.make_node("Slice", [sizes, first, last], [rest]),
+                    helper.make_node("Shape", [theta], [rows], end=1),
+                    helper.make_node("Concat", [rows, rest], [freed], axis=0),
+                ]
+            )
+            node.input[1] = freed
+        model.graph.node.append(node)
 
 
 def _lower(model: ModelProto) -> None:

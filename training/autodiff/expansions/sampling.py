@@ -74,15 +74,16 @@ def _neighbours(graph: Builder, pixel: str, size: int) -> list[tuple[str, str]]:
 @expansion("AffineGrid")
 def _affine_grid(ctx: Context) -> tuple[str, ...]:
     """The places θ·(x, y, 1) of all pixels, by the matrices θ (N, 2, 3)."""
-    graph, sizes = ctx.graph, ctx.constant_input(1)
-    if sizes is None or len(sizes) != IMAGE_RANK:
+    graph = ctx.graph
+    if len(graph.shape(ctx.y)) != IMAGE_RANK:
         raise ctx.unsupported("it is not of two dimensions")
-    ends = [_centres(int(size), aligned=ctx.attribute("align_corners", 0)) for size in sizes[2:]]
+    sizes = [graph.size(ctx.y, (axis,)) for axis in (1, 2)]
+    ends = [_centres(size, aligned=ctx.attribute("align_corners", 0)) for size in sizes]
     rows, columns = np.meshgrid(*ends, indexing="ij")
     places = np.stack([columns, rows, np.ones_like(rows)], -1).reshape(-1, 3)
     turned = graph.node("Transpose", ctx.x, perm=[0, 2, 1])
     moved = graph.node("MatMul", graph.constant(places), turned)
-    return (graph.node("Reshape", moved, graph.integers(-1, *map(int, sizes[2:]), 2)),)
+    return (graph.node("Reshape", moved, graph.integers(-1, *sizes, 2)),)
 
 
 def _centres(size: int, *, aligned: int) -> Float[np.ndarray, " size"]:

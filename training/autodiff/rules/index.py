@@ -42,7 +42,7 @@ def _gather_nd(ctx: Context) -> dict[int, str]:
     return {0: ctx.graph.node("ScatterND", zeros, indices, ctx.gradient, reduction="add")}
 
 
-@rule("ScatterElements", "Scatter")
+@rule("ScatterElements")
 def _scatter_elements(ctx: Context) -> dict[int, str]:
     """Gradients of x with elements replaced, or added to: see `_scattered`."""
     axis = ctx.attribute("axis", 0)

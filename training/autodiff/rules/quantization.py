@@ -36,9 +36,10 @@ def _quantize(ctx: Context) -> dict[int, str]:
         for bound in (lowest - 0.5, highest + 0.5)
     )
     steps = graph.node("Div", ctx.x, scale)
-    above, below = graph.node("Greater", steps, low), graph.node("Less", steps, high)
-    slope = graph.node("Div", ctx.gradient, scale)
-    return {0: graph.node("Where", graph.node("And", above, below), slope, 0.0)}
+    inside = graph.node(
+        "And", graph.node("GreaterOrEqual", steps, low), graph.node("Less", steps, high)
+    )
+    return {0: graph.node("Where", inside, graph.node("Div", ctx.gradient, scale), 0.0)}
 
 
 @rule("DequantizeLinear")
