@@ -5,7 +5,8 @@ Reverse-mode differentiation appends the reverse pass to a copy of the graph. `g
 
     model          functions of a whole model: shapes of tensors, order of nodes, pruning
     builder        Builder: a model that grows by nodes and constants
-    registry       Context: a node as its rule sees it; the table operator → rule
+    registry       Context: a node as its rule sees it; the tables operator → rule, → expansion
+    expansions/    operators written as plainer ones, by family
     rules/         one rule for each operator, by family
     graph          Graph: a Builder that walks its nodes backwards and applies the rules
     attribution    the two graphs of a bundle

@@ -13,7 +13,6 @@ from onnx import NodeProto, helper
 
 from training.autodiff.builder import Builder, DifferentiationError
 
-
 WITHOUT_IT = "export the network without it"
 
 

@@ -95,14 +95,14 @@ def _given(info: ValueInfoProto, names: Mapping[str, str], value: np.generic) ->
     return helper.make_node("Constant", [], [names[info.name]], value=tensor)
 
 
-def _results(
-    node: NodeProto, state: list[str], collected: list[list[str]]
-) -> Iterator[NodeProto]:
+def _results(node: NodeProto, state: list[str], collected: list[list[str]]) -> Iterator[NodeProto]:
     """The outputs of the Loop: what the last round hands on, and what all rounds collect."""
     for name, output in zip(state, node.output, strict=False):
         if output:
             yield helper.make_node("Identity", [name], [output])
-    for column, output in zip(zip(*collected, strict=True), node.output[len(state) :], strict=False):
+    for column, output in zip(
+        zip(*collected, strict=True), node.output[len(state) :], strict=False
+    ):
         if output:
             axes = f"{output}/axes"
             first = numpy_helper.from_array(np.zeros(1, np.int64))

@@ -7,7 +7,7 @@ layouts of one processor (nchwc) and quantised operators stay: the differentiati
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from onnx import (
@@ -19,7 +19,7 @@ from onnx import (
     inliner,
     numpy_helper,
 )
-from onnxscript import script
+from onnxscript import FLOAT, script
 from onnxscript.onnx_opset import opset18 as op
 from onnxscript.values import Opset
 
@@ -29,44 +29,55 @@ ADDED = ("bias", "skip")  # inputs of the functions that may be left out, and th
 # ONNX Runtime writes these as ONNX's own: the second is none, the first only since this opset.
 LAYER_NORMALIZATION, IN_ONNX = 17, ("LayerNormalization", "SimplifiedLayerNormalization")
 
+if TYPE_CHECKING:  # onnxscript wants its types, which have no operators
+    Tensor = Any
+else:
+    Tensor = FLOAT
+
 _domain = Opset(DOMAIN, 1)
 
 
 @script(_domain, default_opset=op)
-def _quick_gelu(x, alpha: float = 1.702):  # type: ignore[no-untyped-def]
+def _quick_gelu(x: Tensor, alpha: float = 1.702) -> Tensor:
     return x * op.Sigmoid(alpha * x)
 
 
 @script(_domain, default_opset=op)
-def _gelu(x, bias):  # type: ignore[no-untyped-def]
+def _gelu(x: Tensor, bias: Tensor) -> Tensor:
     s = x + bias
     return 0.5 * s * (1.0 + op.Erf(s / 1.4142135623730951))
 
 
 @script(_domain, default_opset=op)
-def _fast_gelu(x, bias):  # type: ignore[no-untyped-def]
+def _fast_gelu(x: Tensor, bias: Tensor) -> Tensor:
     s = x + bias
     return 0.5 * s * (1.0 + op.Tanh(0.7978845608028654 * s * (1.0 + 0.044715 * s * s)))
 
 
 @script(_domain, default_opset=op)
-def _layer(x, scale, shift, axis: int = -1, epsilon: float = 1e-5):  # type: ignore[no-untyped-def]
+def _layer(
+    x: Tensor, scale: Tensor, shift: Tensor, axis: int = -1, epsilon: float = 1e-5
+) -> Tensor:
     return op.LayerNormalization(x, scale, shift, axis=axis, epsilon=epsilon)
 
 
 @script(_domain, default_opset=op)
-def _skip_layer(x, skip, scale, shift, bias, epsilon: float = 1e-12):  # type: ignore[no-untyped-def]
+def _skip_layer(
+    x: Tensor, skip: Tensor, scale: Tensor, shift: Tensor, bias: Tensor, epsilon: float = 1e-12
+) -> tuple[Tensor, Tensor]:
     s = x + skip + bias
     return op.LayerNormalization(s, scale, shift, epsilon=epsilon), s
 
 
 @script(_domain, default_opset=op)
-def _rms(x, scale, epsilon: float = 1e-5):  # type: ignore[no-untyped-def]
+def _rms(x: Tensor, scale: Tensor, epsilon: float = 1e-5) -> Tensor:
     return x / op.Sqrt(op.ReduceMean(x * x, [-1]) + epsilon) * scale
 
 
 @script(_domain, default_opset=op)
-def _skip_rms(x, skip, scale, bias, epsilon: float = 1e-12):  # type: ignore[no-untyped-def]
+def _skip_rms(
+    x: Tensor, skip: Tensor, scale: Tensor, bias: Tensor, epsilon: float = 1e-12
+) -> tuple[Tensor, Tensor]:
     s = x + skip + bias
     return s / op.Sqrt(op.ReduceMean(s * s, [-1]) + epsilon) * scale, s
 

@@ -14,7 +14,6 @@ The answers of the file stay, but for the rounding of operators that are spelled
 
 from collections.abc import Iterator, Sequence
 
-import onnx
 from onnx import (
     AttributeProto,
     GraphProto,
@@ -112,7 +111,9 @@ def _without_functions(model: ModelProto, names: Sequence[str]) -> ModelProto:
         if node.op_type in names and not node.domain:
             schema = defs.get_schema(node.op_type, opset_of(model), "")
             defaults = (attribute.default_value for attribute in schema.attributes.values())
-            node.CopyFrom(microsoft.with_defaults(node, (value for value in defaults if value.type)))
+            node.CopyFrom(
+                microsoft.with_defaults(node, (value for value in defaults if value.type))
+            )
     known = {info.name for info in (*typed.graph.value_info, *typed.graph.input)}
     # Definitions depend on the types of the inputs, those of weights included.
     typed.graph.value_info.extend(

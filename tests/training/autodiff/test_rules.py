@@ -276,16 +276,29 @@ INDICES = [
         (2, 4, 3),
         (np.array([[[0, 3, -1], [0, 1, 3]], [[2, 2, 2], [2, 0, 1]]]),),
         {"axis": 1},
-        against=lambda x: x.gather(1, torch.tensor([[[0, 3, 3], [0, 1, 3]], [[2, 2, 2], [2, 0, 1]]])),
+        against=lambda x: x.gather(
+            1, torch.tensor([[[0, 3, 3], [0, 1, 3]], [[2, 2, 2], [2, 0, 1]]])
+        ),
     ),
-    Case("GatherND", (2, 4, 3), (np.array([[0, 1], [1, 3], [0, 1]]),), against=lambda x: x[[0, 1, 0], [1, 3, 1]]),
+    Case(
+        "GatherND",
+        (2, 4, 3),
+        (np.array([[0, 1], [1, 3], [0, 1]]),),
+        against=lambda x: x[[0, 1, 0], [1, 3, 1]],
+    ),
     Case(
         "ScatterND",
         (4, 3),
         (np.array([[2], [0]]), weights(2, 3)),
         against=lambda x: x.index_copy(0, torch.tensor([2, 0]), tensor(weights(2, 3))),
     ),
-    Case("ScatterND", (2, 3), (weights(4, 3), np.array([[2], [0]]), "x"), first=False, label="updates"),
+    Case(
+        "ScatterND",
+        (2, 3),
+        (weights(4, 3), np.array([[2], [0]]), "x"),
+        first=False,
+        label="updates",
+    ),
     Case(
         "ScatterND",
         (2, 3),
@@ -586,8 +599,22 @@ PRODUCTS = [
     ),
 ]
 PRODUCTS += [
-    Case("Einsum", (2, 3, 4), (weights(4, 5),), {"equation": "...j,jk"}, against=lambda x: x @ tensor(weights(4, 5)), label="implicit"),
-    Case("Einsum", (2, 3, 4), (), {"equation": "...ij->...ji"}, against=lambda x: x.mT, label="ellipsis"),
+    Case(
+        "Einsum",
+        (2, 3, 4),
+        (weights(4, 5),),
+        {"equation": "...j,jk"},
+        against=lambda x: x @ tensor(weights(4, 5)),
+        label="implicit",
+    ),
+    Case(
+        "Einsum",
+        (2, 3, 4),
+        (),
+        {"equation": "...ij->...ji"},
+        against=lambda x: x.mT,
+        label="ellipsis",
+    ),
 ]
 GRID = weights(2, 3, 4, 2) * 0.7
 GATES = {"RNN": [0], "GRU": [1, 0, 2], "LSTM": [0, 2, 3, 1]}  # torch's order of ONNX's gates
@@ -833,9 +860,7 @@ def test_every_rule_has_a_case():
     ids=lambda case: case.operator,
 )
 def test_an_operator_without_a_rule_is_named_with_its_node(case):
-    with pytest.raises(
-        DifferentiationError, match=rf"{case.operator} \(node the_node\).*no rule"
-    ):
+    with pytest.raises(DifferentiationError, match=rf"{case.operator} \(node the_node\).*no rule"):
         case.gradient_model()
 
 
@@ -908,7 +933,10 @@ def test_quantisation_is_differentiated_straight_through(axis):
         helper.make_node("DequantizeLinear", ["q", "scale", "point"], ["y"], **attributes),
     ]
     info = [helper.make_tensor_value_info(name, FLOAT, [40, 3]) for name in ("x", "y", "seed")]
-    tensors = [numpy_helper.from_array(np.asarray(scale), "scale"), numpy_helper.from_array(point, "point")]
+    tensors = [
+        numpy_helper.from_array(np.asarray(scale), "scale"),
+        numpy_helper.from_array(point, "point"),
+    ]
     model = helper.make_model(
         helper.make_graph(nodes, "g", info[:1], info[1:2], tensors),
         opset_imports=[helper.make_opsetid("", 20)],
@@ -938,14 +966,19 @@ def test_quantisation_is_differentiated_straight_through(axis):
     ("case", "reason"),
     [
         (recurrent("LSTM", clip=1.0), "it has clip"),
-        (recurrent("GRU", activations=["HardSigmoid", "Tanh"]), "activations are HardSigmoid, Tanh"),
+        (
+            recurrent("GRU", activations=["HardSigmoid", "Tanh"]),
+            "activations are HardSigmoid, Tanh",
+        ),
         (Case("GridSample", (1, 1, 2, 2), (GRID,), {"mode": "cubic"}), "only bilinear"),
         (Case("QLinearConv", (1,)), "it computes in integers; give the file in float32"),
     ],
     ids=lambda value: value.operator if isinstance(value, Case) else "",
 )
 def test_a_form_of_an_operator_that_is_not_supported_is_named(case, reason):
-    with pytest.raises(DifferentiationError, match=rf"{case.operator} \(node the_node\): .*{reason}"):
+    with pytest.raises(
+        DifferentiationError, match=rf"{case.operator} \(node the_node\): .*{reason}"
+    ):
         case.gradient_model()
 
 

@@ -1,14 +1,22 @@
 """Files are written in operators that can be differentiated, and answer as before."""
 
+import re
+
 import numpy as np
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 from onnxscript import optimizer
 
+from support.servers import ROOT
 from training.autodiff import NEWEST_OPSET, DifferentiationError, Graph, opset_of
+from training.autodiff.registry import EXPANSIONS, RULES
 from training.export.ends import ForeignError
-from training.export.operators import plain
+from training.export.microsoft import FUNCTIONS
+from training.export.microsoft import FUSED as FUSED_OPERATORS
+from training.export.operators import CAST_LIKE, INLINED, plain
+
+DOCUMENT = (ROOT / "docs" / "training.md").read_text()
 
 
 def model_of(body, *, opset=18, shape="2,3,4", weights=None):
@@ -63,10 +71,14 @@ MICROSOFT = {
         "y = com.microsoft.SkipSimplifiedLayerNormalization (x, k, c)",
         {"c": C, "k": drawn(2, 3, 4)},
     ),
-    "SimplifiedLayerNormalization": ("y = SimplifiedLayerNormalization <epsilon = 0.1> (x, c)", {"c": C}),
+    "SimplifiedLayerNormalization": (
+        "y = SimplifiedLayerNormalization <epsilon = 0.1> (x, c)",
+        {"c": C},
+    ),
     "FusedMatMul": ("y = com.microsoft.FusedMatMul <alpha = 0.5> (x, w)", {"w": SQUARE}),
     "FusedMatMul transposed": (
-        "y = com.microsoft.FusedMatMul <transA = 1, transB = 1> (x, w)", {"w": drawn(2, 5, 3)},
+        "y = com.microsoft.FusedMatMul <transA = 1, transB = 1> (x, w)",
+        {"w": drawn(2, 5, 3)},
     ),
 }
 FUSED = {
@@ -113,14 +125,18 @@ def test_fused_activations_are_taken_apart(name):
 
 def test_an_operator_of_onnx_runtime_that_is_not_expanded_is_named():
     model = plain(model_of("y = com.microsoft.MultiHeadAttention <num_heads = 2> (x, x, x)"))
-    with pytest.raises(DifferentiationError, match="com.microsoft:MultiHeadAttention.*as it was before"):
+    with pytest.raises(
+        DifferentiationError, match=r"com.microsoft:MultiHeadAttention.*as it was before"
+    ):
         Graph(model).gradient({"y": "seed"}, ["x"])
 
 
 STANDARD = {
     "Attention": (23, "2,3,4", "y = Attention <q_num_heads = 2, kv_num_heads = 2> (x, x, x)"),
     "Attention, causal": (
-        23, "2,2,3,4", "y = Attention <is_causal = 1, scale = 0.7, softcap = 2.0> (x, x, x)",
+        23,
+        "2,2,3,4",
+        "y = Attention <is_causal = 1, scale = 0.7, softcap = 2.0> (x, x, x)",
     ),
     "RMSNormalization": (23, "2,3,4", "y = RMSNormalization <epsilon = 0.1> (x, c)"),
     "RotaryEmbedding": (23, "2,2,3,4", "y = RotaryEmbedding (x, k, s)"),
@@ -136,8 +152,11 @@ STANDARD = {
 def test_operators_that_the_standard_defines_by_others_are_inlined(name):
     opset, shape, body = STANDARD[name]
     weights = {
-        "c": C, "k": drawn(2, 3, 2), "s": drawn(2, 3, 2, seed=2),
-        "a": np.array([1]), "n": np.array([2, 5]),
+        "c": C,
+        "k": drawn(2, 3, 2),
+        "s": drawn(2, 3, 2, seed=2),
+        "a": np.array([1]),
+        "n": np.array([2, 5]),
     }
     made = check(model_of(body, opset=opset, shape=shape, weights=weights), differs=1e-5)
     assert opset_of(made) <= NEWEST_OPSET
@@ -181,7 +200,9 @@ def test_a_loop_of_a_known_number_of_rounds_is_unrolled():
 
 def test_a_loop_that_may_end_earlier_is_named():
     model = plain(looped(3, goes_on="Not (going)"))
-    with pytest.raises(DifferentiationError, match="Loop .*: the number of its rounds is not a con"):
+    with pytest.raises(
+        DifferentiationError, match=r"Loop .*: the number of its rounds is not a con"
+    ):
         Graph(model).gradient({"y": "seed"}, ["x"])
 
 
@@ -192,3 +213,13 @@ def test_a_network_in_training_mode_is_refused():
     model.graph.node[0].CopyFrom(node)
     with pytest.raises(ForeignError, match=r"BatchNormalization \(node y\) is in training mode"):
         plain(model)
+
+
+def test_the_documents_list_every_operator_that_is_differentiated():
+    section = DOCUMENT.split("### Which operators")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", section, re.MULTILINE)
+    listed = {row: set(re.findall(r"\b[A-Z]\w+", names)) for row, names in rows[1:]}
+    microsoft = listed.pop("ONNX Runtime's optimiser")
+    assert microsoft == {*FUNCTIONS, *FUSED_OPERATORS}
+    assert listed.pop("control") == {"Loop", "If"}
+    assert set().union(*listed.values()) == {*RULES, *EXPANSIONS, *INLINED, *CAST_LIKE}

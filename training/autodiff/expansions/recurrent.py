@@ -97,9 +97,7 @@ def _check_activations(ctx: Context, usual: list[str]) -> None:
         raise ctx.unsupported(f"its activations are {', '.join(named)}")
 
 
-def _unrolled(
-    ctx: Context, cell: Cell, *, states: int = 1, merges: bool = True
-) -> tuple[str, ...]:
+def _unrolled(ctx: Context, cell: Cell, *, states: int = 1, merges: bool = True) -> tuple[str, ...]:
     """All h (steps, directions, N, H), and the last of each state (directions, N, H).
 
     With `merges` the bias of R is added beforehand, to that of W.

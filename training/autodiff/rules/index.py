@@ -60,9 +60,7 @@ def _scattered(ctx: Context, scatter: str, gather: str, **attributes: Any) -> di
     graph, (_, indices, updates) = ctx.graph, ctx.node.input
     reduction = ctx.attribute("reduction", "none")
     if ctx.needs_gradient[1] or reduction not in ("none", "add"):
-        raise ctx.unsupported(
-            f"its reduction is {reduction}, or its indices depend on the image"
-        )
+        raise ctx.unsupported(f"its reduction is {reduction}, or its indices depend on the image")
     gradients = {0: ctx.gradient}
     if reduction == "none" and ctx.needs_gradient[0]:
         zeros = graph.zeros_like(updates)
