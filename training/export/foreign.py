@@ -7,7 +7,7 @@ Differences between exporters are put right. Nothing else is touched; weights ar
     a fixed batch                       freed, in the constants of Reshape, too
     softmax at the end                  logits are tapped before it
     shape arithmetic over constants     folded
-    operators, opset                    written plainly (training.export.operators)
+    operators, opset                    written plainly (training.export.opsets)
 
 Features are the input of the last linear layer. The layer of the class activation map is the last
 one that still has pixels.
@@ -35,7 +35,7 @@ from training.export.ends import (
     find_output,
     is_channels_last,
 )
-from training.export.operators import plain
+from training.export.opsets import plain
 
 __all__ = ["CHANNELS", "ForeignError", "Names", "read_core", "weights_of"]
 

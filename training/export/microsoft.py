@@ -32,7 +32,7 @@ LAYER_NORMALIZATION, IN_ONNX = 17, ("LayerNormalization", "SimplifiedLayerNormal
 if TYPE_CHECKING:  # onnxscript wants its types, which have no operators
     Tensor = Any
 else:
-    Tensor = FLOAT
+    Tensor = FLOAT[...]
 
 _domain = Opset(DOMAIN, 1)
 
