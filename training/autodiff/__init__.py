@@ -9,7 +9,7 @@ Reverse-mode differentiation appends the reverse pass to a copy of the graph. `g
     expansions/    operators written as plainer ones, by family
     rules/         one rule for each operator, by family
     graph          Graph: a Builder that walks its nodes backwards and applies the rules
-    attribution    the two graphs of a bundle
+    attribution    the graphs of a bundle
 
 Needs onnx and numpy. Takes opsets 13 to 21, and static shapes but for the batch.
 
@@ -17,7 +17,7 @@ Prior art: `onnx-ad` (MIT) and `onnax` differentiate ONNX graphs, too; ONNXExpla
 (arXiv 2309.16916) does so for DeepSHAP.
 """
 
-from training.autodiff.attribution import FORWARD, cam_graph, gradient_graph
+from training.autodiff.attribution import FORWARD, cam_graph, gradient_graph, gradients_of
 from training.autodiff.builder import NEWEST_OPSET, OLDEST_OPSET, DifferentiationError
 from training.autodiff.graph import Graph
 from training.autodiff.model import constants_of, opset_of, prune, with_shapes
@@ -31,6 +31,7 @@ __all__ = [
     "cam_graph",
     "constants_of",
     "gradient_graph",
+    "gradients_of",
     "opset_of",
     "prune",
     "with_shapes",
