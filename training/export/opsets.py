@@ -13,6 +13,7 @@ The answers of the file stay, but for the rounding of operators that are spelled
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from onnx import (
     AttributeProto,
@@ -52,7 +53,11 @@ def plain(model: ModelProto) -> ModelProto:
     model = inliner.inline_local_functions(model) if model.functions else _copy(model)
     _check_inference(model)
     fused = microsoft.adopt(model, opset_of(model))
-    model = _raised(model, microsoft.OPSET if fused else _needed(model))
+    model = _raised(model, microsoft.OPSET if fused else OLDEST_OPSET)
+    if any(node.op_type in SCATTERING for node in model.graph.node):
+        # Predictions do without; the gradient's error will name the operator.
+        with suppress(ForeignError):
+            model = _raised(model, ADDING_OPSET)
     if fused:
         model = microsoft.expanded(model)
     for names in (INLINED, CAST_LIKE):
@@ -81,12 +86,6 @@ def _check_inference(model: ModelProto) -> None:
                 f"{node.op_type} (node {node.name or node.output[0]}) is in training mode: call "
                 "eval() on the network and export it again"
             )
-
-
-def _needed(model: ModelProto) -> int:
-    """The oldest opset in which the gradient can be written."""
-    scatters = any(node.op_type in SCATTERING for node in model.graph.node)
-    return ADDING_OPSET if scatters else OLDEST_OPSET
 
 
 def _raised(model: ModelProto, opset: int) -> ModelProto:
@@ -122,7 +121,10 @@ def _without_functions(model: ModelProto, names: Sequence[str]) -> ModelProto:
         if tensor.name not in known
     )
     ids = [("", name) for name in names]
-    result = inliner.inline_selected_functions(typed, ids, inline_schema_functions=True)
+    try:
+        result = inliner.inline_selected_functions(typed, ids, inline_schema_functions=True)
+    except RuntimeError:  # a type that cannot be inferred: what comes later names the operator
+        return model
     del result.graph.value_info[:]
     return result
 

@@ -5,16 +5,9 @@ Indices may be computed at run time, but have no gradient of their own.
 
 from typing import Any
 
-from training.autodiff.builder import Builder
 from training.autodiff.registry import Context, rule
 
 SCATTER_ADDS = 16  # the opset since which ScatterND and ScatterElements can add
-
-
-def added_at(graph: Builder, x: str, indices: str, gradient: str, axis: int) -> str:
-    """`gradient` added up in the shape of `x`, at `indices` along `axis`."""
-    attributes: dict[str, Any] = {"axis": axis, "reduction": "add"}
-    return graph.node("ScatterElements", graph.zeros_like(x), indices, gradient, **attributes)
 
 
 def _check(ctx: Context) -> None:
@@ -28,8 +21,9 @@ def _check(ctx: Context) -> None:
 def _gather_elements(ctx: Context) -> dict[int, str]:
     """Gradient of the elements of x at indices along an axis: g added up at the indices."""
     _check(ctx)
-    axis = ctx.attribute("axis", 0)
-    return {0: added_at(ctx.graph, ctx.x, ctx.node.input[1], ctx.gradient, axis)}
+    zeros, indices = ctx.graph.zeros_like(ctx.x), ctx.node.input[1]
+    attributes: dict[str, Any] = {"axis": ctx.attribute("axis", 0), "reduction": "add"}
+    return {0: ctx.graph.node("ScatterElements", zeros, indices, ctx.gradient, **attributes)}
 
 
 @rule("GatherND")

@@ -10,8 +10,7 @@ from onnx.reference import ReferenceEvaluator
 
 from training.autodiff.builder import Builder
 from training.autodiff.registry import Context, rule
-
-SCATTER_ADDS = 16  # the opset since which ScatterND can add
+from training.autodiff.rules.index import SCATTER_ADDS
 
 
 @rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
