@@ -971,7 +971,6 @@ def test_quantisation_is_differentiated_straight_through(axis):
             "activations are HardSigmoid, Tanh",
         ),
         (Case("GridSample", (1, 1, 2, 2), (GRID,), {"mode": "cubic"}), "only bilinear"),
-        (Case("QLinearConv", (1,)), "it computes in integers; give the file in float32"),
     ],
     ids=lambda value: value.operator if isinstance(value, Case) else "",
 )
@@ -980,6 +979,21 @@ def test_a_form_of_an_operator_that_is_not_supported_is_named(case, reason):
         DifferentiationError, match=rf"{case.operator} \(node the_node\): .*{reason}"
     ):
         case.gradient_model()
+
+
+def test_arithmetic_in_integers_is_named_with_a_remedy():
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "scale", "point"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "point"], ["y"]),
+    ]
+    info = [helper.make_tensor_value_info(name, FLOAT, [2]) for name in ("x", "y")]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", info[:1], info[1:]),
+        opset_imports=[helper.make_opsetid("", 20)],
+    )
+    message = r"DynamicQuantizeLinear \(node q\): it computes in integers; give the file in float32"
+    with pytest.raises(DifferentiationError, match=message):
+        Graph(model).gradient({"y": "seed"}, ["x"])
 
 
 def test_a_branch_that_reads_the_image_is_not_passed_over():

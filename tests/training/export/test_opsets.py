@@ -3,6 +3,7 @@
 import re
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
@@ -134,6 +135,42 @@ def test_an_operator_of_onnx_runtime_that_is_not_expanded_is_named():
         DifferentiationError, match=r"com.microsoft:MultiHeadAttention.*as it was before"
     ):
         Graph(model).gradient({"y": "seed"}, ["x"])
+
+
+def test_a_file_that_onnx_runtime_has_optimised_can_be_differentiated(tmp_path):
+    model = model_of(
+        """
+        c = Conv <pads = [1, 1, 1, 1]> (x, w)
+        r = Relu (c)
+        n = LayerNormalization (r, g, g)
+        scaled = Div (n, root)
+        erf = Erf (scaled)
+        normal = Add (erf, one)
+        product = Mul (n, normal)
+        gelu = Mul (product, half)
+        turned = Transpose <perm = [0, 1, 3, 2]> (gelu)
+        scores = MatMul (gelu, turned)
+        y = Mul (scores, half)
+        """,
+        opset=17,
+        shape="2,3,5,5",
+        weights={
+            "w": IMAGE,
+            "g": drawn(5),
+            "root": np.float32(2**0.5),
+            "one": np.float32(1),
+            "half": np.float32(0.5),
+        },
+    )
+    options, path = ort.SessionOptions(), tmp_path / "optimised.onnx"
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(path)
+    options.log_severity_level = 3
+    ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+    optimised = onnx.load(path)
+    written = {node.op_type for node in optimised.graph.node if node.domain == "com.microsoft"}
+    assert {"FusedConv", "FusedMatMul", "Gelu"} <= written
+    check(optimised, differs=1e-5)
 
 
 STANDARD = {
