@@ -206,23 +206,9 @@ def fit(
     from training.networks.weights import WeightsError
     from training.networks.wrapped import NetworkError
 
-    if start_folder is not None and (
-        network
-        or weights
-        or activation
-        or any(options[name] is not None for name in ("held_out", "seed", "size", "resize"))
-    ):
-        raise click.UsageError(
-            "--start brings its network and its held-out images: leave out --network, "
-            "--activation, --held-out and --seed, and also --weights, --size and --resize"
-        )
-    if activation is not None and network not in (None, "candor_net"):
-        raise click.UsageError(f"--activation is of candor_net: leave it out with {network}")
-    if options["finetune_epochs"] and network not in (None, "candor_net", "seed_cnn"):
-        raise click.UsageError(
-            f"--finetune-epochs is of candor_net and seed_cnn: leave it out with {network}, which "
-            "keeps a running mean of its weights"
-        )
+    if start_folder is not None:
+        _check_start(network=network, weights=weights, activation=activation, **options)
+    _check_network(network, activation, options["finetune_epochs"])
     # an option that is not given leaves the value of the recipe
     changes = {name: value for name, value in options.items() if value is not None}
     if activation is not None:
@@ -247,6 +233,27 @@ def fit(
     except Stopped as stopped:
         click.echo(str(stopped), err=True)
         raise SystemExit(130) from None  # 128 + SIGINT, as shells report it
+
+
+def _check_start(**options: Any) -> None:
+    brought = ("network", "weights", "activation", "held_out", "seed", "size", "resize")
+    if any(options[name] is not None for name in brought):
+        raise click.UsageError(
+            "--start brings its network and its held-out images: leave out --network, "
+            "--activation, --held-out and --seed, and also --weights, --size and --resize"
+        )
+
+
+def _check_network(
+    network: str | None, activation: str | None, finetune_epochs: int | None
+) -> None:
+    if activation is not None and network not in (None, "candor_net"):
+        raise click.UsageError(f"--activation is of candor_net: leave it out with {network}")
+    if finetune_epochs and network not in (None, "candor_net", "seed_cnn"):
+        raise click.UsageError(
+            f"--finetune-epochs is of candor_net and seed_cnn: leave it out with {network}, which "
+            "keeps a running mean of its weights"
+        )
 
 
 @main.command()
@@ -541,7 +548,15 @@ def quantise(*, bundle_folder: Path, source: str, folder: Path, images: int, see
     "other",
     type=FOLDER,
     help="Another bundle of the same classes, for a comparison. It is measured too, unless it "
-    "has a report on this data with this seed.",
+    "has a report on this data with this seed and these minutes.",
+)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(1, 10_000),
+    default=20.0,
+    show_default=True,
+    help="About the time on two cores; a costly network is measured on fewer images. The same "
+    "minutes give the same images on every machine.",
 )
 @click.option(
     "--tensorboard",
@@ -556,6 +571,7 @@ def audit(
     folder: Path | None,
     seed: int,
     other: Path | None,
+    minutes: float,
     board: Path | None,
 ) -> None:
     """Measures BUNDLE on the test images, as it is served; adds report.json, plots and CARD.md.
@@ -573,6 +589,7 @@ def audit(
             source,
             folder or bundle_folder,
             seed,
+            minutes,
             other_folder=other,
             board_folder=board,
         )

@@ -13,6 +13,7 @@ Features are the input of the last linear layer. `training.export.layers` finds 
 class activation map.
 """
 
+import re
 from pathlib import Path
 
 import onnx
@@ -38,6 +39,8 @@ from training.export.ends import (
 from training.export.opsets import plain
 
 __all__ = ["CHANNELS", "ForeignError", "Names", "read_core", "weights_of"]
+
+PUBLISHED = re.compile("(?P<name>.+) sha256 (?P<sha256>[0-9a-f]{64})")  # training.export.weights
 
 RESERVED = ("x", "logits", "features", ACTIVATION)  # tensors of a core
 
@@ -66,10 +69,12 @@ def read_core(path: Path, size: int, classes: int, names: Names) -> Core:
     return _core(model, classes, cam_layer)
 
 
-def weights_of(path: Path) -> dict[str, str]:
-    """The weights that the file names in its metadata (training.export.weights), if it does."""
+def weights_of(path: Path) -> dict[str, dict[str, str]]:
+    """Name and sha256 of the weights that the file names in its metadata, if it does."""
     properties = onnx.load(path).metadata_props
-    return {entry.key: entry.value for entry in properties if entry.key == "weights"}
+    text = next((entry.value for entry in properties if entry.key == "weights"), "")
+    match = PUBLISHED.fullmatch(text)
+    return {"weights": match.groupdict()} if match else {}
 
 
 def _first_line(error: Exception) -> str:
