@@ -19,7 +19,7 @@ from onnx import (
     inliner,
     numpy_helper,
 )
-from onnxscript import FLOAT, script
+from onnxscript import FLOAT, OnnxFunction, script
 from onnxscript.onnx_opset import opset18 as op
 from onnxscript.values import Opset
 
@@ -71,7 +71,7 @@ def _skip_layer(
 
 @script(_domain, default_opset=op)
 def _rms(x: Tensor, scale: Tensor, epsilon: float = 1e-5) -> Tensor:
-    return x / op.Sqrt(op.ReduceMean(x * x, [-1]) + epsilon) * scale
+    return x / op.Sqrt(op.ReduceMean(x * x, op.Constant(value_ints=[-1])) + epsilon) * scale
 
 
 @script(_domain, default_opset=op)
@@ -79,11 +79,11 @@ def _skip_rms(
     x: Tensor, skip: Tensor, scale: Tensor, bias: Tensor, epsilon: float = 1e-12
 ) -> tuple[Tensor, Tensor]:
     s = x + skip + bias
-    return s / op.Sqrt(op.ReduceMean(s * s, [-1]) + epsilon) * scale, s
+    return s / op.Sqrt(op.ReduceMean(s * s, op.Constant(value_ints=[-1])) + epsilon) * scale, s
 
 
 # Operator → its function, and the outputs of the operator that the function has.
-FUNCTIONS = {
+FUNCTIONS: dict[str, tuple[OnnxFunction, tuple[int, ...]]] = {
     "BiasGelu": (_gelu, (0,)),
     "FastGelu": (_fast_gelu, (0,)),
     "Gelu": (_gelu, (0,)),
@@ -147,7 +147,7 @@ def with_defaults(node: NodeProto, defaults: Iterable[AttributeProto]) -> NodePr
 
 
 def _definition(name: str) -> FunctionProto:
-    function = FUNCTIONS[name][0].to_function_proto()
+    function: FunctionProto = FUNCTIONS[name][0].to_function_proto()
     function.name = name
     return function
 
@@ -229,7 +229,7 @@ def _activated(
         yield from (_constant(bound, value) for bound, value in zip(bounds, values, strict=True))
         yield helper.make_node("Clip", [x, *bounds], [output])
         return
-    attributes = dict(zip(PARAMETERS.get(activation, ()), values, strict=False))
+    attributes: dict[str, Any] = dict(zip(PARAMETERS.get(activation, ()), values, strict=False))
     yield helper.make_node(activation, [x], [output], **attributes)
 
 

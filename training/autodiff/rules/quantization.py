@@ -12,7 +12,7 @@ from onnx import TensorProto
 from training.autodiff.builder import Builder
 from training.autodiff.registry import Context, rule
 
-RANGES = {
+RANGES: dict[int, tuple[int, int]] = {  # by element type
     TensorProto.INT4: (-(2**3), 2**3 - 1),
     TensorProto.INT8: (-(2**7), 2**7 - 1),
     TensorProto.INT16: (-(2**15), 2**15 - 1),
