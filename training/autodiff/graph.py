@@ -25,7 +25,7 @@ DISCRETE = {
     "Shape", "Sign", "Size", "Xor",
 }
 # fmt: on
-VALUES_ALONE = {"TopK"}  # whose first output depends on x; the others are places
+VALUES_ALONE = {"TopK"}  # their first output depends on x; the others are places
 
 
 Inputs = Mapping[str, tuple[int, Sequence[Any]]]  # name → element type, shape
@@ -36,7 +36,7 @@ class Graph(Builder):
     """A model and its reverse pass: `gradient` appends the pass, `finish` makes a model of it."""
 
     def __init__(self, model: ModelProto) -> None:
-        """Copies `model` and expands the operators whose gradients follow from plainer ones.
+        """Copies `model` and writes some operators as plainer ones, that have rules.
 
         Raises:
             DifferentiationError: the opset is not one of 13 to 21, or an operator that is expanded

@@ -117,7 +117,7 @@ def expansion(operator: str) -> Callable[[Expansion], Expansion]:
 
 
 def without_rule(node: NodeProto) -> DifferentiationError:
-    """The error for a node whose operator has no rule, to be raised."""
+    """The error for a node of an operator without a rule, to be raised."""
     if node.domain.startswith("com.microsoft"):
         reason = "ONNX Runtime's optimiser or quantiser wrote it; give the file as it was before"
         return _no_gradient(node, reason)

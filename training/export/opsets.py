@@ -40,7 +40,7 @@ INLINED = (
 )
 # fmt: on
 CAST_LIKE = ("CastLike",)  # in definitions, too; its own asks for types that they do not state
-SCATTERING = {"GatherElements", "GatherND", "GridSample"}  # whose gradients add at indices
+SCATTERING = {"GatherElements", "GatherND", "GridSample"}  # their gradients add at indices
 ADDING_OPSET = 18  # the opset in which ScatterElements adds, in every version of ONNX Runtime
 
 

@@ -1,4 +1,4 @@
-"""Recurrent layers, unrolled: a step for each element of the sequence, whose length is static.
+"""Recurrent layers, unrolled: a step for each element of the sequence, of a static length.
 
 The formulas are those of https://onnx.ai/onnx/operators: X is (steps, N, inputs), a state (N, H);
 W and R hold the weights of all gates, by direction. Lengths by row, clipped cells, peepholes and
