@@ -61,8 +61,8 @@ class Case:
             self.operator, node_inputs, names, name="the_node", **self.attributes
         )
         given = helper.make_tensor_value_info("x", FLOAT, list(self.x))
-        outputs = [helper.make_tensor_value_info(name, FLOAT, None) for name in names]
-        graph = helper.make_graph([node], "case", [given], outputs, weights)
+        output = helper.make_tensor_value_info("y", FLOAT, None)
+        graph = helper.make_graph([node], "case", [given], [output], weights)
         return helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=10
         )
