@@ -5,8 +5,8 @@ Differences between exporters are put right. Nothing else is touched; weights ar
     input and output                    found, or named; renamed to x and logits
     channels last (TensorFlow, Keras)   a transpose in front
     softmax, sigmoids, one logit        the logits behind them (training.export.heads)
+    operators, opset, local functions   written plainly (training.export.opsets)
     shape arithmetic, a fixed batch     settled by running the graph (training.export.shapes)
-    local functions                     inlined
 
 Features are the input of the last linear layer. `training.export.layers` finds the layer of the
 class activation map.
@@ -17,16 +17,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import onnx
-from onnx import ModelProto, TensorProto, ValueInfoProto, helper, inliner, version_converter
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
-from training.autodiff import (
-    NEWEST_OPSET,
-    OLDEST_OPSET,
-    DifferentiationError,
-    opset_of,
-    prune,
-    with_shapes,
-)
+from training.autodiff import DifferentiationError, prune, with_shapes
 from training.export import layers
 from training.export.core import ACTIVATION, IR_VERSION, Core
 from training.export.ends import (
@@ -41,6 +34,7 @@ from training.export.ends import (
 )
 from training.export.faults import reason, worded
 from training.export.heads import drop_sequences, find_head
+from training.export.opsets import plain
 from training.export.original import Feed, Original
 from training.export.shapes import STANDARD, settled
 
@@ -81,7 +75,7 @@ def _loaded(path: Path) -> ModelProto:
 
 def _read(model: ModelProto, path: Path, size: int, classes: int | None, names: Names) -> Core:
     drop_sequences(model)
-    model = _converted(inliner.inline_local_functions(model) if model.functions else model)
+    model = plain(model)
     image = find_input(model, size, names.input)
     channels_last = is_channels_last(image, size)
     feed = Feed(image.name, dims_of(image)[0], channels_last)
@@ -101,21 +95,6 @@ def weights_of(path: Path) -> dict[str, dict[str, str]]:
     text = next((entry.value for entry in properties if entry.key == "weights"), "")
     match = PUBLISHED.fullmatch(text)
     return {"weights": match.groupdict()} if match else {}
-
-
-def _converted(model: ModelProto) -> ModelProto:
-    """The model in an opset that can be differentiated."""
-    opset = opset_of(model)
-    if OLDEST_OPSET <= opset <= NEWEST_OPSET:
-        return model
-    nearest = OLDEST_OPSET if opset < OLDEST_OPSET else NEWEST_OPSET
-    try:
-        return version_converter.convert_version(model, nearest)
-    except Exception as error:  # noqa: BLE001 - the converter raises RuntimeError and more
-        raise ForeignError(
-            f"the graph has opset {opset}, which cannot be converted to "
-            f"{OLDEST_OPSET} to {NEWEST_OPSET} ({reason(error)}): export it again"
-        ) from None
 
 
 def _set_sides(image: ValueInfoProto, size: int, *, channels_last: bool) -> int | None:

@@ -74,7 +74,6 @@ def settled(model: ModelProto, image: str, batch: int | None, output: str) -> Mo
             depends on the images beside it.
     """
     model = _down_to(model, image, output)
-    _refuse_training(model)
     rows = batch or MORE
     parts = np.split(_drawn(model, image, rows * -(-MORE // rows)), -(-MORE // rows))
     expected = np.concatenate([_answers(model, image, output, part) for part in parts])
@@ -128,15 +127,6 @@ def _down_to(model: ModelProto, image: str, output: str) -> ModelProto:
             "export the network with the image as its only input, or name another --output"
         )
     return copy
-
-
-def _refuse_training(model: ModelProto) -> None:
-    for node in model.graph.node:
-        if any(a.name == "training_mode" and a.i for a in node.attribute):
-            raise ForeignError(
-                f"{node.op_type} (node {node.name or node.output[0]}) is in training mode: "
-                "export the network after network.eval()"
-            )
 
 
 def _answers(model: ModelProto, image: str, output: str, drawn: Images) -> Logits:

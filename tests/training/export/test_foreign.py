@@ -202,8 +202,14 @@ def graph_with(operator, tmp_path):
 
 
 def test_an_operator_without_a_rule_is_named_and_can_be_served_without_gradients(tmp_path):
-    core = read_core(graph_with("Asinh", tmp_path), SIZE, CLASSES, Names())
-    with pytest.raises(DifferentiationError, match=r"Asinh \(node forward/the_node\).*no rule"):
+    path = graph_with("LpNormalization", tmp_path)
+    model = onnx.load(path)
+    (node,) = (node for node in model.graph.node if node.op_type == "LpNormalization")
+    node.attribute.extend([helper.make_attribute("p", 1), helper.make_attribute("axis", 1)])
+    onnx.save(model, path)
+    core = read_core(path, SIZE, CLASSES, Names())
+    reason = r"LpNormalization \(node forward/the_node\): only p = 2"
+    with pytest.raises(DifferentiationError, match=reason):
         make_foreign_bundle(core, MANIFEST, tmp_path / "bundle")
     made = make_foreign_bundle(core, MANIFEST, tmp_path / "bundle", gradients=False)
     assert set(made.manifest.files) == {contract.PREDICT}
