@@ -49,19 +49,20 @@ def _held_out(value: float | None) -> Any:
     return int(value)
 
 
-def _side(value: str | None) -> int | None:
-    """A number of pixels; a rectangle is refused."""
+def _size(value: str | None, least: int) -> Any:
+    """The side of a square in pixels, or the (height, width) of a rectangle HxW."""
     if value is None:
         return None
-    try:
-        side = int(value)
-    except ValueError:
+    parts = value.lower().replace("×", "x").split("x")
+    if len(parts) not in (1, 2) or not all(part.isdecimal() for part in parts):
         raise click.BadParameter(
-            f"{value!r} is no whole number of pixels: the input is square, so give its side"
-        ) from None
-    if not LEAST_SIDE <= side <= MOST_SIDE:
-        raise click.BadParameter(f"{side} is not in {LEAST_SIDE}…{MOST_SIDE} pixels")
-    return side
+            f"{value!r} is no size: give the side of a square in pixels, such as 224, or height "
+            "and width, such as 48x192"
+        )
+    given = [int(part) for part in parts]
+    if not least <= min(given) <= max(given) <= MOST_SIDE:
+        raise click.BadParameter(f"{value} is not in {least}…{MOST_SIDE} pixels a side")
+    return given[0] if given[0] == given[-1] else tuple(given)
 
 
 @click.group(
@@ -105,8 +106,9 @@ def main() -> None:
 )
 @click.option(
     "--size",
-    callback=lambda _context, _option, value: _side(value),
-    help="Side of the square input, in pixels. Default: 32 for candor_net and seed_cnn, else 224.",
+    callback=lambda _context, _option, value: _size(value, LEAST_SIDE),
+    help="Side of the square input in pixels, or HEIGHTxWIDTH. Default: 32 for candor_net and "
+    "seed_cnn, else 224.",
 )
 @click.option(
     "--resize",
@@ -282,13 +284,13 @@ def fit(
 )
 @click.option(
     "--size",
-    type=click.IntRange(1, 4096),
-    help="With --onnx: side of the square input, in pixels.",
+    callback=lambda _context, _option, value: _size(value, 1),
+    help="With --onnx: side of the square input in pixels, or HEIGHTxWIDTH.",
 )
 @click.option(
     "--short-side",
     type=click.IntRange(1, 4096),
-    help="With --resize crop: pixels that the shorter side is scaled to. Default: --size.",
+    help="With --resize crop: pixels that the shorter side is scaled to. Default: that of --size.",
 )
 @click.option(
     "--resize",

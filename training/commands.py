@@ -18,7 +18,7 @@ from service.bundle.folder import CARD, Bundle
 from service.bundle.manifest import Manifest
 from service.explain import available
 from service.image.decode import SUFFIXES
-from service.image.resize import Input
+from service.image.resize import Input, scaled
 from service.runtime.engine import Engine
 from training import audit
 from training.audit import board, comparison, schema
@@ -69,7 +69,7 @@ def recipe_for(
     built = recipe.network_for(2)
     if weights is not None:
         published.load(built, weights)
-        any_size = catalogue.runs_on(built, recipe.size // 2)
+        any_size = catalogue.runs_on(built, scaled(recipe.size, lambda side: side // 2))
         begun = defaults.from_weights(recipe, weights.provenance, any_size=any_size)
         return replace(begun, **changes), None
     if recipe.network not in catalogue.OURS:
@@ -326,11 +326,10 @@ def _read_labels(path: Path | None) -> tuple[str, ...]:
 def _input(options: dict[str, Any]) -> Input:
     if options["size"] is None:
         raise ForeignError(
-            "--size is missing: give the side of the network's square input, in pixels"
+            "--size is missing: give the side of the network's input in pixels, or HEIGHTxWIDTH"
         )
     mean, std = (_channel_numbers(name, options[name]) for name in ("mean", "std"))
-    short_side = options["short_side"] or options["size"]
-    return Input(options["size"], mean, std, options["resize"], short_side)
+    return Input(options["size"], mean, std, options["resize"], options["short_side"] or 0)
 
 
 def _channel_numbers(name: str, text: str) -> tuple[float, ...]:

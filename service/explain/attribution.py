@@ -16,7 +16,7 @@ from service.runtime.engine import Engine
 
 @dataclass(frozen=True)
 class Attribution:
-    """A `map` float32 (S, S) in the method's unit, positive where it speaks for `target`.
+    """A `map` float32 (H, W) in the method's unit, positive where it speaks for `target`.
 
     `quality`: measures of the map by name. `question` is the one that was answered;
     `degraded_from` is the one that was sent, if its answer would have taken too long.
@@ -24,7 +24,7 @@ class Attribution:
 
     question: Question
     target: Target
-    map: Float32[np.ndarray, "size size"]
+    map: Float32[np.ndarray, "H W"]
     quality: Mapping[str, float]
     degraded_from: Question | None = None
 

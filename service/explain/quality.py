@@ -21,7 +21,7 @@ RANDOM_ORDERS = 4
 NOISY_COPIES, NOISE = 4, 3  # NOISE in grey levels of 255
 FAITHFULNESS_PASSES = 2 * LEVELS * (1 + RANDOM_ORDERS)
 
-Map = Float32[np.ndarray, "size size"]
+Map = Float32[np.ndarray, "H W"]
 
 
 def completeness_gap(total: float, difference: float) -> float:
@@ -46,7 +46,7 @@ def faithfulness(
     colour, the strongest first: the mean probability of class `index` on the way should be low.
     Insertion puts them onto the mean colour in the same order: it should be high.
     """
-    cut = grid(len(pixels), BLOCKS)
+    cut = grid(pixels.shape[:2], BLOCKS)
     blocks = np.bincount(cut.ravel(), values.ravel()) / np.bincount(cut.ravel())
     rng = np.random.default_rng(seed)
     # Stable, so that equal blocks have the same order on every machine.

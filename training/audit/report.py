@@ -3,12 +3,14 @@
 A second audit with the same seed gives the same report.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from service.bundle.folder import GRADIENT, PREDICT, Bundle
+from service.image.resize import Size, pixels_of
 from service.runtime.engine import Engine
 from training.audit.findings import findings
 from training.audit.measures.attacks import robustness
@@ -87,12 +89,12 @@ def audit(bundle: Bundle, dataset: Dataset, seed: int, run: Runner) -> dict[str,
     return report | {"findings": findings(report)}
 
 
-def share_of(count: int, size: int) -> int:
-    """The number of images of `size` pixels a side that are measured, `count` up to SMALL.
+def share_of(count: int, size: Size) -> int:
+    """The number of images of `size` that are measured, `count` up to SMALL.
 
     An audit of larger images takes as many times fewer, so that it takes an hour and not a day.
     """
-    return max(1, round(count * min(1, SMALL / size)))
+    return max(1, round(count * min(1, SMALL / math.sqrt(pixels_of(size)))))
 
 
 def _drawn(images: Images, count: int, seed: int) -> Images:

@@ -28,6 +28,7 @@ from onnx import (
 from onnxscript import ir
 from onnxscript.optimizer import fold_constants
 
+from service.image.resize import Size, sides
 from training.autodiff import NEWEST_OPSET, OLDEST_OPSET, opset_of, prune, with_shapes
 from training.export.core import ACTIVATION, IR_VERSION, Core
 from training.export.ends import (
@@ -39,10 +40,9 @@ from training.export.ends import (
     Names,
     before_softmax,
     dims_of,
-    find_input,
     find_output,
-    is_channels_last,
 )
+from training.export.inputs import find_input, is_channels_last
 
 __all__ = ["CHANNELS", "ForeignError", "Names", "read_core", "weights_of"]
 
@@ -59,8 +59,8 @@ POINTWISE = {
 Shapes = dict[str, Dims]
 
 
-def read_core(path: Path, size: int, classes: int, names: Names) -> Core:
-    """The core of the classifier in `path` for images of `size` × `size` and `classes` labels.
+def read_core(path: Path, size: Size, classes: int, names: Names) -> Core:
+    """The core of the classifier in `path` for images of `size` and `classes` labels.
 
     Raises:
         ForeignError: the file is no such classifier, or its tensors cannot be found.
@@ -107,12 +107,12 @@ def _converted(model: ModelProto) -> ModelProto:
 
 
 def _free_batch(
-    model: ModelProto, image: ValueInfoProto, size: int, *, channels_last: bool
+    model: ModelProto, image: ValueInfoProto, size: Size, *, channels_last: bool
 ) -> None:
     """Makes the first dimension free, in place: of the input, and in the constants of Reshape."""
     batch = dims_of(image)[0]
-    sides = (size, size, CHANNELS) if channels_last else (CHANNELS, size, size)
-    image.CopyFrom(_float32(image.name, "N", *sides))
+    shape = (*sides(size), CHANNELS) if channels_last else (CHANNELS, *sides(size))
+    image.CopyFrom(_float32(image.name, "N", *shape))
     del model.graph.value_info[:]
     for info in model.graph.output:
         if info.type.tensor_type.shape.dim:
@@ -161,7 +161,7 @@ def _rename_ends(
     return names
 
 
-def _set_ends(model: ModelProto, size: int, classes: int, *, channels_last: bool) -> None:
+def _set_ends(model: ModelProto, size: Size, classes: int, *, channels_last: bool) -> None:
     """Makes `model`, in place, a graph from x to logits, and drops all that logits do not need."""
     graph = model.graph
     if channels_last:
@@ -171,7 +171,7 @@ def _set_ends(model: ModelProto, size: int, classes: int, *, channels_last: bool
     inside = [info for info in graph.value_info if info.name not in ("x", "logits")]
     del graph.input[:], graph.output[:], graph.value_info[:]
     graph.value_info.extend(inside)
-    graph.input.append(_float32("x", "N", CHANNELS, size, size))
+    graph.input.append(_float32("x", "N", CHANNELS, *sides(size)))
     graph.output.append(_float32("logits", "N", classes))
     prune(model)
 

@@ -28,6 +28,7 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from tqdm import tqdm
 
+from service.image.resize import pixels_of, scaled
 from service.workers.signals import stop_event
 from training.data.images import Images
 from training.data.read import Dataset
@@ -124,7 +125,7 @@ class Trainer:
         return loss
 
     def backward(
-        self, pixels: UInt8[Tensor, "rows 3 size size"], labels: Int64[Tensor, " rows"]
+        self, pixels: UInt8[Tensor, "rows 3 H W"], labels: Int64[Tensor, " rows"]
     ) -> float:
         """Accumulates the gradient of the loss over the batch of all processes.
 
@@ -168,8 +169,8 @@ class Trainer:
         return total / sum(len(truth) for _, (_, truth) in own)
 
     def network_input(
-        self, pixels: UInt8[Tensor, "rows 3 size size"], labels: Int64[Tensor, " rows"]
-    ) -> Float32[Tensor, "rows 3 size size"]:
+        self, pixels: UInt8[Tensor, "rows 3 H W"], labels: Int64[Tensor, " rows"]
+    ) -> Float32[Tensor, "rows 3 H W"]:
         """The normalised images, attacked if the recipe is adversarial."""
         x = self.normalise(pixels)
         if not self.recipe.adversarial:
@@ -184,9 +185,7 @@ class Trainer:
             torch.manual_seed(self.recipe.seed * 1_000_003 + self.step)
             return attacked(self.network.module, x, labels, radius)
 
-    def normalise(
-        self, pixels: UInt8[Tensor, "rows 3 size size"]
-    ) -> Float32[Tensor, "rows 3 size size"]:
+    def normalise(self, pixels: UInt8[Tensor, "rows 3 H W"]) -> Float32[Tensor, "rows 3 H W"]:
         """(pixel / 255 − mean) / std of each channel."""
         mean, std = (
             torch.tensor(v, device=pixels.device).view(1, 3, 1, 1)
@@ -197,7 +196,7 @@ class Trainer:
 
     def logits(self, images: Images) -> Float32[Tensor, "count classes"]:
         """The logits of `images` in evaluation mode, one view of each image."""
-        rows = max(1, min(EVALUATION_ROWS, EVALUATION_PIXELS // self.recipe.input().size ** 2))
+        rows = max(1, min(EVALUATION_ROWS, EVALUATION_PIXELS // pixels_of(self.recipe.size)))
         network = self.judged.eval()
         with torch.no_grad():
             parts = [
@@ -333,7 +332,7 @@ def prepare(
     # before it is copied: means of weights are computed where the weights are
     network = network.to(device=fabric.device).to(memory_format=torch.channels_last)
     freeze(network, recipe)
-    whole = dataset.training.stretched(round(recipe.size * MARGIN)) if recipe.crop else None
+    whole = _whole(dataset.training, recipe) if recipe.crop else None
     batches = Batches.of(whole or dataset.training, recipe)
     scheduled = optimizers(network, recipe)
     averaged = _averaged(network, recipe, batches.steps_per_epoch)
@@ -341,7 +340,7 @@ def prepare(
     trainer = Trainer(fabric, recipe, subject, network, scheduled, batches, folder, averaged, best)
     if head_first and fabric.is_global_zero:  # the other processes get its weights below
         _fit_head(trainer, network, dataset)
-    rows = min(PREPARE_ROWS, PREPARE_PIXELS // recipe.input().size ** 2, len(dataset.training))
+    rows = min(PREPARE_ROWS, PREPARE_PIXELS // pixels_of(recipe.size), len(dataset.training))
     first = np.arange(rows)
     network.prepare(trainer.normalise(planes(dataset.training.rows(first))).contiguous())
     learn(network, recipe)
@@ -350,6 +349,11 @@ def prepare(
     )
     del wrapped  # optimisers step without Fabric: bfloat16 needs no gradient scaler
     return trainer
+
+
+def _whole(images: Images, recipe: Recipe) -> Images:
+    """The whole images, a MARGIN larger than their parts that are shown."""
+    return images.stretched(scaled(recipe.size, lambda side: round(side * MARGIN)))
 
 
 def check_parts(recipe: Recipe, processes: int) -> None:
@@ -390,7 +394,7 @@ def _fit_head(trainer: Trainer, network: Network, dataset: Dataset) -> None:
     device = trainer.fabric.device
     network.eval()
 
-    def describe(pixels: UInt8[Tensor, "rows 3 size size"]) -> Tensor:
+    def describe(pixels: UInt8[Tensor, "rows 3 H W"]) -> Tensor:
         with trainer.fabric.autocast():
             return network.features(trainer.normalise(pixels.to(device)))
 

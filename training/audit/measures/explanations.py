@@ -30,7 +30,7 @@ DEPTHS = (0.25, 0.5, 1.0)
 CASCADED = 16  # images
 EDGE = 8  # an eighth of a side is border
 
-Maps = Float32[np.ndarray, "rows size size"]
+Maps = Float32[np.ndarray, "rows H W"]
 
 
 def explanations(bundle: Bundle, engine: Engine, pixels: Pixels, seed: int) -> Mapping[str, Any]:
@@ -85,12 +85,12 @@ def _method_figures(
     }
 
 
-def border_share(values: Float32[np.ndarray, "size size"]) -> float:
+def border_share(values: Float32[np.ndarray, "H W"]) -> float:
     """The border's share of the map's absolute mass, divided by its share of the image's area.
 
     1 for a map that is spread evenly.
     """
-    edge = max(1, len(values) // EDGE)
+    edge = max(1, min(values.shape) // EDGE)
     mass, inside = np.abs(values), np.s_[edge:-edge, edge:-edge]
     area = 1 - mass[inside].size / mass.size
     return float((1 - mass[inside].sum() / mass.sum()) / area) if mass.sum() > 0 else 1.0
