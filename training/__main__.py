@@ -275,7 +275,7 @@ def fit(
     "--onnx",
     "file",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Instead of --run: any float32 ONNX classifier.",
+    help="Instead of --run: any ONNX image classifier.",
 )
 @click.option(
     "--labels",
@@ -285,7 +285,7 @@ def fit(
 @click.option(
     "--size",
     callback=lambda _context, _option, value: _size(value, 1),
-    help="With --onnx: side of the square input in pixels, or HEIGHTxWIDTH.",
+    help="With --onnx: side of the square input in pixels, or HEIGHTxWIDTH. Default: the file's.",
 )
 @click.option(
     "--short-side",
@@ -300,18 +300,26 @@ def fit(
     help="How images are brought to --size.",
 )
 @click.option(
-    "--mean",
-    default="0.485,0.456,0.406",
+    "--channels",
+    type=click.Choice(["rgb", "bgr"]),
+    default="rgb",
     show_default=True,
-    help="Mean of each channel, of pixels in 0…1.",
+    help="Order of the colours that the file takes; also that of --mean and --std.",
+)
+@click.option(
+    "--mean",
+    help="Mean of each channel, or one of all, of pixels in 0…1; 104/255 for one of 0…255. "
+    "Default: that in the file, else ImageNet's.",
 )
 @click.option(
     "--std",
-    default="0.229,0.224,0.225",
-    show_default=True,
-    help="Standard deviation of each channel; 1/255 each for a network that takes 0…255.",
+    help="Standard deviation, as --mean; 1/255 for a network that takes 0…255.",
 )
-@click.option("--input", "input_name", help="Input tensor, where its shape does not identify it.")
+@click.option(
+    "--input",
+    "input_name",
+    help="Input, where its shape does not identify it; any tensor of the graph.",
+)
 @click.option(
     "--output", "output_name", help="Output tensor, where its shape does not identify it."
 )

@@ -30,6 +30,7 @@ from training.data.read import Dataset
 from training.export import foreign, int8
 from training.export.bundle import make_bundle, make_foreign_bundle
 from training.export.foreign import ForeignError
+from training.export.inputs import Asked, Source
 from training.fit import defaults, loop, runs
 from training.fit.recipes import RECIPES, Recipe
 from training.fit.runs import Run, RunError
@@ -187,11 +188,20 @@ def bundle_file(
     **options: Any,
 ) -> None:
     """Makes a bundle of an ONNX file."""
-    labels, spec = _read_labels(options["labels"]), _input(options)
+    labels = _read_labels(options["labels"])
     names = foreign.Names(options["input_name"], options["output_name"], options["cam_layer"])
-    core = foreign.read_core(file, spec.size, len(labels), names)
+    asked = Asked(options["channels"], *(_numbers(name, options[name]) for name in ("mean", "std")))
+    core = foreign.read_core(file, options["size"], len(labels), names, asked)
+    source = core.source
+    assert source is not None
+    for note in source.notes:
+        click.echo(note, err=True)
+    short_side = options["short_side"] or 0
+    spec = Input(source.size, source.mean, source.std, options["resize"], short_side)
     name = options["name"] or file.stem
     provenance = {"file": file.name, **foreign.weights_of(file)}
+    if source.colours != "rgb":
+        provenance["channels"] = source.colours
     manifest = Manifest(name, labels, spec, provenance=provenance)
     held_out = None
     if calibrate is not None:
@@ -203,7 +213,7 @@ def bundle_file(
     )
     _print_summary(bundle)
     if check is not None:
-        _compare_with_file(file, bundle, names, check)
+        _compare_with_file(file, bundle, source, names.output, check)
 
 
 def audit_bundle(
@@ -323,41 +333,46 @@ def _read_labels(path: Path | None) -> tuple[str, ...]:
         ) from None
 
 
-def _input(options: dict[str, Any]) -> Input:
-    if options["size"] is None:
-        raise ForeignError(
-            "--size is missing: give the side of the network's input in pixels, or HEIGHTxWIDTH"
-        )
-    mean, std = (_channel_numbers(name, options[name]) for name in ("mean", "std"))
-    return Input(options["size"], mean, std, options["resize"], options["short_side"] or 0)
-
-
-def _channel_numbers(name: str, text: str) -> tuple[float, ...]:
-    """Three numbers separated by commas; fractions such as 1/255 are allowed."""
+def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:
+    """One number or three, separated by commas; fractions such as 1/255 are allowed."""
+    if text is None:
+        return None
     try:
         parts = [part.partition("/") for part in text.split(",")]
         values = tuple(float(above) / float(below or 1) for above, _, below in parts)
     except (ValueError, ZeroDivisionError):
         values = ()
-    if len(values) != 3:  # noqa: PLR2004
+    if len(values) not in (1, 3) or (name == "std" and min(values) <= 0):
         raise ForeignError(
-            f"--{name} is {text!r}; give three numbers separated by commas, "
-            "for example 0.485,0.456,0.406"
+            f"--{name} is {text!r}; give one number, or three separated by commas, for example "
+            "0.485,0.456,0.406; those of --std are above 0"
         )
     return values
 
 
-def _compare_with_file(file: Path, bundle: Bundle, names: foreign.Names, images: Path) -> None:
+def _compare_with_file(
+    file: Path, bundle: Bundle, source: Source, output: str | None, images: Path
+) -> None:
     """Compares the bundle's predictions with those of its ONNX file.
 
     Raises:
-        ForeignError: `images` holds no images, or the predicted class of one differs.
+        ForeignError: `images` holds no images, the predicted class of one differs, or the input is
+            a tensor inside the file.
     """
     # both on the CPU, so that no difference between devices is counted
     engine = Engine(bundle, "cpu")
-    session = ort.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    image = next(i for i in session.get_inputs() if names.input in (None, i.name))
-    channels_last = image.shape[-1] == foreign.CHANNELS
+    try:
+        session = ort.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime has no common class of its errors
+        reason = str(error).strip().splitlines()[0][:160]
+        raise ForeignError(
+            f"ONNX Runtime cannot run {file.name} itself ({reason}): leave out --check"
+        ) from None
+    if source.name not in [each.name for each in session.get_inputs()]:
+        raise ForeignError(
+            f"--check compares with the whole file, and --input {source.name} is inside: "
+            "leave out --check"
+        )
     paths = [images] if images.is_file() else images.rglob("*")
     files = sorted(path for path in paths if path.suffix.lower() in SUFFIXES)
     if not files:
@@ -365,9 +380,8 @@ def _compare_with_file(file: Path, bundle: Bundle, names: foreign.Names, images:
     same, largest = 0, 0.0
     for path in files:
         pixels = load_image(str(path), path.read_bytes(), bundle.manifest.input)[None]
-        x = engine.normalise(pixels)
-        planes = np.moveaxis(x, 1, -1) if channels_last else x
-        theirs = session.run([names.output] if names.output else None, {image.name: planes})[0][0]
+        feeds = {source.name: source.values(engine.normalise(pixels))}
+        theirs = session.run([output] if output else None, feeds)[0][0].astype(np.float32)
         ours = engine.predict(pixels).logits[0]
         same += int(ours.argmax() == theirs.argmax())
         largest = max(largest, float(np.abs(softmax(ours) - _probabilities(theirs)).max()))

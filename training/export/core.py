@@ -25,6 +25,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from service.bundle import folder as contract
 from service.image.resize import Input
 from training.autodiff import cam_graph, gradient_graph, prune
+from training.export.inputs import Source
 
 IR_VERSION = 10  # the newest that every onnxruntime since 1.18 reads
 ACTIVATION = "activation"
@@ -32,10 +33,14 @@ ACTIVATION = "activation"
 
 @dataclass(frozen=True)
 class Core:
-    """A classifier as an ONNX graph from `x` to `logits`; `width` is D of its features, or None."""
+    """A classifier as an ONNX graph from `x` to `logits`; `width` is D of its features, or None.
+
+    `source`: the input of the file that it comes from, if it does.
+    """
 
     model: ModelProto
     width: int | None
+    source: Source | None = None
 
 
 def graphs(core: Core, spec: Input, *, gradients: bool = True) -> dict[str, bytes]:

@@ -1,9 +1,9 @@
-"""The core of any float32 ONNX image classifier, from whichever exporter.
+"""The core of any ONNX image classifier, from whichever exporter.
 
 Differences between exporters are put right. Nothing else is touched; weights are kept bit for bit:
 
     input and output                    found by shape, or named; renamed to x and logits
-    channels last (TensorFlow, Keras)   a transpose in front
+    its kind of image                   that of a core (training.export.inputs)
     a fixed batch                       freed, in the constants of Reshape, too
     softmax at the end                  logits are tapped before it
     shape arithmetic over constants     folded
@@ -13,6 +13,7 @@ Features are the input of the last linear layer. The layer of the class activati
 one that still has pixels.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -42,7 +43,7 @@ from training.export.ends import (
     dims_of,
     find_output,
 )
-from training.export.inputs import find_input, is_channels_last
+from training.export.inputs import AS_GIVEN, Asked, plain, refuse_others
 
 __all__ = ["CHANNELS", "ForeignError", "Names", "read_core", "weights_of"]
 
@@ -59,8 +60,13 @@ POINTWISE = {
 Shapes = dict[str, Dims]
 
 
-def read_core(path: Path, size: Size, classes: int, names: Names) -> Core:
+def read_core(
+    path: Path, size: Size | None, classes: int, names: Names, asked: Asked = AS_GIVEN
+) -> Core:
     """The core of the classifier in `path` for images of `size` and `classes` labels.
+
+    Without `size` it is that of the file. Unless `asked` leaves it to the file, the caller
+    normalises.
 
     Raises:
         ForeignError: the file is no such classifier, or its tensors cannot be found.
@@ -70,15 +76,15 @@ def read_core(path: Path, size: Size, classes: int, names: Names) -> Core:
     except Exception as error:  # noqa: BLE001 - onnx and protobuf raise many types on damaged bytes
         raise ForeignError(f"{path} is no ONNX file ({_first_line(error)})") from None
     model = _converted(inliner.inline_local_functions(model) if model.functions else model)
-    image = find_input(model, size, names.input)
-    channels_last = is_channels_last(image, size)
+    source = plain(model, size, names.input, asked)
+    image = model.graph.input[0]
     output = before_softmax(model, find_output(model, classes, names.output))
-    _free_batch(model, image, size, channels_last=channels_last)
+    _free_batch(model, image)
     model = _folded(model)
-    renamed = _rename_ends(model, image.name, output, channels_last=channels_last)
-    _set_ends(model, size, classes, channels_last=channels_last)
+    renamed = _rename_ends(model, image.name, output)
+    _set_ends(model, source.size, classes)
     cam_layer = names.cam_layer and renamed.get(names.cam_layer, names.cam_layer)
-    return _core(model, classes, cam_layer)
+    return replace(_core(model, classes, cam_layer), source=source)
 
 
 def weights_of(path: Path) -> dict[str, str]:
@@ -106,12 +112,9 @@ def _converted(model: ModelProto) -> ModelProto:
         ) from None
 
 
-def _free_batch(
-    model: ModelProto, image: ValueInfoProto, size: Size, *, channels_last: bool
-) -> None:
+def _free_batch(model: ModelProto, image: ValueInfoProto) -> None:
     """Makes the first dimension free, in place: of the input, and in the constants of Reshape."""
-    batch = dims_of(image)[0]
-    shape = (*sides(size), CHANNELS) if channels_last else (CHANNELS, *sides(size))
+    batch, *shape = dims_of(image)
     image.CopyFrom(_float32(image.name, "N", *shape))
     del model.graph.value_info[:]
     for info in model.graph.output:
@@ -151,22 +154,18 @@ def _folded(model: ModelProto) -> ModelProto:
     return ir.to_proto(folded)
 
 
-def _rename_ends(
-    model: ModelProto, image: str, output: str, *, channels_last: bool
-) -> dict[str, str]:
+def _rename_ends(model: ModelProto, image: str, output: str) -> dict[str, str]:
     """Renames input and output, in place, and tensors that have a reserved name; old → new."""
     names = {name: f"theirs/{name}" for name in RESERVED}
-    names |= {image: "theirs/image" if channels_last else "x", output: "logits"}
+    names |= {image: "x", output: "logits"}
     _rename(model, names)
     return names
 
 
-def _set_ends(model: ModelProto, size: Size, classes: int, *, channels_last: bool) -> None:
+def _set_ends(model: ModelProto, size: Size, classes: int) -> None:
     """Makes `model`, in place, a graph from x to logits, and drops all that logits do not need."""
     graph = model.graph
-    if channels_last:
-        transpose = helper.make_node("Transpose", ["x"], ["theirs/image"], perm=[0, 2, 3, 1])
-        graph.node.insert(0, transpose)
+    others = [info.name for info in graph.input[1:]]
     # Shapes of tensors that are ends now: ends have theirs below.
     inside = [info for info in graph.value_info if info.name not in ("x", "logits")]
     del graph.input[:], graph.output[:], graph.value_info[:]
@@ -174,6 +173,7 @@ def _set_ends(model: ModelProto, size: Size, classes: int, *, channels_last: boo
     graph.input.append(_float32("x", "N", CHANNELS, *sides(size)))
     graph.output.append(_float32("logits", "N", classes))
     prune(model)
+    refuse_others(model, others)
 
 
 def _float32(name: str, *shape: int | str | None) -> ValueInfoProto:

@@ -246,7 +246,7 @@ def test_the_cam_layer_may_have_a_reserved_name(tmp_path):
             SIZE + 1,
             CLASSES,
             Names(),
-            r"0 inputs are float32 images of 25×25.*x \[None, 3, 24, 24\]: name one with --input",
+            r"the input x takes images of 24 × 24 pixels, not of 25 × 25: correct --size",
         ),
         (SIZE, CLASSES + 1, Names(), "does not have 6 classes"),
         (SIZE, CLASSES, Names(input="nope"), "0 inputs are"),
