@@ -638,5 +638,37 @@ def plant_bias(*, source: str, folder: Path, share: float, seed: int) -> None:
         raise click.ClickException(str(error)) from None
 
 
+@main.command()
+@click.option(
+    "--data",
+    "source",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A folder of images, a tar of one, or a CSV of path,label.",
+)
+@click.option("--out", "folder", required=True, type=FOLDER, help="Folder of the small data set.")
+@click.option(
+    "--each",
+    required=True,
+    type=click.IntRange(1),
+    help="Training images of each class. All others are for the test.",
+)
+@click.option("--classes", help="Some classes, separated by commas. Default: all.")
+@click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True)
+def subset(*, source: Path, folder: Path, each: int, classes: str | None, seed: int) -> None:
+    """Draws a small data set from a larger one, to learn how many images a task needs.
+
+    \b
+    python -m training subset --data photographs --out small --each 50
+    """
+    from training import commands
+    from training.data import DataError
+
+    try:
+        commands.draw(source, folder, each, classes.split(",") if classes else [], seed)
+    except DataError as error:
+        raise click.ClickException(str(error)) from None
+
+
 if __name__ == "__main__":
     main()

@@ -24,7 +24,7 @@ from training import audit
 from training.audit import board, comparison, schema
 from training.audit.card import card
 from training.audit.plots import plots
-from training.data import planted, read, table
+from training.data import planted, read, subset, table
 from training.data.images import load_image
 from training.data.read import Dataset
 from training.export import foreign, int8
@@ -277,6 +277,18 @@ def plant(source: str, folder: Path, share: float, seed: int) -> None:
     click.echo(
         f"{folder}: {counts}; {share:.0%} of the training images of each class in its colour"
     )
+
+
+def draw(source: Path, folder: Path, each: int, classes: list[str], seed: int) -> None:
+    """Writes `each` images of every class for training, and the others for the test.
+
+    Raises:
+        DataError: the source is missing, or they cannot be drawn.
+    """
+    written = subset.write(read.find(source), folder, each, classes, seed)
+    click.echo(f"{folder}: {written.training:,} training images and {written.test:,} test images")
+    if written.skipped:
+        click.echo(read.describe(written.skipped))
 
 
 def quantise(bundle_folder: Path, source: str, folder: Path, images: int, seed: int) -> None:
