@@ -302,9 +302,8 @@ def fit(
 @click.option(
     "--channels",
     type=click.Choice(["rgb", "bgr"]),
-    default="rgb",
-    show_default=True,
-    help="Order of the colours that the file takes; also that of --mean and --std.",
+    help="Order of the colours that the file takes, and of --mean and --std. Default: that of the "
+    "file's metadata, else rgb.",
 )
 @click.option(
     "--mean",

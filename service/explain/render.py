@@ -2,8 +2,8 @@
 
 The image becomes a pale grey print and the map an ink upon it (`service.explain.colours`): each
 pixel of the print is multiplied by the colour of the map there. So the image stays recognisable
-below the strongest colour, and a zero draws nothing. Images are uint8 (H, W, 3); maps float32
-(S, S).
+below the strongest colour, and a zero draws nothing. Images are uint8 (height, width, 3); maps
+float32 (H, W).
 """
 
 import io

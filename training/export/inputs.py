@@ -46,6 +46,12 @@ TAKEN = (FLOAT, *OTHER_FLOATS, UINT8)
 IMAGENET: tuple[Triple, Triple] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TO_LAST, TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 INPUT = "candor/image"  # where nodes stand before the file's own input
+# Mean and standard deviation, of pixels in 0…1, by Image.NominalPixelRange.
+RANGES = {
+    "NominalRange_0_255": (0.0, 1 / 255),
+    "Normalized_0_1": (0.0, 1.0),
+    "Normalized_1_1": (0.5, 0.5),
+}
 ARITHMETIC = ("Add", "Sub", "Mul", "Div")
 QUANTISED = ("DequantizeLinear", "ConvInteger", "MatMulInteger", "QLinearConv")
 
@@ -57,7 +63,7 @@ class Asked(NamedTuple):
     graph begins with becomes the bundle's; else it stays, and the file gets normalised values.
     """
 
-    order: Order = "rgb"
+    order: Order | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
@@ -218,9 +224,10 @@ def _described(model: ModelProto, info: ValueInfoProto, size: Size | None, asked
             "export the network for these"
         )
     kind = np.dtype(helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type))
-    mean, std = _given(asked, channels)
+    order = asked.order or ("bgr" if "Bgr" in _metadata(model, "BitmapPixelFormat") else "rgb")
+    mean, std = _given(asked, order, channels)
     found = _size(info.name, dims[1:3] if last else dims[2:], size)
-    return Source(info.name, kind, found, channels, asked.order, last, dims[0], mean, std)
+    return Source(info.name, kind, found, channels, order, last, dims[0], mean, std)
 
 
 def _is_last(model: ModelProto, name: str, dims: Dims) -> bool:
@@ -266,7 +273,7 @@ def _size(name: str, theirs: Dims, size: Size | None) -> Size:
     return size
 
 
-def _given(asked: Asked, channels: int) -> tuple[Triple, Triple]:
+def _given(asked: Asked, order: Order, channels: int) -> tuple[Triple, Triple]:
     """Mean and standard deviation as the caller has them, RGB; ImageNet's where it has none."""
     if channels == 1 and any(len(set(value or ())) > 1 for value in (asked.mean, asked.std)):
         raise ForeignError(
@@ -274,7 +281,7 @@ def _given(asked: Asked, channels: int) -> tuple[Triple, Triple]:
             "value of each"
         )
     mean, std = (
-        default if value is None else _triple(value, asked.order)
+        default if value is None else _triple(value, order)
         for value, default in zip((asked.mean, asked.std), _default(channels), strict=True)
     )
     return mean, std
@@ -296,14 +303,11 @@ def _triple(values: Sequence[float], order: Order) -> Triple:
 def _normalisation(
     model: ModelProto, start: _Tensor, source: Source, *, is_uint8: bool
 ) -> tuple[_Tensor, Source]:
-    """The tensor behind the graph's own normalisation, and the source with that of the file.
-
-    Without one, the values of an input of floats are assumed to be ImageNet's.
-    """
+    """The tensor behind the graph's own normalisation, and the source with that of the file."""
     tensor = _behind_constants(model, start, source.channels)
     unchanged = bool((tensor.scale == 1).all() and (tensor.offset == 0).all())
     if unchanged and not is_uint8:
-        return tensor, replace(source, notes=(*source.notes, _assumed(source)))
+        return tensor, _stated(model, source)
     mean, std = (0.0 - tensor.offset) / tensor.scale, 1 / tensor.scale
     # Pixels of 0…1 have a mean and a deviation below 1.
     unit = 255.0 if is_uint8 or max(mean.max(), std.max()) > 1 else 1.0
@@ -318,6 +322,21 @@ def _normalisation(
         f"{_listed(found.mean)}, std {_listed(found.std)} of pixels in 0…1"
     )
     return tensor, replace(found, notes=(*found.notes, note))
+
+
+def _stated(model: ModelProto, source: Source) -> Source:
+    """The source with the normalisation of the file's metadata; ImageNet's is assumed without."""
+    stated = RANGES.get(_metadata(model, "NominalPixelRange"))
+    if stated is None:
+        return replace(source, notes=(*source.notes, _assumed(source)))
+    mean, std = (_triple((value,), "rgb") for value in stated)
+    note = "the normalisation is that of the file's metadata, Image.NominalPixelRange"
+    return replace(source, mean=mean, std=std, notes=(*source.notes, note))
+
+
+def _metadata(model: ModelProto, key: str) -> str:
+    """The value of Image.`key` in the metadata (ONNX, MetadataProps.md); "" if there is none."""
+    return next((each.value for each in model.metadata_props if each.key == f"Image.{key}"), "")
 
 
 def _assumed(source: Source) -> str:

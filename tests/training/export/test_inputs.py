@@ -233,6 +233,18 @@ def test_a_normalisation_inside_becomes_that_of_the_bundle(tmp_path):
     assert (given.mean, given.std, given.notes) == ((0,) * 3, (1 / 255,) * 3, ())
 
 
+def test_metadata_name_the_range_and_the_order(tmp_path):
+    path = drawn_file(tmp_path / "net.onnx", ["N", 3, 12, 12])
+    model = onnx.load(path)
+    for key, value in (("BitmapPixelFormat", "Bgr8"), ("NominalPixelRange", "NominalRange_0_255")):
+        model.metadata_props.add(key=f"Image.{key}", value=value)
+    onnx.save(model, path)
+    source, batch, logits = bundled(path)
+    assert (source.order, source.mean, source.std) == ("bgr", (0,) * 3, (1 / 255,) * 3)
+    planes = np.moveaxis(batch[..., ::-1], -1, 1).astype(np.float32)
+    assert np.abs(logits - answers_of(path, planes)).max() < 1e-3
+
+
 def test_without_a_word_of_the_file_imagenet_is_assumed_and_said(tmp_path):
     source, *_ = bundled(drawn_file(tmp_path / "net.onnx", ["N", 3, 12, 12]))
     assert source.mean == (0.485, 0.456, 0.406)
