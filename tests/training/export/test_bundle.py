@@ -117,6 +117,16 @@ def test_a_network_of_torchvision_becomes_a_bundle_with_all_of_its_parts(drawn, 
     assert np.abs(logits - expected).max() < 1e-4 * np.abs(expected).max()
 
 
+def test_a_network_trained_on_rectangles_becomes_a_bundle_of_rectangles(drawn, recipe, tmp_path):
+    wide = replace(recipe, network="support.networks:small", epochs=1, size=(24, 40), crop=0.4)
+    images = read(str(drawn), wide.input(), wide.held_out, wide.seed)
+    run = train(images, str(drawn), wide, tmp_path / "run", accelerator="cpu")
+    assert runs.load(tmp_path / "run").recipe == wide
+    made = make_bundle(run, images, tmp_path / "bundle", "discs")
+    assert made.manifest.input.size == (24, 40)
+    assert {parity.against for parity in made.manifest.parity.values()} == {"captum"}
+
+
 def test_the_command_line_trains_and_exports_and_calls_nobody(drawn, tmp_path):
     watch = Watch(tmp_path)
 
