@@ -208,23 +208,9 @@ def fit(
     from training.networks.weights import WeightsError
     from training.networks.wrapped import NetworkError
 
-    if start_folder is not None and (
-        network
-        or weights
-        or activation
-        or any(options[name] is not None for name in ("held_out", "seed", "size", "resize"))
-    ):
-        raise click.UsageError(
-            "--start brings its network and its held-out images: leave out --network, "
-            "--activation, --held-out and --seed, and also --weights, --size and --resize"
-        )
-    if activation is not None and network not in (None, "candor_net"):
-        raise click.UsageError(f"--activation is of candor_net: leave it out with {network}")
-    if options["finetune_epochs"] and network not in (None, "candor_net", "seed_cnn"):
-        raise click.UsageError(
-            f"--finetune-epochs is of candor_net and seed_cnn: leave it out with {network}, which "
-            "keeps a running mean of its weights"
-        )
+    if start_folder is not None:
+        _check_start(network=network, weights=weights, activation=activation, **options)
+    _check_network(network, activation, options["finetune_epochs"])
     # an option that is not given leaves the value of the recipe
     changes = {name: value for name, value in options.items() if value is not None}
     if activation is not None:
@@ -249,6 +235,27 @@ def fit(
     except Stopped as stopped:
         click.echo(str(stopped), err=True)
         raise SystemExit(130) from None  # 128 + SIGINT, as shells report it
+
+
+def _check_start(**options: Any) -> None:
+    brought = ("network", "weights", "activation", "held_out", "seed", "size", "resize")
+    if any(options[name] is not None for name in brought):
+        raise click.UsageError(
+            "--start brings its network and its held-out images: leave out --network, "
+            "--activation, --held-out and --seed, and also --weights, --size and --resize"
+        )
+
+
+def _check_network(
+    network: str | None, activation: str | None, finetune_epochs: int | None
+) -> None:
+    if activation is not None and network not in (None, "candor_net"):
+        raise click.UsageError(f"--activation is of candor_net: leave it out with {network}")
+    if finetune_epochs and network not in (None, "candor_net", "seed_cnn"):
+        raise click.UsageError(
+            f"--finetune-epochs is of candor_net and seed_cnn: leave it out with {network}, which "
+            "keeps a running mean of its weights"
+        )
 
 
 @main.command()

@@ -119,18 +119,7 @@ def train(
     if start is None:
         recipe = replace(defaults.for_data(recipe, len(dataset.training)), **changes)
     if os.environ.get("RANK", "0") == "0":
-        # stdout is for the report of the test images
-        click.echo(table.describe_dataset(dataset), err=True)
-        click.echo(
-            f"{recipe.epochs + recipe.finetune_epochs} epochs in batches of {recipe.batch}",
-            err=True,
-        )
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / runs.SKIPPED).write_text(
-            "".join(f"{item.name}: {item.reason}\n" for item in dataset.skipped)
-        )
-        if dataset.skipped:
-            click.echo(f"every skipped file is in {folder / runs.SKIPPED}", err=True)
+        _describe(dataset, recipe, folder)
     if start is not None:
         # of other data, images held out here could be images that the first run was trained on
         read.check_same(dataset, start.run.subject.fingerprint, start.folder)
@@ -145,6 +134,21 @@ def train(
         accelerator=device,
         track=track,
     )
+
+
+def _describe(dataset: Dataset, recipe: Recipe, folder: Path) -> None:
+    """Prints the data and the length of the training, and lists skipped files in `folder`."""
+    # stdout is for the report of the test images
+    click.echo(table.describe_dataset(dataset), err=True)
+    click.echo(
+        f"{recipe.epochs + recipe.finetune_epochs} epochs in batches of {recipe.batch}", err=True
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / runs.SKIPPED).write_text(
+        "".join(f"{item.name}: {item.reason}\n" for item in dataset.skipped)
+    )
+    if dataset.skipped:
+        click.echo(f"every skipped file is in {folder / runs.SKIPPED}", err=True)
 
 
 def bundle_run(

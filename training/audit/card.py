@@ -80,7 +80,9 @@ def _introduction(manifest: Manifest, report: Report) -> str:
     trained = "{network}, trained for {epochs} epochs, seed {seed}"
     origin = trained.format(**recipe) if recipe else "A network from an ONNX file"
     weights = manifest.provenance.get("weights")
-    if weights:
+    if isinstance(weights, str):  # bundles of ONNX files had a text at first
+        origin += f", from the weights {weights}"
+    elif weights:
         origin += f", from the weights {weights['name']} (sha256 `{weights['sha256'][:12]}…`)"
     shown = ", ".join([*manifest.labels[:SHOWN], *(["…"] if len(manifest.labels) > SHOWN else [])])
     return "\n".join(

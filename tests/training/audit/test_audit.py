@@ -155,6 +155,19 @@ def test_the_card_has_short_lines_and_metadata_that_model_hubs_read(audited):
     assert max(map(len, prose)) <= 100
 
 
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        ({"name": "its.pth", "sha256": "0" * 64}, f"its.pth (sha256 `{'0' * 12}…`)"),
+        (f"its.pth sha256 {'0' * 64}", f"its.pth sha256 {'0' * 64}"),  # of an older bundle
+    ],
+)
+def test_the_card_names_the_weights_that_a_training_began_with(weights, words, audited, reports):
+    manifest = audited[0].manifest
+    began = replace(manifest, provenance={**manifest.provenance, "weights": weights})
+    assert f"from the weights {words}" in " ".join(card(began, reports[0]).split())
+
+
 def test_a_model_that_guesses_is_the_first_finding(reports):
     labels = np.arange(30) % 3
     guesses = accuracy(np.zeros(30, np.int64), labels, ("blue", "green", "red"), seed=0)

@@ -18,6 +18,7 @@ from support.watch import Watch
 from training.__main__ import main
 from training.data.read import check_same, read
 from training.export.bundle import make_bundle
+from training.fit import runs
 from training.fit.defaults import recipe_of
 from training.fit.loop import train
 from training.reliability.familiarity import TEXTURE
