@@ -6,7 +6,7 @@ from typing import Any, Literal
 import click
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
-LEAST_SIDE, MOST_SIDE = 16, 1024  # of the input of a network that is trained
+TRAINED_SIDES, SERVED_SIDES = (16, 1024), (1, 4096)  # of an input, in pixels
 # the names of release 0.1, until 0.3
 FORMER_NAMES = {
     "biased": "plant-bias",
@@ -49,7 +49,7 @@ def _held_out(value: float | None) -> Any:
     return int(value)
 
 
-def _size(value: str | None, least: int) -> Any:
+def _size(value: str | None, limits: tuple[int, int]) -> Any:
     """The side of a square in pixels, or the (height, width) of a rectangle HxW."""
     if value is None:
         return None
@@ -59,9 +59,9 @@ def _size(value: str | None, least: int) -> Any:
             f"{value!r} is no size: give the side of a square in pixels, such as 224, or height "
             "and width, such as 48x192"
         )
-    given = [int(part) for part in parts]
-    if not least <= min(given) <= max(given) <= MOST_SIDE:
-        raise click.BadParameter(f"{value} is not in {least}…{MOST_SIDE} pixels a side")
+    given, (least, most) = [int(part) for part in parts], limits
+    if not least <= min(given) <= max(given) <= most:
+        raise click.BadParameter(f"{value} is not in {least}…{most} pixels a side")
     return given[0] if given[0] == given[-1] else tuple(given)
 
 
@@ -106,7 +106,7 @@ def main() -> None:
 )
 @click.option(
     "--size",
-    callback=lambda _context, _option, value: _size(value, LEAST_SIDE),
+    callback=lambda _context, _option, value: _size(value, TRAINED_SIDES),
     help="Side of the square input in pixels, or HEIGHTxWIDTH. Default: 32 for candor_net and "
     "seed_cnn, else 224.",
 )
@@ -291,7 +291,7 @@ def _check_network(
 )
 @click.option(
     "--size",
-    callback=lambda _context, _option, value: _size(value, 1),
+    callback=lambda _context, _option, value: _size(value, SERVED_SIDES),
     help="With --onnx: side of the square input in pixels, or HEIGHTxWIDTH. Default: the file's.",
 )
 @click.option(

@@ -331,4 +331,4 @@ def test_the_command_makes_a_bundle_and_checks_it(tmp_path):
     assert contract.load(tmp_path / "out").manifest.labels[2] == "cat"
     failed = run("--mean", "1,2")
     assert failed.returncode == 1
-    assert "give three numbers" in failed.stderr
+    assert "give one number, or three" in failed.stderr
