@@ -557,7 +557,15 @@ def quantise(*, bundle_folder: Path, source: str, folder: Path, images: int, see
     "other",
     type=FOLDER,
     help="Another bundle of the same classes, for a comparison. It is measured too, unless it "
-    "has a report on this data with this seed.",
+    "has a report on this data with this seed and these minutes.",
+)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(1, 10_000),
+    default=20.0,
+    show_default=True,
+    help="About the time on two cores; a costly network is measured on fewer images. The same "
+    "minutes give the same images on every machine.",
 )
 @click.option(
     "--tensorboard",
@@ -572,6 +580,7 @@ def audit(
     folder: Path | None,
     seed: int,
     other: Path | None,
+    minutes: float,
     board: Path | None,
 ) -> None:
     """Measures BUNDLE on the test images, as it is served; adds report.json, plots and CARD.md.
@@ -589,6 +598,7 @@ def audit(
             source,
             folder or bundle_folder,
             seed,
+            minutes,
             other_folder=other,
             board_folder=board,
         )

@@ -225,6 +225,7 @@ def audit_bundle(
     source: str,
     folder: Path,
     seed: int,
+    minutes: float,
     *,
     other_folder: Path | None,
     board_folder: Path | None,
@@ -235,12 +236,12 @@ def audit_bundle(
     other = None if other_folder is None else contract.load(other_folder)
     dataset = _data_for(bundle, source, seed)
     other_dataset = None if other is None else _data_for(other, source, seed)
-    report = audit.audit(bundle, dataset, seed, _run_sections)
+    report = audit.audit(bundle, dataset, seed, _run_sections, minutes)
     if other is not None and other_dataset is not None:
-        other_report = comparison.report_of(other, other_dataset.fingerprint, seed)
-        report["comparison"] = comparison.comparison(
-            report, other_report or audit.audit(other, other_dataset, seed, _run_sections), other
-        )
+        other_report = comparison.report_of(
+            other, other_dataset.fingerprint, seed, minutes
+        ) or audit.audit(other, other_dataset, seed, _run_sections, minutes)
+        report["comparison"] = comparison.comparison(report, other_report, other)
     schema.check(report)
     # plots of an earlier audit are left out: this one may have fewer
     files = {name: bundle.read(name) for name in bundle.manifest.files if not name.endswith(".png")}
