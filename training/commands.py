@@ -17,7 +17,7 @@ from service.bundle.folder import CARD, Bundle
 from service.bundle.manifest import Manifest
 from service.explain import available
 from service.image.decode import SUFFIXES
-from service.image.resize import Input
+from service.image.resize import Input, scaled
 from service.runtime.engine import Engine
 from training import audit
 from training.audit import board, comparison, schema
@@ -30,6 +30,7 @@ from training.export import foreign, int8, labels
 from training.export.bundle import compare, make_bundle, make_foreign_bundle
 from training.export.core import Core
 from training.export.foreign import ForeignError
+from training.export.inputs import Asked
 from training.export.original import Original
 from training.fit import defaults, loop, runs
 from training.fit.recipes import RECIPES, Recipe
@@ -68,7 +69,7 @@ def recipe_for(
     built = recipe.network_for(2)
     if weights is not None:
         published.load(built, weights)
-        any_size = catalogue.runs_on(built, recipe.size // 2)
+        any_size = catalogue.runs_on(built, scaled(recipe.size, lambda side: side // 2))
         begun = defaults.from_weights(recipe, weights.provenance, any_size=any_size)
         return replace(begun, **changes), None
     if recipe.network not in catalogue.OURS:
@@ -191,18 +192,32 @@ def bundle_file(
 ) -> None:
     """Makes a bundle of an ONNX file."""
     say = partial(click.echo, err=True)
-    spec = _input(options)
     names = foreign.Names(options["input_name"], options["output_name"], options["cam_layer"])
+    asked = Asked(options["channels"], *(_numbers(name, options[name]) for name in ("mean", "std")))
     given = labels.of_file(file) if options["labels"] is None else labels.read(options["labels"])
     say(f"runs {file} to learn its shapes and its answers")
-    core = foreign.read_core(file, spec.size, None if given is None else len(given), names)
+    classes = None if given is None else len(given)
+    core = foreign.read_core(file, options["size"], classes, names, asked)
+    source = core.source
+    assert source is not None
+    for note in source.notes:
+        say(note)
     if core.head == "sigmoid" and calibrate is not None:
         raise ForeignError(
             f"{file.name} is multi-label, and the folders of --calibrate have one label for an "
             "image: leave it out"
         )
+    if core.original is None and check is not None:
+        raise ForeignError(
+            f"{file.name} cannot be run as it is (ONNX Runtime does not open it, or --input names "
+            "a tensor inside): leave out --check"
+        )
+    short_side = options["short_side"] or 0
+    spec = Input(source.size, source.mean, source.std, options["resize"], short_side)
     name = options["name"] or file.stem
     provenance = {"file": file.name, **foreign.weights_of(file)}
+    if source.colours != "rgb":
+        provenance["channels"] = source.colours
     manifest = Manifest(name, _labels(given, core), spec, provenance=provenance)
     held_out = None
     if calibrate is not None:
@@ -214,7 +229,7 @@ def bundle_file(
     )
     _print_summary(bundle)
     if core.original is None:
-        click.echo(f"ONNX Runtime cannot open {file.name}: nothing was compared with its answers")
+        click.echo(f"{file.name} cannot be run as it is: nothing was compared with its answers")
     elif check is not None:
         _compare_with_file(core.original, bundle, check)
 
@@ -354,27 +369,19 @@ def _labels(given: labels.Labels | None, core: Core) -> labels.Labels:
     return given
 
 
-def _input(options: dict[str, Any]) -> Input:
-    if options["size"] is None:
-        raise ForeignError(
-            "--size is missing: give the side of the network's square input, in pixels"
-        )
-    mean, std = (_channel_numbers(name, options[name]) for name in ("mean", "std"))
-    short_side = options["short_side"] or options["size"]
-    return Input(options["size"], mean, std, options["resize"], short_side)
-
-
-def _channel_numbers(name: str, text: str) -> tuple[float, ...]:
-    """Three numbers separated by commas; fractions such as 1/255 are allowed."""
+def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:
+    """One number or three, separated by commas; fractions such as 1/255 are allowed."""
+    if text is None:
+        return None
     try:
         parts = [part.partition("/") for part in text.split(",")]
         values = tuple(float(above) / float(below or 1) for above, _, below in parts)
     except (ValueError, ZeroDivisionError):
         values = ()
-    if len(values) != 3:  # noqa: PLR2004
+    if len(values) not in (1, 3) or (name == "std" and min(values) <= 0):
         raise ForeignError(
-            f"--{name} is {text!r}; give three numbers separated by commas, "
-            "for example 0.485,0.456,0.406"
+            f"--{name} is {text!r}; give one number, or three separated by commas, for example "
+            "0.485,0.456,0.406; those of --std are above 0"
         )
     return values
 

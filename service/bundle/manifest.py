@@ -346,6 +346,8 @@ def _typed(document: dict[str, Any]) -> dict[str, Any]:
     # JSON has lists; the fields are tuples, so that a manifest cannot change.
     spec = dict(document["input"])
     spec |= {key: tuple(float(value) for value in spec[key]) for key in ("mean", "std")}
+    if isinstance(spec["size"], list):
+        spec["size"] = tuple(spec["size"])
     int8, sets, familiarity, distribution = (
         document.get(key) for key in ("int8", "prediction_sets", "familiarity", "distribution")
     )

@@ -172,7 +172,7 @@ def _with_halves(
     core: Core,
     manifest: Manifest,
     files: dict[str, bytes],
-    batch: UInt8[ndarray, "rows size size 3"],
+    batch: UInt8[ndarray, "rows H W 3"],
 ) -> tuple[Manifest, dict[str, bytes]]:
     """The manifest with the parity of graphs in half precision, and the files with them."""
     halves = half_graphs(core, manifest.input, files)

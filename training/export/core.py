@@ -2,12 +2,12 @@
 
 Every graph names its tensors alike, so that `predict.onnx` alone holds all that the others need:
 
-    x            float32 (N, 3, S, S), normalised
+    x            float32 (N, 3, H, W), normalised
     logits       float32 (N, K)
     features     float32 (N, D), optional: the penultimate activations
     activation   float32 (N, C, h, w), optional: the layer that a class activation map weighs
 
-    predict.onnx    the core behind its normalisation, from uint8 images (N, S, S, 3)
+    predict.onnx    the core behind its normalisation, from uint8 images (N, H, W, 3)
     gradient.onnx   the core and its reverse pass (training.autodiff)
     cam.onnx        the core and its reverse pass down to `activation`
 
@@ -26,6 +26,7 @@ from service.bundle import folder as contract
 from service.bundle.calibration import Head
 from service.image.resize import Input
 from training.autodiff import cam_graph, gradient_graph, prune
+from training.export.inputs import Source
 from training.export.original import Original
 
 IR_VERSION = 10  # the newest that every onnxruntime since 1.18 reads
@@ -36,13 +37,14 @@ ACTIVATION = "activation"
 class Core:
     """A classifier as an ONNX graph from `x` to `logits`.
 
-    `width` is D of its features, or None; `head` turns the logits into probabilities; `original` is
-    the foreign file that it was read from, if it was.
+    `width` is D of its features, or None; `head` turns the logits into probabilities. Of a foreign
+    file: `source` is its input, `original` the file itself if it can be run.
     """
 
     model: ModelProto
     width: int | None
     head: Head = "softmax"
+    source: Source | None = None
     original: Original | None = None
 
     @property
@@ -67,7 +69,7 @@ def graphs(core: Core, spec: Input, *, gradients: bool = True) -> dict[str, byte
 
 
 def predict_graph(core: ModelProto, spec: Input) -> ModelProto:
-    """The graph image uint8 (N, S, S, 3) → logits and features.
+    """The graph image uint8 (N, H, W, 3) → logits and features.
 
     The core gets (pixel / 255 − mean) / std, as `Engine.normalise` computes it.
     """
@@ -88,9 +90,7 @@ def predict_graph(core: ModelProto, spec: Input) -> ModelProto:
         *graph.node,
     ]
     outputs = [output for output in graph.output if output.name in ("logits", "features")]
-    image = helper.make_tensor_value_info(
-        "image", TensorProto.UINT8, ["N", spec.size, spec.size, 3]
-    )
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", *spec.shape, 3])
     _set_ends(model, nodes, [image], outputs)
     onnx.checker.check_model(model, full_check=True)
     return model
@@ -119,8 +119,8 @@ def names_tensor(model: ModelProto, name: str) -> bool:
 
 def _core_of(predict: ModelProto) -> ModelProto:
     """The graph x → logits inside predict.onnx: the inverse of `predict_graph`."""
-    size = predict.graph.input[0].type.tensor_type.shape.dim[1].dim_value
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, size, size])
+    _, *sides, _ = (dim.dim_value for dim in predict.graph.input[0].type.tensor_type.shape.dim)
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, *sides])
     logits = [output for output in predict.graph.output if output.name == "logits"]
     # `x` is the last tensor of the normalisation: without its node, nothing before it is needed.
     nodes = [node for node in predict.graph.node if "x" not in node.output]

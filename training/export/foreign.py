@@ -1,12 +1,12 @@
-"""The core of any float32 ONNX image classifier, from whichever exporter.
+"""The core of any ONNX image classifier, from whichever exporter.
 
 Differences between exporters are put right. Nothing else is touched; weights are kept bit for bit:
 
-    input and output                    found, or named; renamed to x and logits
-    channels last (TensorFlow, Keras)   a transpose in front
+    its kind of image                   that of a core (training.export.inputs)
     softmax, sigmoids, one logit        the logits behind them (training.export.heads)
     operators, opset, local functions   written plainly (training.export.opsets)
     shape arithmetic, a fixed batch     settled by running the graph (training.export.shapes)
+    input and output                    renamed to x and logits
 
 Features are the input of the last linear layer. `training.export.layers` finds the layer of the
 class activation map.
@@ -19,6 +19,7 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
+from service.image.resize import Size, sides
 from training.autodiff import DifferentiationError, prune, with_shapes
 from training.export import layers
 from training.export.core import ACTIVATION, IR_VERSION, Core
@@ -29,12 +30,11 @@ from training.export.ends import (
     ForeignError,
     Names,
     dims_of,
-    find_input,
-    is_channels_last,
 )
 from training.export.faults import reason, worded
 from training.export.heads import drop_sequences, find_head
-from training.export.opsets import plain
+from training.export.inputs import AS_GIVEN, Asked, plain, refuse_others
+from training.export.opsets import plain as with_plain_operators
 from training.export.original import Feed, Original
 from training.export.shapes import STANDARD, settled
 
@@ -47,17 +47,20 @@ RESERVED = ("x", "logits", "features", ACTIVATION)  # tensors of a core
 Shapes = dict[str, Dims]
 
 
-def read_core(path: Path, size: int, classes: int | None, names: Names) -> Core:
-    """The core of the classifier in `path` for images of `size` × `size`.
+def read_core(
+    path: Path, size: Size | None, classes: int | None, names: Names, asked: Asked = AS_GIVEN
+) -> Core:
+    """The core of the classifier in `path` for images of `size`.
 
-    It has `classes` classes, or as many as the file gives if that is None.
+    Without `size` and `classes` they are those of the file. Unless `asked` leaves it to the file,
+    the caller normalises.
 
     Raises:
         ForeignError: the file is no such classifier, or its tensors cannot be found.
     """
     model = _loaded(path)
     with worded(f"the graph of {path} cannot be made a bundle of", STANDARD, DifferentiationError):
-        return _read(model, path, size, classes, names)
+        return _read(model, path, size, classes, names, asked)
 
 
 def _loaded(path: Path) -> ModelProto:
@@ -73,20 +76,28 @@ def _loaded(path: Path) -> ModelProto:
         raise ForeignError(f"{path} is no ONNX file ({reason(error)})") from None
 
 
-def _read(model: ModelProto, path: Path, size: int, classes: int | None, names: Names) -> Core:
+def _read(
+    model: ModelProto,
+    path: Path,
+    size: Size | None,
+    classes: int | None,
+    names: Names,
+    asked: Asked,
+) -> Core:
     drop_sequences(model)
-    model = plain(model)
-    image = find_input(model, size, names.input)
-    channels_last = is_channels_last(image, size)
-    feed = Feed(image.name, dims_of(image)[0], channels_last)
-    head, output = find_head(model, feed, size, classes, names.output)
-    batch = _set_sides(image, size, channels_last=channels_last)
-    model = settled(model, image.name, batch, output)
-    renamed = _rename_ends(model, image.name, output, channels_last=channels_last)
-    _set_ends(model, size, head.classes, channels_last=channels_last)
+    model = with_plain_operators(model)
+    source = plain(model, size, names.input, asked)
+    image, *others = (info.name for info in model.graph.input)
+    refuse_others(model, others)
+    feed = Feed(image, source.batch)
+    head, output = find_head(model, feed, source.size, classes, names.output)
+    model = settled(model, image, source.batch, output)
+    renamed = _rename_ends(model, image, output)
+    _set_ends(model, source.size, head.classes)
     cam_layer = names.cam_layer and renamed.get(names.cam_layer, names.cam_layer)
     core = _core(model, head.classes, cam_layer)
-    return replace(core, head=head.kind, original=Original.opened(path, feed, head))
+    original = Original.opened(path, source, head)
+    return replace(core, head=head.kind, source=source, original=original)
 
 
 def weights_of(path: Path) -> dict[str, dict[str, str]]:
@@ -97,35 +108,22 @@ def weights_of(path: Path) -> dict[str, dict[str, str]]:
     return {"weights": match.groupdict()} if match else {}
 
 
-def _set_sides(image: ValueInfoProto, size: int, *, channels_last: bool) -> int | None:
-    """Gives the input, in place, its shape; the number of rows that the file fixes, or None."""
-    batch = dims_of(image)[0]
-    sides = (size, size, CHANNELS) if channels_last else (CHANNELS, size, size)
-    image.CopyFrom(_float32(image.name, "N" if batch is None else batch, *sides))
-    return batch
-
-
-def _rename_ends(
-    model: ModelProto, image: str, output: str, *, channels_last: bool
-) -> dict[str, str]:
+def _rename_ends(model: ModelProto, image: str, output: str) -> dict[str, str]:
     """Renames input and output, in place, and tensors that have a reserved name; old → new."""
     names = {name: f"theirs/{name}" for name in RESERVED}
-    names |= {image: "theirs/image" if channels_last else "x", output: "logits"}
+    names |= {image: "x", output: "logits"}
     _rename(model, names)
     return names
 
 
-def _set_ends(model: ModelProto, size: int, classes: int, *, channels_last: bool) -> None:
+def _set_ends(model: ModelProto, size: Size, classes: int) -> None:
     """Makes `model`, in place, a graph from x to logits, and drops all that logits do not need."""
     graph = model.graph
-    if channels_last:
-        transpose = helper.make_node("Transpose", ["x"], ["theirs/image"], perm=[0, 2, 3, 1])
-        graph.node.insert(0, transpose)
     # Shapes of tensors that are ends now: ends have theirs below.
     inside = [info for info in graph.value_info if info.name not in ("x", "logits")]
     del graph.input[:], graph.output[:], graph.value_info[:]
     graph.value_info.extend(inside)
-    graph.input.append(_float32("x", "N", CHANNELS, size, size))
+    graph.input.append(_float32("x", "N", CHANNELS, *sides(size)))
     graph.output.append(_float32("logits", "N", classes))
     prune(model)
 

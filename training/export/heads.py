@@ -22,6 +22,7 @@ from jaxtyping import Float64
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from scipy.special import expit, log_softmax, logit
 
+from service.image.resize import Size
 from training.autodiff import prune
 from training.autodiff.model import constants_of
 from training.data.images import drawn_images
@@ -78,7 +79,7 @@ def drop_sequences(model: ModelProto) -> None:
 
 
 def find_head(
-    model: ModelProto, feed: Feed, size: int, classes: int | None, name: str | None
+    model: ModelProto, feed: Feed, size: Size, classes: int | None, name: str | None
 ) -> tuple[Head, str]:
     """The head of `model` and the tensor float32 (N, K) of its logits.
 
@@ -133,7 +134,7 @@ def _best(makers: Mapping[str, NodeProto], tail: Sequence[str]) -> NodeProto | N
 
 
 def _values(
-    model: ModelProto, feed: Feed, size: int, tensors: Sequence[str]
+    model: ModelProto, feed: Feed, size: Size, tensors: Sequence[str]
 ) -> dict[str, np.ndarray]:
     """The values of `tensors` that are numbers, for drawn images, faint and strong, too."""
     shown = ModelProto()
@@ -181,8 +182,6 @@ def _found(
             f"the values of {name} are not finite for any drawn image: export the network again"
         )
     meaning = _meaning(rows[finite], {makers[tensor].op_type for tensor in tail}, name)
-    if values[name].dtype == np.float16:
-        step = max(step, float(np.finfo(np.float16).eps))
     head = Head(name, meaning, rows.shape[1], step)
     for tensor in (each for node in model.graph.node for each in node.output if each in tail):
         fits = tensor in values and values[tensor].size == rows.size

@@ -15,35 +15,35 @@ from scipy.special import expit, softmax
 
 from service.bundle.calibration import Head as Kind
 from training.export.ends import ForeignError
+from training.export.inputs import Source
 
 # Of a probability. Two float32 graphs of the same network differ less; logits beyond 10 are rounded
 # by as much more, and the limit grows with them.
 LIMIT, USUAL_LOGIT = 1e-5, 10.0
+HALF_STEP = 2e-3  # of a probability that a file computes in half precision
 ROWS = 8  # that run at once where the batch is free
 
 Meaning = Literal["logits", "probabilities", "log-probabilities", "sigmoids"]
-Images = Float32[np.ndarray, "rows channels height width"]
+Images = Float32[np.ndarray, "rows channels H W"]
 Values = Num[np.ndarray, "rows width"]
 Probabilities = Float64[np.ndarray, "rows classes"]
 
 
 @dataclass(frozen=True)
 class Feed:
-    """The way of images into a file: its input's `name`, its `batch`, None if free, its layout."""
+    """The way of images into a graph: its input's `name`, and its `batch`, None if free."""
 
     name: str
     batch: int | None
-    channels_last: bool
 
     def run(
-        self, session: ort.InferenceSession, images: Images, outputs: Sequence[str]
+        self, session: ort.InferenceSession, rows: np.ndarray, outputs: Sequence[str]
     ) -> dict[str, np.ndarray]:
-        """The `outputs` (N, …) that have a row for each of the N images, by name.
+        """The `outputs` (N, …) that have a row for each of the N `rows` of the input, by name.
 
         Raises:
             ForeignError: ONNX Runtime cannot run the file.
         """
-        rows = np.moveaxis(images, 1, -1) if self.channels_last else images
         size = self.batch or min(ROWS, len(rows))
         # The last batch is filled with copies of its last image.
         short = -len(rows) % size
@@ -71,7 +71,7 @@ def _by_row(values: np.ndarray, rows: int) -> np.ndarray | None:
 class Head:
     """The output `name` of a file and the `meaning` of its values, `width` for each image.
 
-    `step` is the distance of its values where they are rounded to int8 or float16, or 0.
+    `step` is the distance of its values where they are rounded to int8, or 0.
     """
 
     name: str
@@ -110,19 +110,20 @@ class Agreement(NamedTuple):
 
 @dataclass(frozen=True)
 class Original:
-    """A file, the way into it and the meaning of its output."""
+    """A file, its input and the meaning of its output."""
 
     path: Path
-    feed: Feed
+    source: Source
     head: Head
 
     def probabilities(self, images: Images) -> Probabilities:
-        """The probabilities (N, K) of `images` float32 (N, 3, S, S), normalised.
+        """The probabilities (N, K) of `images` float32 (N, 3, H, W), normalised.
 
         Raises:
             ForeignError: ONNX Runtime cannot run the file.
         """
-        values = self.feed.run(self._session, images, [self.head.name])[self.head.name]
+        feed, rows = Feed(self.source.name, self.source.batch), self.source.values(images)
+        values = feed.run(self._session, rows, [self.head.name])[self.head.name]
         return self.head.probabilities(values.reshape(len(images), self.head.width))
 
     def compare(self, images: Images, served: Probabilities, largest_logit: float) -> Agreement:
@@ -133,7 +134,8 @@ class Original:
         """
         theirs = self.probabilities(images)
         difference = float(np.abs(served - theirs).max())
-        limit = LIMIT * max(1.0, largest_logit / USUAL_LOGIT) + self.head.step
+        step = max(self.head.step, HALF_STEP if self.source.half else 0.0)
+        limit = LIMIT * max(1.0, largest_logit / USUAL_LOGIT) + step
         if not difference <= limit:  # not ">", which is false for NaN
             raise ForeignError(
                 f"the bundle's probabilities differ from those of {self.path.name} by "
@@ -143,14 +145,18 @@ class Original:
         return Agreement(difference, limit, int((served.argmax(1) == theirs.argmax(1)).sum()))
 
     @classmethod
-    def opened(cls, path: Path, feed: Feed, head: Head) -> "Original | None":
-        """The file in `path`; None if ONNX Runtime cannot open it, as some older than opset 7."""
-        original = cls(path, feed, head)
+    def opened(cls, path: Path, source: Source, head: Head) -> "Original | None":
+        """The file in `path`; None if it cannot be run as it is.
+
+        ONNX Runtime does not open some that are older than opset 7, and `source` may be a tensor
+        inside.
+        """
+        original = cls(path, source, head)
         try:
-            original._session  # noqa: B018
+            inputs = [each.name for each in original._session.get_inputs()]
         except ForeignError:
             return None
-        return original
+        return original if source.name in inputs else None
 
     @cached_property
     def _session(self) -> ort.InferenceSession:

@@ -5,6 +5,7 @@ is no torch network, gradients are compared with finite differences.
 """
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from service.bundle.manifest import Parity
 from service.explain import gradients
+from service.image.resize import Size, pixels_of
 from service.runtime.engine import Engine
 from training.networks.ours import Network
 
@@ -40,7 +42,7 @@ TINY = float(np.finfo(np.float32).tiny)
 OF_ROUNDING, COSINE = 20, 0.99999
 
 Rows = Float32[np.ndarray, "rows channels height width"]
-Batch = UInt8[np.ndarray, "rows size size 3"]
+Batch = UInt8[np.ndarray, "rows H W 3"]
 Method = Callable[[Network, Tensor, Tensor], Tensor]
 
 
@@ -53,9 +55,9 @@ def copy_of(network: Network) -> Network:
     return copy.deepcopy(network).to(memory_format=torch.contiguous_format).eval()
 
 
-def images(size: int, count: int) -> int:
-    """The number of images of `size` × `size` pixels that are compared, of `count`."""
-    return min(count, MOST_IMAGES, max(DRAWN, MOST_PIXELS // size**2))
+def images(size: Size, count: int) -> int:
+    """The number of images of `size` that are compared, of `count`."""
+    return min(count, MOST_IMAGES, max(DRAWN, MOST_PIXELS // pixels_of(size)))
 
 
 def measure(engine: Engine, network: Network, batch: Batch) -> dict[str, Parity]:
@@ -101,7 +103,7 @@ def rounding(
 
 def _in_parts(theirs: Method, network: Network, x: Tensor, classes: Tensor) -> Tensor:
     """An attribution by Captum, of a part of the rows at a time, in the precision of `x`."""
-    rows = max(1, PART_PIXELS // x.shape[-1] ** 2)
+    rows = max(1, PART_PIXELS // math.prod(x.shape[2:]))
     parts = zip(torch.split(x, rows), torch.split(classes, rows), strict=True)
     return torch.cat(
         [

@@ -5,6 +5,7 @@ from typing import Any
 
 from service.bundle import folder as contract
 from service.bundle.manifest import Manifest
+from service.image.resize import described
 from service.runtime.engine import Engine
 from training.data.images import Images
 from training.figures.accuracy import accuracy
@@ -73,8 +74,9 @@ def foreign_card(manifest: Manifest) -> str:
     origin = f" Its weights are {weights['name']} sha256 {weights['sha256']}." if weights else ""
     return (
         f"# {manifest.name}\n\n"
-        f"A classifier of {len(manifest.labels):,} classes for images of {manifest.input.size} × "
-        f"{manifest.input.size} pixels, from the file {manifest.provenance['file']}.{origin}\n\n"
+        f"A classifier of {len(manifest.labels):,} classes for images of "
+        f"{described(manifest.input.size)} pixels, "
+        f"from the file {manifest.provenance['file']}.{origin}\n\n"
         f"{trust}"
         "- No audit has measured it: neither its accuracy nor bias, corrupted images or attacks.\n"
         + ("" if manifest.is_multi_label else ONE_OF_ALL)

@@ -1,6 +1,6 @@
 """The Open Inference Protocol (KServe's V2) over HTTP: health, metadata, and inference by tensors.
 
-An inference has one input of N images. With K classes and maps of side S its outputs are:
+An inference has one input of N images. With K classes and maps of H × W its outputs are:
 
     logits          FP32 (N, K)
     probabilities   FP32 (N, K)     calibrated
@@ -8,7 +8,7 @@ An inference has one input of N images. With K classes and maps of side S its ou
     likely          BOOL (N, K)     a probability of at least 0.5; of a multi-label model
     prediction_set  BOOL (N, K)     membership of each class; where the bundle has sets
     familiarity     FP32 (N,)       a score for the parameter `threshold`; where the bundle has one
-    attribution     FP32 (N, S, S)  the explanation
+    attribution     FP32 (N, H, W)  the explanation
     quality         FP32 (N, M)     M `measures` of `attribution`, NaN where a cheaper one has none
 
 With the parameter `classification` k, from Triton's extension of that name, `logits` and
@@ -306,7 +306,7 @@ def outputs_of(manifest: Manifest) -> tuple[str, ...]:
 
 def metadata(manifest: Manifest) -> dict[str, Any]:
     """GET /v2/models/NAME; a request has one of the two inputs."""
-    classes, size = len(manifest.labels), manifest.input.size
+    classes = len(manifest.labels)
     kinds = {
         "logits": (tensors.FP32, [-1, classes]),
         "probabilities": (tensors.FP32, [-1, classes]),
@@ -314,7 +314,7 @@ def metadata(manifest: Manifest) -> dict[str, Any]:
         LIKELY_CLASSES: (tensors.BOOL, [-1, classes]),
         SETS: (tensors.BOOL, [-1, classes]),
         FAMILIARITY: (tensors.FP32, [-1]),
-        ATTRIBUTION: (tensors.FP32, [-1, size, size]),
+        ATTRIBUTION: (tensors.FP32, [-1, *manifest.input.shape]),
         QUALITY: (tensors.FP32, [-1, -1]),
     }
     return {

@@ -18,6 +18,7 @@ from support.watch import Watch
 from training.__main__ import main
 from training.data.read import check_same, read
 from training.export.bundle import make_bundle
+from training.fit import runs
 from training.fit.defaults import recipe_of
 from training.fit.loop import train
 from training.reliability.familiarity import TEXTURE
@@ -115,6 +116,16 @@ def test_a_network_of_torchvision_becomes_a_bundle_with_all_of_its_parts(drawn, 
         expected = run.network(torch.from_numpy(engine.normalise(images.test.pixels))).numpy()
     logits = engine.predict(images.test.pixels).logits
     assert np.abs(logits - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_a_network_trained_on_rectangles_becomes_a_bundle_of_rectangles(drawn, recipe, tmp_path):
+    wide = replace(recipe, network="support.networks:small", epochs=1, size=(24, 40), crop=0.4)
+    images = read(str(drawn), wide.input(), wide.held_out, wide.seed)
+    run = train(images, str(drawn), wide, tmp_path / "run", accelerator="cpu")
+    assert runs.load(tmp_path / "run").recipe == wide
+    made = make_bundle(run, images, tmp_path / "bundle", "discs")
+    assert made.manifest.input.size == (24, 40)
+    assert {parity.against for parity in made.manifest.parity.values()} == {"captum"}
 
 
 def test_the_command_line_trains_and_exports_and_calls_nobody(drawn, tmp_path):

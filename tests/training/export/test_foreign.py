@@ -251,7 +251,7 @@ def test_the_cam_layer_may_have_a_reserved_name(tmp_path):
             SIZE + 1,
             CLASSES,
             Names(),
-            r"0 inputs are float32 images of 25×25.*x \[None, 3, 24, 24\]: name one with --input",
+            r"the input x takes images of 24 × 24 pixels, not of 25 × 25: correct --size",
         ),
         (
             SIZE,
@@ -333,4 +333,4 @@ def test_the_command_makes_a_bundle_and_checks_it(tmp_path):
     assert contract.load(tmp_path / "out").manifest.labels[2] == "cat"
     failed = CliRunner().invoke(main, [*command, "--mean", "1,2"])
     assert failed.exit_code == 1
-    assert "give three numbers" in failed.output
+    assert "give one number, or three" in failed.output
