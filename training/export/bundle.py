@@ -35,11 +35,11 @@ from training.data.images import Images, drawn_images
 from training.data.read import Dataset
 from training.export import float16, parity
 from training.export.core import Core, content, graphs, predict_graph
-from training.export.faults import worded
+from training.export.faults import STANDARD, worded
 from training.export.original import Agreement, Original
 from training.export.ours import export_core
 from training.export.report import card, foreign_card, report
-from training.export.shapes import MORE, STANDARD, check_rows
+from training.export.shapes import MORE, check_rows
 from training.figures.guessing import guessing
 from training.fit.runs import Run
 from training.reliability.familiarity import Reference, attach
@@ -189,7 +189,7 @@ def _with_halves(
     return replace(manifest, parity={**manifest.parity, **measured}), files | new
 
 
-def _check_rows(engine: Engine, batch: UInt8[ndarray, "rows size size 3"]) -> None:
+def _check_rows(engine: Engine, batch: UInt8[ndarray, "rows H W 3"]) -> None:
     """Compares the answers to images in one batch with those to each image alone.
 
     Raises:

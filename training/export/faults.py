@@ -6,6 +6,10 @@ from contextlib import contextmanager
 
 from training.export.ends import ForeignError
 
+# Remedies.
+FREE_BATCH = "export it again with a free batch (dynamic_axes or dynamic_shapes of the first axis)"
+STANDARD = "export the network in float32, with the operators of ONNX alone"
+
 LONGEST = 240  # characters of a library's own words
 # What ONNX Runtime writes before its reason: code, file, line and function.
 PREAMBLE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |/\S+:\d+ .*?\) |^\S+Error: ")

@@ -31,12 +31,12 @@ from training.export.ends import (
     Names,
     dims_of,
 )
-from training.export.faults import reason, worded
+from training.export.faults import STANDARD, reason, worded
 from training.export.heads import drop_sequences, find_head
 from training.export.inputs import AS_GIVEN, Asked, plain, refuse_others
 from training.export.opsets import plain as with_plain_operators
 from training.export.original import Feed, Original
-from training.export.shapes import STANDARD, settled
+from training.export.shapes import settled
 
 __all__ = ["CHANNELS", "ForeignError", "Names", "read_core", "weights_of"]
 
@@ -89,6 +89,7 @@ def _read(
     source = plain(model, size, names.input, asked)
     image, *others = (info.name for info in model.graph.input)
     refuse_others(model, others)
+    del model.graph.input[1:]
     feed = Feed(image, source.batch)
     head, output = find_head(model, feed, source.size, classes, names.output)
     model = settled(model, image, source.batch, output)

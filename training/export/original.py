@@ -15,6 +15,7 @@ from scipy.special import expit, softmax
 
 from service.bundle.calibration import Head as Kind
 from training.export.ends import ForeignError
+from training.export.faults import FREE_BATCH, STANDARD, worded
 from training.export.inputs import Source
 
 # Of a probability. Two float32 graphs of the same network differ less; logits beyond 10 are rounded
@@ -188,25 +189,18 @@ def session_of(model: str | bytes) -> ort.InferenceSession:
     options = ort.SessionOptions()
     # An optimiser may replace the tensors that are asked for, and fuse the rounding of int8.
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    try:
+    options.log_severity_level = 4  # its exceptions say the same
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    with worded("ONNX Runtime cannot load the graph", STANDARD):
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001 - ONNX Runtime raises types of its own
-        raise _failed("open", error) from None
 
 
 def _run(
     session: ort.InferenceSession, outputs: Sequence[str], feeds: dict[str, np.ndarray]
 ) -> list[Any]:
-    try:
+    (image,) = feeds.values()
+    with worded(
+        f"ONNX Runtime cannot run the graph with an input {image.shape}",
+        f"correct --size, or {FREE_BATCH}",
+    ):
         return list(session.run(list(outputs), feeds))
-    except Exception as error:  # noqa: BLE001 - ONNX Runtime raises types of its own
-        raise _failed("run", error) from None
-
-
-def _failed(what: str, error: Exception) -> ForeignError:
-    reason = next(iter(str(error).splitlines()), "")[:160]
-    return ForeignError(
-        f"ONNX Runtime cannot {what} the file ({reason}): export it again, with another opset or "
-        "without the operator"
-    )

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from jaxtyping import Float32
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnxscript import ir
@@ -28,7 +27,8 @@ from onnxscript.optimizer import fold_constants
 from training.autodiff import prune, with_shapes
 from training.autodiff.model import constants_of, inputs_of
 from training.export.ends import ForeignError
-from training.export.faults import worded
+from training.export.faults import FREE_BATCH, worded
+from training.export.original import session_of
 
 ONE, FEW, MORE = 1, 2, 3  # rows of a run
 SMALL = 4096  # elements of a tensor that is folded: shapes are small, weights are not
@@ -45,8 +45,6 @@ SHAPES_ONLY = {"Shape", "Size"}  # read no values
 # Shape arithmetic begins at these. The folder of onnxscript leaves ConstantOfShape as it is.
 SOURCES = {*SHAPES_ONLY, "ConstantOfShape", "Range"}
 MOVING = {"Expand", "Reshape", "Slice"}
-FREE_BATCH = "export it again with a free batch (dynamic_axes or dynamic_shapes of the first axis)"
-STANDARD = "export the network in float32, with the operators of ONNX alone"
 
 Shape = tuple[int, ...]
 Images = Float32[np.ndarray, "rows dim1 dim2 dim3"]
@@ -131,24 +129,13 @@ def _down_to(model: ModelProto, image: str, output: str) -> ModelProto:
 
 def _answers(model: ModelProto, image: str, output: str, drawn: Images) -> Logits:
     """The `output` for drawn images."""
-    session = _session(model)
+    session = session_of(model.SerializeToString())
     with worded(
         f"ONNX Runtime cannot run the graph with an input {image} {drawn.shape}",
         f"correct --size, or {FREE_BATCH}",
     ):
         (answer,) = session.run([output], {image: drawn})
     return np.asarray(answer)
-
-
-def _session(model: ModelProto) -> ort.InferenceSession:
-    """A session that computes what the file says, node by node."""
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4  # its exceptions say the same
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    with worded("ONNX Runtime cannot load the graph", STANDARD):
-        content = model.SerializeToString()
-        return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def _drawn(model: ModelProto, image: str, rows: int) -> Images:
@@ -178,7 +165,7 @@ def _run(model: ModelProto, image: str, rows: int) -> Seen:
     del probe.graph.output[:]
     for name in tensors:
         probe.graph.output.add(name=asked.get(name, name))
-    session, drawn = _session(probe), _drawn(model, image, rows)
+    session, drawn = session_of(probe.SerializeToString()), _drawn(model, image, rows)
     with worded(f"ONNX Runtime cannot run the graph with {rows} images", FREE_BATCH):
         answers = dict(zip(tensors, session.run(None, {image: drawn}), strict=True))
     shapes = {image: drawn.shape} | {t.name: tuple(t.dims) for t in model.graph.initializer}

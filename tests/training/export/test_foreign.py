@@ -328,7 +328,9 @@ def test_the_command_makes_a_bundle_and_checks_it(tmp_path):
     done = CliRunner().invoke(main, command)
     assert done.exit_code == 0, done.output
     assert "3 of 3 images get the class that net.onnx gives them" in done.output
-    steps = [line.split()[0] for line in done.stderr.splitlines()]
+    first, note, *others = done.stderr.splitlines()
+    assert "are assumed, which are ImageNet's" in note
+    steps = [line.split()[0] for line in (first, *others)]
     assert steps == ["runs", "derives", "proves", "writes"], done.stderr
     assert contract.load(tmp_path / "out").manifest.labels[2] == "cat"
     failed = CliRunner().invoke(main, [*command, "--mean", "1,2"])
