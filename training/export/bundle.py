@@ -54,7 +54,8 @@ def make_bundle(
 
     Raises:
         DifferentiationError: the network has an operator without a rule.
-        ParityError: the proof fails, a method differs from Captum's, or half precision from float32.
+        ParityError: the proof fails, a method differs from Captum's, or half precision from
+            float32.
     """
     core = export_core(run.network, run.input.size)
     manifest = Manifest(
@@ -102,7 +103,8 @@ def make_foreign_bundle(
 
     Raises:
         DifferentiationError: an operator has no rule; without `gradients` the bundle can be made.
-        ParityError: the proof fails, the engine differs from float64, or half precision from float32.
+        ParityError: the proof fails, the engine differs from float64, or half precision from
+            float32.
     """
     files = graphs(core, manifest.input, gradients=gradients)
     versions = {package: version(package) for package in FOREIGN_VERSIONS}

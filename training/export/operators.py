@@ -35,11 +35,11 @@ def _abs(x: Array) -> Array:
 
 def _sigmoid(x: Array) -> Array:
     small = np.exp(-_abs(x))
-    return np.where(np.real(x) < 0, small, 1.0) / (1 + small)
+    return np.asarray(np.where(np.real(x) < 0, small, 1.0) / (1 + small))
 
 
 def _softplus(x: Array) -> Array:
-    return np.where(np.real(x) > 0, x, 0) + np.log1p(np.exp(-_abs(x)))
+    return np.asarray(np.where(np.real(x) > 0, x, 0) + np.log1p(np.exp(-_abs(x))))
 
 
 def _erf(x: Array) -> Array:
@@ -59,7 +59,7 @@ def _gelu(x: Array, approximate: str = "none") -> Array:
 
 def _div(a: Array, b: Array) -> Array:
     if a.dtype.kind in "iu":
-        return np.trunc(a / b).astype(a.dtype)  # shape arithmetic: far below 2⁵³
+        return np.asarray(np.trunc(a / b), a.dtype)  # shape arithmetic: far below 2⁵³
     return np.asarray(a / b)
 
 
@@ -67,7 +67,7 @@ def _cast(x: Array, to: int, **_: Any) -> Array:
     kind = np.dtype(helper.tensor_dtype_to_np_dtype(to))
     if kind.kind not in "biu":  # every float, bfloat16 too, is float64 here
         return x if x.dtype.kind in "fc" else x.astype(np.float64)
-    return np.real(x).astype(kind)
+    return np.asarray(np.real(x), kind)
 
 
 def _cast_like(x: Array, y: Array, **_: Any) -> Array:
@@ -109,12 +109,13 @@ def _gemm(
 
 def _one_hot(indices: Array, depth: Array, values: Array, axis: int = -1) -> Array:
     hot = np.expand_dims(indices, axis) == _along(np.arange(int(depth.item())), axis, indices.ndim)
-    return np.where(hot, values[1], values[0])
+    return np.asarray(np.where(hot, values[1], values[0]))
 
 
 def _along(values: Array, axis: int, rank: int) -> Array:
     """A vector as an array of `rank` + 1 axes that varies along `axis`."""
-    return np.expand_dims(values, [other for other in range(rank + 1) if other != axis % (rank + 1)])
+    axes = range(rank + 1)
+    return np.expand_dims(values, [other for other in axes if other != axis % len(axes)])
 
 
 def _pad(
@@ -229,7 +230,6 @@ def _ends(
 
 
 def _views(
-    x: Array,
     kernel: Sequence[int],
     strides: Sequence[int],
     dilations: Sequence[int],
@@ -248,6 +248,11 @@ def _views(
                 ),
             ),
         )
+
+
+def _taps(filters: Array, place: tuple[Any, ...]) -> Array:
+    """The weights at a place in the window."""
+    return np.asarray(filters[(Ellipsis, *place)])
 
 
 def _split(function: Function) -> Function:
@@ -282,9 +287,9 @@ def _conv(
     padded = np.pad(x, ((0, 0), (0, 0), *around))
     filters = weights.reshape(group, len(weights) // group, *weights.shape[1:])
     y = np.zeros((len(x), group, filters.shape[1], math.prod(counts)))
-    for place, view in _views(x, kernel, strides, dilations, counts):
+    for place, view in _views(kernel, strides, dilations, counts):
         seen = padded[view].reshape(len(x), group, weights.shape[1], -1)
-        taps = filters[(..., *place)]
+        taps = _taps(filters, place)
         # A matrix with one column scales: BLAS is slow at that.
         y += taps * seen if weights.shape[1] == 1 else np.matmul(taps, seen)
     return y.reshape(len(x), len(weights), *counts)
@@ -322,8 +327,8 @@ def _conv_transpose(
     filters = weights.reshape(group, len(weights) // group, *weights.shape[1:])
     y = np.zeros((len(x), group * weights.shape[1], *spans))
     seen = x.reshape(len(x), group, len(weights) // group, -1)
-    for place, view in _views(x, kernel, strides, dilations, counts):
-        taps = np.swapaxes(filters[(..., *place)], 1, 2)
+    for place, view in _views(kernel, strides, dilations, counts):
+        taps = np.swapaxes(_taps(filters, place), 1, 2)
         share = taps * seen if seen.shape[2] == 1 else np.matmul(taps, seen)
         y[view] += share.reshape(len(x), -1, *counts)
     inside = (
@@ -355,7 +360,7 @@ def _pooled(
     # A last window that is rounded up may reach beyond the padding.
     beyond = [(b, a + s) for (b, a), s in zip(around, strides, strict=True)]
     padded = np.pad(x, ((0, 0), (0, 0), *beyond), constant_values=filling)
-    views = _views(x, kernel_shape, strides, dilations, counts)
+    views = _views(kernel_shape, strides, dilations, counts)
     return np.asarray(reduce(combine, (padded[view] for _, view in views)))
 
 
@@ -410,7 +415,7 @@ class Resize(OpRun):
         graph = helper.make_graph([node], "resize", ends, [y])
         reference = ReferenceEvaluator(graph, opsets=self.run_params["opsets"])
         new = np.array([1.0, value]) if name == "scales" else np.array([size, value])
-        (matrix,) = reference.run(None, {"x": np.eye(size), name: new})  # type: ignore[misc]
+        (matrix,) = reference.run(None, {"x": np.eye(size), name: new})
         return np.asarray(matrix)
 
 
@@ -418,7 +423,12 @@ def _operator(name: str, function: Function) -> type[OpRun]:
     """The class that ReferenceEvaluator takes for the operator `name`."""
 
     def _run(_self: OpRun, *inputs: Any, **attributes: Any) -> tuple[Any]:
-        given = {key: value for key, value in attributes.items() if value is not None}
+        # The reference gives numpy's scalars for defaults.
+        given = {
+            key: float(value) if isinstance(value, np.floating) else value
+            for key, value in attributes.items()
+            if value is not None
+        }
         return (np.asarray(function(*inputs, **given)),)
 
     return type(name, (OpRun,), {"op_domain": "", "_run": _run})

@@ -1,4 +1,4 @@
-"""The proof of a bundle's graphs, in float64: a gradient is the slope of the logits of predict.onnx.
+"""The proof of a bundle's graphs in float64: a gradient is the slope of predict.onnx's logits.
 
 It holds for any file, without its torch network: on each image the gradient times a direction is
 compared with the complex step along it (`training.export.exact`). A wrong rule changes the
@@ -100,9 +100,7 @@ def _prove_cam(
 ) -> tuple[Rows, Parity]:
     names = ["cam", ACTIVATION, "activation_gradient"]
     cam, activation, gradient = _run(Exact(models[contract.CAM], names, weights=weights), feeds)
-    after = Exact(
-        models[contract.PREDICT], ["logits"], given=["x", ACTIVATION], weights=weights
-    )
+    after = Exact(models[contract.PREDICT], ["logits"], given=["x", ACTIVATION], weights=weights)
     at = {"x": feeds["x"], ACTIVATION: activation}
     slopes = _slopes(after, ACTIVATION, at, gradient, target, logits)
     weighed = (gradient.mean((2, 3), keepdims=True) * activation).sum(1, keepdims=True)
@@ -162,7 +160,9 @@ def _directions(values: Rows) -> list[Rows]:
     ]
 
 
-def _compared(ours: Pairs, theirs: Pairs, sizes: Pairs, flat: Float64[np.ndarray, " rows"]) -> Parity:
+def _compared(
+    ours: Pairs, theirs: Pairs, sizes: Pairs, flat: Float64[np.ndarray, " rows"]
+) -> Parity:
     """The largest difference and the least cosine of the images that are not flat."""
     # Not ">", which would leave NaN out.
     kept = ~(np.maximum(np.abs(ours), np.abs(theirs)).max(1) <= flat)
