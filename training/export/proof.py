@@ -28,9 +28,9 @@ COMPLEX_STEP = "complex step"
 LEAST_IMAGES, MOST_PIXELS = 4, 2**13  # that are proven; 8 images of 32 pixels
 ROW_PIXELS = 2**16  # of which the tensors are in memory at once; one image of 224 pixels
 NOISE = 1e-3
-# Of the largest logit, for a move by one standard deviation. A smaller slope is mostly rounding,
-# of float64 even: there is nothing to compare.
-FLAT = 1e-12
+# Of the largest logit, for a move by one standard deviation. Below it the logits are constant in
+# float32, and the gradient is what the float32 constants of its rules leave of a cancellation.
+FLAT = 1e-7
 TINY = float(np.finfo(np.float32).tiny)
 
 Rows = Float64[np.ndarray, "rows channels height width"]

@@ -98,7 +98,7 @@ def negated(ctx, gradients):
 
 
 def scaled(ctx, gradients):
-    return {index: ctx.graph.node("Mul", each, 1.00001) for index, each in gradients.items()}
+    return {index: ctx.graph.node("Mul", each, 1.0001) for index, each in gradients.items()}
 
 
 def mirrored(ctx, gradients):
@@ -122,7 +122,7 @@ PASSED = {"Cast"}  # before x
 BROKEN = [
     *((name, negated) for name in OPERATORS if name in RULES and name not in PASSED),
     *((name, scaled) for name in ("Conv", "AveragePool", "Gelu", "GroupNormalization", "Gemm")),
-    *((name, mirrored) for name in ("Conv", "MaxPool", "Resize", "Max", "ReduceMean")),
+    *((name, mirrored) for name in ("Conv", "MaxPool", "Resize", "Max", "Clip")),
     *((name, without_mask) for name in ("Relu", "Clip", "LeakyRelu", "PRelu")),
     *((name, without_a_term) for name in ("Add", "Sub", "Mul", "Concat", "Max")),
 ]
@@ -196,7 +196,7 @@ def test_tiny_logits_are_proven_like_others():
         value for name, value in prove(files_of(content), X).measured.items() if "saliency" in name
     )
     assert (entry.pictures, entry.left_out) == (4, 0)
-    assert entry.relative_difference < 1e-12
+    assert entry.relative_difference < 1e-7  # the constant of the mean is float32
 
 
 def test_weights_stand_in_for_those_that_were_rounded():
