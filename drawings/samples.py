@@ -38,8 +38,20 @@ TEXTS = json.loads(Path(__file__).with_name("texts.json").read_text(encoding="ut
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="For imagenet: the folder of an unpacked scikit-image.",
 )
-def main(name: str, folder: Path | None) -> None:
+@click.option(
+    "--bundle",
+    "source",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder of a bundle without them. Default: the embedded one.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the bundle with them. Default: the embedded one.",
+)
+def main(name: str, folder: Path | None, source: Path | None, out: Path | None) -> None:
     """Puts texts and samples into the embedded bundle NAME."""
+    embedded = EMBEDDED[name]
     with tempfile.TemporaryDirectory() as scratch:
         page = Path(scratch)
         if name == "cifar10":
@@ -50,10 +62,10 @@ def main(name: str, folder: Path | None) -> None:
             samples = photographed(folder, page)
         document = TEXTS[name] | {"samples": samples}
         (page / PAGE).write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
-        bundle = present(contract.load(EMBEDDED[name]), page, EMBEDDED[name])
+        bundle = present(contract.load(source or embedded), page, out or embedded)
     for sample in bundle.manifest.samples:
         click.echo(f"{sample.file} {bundle.manifest.files[sample.file].length:,} bytes")
-    click.echo(f"{bundle.folder.relative_to(ROOT)}: {name} {bundle.manifest.version}")
+    click.echo(f"{bundle.folder}: {name} {bundle.manifest.version}")
 
 
 def ball() -> np.ndarray:

@@ -10,18 +10,20 @@ from pathlib import Path
 import click
 import httpx
 from PIL import Image
+from playwright.sync_api import Route
 
+from service.settings import EMBEDDED
 from support.browser import TABS, Visit, chromium
 from support.servers import ROOT, Server
 
 WIDTHS = {1280: 1.0, 390: 2.0}  # CSS pixels, and device pixels for each
-HEIGHTS = {"try": 900, "why": 1290, "watch": 1080, "model": 900}
+HEIGHTS = {"try": 990, "why": 1420, "watch": 1080, "model": 900}
 NARROW_HEIGHT = 844
 METHODS = ("Integrated Gradients", "Grad-CAM", "Occlusion")
 SCHEMES = ("light", "dark")
 SHOWN = ("try", "why")  # in the documents
-SAMPLES = ROOT / "service" / "model"
-SHOWN_SAMPLES = {"cifar10": "Ship", "imagenet": "Cat"}
+SHOWN_SAMPLES = {"cifar10": "Ship", "imagenet": "Coffee"}
+DEADLINE_MS = 60_000  # a crowded machine would show cheaper maps than those asked for
 WATCHED_SECONDS = 24
 QUALITY = 80
 
@@ -41,7 +43,7 @@ QUALITY = 80
 @click.option(
     "--bundle",
     type=click.Choice(list(SHOWN_SAMPLES)),
-    default="cifar10",
+    default="imagenet",
     show_default=True,
 )
 @click.option(
@@ -53,15 +55,16 @@ QUALITY = 80
 def main(tabs: tuple[str, ...], schemes: tuple[str, ...], bundle: str, into: Path) -> None:
     """Writes page-TAB-SCHEME-WIDTH.webp for each tab, colour scheme and width.
 
-    Those of another bundle than cifar10 begin with its name.
+    Those of another bundle than imagenet begin with its name.
     """
-    prefix = "page" if bundle == "cifar10" else bundle
+    prefix = "page" if bundle == "imagenet" else bundle
+    samples = [path.read_bytes() for path in sorted(EMBEDDED[bundle].glob("*.webp"))]
     with (
         tempfile.TemporaryDirectory() as scratch,
         Server(Path(scratch), bundle=bundle) as server,
         chromium() as browser,
     ):
-        warm(server)
+        warm(server, samples[0])
         for width, scale in WIDTHS.items():
             visits = {
                 scheme: Visit(
@@ -74,7 +77,7 @@ def main(tabs: tuple[str, ...], schemes: tuple[str, ...], bundle: str, into: Pat
                 for scheme in schemes
             }
             for tab in tabs:
-                with traffic(server.url) if tab == "watch" else nothing():
+                with traffic(server.url, samples) if tab == "watch" else nothing():
                     for visit in visits.values():
                         prepare(visit, tab, SHOWN_SAMPLES[bundle])
                     if tab == "watch":
@@ -83,14 +86,10 @@ def main(tabs: tuple[str, ...], schemes: tuple[str, ...], bundle: str, into: Pat
                         take(visit, tab, width, into / f"{prefix}-{tab}-{scheme}-{width}.webp")
 
 
-def warm(server: Server) -> None:
+def warm(server: Server, sample: bytes) -> None:
     """Requests a few predictions and explanations, because the first ones are slower."""
     for path in ("/predict", "/explain?method=grad_cam") * 20:
-        server.client.post(
-            path,
-            content=(SAMPLES / "ship.webp").read_bytes(),
-            headers={"content-type": "image/webp"},
-        )
+        server.client.post(path, content=sample, headers={"content-type": "image/webp"})
 
 
 @contextmanager
@@ -100,11 +99,11 @@ def nothing() -> Iterator[None]:
 
 
 @contextmanager
-def traffic(url: str) -> Iterator[None]:
+def traffic(url: str, samples: list[bytes]) -> Iterator[None]:
     """Predictions and explanations from two clients, with breaks and an occasional bad file."""
     over = threading.Event()
     workers = [
-        threading.Thread(target=_ask, args=(url, over, path))
+        threading.Thread(target=_ask, args=(url, over, path, samples))
         for path in ("/predict", "/explain?method=grad_cam")
     ]
     for worker in workers:
@@ -115,8 +114,8 @@ def traffic(url: str) -> Iterator[None]:
         worker.join()
 
 
-def _ask(url: str, over: threading.Event, path: str) -> None:
-    images = [path.read_bytes() for path in sorted(SAMPLES.glob("*.webp"))] * 9 + [b"no image"]
+def _ask(url: str, over: threading.Event, path: str, samples: list[bytes]) -> None:
+    images = [*samples * 9, b"no image"]
     with httpx.Client(base_url=url, timeout=60) as client:
         for number in range(10**6):
             if over.wait(0.012 if number % 97 < 70 else 0.06):
@@ -129,6 +128,7 @@ def _ask(url: str, over: threading.Event, path: str) -> None:
 def prepare(visit: Visit, tab: str, sample: str) -> None:
     """Brings the page to the state to show, of a `sample`."""
     if tab == "why":
+        visit.page.route("**/explain?*", _without_haste)
         visit.explained(*METHODS, sample=sample)
         return
     visit.open(tab)
@@ -138,6 +138,10 @@ def prepare(visit: Visit, tab: str, sample: str) -> None:
         visit.page.wait_for_selector(".tile")
     else:
         visit.page.wait_for_load_state("networkidle")
+
+
+def _without_haste(route: Route) -> None:
+    route.continue_(url=f"{route.request.url}&deadline_ms={DEADLINE_MS}")
 
 
 def take(visit: Visit, tab: str, width: int, path: Path) -> None:

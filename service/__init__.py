@@ -1,9 +1,16 @@
 """The production side: an image classifier that explains itself, on ONNX Runtime.
 
-It imports neither torch nor training.
+It imports neither torch nor training. For scripts and notebooks: `from service import open_model`
+(service.local).
 """
 
 import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from service.local import open_model
+
+__all__ = ["TELEMETRY_OFF", "open_model"]
 
 __version__ = "0.2.0"
 
@@ -16,3 +23,12 @@ TELEMETRY_OFF = {
     "WANDB_ERROR_REPORTING": "false",
 }
 os.environ.update(TELEMETRY_OFF)
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on demand: most modules of the service need no engine.
+    if name == "open_model":
+        from service.local import open_model  # noqa: PLC0415 - see above
+
+        return open_model
+    raise AttributeError(f"module service has no attribute {name}")

@@ -15,12 +15,7 @@ from service.errors import CandorError, Stopped
 from service.settings import Settings, describe
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from service.bulk.run import Run
-    from service.explain import Attribution
-    from service.runtime.engine import Engine
-    from service.schedule.pipeline import Sent
 
 SETTINGS_HELP = "\b\nSettings come from the environment:\n" + describe()
 PATH = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -183,8 +178,7 @@ def predict(
     predictions of a folder are written to a table. A run of a folder that was stopped or killed
     continues when it is started again.
     """
-    from service import predictions
-    from service.api import responses
+    from service.local import open_model
 
     if path.is_dir():
         _predict_folder(path, top_k, out, **folder_options)
@@ -196,14 +190,7 @@ def predict(
                 f"{parameter.opts[0]} is for a folder, and {path} is a file: "
                 "leave it out, or use `explain`"
             )
-    engine, sent = _open(path)
-    options = predictions.PredictionOptions(predictions.check_top_k(top_k, engine.manifest))
-    prediction = predictions.predict(
-        engine.predict(sent.fitted[None]).rows()[0], engine.manifest, options
-    )
-    _print(
-        {"model": responses.model(engine.manifest), **responses.prediction(prediction, sent)},
-    )
+    _print(open_model().predict(path, top_k).document())
 
 
 def _predict_folder(
@@ -323,46 +310,15 @@ def explain(
 
     FILE is the image. Its prediction and the measures of the explanation are printed as JSON.
     """
-    from service import predictions
-    from service.api import responses
-    from service.explain import ask, check_masked
-    from service.explain import explain as attribute
-    from service.schedule.pipeline import question_on_mask
+    from service.local import open_model
 
-    engine, sent = _open(file)
-    question = ask(engine.manifest, method, target, _parameters(given))
-    if mask is not None:
-        check_masked(method, _parameters(given))
-        question = question_on_mask(sent, mask.read_bytes(), question, engine.manifest.input)
-    prediction = predictions.predict(engine.predict(sent.fitted[None]).rows()[0], engine.manifest)
-    attribution = attribute(engine, sent.fitted, question, prediction.logits)
-    if out.suffix == ".npy":
-        out.write_bytes(responses.npy(attribution))
+    drawn = mask.read_bytes() if mask is not None else None
+    found = open_model().explain(file, method, target, _parameters(given), mask=drawn)
+    if out.suffix == ".png" and not legend:
+        out.write_bytes(found.overlay())
     else:
-        logits = prediction.logits if legend else None
-        out.write_bytes(_overlay(engine, sent, attribution, logits))
-    _print(
-        {
-            "model": responses.model(engine.manifest),
-            **responses.prediction(prediction, sent),
-            "explanation": responses.explanation(attribution, engine.manifest, None, array=False),
-        }
-    )
-
-
-def _overlay(
-    engine: "Engine", sent: "Sent", attribution: "Attribution", logits: "np.ndarray | None"
-) -> bytes:
-    """The overlay as a PNG file; with `logits`, it is magnified and has a legend."""
-    from service.explain import render
-    from service.explain.legend import legend_of
-    from service.schedule.pipeline import draw_overlay
-
-    assert sent.ground is not None
-    if logits is None:
-        return draw_overlay(engine, sent.ground, sent, attribution)
-    legend = legend_of(attribution, engine.manifest, logits)
-    return draw_overlay(engine, render.magnified(sent.ground), sent, attribution, legend)
+        found.save(out)
+    _print(found.document())
 
 
 def _parameters(given: Sequence[str]) -> dict[str, str]:
@@ -372,20 +328,6 @@ def _parameters(given: Sequence[str]) -> dict[str, str]:
 
 def _print(answer: dict[str, Any]) -> None:
     click.echo(json.dumps(answer, indent=2))
-
-
-def _open(file: Path) -> "tuple[Engine, Sent]":
-    """The engine of the bundle in the settings, and the image in `file`."""
-    from service.bundle.folder import load
-    from service.image.budget import MAX_PIXELS
-    from service.runtime.engine import Engine
-    from service.schedule.pipeline import fit_image
-
-    settings = Settings.from_environment()
-    bundle = load(settings.bundle, settings.bundle_digest)
-    limit = settings.max_pixels or MAX_PIXELS
-    sent = fit_image(file.read_bytes(), bundle.manifest.input, limit, keep=True)
-    return Engine(bundle, settings.device, settings.threads), sent
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 
 from support import recipes
 from training.data import read
-from training.fit.loop import make_fabric, prepare
+from training.fit.fabric import make_fabric
+from training.fit.trainer import prepare
 
 if __name__ == "__main__":
     source, out, name = sys.argv[1:]

@@ -206,23 +206,9 @@ def fit(
     from training.networks.weights import WeightsError
     from training.networks.wrapped import NetworkError
 
-    if start_folder is not None and (
-        network
-        or weights
-        or activation
-        or any(options[name] is not None for name in ("held_out", "seed", "size", "resize"))
-    ):
-        raise click.UsageError(
-            "--start brings its network and its held-out images: leave out --network, "
-            "--activation, --held-out and --seed, and also --weights, --size and --resize"
-        )
-    if activation is not None and network not in (None, "candor_net"):
-        raise click.UsageError(f"--activation is of candor_net: leave it out with {network}")
-    if options["finetune_epochs"] and network not in (None, "candor_net", "seed_cnn"):
-        raise click.UsageError(
-            f"--finetune-epochs is of candor_net and seed_cnn: leave it out with {network}, which "
-            "keeps a running mean of its weights"
-        )
+    if start_folder is not None:
+        _check_start(network=network, weights=weights, activation=activation, **options)
+    _check_network(network, activation, options["finetune_epochs"])
     # an option that is not given leaves the value of the recipe
     changes = {name: value for name, value in options.items() if value is not None}
     if activation is not None:
@@ -247,6 +233,27 @@ def fit(
     except Stopped as stopped:
         click.echo(str(stopped), err=True)
         raise SystemExit(130) from None  # 128 + SIGINT, as shells report it
+
+
+def _check_start(**options: Any) -> None:
+    brought = ("network", "weights", "activation", "held_out", "seed", "size", "resize")
+    if any(options[name] is not None for name in brought):
+        raise click.UsageError(
+            "--start brings its network and its held-out images: leave out --network, "
+            "--activation, --held-out and --seed, and also --weights, --size and --resize"
+        )
+
+
+def _check_network(
+    network: str | None, activation: str | None, finetune_epochs: int | None
+) -> None:
+    if activation is not None and network not in (None, "candor_net"):
+        raise click.UsageError(f"--activation is of candor_net: leave it out with {network}")
+    if finetune_epochs and network not in (None, "candor_net", "seed_cnn"):
+        raise click.UsageError(
+            f"--finetune-epochs is of candor_net and seed_cnn: leave it out with {network}, which "
+            "keeps a running mean of its weights"
+        )
 
 
 @main.command()
@@ -541,7 +548,15 @@ def quantise(*, bundle_folder: Path, source: str, folder: Path, images: int, see
     "other",
     type=FOLDER,
     help="Another bundle of the same classes, for a comparison. It is measured too, unless it "
-    "has a report on this data with this seed.",
+    "has a report on this data with this seed and these minutes.",
+)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(1, 10_000),
+    default=20.0,
+    show_default=True,
+    help="About the time on two cores; a costly network is measured on fewer images. The same "
+    "minutes give the same images on every machine.",
 )
 @click.option(
     "--tensorboard",
@@ -556,6 +571,7 @@ def audit(
     folder: Path | None,
     seed: int,
     other: Path | None,
+    minutes: float,
     board: Path | None,
 ) -> None:
     """Measures BUNDLE on the test images, as it is served; adds report.json, plots and CARD.md.
@@ -573,6 +589,7 @@ def audit(
             source,
             folder or bundle_folder,
             seed,
+            minutes,
             other_folder=other,
             board_folder=board,
         )
@@ -624,6 +641,38 @@ def plant_bias(*, source: str, folder: Path, share: float, seed: int) -> None:
 
     try:
         commands.plant(source, folder, share, seed)
+    except DataError as error:
+        raise click.ClickException(str(error)) from None
+
+
+@main.command()
+@click.option(
+    "--data",
+    "source",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A folder of images, a tar of one, or a CSV of path,label.",
+)
+@click.option("--out", "folder", required=True, type=FOLDER, help="Folder of the small data set.")
+@click.option(
+    "--each",
+    required=True,
+    type=click.IntRange(1),
+    help="Training images of each class. All others are for the test.",
+)
+@click.option("--classes", help="Some classes, separated by commas. Default: all.")
+@click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True)
+def subset(*, source: Path, folder: Path, each: int, classes: str | None, seed: int) -> None:
+    """Draws a small data set from a larger one, to learn how many images a task needs.
+
+    \b
+    python -m training subset --data photographs --out small --each 50
+    """
+    from training import commands
+    from training.data import DataError
+
+    try:
+        commands.draw(source, folder, each, classes.split(",") if classes else [], seed)
     except DataError as error:
         raise click.ClickException(str(error)) from None
 

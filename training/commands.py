@@ -24,7 +24,7 @@ from training import audit
 from training.audit import board, comparison, schema
 from training.audit.card import card
 from training.audit.plots import plots
-from training.data import planted, read, table
+from training.data import planted, read, subset, table
 from training.data.images import load_image
 from training.data.read import Dataset
 from training.export import foreign, int8
@@ -118,18 +118,7 @@ def train(
     if start is None:
         recipe = replace(defaults.for_data(recipe, len(dataset.training)), **changes)
     if os.environ.get("RANK", "0") == "0":
-        # stdout is for the report of the test images
-        click.echo(table.describe_dataset(dataset), err=True)
-        click.echo(
-            f"{recipe.epochs + recipe.finetune_epochs} epochs in batches of {recipe.batch}",
-            err=True,
-        )
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / runs.SKIPPED).write_text(
-            "".join(f"{item.name}: {item.reason}\n" for item in dataset.skipped)
-        )
-        if dataset.skipped:
-            click.echo(f"every skipped file is in {folder / runs.SKIPPED}", err=True)
+        _describe(dataset, recipe, folder)
     if start is not None:
         # of other data, images held out here could be images that the first run was trained on
         read.check_same(dataset, start.run.subject.fingerprint, start.folder)
@@ -144,6 +133,21 @@ def train(
         accelerator=device,
         track=track,
     )
+
+
+def _describe(dataset: Dataset, recipe: Recipe, folder: Path) -> None:
+    """Prints the data and the length of the training, and lists skipped files in `folder`."""
+    # stdout is for the report of the test images
+    click.echo(table.describe_dataset(dataset), err=True)
+    click.echo(
+        f"{recipe.epochs + recipe.finetune_epochs} epochs in batches of {recipe.batch}", err=True
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / runs.SKIPPED).write_text(
+        "".join(f"{item.name}: {item.reason}\n" for item in dataset.skipped)
+    )
+    if dataset.skipped:
+        click.echo(f"every skipped file is in {folder / runs.SKIPPED}", err=True)
 
 
 def bundle_run(
@@ -211,6 +215,7 @@ def audit_bundle(
     source: str,
     folder: Path,
     seed: int,
+    minutes: float,
     *,
     other_folder: Path | None,
     board_folder: Path | None,
@@ -221,12 +226,12 @@ def audit_bundle(
     other = None if other_folder is None else contract.load(other_folder)
     dataset = _data_for(bundle, source, seed)
     other_dataset = None if other is None else _data_for(other, source, seed)
-    report = audit.audit(bundle, dataset, seed, _run_sections)
+    report = audit.audit(bundle, dataset, seed, _run_sections, minutes)
     if other is not None and other_dataset is not None:
-        other_report = comparison.report_of(other, other_dataset.fingerprint, seed)
-        report["comparison"] = comparison.comparison(
-            report, other_report or audit.audit(other, other_dataset, seed, _run_sections), other
-        )
+        other_report = comparison.report_of(
+            other, other_dataset.fingerprint, seed, minutes
+        ) or audit.audit(other, other_dataset, seed, _run_sections, minutes)
+        report["comparison"] = comparison.comparison(report, other_report, other)
     schema.check(report)
     # plots of an earlier audit are left out: this one may have fewer
     files = {name: bundle.read(name) for name in bundle.manifest.files if not name.endswith(".png")}
@@ -267,6 +272,18 @@ def plant(source: str, folder: Path, share: float, seed: int) -> None:
     click.echo(
         f"{folder}: {counts}; {share:.0%} of the training images of each class in its colour"
     )
+
+
+def draw(source: Path, folder: Path, each: int, classes: list[str], seed: int) -> None:
+    """Writes `each` images of every class for training, and the others for the test.
+
+    Raises:
+        DataError: the source is missing, or they cannot be drawn.
+    """
+    written = subset.write(read.find(source), folder, each, classes, seed)
+    click.echo(f"{folder}: {written.training:,} training images and {written.test:,} test images")
+    if written.skipped:
+        click.echo(read.describe(written.skipped))
 
 
 def quantise(bundle_folder: Path, source: str, folder: Path, images: int, seed: int) -> None:

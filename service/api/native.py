@@ -67,7 +67,7 @@ class Native:
         self._card = Card.of(bundle)
         self._documents = {
             "/model": orjson.dumps(responses.public_manifest(pipeline.engine)),
-            "/methods": orjson.dumps(responses.methods(self._manifest)),
+            "/methods": orjson.dumps(responses.methods(pipeline.engine)),
         }
 
     def routes(self) -> list[GuardedRoute]:

@@ -12,7 +12,16 @@ import numpy as np
 
 from service.bundle.manifest import Manifest
 from service.bundle.reference import Reference
-from service.explain import Attribution, Method, Parameter, Question, available, render
+from service.explain import (
+    Attribution,
+    Method,
+    Parameter,
+    Question,
+    ask,
+    available,
+    forward_passes,
+    render,
+)
 from service.explain.segments import count
 from service.predictions import Class, Familiarity, Prediction, PredictionSet
 from service.runtime.engine import Engine
@@ -78,6 +87,7 @@ def explanation(
         "degraded_from": _degraded_from(attribution.degraded_from),
         "map": _map(attribution, array=array),
         "quality": dict(attribution.quality),
+        "warnings": list(attribution.warnings),
     }
     if overlay is not None:
         document["overlay"] = "data:image/png;base64," + base64.b64encode(overlay).decode()
@@ -136,13 +146,17 @@ def public_manifest(engine: Engine) -> dict[str, Any]:
     }
 
 
-def methods(manifest: Manifest) -> dict[str, Any]:
-    """GET /methods: the methods that this bundle has the graphs for."""
-    return {"methods": [_method(method) for method in available(manifest)]}
+def methods(engine: Engine) -> dict[str, Any]:
+    """GET /methods: the methods that this bundle has the graphs for, and what they cost here."""
+    return {
+        "methods": [
+            _method(method, ask(engine.manifest, method.name, None, {}), engine.forward_seconds)
+            for method in available(engine.manifest)
+        ]
+    }
 
 
-def _method(method: Method) -> dict[str, Any]:
-    defaults = {parameter.name: parameter.default for parameter in method.parameters}
+def _method(method: Method, question: Question, forward_seconds: float) -> dict[str, Any]:
     return {
         "name": method.name,
         "title": method.title,
@@ -150,7 +164,8 @@ def _method(method: Method) -> dict[str, Any]:
         "source": method.source,
         "sign": method.sign,
         "unit": method.unit,
-        "forward_passes": method.passes(defaults),
+        "forward_passes": method.passes(question.parameters),
+        "seconds": float(f"{forward_passes(question) * forward_seconds:.2g}"),
         "parameters": [_parameter(parameter) for parameter in method.parameters],
         "mask": method.takes_mask,
     }

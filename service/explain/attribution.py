@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from service.errors import DeadlineExceeded
 from service.explain import quality
 from service.explain.question import Question, quartered
 from service.explain.target import Target, rival_of
 from service.image.resize import InputPixels
 from service.runtime.engine import Engine
+
+NOISE_GAP = 0.5  # the completeness gap above which a map is mostly error
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,15 @@ class Attribution:
     map: Float32[np.ndarray, "size size"]
     quality: Mapping[str, float]
     degraded_from: Question | None = None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences on what makes the map unfit for use, by its own measures."""
+        gap = self.quality.get("completeness_gap", 0.0)
+        if gap <= NOISE_GAP:
+            return ()
+        words = f"the map misses the change of the score by {gap:.0%}, so it is mostly error"
+        return (f"{words}: ask for more steps or samples, or give more time",)
 
 
 def explain(
@@ -55,9 +67,13 @@ def explain(
     if rival and "class_cosine" not in measured:
         # The rival's map is only compared, never shown: a quarter of the steps is enough.
         fewer = {**question.parameters, **quartered(question.parameters)}
-        measured["class_cosine"] = quality.cosine(
-            values, compute(pixels, rival, parameters=fewer)[0]
-        )
+        try:
+            other, _ = compute(pixels, rival, parameters=fewer)
+        except DeadlineExceeded:
+            if "steps" not in measured:  # of a map that took the time there was, and is complete
+                raise
+        else:
+            measured["class_cosine"] = quality.cosine(values, other)
     if question.quality == "full":
         measured |= quality.faithfulness(engine, pixels, values, target.index)
         measured["sensitivity"] = quality.sensitivity(

@@ -5,12 +5,13 @@ the method.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from service.explain.baselines import baseline_pixels
-from service.explain.segments import count, grid
+from service.explain.segments import Segments, count, grid
 from service.image.resize import InputPixels
 from service.runtime.engine import Engine
 
@@ -37,39 +38,70 @@ def cosine(first: Float[np.ndarray, "..."], second: Float[np.ndarray, "..."]) ->
     return float(a @ b / norm) if norm > 0 else 0.0
 
 
+class Areas(NamedTuple):
+    """The mean probability of a class, 0…1, while blocks are deleted and while they are inserted.
+
+    Petsiuk et al., "RISE", arXiv 1806.07421, on 8 × 8 blocks. Deletion replaces them by the mean
+    colour, the strongest first: the mean on the way should be low. Insertion puts them onto the
+    mean colour in the same order: it should be high.
+    """
+
+    deletion: float
+    insertion: float
+
+
 def faithfulness(
     engine: Engine, pixels: InputPixels, values: Map, index: int, seed: int = 0
 ) -> dict[str, float]:
-    """Deletion and insertion areas of the map `values`, and those of random orders of blocks.
+    """The areas of the map `values` for class `index`, and those of random orders of blocks."""
+    return beside(areas(engine, pixels, values, index), random_areas(engine, pixels, index, seed))
 
-    Petsiuk et al., "RISE", arXiv 1806.07421, on 8 × 8 blocks. Deletion replaces them by the mean
-    colour, the strongest first: the mean probability of class `index` on the way should be low.
-    Insertion puts them onto the mean colour in the same order: it should be high.
-    """
+
+def beside(own: Areas, random: Areas) -> dict[str, float]:
+    """The measures of an answer: areas of its own map, and those of random orders."""
+    return {
+        "deletion": own.deletion,
+        "deletion_random": random.deletion,
+        "insertion": own.insertion,
+        "insertion_random": random.insertion,
+    }
+
+
+def areas(engine: Engine, pixels: InputPixels, values: Map, index: int) -> Areas:
+    """The areas of the map `values` for class `index`."""
     cut = grid(len(pixels), BLOCKS)
     blocks = np.bincount(cut.ravel(), values.ravel()) / np.bincount(cut.ravel())
-    rng = np.random.default_rng(seed)
     # Stable, so that equal blocks have the same order on every machine.
-    orders = [
-        np.argsort(-blocks, kind="stable"),
-        *(rng.permutation(count(cut)) for _ in range(RANDOM_ORDERS)),
-    ]
+    return _areas(engine, pixels, cut, np.argsort(-blocks, kind="stable"), index)
+
+
+def random_areas(engine: Engine, pixels: InputPixels, index: int, seed: int = 0) -> Areas:
+    """The mean areas of RANDOM_ORDERS orders: they depend on the image, and on no map of it."""
+    cut, rng = grid(len(pixels), BLOCKS), np.random.default_rng(seed)
+    orders = [rng.permutation(count(cut)) for _ in range(RANDOM_ORDERS)]
+    each = [_areas(engine, pixels, cut, order, index) for order in orders]
+    return Areas(*(float(np.mean(values)) for values in zip(*each, strict=True)))
+
+
+def _areas(
+    engine: Engine,
+    pixels: InputPixels,
+    cut: Segments,
+    order: Int[np.ndarray, " blocks"],
+    index: int,
+) -> Areas:
     background = baseline_pixels(engine, pixels, "mean")
-    deletion = [_area(engine, pixels, background, cut, order, index) for order in orders]
-    insertion = [_area(engine, background, pixels, cut, order, index) for order in orders]
-    return {
-        "deletion": deletion[0],
-        "deletion_random": float(np.mean(deletion[1:])),
-        "insertion": insertion[0],
-        "insertion_random": float(np.mean(insertion[1:])),
-    }
+    return Areas(
+        _area(engine, pixels, background, cut, order, index),
+        _area(engine, background, pixels, cut, order, index),
+    )
 
 
 def _area(
     engine: Engine,
     before: InputPixels,
     after: InputPixels,
-    cut: np.ndarray,
+    cut: Segments,
     order: Int[np.ndarray, " blocks"],
     index: int,
 ) -> float:

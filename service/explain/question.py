@@ -17,7 +17,9 @@ from service.explain.target import Target, find_target
 
 Quality = Literal["basic", "full"]
 FEWEST = 4  # steps or samples: a cheaper question has no fewer
-CHEAPEST = "grad_cam"  # costs little more than a prediction
+MOST_DIVISOR = 4  # of samples: an eighth of them is mostly noise
+# Cost little more than a prediction; the first that a bundle has the graph for is its cheapest.
+CHEAPEST = ("grad_cam", "input_x_gradient")
 
 
 @dataclass(frozen=True)
@@ -136,29 +138,51 @@ def check_passes(question: Question, images: int, limit: int) -> None:
 
 def quartered(parameters: Mapping[str, Any]) -> dict[str, int]:
     """A quarter of the steps or samples, without the doubling of steps."""
+    return _share(parameters, 4)
+
+
+def _share(parameters: Mapping[str, Any], divisor: int) -> dict[str, int]:
     fewer = {
-        name: min(parameters[name], max(FEWEST, parameters[name] // 4))
+        name: min(parameters[name], max(FEWEST, parameters[name] // divisor))
         for name in ("steps", "samples")
         if name in parameters
     }
     return fewer | ({"max_steps": fewer["steps"]} if "max_steps" in parameters else {})
 
 
+def cheapest_method(manifest: Manifest) -> Method | None:
+    """The cheapest method of a bundle; None if it has no gradients."""
+    methods = available(manifest)
+    return next((METHODS[name] for name in CHEAPEST if METHODS[name] in methods), None)
+
+
 def cheaper_questions(question: Question, manifest: Manifest) -> Iterator[Question]:
     """`question`, and then cheaper ones, each cheaper than the one before.
 
-    First without full measures, then with a quarter of the steps or samples, then Grad-CAM.
+    First without full measures, then with a half and a quarter of the steps or samples (steps go
+    down to FEWEST, because their gap is measured), then by the cheapest method.
     """
     yield question
     if question.quality == "full":
         question = replace(question, quality="basic")
         yield question
-    fewer = quartered(question.parameters)
-    if any(fewer[name] < question.parameters[name] for name in fewer):
-        yield replace(question, parameters={**question.parameters, **fewer})
-    cheapest = replace(question, method=METHODS[CHEAPEST], parameters={})
-    if folder.CAM in manifest.files and forward_passes(question) > forward_passes(cheapest):
-        yield cheapest
+    asked, divisor = question.parameters, 2
+    while divisor <= MOST_DIVISOR or "steps" in asked:
+        fewer = {**asked, **_share(asked, divisor)}
+        if fewer == question.parameters or not any(
+            fewer[name] < question.parameters[name]
+            for name in ("steps", "samples")
+            if name in asked
+        ):
+            break
+        question = replace(question, parameters=fewer)
+        yield question
+        divisor *= 2
+    method = cheapest_method(manifest)
+    if method is not None:
+        cheapest = replace(question, method=method, parameters={})
+        if forward_passes(question) > forward_passes(cheapest):
+            yield cheapest
 
 
 def _method(name: str, manifest: Manifest) -> Method:

@@ -5,7 +5,8 @@ algebra. If the forecast is wrong, or if other callers wait, the cheapest answer
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -18,7 +19,7 @@ from service.explain import Attribution, Question, cheaper_questions, explain, f
 from service.explain.methods import GRADIENT_PASSES
 from service.explain.question import algebra_operations
 from service.runtime.engine import Engine
-from service.schedule.pacing import GaveWay, Pacer
+from service.schedule.pacing import Pacer
 from service.schedule.queue import Ticket
 from service.schedule.timing import RecentMean
 from service.workers.shared_state import EXPLAINING, SharedState
@@ -93,18 +94,29 @@ class DeadlineExplainer:
                 f"deadline_ms leaves {max(0.0, remaining):.2g} s, and no explanation takes less: "
                 "retry later, or give more time"
             )
-        first, cheapest = questions[0], questions[-1]
-        try:
-            if first is cheapest:
-                answer = self._answer(ticket, first)
-            else:
-                pressed = partial(self._pressed, ticket)
-                answer = self._answer(ticket, first, RESERVE * remaining, pressed)
-        except (DeadlineExceeded, GaveWay):
-            if first is cheapest:
-                raise
-            answer = self._answer(ticket, cheapest)
+        answer = self._best(ticket, questions, remaining)
         return answer if answer.question is requested else replace(answer, degraded_from=requested)
+
+    def _best(
+        self,
+        ticket: Ticket[ExplanationTask, Attribution],
+        questions: Sequence[Question],
+        remaining: float,
+    ) -> Attribution:
+        """The answer to the first of `questions`, or to the last where its time is not enough."""
+        first, cheapest = questions[0], questions[-1]
+        if first is cheapest:
+            return self._answer(ticket, first)
+        try:
+            pressed = partial(self._pressed, ticket)
+            answer = self._answer(ticket, first, RESERVE * remaining, pressed)
+        except DeadlineExceeded:
+            return self._answer(ticket, cheapest)
+        if answer.warnings and first is not ticket.item.question:
+            # Noise that nobody asked for is worth less than a plain map.
+            with suppress(DeadlineExceeded):
+                return self._answer(ticket, cheapest)
+        return answer
 
     def _answer(
         self,

@@ -25,8 +25,8 @@ def _sleep(seconds: float) -> float:
     return 0.0
 
 
-class GaveWay(Exception):
-    """The explanation gives way to another caller's."""
+class GaveWay(DeadlineExceeded):
+    """The explanation gives way to another caller's: its time ends before its deadline."""
 
 
 class Pacer:
@@ -78,7 +78,7 @@ class Pacer:
                 "fewer steps or samples"
             )
         if self._pressed():
-            raise GaveWay
+            raise GaveWay("other callers wait: retry, or ask for fewer steps or samples")
         took = None if self._piece_started is None else now - self._piece_started
         others_at = max(self._shared_state.last_prediction, self._interjected_at())
         quiet = now - others_at > QUIET_SECONDS

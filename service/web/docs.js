@@ -2,7 +2,8 @@
 
 import { getJson, send } from "/web/api.js";
 import { button, byId, el, fill, labelled, select } from "/web/dom.js";
-import { code, errorNotice, paragraph, table } from "/web/parts.js";
+import { code, errorNotice, paragraph } from "/web/parts.js";
+import { table } from "/web/tables.js";
 import { connectControls, duration, loadLanguage, t } from "/web/text.js";
 
 const MAX_TEXT = 120; // characters of one text in an answer

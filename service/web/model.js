@@ -3,8 +3,9 @@
 import { getPage, showImage } from "/web/api.js";
 import { el, fill } from "/web/dom.js";
 import { hasKey } from "/web/key.js";
-import { code, errorNotice, facts, heading, paragraph, section, table } from "/web/parts.js";
+import { code, errorNotice, guessingNotice, heading, paragraph, section } from "/web/parts.js";
 import { state } from "/web/state.js";
+import { facts, table } from "/web/tables.js";
 import { number, rounded, t } from "/web/text.js";
 
 const CARD = "CARD.md";
@@ -15,7 +16,7 @@ const MAX_LISTED = 200; // of a list in the manifest
 export async function draw(root) {
   const card = el("section", { class: "sheet" }, paragraph(t("try.waiting"), "quiet"));
   const columns = el("div", { class: "two wide-left" }, el("div", {}, card, parity()), el("div", {}, modelFacts(), files()));
-  fill(root, heading(t("model.title"), t("model.lead")), columns, plots(), rawManifest());
+  fill(root, heading(t("model.title"), t("model.lead")), guessingNotice(state.manifest), columns, plots(), rawManifest());
   if (!(CARD in state.manifest.files)) {
     fill(card, paragraph(t("model.no-card")));
     return;

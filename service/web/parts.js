@@ -1,7 +1,7 @@
 // Parts that several tabs use.
 
 import { el } from "/web/dom.js";
-import { errorText, percent } from "/web/text.js";
+import { errorText, percent, t } from "/web/text.js";
 
 /** A paragraph. */
 export const paragraph = (content, kind = null) => el("p", { class: kind }, content);
@@ -26,6 +26,12 @@ export function errorNotice(error, subject = null) {
   );
 }
 
+/** A warning of a model that is no better than guessing, with the sentence of its bundle; of any other, nothing. */
+export function guessingNotice({ provenance }) {
+  const sentence = provenance.no_better_than_guessing;
+  return sentence && alertNotice(el("p", {}, el("b", {}, t("guessing"))), el("p", { class: "quiet", lang: "en" }, String(sentence)));
+}
+
 /** A text that may be larger than its box. */
 export const code = (text) => el("pre", { tabindex: 0 }, text);
 
@@ -36,19 +42,4 @@ export function bars(pairs, attributes = {}) {
     return el("li", {}, el("span", { class: "name" }, name), track, el("span", { class: "figure" }, percent(share)));
   };
   return el("ol", { class: "bars", ...attributes }, pairs.map(bar));
-}
-
-/** [name, value] pairs as a list; pairs without a value are left out. */
-export function facts(pairs) {
-  const known = pairs.filter(([, value]) => value !== undefined && value !== null);
-  return el("dl", { class: "facts" }, known.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
-}
-
-/** A table called `name`; the first cell of a row is its header, a cell is a text or a part. */
-export function table(name, headers, rows) {
-  const cell = (content) => (content instanceof HTMLTableCellElement ? content : el("td", {}, content));
-  const row = ([first, ...rest]) => el("tr", {}, el("th", { scope: "row" }, first), rest.map(cell));
-  const head = headers.map((text) => el("th", { scope: "col" }, text));
-  const content = el("table", {}, el("thead", {}, el("tr", {}, head)), el("tbody", {}, rows.map(row)));
-  return el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": name }, content);
 }

@@ -2,7 +2,7 @@
 
 import { button, el, fill } from "/web/dom.js";
 import { acceptEverywhere, imageSources, onImages, selectImage } from "/web/images.js";
-import { bars, errorNotice, heading } from "/web/parts.js";
+import { bars, errorNotice, guessingNotice, heading } from "/web/parts.js";
 import { nameOf, selectedImage, state } from "/web/state.js";
 import { duration, errorText, number, ofLanguage, percent, rounded, t } from "/web/text.js";
 
@@ -23,7 +23,7 @@ export function draw(root) {
   const { labels, title, description } = state.manifest;
   const lead = t("try.lead", { classes: number(labels.length) });
   const about = description && el("p", { class: "about quiet" }, ofLanguage(description));
-  fill(root, heading(title ? ofLanguage(title) : t("try.title"), lead), about, parts.stage);
+  fill(root, heading(title ? ofLanguage(title) : t("try.title"), lead), guessingNotice(state.manifest), about, parts.stage);
   show();
 }
 

@@ -4,7 +4,8 @@ import { getText } from "/web/api.js";
 import { lineChart, quantileChart } from "/web/charts.js";
 import { el, fill } from "/web/dom.js";
 import { count, growth, histograms, parse, quantile, total, totalsBy } from "/web/metrics.js";
-import { bars, facts, heading, paragraph, section, table } from "/web/parts.js";
+import { bars, heading, paragraph, section } from "/web/parts.js";
+import { facts, table } from "/web/tables.js";
 import { duration, errorText, number, percent, rounded, t } from "/web/text.js";
 
 const INTERVAL = 2000; // milliseconds between scrapes

@@ -213,12 +213,12 @@ def test_bentomls_client_is_told_what_is_wrong(bento):
     assert "stepz" in bento["bad_parameter"]
 
 
-@pytest.mark.parametrize("client", ["tritonclient", "kserve", "bentoml", "httpx"])
+@pytest.mark.parametrize("client", ["tritonclient", "kserve", "bentoml", "httpx", "service"])
 def test_the_example_of_the_documents_runs(client, server, embedded):
     (example,) = [
         block for block in EXAMPLES if re.search(rf"^(import|from) {client}\b", block, re.MULTILINE)
     ]
-    native_client = client in ("bentoml", "httpx")
+    native_client = client in ("bentoml", "httpx", "service")
     assert native_client or f'"{embedded.manifest.name}"' in example
     python = sys.executable if native_client else python_of(client)
     printed = run(

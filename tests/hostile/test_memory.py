@@ -11,7 +11,6 @@ import socket
 import sys
 import threading
 import time
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -23,6 +22,7 @@ from PIL import Image
 from support.groups import memory_group, peak_bytes
 from support.images import draw, encode
 from support.large_images import KINDS, made
+from support.senders import Senders
 from support.servers import Server
 
 LIMIT_BYTES, PEAK_BYTES = 2**30, 900 * 2**20
@@ -94,29 +94,10 @@ def test_images_of_every_kind_stay_within_a_pod(pod):
     assert server.metric('candor_budget_used_bytes{budget="images"}') == 0
 
 
-class Senders:
-    """Threads that send each of these files, in turn, until the block ends."""
-
-    def __init__(self, server, count, files):
-        self.statuses = Counter()
-        self._server, self._files, self._ended = server, files, threading.Event()
-        self._threads = [threading.Thread(target=self._send, args=(n,)) for n in range(count)]
-
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._ended.set()
-        for thread in self._threads:
-            thread.join(90)
-
-    def _send(self, first):
-        for body in itertools.islice(itertools.cycle(self._files), first, None):
-            if self._ended.is_set():
-                return
-            self.statuses[status(self._server, body)] += 1
+def sent(server, files, first):
+    """The statuses of these files, sent in turn from number `first` on, without end."""
+    for body in itertools.islice(itertools.cycle(files), first, None):
+        yield status(server, body)
 
 
 def p99_ms(server, seconds):
@@ -141,9 +122,10 @@ def test_a_normal_caller_is_answered_beside_senders_of_large_images(pod):
     alone, beside = [], []
     for count in (1, 8, 1, 8):
         alone.append(p99_ms(server, 10))
-        with undisturbed(server, group), Senders(server, count, files) as senders:
+        senders = [sent(server, files, first) for first in range(count)]
+        with undisturbed(server, group), Senders(senders) as large:
             beside.append(p99_ms(server, 20))
-        assert set(senders.statuses) <= {200, 429}
+        assert set(large.statuses) <= {200, 429}
     assert np.median(beside) <= 4 * np.median(alone), (alone, beside)
 
 

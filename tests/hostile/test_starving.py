@@ -9,6 +9,7 @@ import pytest
 
 from support.images import draw, encode
 from support.requests import GOOD
+from support.senders import Senders
 from support.servers import Server
 
 PNG = {"content-type": "image/png"}
@@ -26,29 +27,16 @@ def caller(server, address):
     return httpx.Client(base_url=server.url, transport=transport, timeout=90)
 
 
-class Load:
-    """Threads that ask until the block ends; their answers are counted by status."""
+def load(server, addresses, path):
+    """Callers at these addresses, each of which asks again as soon as it is answered."""
+    return Senders(asked(server, address, path) for address in addresses)
 
-    def __init__(self, server, addresses, path):
-        self.statuses = Counter()
-        self._server, self._path, self._ended = server, path, threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=(a,)) for a in addresses]
 
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._ended.set()
-        for thread in self._threads:
-            thread.join(90)
-
-    def _ask(self, address):
-        with caller(self._server, address) as client:
-            while not self._ended.is_set():
-                response = client.post(self._path, content=TINY, headers=PNG)
-                self.statuses[response.status_code] += 1
+def asked(server, address, path):
+    """The statuses of one request after the other, without end."""
+    with caller(server, address) as client:
+        while True:
+            yield client.post(path, content=TINY, headers=PNG).status_code
 
 
 def rate(server, address, pause, seconds):
@@ -73,17 +61,17 @@ def test_beside_four_callers_with_the_dearest_explanations_a_fifth_gets_its_own(
     attackers = ATTACKERS if address == VICTIM else [address] * 4
     with Server(tmp_path, workers=1) as server:
         undisturbed = rate(server, address, pause, 10)
-        with Load(server, attackers, DEAR) as load:
+        with load(server, attackers, DEAR) as attack:
             disturbed = rate(server, address, pause, 30)
-    assert set(load.statuses) <= {200, 503, 504}, load.statuses
-    assert disturbed >= 0.7 * undisturbed, (disturbed, undisturbed, load.statuses)
+    assert set(attack.statuses) <= {200, 503, 504}, attack.statuses
+    assert disturbed >= 0.7 * undisturbed, (disturbed, undisturbed, attack.statuses)
 
 
 @pytest.mark.benchmark
 @pytest.mark.timeout(1_200)
 def test_no_answer_is_later_than_its_deadline(tmp_path):
     late, statuses, deadlines = [], Counter(), (50, 200, 1_000, 3_000)
-    with Server(tmp_path, workers=1) as server, Load(server, ATTACKERS, DEAR):
+    with Server(tmp_path, workers=1) as server, load(server, ATTACKERS, DEAR):
 
         def ask(address, count):
             with caller(server, address) as client:
@@ -127,7 +115,7 @@ def test_a_dear_explanation_is_made_cheaper_when_another_caller_waits(tmp_path):
 
 def test_behind_dear_explanations_of_its_own_a_cheap_one_is_rejected_or_answered_in_time(tmp_path):
     dear = DEAR.replace("60000", "10000")
-    with Server(tmp_path, workers=1) as server, Load(server, ["127.0.0.1"] * 2, dear):
+    with Server(tmp_path, workers=1) as server, load(server, ["127.0.0.1"] * 2, dear):
         time.sleep(1)
         response = server.client.post(f"{CHEAP}&deadline_ms=1000", content=TINY, headers=PNG)
         assert response.status_code in (200, 503, 504)

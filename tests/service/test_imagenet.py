@@ -66,6 +66,13 @@ def test_what_nobody_has_measured_is_null_in_the_answer_and_said_in_the_card(bun
         assert words in card
 
 
+def test_card_and_manifest_name_the_same_weights(bundle):
+    weights = bundle.manifest.provenance["weights"]
+    assert weights.keys() == {"name", "sha256"}
+    named = f"Its weights are {weights['name']} sha256 {weights['sha256']}."
+    assert named in bundle.read(folder.CARD).decode()
+
+
 def test_its_map_of_the_cup_lies_in_the_middle(photographed):
     engine, inputs = photographed
     (row,) = engine.predict(inputs["coffee"][None]).rows()

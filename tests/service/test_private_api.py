@@ -90,8 +90,12 @@ ATTRIBUTES = [
 ]
 # Modules and functions, by the text of their source: to import them would import torch and onnx.
 SOURCES = [
-    (Use("torch", "_is_avx512_bf16_supported", "training/fit/loop.py"), "torch", "cpu/__init__.py"),
-    (Use("torch", "_is_amx_tile_supported", "training/fit/loop.py"), "torch", "cpu/__init__.py"),
+    (
+        Use("torch", "_is_avx512_bf16_supported", "training/fit/fabric.py"),
+        "torch",
+        "cpu/__init__.py",
+    ),
+    (Use("torch", "_is_amx_tile_supported", "training/fit/fabric.py"), "torch", "cpu/__init__.py"),
     (
         Use("onnxruntime-gpu", "convert_float_to_float16", "training/export/float16.py"),
         "onnxruntime",

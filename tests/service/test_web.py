@@ -30,6 +30,7 @@ WEB = Path(__file__).parents[2] / "service" / "web"
 SAMPLES = EMBEDDED_BUNDLE
 SHIP = SAMPLES / "ship.webp"
 SCRIPT = "<img src=x onerror=window.ran=1><script>window.ran=1</script>"
+REMARK = f"no better than guessing: always answering {SCRIPT} would have 0.100"
 PLOT = encode(draw("blue", size=64))
 
 
@@ -67,7 +68,7 @@ def visitor(browser, server):
 
 @pytest.fixture(scope="module")
 def marked(tmp_path_factory, embedded):
-    """A server of a model with scripts as a label and in the card, and with a plot."""
+    """A server of a model that guesses, with scripts as a label and in its texts, and a plot."""
     folder = tmp_path_factory.mktemp("marked")
     table = f"| a | b |\n|---|---:|\n| {SCRIPT} | [x](javascript:window.ran=1) |"
     card = f"# A card\n\n{SCRIPT}\n\n{table}\n\n![the plot](confusion.png)\n"
@@ -76,7 +77,9 @@ def marked(tmp_path_factory, embedded):
     }
     files |= {"CARD.md": card.encode(), "confusion.png": PLOT}
     labels = (*embedded.manifest.labels[:-2], SCRIPT, "truck, or lorry")
-    bundle_folder.write(folder / "bundle", replace(embedded.manifest, labels=labels), files)
+    provenance = {**embedded.manifest.provenance, "no_better_than_guessing": REMARK}
+    manifest = replace(embedded.manifest, labels=labels, provenance=provenance)
+    bundle_folder.write(folder / "bundle", manifest, files)
     with Server(
         folder, bundle=folder / "bundle", grafana_url="https://grafana.example/d/candor"
     ) as running:
@@ -616,6 +619,27 @@ def test_plots_of_the_bundle_are_shown(visitor, marked):
         image.scroll_into_view_if_needed()
         expect(image).to_have_js_property("naturalWidth", 64)
     assert page.locator("#model img").count() == 2, "in the card, and among the plots"
+
+
+@pytest.mark.parametrize(
+    ("locale", "warning"),
+    [("en-GB", "Do not rely on this model"), ("zh-CN", "请不要依赖此模型")],
+)
+def test_a_model_that_is_no_better_than_guessing_warns_before_and_beside_its_answers(
+    locale, warning, visitor, marked
+):
+    page = visitor(marked.url, locale=locale).open()
+    for tab in ("try", "model"):
+        page.locator(f"#tab-{tab}").click()
+        notice = page.locator(f"#{tab}").get_by_role("alert")
+        expect(notice).to_contain_text(warning)
+        expect(notice.locator("[lang=en]")).to_have_text(REMARK)
+
+
+def test_a_model_that_is_better_than_guessing_has_no_warning(visit):
+    page = visit.open("model")
+    expect(page.locator("#model .facts").first).to_be_visible()
+    assert page.get_by_role("alert").count() == 0
 
 
 # The API's documentation

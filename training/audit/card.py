@@ -6,7 +6,7 @@ so a report of another bundle makes no card.
 
 import json
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from service.bundle.folder import PREDICT
@@ -14,10 +14,19 @@ from service.bundle.manifest import Manifest
 from training.audit.comparison import table
 from training.audit.findings import P_VALUE
 from training.figures.accuracy import class_figures
+from training.figures.intervals import wilson_of
 from training.reliability.fitting import held_out_sentence
 
 Report = Mapping[str, Any]
 SHOWN = 20  # labels
+MEASURED = {  # images of each measure
+    "familiarity": "of each other kind",
+    "attacks": "attacked",
+    "corruptions": "corrupted",
+    "explanations": "explained",
+    "cascade": "explained with shuffled weights",
+    "edits": "edited, recoloured or without a part",
+}
 
 
 class CardError(Exception):
@@ -79,7 +88,9 @@ def _introduction(manifest: Manifest, report: Report) -> str:
     trained = "{network}, trained for {epochs} epochs, seed {seed}"
     origin = trained.format(**recipe) if recipe else "A network from an ONNX file"
     weights = manifest.provenance.get("weights")
-    if weights:
+    if isinstance(weights, str):  # bundles of ONNX files had a text at first
+        origin += f", from the weights {weights}"
+    elif weights:
         origin += f", from the weights {weights['name']} (sha256 `{weights['sha256'][:12]}…`)"
     shown = ", ".join([*manifest.labels[:SHOWN], *(["…"] if len(manifest.labels) > SHOWN else [])])
     return "\n".join(
@@ -173,14 +184,21 @@ def _robustness(report: Report) -> str:
         "## Robustness\n",
         _paragraph(
             f"Corrupted images (15 kinds, 5 severities, {section['pictures']:,} images): mean "
-            f"accuracy {section['mean']:.3f}; {section['clean']:.3f} without corruption. "
+            f"accuracy {_figure(section['mean'], section.get('mean_interval'))}; "
+            f"{section['clean']:.3f} without corruption. "
             f"Hardest at the highest severity: {', '.join(hardest)}."
         ),
     ]
     if "attacks" in report:
         attacks = report["attacks"]
         rows = [
-            (name, *(f"{value:.3f}" for value in by_radius.values()))
+            (
+                name,
+                *(
+                    _figure(value, wilson_of(value, attacks["pictures"]))
+                    for value in by_radius.values()
+                ),
+            )
             for name, by_radius in attacks["accuracy"].items()
         ]
         lines += [
@@ -245,7 +263,7 @@ def _explanations(report: Report) -> str:
             name,
             f"{figures['deletion']:.3f}",
             f"{figures['deletion_random']:.3f}",
-            f"{figures['deletion_better_than_random']:.0%}",
+            _percentage(figures["deletion_better_than_random"], section["pictures"]),
             f"{figures['class_cosine']:.2f}",
         )
         for name, figures in section["methods"].items()
@@ -283,9 +301,29 @@ def _reproduction(manifest: Manifest, report: Report) -> str:
     command = (
         f"python -m training audit BUNDLE --data {report['data']['name']} --seed {report['seed']}"
     )
-    return "## Reproduction\n\n" + _paragraph(
+    if "minutes" in report:
+        command += f" --minutes {report['minutes']:g}"
+    made = (
         f"`{command}` writes report.json and this card again. predict.onnx has sha256 "
         f"`{manifest.files[PREDICT].sha256}`."
+    )
+    return "## Reproduction\n\n" + "\n".join(map(_paragraph, (made, *_images(report))))
+
+
+def _images(report: Report) -> Iterator[str]:
+    """The sentence on the images of each measure; an older report has no numbers for it."""
+    if "images" not in report:
+        return
+    sections = {"cascade": "explanations", "edits": "bias"}
+    listed = ", ".join(
+        f"{count:,} {MEASURED[name]}"
+        for name, count in report["images"].items()
+        if report.get(sections.get(name, name))
+    )
+    yield (
+        f"Images of each measure, chosen for {report['minutes']:g} minutes of two cores: {listed}. "
+        f"The other measures have all {report['test']['pictures']:,} test images. In brackets are "
+        "95% intervals; those of fewer images are wider."
     )
 
 
@@ -306,6 +344,15 @@ def _paragraph(text: str) -> str:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """The lines of a Markdown table."""
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
+
+
+def _figure(value: float, ends: list[float] | None) -> str:
+    return f"{value:.3f}" + (f" ({ends[0]:.3f}–{ends[1]:.3f})" if ends else "")
+
+
+def _percentage(share: float, count: int) -> str:
+    low, high = wilson_of(share, count)
+    return f"{share:.0%} ({low:.0%}–{high:.0%})"
 
 
 def _interval(ends: list[float]) -> str:

@@ -1,7 +1,7 @@
 """Two models side by side: the figures of two reports on the same data, with their intervals.
 
-The report in a bundle is used if it is of that bundle's own predict.onnx, of the same images and of
-the same seed. Otherwise the bundle is measured again. Both columns therefore come from the same
+The report in a bundle is used if it is of that bundle's own predict.onnx, of the same images, seed
+and minutes. Otherwise the bundle is measured again. Both columns therefore come from the same
 measurement.
 """
 
@@ -11,18 +11,24 @@ from typing import Any
 
 from service.bundle.folder import PREDICT, REPORT, Bundle
 from training.audit.report import SCHEMA_VERSION
+from training.figures.intervals import wilson_of
 
 Report = Mapping[str, Any]
 Figure = tuple[str, float, list[float] | None]  # name, value, interval
 
 
-def report_of(bundle: Bundle, fingerprint: str, seed: int) -> Report | None:
+def report_of(bundle: Bundle, fingerprint: str, seed: int, minutes: float) -> Report | None:
     """The report in `bundle`, if it compares with one on the data with `fingerprint`; else None."""
     if not bundle.has(REPORT):
         return None
     report: Report = json.loads(bundle.read(REPORT))
     own = report.get("files", {}).get(PREDICT) == bundle.manifest.files[PREDICT].sha256
-    same = report.get("schema_version") == SCHEMA_VERSION and report.get("seed") == seed
+    same = (
+        report.get("schema_version") == SCHEMA_VERSION
+        and report.get("seed") == seed
+        # a report of an earlier release has no minutes
+        and report.get("minutes", minutes) == minutes
+    )
     return report if own and same and report["data"]["fingerprint"] == fingerprint else None
 
 
@@ -94,12 +100,14 @@ def _of_answers(report: Report) -> Iterator[Figure]:
 
 
 def _of_robustness(report: Report) -> Iterator[Figure]:
-    yield "corrupted images: mean accuracy", report["corruptions"]["mean"], None
+    section = report["corruptions"]
+    yield "corrupted images: mean accuracy", section["mean"], section.get("mean_interval")
     for kind, values in report["corruptions"]["accuracy"].items():
         yield f"corrupted by {_words(kind)}: mean accuracy", sum(values) / len(values), None
     for attack, by_radius in report.get("attacks", {}).get("accuracy", {}).items():
         for radius, value in by_radius.items():
-            yield f"{attack}, radius {radius}/255: accuracy", value, None
+            interval = wilson_of(value, report["attacks"]["pictures"])
+            yield f"{attack}, radius {radius}/255: accuracy", value, interval
 
 
 def _of_bias(bias: Mapping[str, Any]) -> Iterator[Figure]:

@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import onnx
 
 from service.bundle.folder import GRADIENT, PREDICT, Bundle
 from service.runtime.engine import Engine
+from training.audit.budget import counts
 from training.audit.findings import findings
 from training.audit.measures.attacks import robustness
 from training.audit.measures.calibration import calibration
@@ -22,38 +24,39 @@ from training.audit.measures.importance import importance
 from training.audit.measures.out_of_distribution import out_of_distribution
 from training.audit.measures.sets import sets
 from training.audit.measures.slices import slices
-from training.data import Pixels
-from training.data.images import Images
+from training.data.images import Images, in_threads
 from training.data.read import Dataset
 from training.figures.accuracy import accuracy
+from training.figures.intervals import bootstrap
 from training.figures.labels import label_issues
 from training.figures.outputs import outputs_of
 
 SCHEMA_VERSION = 4
-SMALL = 64  # pixels a side
-# images of each measurement, few where one image takes many passes; of larger images fewer
-OUT_OF_DISTRIBUTION, ATTACKED, CORRUPTED, EXPLAINED, EDITED = 1000, 200, 500, 60, 2000
 
 Section = Callable[[], Any]
 Runner = Callable[[Mapping[str, Section]], Mapping[str, Any]]
 
 
-def audit(bundle: Bundle, dataset: Dataset, seed: int, run: Runner) -> dict[str, Any]:
+def audit(
+    bundle: Bundle, dataset: Dataset, seed: int, run: Runner, minutes: float
+) -> dict[str, Any]:
     """The report on `bundle`, from the test images of `dataset`.
 
-    `run` calls the sections, which are given by name, and returns their results; it may show
-    progress.
+    `minutes` bound the images of each measure (training/audit/budget.py); one pass over all images
+    comes on top. `run` calls the sections, which are given by name, and returns their results; it
+    may show progress.
     """
     # on the CPU, which every machine has: reports compare
     engine, test = Engine(bundle, "cpu"), dataset.test
     outputs = outputs_of(engine, test)
     predicted, manifest = outputs.logits.argmax(1), engine.manifest
     probabilities = manifest.calibration.probabilities(outputs.logits)
+    images = _counts(bundle, len(test), minutes)
     attacked, corruptible, edited, explained = (
-        _drawn(test, share_of(count, manifest.input.size), seed)
-        for count in (ATTACKED, CORRUPTED, EDITED, EXPLAINED)
+        _drawn(test, images[name], seed)
+        for name in ("attacks", "corruptions", "edits", "explanations")
     )
-    strange = share_of(OUT_OF_DISTRIBUTION, manifest.input.size)
+    strange = images["familiarity"]
     first = test.rows(np.arange(min(strange, len(test))))
     sections: dict[str, Section] = {
         "test": lambda: accuracy(predicted, test.labels, manifest.labels, seed),
@@ -77,22 +80,28 @@ def audit(bundle: Bundle, dataset: Dataset, seed: int, run: Runner) -> dict[str,
     }
     if engine.has(GRADIENT):
         sections["attacks"] = lambda: robustness(engine, attacked.pixels, attacked.labels, seed)
-        sections["explanations"] = lambda: explanations(bundle, engine, explained.pixels, seed)
+        sections["explanations"] = lambda: explanations(
+            bundle, engine, explained.pixels, images["cascade"], seed
+        )
     about = {
         "schema_version": SCHEMA_VERSION,
         "data": {"name": dataset.name, "fingerprint": dataset.fingerprint},
         "seed": seed,
+        "minutes": minutes,
+        "images": images,
     }
     report = about | {"files": {PREDICT: manifest.files[PREDICT].sha256}} | dict(run(sections))
     return report | {"findings": findings(report)}
 
 
-def share_of(count: int, size: int) -> int:
-    """The number of images of `size` pixels a side that are measured, `count` up to SMALL.
-
-    An audit of larger images takes as many times fewer, so that it takes an hour and not a day.
-    """
-    return max(1, round(count * min(1, SMALL / size)))
+def _counts(bundle: Bundle, test_images: int, minutes: float) -> dict[str, int]:
+    """The images of each measure; those out of distribution are made, in any number."""
+    model = onnx.load_model_from_string(bundle.read(PREDICT))
+    within = counts(model, bundle.manifest.input.size, minutes)
+    return {
+        name: count if name == "familiarity" else min(count, test_images)
+        for name, count in within.items()
+    }
 
 
 def _drawn(images: Images, count: int, seed: int) -> Images:
@@ -102,19 +111,25 @@ def _drawn(images: Images, count: int, seed: int) -> Images:
 
 def _corruptions(engine: Engine, images: Images, seed: int) -> Mapping[str, Any]:
     """The accuracy at each severity, by kind of corruption."""
+    pixels, alone = images.pixels, engine.on_one_core()
+    kinds = [(name, severity) for name in CORRUPTIONS for severity in SEVERITIES]
 
-    def accuracy_on(pixels: Pixels) -> float:
-        return float((engine.predict(pixels).logits.argmax(1) == images.labels).mean())
+    def correct(kind: tuple[str, int]) -> np.ndarray:
+        changed = corrupted(*kind, pixels, seed)
+        return np.asarray(alone.predict(changed).logits.argmax(1) == images.labels)
 
+    # a corruption a core: corrupting an image leaves the other cores idle otherwise
+    rows = np.stack(list(in_threads(correct, kinds)))
+    accuracy = [float(row.mean()) for row in rows]
+    levels = len(SEVERITIES)
     by_kind = {
-        name: [
-            accuracy_on(corrupted(name, severity, images.pixels, seed)) for severity in SEVERITIES
-        ]
-        for name in CORRUPTIONS
+        name: accuracy[levels * place : levels * (place + 1)]
+        for place, name in enumerate(CORRUPTIONS)
     }
     return {
         "pictures": len(images),
-        "clean": accuracy_on(images.pixels),
+        "clean": float((engine.predict(pixels).logits.argmax(1) == images.labels).mean()),
         "accuracy": by_kind,
         "mean": float(np.mean(list(by_kind.values()))),
+        "mean_interval": bootstrap(lambda drawn: float(rows[:, drawn].mean()), len(images), seed),
     }

@@ -8,7 +8,7 @@ Reverse-mode differentiation appends the reverse pass to a copy of the graph. `g
     registry       Context: a node as its rule sees it; the table operator → rule
     rules/         one rule for each operator, by family
     graph          Graph: a Builder that walks its nodes backwards and applies the rules
-    attribution    the two graphs of a bundle
+    attribution    the graphs of a bundle
 
 Needs onnx and numpy. Takes opsets 13 to 21, and static shapes but for the batch.
 
@@ -16,7 +16,7 @@ Prior art: `onnx-ad` (MIT) and `onnax` differentiate ONNX graphs, too; ONNXExpla
 (arXiv 2309.16916) does so for DeepSHAP.
 """
 
-from training.autodiff.attribution import FORWARD, cam_graph, gradient_graph
+from training.autodiff.attribution import FORWARD, cam_graph, gradient_graph, gradients_of
 from training.autodiff.builder import NEWEST_OPSET, OLDEST_OPSET, DifferentiationError
 from training.autodiff.graph import Graph
 from training.autodiff.model import opset_of, prune, with_shapes
@@ -29,6 +29,7 @@ __all__ = [
     "Graph",
     "cam_graph",
     "gradient_graph",
+    "gradients_of",
     "opset_of",
     "prune",
     "with_shapes",

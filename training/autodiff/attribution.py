@@ -1,8 +1,10 @@
-"""The two graphs that explanations are computed with, made of a classifier.
+"""The graphs that explanations are computed with, made of a classifier.
 
-The classifier is x float32 (N, 3, H, W) → logits float32 (N, K). Both graphs take x and
+The classifier is x float32 (N, 3, H, W) → logits float32 (N, K). They take x and
 target int64 (N,), the class to explain; −1 stands for the predicted class.
 """
+
+from collections.abc import Sequence
 
 from onnx import ModelProto, TensorProto, compose
 
@@ -27,6 +29,21 @@ def gradient_graph(model: ModelProto, x: str = "x", logits: str = "logits") -> M
     outputs: Outputs = {
         "logits": (logits, FLOAT, ["N", *graph.shape(logits)[1:]]),
         "gradient": (gradient, FLOAT, ["N", *graph.shape(x)[1:]]),
+    }
+    return graph.finish(TARGET, outputs)
+
+
+def gradients_of(model: ModelProto, tensors: Sequence[str], logits: str = "logits") -> ModelProto:
+    """The graph x, target → the gradients of the target's logit by `tensors`, in their order.
+
+    Raises:
+        DifferentiationError: an operator has no rule, or the logits do not depend on a tensor.
+    """
+    graph, logits = _prefixed(model), FORWARD + logits
+    found = graph.gradient({logits: _seed(graph, logits)}, [FORWARD + name for name in tensors])
+    outputs: Outputs = {
+        f"gradient/{number}": (gradient, FLOAT, ["N", *graph.shape(tensor)[1:]])
+        for number, (tensor, gradient) in enumerate(found.items())
     }
     return graph.finish(TARGET, outputs)
 

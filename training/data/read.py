@@ -107,7 +107,7 @@ def read_labelled(
         DataError: the source is missing, holds no images, or has folders that are none of
             `classes`.
     """
-    placed, skipped = _placed(source)
+    placed, skipped = find(source)
     unknown = sorted({item.label for item in placed} - set(classes))
     if unknown:
         raise DataError(
@@ -125,6 +125,23 @@ def describe(skipped: list[Skipped] | tuple[Skipped, ...]) -> str:
     if len(skipped) > SHOWN:
         lines.append(f"  … and {len(skipped) - SHOWN:,} more")
     return "\n".join([f"{few} of the data set:", *lines])
+
+
+def find(source: Path) -> tuple[list[Placed], list[Skipped]]:
+    """The images of a folder, a tar or a CSV by split and class, and the files that are skipped.
+
+    Raises:
+        DataError: the source is missing, or its layout is not clear.
+    """
+    if not source.exists():
+        raise DataError(
+            f"{source} does not exist: name a folder of images, a tar of one, a CSV of "
+            f"path,label, or {CIFAR10}"
+        )
+    if source.suffix.lower() == ".csv":
+        return listed.read(source)
+    listing = files.in_tar(source) if source.is_file() else files.in_folder(source)
+    return arrange(listing, source)
 
 
 def check_same(dataset: Dataset, fingerprint: str, place: Path) -> None:
@@ -156,7 +173,7 @@ def check_classes(dataset: Dataset, labels: tuple[str, ...]) -> None:
 def _found(source: str, spec: Input) -> Found:
     if source == CIFAR10:
         return _cifar10(Path(source))
-    placed, skipped = _placed(Path(source))
+    placed, skipped = find(Path(source))
     labels: dict[str, set[str]] = {}
     for item in placed:
         labels.setdefault(item.split, set()).add(item.label)
@@ -164,18 +181,6 @@ def _found(source: str, spec: Input) -> Found:
     scanned = scan(placed, spec, classes)
     _check_readable(scanned.splits, classes, source, scanned.skipped)
     return Found(scanned.splits, classes, scanned.fingerprint, skipped + scanned.skipped)
-
-
-def _placed(source: Path) -> tuple[list[Placed], list[Skipped]]:
-    if not source.exists():
-        raise DataError(
-            f"{source} does not exist: name a folder of images, a tar of one, a CSV of "
-            f"path,label, or {CIFAR10}"
-        )
-    if source.suffix.lower() == ".csv":
-        return listed.read(source)
-    listing = files.in_tar(source) if source.is_file() else files.in_folder(source)
-    return arrange(listing, source)
 
 
 def _check_readable(

@@ -9,10 +9,11 @@ Differences between exporters are put right. Nothing else is touched; weights ar
     shape arithmetic over constants     folded
     local functions                     inlined
 
-Features are the input of the last linear layer. The layer of the class activation map is the last
-one that still has pixels.
+Features are the input of the last linear layer. `training.export.layers` finds the layer of the
+class activation map.
 """
 
+import re
 from pathlib import Path
 
 import onnx
@@ -29,10 +30,10 @@ from onnxscript import ir
 from onnxscript.optimizer import fold_constants
 
 from training.autodiff import NEWEST_OPSET, OLDEST_OPSET, opset_of, prune, with_shapes
+from training.export import layers
 from training.export.core import ACTIVATION, IR_VERSION, Core
 from training.export.ends import (
     CHANNELS,
-    IMAGE_RANK,
     LOGITS_RANK,
     Dims,
     ForeignError,
@@ -46,15 +47,9 @@ from training.export.ends import (
 
 __all__ = ["CHANNELS", "ForeignError", "Names", "read_core", "weights_of"]
 
+PUBLISHED = re.compile("(?P<name>.+) sha256 (?P<sha256>[0-9a-f]{64})")  # training.export.weights
+
 RESERVED = ("x", "logits", "features", ACTIVATION)  # tensors of a core
-LATE = 0.1  # a last convolution in the first tenth of the nodes (a patch embedding) is not late
-# fmt: off
-POINTWISE = {
-    "Add", "BatchNormalization", "Celu", "Clip", "Concat", "Div", "Dropout", "Elu", "Erf", "Gelu",
-    "HardSigmoid", "HardSwish", "Identity", "LayerNormalization", "LeakyRelu", "Mish", "Mul",
-    "PRelu", "Relu", "Selu", "Sigmoid", "Softplus", "Sub", "Sum", "Tanh", "Transpose",
-}
-# fmt: on
 
 Shapes = dict[str, Dims]
 
@@ -81,10 +76,12 @@ def read_core(path: Path, size: int, classes: int, names: Names) -> Core:
     return _core(model, classes, cam_layer)
 
 
-def weights_of(path: Path) -> dict[str, str]:
-    """The weights that the file names in its metadata (training.export.weights), if it does."""
+def weights_of(path: Path) -> dict[str, dict[str, str]]:
+    """Name and sha256 of the weights that the file names in its metadata, if it does."""
     properties = onnx.load(path).metadata_props
-    return {entry.key: entry.value for entry in properties if entry.key == "weights"}
+    text = next((entry.value for entry in properties if entry.key == "weights"), "")
+    match = PUBLISHED.fullmatch(text)
+    return {"weights": match.groupdict()} if match else {}
 
 
 def _first_line(error: Exception) -> str:
@@ -183,9 +180,12 @@ def _float32(name: str, *shape: int | str | None) -> ValueInfoProto:
 def _core(model: ModelProto, classes: int, cam_layer: str | None) -> Core:
     shapes = _shapes(model, classes)
     features, width = _features(model, shapes)
-    layer = cam_layer or _last_with_pixels(model, shapes)
-    if layer == "x" or (layer is not None and len(shapes.get(layer, [])) != IMAGE_RANK):
-        raise ForeignError(f"--cam-layer {layer} names no tensor (N, C, h, w) of the graph")
+    layer = layers.named(model, cam_layer, shapes) if cam_layer else layers.find(model, shapes)
+    if cam_layer and layer is None:
+        raise ForeignError(
+            f"--cam-layer {cam_layer} names no tensor (N, C, h, w) of the graph, and no tokens "
+            "(N, T, D) of a grid"
+        )
     if features is not None:
         model.graph.node.append(helper.make_node("Identity", [features], ["features"]))
         model.graph.output.append(_float32("features", "N", width))
@@ -230,35 +230,3 @@ def _features(model: ModelProto, shapes: Shapes) -> tuple[str, int] | tuple[None
         return None, None
     transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
     return str(node.input[0]), int(weights[node.input[1]].dims[int(transposed)])
-
-
-def _last_with_pixels(model: ModelProto, shapes: Shapes) -> str | None:
-    """The last tensor (N, C, h, w), h and w > 1, behind the last such convolution.
-
-    Only pointwise operators lie between them. None if there is no such convolution, or if it is
-    not late in the network.
-    """
-    nodes = list(model.graph.node)
-    places = [
-        index
-        for index, node in enumerate(nodes)
-        if node.op_type == "Conv" and _pixels(shapes, node.output[0])
-    ]
-    if not places or places[-1] < LATE * len(nodes):
-        return None
-    last = str(nodes[places[-1]].output[0])
-    reached, pixels = {last}, _pixels(shapes, last)
-    for node in nodes[places[-1] + 1 :]:
-        is_pointwise = node.op_type in POINTWISE and reached.intersection(node.input)
-        if is_pointwise and _pixels(shapes, node.output[0]) == pixels:
-            last = str(node.output[0])
-            reached.add(last)
-    return last
-
-
-def _pixels(shapes: Shapes, name: str) -> Dims:
-    """Height and width of a tensor (N, C, h, w) with several pixels each way; else nothing."""
-    shape = shapes.get(name, [])
-    if len(shape) != IMAGE_RANK or (shape[2] or 0) <= 1 or (shape[3] or 0) <= 1:
-        return []
-    return shape[2:]

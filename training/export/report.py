@@ -60,7 +60,7 @@ def foreign_card(manifest: Manifest) -> str:
     sets = manifest.prediction_sets
     trust = UNMEASURED if sets is None else FITTED.format(images=sets.pictures)
     weights = manifest.provenance.get("weights")
-    origin = f" Its weights are {weights}." if weights else ""
+    origin = f" Its weights are {weights['name']} sha256 {weights['sha256']}." if weights else ""
     return (
         f"# {manifest.name}\n\n"
         f"A classifier of {len(manifest.labels):,} classes for images of {manifest.input.size} × "

@@ -24,6 +24,11 @@ def wilson(hits: int, count: int) -> list[float]:
     return [float(ends.low), float(ends.high)]
 
 
+def wilson_of(share: float, count: int) -> list[float]:
+    """The interval of a `share` of `count` images."""
+    return wilson(round(share * count), count)
+
+
 def bootstrap(figure: Callable[[ClassIndices], float], rows: int, seed: int) -> list[float]:
     """The interval of `figure`, a function of row numbers, over samples of `rows` rows."""
     rng = np.random.default_rng(seed)

@@ -185,6 +185,7 @@ def _explanation(manifest: Manifest) -> Schema:
         ),
         map=_map(),
         quality=_described(measures, "Measures of the map's quality"),
+        warnings=_described(array_of(TEXT), "What makes the map unfit for use, by its measures"),
     )
     schema["properties"]["overlay"] = _described(
         TEXT, "The map over the image, a PNG file as a data URL"
@@ -215,7 +216,14 @@ def _method() -> Schema:
     texts = dict.fromkeys(("name", "title", "description", "source", "sign", "unit"), TEXT)
     old = {"says": _deprecated("description")}
     parameter = record("A parameter", name=TEXT, default={}, description=TEXT, **old)
-    return record("A method", **texts, **old, forward_passes=WHOLE, parameters=array_of(parameter))
+    return record(
+        "A method",
+        **texts,
+        **old,
+        forward_passes=WHOLE,
+        seconds=_described(NUMBER, "With default parameters, on this machine while it is idle"),
+        parameters=array_of(parameter),
+    )
 
 
 def _deprecated(name: str) -> Schema:

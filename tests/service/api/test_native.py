@@ -337,6 +337,7 @@ def test_methods_and_parameters_are_described(server):
         "minimum": 1,
         "maximum": 512,
     }
+    assert methods["grad_cam"]["seconds"] < methods["kernel_shap"]["seconds"]
     for name, method in methods.items():
         assert method["source"]
         assert method["description"] == METHODS[name].description

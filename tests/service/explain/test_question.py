@@ -28,13 +28,30 @@ def cheaper(manifest, method, quality="basic", **given):
     ]
 
 
-def test_integrated_gradients_fall_to_a_quarter_of_the_steps_and_then_to_grad_cam(embedded):
-    result = cheaper(embedded.manifest, "integrated_gradients", baseline="blur")
-    assert result == [
-        ("integrated_gradients", "basic", {"steps": 32, "baseline": "blur", "max_steps": 128}),
-        ("integrated_gradients", "basic", {"steps": 8, "baseline": "blur", "max_steps": 8}),
-        ("grad_cam", "basic", {}),
+def test_integrated_gradients_fall_by_halves_to_four_steps_and_then_to_grad_cam(embedded):
+    first, *others, last = cheaper(embedded.manifest, "integrated_gradients", baseline="blur")
+    asked = {"steps": 32, "baseline": "blur", "max_steps": 128}
+    assert first == ("integrated_gradients", "basic", asked)
+    assert others == [
+        ("integrated_gradients", "basic", {"steps": few, "baseline": "blur", "max_steps": few})
+        for few in (16, 8, 4)
     ]
+    assert last == ("grad_cam", "basic", {})
+
+
+def test_samples_fall_to_a_quarter_and_no_further(embedded):
+    samples = [given.get("samples") for *_, given in cheaper(embedded.manifest, "gradient_shap")]
+    assert samples == [64, 32, 16, None]
+
+
+def test_a_bundle_without_a_class_activation_map_falls_to_input_x_gradient(embedded):
+    files = {
+        name: digest for name, digest in embedded.manifest.files.items() if name != contract.CAM
+    }
+    names = [name for name, *_ in cheaper(replace(embedded.manifest, files=files), "saliency")]
+    assert names == ["saliency"]  # which costs the same
+    *_, last = cheaper(replace(embedded.manifest, files=files), "gradient_shap")
+    assert last == ("input_x_gradient", "basic", {})
 
 
 def test_full_measures_are_dropped_first(embedded):

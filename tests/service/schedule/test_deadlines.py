@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from service.errors import DeadlineExceeded
-from service.explain import ask, forward_passes
+from service.explain import ask, cheaper_questions, explain, forward_passes
+from service.explain.methods import LARGEST_GAP
 from service.image.resize import to_input
 from service.schedule.deadlines import (
     OPERATION_SECONDS,
@@ -89,6 +90,27 @@ def test_a_wrong_forecast_ends_in_the_cheapest_answer_before_the_deadline(engine
         "grad_cam",
         "kernel_shap",
     )
+
+
+def test_integrated_gradients_stop_at_the_last_doubling_that_fits_and_have_its_gap(engine):
+    room = Room(engine, step=0.01)
+    room.explainer._pass.seconds = 1e-6
+    answer = room.explainer(room.ticket("integrated_gradients", 0.1, steps=2, max_steps=512))
+    assert answer.degraded_from is None
+    assert answer.quality["completeness_gap"] > LARGEST_GAP  # so it would have gone on
+    assert answer.quality["steps"] in (2, 4)
+
+
+def test_noise_that_nobody_asked_for_makes_way_for_the_cheapest_answer(room):
+    noisy = {"noise": 1.0, "samples": 16, "seed": 5}
+    asked = room.task("gradient_shap", **noisy)
+    fewer = list(cheaper_questions(asked.question, room._engine.manifest))[-2]
+    seconds = PASS_SECONDS * (forward_passes(fewer) + 1)
+    ticket = room.ticket("gradient_shap", seconds, **noisy)
+    assert explain(room._engine, asked.fitted, fewer, asked.logits).warnings
+    answer = room.explainer(ticket)
+    assert answer.question.method.name == "grad_cam"
+    assert answer.degraded_from.method.name == "gradient_shap"
 
 
 def test_a_dear_answer_gives_way_to_the_cheapest_when_others_wait(room):

@@ -16,7 +16,6 @@ from service.bundle.manifest import Digest
 from support.servers import ROOT
 from training.audit import board, comparison, findings, schema
 from training.audit.card import CardError, card
-from training.audit.report import share_of
 from training.figures.accuracy import accuracy
 
 pytestmark = pytest.mark.timeout(600)  # the first test waits for two whole audits
@@ -112,17 +111,20 @@ def test_tensorboard_gets_figures_plots_and_card(audited, reports, tmp_path):
     assert events.Tags()["tensors"] == ["card/text_summary"]
 
 
-def test_a_comparison_takes_only_a_report_of_the_same_graph_data_and_seed(audited, bundle, reports):
+def test_a_comparison_takes_only_a_report_of_the_same_graph_data_seed_and_minutes(
+    audited, bundle, reports
+):
     fingerprint = reports[0]["data"]["fingerprint"]
-    assert comparison.report_of(audited[0], fingerprint, 0) == reports[0]
-    assert comparison.report_of(audited[0], fingerprint, 1) is None
-    assert comparison.report_of(audited[0], "0" * 64, 0) is None
-    assert comparison.report_of(bundle, fingerprint, 0) is None, (
+    assert comparison.report_of(audited[0], fingerprint, 0, 20.0) == reports[0]
+    assert comparison.report_of(audited[0], fingerprint, 1, 20.0) is None
+    assert comparison.report_of(audited[0], fingerprint, 0, 10.0) is None
+    assert comparison.report_of(audited[0], "0" * 64, 0, 20.0) is None
+    assert comparison.report_of(bundle, fingerprint, 0, 20.0) is None, (
         "the report of an export is no audit"
     )
     foreign = audited[0].manifest.files | {contract.PREDICT: Digest("1" * 64, 1)}
     swapped = replace(audited[0], manifest=replace(audited[0].manifest, files=foreign))
-    assert comparison.report_of(swapped, fingerprint, 0) is None
+    assert comparison.report_of(swapped, fingerprint, 0, 20.0) is None
 
 
 def test_a_report_matches_the_schema_and_the_schema_rejects_others(reports):
@@ -140,6 +142,16 @@ def test_a_report_matches_the_schema_and_the_schema_rejects_others(reports):
             schema.check(broken)
 
 
+def test_report_and_card_say_how_many_images_each_measure_had(audited, reports):
+    first, shown = reports[0], " ".join(audited[0].read(contract.CARD).decode().split())
+    assert first["images"]["corruptions"] == first["corruptions"]["pictures"]
+    assert first["images"]["attacks"] == first["attacks"]["pictures"]
+    assert first["images"]["explanations"] == first["explanations"]["pictures"]
+    assert f"{first['images']['corruptions']} corrupted" in shown
+    assert f"{first['images']['explanations']} explained, " in shown
+    assert "--minutes 20" in shown
+
+
 def test_a_report_of_another_bundle_makes_no_card(audited, reports):
     foreign = reports[0] | {"files": {contract.PREDICT: "1" * 64}}
     with pytest.raises(CardError, match="audit this bundle itself"):
@@ -155,14 +167,22 @@ def test_the_card_has_short_lines_and_metadata_that_model_hubs_read(audited):
     assert max(map(len, prose)) <= 100
 
 
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        ({"name": "its.pth", "sha256": "0" * 64}, f"its.pth (sha256 `{'0' * 12}…`)"),
+        (f"its.pth sha256 {'0' * 64}", f"its.pth sha256 {'0' * 64}"),  # of an older bundle
+    ],
+)
+def test_the_card_names_the_weights_that_a_training_began_with(weights, words, audited, reports):
+    manifest = audited[0].manifest
+    began = replace(manifest, provenance={**manifest.provenance, "weights": weights})
+    assert f"from the weights {words}" in " ".join(card(began, reports[0]).split())
+
+
 def test_a_model_that_guesses_is_the_first_finding(reports):
     labels = np.arange(30) % 3
     guesses = accuracy(np.zeros(30, np.int64), labels, ("blue", "green", "red"), seed=0)
     first = findings.findings(reports[0] | {"test": guesses})[0]
     assert first.startswith("guessing: the model is no better than guessing: accuracy 0.333")
     assert not findings.findings(reports[0])[0].startswith("guessing")
-
-
-def test_of_larger_images_an_audit_measures_fewer():
-    assert [share_of(500, size) for size in (32, 64, 224, 448)] == [500, 500, 143, 71]
-    assert share_of(1, 4096) == 1

@@ -59,7 +59,7 @@ def report_on(source, recipe, folder):
     bundle = make_bundle(run, dataset, folder / "bundle", "stripes")
     wanted = ("test", "calibration", "bias")
     return audit.audit(
-        bundle, dataset, 0, lambda sections: {name: sections[name]() for name in wanted}
+        bundle, dataset, 0, lambda sections: {name: sections[name]() for name in wanted}, 20.0
     )
 
 

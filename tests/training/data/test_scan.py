@@ -11,7 +11,9 @@ from service.workers import host
 from support.recipes import SMALL
 from training.data import read, scan
 from training.data.images import Stored
-from training.fit.loop import make_fabric, prepare, train
+from training.fit.fabric import make_fabric
+from training.fit.loop import train
+from training.fit.trainer import prepare
 
 SPEC = Input(32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 

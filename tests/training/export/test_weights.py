@@ -8,6 +8,7 @@ import torch
 from click.testing import CliRunner
 
 from training.__main__ import main
+from training.export.foreign import weights_of
 from training.export.weights import CLASSES, SIZE, export, network_with
 from training.networks.efficientnet_lite import EfficientNetLite0
 from training.networks.weights import WeightsError, read
@@ -35,14 +36,20 @@ def test_the_file_predicts_as_the_network_and_names_its_weights(weights, tmp_pat
     assert {node.op_type for node in model.graph.node} == {
         *("Conv", "Clip", "Add", "ReduceMean", "Gemm")
     }
-    (entry,) = model.metadata_props
-    assert entry.value.startswith("lite0.pth sha256 ")
+    assert weights_of(file) == {"weights": read(weights).provenance}
     x = np.random.default_rng(0).standard_normal((2, 3, SIZE, SIZE)).astype(np.float32)
     session = ort.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     with torch.inference_mode():
         theirs = network_with(read(weights))(torch.from_numpy(x)).numpy()
     ours = session.run(["logits"], {"x": x})[0]
     assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
+
+
+def test_metadata_of_others_names_no_weights(weights, tmp_path):
+    model = export(weights)
+    model.metadata_props[0].value = "the best ones"
+    onnx.save(model, tmp_path / "theirs.onnx")
+    assert weights_of(tmp_path / "theirs.onnx") == {}
 
 
 def test_weights_of_another_network_or_of_other_classes_are_rejected(tmp_path):

@@ -12,8 +12,10 @@ from safetensors.torch import load_file
 from support.recipes import SMALL
 from support.servers import ROOT
 from training.fit import runs
-from training.fit.loop import check_parts, load_averaged_weights, make_fabric, prepare, train
+from training.fit.fabric import check_parts, make_fabric
+from training.fit.loop import load_averaged_weights, train
 from training.fit.runs import RunError
+from training.fit.trainer import prepare
 
 
 def test_a_trained_network_distinguishes_discs(run, dataset):

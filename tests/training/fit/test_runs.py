@@ -6,9 +6,10 @@ import pytest
 
 from support.recipes import SMALL
 from training.fit import runs
-from training.fit.loop import make_fabric, prepare
+from training.fit.fabric import make_fabric
 from training.fit.recipes import FORMER_NAMES
 from training.fit.runs import RunError
+from training.fit.trainer import prepare
 
 
 def test_a_run_keeps_all_that_an_export_needs(run, recipe, dataset):

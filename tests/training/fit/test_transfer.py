@@ -13,11 +13,13 @@ from support.recipes import TRANSFER
 from training.data.images import Images
 from training.fit import runs
 from training.fit.batches import Batches
+from training.fit.fabric import make_fabric
 from training.fit.head import fit_head
-from training.fit.loop import _progress, make_fabric, prepare, train
+from training.fit.loop import _progress, train
 from training.fit.optimizers import optimizers
 from training.fit.stopping import Best
 from training.fit.tracking import Tracker
+from training.fit.trainer import prepare
 from training.networks.weights import Weights
 
 

@@ -7,9 +7,10 @@ stays the same explains something other than the network.
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -21,32 +22,50 @@ from service.bundle import folder as contract
 from service.bundle.folder import Bundle
 from service.bundle.manifest import Manifest
 from service.explain import Attribution, ask, available, explain, quality
+from service.image.resize import InputPixels
 from service.runtime.engine import Engine
 from training.autodiff import FORWARD
 from training.data import Pixels
+from training.data.images import in_threads
 
 METHODS = ("integrated_gradients", "grad_cam", "occlusion")
 DEPTHS = (0.25, 0.5, 1.0)
-CASCADED = 16  # images
 EDGE = 8  # an eighth of a side is border
 
 Maps = Float32[np.ndarray, "rows size size"]
 
 
-def explanations(bundle: Bundle, engine: Engine, pixels: Pixels, seed: int) -> Mapping[str, Any]:
-    """The figures of each method, and the agreement of each pair of methods."""
+class Explained(NamedTuple):
+    """An attribution, and the deletion and insertion areas of its map beside random orders."""
+
+    attribution: Attribution
+    areas: Mapping[str, float]
+
+
+def explanations(
+    bundle: Bundle, engine: Engine, pixels: Pixels, cascaded: int, seed: int
+) -> Mapping[str, Any]:
+    """The figures of each method, and the agreement of each pair of methods.
+
+    `cascaded` of the images are explained again with shuffled weights.
+    """
     names = _available(engine)
-    attributions = {name: _attributions(engine, pixels, name) for name in names}
-    maps = {name: np.stack([each.map for each in rows]) for name, rows in attributions.items()}
-    agreement = {f"{a}, {b}": _agreement(maps[a], maps[b]) for a, b in combinations(names, 2)}
-    methods = {
-        name: _method_figures(engine, pixels, rows, seed) for name, rows in attributions.items()
+    by_image = _explained(engine, pixels, names, seed)
+    by_method = {name: [each[name] for each in by_image] for name in names}
+    maps = {
+        name: np.stack([each.attribution.map for each in rows]) for name, rows in by_method.items()
     }
+    agreement = {f"{a}, {b}": _agreement(maps[a], maps[b]) for a, b in combinations(names, 2)}
     return {
         "pictures": len(pixels),
-        "methods": methods,
+        "methods": {name: _method_figures(rows) for name, rows in by_method.items()},
         "agreement": agreement,
-        "cascade": cascade(bundle, engine, pixels, seed),
+        "cascade": cascade(
+            bundle,
+            pixels[:cascaded],
+            {name: [each.attribution for each in rows] for name, rows in by_method.items()},
+            seed,
+        ),
     }
 
 
@@ -55,21 +74,29 @@ def _available(engine: Engine) -> list[str]:
     return [name for name in METHODS if name in known]
 
 
-def _attributions(engine: Engine, pixels: Pixels, name: str) -> list[Attribution]:
-    question = ask(engine.manifest, name, None, {})
-    return [
-        explain(engine, image, question, row)
-        for image, row in zip(pixels, engine.predict(pixels).logits, strict=True)
-    ]
+def _explained(
+    engine: Engine, pixels: Pixels, names: Sequence[str], seed: int
+) -> list[Mapping[str, Explained]]:
+    """The maps of each image by method; its random orders are measured once for all methods."""
+    questions = {name: ask(engine.manifest, name, None, {}) for name in names}
+    # an image a core: two cores on one image would wait for each other
+    alone = engine.on_one_core()
+
+    def of_image(image: InputPixels, logits: np.ndarray) -> Mapping[str, Explained]:
+        random = quality.random_areas(alone, image, int(logits.argmax()), seed)
+        found = {}
+        for name, question in questions.items():
+            attribution = explain(alone, image, question, logits)
+            own = quality.areas(alone, image, attribution.map, attribution.target.index)
+            found[name] = Explained(attribution, quality.beside(own, random))
+        return found
+
+    rows = list(zip(pixels, engine.predict(pixels).logits, strict=True))
+    return list(in_threads(lambda row: of_image(*row), rows))
 
 
-def _method_figures(
-    engine: Engine, pixels: Pixels, attributions: Sequence[Attribution], seed: int
-) -> Mapping[str, float]:
-    areas = [
-        quality.faithfulness(engine, image, each.map, each.target.index, seed)
-        for image, each in zip(pixels, attributions, strict=True)
-    ]
+def _method_figures(rows: Sequence[Explained]) -> Mapping[str, float]:
+    areas, attributions = [each.areas for each in rows], [each.attribution for each in rows]
     figures = {name: float(np.mean([entry[name] for entry in areas])) for name in areas[0]}
     # a median: a completeness gap is large where the logit hardly differs from the baseline's
     for name in sorted({key for each in attributions for key in each.quality}):
@@ -112,31 +139,32 @@ def _agreement(first: Maps, second: Maps) -> float:
 
 
 def cascade(
-    bundle: Bundle, engine: Engine, pixels: Pixels, seed: int
+    bundle: Bundle,
+    pixels: Pixels,
+    plain: Mapping[str, Sequence[Attribution]],
+    seed: int,
 ) -> Mapping[str, Mapping[str, float]]:
-    """The mean cosine of the maps with those of a network with shuffled weights.
+    """The mean cosine of the `plain` maps with those of a network with shuffled weights.
 
     By method and depth, which is the share of the weights, from the head on, that are shuffled.
+    Maps after those of `pixels` are left out.
     """
-    chosen, names = pixels[:CASCADED], _available(engine)
-    targets = engine.predict(chosen).logits
-    plain = {name: _explained(engine, chosen, name, targets) for name in names}
-    cosines: dict[str, dict[str, float]] = {name: {} for name in names}
+    cosines: dict[str, dict[str, float]] = {name: {} for name in plain}
     for depth in DEPTHS:
-        broken = _broken(bundle, depth, seed)
-        for name in names:
-            pairs = zip(plain[name], _explained(broken, chosen, name, targets), strict=True)
-            cosines[name][str(depth)] = float(np.mean([quality.cosine(a, b) for a, b in pairs]))
+        alone = _broken(bundle, depth, seed).on_one_core()
+        for name, attributions in plain.items():
+            pairs = list(zip(pixels, attributions, strict=False))
+            each = in_threads(partial(_cosine, alone), pairs)
+            cosines[name][str(depth)] = float(np.mean(list(each)))
     return cosines
 
 
-def _explained(engine: Engine, pixels: Pixels, name: str, logits: np.ndarray) -> Maps:
-    """The maps of `engine` for the classes that the unchanged network predicts."""
-    maps = []
-    for image, row in zip(pixels, logits, strict=True):
-        question = ask(engine.manifest, name, str(int(row.argmax())), {})
-        maps.append(explain(engine, image, question, row).map)
-    return np.stack(maps)
+def _cosine(engine: Engine, pair: tuple[InputPixels, Attribution]) -> float:
+    """The cosine of an image's map with that of `engine`, for the same class."""
+    pixels, plain = pair
+    question = plain.question
+    broken = question.method.compute(engine, pixels, plain.target, None, **question.parameters)
+    return quality.cosine(plain.map, broken.map)
 
 
 def _broken(bundle: Bundle, depth: float, seed: int) -> Engine:

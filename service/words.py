@@ -1,0 +1,122 @@
+"""An answer in words: the classes, how sure they are, where the map is strong, how good it is.
+
+Each function gives one sentence, for a terminal or a notebook. The page has sentences of its own in
+its visitor's language.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from jaxtyping import Float32
+
+from service.bundle.manifest import Manifest
+from service.explain import Attribution
+from service.predictions import Class, Prediction
+
+HALF = 0.5
+LISTED = 5  # classes of a prediction set
+THIRDS = (
+    ("top left", "top", "top right"),
+    ("left", "middle", "right"),
+    ("bottom left", "bottom", "bottom right"),
+)
+# The limits of the page (service/web/quality.js): good up to the first, poor above the second.
+GAPS, COSINES = (0.05, 0.2), (0.5, 0.9)
+
+
+def classes(prediction: Prediction) -> str:
+    """The predicted class and the next ones: "tabby, 87 %; then tiger cat 8 %"."""
+    best, *others = prediction.top
+    rest = ", ".join(_share(entry) for entry in others)
+    return f"{best.label}, {_percent(best.probability)}" + (f"; then {rest}" if rest else "")
+
+
+def trust(prediction: Prediction) -> str:
+    """The prediction set and the familiarity, or the reason why there are none."""
+    found, familiarity = prediction.prediction_set, prediction.familiarity
+    if found is None:
+        words = "no images were held out to calibrate it, so the probability is the network's own"
+    else:
+        more = f" and {len(found.indices) - LISTED} more" if len(found.indices) > LISTED else ""
+        words = (
+            f"prediction set: {', '.join(found.labels[:LISTED])}{more}; over all images, "
+            f"{_percent(float(found.coverage))} of such sets hold the right class"
+        )
+    if familiarity is not None and not familiarity.familiar:
+        words = f"unlike the images that the network knows: do not rely on it; {words}"
+    return words
+
+
+def place(attribution: Attribution, manifest: Manifest) -> str:
+    """The method, and the part of the image that holds half of what speaks for the class."""
+    title, label = attribution.question.method.title, manifest.name_of(attribution.target.index)
+    positive = np.maximum(attribution.map, 0)
+    if not positive.any():
+        return f"{title} finds nothing that speaks for {label}"
+    return (
+        f"half of what speaks for {label} lies on {_percent(_area(positive))} of what the network "
+        f"saw, mostly {_where(positive)} ({title})"
+    )
+
+
+def quality(attribution: Attribution) -> str:
+    """The measures of the map in words."""
+    judged = [
+        judge(attribution.quality[name])
+        for name, judge in MEASURES.items()
+        if name in attribution.quality
+    ]
+    return "; ".join(judged) or "no measure of this map"
+
+
+def lines(prediction: Prediction, attribution: Attribution, manifest: Manifest) -> list[str]:
+    """Four lines: classes, trust, place, quality."""
+    return [
+        classes(prediction),
+        trust(prediction),
+        place(attribution, manifest),
+        quality(attribution),
+    ]
+
+
+def _area(positive: Float32[np.ndarray, "height width"]) -> float:
+    """The smallest share of the pixels that holds half of the sum."""
+    strongest = np.sort(positive, axis=None)[::-1].cumsum(dtype=np.float64)
+    return float(np.searchsorted(strongest, HALF * strongest[-1]) + 1) / positive.size
+
+
+def _where(positive: Float32[np.ndarray, "height width"]) -> str:
+    """The ninth of the image that holds most."""
+    parts = [np.array_split(rows, 3, axis=1) for rows in np.array_split(positive, 3, axis=0)]
+    sums = np.array([[part.sum(dtype=np.float64) for part in row] for row in parts])
+    row, column = np.unravel_index(int(sums.argmax()), sums.shape)
+    name = THIRDS[row][column]
+    return "in the middle" if name == "middle" else f"at the {name}"
+
+
+def _gap(value: float) -> str:
+    good, fair = GAPS
+    if value <= good:
+        return f"it adds up (gap {_percent(value)})"
+    much = "nearly" if value <= fair else "does not"
+    return f"it {much} add{'s' if value <= fair else ''} up (gap {_percent(value)})"
+
+
+def _cosine(value: float) -> str:
+    good, fair = COSINES
+    much = "differs" if value <= good else "is similar" if value <= fair else "is nearly the same"
+    return f"the map of the next class {much} (cosine {value:.2f})"
+
+
+MEASURES: Mapping[str, Callable[[float], str]] = {
+    "completeness_gap": _gap,
+    "class_cosine": _cosine,
+}
+
+
+def _share(entry: Class) -> str:
+    return f"{entry.label} {_percent(entry.probability)}"
+
+
+def _percent(share: float) -> str:
+    return "under 1 %" if 0 < share < 0.005 else f"{share:.0%}".replace("%", " %")  # noqa: PLR2004

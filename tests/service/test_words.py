@@ -1,0 +1,87 @@
+"""Sentences say what the numbers say."""
+
+import numpy as np
+import pytest
+
+from service import open_model, words
+from service.explain import Attribution, ask
+from service.explain.target import Target
+from service.predictions import Class, Familiarity, Prediction, PredictionSet
+
+
+@pytest.fixture(scope="module")
+def manifest():
+    return open_model("cifar10").manifest
+
+
+def attribution(manifest, values, **quality):
+    question = ask(manifest, "grad_cam", None, {})
+    return Attribution(question, Target(3), np.asarray(values, np.float32), quality)
+
+
+def prediction(*top, labels=("cat", "dog"), familiar=True):
+    classes = tuple(Class(label, index, share) for index, (label, share) in enumerate(top))
+    found = PredictionSet(labels, "0.95", False, np.arange(len(labels)))
+    return Prediction(classes, np.zeros(3, np.float32), 1, found, Familiarity(float(familiar), 0.5))
+
+
+def test_classes_have_their_shares():
+    words_of = words.classes(prediction(("cat", 0.874), ("dog", 0.12), ("eel", 0.001)))
+    assert words_of == "cat, 87 %; then dog 12 %, eel under 1 %"
+
+
+def test_an_unfamiliar_image_is_warned_of_first():
+    assert words.trust(prediction(("cat", 0.9), familiar=False)).startswith("unlike the images")
+    assert words.trust(prediction(("cat", 0.9))).startswith("prediction set: cat, dog; over all")
+
+
+def test_a_large_set_names_five_classes_and_counts_the_rest():
+    assert "a, b, c, d, e and 2 more;" in words.trust(prediction(("a", 0.3), labels=(*"abcdefg",)))
+
+
+def test_without_held_out_images_it_says_so():
+    answer = prediction(("cat", 0.9))._replace(prediction_set=None, familiarity=None)
+    assert words.trust(answer).startswith("no images were held out")
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "place"),
+    [
+        (0, 0, "at the top left"),
+        (4, 4, "in the middle"),
+        (4, 8, "at the right"),
+        (8, 4, "at the bottom"),
+    ],
+)
+def test_the_place_is_the_ninth_that_holds_most(manifest, row, column, place):
+    values = np.zeros((9, 9))
+    values[row, column] = 4
+    values[2, 2] = -9  # speaks against
+    assert f"lies on 1 % of what the network saw, mostly {place}" in words.place(
+        attribution(manifest, values), manifest
+    )
+
+
+def test_half_of_an_even_map_lies_on_half_of_the_image(manifest):
+    even = attribution(manifest, np.ones((10, 10)))
+    assert "half of what speaks for cat lies on 50 %" in words.place(even, manifest)
+
+
+def test_a_map_without_anything_for_the_class_is_said(manifest):
+    nothing = attribution(manifest, -np.ones((4, 4)))
+    assert words.place(nothing, manifest) == "Grad-CAM finds nothing that speaks for cat"
+
+
+@pytest.mark.parametrize(
+    ("measures", "sentence"),
+    [
+        ({"completeness_gap": 0.01}, "it adds up (gap 1 %)"),
+        ({"completeness_gap": 0.1}, "it nearly adds up (gap 10 %)"),
+        ({"completeness_gap": 0.3}, "it does not add up (gap 30 %)"),
+        ({"class_cosine": 0.2}, "the map of the next class differs (cosine 0.20)"),
+        ({"class_cosine": 0.95}, "the map of the next class is nearly the same (cosine 0.95)"),
+        ({}, "no measure of this map"),
+    ],
+)
+def test_quality_is_judged_by_its_limits(manifest, measures, sentence):
+    assert words.quality(attribution(manifest, np.ones((4, 4)), **measures)) == sentence
