@@ -34,6 +34,7 @@ FLAT = 1e-7
 TINY = float(np.finfo(np.float32).tiny)
 
 Rows = Float64[np.ndarray, "rows channels height width"]
+Cam = Float64[np.ndarray, "rows 1 cells_high cells_wide"]
 Logits = Float64[np.ndarray, "rows classes"]
 Pairs = Float64[np.ndarray, "rows directions"]
 Weights = Mapping[str, Shaped[np.ndarray, "..."]]
@@ -51,11 +52,13 @@ class Proof:
     target: Int64[np.ndarray, " rows"]
     logits: Logits
     gradient: Rows
-    cam: Rows | None
+    cam: Cam | None
     measured: dict[str, Parity]
 
 
-def points(x: Float[np.ndarray, "rows channels height width"]) -> Rows:
+def points(
+    x: Float[np.ndarray, "rows channels height width"],
+) -> Float64[np.ndarray, "proven channels height width"]:
     """Those of the normalised images `x` that are proven, in general position; float32 fits."""
     few = x[: max(LEAST_IMAGES, MOST_PIXELS // x.shape[-1] ** 2)]
     noise = np.random.default_rng(0).standard_normal(few.shape, np.float32)
@@ -97,7 +100,7 @@ def _prove_cam(
     target: Int64[np.ndarray, " rows"],
     logits: Logits,
     weights: Weights,
-) -> tuple[Rows, Parity]:
+) -> tuple[Cam, Parity]:
     names = ["cam", ACTIVATION, "activation_gradient"]
     cam, activation, gradient = _run(Exact(models[contract.CAM], names, weights=weights), feeds)
     after = Exact(models[contract.PREDICT], ["logits"], given=["x", ACTIVATION], weights=weights)
