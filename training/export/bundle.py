@@ -69,7 +69,7 @@ def make_bundle(
     with tempfile.TemporaryDirectory() as scratch:
         engine = Engine(contract.write(Path(scratch) / "draft", manifest, files), "cpu")
         figures = report(engine, dataset.test, run.recipe.seed)
-        proof = prove(files, points(engine.normalise(batch)), core.weights)
+        proof = prove(files, points(engine.normalise(batch)))
         measured = parity.check(
             proof.measured
             | parity.measure_float64(proof, run.network)

@@ -15,8 +15,8 @@ The last two are derived from `predict.onnx`, deterministically and with its wei
 That needs onnx and numpy, and neither torch nor ONNX Runtime.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -32,14 +32,10 @@ ACTIVATION = "activation"
 
 @dataclass(frozen=True)
 class Core:
-    """A classifier as an ONNX graph from `x` to `logits`; `width` is D of its features, or None.
-
-    `weights` are those that were rounded to float32 when the graph was made, in float64, by name.
-    """
+    """A classifier as an ONNX graph from `x` to `logits`; `width` is D of its features, or None."""
 
     model: ModelProto
     width: int | None
-    weights: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def graphs(core: Core, spec: Input, *, gradients: bool = True) -> dict[str, bytes]:

@@ -80,15 +80,5 @@ class Exact:
         return [np.imag(output) / STEP for output in self.run({**feeds, **moved})]
 
 
-def widened(model: ModelProto) -> ModelProto:
-    """A copy of `model` with float64 weights, to compute more weights from."""
-    wide = ModelProto()
-    wide.CopyFrom(model)
-    for tensor in wide.graph.initializer:
-        values = numpy_helper.to_array(tensor)
-        tensor.CopyFrom(numpy_helper.from_array(_widened(values), tensor.name))
-    return wide
-
-
 def _widened(values: Array) -> Array | Float64[np.ndarray, "..."]:
     return values if values.dtype.kind in "biu" else values.astype(np.float64)

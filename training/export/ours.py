@@ -8,15 +8,12 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
-from onnx import ModelProto, numpy_helper
 from torch import Tensor, nn
 
 from training.autodiff import prune
 from training.export import parity
 from training.export.core import ACTIVATION, IR_VERSION, Core
-from training.export.exact import widened
 from training.networks.folding import fold
 from training.networks.ours import Network
 from training.reliability.familiarity import features_of
@@ -66,17 +63,4 @@ def export_core(network: Network, size: int) -> Core:
     model = fold(program.model_proto)
     model.ir_version, model.producer_name, model.producer_version = IR_VERSION, "candor", ""
     prune(model)
-    width = tapped(example)[1].shape[1]
-    return Core(model, width, _unrounded(program.model_proto, model))
-
-
-def _unrounded(exported: ModelProto, folded: ModelProto) -> dict[str, np.ndarray]:
-    """The weights of `folded` that folding rounded, in float64."""
-    single = {tensor.name: numpy_helper.to_array(tensor) for tensor in folded.graph.initializer}
-    wide = fold(widened(exported)).graph.initializer
-    double = {tensor.name: numpy_helper.to_array(tensor) for tensor in wide}
-    return {
-        name: double[name]
-        for name, values in single.items()
-        if name in double and not np.array_equal(values, double[name])
-    }
+    return Core(model, tapped(example)[1].shape[1])

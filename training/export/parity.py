@@ -29,11 +29,12 @@ PART_PIXELS = 2**19  # of which torch keeps the activations in float64 at once
 CAPTUMS, FLOAT64 = "captum", "float64"
 # The relative difference at most, and the cosine at least, by the first part of the entry's name.
 # In float64 a right graph differs by the constants of its rules, which are float32: 6e-8 each, and
-# more where terms cancel. In float32 rounding decides on which side of its kink a unit near it is.
+# more where terms cancel. From torch it also differs by the folded weights, which are rounded.
+# In float32 rounding decides on which side of its kink a unit near it is.
 # That may change a large network's gradient at some pixels by per cents, in torch as in ONNX
 # Runtime. Rules are proven in float64; the last limit finds an engine that runs something else than
 # its file.
-LIMITS = {"exact": (1e-5, 0.999999), "float64": (1e-5, 0.999999), "": (0.1, 0.999)}
+LIMITS = {"exact": (1e-5, 0.999999), "float64": (1e-2, 0.9999), "": (0.1, 0.999)}
 # Points of Integrated Gradients. Rounding flips the mask of a max pool now and then, in torch as in
 # ONNX Runtime, and every point is another chance: with 32 no image of a network with max pools is
 # without a flip (docs/training.md). Four try the same code and leave most images without one.

@@ -12,7 +12,7 @@ Only networks that are trained here are folded; a foreign ONNX file keeps its we
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float32
 from onnx import ModelProto
 from onnxscript import ir
 from onnxscript.rewriter import MatchResult, RewriteRuleClassBase, RewriteRuleSet, rewrite
@@ -21,7 +21,7 @@ from onnxscript.rewriter.rules.common import fuse_batchnorm_into_conv_rule
 # Channels in a block of ONNX Runtime's convolutions and pools with AVX-512; a multiple of AVX2's.
 BLOCK = 16
 
-Filters = Float[np.ndarray, "out in height width"]
+Filters = Float32[np.ndarray, "out in height width"]
 
 
 def fold(model: ModelProto) -> ModelProto:
@@ -35,7 +35,7 @@ def fold(model: ModelProto) -> ModelProto:
 
 def pooled_filters(
     filters: Filters, pool: int
-) -> Float[np.ndarray, "out in pooled_height pooled_width"]:
+) -> Float32[np.ndarray, "out in pooled_height pooled_width"]:
     """Filters (out, in, K + pool − 1, K + pool − 1) that give the mean of pool × pool outputs.
 
     With a stride of `pool` they convolve like `filters` (out, in, K, K) and an average pool.
@@ -45,7 +45,7 @@ def pooled_filters(
     for top in range(pool):
         for left in range(pool):
             total[:, :, top : top + height, left : left + width] += filters
-    return (total / pool**2).astype(filters.dtype)
+    return (total / pool**2).astype(np.float32)
 
 
 class _AveragePoolOfConv(RewriteRuleClassBase):

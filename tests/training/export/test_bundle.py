@@ -65,7 +65,7 @@ def test_proof_and_parity_are_measured_and_written(bundle):
         assert measured[name].relative_difference <= 2e-6
         assert measured[name].cosine >= 0.999
     for name in graphs:
-        assert measured[name].relative_difference <= 1e-7
+        assert measured[name].relative_difference <= 1e-5
 
 
 def test_the_embedded_bundle_holds_its_parity(embedded):
@@ -115,7 +115,7 @@ def test_a_network_of_torchvision_becomes_a_bundle_with_all_of_its_parts(drawn, 
     assert "from the weights its.pth (000000000000…)" in made.read(contract.CARD).decode()
     measured = made.manifest.parity
     assert measured["saliency"].against == "captum"
-    # Batch norms are folded and rounded; the proof takes the weights before that.
+    # Batch norms are folded, and their weights rounded.
     assert (
         max(
             measured[f"float64/{name}"].relative_difference
