@@ -1,8 +1,10 @@
-"""The gradient of the first training step, computed alone or by torchrun on several processes.
+"""The gradients of the first training step, computed alone or by torchrun on several processes.
 
-Usage: gradient_of_a_step.py DATA OUT RECIPE, which is a name in `support.recipes`.
+Usage: gradient_of_a_step.py DATA OUT RECIPE…, names in `support.recipes`; the gradients by one are
+written to OUT/RECIPE.safetensors.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -13,13 +15,14 @@ from training.data import read
 from training.fit.fabric import make_fabric
 from training.fit.trainer import prepare
 
-if __name__ == "__main__":
-    source, out, name = sys.argv[1:]
+
+def write_gradients(source: str, out: Path, name: str) -> None:
+    """Writes the gradients of the first step by the recipe `name` on the images of `source`."""
     recipe = getattr(recipes, name)
     dataset = read.read(source, recipe.input(), recipe.held_out, recipe.seed)
-    trainer = prepare(
-        make_fabric(recipe, "cpu"), dataset, source, recipe, Path(out).with_suffix(".run")
-    )
+    fabric = make_fabric(recipe, "cpu")
+    assert fabric.world_size == int(os.environ.get("WORLD_SIZE", "1"))
+    trainer = prepare(fabric, dataset, source, recipe, out / f"{name}.run")
     trainer.backward(*trainer.batches.step(0))
     if trainer.fabric.is_global_zero:
         gradients = {
@@ -27,5 +30,11 @@ if __name__ == "__main__":
             for name, p in trainer.network.module.named_parameters()
             if p.grad is not None
         }
-        save_file(gradients, out)
+        save_file(gradients, out / f"{name}.safetensors")
     trainer.fabric.barrier()
+
+
+if __name__ == "__main__":
+    given_source, given_out, *given_names = sys.argv[1:]
+    for given in given_names:
+        write_gradients(given_source, Path(given_out), given)

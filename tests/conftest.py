@@ -1,5 +1,7 @@
 """Fixtures of several tests, and the rules for which tests run."""
 
+import gc
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,9 @@ from support import selection
 from support.servers import Server
 
 ROOT = Path(__file__).parent.parent
+# Threads of torch and NumPy spin while they wait for each other, and here others have the cores:
+# a training of two seconds took twenty.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_addoption(parser):
@@ -39,6 +44,11 @@ def pytest_collection_modifyitems(config, items):
     else:
         first = {item.path for item in slow}
         items.sort(key=lambda item: item.path not in first)
+
+
+def pytest_collection_finish():
+    """Spares the collector what was imported: torch alone makes a million objects."""
+    gc.freeze()
 
 
 def is_slow(item):
@@ -75,7 +85,7 @@ def embedded():
 def engine(embedded):
     from service.runtime.engine import Engine
 
-    return Engine(embedded, "cpu")
+    return Engine(embedded, "cpu", 1)
 
 
 @pytest.fixture(scope="module")

@@ -147,7 +147,7 @@ def test_training_a_bundle_and_serving_it(drawn_folder, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"runs/mine-bundle scripts/serve\n", serving)
-    with Server(tmp_path, bundle=tmp_path / "mine-bundle") as server:
+    with Server(tmp_path, bundle=tmp_path / "mine-bundle", workers=1) as server:
         assert server.client.get("/model").json()["labels"] == ["blue", "green", "red"]
 
 

@@ -248,13 +248,20 @@ def without_the_rest(document):
     [
         (huge_constant, "predict.onnx|cannot be run"),
         (outer_sum, "predict.onnx|cannot be run"),
-        (endless_loop, "did not run within"),
         (lambda: b"x", "cannot open predict.onnx"),
     ],
 )
-def test_a_graph_without_end_is_rejected_before_it_is_served(graph, reason, folder):
+def test_a_graph_that_cannot_be_run_is_rejected_before_it_is_served(graph, reason, folder):
     rewrite(folder, without_the_rest, **{"predict.onnx": graph()})
     with pytest.raises(BundleError, match=reason) as caught:
+        trial.check(Settings(bundle=folder))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_graph_without_end_is_rejected_before_it_is_served(folder, monkeypatch):
+    monkeypatch.setattr(trial, "SECONDS", 3)  # of which the imports take one
+    rewrite(folder, without_the_rest, **{"predict.onnx": endless_loop()})
+    with pytest.raises(BundleError, match="did not run within 3 s") as caught:
         trial.check(Settings(bundle=folder))
     assert len(str(caught.value).splitlines()) == 1
 
@@ -264,10 +271,17 @@ def test_the_embedded_graphs_pass_the_trial(folder):
 
 
 @pytest.mark.parametrize(
-    "command", [["service", "serve"], ["bentoml", "serve", "service.app:Candor"]]
+    ("command", "graph", "reason"),
+    [
+        (["bentoml", "serve", "service.app:Candor"], endless_loop, "did not run within"),
+        (["service", "serve"], lambda: b"x", "cannot open predict.onnx"),
+    ],
+    ids=["bentoml", "candor"],
 )
-def test_a_start_with_an_endless_graph_ends_with_one_sentence(command, folder, tmp_path):
-    rewrite(folder, without_the_rest, **{"predict.onnx": endless_loop()})
+def test_a_start_with_a_graph_that_fails_its_trial_ends_with_one_sentence(
+    command, graph, reason, folder, tmp_path
+):
+    rewrite(folder, without_the_rest, **{"predict.onnx": graph()})
     done = subprocess.run(
         [sys.executable, "-m", *command],
         cwd=ROOT,
@@ -280,7 +294,7 @@ def test_a_start_with_an_endless_graph_ends_with_one_sentence(command, folder, t
         check=False,
     )
     assert done.returncode != 0
-    assert "did not run within" in done.stderr
+    assert reason in done.stderr
     assert "Traceback" not in done.stderr
 
 

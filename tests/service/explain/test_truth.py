@@ -197,7 +197,7 @@ def small(run, dataset, tmp_path_factory):
 
     manifest = Manifest("discs", run.subject.classes, run.input)
     files = graphs(export_core(run.network, 32), run.input)
-    return Engine(contract.write(tmp_path_factory.mktemp("small") / "b", manifest, files), "cpu")
+    return Engine(contract.write(tmp_path_factory.mktemp("small") / "b", manifest, files), "cpu", 1)
 
 
 def rounding(engine, pixels):

@@ -1,13 +1,11 @@
 """Graphs in half precision keep the contract and the answers, or no bundle is written."""
 
-import subprocess
-import sys
-
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
 from service.api.responses import public_manifest
@@ -15,7 +13,7 @@ from service.bundle import folder as contract
 from service.bundle.manifest import Manifest
 from service.image.resize import Input
 from service.runtime.engine import Engine
-from support.servers import ROOT
+from training.__main__ import main
 from training.export.bundle import make_bundle, make_foreign_bundle
 from training.export.core import Core
 from training.export.float16 import LIMITS, halved, rounded
@@ -205,22 +203,9 @@ def test_the_command_makes_half_precision_of_any_file(tmp_path):
     path, labels = tmp_path / "net.onnx", tmp_path / "labels.txt"
     onnx.save(core_between(1.0, 1.0).model, path)
     labels.write_text("ant\nbee\ncat\ndog\n")
-    command = [
-        sys.executable,
-        "-m",
-        "training",
-        "bundle",
-        "--onnx",
-        path,
-        "--labels",
-        labels,
-        "--size",
-        SIZE,
-    ]
-    command += ["--out", tmp_path / "out", "--without-gradient", "--half"]
-    done = subprocess.run(
-        list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "half/probabilities     differs from float32 by" in done.stdout
+    source = ["--onnx", path, "--labels", labels, "--size", SIZE, "--out", tmp_path / "out"]
+    command = ["bundle", *map(str, source), "--without-gradient", "--half"]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, done.output
+    assert "half/probabilities     differs from float32 by" in done.output
     assert contract.load(tmp_path / "out").has("predict.half.onnx")

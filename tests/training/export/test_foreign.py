@@ -1,13 +1,11 @@
 """ONNX files of any exporter become bundles that answer as the files do, and can be explained."""
 
-import subprocess
-import sys
-
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
@@ -17,7 +15,7 @@ from service.explain import METHODS, ask, explain
 from service.image.resize import Input
 from service.runtime.engine import Engine
 from support.images import draw, encode
-from support.servers import ROOT
+from training.__main__ import main
 from training.autodiff import DifferentiationError
 from training.data import DataError, read
 from training.export.bundle import make_foreign_bundle
@@ -298,37 +296,12 @@ def test_the_command_makes_a_bundle_and_checks_it(tmp_path):
     images.mkdir()
     for seed in range(3):
         (images / f"{seed}.png").write_bytes(encode(draw(size=40, seed=seed)))
-    command = [
-        sys.executable,
-        "-m",
-        "training",
-        "bundle",
-        "--onnx",
-        path,
-        "--labels",
-        labels,
-        "--size",
-        SIZE,
-        "--out",
-        tmp_path / "out",
-        "--check",
-        images,
-    ]
-
-    def run(*more):
-        return subprocess.run(
-            [*map(str, command), *more],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-
-    done = run()
-    assert done.returncode == 0, done.stderr
-    assert "3 of 3 images get the class that net.onnx gives them" in done.stdout
+    source = ["--onnx", path, "--labels", labels, "--size", SIZE, "--out", tmp_path / "out"]
+    command = ["bundle", *map(str, source), "--check", str(images)]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, done.output
+    assert "3 of 3 images get the class that net.onnx gives them" in done.output
     assert contract.load(tmp_path / "out").manifest.labels[2] == "cat"
-    failed = run("--mean", "1,2")
-    assert failed.returncode == 1
-    assert "give three numbers" in failed.stderr
+    failed = CliRunner().invoke(main, [*command, "--mean", "1,2"])
+    assert failed.exit_code == 1
+    assert "give three numbers" in failed.output

@@ -1,16 +1,16 @@
 """An int8 graph is written with its figures if it is worth serving; else there is an error."""
 
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from service.bundle import folder as contract
 from service.bundle.manifest import Int8
 from service.runtime.engine import Engine
 from support.servers import ROOT
+from training.__main__ import main
 from training.data.images import Images, drawn_images
 from training.data.read import Dataset
 from training.export.int8 import Int8Error, add_int8, check
@@ -98,25 +98,8 @@ def test_a_calibration_on_black_images_loses_too_much(embedded, source, tmp_path
 
 
 def test_data_of_other_classes_is_an_error_of_the_command(drawn, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "training",
-        "quantise",
-        "service/model",
-        "--data",
-        str(drawn),
-        "--out",
-        str(tmp_path / "b"),
-    ]
-    done = subprocess.run(
-        [*command, "--images", "30"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert "discs has the classes blue, green, red, the bundle airplane" in done.stderr
-    assert "Traceback" not in done.stderr
+    paths = [ROOT / "service" / "model", "--data", drawn, "--out", tmp_path / "b"]
+    done = CliRunner().invoke(main, ["quantise", *map(str, paths), "--images", "30"])
+    assert done.exit_code == 1
+    assert "discs has the classes blue, green, red, the bundle airplane" in done.output
+    assert isinstance(done.exception, SystemExit), done.exception

@@ -96,24 +96,33 @@ def test_resuming_by_another_recipe_is_rejected(dataset, drawn, tmp_path):
         train(dataset, str(drawn), replace(SMALL, seed=1), tmp_path, resume=True, accelerator="cpu")
 
 
-@pytest.mark.parametrize("recipe_name", ["SMALL", "TRANSFER"])
-def test_two_processes_have_the_gradient_of_one(recipe_name, drawn, tmp_path):
+RECIPES = ("SMALL", "TRANSFER")
+
+
+@pytest.fixture(scope="module")
+def gradients(drawn, tmp_path_factory):
+    """The folders of the gradients that one process has, and two."""
     program = ROOT / "support" / "gradient_of_a_step.py"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
+    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
     for command, out in (
         ([], one),
         (["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"], two),
     ):
         subprocess.run(
-            [sys.executable, *command, program, drawn, out, recipe_name],
+            [sys.executable, *command, program, drawn, out, *RECIPES],
             env=environment,
-            cwd=tmp_path,
+            cwd=out,
             check=True,
             timeout=240,
             capture_output=True,
         )
-    expected, found = load_file(one), load_file(two)
+    return one, two
+
+
+@pytest.mark.parametrize("recipe_name", RECIPES)
+def test_two_processes_have_the_gradient_of_one(recipe_name, gradients):
+    expected, found = (load_file(folder / f"{recipe_name}.safetensors") for folder in gradients)
     assert set(expected) == set(found)
     for name, gradient in expected.items():
         difference = (gradient - found[name]).abs().max()

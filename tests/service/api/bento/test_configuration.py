@@ -14,17 +14,24 @@ from support.servers import ROOT, Server, environment
 PNG = {"content-type": "image/png"}
 IMAGE = encode(draw(size=32))
 ORIGIN = "https://example.com"
+# Imports once, and checks the configuration of each environment that it reads in a child.
 CHECK = """
-import json, sys, warnings
+import json, os, sys, warnings
 warnings.simplefilter("ignore")
 from service.api.bento import configuration
 from service.app import Candor
-Candor.inject_config()
-try:
-    configuration.check(Candor)
-    print(json.dumps(configuration.cors("candor")))
-except Exception as error:
-    print(json.dumps([type(error).__name__, str(error)]))
+for line in sys.stdin:
+    if os.fork():
+        os.wait()
+        continue
+    os.environ |= json.loads(line)
+    Candor.inject_config()
+    try:
+        configuration.check(Candor)
+        print(json.dumps(configuration.cors("candor")), flush=True)
+    except Exception as error:
+        print(json.dumps([type(error).__name__, str(error)]), flush=True)
+    os._exit(0)
 """
 REJECTED = {
     "traffic.timeout=5": "is 5, which Candor does not use: remove it; a request's deadline_ms",
@@ -46,27 +53,33 @@ def options(*pairs):
     return " ".join(f"services.candor.{pair}" for pair in pairs)
 
 
-def checked(tmp_path, **variables):
-    """The arguments of CORS, or the kind and the text of the error."""
-    done = subprocess.run(
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory):
+    """A function: the arguments of CORS, or the kind and the text of the error."""
+    home = tmp_path_factory.mktemp("home")
+    with subprocess.Popen(
         [sys.executable, "-c", CHECK],
         cwd=ROOT,
-        env=environment(tmp_path, workers=1) | variables,
-        capture_output=True,
+        env=environment(home, workers=1),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
-        timeout=120,
-        check=True,
-    )
-    return json.loads(done.stdout.splitlines()[-1])
+    ) as process:
+
+        def check(**variables):
+            print(json.dumps(variables), file=process.stdin, flush=True)
+            return json.loads(process.stdout.readline())
+
+        yield check
 
 
-def test_what_the_service_asks_for_itself_is_honoured(tmp_path):
-    assert checked(tmp_path) is None
+def test_what_the_service_asks_for_itself_is_honoured(checked):
+    assert checked() is None
 
 
 @pytest.mark.parametrize("option", REJECTED)
-def test_an_option_that_nothing_heeds_is_rejected_with_a_remedy(option, tmp_path):
-    kind, sentence = checked(tmp_path, BENTOML_CONFIG_OPTIONS=options(option))
+def test_an_option_that_nothing_heeds_is_rejected_with_a_remedy(option, checked):
+    kind, sentence = checked(BENTOML_CONFIG_OPTIONS=options(option))
     assert kind == "BentoMLConfigException"
     assert sentence.startswith(f"services.candor.{option.partition('=')[0]} {REJECTED[option]}")
 
@@ -83,19 +96,18 @@ def test_an_option_that_nothing_heeds_is_rejected_with_a_remedy(option, tmp_path
         "traffic.concurrency=8",
     ],
 )
-def test_an_option_that_bentoml_heeds_is_accepted(option, tmp_path):
-    assert checked(tmp_path, BENTOML_CONFIG_OPTIONS=options(option)) is None
+def test_an_option_that_bentoml_heeds_is_accepted(option, checked):
+    assert checked(BENTOML_CONFIG_OPTIONS=options(option)) is None
 
 
-def test_options_in_json_and_for_all_services_count_too(tmp_path):
+def test_options_in_json_and_for_all_services_count_too(checked):
     overrides = {"services": {"traffic": {"timeout": 7}}}
-    _, sentence = checked(tmp_path, BENTOML_CONFIG_OVERRIDES=json.dumps(overrides))
+    _, sentence = checked(BENTOML_CONFIG_OVERRIDES=json.dumps(overrides))
     assert sentence.startswith("services.candor.traffic.timeout is 7")
 
 
-def test_cors_has_the_arguments_of_starlettes_middleware(tmp_path):
+def test_cors_has_the_arguments_of_starlettes_middleware(checked):
     arguments = checked(
-        tmp_path,
         BENTOML_CONFIG_OPTIONS=options(
             "http.cors.enabled=true",
             f"http.cors.access_control_allow_origins={ORIGIN}",

@@ -13,7 +13,7 @@ from training.audit.measures import attacks
 
 @pytest.fixture(scope="module")
 def engine(bundle):
-    return Engine(bundle, "cpu")
+    return Engine(bundle, "cpu", 1)
 
 
 @pytest.mark.parametrize("attack", attacks.ATTACKS, ids=lambda attack: attack.name)
