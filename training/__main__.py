@@ -370,8 +370,8 @@ def bundle(*, run_folder: Path | None, file: Path | None, anyway: bool, **option
     python -m training bundle --onnx resnet18.onnx --labels imagenet.txt \\
         --size 224 --short-side 256 --out resnet18
 
-    No bundle is written if its explanations differ from Captum's. Those of an ONNX file, for which
-    no torch network exists, are compared with finite differences.
+    No bundle is written unless its gradients, in float64, are the slopes of its logits. Those of a
+    run must also be Captum's.
     """
     from service.errors import BundleError
     from training import commands

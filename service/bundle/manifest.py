@@ -47,6 +47,7 @@ class Parity:
 
     `relative_difference`: the median over images of max |ours − theirs| / max |theirs|.
     `cosine`: the median over images of the cosine of the two maps.
+    `left_out`: more images, whose logits are constant up to rounding: nothing to compare.
     """
 
     against: str
@@ -54,6 +55,7 @@ class Parity:
     # Medians, because rounding flips the mask of a ReLU or a max pool now and then, in any runtime.
     relative_difference: float
     cosine: float
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,8 @@ class Manifest:
     `service.runtime.sessions`, and its logit.
     `parity`: an entry for each method that was compared, and `half/logits`, `half/probabilities`,
     `half/features`, `half/saliency` and `half/grad_cam` for the float16 graphs against the float32
-    ones of the same bundle.
+    ones of the same bundle. `exact/…`: the graphs evaluated in float64, with the largest difference
+    and the least cosine over images in place of medians; `float64/…`: the same by medians.
     `int8`: given with predict.int8.onnx. `prediction_sets`, `familiarity`, `distribution`: given if
     there were held-out images to fit them on.
     `title`, `description`, `samples`: for the page.
@@ -290,6 +293,9 @@ class Manifest:
         """This manifest as JSON values."""
         document = {"schema_version": SCHEMA_VERSION} | asdict(self)
         document["head"] = "sigmoid" if self.is_multi_label else None
+        for entry in document["parity"].values():
+            if not entry["left_out"]:
+                del entry["left_out"]  # as in older bundles
         return {key: value for key, value in document.items() if value or key not in LATER}
 
     @classmethod

@@ -1,8 +1,8 @@
 """A bundle of a trained run, or of a foreign classifier: graphs, reliability, parity, folder.
 
 A bundle is written twice. The first time it goes to a scratch folder, where the service's own
-engine runs it and the parity of every gradient method is measured. If the parity holds, the
-bundle goes to its place, with the parity in its manifest.
+engine runs it, its graphs are proven in float64, and the parity of every gradient method is
+measured. If the proof and the parity hold, the bundle goes to its place, with both in its manifest.
 """
 
 import json
@@ -38,6 +38,7 @@ from training.export.core import Core, content, graphs, predict_graph
 from training.export.faults import STANDARD, worded
 from training.export.original import Agreement, Original
 from training.export.ours import export_core
+from training.export.proof import points, prove
 from training.export.report import card, foreign_card, report
 from training.export.shapes import MORE, check_rows
 from training.figures.guessing import guessing
@@ -57,13 +58,13 @@ def make_bundle(
     """The bundle of `run` in `folder`.
 
     Reliability is fitted on the validation images, the report is of the test images, and parity
-    is measured on the first validation images. Where it is beyond its limit, and torch in float32
-    is about as far from torch in float64, the provenance has that figure. With `halves` the bundle
-    has graphs in half precision, too.
+    is measured on the first validation images. With `halves` the bundle has graphs in half
+    precision, too.
 
     Raises:
         DifferentiationError: the network has an operator without a rule.
-        ParityError: a method differs from Captum's, or half precision from float32.
+        ParityError: the proof fails, a method differs from Captum's, or half precision from
+            float32.
     """
     core = export_core(run.network, run.input.size)
     manifest = Manifest(
@@ -77,13 +78,13 @@ def make_bundle(
     with tempfile.TemporaryDirectory() as scratch:
         engine = Engine(contract.write(Path(scratch) / "draft", manifest, files), "cpu")
         figures = report(engine, dataset.test, run.recipe.seed)
-        measured = parity.measure(engine, run.network, batch)
-        rounding = parity.rounding(engine, run.network, batch, measured)
-        measured = dict(parity.check(measured, rounding))
+        proof = prove(files, points(engine.normalise(batch)))
+        measured = parity.check(
+            proof.measured
+            | parity.measure_float64(proof, run.network)
+            | parity.measure(engine, run.network, batch)
+        )
         manifest = replace(manifest, self_test=_self_test(engine), parity=measured)
-        if rounding:
-            provenance = {**manifest.provenance, "torch_rounding": rounding}
-            manifest = replace(manifest, provenance=provenance)
         if halves:
             manifest, files = _with_halves(engine, core, manifest, files, batch)
     remark = guessing(figures["test"])
@@ -107,15 +108,16 @@ def make_foreign_bundle(
 ) -> Bundle:
     """The bundle of a classifier that came as an ONNX file, in `folder`.
 
-    Reliability is fitted on `held_out`; parity is against finite differences, on drawn images. On
-    these its probabilities at temperature 1 must be those of the file. With `halves` it has graphs
-    in half precision, too. Each step is announced by `say`.
+    Reliability is fitted on `held_out`; the proof and parity are of drawn images. On these its
+    probabilities at temperature 1 must be those of the file. With `halves` it has graphs in half
+    precision, too. Each step is announced by `say`.
 
     Raises:
         ForeignError: the probabilities differ, an image gets another answer alone than beside
             others, or a library fails.
         DifferentiationError: an operator has no rule; without `gradients` the bundle can be made.
-        ParityError: the gradients differ from finite differences, or half precision from float32.
+        ParityError: the proof fails, the engine differs from float64, or half precision from
+            float32.
     """
     say("derives the graphs of explanations" if gradients else "makes the graph of predictions")
     with worded("the graphs of a bundle cannot be made of the file", STANDARD, *OWN):
@@ -136,8 +138,11 @@ def make_foreign_bundle(
         _check_rows(engine, batch[:MORE])
         if core.original is not None:
             compare(core.original, engine, batch)
-        measured = parity.check(parity.slopes(engine, batch)) if gradients else {}
-        manifest = replace(manifest, self_test=_self_test(engine), parity=measured)
+        if gradients:
+            proof = prove(files, points(engine.normalise(batch)))
+            measured = parity.check(proof.measured | parity.measure_float32(engine, proof))
+            manifest = replace(manifest, parity=measured)
+        manifest = replace(manifest, self_test=_self_test(engine))
         if halves:
             manifest, files = _with_halves(engine, core, manifest, files, batch)
     if "file" in manifest.provenance:

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from training.autodiff import DifferentiationError, Graph
 from training.autodiff.registry import EXPANSIONS, RULES
+from training.export.exact import Exact
 
 STEP = 1e-6
 FLOAT = TensorProto.FLOAT
@@ -847,6 +848,24 @@ def test_onnx_runtime_computes_the_same_gradient(case):
             ["gradient"], {key: value.astype(np.float64) for key, value in feeds.items()}
         )[0]
     assert np.allclose(found, expected, rtol=1e-4, atol=2e-5), comparison(found, expected)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_proof_computes_the_operator_and_its_slope(case):
+    x, rng = draw(case).astype(np.float64), np.random.default_rng(4)
+    forward, backward = case.model(), case.gradient_model()
+    session = ort.InferenceSession(forward.SerializeToString(), providers=["CPUExecutionProvider"])
+    expected = session.run(["y"], {"x": x.astype(np.float32)})[0]
+    exact, direction = Exact(forward, ["y"]), rng.normal(size=x.shape)
+    (found,) = exact.run({"x": x})
+    assert found.dtype == np.float64
+    assert np.allclose(found, expected, rtol=1e-4, atol=2e-5), comparison(found, expected)
+    (slope,) = exact.slope({"x": x}, {"x": direction})
+    seed = rng.normal(size=found.shape)
+    (gradient,) = Exact(backward, ["gradient"]).run({"x": x, "seed": seed})
+    # To the constants of the rules, which are float32.
+    size = np.linalg.norm(gradient * direction)
+    assert abs((gradient * direction).sum() - (slope * seed).sum()) < 1e-6 * size
 
 
 def test_every_rule_has_a_case():

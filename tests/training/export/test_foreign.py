@@ -172,7 +172,7 @@ def test_a_channels_last_file_answers_as_it_did(tmp_path):
     (expected,) = session.run(None, {"input_1:0": np.moveaxis(engine.normalise(batch), 1, -1)})
     raised = np.exp(engine.predict(batch).logits.astype(np.float64))
     assert np.abs(raised / raised.sum(1, keepdims=True) - expected).max() < 1e-6
-    assert engine.manifest.parity["saliency"].against == "finite differences"
+    assert engine.manifest.parity["exact/saliency"].against == "complex step"
 
 
 def graph_with(operator, tmp_path):
