@@ -397,6 +397,13 @@ def _mod(x: Array, divisor: Array, *, fmod: int = 0) -> Array:
     return np.asarray(x - quotient * divisor)
 
 
+def _batch_norm(
+    x: Array, scale: Array, bias: Array, mean: Array, variance: Array, **attributes: Any
+) -> Array:
+    slope = scale / np.sqrt(variance + attributes.get("epsilon", 1e-5))
+    return np.asarray(x * _by_channel(slope, x, 1) + _by_channel(bias - mean * slope, x, 1))
+
+
 def _by_channel(values: Any, x: Array, axis: int) -> Any:
     """One value, or one for each place along `axis` of `x`."""
     if np.ndim(values) == 0 or np.size(values) == 1:
@@ -506,6 +513,7 @@ FUNCTIONS: dict[str, Function] = {
     "Abs": _abs,
     "Add": np.add,
     "AveragePool": _average_pool,
+    "BatchNormalization": _batch_norm,
     "Cast": _cast,
     "CastLike": _cast_like,
     "Ceil": _real(np.ceil),
@@ -522,6 +530,7 @@ FUNCTIONS: dict[str, Function] = {
     "Gemm": _gemm,
     "Greater": _real(np.greater),
     "GreaterOrEqual": _real(np.greater_equal),
+    "GatherElements": lambda x, places, axis=0: np.take_along_axis(x, places, axis),
     "GlobalLpPool": _global_power_pool,
     "GroupNormalization": _group_norm,
     "HardSwish": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
