@@ -36,6 +36,7 @@ from training.data.read import Dataset
 from training.export import float16, parity
 from training.export.core import Core, content, graphs, predict_graph
 from training.export.faults import STANDARD, worded
+from training.export.foreign import ForeignCore
 from training.export.original import Agreement, Original
 from training.export.ours import export_core
 from training.export.proof import points, prove
@@ -136,7 +137,7 @@ def make_foreign_bundle(
         engine = Engine(contract.write(Path(scratch) / "draft", manifest, files), "cpu")
         batch = drawn_images(parity.DRAWN, manifest.input.size)
         _check_rows(engine, batch[:MORE])
-        if core.original is not None:
+        if isinstance(core, ForeignCore) and core.original is not None:
             compare(core.original, engine, batch)
         if gradients:
             proof = prove(files, points(engine.normalise(batch)))

@@ -26,8 +26,6 @@ from service.bundle import folder as contract
 from service.bundle.calibration import Head
 from service.image.resize import Input
 from training.autodiff import cam_graph, gradient_graph, prune
-from training.export.inputs import Source
-from training.export.original import Original
 
 IR_VERSION = 10  # the newest that every onnxruntime since 1.18 reads
 ACTIVATION = "activation"
@@ -37,15 +35,12 @@ ACTIVATION = "activation"
 class Core:
     """A classifier as an ONNX graph from `x` to `logits`.
 
-    `width` is D of its features, or None; `head` turns the logits into probabilities. Of a foreign
-    file: `source` is its input, `original` the file itself if it can be run.
+    `width` is D of its features, or None; `head` turns the logits into probabilities.
     """
 
     model: ModelProto
     width: int | None
     head: Head = "softmax"
-    source: Source | None = None
-    original: Original | None = None
 
     @property
     def classes(self) -> int:

@@ -13,7 +13,7 @@ class activation map.
 """
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -33,12 +33,12 @@ from training.export.ends import (
 )
 from training.export.faults import STANDARD, reason, worded
 from training.export.heads import drop_sequences, find_head
-from training.export.inputs import AS_GIVEN, Asked, plain, refuse_others
+from training.export.inputs import AS_GIVEN, Asked, Source, plain, refuse_others
 from training.export.opsets import plain as with_plain_operators
 from training.export.original import Feed, Original
 from training.export.shapes import settled
 
-__all__ = ["CHANNELS", "ForeignError", "Names", "read_core", "weights_of"]
+__all__ = ["CHANNELS", "ForeignCore", "ForeignError", "Names", "read_core", "weights_of"]
 
 PUBLISHED = re.compile("(?P<name>.+) sha256 (?P<sha256>[0-9a-f]{64})")  # training.export.weights
 
@@ -47,9 +47,17 @@ RESERVED = ("x", "logits", "features", ACTIVATION)  # tensors of a core
 Shapes = dict[str, Dims]
 
 
+@dataclass(frozen=True)
+class ForeignCore(Core):
+    """The core of a file: `source` is its input, `original` the file itself if it can be run."""
+
+    source: Source | None = None
+    original: Original | None = None
+
+
 def read_core(
     path: Path, size: Size | None, classes: int | None, names: Names, asked: Asked = AS_GIVEN
-) -> Core:
+) -> ForeignCore:
     """The core of the classifier in `path` for images of `size`.
 
     Without `size` and `classes` they are those of the file. Unless `asked` leaves it to the file,
@@ -83,7 +91,7 @@ def _read(
     classes: int | None,
     names: Names,
     asked: Asked,
-) -> Core:
+) -> ForeignCore:
     drop_sequences(model)
     model = with_plain_operators(model)
     source = plain(model, size, names.input, asked)
@@ -98,7 +106,7 @@ def _read(
     cam_layer = names.cam_layer and renamed.get(names.cam_layer, names.cam_layer)
     core = _core(model, head.classes, cam_layer)
     original = Original.opened(path, source, head)
-    return replace(core, head=head.kind, source=source, original=original)
+    return ForeignCore(core.model, core.width, head.kind, source, original)
 
 
 def weights_of(path: Path) -> dict[str, dict[str, str]]:
