@@ -137,7 +137,7 @@ def line(what: str, records: Records, right: np.ndarray, known: Distribution) ->
 
 
 def answers(engine: Engine, pixels: np.ndarray, labels: np.ndarray) -> tuple[Records, np.ndarray]:
-    """The records, (N, 4), that the service would keep of images uint8 (N, S, S, 3).
+    """The records, (N, 4), that the service would keep of images uint8 (N, H, W, 3).
 
     With them a bool (N,): whether the prediction is right.
     """

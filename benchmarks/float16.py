@@ -76,7 +76,7 @@ def embedded() -> tuple[Graphs, int]:
     gradient, cam = (
         onnx.load_model_from_string(bundle.read(name)) for name in (contract.GRADIENT, contract.CAM)
     )
-    return (gradient, cam), bundle.manifest.input.size
+    return (gradient, cam), bundle.manifest.input.shape[0]
 
 
 def exported(name: str) -> tuple[Graphs, int]:
@@ -103,7 +103,7 @@ def weights_alone(model: ModelProto) -> ModelProto:
 def line(
     name: str, made: Graphs, batch: np.ndarray, near: Callable[[ModelProto], ModelProto]
 ) -> str:
-    """The row of one network, on images uint8 (N, S, S, 3)."""
+    """The row of one network, on images uint8 (N, H, W, 3)."""
     x = np.ascontiguousarray(np.moveaxis((batch.astype(np.float32) / 255 - 0.45) / 0.22, -1, 1))
     target = answer(made[0], x, np.full(len(x), -1))[0].argmax(1)
     (logits, gradient), (_, cam) = (answer(model, x, target) for model in made)

@@ -221,8 +221,8 @@ OF_RULES = (
     Mutant(
         "ReduceMax gives g to every equal element",
         f"{RULES}/reduction.py",
-        "graph.sum(mask, axes)",
-        "graph.constant(1.0)",
+        "_keepdims(ctx, ctx.gradient, axes), graph.sum(mask, axes)",
+        "_keepdims(ctx, ctx.gradient, axes), graph.constant(1.0)",
     ),
     Mutant(
         "ReduceL2 divides by zero",

@@ -67,12 +67,12 @@ def subject(name: str, *, halves: bool = False) -> Subject:
         ours = RECIPES[OURS].network_for(10).eval()
         with torch.no_grad():
             # Its first logits are too small for half precision.
-            ours.head.weight /= ours(torch.randn(64, 3, spec.size, spec.size)).std()
+            ours.head.weight /= ours(torch.randn(64, 3, *spec.shape)).std()
         layer, core = str(ours.cam_layer), export_core(ours, spec.size)
         network: torch.nn.Module = copy_of(ours)
     else:
         network, layer = network_of(name), LAYERS[name]
-        core = _read(network, spec.size)
+        core = _read(network, spec.shape[0])
     files = graphs(core, spec)
     if halves:
         made = {

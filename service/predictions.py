@@ -1,5 +1,8 @@
 """Logits → a prediction: calibrated probabilities, a prediction set, and familiarity.
 
+Where the classes do not exclude each other (multi-label), the prediction is a list: every class
+with a probability of at least LIKELY, which may be none.
+
 A prediction set holds the classes whose probability is at least a threshold, and always the most
 probable class. Familiarity is a score, of the nearest reference images or of the logits, and a
 threshold. The thresholds are in the manifest; docs/trust.md states what they promise.
@@ -18,6 +21,7 @@ from service.errors import InvalidParameter, short
 from service.runtime.graphs import Logits, OutputRow
 
 TOP_K, MOST_TOP_K = 3, 1000
+LIKELY = 0.5  # where a sigmoid's class is as probable as its absence
 COVERAGE = "0.95"
 SET_LABELS = 100  # listed of a prediction set; a larger top_k lists more
 MOST_CLASSES = 100  # named by a request
@@ -86,7 +90,8 @@ class Prediction(NamedTuple):
 
     `logits` float32 (K,) are those of the network; `temperature` divided them. A part for which the
     bundle has no figures is None; `nearest` has as many reference images as were requested, and
-    `classes` the classes.
+    `classes` the classes. `likely` are the first SET_LABELS or `top_k` of the classes from LIKELY
+    on, most probable first; None where an image has one class.
     """
 
     top: tuple[Class, ...]
@@ -96,10 +101,11 @@ class Prediction(NamedTuple):
     familiarity: Familiarity | None = None
     nearest: tuple[Nearest, ...] = ()
     classes: tuple[Class, ...] = ()
+    likely: tuple[Class, ...] | None = None
 
     @property
     def best(self) -> Class:
-        """The predicted class."""
+        """The predicted class; the most probable one, if an image may have several."""
         return self.top[0]
 
 
@@ -148,6 +154,7 @@ def prediction_of(
         _familiarity(row, manifest),
         _nearest(row, options),
         classes(options.classes),
+        classes(_likely(probabilities, options)) if manifest.is_multi_label else None,
     )
 
 
@@ -162,6 +169,11 @@ def most_probable(probabilities: Probabilities, count: int) -> Indices:
     least = np.partition(probabilities, -count)[-count]
     # NaN, of a network that overflows, is not below anything.
     return _ordered(np.flatnonzero(~(probabilities < least)), probabilities)[:count]
+
+
+def _likely(probabilities: Probabilities, options: PredictionOptions) -> list[int]:
+    members = _ordered(np.flatnonzero(probabilities >= LIKELY), probabilities)
+    return list(members[: max(SET_LABELS, options.top_k)].tolist())
 
 
 def _ordered(indices: Indices, probabilities: Probabilities) -> Indices:

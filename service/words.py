@@ -25,7 +25,14 @@ GAPS, COSINES = (0.05, 0.2), (0.5, 0.9)
 
 
 def classes(prediction: Prediction) -> str:
-    """The predicted class and the next ones: "tabby, 87 %; then tiger cat 8 %"."""
+    """The predicted class and the next ones: "tabby, 87 %; then tiger cat 8 %".
+
+    Of a multi-label model all that are likely: "each for itself: sea 97 %, ship 64 %".
+    """
+    if prediction.likely:
+        return f"each for itself: {', '.join(map(_share, prediction.likely))}"
+    if prediction.likely is not None:
+        return f"none of the classes is likely; the most probable is {_share(prediction.best)}"
     best, *others = prediction.top
     rest = ", ".join(_share(entry) for entry in others)
     return f"{best.label}, {_percent(best.probability)}" + (f"; then {rest}" if rest else "")

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import click
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
-LEAST_SIDE, MOST_SIDE = 16, 1024  # of the input of a network that is trained
+TRAINED_SIDES, SERVED_SIDES = (16, 1024), (1, 4096)  # of an input, in pixels
 # the names of release 0.1, until 0.3
 FORMER_NAMES = {
     "biased": "plant-bias",
@@ -49,19 +49,20 @@ def _held_out(value: float | None) -> Any:
     return int(value)
 
 
-def _side(value: str | None) -> int | None:
-    """A number of pixels; a rectangle is refused."""
+def _size(value: str | None, limits: tuple[int, int]) -> Any:
+    """The side of a square in pixels, or the (height, width) of a rectangle HxW."""
     if value is None:
         return None
-    try:
-        side = int(value)
-    except ValueError:
+    parts = value.lower().replace("×", "x").split("x")
+    if len(parts) not in (1, 2) or not all(part.isdecimal() for part in parts):
         raise click.BadParameter(
-            f"{value!r} is no whole number of pixels: the input is square, so give its side"
-        ) from None
-    if not LEAST_SIDE <= side <= MOST_SIDE:
-        raise click.BadParameter(f"{side} is not in {LEAST_SIDE}…{MOST_SIDE} pixels")
-    return side
+            f"{value!r} is no size: give the side of a square in pixels, such as 224, or height "
+            "and width, such as 48x192"
+        )
+    given, (least, most) = [int(part) for part in parts], limits
+    if not least <= min(given) <= max(given) <= most:
+        raise click.BadParameter(f"{value} is not in {least}…{most} pixels a side")
+    return given[0] if given[0] == given[-1] else tuple(given)
 
 
 @click.group(
@@ -105,8 +106,9 @@ def main() -> None:
 )
 @click.option(
     "--size",
-    callback=lambda _context, _option, value: _side(value),
-    help="Side of the square input, in pixels. Default: 32 for candor_net and seed_cnn, else 224.",
+    callback=lambda _context, _option, value: _size(value, TRAINED_SIDES),
+    help="Side of the square input in pixels, or HEIGHTxWIDTH. Default: 32 for candor_net and "
+    "seed_cnn, else 224.",
 )
 @click.option(
     "--resize",
@@ -280,22 +282,23 @@ def _check_network(
     "--onnx",
     "file",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Instead of --run: any float32 ONNX classifier.",
+    help="Instead of --run: any ONNX image classifier.",
 )
 @click.option(
     "--labels",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="With --onnx: a text file, one label a line.",
+    help="With --onnx: one label a line, INDEX,LABEL a line, or JSON. Default: those in the "
+    "metadata of the file, else numbers.",
 )
 @click.option(
     "--size",
-    type=click.IntRange(1, 4096),
-    help="With --onnx: side of the square input, in pixels.",
+    callback=lambda _context, _option, value: _size(value, SERVED_SIDES),
+    help="With --onnx: side of the square input in pixels, or HEIGHTxWIDTH. Default: the file's.",
 )
 @click.option(
     "--short-side",
     type=click.IntRange(1, 4096),
-    help="With --resize crop: pixels that the shorter side is scaled to. Default: --size.",
+    help="With --resize crop: pixels that the shorter side is scaled to. Default: that of --size.",
 )
 @click.option(
     "--resize",
@@ -305,20 +308,29 @@ def _check_network(
     help="How images are brought to --size.",
 )
 @click.option(
+    "--channels",
+    type=click.Choice(["rgb", "bgr"]),
+    help="Order of the colours that the file takes, and of --mean and --std. Default: that of the "
+    "file's metadata, else rgb.",
+)
+@click.option(
     "--mean",
-    default="0.485,0.456,0.406",
-    show_default=True,
-    help="Mean of each channel, of pixels in 0…1.",
+    help="Mean of each channel, or one of all, of pixels in 0…1; 104/255 for one of 0…255. "
+    "Default: that in the file, else ImageNet's.",
 )
 @click.option(
     "--std",
-    default="0.229,0.224,0.225",
-    show_default=True,
-    help="Standard deviation of each channel; 1/255 each for a network that takes 0…255.",
+    help="Standard deviation, as --mean; 1/255 for a network that takes 0…255.",
 )
-@click.option("--input", "input_name", help="Input tensor, where its shape does not identify it.")
 @click.option(
-    "--output", "output_name", help="Output tensor, where its shape does not identify it."
+    "--input",
+    "input_name",
+    help="Input, where its shape does not identify it; any tensor of the graph.",
+)
+@click.option(
+    "--output",
+    "output_name",
+    help="Output tensor, where its shape does not identify it; any tensor of the graph.",
 )
 @click.option(
     "--cam-layer",
@@ -343,7 +355,7 @@ def _check_network(
 @click.option(
     "--check",
     type=click.Path(path_type=Path, exists=True),
-    help="Images on which the bundle's predictions are compared with those of the ONNX file.",
+    help="Images on which the bundle's probabilities are compared with those of the ONNX file.",
 )
 @click.option(
     "--anyway",
@@ -358,8 +370,8 @@ def bundle(*, run_folder: Path | None, file: Path | None, anyway: bool, **option
     python -m training bundle --onnx resnet18.onnx --labels imagenet.txt \\
         --size 224 --short-side 256 --out resnet18
 
-    No bundle is written if its explanations differ from Captum's. Those of an ONNX file, for which
-    no torch network exists, are compared with finite differences.
+    No bundle is written unless its gradients, in float64, are the slopes of its logits. Those of a
+    run must also be Captum's.
     """
     from service.errors import BundleError
     from training import commands

@@ -4,13 +4,12 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 import numpy as np
-import onnxruntime as ort
-from scipy.special import softmax
 from tqdm import tqdm
 
 from service.bundle import folder as contract
@@ -18,7 +17,7 @@ from service.bundle.folder import CARD, Bundle
 from service.bundle.manifest import Manifest
 from service.explain import available
 from service.image.decode import SUFFIXES
-from service.image.resize import Input
+from service.image.resize import Input, scaled
 from service.runtime.engine import Engine
 from training import audit
 from training.audit import board, comparison, schema
@@ -27,9 +26,12 @@ from training.audit.plots import plots
 from training.data import planted, read, subset, table
 from training.data.images import load_image
 from training.data.read import Dataset
-from training.export import foreign, int8
-from training.export.bundle import make_bundle, make_foreign_bundle
+from training.export import foreign, int8, labels
+from training.export.bundle import compare, make_bundle, make_foreign_bundle
+from training.export.core import Core
 from training.export.foreign import ForeignError
+from training.export.inputs import Asked
+from training.export.original import Original
 from training.fit import defaults, loop, runs
 from training.fit.recipes import RECIPES, Recipe
 from training.fit.runs import Run, RunError
@@ -37,8 +39,6 @@ from training.fit.tracking import Track
 from training.networks import catalogue
 from training.networks import weights as published
 from training.networks.weights import Weights, WeightsError
-
-SUM_TOLERANCE = 1e-3  # probabilities of a float32 softmax sum to 1 within this
 
 
 class Start(NamedTuple):
@@ -69,7 +69,7 @@ def recipe_for(
     built = recipe.network_for(2)
     if weights is not None:
         published.load(built, weights)
-        any_size = catalogue.runs_on(built, recipe.size // 2)
+        any_size = catalogue.runs_on(built, scaled(recipe.size, lambda side: side // 2))
         begun = defaults.from_weights(recipe, weights.provenance, any_size=any_size)
         return replace(begun, **changes), None
     if recipe.network not in catalogue.OURS:
@@ -191,23 +191,47 @@ def bundle_file(
     **options: Any,
 ) -> None:
     """Makes a bundle of an ONNX file."""
-    labels, spec = _read_labels(options["labels"]), _input(options)
+    say = partial(click.echo, err=True)
     names = foreign.Names(options["input_name"], options["output_name"], options["cam_layer"])
-    core = foreign.read_core(file, spec.size, len(labels), names)
+    asked = Asked(options["channels"], *(_numbers(name, options[name]) for name in ("mean", "std")))
+    given = labels.of_file(file) if options["labels"] is None else labels.read(options["labels"])
+    say(f"runs {file} to learn its shapes and its answers")
+    classes = None if given is None else len(given)
+    core = foreign.read_core(file, options["size"], classes, names, asked)
+    source = core.source
+    assert source is not None
+    for note in source.notes:
+        say(note)
+    if core.head == "sigmoid" and calibrate is not None:
+        raise ForeignError(
+            f"{file.name} is multi-label, and the folders of --calibrate have one label for an "
+            "image: leave it out"
+        )
+    if core.original is None and check is not None:
+        raise ForeignError(
+            f"{file.name} cannot be run as it is (ONNX Runtime does not open it, or --input names "
+            "a tensor inside): leave out --check"
+        )
+    short_side = options["short_side"] or 0
+    spec = Input(source.size, source.mean, source.std, options["resize"], short_side)
     name = options["name"] or file.stem
     provenance = {"file": file.name, **foreign.weights_of(file)}
-    manifest = Manifest(name, labels, spec, provenance=provenance)
+    if source.colours != "rgb":
+        provenance["channels"] = source.colours
+    manifest = Manifest(name, _labels(given, core), spec, provenance=provenance)
     held_out = None
     if calibrate is not None:
-        held_out, skipped = read.read_labelled(calibrate, spec, labels)
+        held_out, skipped = read.read_labelled(calibrate, spec, manifest.labels)
         if skipped:
             click.echo(read.describe(skipped), err=True)
     bundle = make_foreign_bundle(
-        core, manifest, folder, held_out, gradients=not without_gradient, halves=half
+        core, manifest, folder, held_out, gradients=not without_gradient, halves=half, say=say
     )
     _print_summary(bundle)
-    if check is not None:
-        _compare_with_file(file, bundle, names, check)
+    if core.original is None:
+        click.echo(f"{file.name} cannot be run as it is: nothing was compared with its answers")
+    elif check is not None:
+        _compare_with_file(core.original, bundle, check)
 
 
 def audit_bundle(
@@ -245,7 +269,12 @@ def audit_bundle(
 
 
 def _data_for(bundle: Bundle, source: str, seed: int) -> Dataset:
-    """The images of `source`, resized for `bundle`."""
+    """The images of `source`, resized for `bundle`.
+
+    Raises:
+        DataError: the images or the classes do not go with the bundle.
+    """
+    read.check_head(bundle.manifest)
     dataset = read.read(source, bundle.manifest.input, seed=seed)
     read.check_classes(dataset, bundle.manifest.labels)
     return dataset
@@ -289,6 +318,7 @@ def draw(source: Path, folder: Path, each: int, classes: list[str], seed: int) -
 def quantise(bundle_folder: Path, source: str, folder: Path, images: int, seed: int) -> None:
     """Adds the int8 graph to a bundle."""
     bundle = contract.load(bundle_folder)
+    read.check_head(bundle.manifest)
     # the same images as `fit` holds out; a small data set has fewer than `images` of them
     dataset = read.read(source, bundle.manifest.input, seed=seed)
     chosen = np.random.default_rng(seed).permutation(len(dataset.validation))[:images]
@@ -324,81 +354,57 @@ def _print_version(bundle: Bundle) -> None:
     click.echo(f"{bundle.folder}: {bundle.manifest.name} {bundle.manifest.version}")
 
 
-def _read_labels(path: Path | None) -> tuple[str, ...]:
-    if path is None:
-        raise ForeignError(
-            "--labels is missing: give a text file with one label a line, "
-            "in the order of the outputs"
+def _labels(given: labels.Labels | None, core: Core) -> labels.Labels:
+    """The labels `given`, or numbers for the classes."""
+    if given is None:
+        click.echo(
+            f"neither --labels nor the file names the classes: they are 0 to {core.classes - 1}"
         )
-    try:
-        return tuple(
-            line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
-        )
-    except (OSError, UnicodeDecodeError) as error:
+        return labels.numbered(core.classes)
+    if len(given) != core.classes:
         raise ForeignError(
-            f"{path} cannot be read as text ({error}): give one label a line"
-        ) from None
-
-
-def _input(options: dict[str, Any]) -> Input:
-    if options["size"] is None:
-        raise ForeignError(
-            "--size is missing: give the side of the network's square input, in pixels"
+            "the file gives one value for an image, which is that of the second of two classes: "
+            f"give two labels, not {len(given)}"
         )
-    mean, std = (_channel_numbers(name, options[name]) for name in ("mean", "std"))
-    short_side = options["short_side"] or options["size"]
-    return Input(options["size"], mean, std, options["resize"], short_side)
+    return given
 
 
-def _channel_numbers(name: str, text: str) -> tuple[float, ...]:
-    """Three numbers separated by commas; fractions such as 1/255 are allowed."""
+def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:
+    """One number or three, separated by commas; fractions such as 1/255 are allowed."""
+    if text is None:
+        return None
     try:
         parts = [part.partition("/") for part in text.split(",")]
         values = tuple(float(above) / float(below or 1) for above, _, below in parts)
     except (ValueError, ZeroDivisionError):
         values = ()
-    if len(values) != 3:  # noqa: PLR2004
+    if len(values) not in (1, 3) or (name == "std" and min(values) <= 0):
         raise ForeignError(
-            f"--{name} is {text!r}; give three numbers separated by commas, "
-            "for example 0.485,0.456,0.406"
+            f"--{name} is {text!r}; give one number, or three separated by commas, for example "
+            "0.485,0.456,0.406; those of --std are above 0"
         )
     return values
 
 
-def _compare_with_file(file: Path, bundle: Bundle, names: foreign.Names, images: Path) -> None:
-    """Compares the bundle's predictions with those of its ONNX file.
+def _compare_with_file(original: Original, bundle: Bundle, images: Path) -> None:
+    """Compares the bundle's probabilities, at temperature 1, with those of its ONNX file.
 
     Raises:
-        ForeignError: `images` holds no images, or the predicted class of one differs.
+        ForeignError: `images` holds no images, or the probabilities of one differ.
     """
     # both on the CPU, so that no difference between devices is counted
     engine = Engine(bundle, "cpu")
-    session = ort.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    image = next(i for i in session.get_inputs() if names.input in (None, i.name))
-    channels_last = image.shape[-1] == foreign.CHANNELS
     paths = [images] if images.is_file() else images.rglob("*")
     files = sorted(path for path in paths if path.suffix.lower() in SUFFIXES)
     if not files:
         raise ForeignError(f"{images} holds no images ({', '.join(SUFFIXES)})")
-    same, largest = 0, 0.0
+    found = []
     for path in files:
         pixels = load_image(str(path), path.read_bytes(), bundle.manifest.input)[None]
-        x = engine.normalise(pixels)
-        planes = np.moveaxis(x, 1, -1) if channels_last else x
-        theirs = session.run([names.output] if names.output else None, {image.name: planes})[0][0]
-        ours = engine.predict(pixels).logits[0]
-        same += int(ours.argmax() == theirs.argmax())
-        largest = max(largest, float(np.abs(softmax(ours) - _probabilities(theirs)).max()))
-    result = (
-        f"{same} of {len(files)} images get the class that {file.name} gives them; "
-        f"probabilities differ by {largest:.1e} at most"
+        found.append(compare(original, engine, pixels))
+    worst = max(found)
+    click.echo(
+        f"{sum(each.same for each in found)} of {len(files)} images get the class that "
+        f"{original.path.name} gives them; probabilities differ by {worst.difference:.1e} at most, "
+        f"the limit is {worst.limit:.1e}"
     )
-    if same < len(files):
-        raise ForeignError(f"{result}: the bundle predicts other classes than the file")
-    click.echo(result)
-
-
-def _probabilities(outputs: np.ndarray) -> np.ndarray:
-    """The `outputs` of a file, with a softmax unless they are probabilities already."""
-    known = outputs.min() >= 0 and abs(float(outputs.sum()) - 1) < SUM_TOLERANCE
-    return outputs if known else np.asarray(softmax(outputs))

@@ -28,17 +28,17 @@ class Classifier:
         self._size: int = self._session.get_inputs()[0].shape[1]
 
     def decode(self, body: bytes) -> np.ndarray:
-        """An encoded image → uint8 (S, S, 3), RGB."""
+        """An encoded image → uint8 (H, W, 3), RGB."""
         return self.fit(Image.open(io.BytesIO(body)))
 
     def fit(self, image: Image.Image) -> np.ndarray:
-        """An image → uint8 (S, S, 3), RGB."""
+        """An image → uint8 (H, W, 3), RGB."""
         return np.asarray(
             image.convert("RGB").resize((self._size, self._size), Image.Resampling.BILINEAR)
         )
 
     def logits(self, batch: np.ndarray) -> np.ndarray:
-        """uint8 (N, S, S, 3) → float32 (N, K)."""
+        """uint8 (N, H, W, 3) → float32 (N, K)."""
         return np.asarray(self._session.run(["logits"], {"image": batch})[0])
 
 

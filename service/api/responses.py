@@ -1,6 +1,6 @@
 """The JSON of answers, from the results of the pipeline.
 
-A map is float32 (S, S): in JSON base64 of its little-endian bytes, row by row, or a .npy file.
+A map is float32 (H, W): in JSON base64 of its little-endian bytes, row by row, or a .npy file.
 """
 
 import base64
@@ -38,12 +38,19 @@ def prediction(result: Prediction, sent: Sent) -> dict[str, Any]:
     return {
         **_class(result.best),
         "top": [_class(entry) for entry in result.top],
+        **_likely(result),
         **({"classes": [_class(entry) for entry in result.classes]} if result.classes else {}),
         "temperature": result.temperature,
         "prediction_set": _set(result.prediction_set),
         "familiarity": _familiarity(result.familiarity),
         "image": {"width": sent.width, "height": sent.height, "format": sent.format},
     }
+
+
+def _likely(result: Prediction) -> dict[str, Any]:
+    if result.likely is None:
+        return {}
+    return {"likely": [_class(entry) for entry in result.likely]}
 
 
 def nearest(result: Prediction, reference: Reference) -> dict[str, Any]:
@@ -121,7 +128,7 @@ def _degraded_from(question: Question | None) -> dict[str, Any] | None:
 
 
 def npy(attribution: Attribution) -> bytes:
-    """The map as a .npy file, float32 (S, S)."""
+    """The map as a .npy file, float32 (H, W)."""
     # "<f4" on every machine: the format is fixed, whatever the byte order of the processor.
     buffer = io.BytesIO()
     np.save(buffer, attribution.map.astype("<f4"), allow_pickle=False)
@@ -137,6 +144,7 @@ def public_manifest(engine: Engine) -> dict[str, Any]:
         part.pop("self_test", None)
     return document | {
         "version": manifest.version,
+        "head": manifest.head,
         "methods": [method.name for method in available(manifest)],
         "device": {
             "name": engine.device,
@@ -194,7 +202,7 @@ def _parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
     segments = parameters.get("segments")
     if not isinstance(segments, np.ndarray):
         return dict(parameters)
-    # The segments of a mask are an array (S, S): the answer holds their number instead.
+    # The segments of a mask are an array (H, W): the answer holds their number instead.
     rest = {name: value for name, value in parameters.items() if name != "segments"}
     return {"mask": {"segments": count(segments)}, **rest}
 

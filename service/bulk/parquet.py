@@ -8,6 +8,7 @@
     top_labels list<string>           the most probable classes, and
     top_probabilities list<double>    their probabilities
     logits list<float>                of all classes
+    likely list<string>               of a multi-label model, the classes from 0.5 on; else null
     prediction_set list<string>       of coverage 0.95; null if the bundle has no thresholds
     familiarity double, familiar bool null if the bundle has none
     error_code, error_detail string   null in a row with a prediction; in a row with an error, all
@@ -51,6 +52,7 @@ PREDICTED = (
     pa.field("top_labels", pa.list_(pa.string())),
     pa.field("top_probabilities", pa.list_(pa.float64())),
     pa.field("logits", pa.list_(pa.float32())),
+    pa.field("likely", pa.list_(pa.string())),
     pa.field("prediction_set", pa.list_(pa.string())),
     pa.field("familiarity", pa.float64()),
     pa.field("familiar", pa.bool_()),

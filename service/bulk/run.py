@@ -181,6 +181,7 @@ class Run:
             "top_labels": [entry.label for entry in prediction.top],
             "top_probabilities": [entry.probability for entry in prediction.top],
             "logits": prediction.logits,
+            "likely": prediction.likely and [entry.label for entry in prediction.likely],
             "prediction_set": members and [labels[index] for index in members.indices.tolist()],
             "familiarity": familiarity and familiarity.score,
             "familiar": familiarity and familiarity.familiar,

@@ -6,11 +6,14 @@ plain temperature of Guo et al. (ICML 2017, arXiv 1706.04599). A power above 0 t
 that the network is sure of more than the others (after Balanya, Maroñas, Ramos, arXiv 2208.00461,
 without their softplus).
 
+Classes that do not exclude each other have a head of sigmoids: sigmoid(logit / `temperature`).
+
 Law: the classes keep the order of their logits, so calibration changes no decision.
 """
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float64, Num
@@ -19,15 +22,17 @@ from jaxtyping import Float64, Num
 # a power would make the temperature 0.
 LEAST_ENTROPY = 1e-6
 
+Head = Literal["softmax", "sigmoid"]
 Logits = Num[np.ndarray, "*rows classes"]
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The two numbers: `temperature` above 0, `entropy_power` in 0…1."""
+    """The two numbers: `temperature` above 0, `entropy_power` in 0…1, which sigmoids do without."""
 
     temperature: float = 1.0
     entropy_power: float = 0.0
+    head: Head = "softmax"
 
     def temperatures(self, logits: Logits) -> Float64[np.ndarray, "*rows 1"]:
         """The divisor of each image's logits."""
@@ -43,6 +48,8 @@ class Calibration:
         """Temperatures and probabilities."""
         below = _below_largest(logits)
         temperatures = self._temperatures(below)
+        if self.head == "sigmoid":
+            return temperatures, _sigmoid(logits.astype(np.float64) / temperatures)
         exponentials = np.exp(below / temperatures)
         return temperatures, np.asarray(
             exponentials / np.add.reduce(exponentials, -1, keepdims=True)
@@ -56,6 +63,11 @@ class Calibration:
         return np.asarray(
             self.temperature * np.maximum(_entropy(below), LEAST_ENTROPY) ** self.entropy_power
         )
+
+
+def _sigmoid(values: Float64[np.ndarray, "*rows classes"]) -> Float64[np.ndarray, "*rows classes"]:
+    # As it is usually written, 1 / (1 + exp(−x)), it overflows.
+    return np.asarray(np.exp(-np.logaddexp(0, -values)))
 
 
 def _below_largest(logits: Logits) -> Float64[np.ndarray, "*rows classes"]:

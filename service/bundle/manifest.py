@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from service.bundle import presentation, types
-from service.bundle.calibration import Calibration
+from service.bundle.calibration import Calibration, Head
 from service.bundle.presentation import Sample, Texts
 from service.errors import ManifestError, SchemaVersionError, short
 from service.image.resize import Input, Resize
@@ -33,7 +33,7 @@ MAX_FEATURES = 2**20
 # Keys that older bundles lack. A manifest leaves them out where they have no value, so that older
 # bundles keep their versions.
 LATER = (
-    *("entropy_power", "int8", "prediction_sets", "familiarity", "distribution"),
+    *("head", "entropy_power", "int8", "prediction_sets", "familiarity", "distribution"),
     *("title", "description", "samples"),
 )
 
@@ -47,6 +47,7 @@ class Parity:
 
     `relative_difference`: the median over images of max |ours − theirs| / max |theirs|.
     `cosine`: the median over images of the cosine of the two maps.
+    `left_out`: more images, whose logits are constant up to rounding: nothing to compare.
     """
 
     against: str
@@ -54,6 +55,7 @@ class Parity:
     # Medians, because rounding flips the mask of a ReLU or a max pool now and then, in any runtime.
     relative_difference: float
     cosine: float
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -170,12 +172,15 @@ class Manifest:
     """A classifier, its calibration (`temperature`, `entropy_power`) and the digests of its files.
 
     `labels`: those of the classes in their order. Several classes may share one, as in ImageNet.
+    `head`: "softmax" if an image has one class, "sigmoid" if it may have several or none
+    (multi-label): each class then has a probability for itself.
     `features`: the D of predict.onnx, or None.
     `self_test`: the class index that predict.onnx gives to the self-test image of
     `service.runtime.sessions`, and its logit.
     `parity`: an entry for each method that was compared, and `half/logits`, `half/probabilities`,
     `half/features`, `half/saliency` and `half/grad_cam` for the float16 graphs against the float32
-    ones of the same bundle.
+    ones of the same bundle. `exact/…`: the graphs evaluated in float64, with the largest difference
+    and the least cosine over images in place of medians; `float64/…`: the same by medians.
     `int8`: given with predict.int8.onnx. `prediction_sets`, `familiarity`, `distribution`: given if
     there were held-out images to fit them on.
     `title`, `description`, `samples`: for the page.
@@ -198,6 +203,7 @@ class Manifest:
     title: Texts = field(default_factory=dict)
     description: Texts = field(default_factory=dict)
     samples: tuple[Sample, ...] = ()
+    head: Head = "softmax"
 
     def __post_init__(self) -> None:
         if len(self.labels) < 2:  # noqa: PLR2004
@@ -206,6 +212,7 @@ class Manifest:
             raise ManifestError(f"temperature is {self.temperature}; it must be above 0")
         if not 0 <= self.entropy_power <= 1:
             raise ManifestError(f"entropy_power is {self.entropy_power}; it must be in 0…1")
+        self._check_head()
         self._check_trust()
         presentation.check({"title": self.title, "description": self.description}, self.samples)
         for name in self.files:
@@ -213,6 +220,15 @@ class Manifest:
                 raise ManifestError(
                     f"files names {name!r}; it must be the name of a file in the bundle's folder"
                 )
+
+    def _check_head(self) -> None:
+        promises = ("entropy_power", "prediction_sets", "familiarity", "distribution")
+        given = [name for name in promises if getattr(self, name)]
+        if self.is_multi_label and given:
+            raise ManifestError(
+                f"head is sigmoid and there is {', '.join(given)}, which is fitted on images of "
+                "one class each: leave it out"
+            )
 
     def _check_trust(self) -> None:
         sets = self.prediction_sets
@@ -236,7 +252,12 @@ class Manifest:
     @property
     def calibration(self) -> Calibration:
         """The calibration of its logits."""
-        return Calibration(self.temperature, self.entropy_power)
+        return Calibration(self.temperature, self.entropy_power, self.head)
+
+    @property
+    def is_multi_label(self) -> bool:
+        """True if an image may have several of the classes, or none."""
+        return self.head == "sigmoid"
 
     # Computed once, as the digest is: of thousands of classes both take milliseconds.
     @cached_property
@@ -271,6 +292,10 @@ class Manifest:
     def document(self) -> dict[str, Any]:
         """This manifest as JSON values."""
         document = {"schema_version": SCHEMA_VERSION} | asdict(self)
+        document["head"] = "sigmoid" if self.is_multi_label else None
+        for entry in document["parity"].values():
+            if not entry["left_out"]:
+                del entry["left_out"]  # as in older bundles
         return {key: value for key, value in document.items() if value or key not in LATER}
 
     @classmethod
@@ -327,6 +352,8 @@ def _typed(document: dict[str, Any]) -> dict[str, Any]:
     # JSON has lists; the fields are tuples, so that a manifest cannot change.
     spec = dict(document["input"])
     spec |= {key: tuple(float(value) for value in spec[key]) for key in ("mean", "std")}
+    if isinstance(spec["size"], list):
+        spec["size"] = tuple(spec["size"])
     int8, sets, familiarity, distribution = (
         document.get(key) for key in ("int8", "prediction_sets", "familiarity", "distribution")
     )

@@ -17,9 +17,9 @@ def check(value: Any, annotation: Any, place: str) -> None:
     """
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
-        if value is not None:
-            annotation = next(kind for kind in arguments if kind is not types.NoneType)
-            check(value, annotation, place)
+        kinds = [kind for kind in arguments if kind is not types.NoneType]
+        if value is not None or len(kinds) == len(arguments):
+            check(value, next((kind for kind in kinds if _fits(value, kind)), kinds[0]), place)
     elif not _fits(value, annotation):
         raise TypeError(f"{place} is {type(value).__name__}, not {_name(annotation)}")
     else:

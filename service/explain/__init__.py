@@ -1,6 +1,6 @@
 """From an image and a question to an attribution: which pixels speak for a class, and how much.
 
-A map is float32 (S, S) over the network's input; positive values speak for the target, and
+A map is float32 (H, W) over the network's input; positive values speak for the target, and
 `Method.sign` gives whether there are negative ones. `service.runtime.engine` computes everything on
 ONNX Runtime. No method holds state: the same question gets the same bytes.
 """

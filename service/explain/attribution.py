@@ -19,7 +19,7 @@ NOISE_GAP = 0.5  # the completeness gap above which a map is mostly error
 
 @dataclass(frozen=True)
 class Attribution:
-    """A `map` float32 (S, S) in the method's unit, positive where it speaks for `target`.
+    """A `map` float32 (H, W) in the method's unit, positive where it speaks for `target`.
 
     `quality`: measures of the map by name. `question` is the one that was answered;
     `degraded_from` is the one that was sent, if its answer would have taken too long.
@@ -27,7 +27,7 @@ class Attribution:
 
     question: Question
     target: Target
-    map: Float32[np.ndarray, "size size"]
+    map: Float32[np.ndarray, "H W"]
     quality: Mapping[str, float]
     degraded_from: Question | None = None
 

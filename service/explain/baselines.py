@@ -8,15 +8,14 @@ from service.runtime.engine import Engine
 from service.runtime.graphs import Batch, Logits, Rows
 
 BASELINES = ("mean", "black", "white", "blur")
-BLUR_SHARE = 1 / 8  # the radius of the blur, as a share of the image's side
+BLUR_SHARE = 1 / 8  # the radius of the blur, as a share of the input's shorter side
 
 
 def baseline_pixels(engine: Engine, pixels: InputPixels, baseline: str) -> InputPixels:
-    """The baseline of an image as an image, uint8 (S, S, 3)."""
+    """The baseline of an image as an image, uint8 (H, W, 3)."""
     if baseline == "blur":
-        return np.asarray(
-            Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(len(pixels) * BLUR_SHARE))
-        )
+        radius = min(pixels.shape[:2]) * BLUR_SHARE
+        return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(radius)))
     colour = {
         "black": (0, 0, 0),
         "white": (255, 255, 255),
@@ -26,7 +25,7 @@ def baseline_pixels(engine: Engine, pixels: InputPixels, baseline: str) -> Input
 
 
 def baseline_rows(engine: Engine, batch: Batch, baseline: str) -> Rows:
-    """The baseline of each image of `batch`, normalised: float32 (N, 3, S, S)."""
+    """The baseline of each image of `batch`, normalised: float32 (N, 3, H, W)."""
     if baseline == "mean":
         # Exactly zero: the mean as a colour would be rounded to whole grey levels.
         return np.zeros(np.moveaxis(batch, -1, 1).shape, np.float32)

@@ -1,7 +1,7 @@
 """Methods made of the activation A of one layer and the gradient g of the target's logit there.
 
-They are numpy over cam.onnx. `batch` uint8 (N, S, S, 3), `target` int64 (N,); maps float32
-(N, S, S), scaled bilinearly from the layer's (h, w).
+They are numpy over cam.onnx. `batch` uint8 (N, H, W, 3), `target` int64 (N,); maps float32
+(N, H, W), scaled bilinearly from the layer's (h, w).
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from PIL import Image
 from service.runtime.engine import Engine
 from service.runtime.graphs import Batch, Cam, Targets
 
-Maps = Float32[np.ndarray, "rows size size"]
+Maps = Float32[np.ndarray, "rows H W"]
 LayerMaps = Float32[np.ndarray, "rows height width"]
 
 
@@ -19,7 +19,7 @@ def grad_cam(engine: Engine, batch: Batch, target: Targets) -> Maps:
     """Σ_c mean(g_c) · A_c. Selvaraju et al., "Grad-CAM", arXiv 1610.02391."""
     # Signed, without the paper's rectifier: an overlay shows the positive part, a reader of
     # numbers gets both.
-    return _scaled(_cam(engine, batch, target).cam[:, 0], batch.shape[1])
+    return _scaled(_cam(engine, batch, target).cam[:, 0], batch.shape[1:3])
 
 
 def grad_cam_plus_plus(engine: Engine, batch: Batch, target: Targets) -> Maps:
@@ -36,7 +36,7 @@ def grad_cam_plus_plus(engine: Engine, batch: Batch, target: Targets) -> Maps:
     # Where g is zero, α is 0 / 0; its weight relu(g) is zero there, so any value will do.
     alpha = np.divide(square, denominator, out=np.zeros_like(square), where=denominator != 0)
     weights = (alpha * np.maximum(cam.activation_gradient, 0)).sum((2, 3), keepdims=True)
-    return _scaled((weights * cam.activation).sum(1), batch.shape[1])
+    return _scaled((weights * cam.activation).sum(1), batch.shape[1:3])
 
 
 def layer_cam(engine: Engine, batch: Batch, target: Targets) -> Maps:
@@ -45,17 +45,17 @@ def layer_cam(engine: Engine, batch: Batch, target: Targets) -> Maps:
     Jiang et al., "LayerCAM", IEEE TIP 2021.
     """
     cam = _cam(engine, batch, target)
-    return _scaled((np.maximum(cam.activation_gradient, 0) * cam.activation).sum(1), batch.shape[1])
+    return _scaled(
+        (np.maximum(cam.activation_gradient, 0) * cam.activation).sum(1), batch.shape[1:3]
+    )
 
 
 def _cam(engine: Engine, batch: Batch, target: Targets) -> Cam:
     return engine.cam(engine.normalise(batch), target)
 
 
-def _scaled(maps: LayerMaps, size: int) -> Maps:
+def _scaled(maps: LayerMaps, shape: tuple[int, ...]) -> Maps:
+    size = shape[1], shape[0]  # as Pillow has it: width, height
     return np.stack(
-        [
-            np.asarray(Image.fromarray(row).resize((size, size), Image.Resampling.BILINEAR))
-            for row in maps
-        ]
+        [np.asarray(Image.fromarray(row).resize(size, Image.Resampling.BILINEAR)) for row in maps]
     )

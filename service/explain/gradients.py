@@ -1,7 +1,7 @@
 """Methods made of gradients: numpy over batched rows of gradient.onnx, or of lrp.onnx.
 
-`batch` uint8 (N, S, S, 3); x, the normalised batch, float32 (N, 3, S, S); `target` int64 (N,);
-`attribution` float32 (N, 3, S, S). A gradient is in logits per unit of x, one standard deviation of
+`batch` uint8 (N, H, W, 3); x, the normalised batch, float32 (N, 3, H, W); `target` int64 (N,);
+`attribution` float32 (N, 3, H, W). A gradient is in logits per unit of x, one standard deviation of
 the training pixels; times a difference of x, it is in logits.
 
 Rows run in pieces of the engine's size, so that memory does not grow with the number of steps or
@@ -20,12 +20,12 @@ from service.explain.baselines import BASELINES, baseline_logits, baseline_rows
 from service.runtime.engine import Engine
 from service.runtime.graphs import PATH_GRADIENT, Batch, Rows, Targets
 
-Copies = Float32[np.ndarray, "copies 3 size size"]
+Copies = Float32[np.ndarray, "copies 3 H W"]
 
 
 @dataclass(frozen=True)
 class RowAttributions:
-    """`attribution` float32 (N, 3, S, S), in logits or logits per unit of x.
+    """`attribution` float32 (N, 3, H, W), in logits or logits per unit of x.
 
     `difference` float32 (N,): f(x) − f(baseline), the sum that an additive method should reach;
     None for other methods.
@@ -169,13 +169,13 @@ def _range(x: Rows) -> Float32[np.ndarray, "rows 1 1 1"]:
 
 def _normal(
     seed: int, samples: np.ndarray, shape: tuple[int, ...]
-) -> Float32[np.ndarray, "pieces 3 size size"]:
+) -> Float32[np.ndarray, "pieces 3 H W"]:
     """Standard normal noise that depends on `seed` and the number of each sample alone."""
     return np.stack([_noise(seed, int(sample), shape) for sample in samples])
 
 
 @lru_cache(maxsize=32)
-def _noise(seed: int, sample: int, shape: tuple[int, ...]) -> Float32[np.ndarray, "3 size size"]:
+def _noise(seed: int, sample: int, shape: tuple[int, ...]) -> Float32[np.ndarray, "3 H W"]:
     # Cached for the next image: on a GPU, drawing the noise takes longer than the gradients.
     return np.random.default_rng((seed, sample)).standard_normal(shape, np.float32)
 

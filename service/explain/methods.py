@@ -26,7 +26,7 @@ from service.runtime.engine import Engine
 from service.runtime.graphs import Rows
 
 Sign = Literal["signed", "positive"]
-Map = Float32[np.ndarray, "size size"]
+Map = Float32[np.ndarray, "H W"]
 LOGIT, SLOPE, DROP = "logit", "logit per standard deviation of a pixel", "logit per segment"
 LARGEST_GAP = 0.05  # the completeness gap above which Integrated Gradients doubles its steps
 GRADIENT_PASSES = 3  # a forward and a backward pass cost about three forward ones
@@ -49,7 +49,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class MethodResult:
-    """A `map` float32 (S, S), and the `quality` measures that came with it for free."""
+    """A `map` float32 (H, W), and the `quality` measures that came with it for free."""
 
     map: Map
     quality: dict[str, float] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class Method:
 
     `graph`: the file that the bundle must hold. `passes`: the cost in forward passes, as a function
     of the parameters; `operations`: the multiplications of its algebra. `compute(engine, pixels,
-    target, rival, **parameters)` explains one network input uint8 (S, S, 3); `rival` is another
+    target, rival, **parameters)` explains one network input uint8 (H, W, 3); `rival` is another
     class, to compare the map with where that is free.
     """
 
@@ -108,8 +108,8 @@ SEGMENTS = Parameter(
     2,
     32,
 )
-WINDOW = Parameter("window", 0.375, "side of the window, as a share of the image's side", 0.05, 1.0)
-STRIDE = Parameter("stride", 0.125, "step of the window, as a share of the image's side", 0.05, 1.0)
+WINDOW = Parameter("window", 0.375, "side of the window, as a share of the input's side", 0.05, 1.0)
+STRIDE = Parameter("stride", 0.125, "step of the window, as a share of the input's side", 0.05, 1.0)
 CELLS = Parameter("cells", 7, "cells a side of the coarse random masks", 2, 32)
 
 

@@ -1,7 +1,7 @@
 """Methods that change the image and look at the logits: numpy over predict.onnx, without gradients.
 
-`pixels` uint8 (S, S, 3); `targets` are T scores, explained by the same forward passes; maps float32
-(T, S, S). The `baseline` replaces what is removed. Rows run in pieces of the engine's size.
+`pixels` uint8 (H, W, 3); `targets` are T scores, explained by the same forward passes; maps float32
+(T, H, W). The `baseline` replaces what is removed. Rows run in pieces of the engine's size.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -29,14 +29,14 @@ ALGEBRA_UNKNOWNS = 128  # solved for in one step, of about as long
 SLIGHT_RIDGE = 1e-9  # relative to the mean of the diagonal; values change less than 1e-6
 RISE_SHOWN = 0.5  # the share of an image that a mask shows, the p of the paper
 
-Maps = Float32[np.ndarray, "targets size size"]
+Maps = Float32[np.ndarray, "targets H W"]
 Scores = Float64[np.ndarray, "rows targets"]
 Coalitions = Bool[np.ndarray, "rows segments"]
 
 
 @dataclass(frozen=True)
 class TargetMaps:
-    """`maps` float32 (T, S, S), one for each target.
+    """`maps` float32 (T, H, W), one for each target.
 
     `difference` float64 (T,): f(x) − f(baseline), for additive methods. `surrogate_r2` (T,): how
     well the linear model describes the network, for methods that fit one.
@@ -58,15 +58,13 @@ def occlusion(
     """The drop of the score when a window covers a pixel, averaged over the windows that do.
 
     Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", arXiv 1311.2901.
-    `window` and `stride` are shares of the image's side.
+    `window` and `stride` are shares of the image's sides.
     """
-    size, background = len(pixels), baseline_pixels(engine, pixels, baseline)
-    side, step = max(1, round(window * size)), max(1, round(stride * size))
-    # The last window may reach beyond the image, so that every pixel is covered.
-    starts = range(0, -(-max(size - side, 0) // step) * step + 1, step)
-    boxes = [np.s_[top : top + side, left : left + side] for top in starts for left in starts]
+    shape, background = pixels.shape[:2], baseline_pixels(engine, pixels, baseline)
+    down, across = (_windows(size, window, stride) for size in shape)
+    boxes = [np.s_[rows, columns] for rows in down for columns in across]
     drops = _drops(engine, pixels, targets, (_covered(pixels, background, box) for box in boxes))
-    total, covers = np.zeros((len(targets), size, size)), np.zeros((size, size))
+    total, covers = np.zeros((len(targets), *shape)), np.zeros(shape)
     for box, drop in zip(boxes, drops, strict=True):
         total[:, *box] += drop[:, None, None]
         covers[box] += 1
@@ -81,7 +79,7 @@ def feature_ablation(
     baseline: str,
 ) -> TargetMaps:
     """The drop of the score when a segment is removed; each pixel has its segment's drop."""
-    cut = segments_of(len(pixels), segments)
+    cut = segments_of(pixels.shape[:2], segments)
     background = baseline_pixels(engine, pixels, baseline)
     drops = _drops(
         engine,
@@ -106,7 +104,7 @@ def lime(
     Ribeiro et al., "Why Should I Trust You?", arXiv 1602.04938. Ridge regression, weighted by
     exp(−d² / 0.25²)^½ with d the cosine distance to the whole image.
     """
-    cut = segments_of(len(pixels), segments)
+    cut = segments_of(pixels.shape[:2], segments)
     coins = np.random.default_rng(seed).random((samples, count(cut)))
     shown = coins < LIME_SHOWN
     shown[0] = True  # the image itself
@@ -132,7 +130,7 @@ def kernel_shap(
     Lundberg and Lee, arXiv 1705.07874; Covert and Lee, arXiv 2012.01536. Coalitions are drawn from
     the Shapley kernel, each with its complement; the values sum to f(x) − f(baseline) exactly.
     """
-    cut = segments_of(len(pixels), segments)
+    cut = segments_of(pixels.shape[:2], segments)
     shown = _shapley_coalitions(engine, count(cut), samples, np.random.default_rng(seed))
     whole = np.ones((1, count(cut)), bool)
     scores = _coalition_scores(
@@ -157,14 +155,14 @@ def rise(
 
     Petsiuk et al., "RISE", arXiv 1806.07421: Σ (score − mean score)(mask − p) / (n · p · (1 − p)).
     """
-    size = len(pixels)
+    shape = pixels.shape[:2]
     background = baseline_pixels(engine, pixels, baseline).astype(np.float32)
     rng = np.random.default_rng(seed)
     scores: list[Scores] = []
-    weighted, shown = np.zeros((len(targets), size, size)), np.zeros((size, size))
+    weighted, shown = np.zeros((len(targets), *shape)), np.zeros(shape)
     for start in range(0, samples, engine.most_rows):
         masks = np.stack(
-            [_smooth_mask(size, cells, rng) for _ in range(min(engine.most_rows, samples - start))]
+            [_smooth_mask(shape, cells, rng) for _ in range(min(engine.most_rows, samples - start))]
         )
         blended = np.rint(background + masks[..., None] * (pixels - background)).astype(np.uint8)
         scores.append(_batch_scores(engine, targets, blended))
@@ -174,6 +172,14 @@ def rise(
     mean = np.concatenate(scores).mean(0)
     total = weighted - mean[:, None, None] * shown
     return TargetMaps((total / (samples * RISE_SHOWN * (1 - RISE_SHOWN))).astype(np.float32))
+
+
+def _windows(size: int, window: float, stride: float) -> list[slice]:
+    """The places of a window along a side of `size` pixels; the shares are of that side."""
+    side, step = max(1, round(window * size)), max(1, round(stride * size))
+    # The last window may reach beyond the image, so that every pixel is covered.
+    starts = range(0, -(-max(size - side, 0) // step) * step + 1, step)
+    return [slice(start, start + side) for start in starts]
 
 
 def _covered(pixels: InputPixels, background: InputPixels, where: Any) -> InputPixels:
@@ -343,11 +349,12 @@ def _solve(
 
 
 def _smooth_mask(
-    size: int, cells: int, rng: np.random.Generator
-) -> Float32[np.ndarray, "size size"]:
+    shape: tuple[int, int], cells: int, rng: np.random.Generator
+) -> Float32[np.ndarray, "H W"]:
     """A random grid of `cells` × `cells`, scaled up bilinearly and shifted by part of a cell."""
-    cell = -(-size // cells)
+    height, width = (-(-side // cells) for side in shape)  # of a cell
     coarse = Image.fromarray((rng.random((cells + 1, cells + 1)) < RISE_SHOWN).astype(np.float32))
-    top, left = rng.integers(0, cell, 2)
-    fine = np.asarray(coarse.resize(((cells + 1) * cell,) * 2, Image.Resampling.BILINEAR))
-    return fine[top : top + size, left : left + size]
+    top, left = rng.integers(0, (height, width))
+    whole = (cells + 1) * width, (cells + 1) * height
+    fine = np.asarray(coarse.resize(whole, Image.Resampling.BILINEAR))
+    return fine[top : top + shape[0], left : left + shape[1]]

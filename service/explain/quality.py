@@ -22,7 +22,7 @@ RANDOM_ORDERS = 4
 NOISY_COPIES, NOISE = 4, 3  # NOISE in grey levels of 255
 FAITHFULNESS_PASSES = 2 * LEVELS * (1 + RANDOM_ORDERS)
 
-Map = Float32[np.ndarray, "size size"]
+Map = Float32[np.ndarray, "H W"]
 
 
 def completeness_gap(total: float, difference: float) -> float:
@@ -69,7 +69,7 @@ def beside(own: Areas, random: Areas) -> dict[str, float]:
 
 def areas(engine: Engine, pixels: InputPixels, values: Map, index: int) -> Areas:
     """The areas of the map `values` for class `index`."""
-    cut = grid(len(pixels), BLOCKS)
+    cut = grid(pixels.shape[:2], BLOCKS)
     blocks = np.bincount(cut.ravel(), values.ravel()) / np.bincount(cut.ravel())
     # Stable, so that equal blocks have the same order on every machine.
     return _areas(engine, pixels, cut, np.argsort(-blocks, kind="stable"), index)
@@ -77,7 +77,7 @@ def areas(engine: Engine, pixels: InputPixels, values: Map, index: int) -> Areas
 
 def random_areas(engine: Engine, pixels: InputPixels, index: int, seed: int = 0) -> Areas:
     """The mean areas of RANDOM_ORDERS orders: they depend on the image, and on no map of it."""
-    cut, rng = grid(len(pixels), BLOCKS), np.random.default_rng(seed)
+    cut, rng = grid(pixels.shape[:2], BLOCKS), np.random.default_rng(seed)
     orders = [rng.permutation(count(cut)) for _ in range(RANDOM_ORDERS)]
     each = [_areas(engine, pixels, cut, order, index) for order in orders]
     return Areas(*(float(np.mean(values)) for values in zip(*each, strict=True)))

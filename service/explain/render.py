@@ -2,8 +2,8 @@
 
 The image becomes a pale grey print and the map an ink upon it (`service.explain.colours`): each
 pixel of the print is multiplied by the colour of the map there. So the image stays recognisable
-below the strongest colour, and a zero draws nothing. Images are uint8 (H, W, 3); maps float32
-(S, S).
+below the strongest colour, and a zero draws nothing. Images are uint8 (height, width, 3); maps
+float32 (H, W).
 """
 
 import io
@@ -21,7 +21,7 @@ MAX_PIXELS = 4_000_000  # a larger image is drawn smaller: an overlay is for the
 STRIP_PIXELS = 2**16  # that are drawn at once
 LEAST_SIDE = 256  # a smaller image is magnified for a person
 
-Map = Float32[np.ndarray, "size size"]
+Map = Float32[np.ndarray, "H W"]
 Ground = UInt8[np.ndarray, "ground_height ground_width 3"]
 
 
@@ -97,9 +97,7 @@ def _relative(values: Map, scale: Scale) -> Map:
     return np.clip(shown / np.float32(most), -1, 1) if most > 0 else np.zeros_like(shown)
 
 
-def _placed(
-    values: Float32[np.ndarray, "size size"], size: tuple[int, int], box: Box
-) -> Image.Image:
+def _placed(values: Float32[np.ndarray, "H W"], size: tuple[int, int], box: Box) -> Image.Image:
     """`values` scaled to `box` on a canvas of `size` (width, height), zero outside."""
     left, top = round(box.left), round(box.top)
     width, height = max(1, round(box.right) - left), max(1, round(box.bottom) - top)

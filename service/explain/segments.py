@@ -1,4 +1,4 @@
-"""Segments of an image: int64 (S, S), numbers from 0 to M − 1, each of them used.
+"""Segments of an image: int64 (H, W), numbers from 0 to M − 1, each of them used.
 
 They come from a grid, given as its number of cells a side, or from a mask that a caller sent.
 """
@@ -7,15 +7,16 @@ import numpy as np
 from jaxtyping import Int64
 
 from service.errors import InvalidParameter
+from service.image.resize import Size, sides
 
 # Of a mask. As many as the finest grid has (32 × 32), so that a mask never costs more than a grid.
 LEAST, MOST = 2, 1024
 
-Segments = Int64[np.ndarray, "size size"]
+Segments = Int64[np.ndarray, "H W"]
 
 
-def cut(size: int, segments: int | Segments) -> Segments:
-    """The segments of an image of `size` × `size`: those of a mask as they are, or a grid."""
+def cut(size: Size, segments: int | Segments) -> Segments:
+    """The segments of an input of `size`: those of a mask as they are, or a grid."""
     return grid(size, segments) if isinstance(segments, int) else segments
 
 
@@ -24,7 +25,7 @@ def cells(segments: int | Segments) -> int:
     return segments**2 if isinstance(segments, int) else count(segments)
 
 
-def of_labels(labels: Int64[np.ndarray, "size size"]) -> Segments:
+def of_labels(labels: Int64[np.ndarray, "H W"]) -> Segments:
     """Makes a segment of the pixels of each label, numbered in the order of the labels.
 
     Raises:
@@ -41,10 +42,10 @@ def of_labels(labels: Int64[np.ndarray, "size size"]) -> Segments:
     return numbers.reshape(labels.shape).astype(np.int64)
 
 
-def grid(size: int, cells: int) -> Segments:
+def grid(size: Size, cells: int) -> Segments:
     """`cells` × `cells` rectangles, as equal as possible; at most one a pixel."""
-    along = np.arange(size) * min(cells, size) // size
-    return (along[:, None] * min(cells, size) + along[None]).astype(np.int64)
+    down, across = (np.arange(side) * min(cells, side) // side for side in sides(size))
+    return np.asarray(down[:, None] * (across[-1] + 1) + across, np.int64)
 
 
 def count(segments: Segments) -> int:

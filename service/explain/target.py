@@ -39,12 +39,18 @@ def find_target(given: Any, manifest: Manifest) -> Target:
     """Reads a target: a label, an index, or two of them separated by a comma.
 
     Raises:
-        InvalidParameter: there is no such class, or a class is compared with itself.
+        InvalidParameter: there is no such class, a class is compared with itself, or the classes do
+            not exclude each other.
     """
     text = str(given)
     # A label may hold a comma itself.
     if "," not in text or text in manifest.classes_of:
         return Target(find_class(text, manifest))
+    if manifest.is_multi_label:
+        raise InvalidParameter(
+            f"target is {short(text)}, one class rather than another, but an image may have both: "
+            "name one class"
+        )
     first, second = (find_class(part.strip(), manifest) for part in text.split(",", 1))
     if first == second:
         raise InvalidParameter(

@@ -267,7 +267,7 @@ def most_pixels(given: int, budget: Budget) -> int:
 
 
 def image_bytes(
-    width: int, height: int, bytes_a_pixel: float, *, input_side: int, drawn_pixels: int = 0
+    width: int, height: int, bytes_a_pixel: float, *, input_width: int, drawn_pixels: int = 0
 ) -> int:
     """The peak of decoding an image and fitting it to a network's input.
 
@@ -275,7 +275,7 @@ def image_bytes(
     """
     pixels, longer = width * height, max(width, height)
     # A resize holds rows that have their new width and their old height.
-    fitted = 4 * input_side * longer
+    fitted = 4 * input_width * longer
     ground = 4 * (min(pixels, drawn_pixels) * pixels) ** 0.5
     return int(pixels * bytes_a_pixel + max(fitted, ground)) + 3 * min(pixels, drawn_pixels)
 

@@ -5,6 +5,8 @@ an image by the rule of an `Input`; `mask_to_input` does the same to a mask. `vi
 part of an image that the network sees.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -15,41 +17,80 @@ from PIL import Image
 from service.errors import ManifestError
 
 Pixels = UInt8[np.ndarray, "height width 3"]
-InputPixels = UInt8[np.ndarray, "size size 3"]
+InputPixels = UInt8[np.ndarray, "H W 3"]
 MaskLabels = UInt16[np.ndarray, "height width"]
 Resize = Literal["crop", "stretch", "pad"]
+
+Size = int | tuple[int, int]  # the side of a square in pixels, or (height, width)
+
+MOST_SIDE = 4096  # of an input, in pixels
 
 
 @dataclass(frozen=True)
 class Input:
     """The network's input, and the rule by which an image becomes one.
 
-    `size`: side of the square input, in pixels.
-    `resize`: `crop` scales the shorter side to `short_side` and takes the middle, `stretch` ignores
-    the aspect ratio, `pad` fits the longer side and fills with the mean.
+    `size`: the side of a square input, or (height, width) of a rectangle; (S, S) becomes S.
+    `resize`: `crop` takes the middle of an image, in the input's aspect ratio and as large as it
+    fits, or smaller by as much as the input's shorter side is below `short_side`. `stretch` ignores
+    the aspect ratio; `pad` shows the whole image and fills with the mean.
     `mean`, `std`: per channel, RGB, of pixels in 0…1. predict.onnx holds them, too; the manifest
     repeats them for code that works on normalised pixels.
     """
 
-    size: int
+    size: Size
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resize: Resize = "crop"
     short_side: int = 0
 
     def __post_init__(self) -> None:
+        height, width = self.shape
+        if height == width:
+            # One spelling of one input, so that a square has one version however it was given.
+            object.__setattr__(self, "size", height)
+        shorter, longer = sorted(self.shape)
         if not self.short_side:
-            object.__setattr__(self, "short_side", self.size)
-        if not 1 <= self.size <= self.short_side <= 4096:  # noqa: PLR2004
+            object.__setattr__(self, "short_side", shorter)
+        if not (1 <= shorter <= self.short_side <= MOST_SIDE and longer <= MOST_SIDE):
             raise ManifestError(
                 f"input.size is {self.size} and short_side {self.short_side}; "
-                "1 ≤ size ≤ short_side ≤ 4096"
+                f"1 ≤ size ≤ short_side ≤ {MOST_SIDE}"
             )
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:  # noqa: PLR2004
             raise ManifestError(
                 f"input.mean is {self.mean} and input.std {self.std}; "
                 "both have 3 values, std above 0"
             )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the input, in pixels."""
+        return sides(self.size)
+
+
+def sides(size: Size) -> tuple[int, int]:
+    """Height and width of an input of `size`, in pixels."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def scaled(size: Size, scale: Callable[[int], int]) -> Size:
+    """`size` with `scale` applied to its sides."""
+    if isinstance(size, int):
+        return scale(size)
+    height, width = size
+    return scale(height), scale(width)
+
+
+def pixels_of(size: Size) -> int:
+    """The number of pixels of an input of `size`."""
+    return math.prod(sides(size))
+
+
+def described(size: Size) -> str:
+    """`size` in words, for example "48 × 192"."""
+    height, width = sides(size)
+    return f"{height} × {width}"
 
 
 class Box(NamedTuple):
@@ -62,47 +103,47 @@ class Box(NamedTuple):
 
 
 def to_input(pixels: Pixels, spec: Input) -> InputPixels:
-    """Scales `pixels` to (S, S, 3) by the rule of `spec`, bilinearly with antialiasing."""
+    """Scales `pixels` to the input (H, W, 3) of `spec`, bilinearly with antialiasing."""
     height, width = pixels.shape[:2]
-    size = spec.size
-    if height == width == size == spec.short_side:
+    rows, columns = spec.shape
+    if (height, width) == (rows, columns) and spec.short_side == min(spec.shape):
         # Many data sets have this size already; resampling would cost a copy and change nothing.
         return pixels
     image = Image.fromarray(pixels)
     if spec.resize == "pad":
         return _padded(image, spec)
-    return np.asarray(
-        image.resize((size, size), Image.Resampling.BILINEAR, box=visible_box(width, height, spec))
-    )
+    box = visible_box(width, height, spec)
+    return np.asarray(image.resize((columns, rows), Image.Resampling.BILINEAR, box=box))
 
 
 def visible_box(width: int, height: int, spec: Input) -> Box:
     """The part of an image of `width` × `height` pixels that the network sees."""
     if spec.resize == "stretch":
         return Box(0, 0, width, height)
-    side = (
-        max(width, height)
-        if spec.resize == "pad"
-        else min(width, height) * spec.size / spec.short_side
-    )
-    left, top = (width - side) / 2, (height - side) / 2
-    return Box(left, top, left + side, top + side)
+    rows, columns = spec.shape
+    # Whole numbers until one division: a box that fits exactly must not reach out by a rounding.
+    if spec.resize == "pad":
+        part, whole = max(width * rows, height * columns), 1
+    else:
+        part, whole = min(width * rows, height * columns) * min(rows, columns), spec.short_side
+    across, down = part / (whole * rows), part / (whole * columns)
+    left, top = (width - across) / 2, (height - down) / 2
+    return Box(left, top, left + across, top + down)
 
 
-def mask_to_input(labels: MaskLabels, spec: Input) -> Int64[np.ndarray, "size size"]:
+def mask_to_input(labels: MaskLabels, spec: Input) -> Int64[np.ndarray, "H W"]:
     """The label of each pixel of the network's input, −1 where `pad` reaches beyond the image."""
     height, width = labels.shape
+    rows, columns = spec.shape
     # The nearest pixel's label, never a mean: 3 and 5 do not make a 4.
-    fitted = np.full((spec.size, spec.size), -1, np.int64)
+    fitted = np.full((rows, columns), -1, np.int64)
     if spec.resize == "pad":
         x, y, across, down = _inside(width, height, spec)
         nearest = np.ix_(_nearest(0.0, float(height), down), _nearest(0.0, float(width), across))
         fitted[y : y + down, x : x + across] = labels[nearest]
     else:
         left, top, right, bottom = map(float, visible_box(width, height, spec))
-        fitted[:] = labels[
-            np.ix_(_nearest(top, bottom, spec.size), _nearest(left, right, spec.size))
-        ]
+        fitted[:] = labels[np.ix_(_nearest(top, bottom, rows), _nearest(left, right, columns))]
     return fitted
 
 
@@ -114,7 +155,8 @@ def _nearest(start: float, end: float, count: int) -> Int64[np.ndarray, " count"
 def _padded(image: Image.Image, spec: Input) -> InputPixels:
     left, top, across, down = _inside(image.width, image.height, spec)
     mean = tuple(round(255 * value) for value in spec.mean)
-    canvas = Image.new("RGB", (spec.size, spec.size), (mean[0], mean[1], mean[2]))
+    rows, columns = spec.shape
+    canvas = Image.new("RGB", (columns, rows), (mean[0], mean[1], mean[2]))
     canvas.paste(image.resize((across, down), Image.Resampling.BILINEAR), (left, top))
     return np.asarray(canvas)
 
@@ -122,7 +164,7 @@ def _padded(image: Image.Image, spec: Input) -> InputPixels:
 def _inside(width: int, height: int, spec: Input) -> tuple[int, int, int, int]:
     """The place of a padded image in the network's input: left, top, width and height."""
     box = visible_box(width, height, spec)
-    scale = spec.size / (box.right - box.left)
+    scale = spec.shape[1] / (box.right - box.left)
     # An image much longer than wide would be rounded to no width.
     return (
         round(-box.left * scale),

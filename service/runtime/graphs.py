@@ -1,7 +1,7 @@
 """The graphs that an engine runs: their names, and what goes in and comes out.
 
-    image    uint8 (N, S, S, 3) RGB           into predict.onnx
-    x        float32 (N, 3, S, S) normalised  into each other graph of a bundle
+    image    uint8 (N, H, W, 3) RGB           into predict.onnx
+    x        float32 (N, 3, H, W) normalised  into each other graph of a bundle
     target   int64 (N,), −1 = the predicted class
     logits   float32 (N, K)                   out of each
 
@@ -23,8 +23,8 @@ EXPLAINING = frozenset(folder.DERIVED)
 QUICK = "quick"  # predict.onnx or predict.int8.onnx, for answers that no explanation is made from
 PATH_GRADIENT = "path_gradient"  # of a GPU (service/runtime/path_gradient.py)
 
-Batch = UInt8[np.ndarray, "rows size size 3"]
-Rows = Float32[np.ndarray, "rows 3 size size"]
+Batch = UInt8[np.ndarray, "rows H W 3"]
+Rows = Float32[np.ndarray, "rows 3 H W"]
 Targets = Int64[np.ndarray, "rows"]
 Logits = Float32[np.ndarray, "rows classes"]
 Feeds = Mapping[str, np.ndarray]

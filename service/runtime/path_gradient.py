@@ -4,12 +4,12 @@ Integrated Gradients needs the gradient at 50 points and keeps their weighted su
 pixels, 30 MB would go to the GPU and as many come back, which takes as long as the gradients. Here
 two images go and one comes back. The graph is built from a bundle's gradient.onnx:
 
-    start        float32 (1, 3, S, S)
-    difference   float32 (1, 3, S, S)   from the start to the end of the line
+    start        float32 (1, 3, H, W)
+    difference   float32 (1, 3, H, W)   from the start to the end of the line
     point        float32 (N, 1, 1, 1)   places on the line, 0…1
     weight       float32 (N, 1, 1, 1)   of each point in the sum
     target       int64 (N,)             as in gradient.onnx
-    total        float32 (1, 3, S, S)   Σ weight · gradient at start + point · difference
+    total        float32 (1, 3, H, W)   Σ weight · gradient at start + point · difference
 """
 
 import numpy as np

@@ -22,6 +22,7 @@ from service.bundle import folder
 from service.bundle.folder import Bundle
 from service.bundle.manifest import Manifest
 from service.errors import BundleError, DeviceError, MethodUnavailable
+from service.image.resize import Size, pixels_of, sides
 from service.runtime import providers
 from service.runtime.cuda_graphs import open_bound
 from service.runtime.graphs import EXPLAINING, PATH_GRADIENT, QUICK, STORED, Feeds, Program
@@ -103,8 +104,8 @@ class Sessions:
         Raises:
             MethodUnavailable: the bundle has no gradient.onnx, which alone takes x.
         """
-        size = self.manifest.input.size
-        x, target = np.zeros((1, 3, size, size), np.float32), np.zeros(1, np.int64)
+        x = np.zeros((1, 3, *self.manifest.input.shape), np.float32)
+        target = np.zeros(1, np.int64)
         return np.asarray(self.run(folder.GRADIENT, {"x": x, "target": target})["logits"][0])
 
     def _seconds(self, graph: str) -> float:
@@ -144,14 +145,15 @@ def open_sessions(
     return sessions
 
 
-def rows_of(size: int) -> tuple[int, ...]:
-    """The batch sizes that a GPU is warmed up for, of images of `size` × `size` pixels."""
-    return tuple(rows for rows in GPU_ROWS if rows == 1 or rows * size * size <= GPU_PIXELS)
+def rows_of(size: Size) -> tuple[int, ...]:
+    """The batch sizes that a GPU is warmed up for, of images of `size`."""
+    pixels = pixels_of(size)
+    return tuple(rows for rows in GPU_ROWS if rows == 1 or rows * pixels <= GPU_PIXELS)
 
 
-def cpu_rows(size: int) -> int:
-    """The most images of `size` × `size` pixels that run together on a CPU."""
-    return max(1, min(CPU_ROWS, CPU_PIXELS // size**2))
+def cpu_rows(size: Size) -> int:
+    """The most images of `size` that run together on a CPU."""
+    return max(1, min(CPU_ROWS, CPU_PIXELS // pixels_of(size)))
 
 
 def shared_out(program: Program, threads: int) -> Program:
@@ -172,10 +174,12 @@ def shared_out(program: Program, threads: int) -> Program:
     return run
 
 
-def self_test_image(size: int) -> UInt8[np.ndarray, "1 size size 3"]:
+def self_test_image(size: Size) -> UInt8[np.ndarray, "1 H W 3"]:
     """The image that every bundle is self-tested with: smooth colours, the same everywhere."""
-    ramp = np.arange(size, dtype=np.int64) * 255 // max(size - 1, 1)
-    red, green = np.broadcast_to(ramp, (size, size)), np.broadcast_to(ramp[:, None], (size, size))
+    down, across = (
+        np.arange(side, dtype=np.int64) * 255 // max(side - 1, 1) for side in sides(size)
+    )
+    green, red = np.meshgrid(down, across, indexing="ij")
     return np.stack([red, green, 255 - red], axis=-1)[None].astype(np.uint8)
 
 
@@ -254,7 +258,7 @@ def _warm_up(sessions: Sessions) -> None:
     """Runs every graph once on either number of cores: the first run of a session is slow."""
     size = sessions.manifest.input.size
     image: Feeds = {"image": self_test_image(size)}
-    x, one = np.zeros((1, 3, size, size), np.float32), np.ones((1, 1, 1, 1), np.float32)
+    x, one = np.zeros((1, 3, *sides(size)), np.float32), np.ones((1, 1, 1, 1), np.float32)
     target = np.full(1, -1, np.int64)
     rows: Feeds = {"x": x, "target": target}
     path: Feeds = {"start": x, "difference": x, "point": one, "weight": one, "target": target}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from service.bundle.folder import Bundle, load
 from service.errors import BundleError, CandorError
+from service.image.resize import pixels_of
 from service.runtime.engine import Engine
 from service.settings import EMBEDDED, Precision, Settings
 
@@ -61,7 +62,7 @@ def limits(bundle: Bundle) -> tuple[int, int]:
     graph_bytes = sum(
         digest.length for name, digest in bundle.manifest.files.items() if name.endswith(".onnx")
     )
-    pixels = bundle.manifest.input.size**2
+    pixels = pixels_of(bundle.manifest.input.size)
     seconds = SECONDS + SECONDS_A_MB * graph_bytes / 1e6 + SECONDS_A_MEGAPIXEL * pixels / 1e6
     return round(seconds), BYTES + BYTES_A_BYTE * graph_bytes + BYTES_A_PIXEL * pixels
 

@@ -34,9 +34,9 @@ STEP_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class ExplanationTask:
-    """A question about one image: `fitted` uint8 (S, S, 3), and its `logits` float32 (K,)."""
+    """A question about one image: `fitted` uint8 (H, W, 3), and its `logits` float32 (K,)."""
 
-    fitted: UInt8[np.ndarray, "size size 3"]
+    fitted: UInt8[np.ndarray, "H W 3"]
     question: Question
     logits: Float32[np.ndarray, " classes"]
 

@@ -2,7 +2,7 @@
 
 Predictions and explanations each have a lane. Every stage is timed, and every stage ends by the
 deadline of the request or raises. Pixels are uint8 (height, width, 3) RGB; the network's input is
-uint8 (S, S, 3).
+uint8 (H, W, 3).
 """
 
 import asyncio
@@ -55,7 +55,7 @@ PIXELS = "pixels"  # the format of an image that came as pixels
 # Smaller images are decoded on the event loop: to hand them over takes as long.
 SMALL_PIXELS = 128 * 128
 
-Fitted = UInt8[np.ndarray, "size size 3"]
+Fitted = UInt8[np.ndarray, "H W 3"]
 PredictLane = LoopLane[Fitted, Calibrated] | ThreadLane[Fitted, Calibrated]
 Result = TypeVar("Result")
 
@@ -179,7 +179,7 @@ class Pipeline:
         with self._predict.queue.reserve(), timing.of("decode"):
             if height * width <= SMALL_PIXELS:
                 return Sent(resize.to_input(pixels, spec), width, height, PIXELS, None)
-            cost = budget.image_bytes(width, height, budget.PLAIN_BYTES, input_side=spec.size)
+            cost = budget.image_bytes(width, height, budget.PLAIN_BYTES, input_width=spec.shape[1])
             # The body has these pixels: it is far smaller than the budget of images.
             with await self.budgets.images.hold(
                 min(cost, self.budgets.images.largest_bytes), timing.deadline
@@ -386,7 +386,7 @@ def cost_of(opened: Opened, spec: Input, *, keep: bool = False, masked: bool = F
     drawn = render.MAX_PIXELS if keep else 0
     costs = [
         budget.image_bytes(
-            width, height, opened.bytes_a_pixel, input_side=spec.size, drawn_pixels=drawn
+            width, height, opened.bytes_a_pixel, input_width=spec.shape[1], drawn_pixels=drawn
         )
     ]
     if keep:

@@ -7,18 +7,20 @@ const DARKEST = 0.5; // of the print: black becomes mid-grey, so that colours st
 const SIDE = 480; // pixels of the longer side
 const COARSE = 4; // from this magnification on, pixels are drawn as squares
 
-/** Decodes a map of the service: its side, and its float32 values row by row. */
+/** Decodes a map of the service: its `shape` [rows, columns], and its float32 values row by row. */
 export function decodeMap(map) {
   const bytes = Uint8Array.from(atob(map.data), (character) => character.charCodeAt(0));
-  return { side: map.shape[0], values: new Float32Array(bytes.buffer) };
+  return { shape: map.shape, values: new Float32Array(bytes.buffer) };
 }
 
 /** The network's view of an image, in its pixels, as `visible_box` of service/image/resize.py. */
 export function visibleBox(width, height, input) {
   if (input.resize === "stretch") return { left: 0, top: 0, right: width, bottom: height };
-  const side = input.resize === "pad" ? Math.max(width, height) : (Math.min(width, height) * input.size) / input.short_side;
-  const [left, top] = [(width - side) / 2, (height - side) / 2];
-  return { left, top, right: left + side, bottom: top + side };
+  const [rows, columns = rows] = [input.size].flat();
+  const scales = [width / columns, height / rows];
+  const scale = input.resize === "pad" ? Math.max(...scales) : (Math.min(...scales) * Math.min(rows, columns)) / input.short_side;
+  const [left, top] = [(width - columns * scale) / 2, (height - rows * scale) / 2];
+  return { left, top, right: width - left, bottom: height - top };
 }
 
 /** Draws an image, its longer side SIDE pixels: its `canvas`, its `pixels` and the network's view `box`. */
@@ -52,14 +54,14 @@ export function strengths(values, limit, scale, visible) {
 }
 
 /** The print of a drawn image in the colours of `strength`, on a canvas of the same size. */
-export function overlay({ pixels, box }, strength, side, scale) {
+export function overlay({ pixels, box }, strength, shape, scale) {
   const { width, height } = pixels;
   const image = new ImageData(new Uint8ClampedArray(pixels.data), width, height);
-  const [columns, rows] = [cellsOf(width, box.left, box.right, side), cellsOf(height, box.top, box.bottom, side)];
+  const [columns, rows] = [cellsOf(width, box.left, box.right, shape[1]), cellsOf(height, box.top, box.bottom, shape[0])];
   const table = colours(scale);
   for (let y = 0, at = 0; y < height; y++) {
     for (let x = 0; x < width; x++, at += 4) {
-      multiply(image.data, at, table, colourIndex(table, interpolated(strength, side, columns[x], rows[y])));
+      multiply(image.data, at, table, colourIndex(table, interpolated(strength, shape[1], columns[x], rows[y])));
     }
   }
   const canvas = emptyCanvas(width, height);
@@ -85,10 +87,10 @@ function cellsOf(count, start, end, side) {
 }
 
 /** Bilinear interpolation. */
-function interpolated(values, side, column, row) {
+function interpolated(values, width, column, row) {
   if (column === null || row === null) return 0;
   const [left, right, x] = column;
-  const [above, below, y] = [row[0] * side, row[1] * side, row[2]];
+  const [above, below, y] = [row[0] * width, row[1] * width, row[2]];
   const top = values[above + left] * (1 - x) + values[above + right] * x;
   const bottom = values[below + left] * (1 - x) + values[below + right] * x;
   return top * (1 - y) + bottom * y;
@@ -120,10 +122,11 @@ export function colourBar(scale) {
 }
 
 /** The ninth of the view (0…8, row by row) with most of the support, and its share; null without support. */
-export function strongestNinth(values, side) {
+export function strongestNinth(values, [rows, columns]) {
   const sums = new Array(9).fill(0);
   values.forEach((value, at) => {
-    const [row, column] = [Math.floor(at / side), at % side].map((place) => Math.min(2, Math.floor((3 * place) / side)));
+    const row = Math.floor((3 * Math.floor(at / columns)) / rows);
+    const column = Math.floor((3 * (at % columns)) / columns);
     sums[3 * row + column] += Math.max(0, value);
   });
   const total = sums.reduce((sum, value) => sum + value, 0);

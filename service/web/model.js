@@ -56,8 +56,11 @@ function calibration({ temperature, entropy_power: power = 0 }) {
   return temperature === 1 ? t("model.uncalibrated") : number(temperature, 3);
 }
 
+/** Height and width of the network's input. */
+const sizeOf = (input) => [input.size, input.size].flat().slice(0, 2).join(" × ");
+
 function modelFacts() {
-  const { name, version, labels, input, features, device, provenance } = state.manifest;
+  const { name, version, labels, head, input, features, device, provenance } = state.manifest;
   const classes = labels.length > MAX_LABELS ? `${labels.slice(0, MAX_LABELS).join(", ")}, …` : labels.join(", ");
   return section(
     t("model.facts"),
@@ -65,7 +68,8 @@ function modelFacts() {
       [t("model.name"), name],
       [t("model.version"), el("code", {}, version)],
       [t("model.classes", { count: number(labels.length) }), classes],
-      [t("model.input"), t("model.input.value", { size: input.size, rule: t(`resize.${input.resize}`) })],
+      [t("model.input"), t("model.input.value", { size: sizeOf(input), rule: t(`resize.${input.resize}`) })],
+      [t("model.head"), t(`head.${head}`)],
       [t("model.temperature"), calibration(state.manifest)],
       [t("model.features"), features],
       [t("model.device"), `${device.name} (${device.provider}, ${device.precision})`],

@@ -106,7 +106,7 @@ export class Panel {
     const { limit, colours } = this.explanation.map;
     const { opacity, visible } = this.tab.look;
     const strength = strengths(this.map.values, limit, colours, visible);
-    show(this.canvas, this.drawn.canvas, overlay(this.drawn, strength, this.map.side, colours), opacity);
+    show(this.canvas, this.drawn.canvas, overlay(this.drawn, strength, this.map.shape, colours), opacity);
     this.canvas.setAttribute("aria-label", this.#summary());
   }
 
@@ -115,7 +115,7 @@ export class Panel {
   }
 
   #place() {
-    const strongest = strongestNinth(this.map.values, this.map.side);
+    const strongest = strongestNinth(this.map.values, this.map.shape);
     if (strongest === null) return t("panel.no-support");
     return t("panel.place", { place: t(`place.${strongest.ninth}`), share: percent(strongest.share) });
   }

@@ -58,14 +58,14 @@ export class Probe {
     if (!map) return;
     this.clear();
     const order = [...map.values.keys()].sort((a, b) => map.values[b] - map.values[a]);
-    for (const cell of order.slice(0, Math.ceil(TENTH * order.length))) this.#brushCell(cell, map.side);
+    for (const cell of order.slice(0, Math.ceil(TENTH * order.length))) this.#brushCell(cell, map.shape);
     this.#onStroke();
   }
 
-  #brushCell(cell, side) {
+  #brushCell(cell, [rows, columns]) {
     const { left, top, right, bottom } = this.drawn.box;
-    const [width, height] = [(right - left) / side, (bottom - top) / side];
-    const [x, y] = [left + (cell % side) * width, top + Math.floor(cell / side) * height];
+    const [width, height] = [(right - left) / columns, (bottom - top) / rows];
+    const [x, y] = [left + (cell % columns) * width, top + Math.floor(cell / columns) * height];
     this.brush.fillRect(Math.floor(x), Math.floor(y), Math.ceil(width), Math.ceil(height));
   }
 
@@ -177,7 +177,7 @@ export class Probe {
 
   #claims(before) {
     const explained = this.panels().filter((panel) => panel.map);
-    const area = mean(coverage(this.mask, this.drawn.box, explained[0]?.map.side ?? 1));
+    const area = mean(coverage(this.mask, this.drawn.box, explained[0]?.map.shape ?? [1, 1]));
     const list = el("ul", { class: "claims" }, explained.map((panel) => this.#claim(panel, before)));
     return [el("h3", {}, t("probe.claims")), paragraph(t("probe.area", { share: percent(area) }), "quiet"), list];
   }
@@ -192,7 +192,7 @@ export class Probe {
   }
 
   #claim({ method, map, explanation }, before) {
-    const covered = coverage(this.mask, this.drawn.box, map.side);
+    const covered = coverage(this.mask, this.drawn.box, map.shape);
     const [all, brushed] = [sums(map.values, () => 1), sums(map.values, (at) => covered[at])];
     const part = all.support > 0 ? percent(brushed.support / all.support) : "–";
     const additive = "completeness_gap" in explanation.quality;
@@ -225,16 +225,16 @@ function sums(values, weight) {
 }
 
 /** The brushed share 0…1 of each cell of the network's view. */
-function coverage(mask, { left, top, right, bottom }, side) {
+function coverage(mask, { left, top, right, bottom }, [rows, columns]) {
   const data = mask.getContext("2d").getImageData(0, 0, mask.width, mask.height).data;
-  const [brushed, all] = [new Float64Array(side * side), new Float64Array(side * side)];
+  const [brushed, all] = [new Float64Array(rows * columns), new Float64Array(rows * columns)];
   for (let y = 0; y < mask.height; y++) {
-    const row = Math.floor(((y + 0.5 - top) * side) / (bottom - top));
+    const row = Math.floor(((y + 0.5 - top) * rows) / (bottom - top));
     for (let x = 0; x < mask.width; x++) {
-      const column = Math.floor(((x + 0.5 - left) * side) / (right - left));
-      if (Math.min(column, row) < 0 || Math.max(column, row) >= side) continue;
-      all[row * side + column] += 1;
-      brushed[row * side + column] += data[4 * (y * mask.width + x) + 3] / 255;
+      const column = Math.floor(((x + 0.5 - left) * columns) / (right - left));
+      if (Math.min(column, row) < 0 || column >= columns || row >= rows) continue;
+      all[row * columns + column] += 1;
+      brushed[row * columns + column] += data[4 * (y * mask.width + x) + 3] / 255;
     }
   }
   return brushed.map((value, at) => (all[at] > 0 ? value / all[at] : 0));

@@ -54,10 +54,10 @@ function answerOf({ answer, name }) {
   return el(
     "div",
     {},
-    verdict(answer),
+    state.manifest.head === "sigmoid" ? likely(answer) : verdict(answer),
     bars(shares, { "aria-label": t("try.bars") }),
     el("p", {}, why),
-    trust(answer),
+    state.manifest.head === "sigmoid" ? null : trust(answer),
     times(answer.timing_ms),
   );
 }
@@ -68,6 +68,13 @@ function verdict({ index, probability }) {
   const meaning = t(calibrated ? "try.calibrated" : "try.uncalibrated", values);
   const answer = el("p", { class: "verdict" }, el("strong", {}, nameOf(index)), " ", el("span", {}, percent(probability)));
   return [answer, el("p", { class: "meaning" }, meaning)];
+}
+
+/** The classes of a multi-label model from half on, each with a probability for itself. */
+function likely({ likely: classes }) {
+  const names = classes.slice(0, MAX_NAMES).map(({ index, probability }) => [el("strong", {}, nameOf(index)), " ", el("span", {}, percent(probability)), " "]);
+  const answer = el("p", { class: "verdict" }, classes.length > 0 ? names.flat() : el("strong", {}, t("try.no-class")));
+  return [answer, el("p", { class: "meaning" }, t("try.each"))];
 }
 
 /** The prediction set and the familiarity, or a sentence that the model has none. */

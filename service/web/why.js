@@ -141,7 +141,7 @@ function controls(image) {
   return el(
     "div",
     { class: "controls" },
-    el("div", { class: "row" }, targetField(image), againstField(image), parts.add),
+    el("div", { class: "row" }, targetField(image), state.manifest.head !== "sigmoid" && againstField(image), parts.add),
     el("div", { class: "row" }, opacityRange(), sideBoxes(), full),
   );
 }
@@ -167,7 +167,7 @@ function againstField({ answer }) {
 function allowedAgainst(target, against) {
   const index = target === "" ? shown.answer.index : Number(target);
   const allowed = against !== "" && Number(against) === index ? "" : against;
-  parts.against.set(allowed);
+  parts.against?.set(allowed);
   return allowed;
 }
 

@@ -4,10 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.special import logsumexp, softmax
+from scipy.special import expit, logsumexp, softmax
 
+from service.api import responses
+from service.api.kserve import v2
 from service.bundle.manifest import Familiarity, PredictionSets
 from service.errors import InvalidParameter
+from service.explain.target import find_target
 from service.predictions import (
     MOST_TOP_K,
     SET_LABELS,
@@ -25,6 +28,7 @@ from service.predictions import (
     prediction_of,
 )
 from service.runtime.graphs import OutputRow
+from service.schedule.pipeline import Sent
 
 LOGITS = np.array([1, 4, 2, 4, 0, 0, 0, 0, 0, -1], np.float32)
 PROBABILITIES = [0.5, 0.25, 0.125, 0.125, *[0.0] * 6]  # exact in binary
@@ -254,3 +258,44 @@ def test_a_message_shows_some_labels_of_a_large_model(manifest):
     with pytest.raises(InvalidParameter, match=r"class 19, …\) or an index from 0 to 999") as error:
         find_class("unicorn", many)
     assert "class 20" not in str(error.value)
+
+
+def multi_label(manifest):
+    """The ten classes, each for itself."""
+    return replace(manifest, head="sigmoid", distribution=None)
+
+
+def test_classes_that_do_not_exclude_each_other_have_probabilities_of_their_own(manifest):
+    prediction = predict(OutputRow(LOGITS), multi_label(manifest), PredictionOptions(top_k=2))
+    assert [entry.index for entry in prediction.top] == [1, 3]
+    assert prediction.best.probability == pytest.approx(expit(4.0))
+    assert [entry.index for entry in prediction.likely] == [1, 3, 2, 0, 4, 5, 6, 7, 8]
+    assert prediction.likely[-1].probability == 0.5
+    assert predict(OutputRow(LOGITS), manifest).likely is None
+
+
+def test_an_image_may_have_none_of_the_classes(manifest):
+    prediction = predict(OutputRow(np.full(10, -1000, np.float32)), multi_label(manifest))
+    assert prediction.likely == ()
+    assert prediction.best.probability == 0.0
+
+
+def test_an_answer_lists_the_likely_classes_of_a_multi_label_model_alone(manifest):
+    sent = Sent(None, 8, 9, "PNG", None)
+    answers = [
+        responses.prediction(predict(OutputRow(LOGITS[:10] - 2), each), sent)
+        for each in (multi_label(manifest), manifest)
+    ]
+    assert [entry["label"] for entry in answers[0]["likely"]] == ["class 1", "class 3", "class 2"]
+    assert "likely" not in answers[1]
+    assert [("likely" in v2.outputs_of(each)) for each in (multi_label(manifest), manifest)] == [
+        True,
+        False,
+    ]
+
+
+def test_a_class_of_a_multi_label_model_is_not_explained_against_another(manifest):
+    assert find_target("class 1", multi_label(manifest)).index == 1
+    assert find_target("class 1,class 2", manifest).against == 2
+    with pytest.raises(InvalidParameter, match="an image may have both: name one class"):
+        find_target("class 1,class 2", multi_label(manifest))

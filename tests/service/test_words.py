@@ -30,6 +30,14 @@ def test_classes_have_their_shares():
     assert words_of == "cat, 87 %; then dog 12 %, eel under 1 %"
 
 
+def test_classes_that_stand_for_themselves_are_listed_if_they_are_likely():
+    answer = prediction(("sea", 0.97), ("ship", 0.64), ("cat", 0.1))
+    assert words.classes(answer._replace(likely=answer.top[:2])) == (
+        "each for itself: sea 97 %, ship 64 %"
+    )
+    assert words.classes(answer._replace(likely=())).startswith("none of the classes is likely")
+
+
 def test_an_unfamiliar_image_is_warned_of_first():
     assert words.trust(prediction(("cat", 0.9), familiar=False)).startswith("unlike the images")
     assert words.trust(prediction(("cat", 0.9))).startswith("prediction set: cat, dog; over all")

@@ -65,8 +65,10 @@ def test_held_out_is_a_share_or_a_whole_number(held_out, sentence):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--size", "224x320"], "'224x320' is no whole number of pixels: the input is square"),
-        (["--size", "4000"], "4000 is not in 16…1024 pixels"),
+        (["--size", "224x"], "'224x' is no size: give the side of a square in pixels, such as 224"),
+        (["--size", "224x320x3"], "or height and width, such as 48x192"),
+        (["--size", "32x4000"], "32x4000 is not in 16…1024 pixels a side"),
+        (["--size", "32x48"], "candor_net sees 32 × 32 pixels, not 32 × 48"),
         (["--size", "64"], "candor_net sees 32 × 32 pixels, not 64"),
         (["--network", "resnet18", "--activation", "relu"], "--activation is of candor_net"),
         (["--network", "resnet18", "--finetune-epochs", "1"], "keeps a running mean"),

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from onnx import ModelProto
 
+from service.image.resize import Size, pixels_of
 from training.autodiff import with_shapes
 
 CORES, MULTIPLICATIONS, PIXELS = 2, 4e10, 1e7
@@ -37,8 +38,8 @@ MEASURES: Mapping[str, Measure] = {
 }
 
 
-def counts(model: ModelProto, size: int, minutes: float) -> dict[str, int]:
-    """The images of each measure of `model`, of inputs of `size` pixels a side, at least 1."""
+def counts(model: ModelProto, size: Size, minutes: float) -> dict[str, int]:
+    """The images of each measure of `model`, of inputs of `size`, at least 1."""
     seconds = 60 * minutes * CORES / pass_seconds(model, size)
     return {
         name: max(1, min(most, int(share * seconds / passes)))
@@ -46,9 +47,9 @@ def counts(model: ModelProto, size: int, minutes: float) -> dict[str, int]:
     }
 
 
-def pass_seconds(model: ModelProto, size: int) -> float:
+def pass_seconds(model: ModelProto, size: Size) -> float:
     """The seconds that one core takes to make an image and to run `model` on it."""
-    return multiplications(model) / MULTIPLICATIONS + size**2 / PIXELS
+    return multiplications(model) / MULTIPLICATIONS + pixels_of(size) / PIXELS
 
 
 def multiplications(model: ModelProto) -> int:

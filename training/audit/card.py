@@ -11,6 +11,7 @@ from typing import Any
 
 from service.bundle.folder import PREDICT
 from service.bundle.manifest import Manifest
+from service.image.resize import described
 from training.audit.comparison import table
 from training.audit.findings import P_VALUE
 from training.figures.accuracy import class_figures
@@ -98,7 +99,7 @@ def _introduction(manifest: Manifest, report: Report) -> str:
             f"# {manifest.name}\n",
             _paragraph(
                 f"{origin}. It distinguishes {len(manifest.labels)} classes: {shown}. Input: "
-                f"{manifest.input.size} × {manifest.input.size} pixels, RGB."
+                f"{described(manifest.input.size)} pixels, RGB."
             ),
             _paragraph(
                 "**Meant for** trying out and teaching explanations, calibration and audits of "

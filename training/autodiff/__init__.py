@@ -6,7 +6,8 @@ up:
 
     model          functions of a whole model: shapes of tensors, order of nodes, pruning
     builder        Builder: a model that grows by nodes and constants
-    registry       Context: a node as its rule sees it; the table operator → rule
+    registry       Context: a node as its rule sees it; the tables operator → rule, → expansion
+    expansions/    operators written as plainer ones, by family
     rules/         one rule for each operator, by family
     graph          Graph: a Builder that walks its nodes backwards and applies the rules
     relevance      a second table of rules, for relevance in the place of gradients
@@ -28,7 +29,7 @@ from training.autodiff.attribution import (
 )
 from training.autodiff.builder import NEWEST_OPSET, OLDEST_OPSET, DifferentiationError
 from training.autodiff.graph import Graph
-from training.autodiff.model import opset_of, prune, with_shapes
+from training.autodiff.model import constants_of, opset_of, prune, with_shapes
 
 __all__ = [
     "FORWARD",
@@ -37,6 +38,7 @@ __all__ = [
     "DifferentiationError",
     "Graph",
     "cam_graph",
+    "constants_of",
     "gradient_graph",
     "gradients_of",
     "has_relevance",

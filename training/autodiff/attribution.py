@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from onnx import ModelProto, TensorProto, compose
 
-from training.autodiff import rules  # noqa: F401 - registers the rules
+from training.autodiff import expansions, rules  # noqa: F401 - registers them
 from training.autodiff.builder import DifferentiationError
 from training.autodiff.graph import Graph, Outputs
 from training.autodiff.relevance import RELEVANCE, differs, gates, nodes_before

@@ -41,12 +41,17 @@ class Builder:
                 f"the graph has opset {self.opset}; {OLDEST_OPSET} to {NEWEST_OPSET} can be "
                 "differentiated: convert it with onnx.version_converter"
             )
-        self.model = with_shapes(inlined)
-        graph = self.model.graph
+        self.model = inlined
+        self.infer_shapes()
         self._constants = constants_of(self.model)
-        self._types = {info.name: info for info in (*graph.value_info, *graph.input, *graph.output)}
         self._cache: dict[Any, str] = {}
         self._count = 0
+
+    def infer_shapes(self) -> None:
+        """Makes the model a copy with shapes, those of nodes that were appended included."""
+        self.model = with_shapes(self.model)
+        graph = self.model.graph
+        self._types = {info.name: info for info in (*graph.value_info, *graph.input, *graph.output)}
 
     def node(self, operator: str, *inputs: str | float, **attributes: Any) -> str:
         """Appends a node with one output and returns that output."""

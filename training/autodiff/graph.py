@@ -14,16 +14,18 @@ import onnx
 from onnx import ModelProto, NodeProto, helper
 
 from training.autodiff.builder import Builder, DifferentiationError
-from training.autodiff.model import prune, sort
-from training.autodiff.registry import RULES, Context, Rule
+from training.autodiff.model import inputs_of, prune, sort
+from training.autodiff.registry import EXPANSIONS, RULES, Context, Rule, without_rule
 
 # Step functions and functions of a shape: their gradient is zero wherever they have one.
 # fmt: off
 DISCRETE = {
-    "And", "ArgMax", "ArgMin", "Ceil", "Equal", "Floor", "Greater", "GreaterOrEqual", "IsInf",
-    "IsNaN", "Less", "LessOrEqual", "NonZero", "Not", "Or", "Round", "Shape", "Sign", "Size", "Xor",
+    "And", "ArgMax", "ArgMin", "Ceil", "Equal", "EyeLike", "Floor", "Greater", "GreaterOrEqual",
+    "Hardmax", "IsInf", "IsNaN", "Less", "LessOrEqual", "NonZero", "Not", "OneHot", "Or", "Round",
+    "Shape", "Sign", "Size", "Xor",
 }
 # fmt: on
+VALUES_ALONE = {"TopK"}  # their first output depends on x; the others are places
 
 
 Inputs = Mapping[str, tuple[int, Sequence[Any]]]  # name → element type, shape
@@ -32,6 +34,25 @@ Outputs = Mapping[str, tuple[str, int, Sequence[Any]]]  # name → tensor, eleme
 
 class Graph(Builder):
     """A model and its reverse pass: `gradient` appends the pass, `finish` makes a model of it."""
+
+    def __init__(self, model: ModelProto) -> None:
+        """Copies `model` and writes some operators as plainer ones, that have rules.
+
+        Raises:
+            DifferentiationError: the opset is not one of 13 to 21, or an operator that is expanded
+                has a form that is not supported.
+        """
+        super().__init__(model)
+        nodes = [node for node in self.model.graph.node if node.op_type in EXPANSIONS]
+        for node in nodes:
+            outputs = EXPANSIONS[node.op_type](Context(self, node, (), ()))
+            self.model.graph.node.remove(node)
+            for tensor, name in zip(outputs, node.output, strict=False):
+                if name:
+                    self.model.graph.node.append(helper.make_node("Identity", [tensor], [name]))
+        if nodes:
+            sort(self.model)
+            self.infer_shapes()
 
     def gradient(
         self,
@@ -52,6 +73,7 @@ class Graph(Builder):
         forward = list(self.model.graph.node)
         # Only these need a rule, so shape arithmetic and integer subgraphs do without.
         active = active_tensors(forward, wrt, constant)
+        _check_rules(forward, active, seeds)
         parts: dict[str, list[str]] = {name: [gradient] for name, gradient in seeds.items()}
         for node in reversed(forward):
             is_reached = any(name in parts for name in node.output)
@@ -95,8 +117,6 @@ class Graph(Builder):
             self._total(parts[name]) if name in parts else None for name in node.output
         )
         ctx = Context(self, node, gradients, tuple(name in active for name in node.input))
-        if node.op_type not in rules or node.domain not in ("", "ai.onnx"):
-            raise ctx.unsupported("there is no rule for the operator")
         for index, gradient in rules[node.op_type](ctx).items():
             if ctx.needs_gradient[index]:
                 parts.setdefault(node.input[index], []).append(gradient)
@@ -117,6 +137,24 @@ def active_tensors(
     """
     active, stops = set(wrt), set(constant)
     for node in nodes:
-        if node.op_type not in DISCRETE and any(name in active for name in node.input):
-            active.update(name for name in node.output if name not in stops)
+        # A branch or a loop may read the image without naming it as an input.
+        if node.op_type not in DISCRETE and not active.isdisjoint(inputs_of(node)):
+            outputs = node.output[:1] if node.op_type in VALUES_ALONE else node.output
+            active.update(name for name in outputs if name and name not in stops)
     return active
+
+
+def _check_rules(nodes: Sequence[NodeProto], active: set[str], seeds: Iterable[str]) -> None:
+    """Raises an error for the first node between image and answer that has no rule.
+
+    Before any rule: behind an operator that nobody knows, no shape is known either.
+    """
+    needed, between = set(seeds), []
+    for node in reversed(nodes):
+        if not needed.isdisjoint(node.output):
+            needed |= inputs_of(node)
+            if not active.isdisjoint(node.output):
+                between.append(node)
+    for node in reversed(between):
+        if node.op_type not in RULES or node.domain not in ("", "ai.onnx"):
+            raise without_rule(node)

@@ -56,7 +56,7 @@ def prune(model: ModelProto) -> None:
     for node in reversed(graph.node):
         if any(name in needed for name in node.output):
             nodes.append(node)
-            needed.update(_inputs_of(node))
+            needed.update(inputs_of(node))
     weights = [tensor for tensor in graph.initializer if tensor.name in needed]
     del graph.node[:], graph.initializer[:]
     graph.node.extend(reversed(nodes))
@@ -99,12 +99,12 @@ def _value_of(attribute: AttributeProto) -> TensorProto:
     return numpy_helper.from_array(np.asarray(value, dtype))
 
 
-def _inputs_of(node: NodeProto) -> set[str]:
+def inputs_of(node: NodeProto) -> set[str]:
     """The names that a node reads, in its subgraphs, too."""
     names = set(node.input)
     for attribute in node.attribute:
         for inner in attribute.g.node if attribute.type == AttributeProto.GRAPH else ():
-            names |= _inputs_of(inner)
+            names |= inputs_of(inner)
     return names
 
 
@@ -115,7 +115,7 @@ def _sorted(nodes: Sequence[NodeProto]) -> Iterator[NodeProto]:
         for name in node.output:
             waiting.pop(name, None)
         # Sorted by name, because the order of a set differs from process to process.
-        for name in sorted(_inputs_of(node) & waiting.keys()):
+        for name in sorted(inputs_of(node) & waiting.keys()):
             if name in waiting:
                 yield from placed(waiting[name])
         yield node

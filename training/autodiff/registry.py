@@ -13,6 +13,8 @@ from onnx import NodeProto, helper
 
 from training.autodiff.builder import Builder, DifferentiationError
 
+WITHOUT_IT = "export the network without it"
+
 
 @dataclass(frozen=True)
 class Context:
@@ -66,16 +68,32 @@ class Context:
         return value
 
     def unsupported(self, reason: str) -> DifferentiationError:
-        """The error for a node without a gradient, to be raised."""
-        return DifferentiationError(
-            f"no gradient through {self.node.op_type} "
-            f"(node {self.node.name or self.node.output[0]}): {reason}; "
-            "export the network without it, or make the bundle without gradient methods"
-        )
+        """The error for this node, to be raised."""
+        return _no_gradient(self.node, f"{reason}; {WITHOUT_IT}")
 
 
 Rule = Callable[[Context], Mapping[int, str]]
 RULES: dict[str, Rule] = {}
+
+# Appends plainer nodes, and returns what stands for the node's outputs.
+Expansion = Callable[[Context], tuple[str, ...]]
+EXPANSIONS: dict[str, Expansion] = {}
+
+IN_INTEGERS = "it computes in integers"
+OF_ROUNDS = "the number of its rounds is not a constant"
+REASONS = {  # of operators that have no rule
+    "ConvInteger": IN_INTEGERS,
+    "DynamicQuantizeLinear": IN_INTEGERS,
+    "If": "its condition is known only when it runs",
+    "Loop": OF_ROUNDS,
+    "MatMulInteger": IN_INTEGERS,
+    "QLinearConv": IN_INTEGERS,
+    "QLinearMatMul": IN_INTEGERS,
+    "Scan": OF_ROUNDS,
+}
+REMEDIES = {  # other than an export without the operator
+    IN_INTEGERS: "give the file in float32, or quantised by QuantizeLinear and DequantizeLinear",
+}
 
 
 def rule(*operators: str) -> Callable[[Rule], Rule]:
@@ -86,3 +104,31 @@ def rule(*operators: str) -> Callable[[Rule], Rule]:
         return function
 
     return register
+
+
+def expansion(operator: str) -> Callable[[Expansion], Expansion]:
+    """Registers a function as the expansion of `operator`."""
+
+    def register(function: Expansion) -> Expansion:
+        EXPANSIONS[operator] = function
+        return function
+
+    return register
+
+
+def without_rule(node: NodeProto) -> DifferentiationError:
+    """The error for a node of an operator without a rule, to be raised."""
+    if node.domain.startswith("com.microsoft"):
+        reason = "ONNX Runtime's optimiser or quantiser wrote it; give the file as it was before"
+        return _no_gradient(node, reason)
+    reason = REASONS.get(node.op_type, "there is no rule for the operator")
+    return _no_gradient(node, f"{reason}; {REMEDIES.get(reason, WITHOUT_IT)}")
+
+
+def _no_gradient(node: NodeProto, reason: str) -> DifferentiationError:
+    domain = "" if node.domain in ("", "ai.onnx") else f"{node.domain}:"
+    name = node.name or next(output for output in node.output if output)
+    return DifferentiationError(
+        f"no gradient through {domain}{node.op_type} (node {name}): {reason}, "
+        "or make the bundle without gradient methods"
+    )

@@ -4,6 +4,7 @@
 is shared among threads.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from PIL import Image
 from service.errors import RequestError
 from service.image import decode, resize
 from service.image.decode import MAX_LOCAL_PIXELS
-from service.image.resize import Input, InputPixels
+from service.image.resize import Input, InputPixels, Size, pixels_of, sides
 from service.workers import host
 from training.data import ClassIndices, DataError, Pixels
 from training.data.files import File
@@ -53,7 +54,7 @@ class Stored:
             DataError: a file has changed since it was scanned.
         """
         spec, files = self.spec, [self.files[position] for position in index]
-        pixels = np.empty((len(files), spec.size, spec.size, 3), np.uint8)
+        pixels = np.empty((len(files), *spec.shape, 3), np.uint8)
         for row, image in enumerate(in_threads(lambda file: load(file, spec), files)):
             pixels[row] = image
         return pixels
@@ -91,6 +92,14 @@ class Images:
         """The pixels of all images."""
         return self.held[np.arange(len(self))] if isinstance(self.held, Stored) else self.held
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of each image, in pixels."""
+        if isinstance(self.held, Stored):
+            return self.held.spec.shape
+        height, width = self.held.shape[1:3]
+        return height, width
+
     def rows(self, index: np.ndarray) -> Pixels:
         """The pixels of the images at `index`, in its order."""
         return self.held[index]
@@ -114,24 +123,24 @@ class Images:
             self.aspects[index],
         )
 
-    def stretched(self, side: int) -> "Images":
-        """The whole images, stretched to squares; without files the same images, which are square.
+    def stretched(self, size: Size) -> "Images":
+        """The whole images, stretched to `size`; without files the same images, in their shape.
 
         Raises:
             DataError: a file has changed since it was scanned.
         """
         if not self.files:
-            return replace(self, aspects=np.ones(len(self), np.float32))
-        stored = Stored(self.files, Input(side, (0.5,) * 3, (0.5,) * 3, "stretch"))
-        return replace(self, held=stored[np.arange(len(self))] if fits(len(self), side) else stored)
+            height, width = self.shape
+            return replace(self, aspects=np.full(len(self), width / height, np.float32))
+        stored = Stored(self.files, Input(size, (0.5,) * 3, (0.5,) * 3, "stretch"))
+        return replace(self, held=stored[np.arange(len(self))] if fits(len(self), size) else stored)
 
     def moments(self) -> tuple[Channels, Channels]:
         """Mean and standard deviation of each channel, of pixels in 0…1.
 
         They are those of evenly spaced images where all have more than MOST_MEASURED pixels.
         """
-        side = int(self.rows(np.arange(1)).shape[1])
-        step = max(1, len(self) * side * side // MOST_MEASURED)
+        step = max(1, len(self) * math.prod(self.shape) // MOST_MEASURED)
         counts = np.zeros((3, 256))
         for part in self.take(np.arange(0, len(self), step)).parts(WINDOW):
             for channel in range(3):
@@ -141,11 +150,11 @@ class Images:
         return mean, np.sqrt((shares * (values - mean[:, None]) ** 2).sum(1))
 
 
-def fits(count: int, size: int) -> bool:
-    """True if `count` images of `size` × `size` pixels may stay in memory."""
+def fits(count: int, size: Size) -> bool:
+    """True if `count` images of `size` may stay in memory."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of torchrun; each reads the source
     limit = (host.memory_limit_bytes() or 0) * HELD_SHARE / processes
-    return count * size * size * 3 <= limit
+    return count * pixels_of(size) * 3 <= limit
 
 
 def joined(parts: Sequence[Images]) -> Images:
@@ -211,15 +220,16 @@ def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> Ite
             yield from pool.map(function, items[start : start + WINDOW])
 
 
-def drawn_images(count: int, size: int) -> UInt8[np.ndarray, "count size size 3"]:
-    """Synthetic images, uint8 (`count`, S, S, 3): smooth colours with noise, the same every time.
+def drawn_images(count: int, size: Size) -> UInt8[np.ndarray, "count H W 3"]:
+    """Synthetic images, uint8 (`count`, H, W, 3): smooth colours with noise, the same every time.
 
     Graphs are compared on them where no data set is at hand.
     """
     rng = np.random.default_rng(0)
-    y, x = np.mgrid[:size, :size] / size
+    height, width = sides(size)
+    y, x = np.mgrid[:height, :width]
     waves, phases = rng.uniform(0.5, 4, (count, 3, 2)), rng.uniform(0, 2 * np.pi, (count, 3))
-    turns = waves[..., 0, None, None] * x + waves[..., 1, None, None] * y
+    turns = waves[..., 0, None, None] * (x / width) + waves[..., 1, None, None] * (y / height)
     smooth = 127 + 100 * np.sin(2 * np.pi * turns + phases[..., None, None])
-    noise = rng.normal(0, 12, (count, size, size, 3))
+    noise = rng.normal(0, 12, (count, height, width, 3))
     return np.asarray(np.clip(np.moveaxis(smooth, 1, -1) + noise, 0, 255), np.uint8)

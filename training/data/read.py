@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from service.bundle.manifest import Manifest
 from service.image.resize import Input
 from training.data import DataError, files, listed
 from training.data.files import Skipped
@@ -167,6 +168,19 @@ def check_classes(dataset: Dataset, labels: tuple[str, ...]) -> None:
         raise DataError(
             f"{dataset.name} has the classes {', '.join(dataset.classes)}, the bundle "
             f"{', '.join(labels)}: give the data that the bundle was made for"
+        )
+
+
+def check_head(manifest: Manifest) -> None:
+    """Checks that an image of the bundle with `manifest` has one class, as one in a data set has.
+
+    Raises:
+        DataError: the bundle is multi-label.
+    """
+    if manifest.is_multi_label:
+        raise DataError(
+            f"{manifest.name} is multi-label, and an image of a data set has one class here: a "
+            "multi-label bundle can be served and explained, but not measured or quantised"
         )
 
 

@@ -78,7 +78,7 @@ def _images(
     held: bool,
 ) -> Images:
     """The images of one split; adds to `digest` and `skipped`."""
-    pixels = np.empty((len(placed) if held else 0, spec.size, spec.size, 3), np.uint8)
+    pixels = np.empty((len(placed) if held else 0, *spec.shape, 3), np.uint8)
     thumbnails = np.empty((len(placed), *THUMBNAIL, 3), np.uint8)
     aspects = np.empty(len(placed), np.float32)
     good: list[Placed] = []

@@ -2,12 +2,12 @@
 
 Every graph names its tensors alike, so that `predict.onnx` alone holds all that the others need:
 
-    x            float32 (N, 3, S, S), normalised
+    x            float32 (N, 3, H, W), normalised
     logits       float32 (N, K)
     features     float32 (N, D), optional: the penultimate activations
     activation   float32 (N, C, h, w), optional: the layer that a class activation map weighs
 
-    predict.onnx    the core behind its normalisation, from uint8 images (N, S, S, 3)
+    predict.onnx    the core behind its normalisation, from uint8 images (N, H, W, 3)
     gradient.onnx   the core and its reverse pass (training.autodiff)
     cam.onnx        the core and its reverse pass down to `activation`
     lrp.onnx        the core and its pass of relevance, of a network with attention or a norm of
@@ -25,6 +25,7 @@ import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from service.bundle import folder as contract
+from service.bundle.calibration import Head
 from service.image.resize import Input
 from training.autodiff import cam_graph, gradient_graph, has_relevance, prune, relevance_graph
 
@@ -34,10 +35,20 @@ ACTIVATION = "activation"
 
 @dataclass(frozen=True)
 class Core:
-    """A classifier as an ONNX graph from `x` to `logits`; `width` is D of its features, or None."""
+    """A classifier as an ONNX graph from `x` to `logits`.
+
+    `width` is D of its features, or None; `head` turns the logits into probabilities.
+    """
 
     model: ModelProto
     width: int | None
+    head: Head = "softmax"
+
+    @property
+    def classes(self) -> int:
+        """K."""
+        (logits,) = (output for output in self.model.graph.output if output.name == "logits")
+        return int(logits.type.tensor_type.shape.dim[1].dim_value)
 
 
 def graphs(core: Core, spec: Input, *, gradients: bool = True) -> dict[str, bytes]:
@@ -59,7 +70,7 @@ def graphs(core: Core, spec: Input, *, gradients: bool = True) -> dict[str, byte
 
 
 def predict_graph(core: ModelProto, spec: Input) -> ModelProto:
-    """The graph image uint8 (N, S, S, 3) → logits and features.
+    """The graph image uint8 (N, H, W, 3) → logits and features.
 
     The core gets (pixel / 255 − mean) / std, as `Engine.normalise` computes it.
     """
@@ -80,9 +91,7 @@ def predict_graph(core: ModelProto, spec: Input) -> ModelProto:
         *graph.node,
     ]
     outputs = [output for output in graph.output if output.name in ("logits", "features")]
-    image = helper.make_tensor_value_info(
-        "image", TensorProto.UINT8, ["N", spec.size, spec.size, 3]
-    )
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", *spec.shape, 3])
     _set_ends(model, nodes, [image], outputs)
     onnx.checker.check_model(model, full_check=True)
     return model
@@ -115,8 +124,8 @@ def names_tensor(model: ModelProto, name: str) -> bool:
 
 def _core_of(predict: ModelProto) -> ModelProto:
     """The graph x → logits inside predict.onnx: the inverse of `predict_graph`."""
-    size = predict.graph.input[0].type.tensor_type.shape.dim[1].dim_value
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, size, size])
+    _, *sides, _ = (dim.dim_value for dim in predict.graph.input[0].type.tensor_type.shape.dim)
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, *sides])
     logits = [output for output in predict.graph.output if output.name == "logits"]
     # `x` is the last tensor of the normalisation: without its node, nothing before it is needed.
     nodes = [node for node in predict.graph.node if "x" not in node.output]

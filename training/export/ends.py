@@ -1,9 +1,9 @@
-"""The input and the output of a foreign ONNX file: found by shape, or named by the caller."""
+"""The names of tensors of a foreign ONNX file, and the error for what it lacks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import ValueInfoProto
 
 CHANNELS, IMAGE_RANK, LOGITS_RANK = 3, 4, 2
 
@@ -23,53 +23,6 @@ class Names:
     cam_layer: str | None = None
 
 
-def find_input(model: ModelProto, size: int, name: str | None) -> ValueInfoProto:
-    """The input `name`, or the one float32 image of `size` × `size`, channels first or last.
-
-    Raises:
-        ForeignError: there is none or several, or it is not float32.
-    """
-    # Up to IR version 3, weights are listed as inputs, too.
-    weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [info for info in model.graph.input if info.name not in weights]
-    matches = [
-        info
-        for info in inputs
-        if (info.name == name if name is not None else _is_image(info, size))
-    ]
-    if len(matches) != 1:
-        raise ForeignError(
-            f"{len(matches)} inputs are float32 images of {size}×{size} with 3 channels; "
-            f"there are {_listed(inputs)}: name one with --input, or correct --size"
-        )
-    image: ValueInfoProto = matches[0]
-    if image.type.tensor_type.elem_type != TensorProto.FLOAT:
-        raise ForeignError(
-            f"the input {image.name} is not float32: "
-            "export the network in float32, before any quantisation"
-        )
-    return image
-
-
-def _is_image(info: ValueInfoProto, size: int) -> bool:
-    dims = dims_of(info)
-    if info.type.tensor_type.elem_type != TensorProto.FLOAT or len(dims) != IMAGE_RANK:
-        return False
-    layouts = (CHANNELS, size, size), (size, size, CHANNELS)
-    return any(_matches(dims[1:], layout) for layout in layouts)
-
-
-def _matches(dims: Dims, expected: Sequence[int]) -> bool:
-    return all(dim in (None, size) for dim, size in zip(dims, expected, strict=True))
-
-
-def is_channels_last(image: ValueInfoProto, size: int) -> bool:
-    """True for (N, size, size, 3); with free dimensions, if the last is 3."""
-    dims = dims_of(image)
-    channels_first = _matches(dims[1:], (CHANNELS, size, size))
-    return not channels_first or (dims[1] is None and dims[3] == CHANNELS)
-
-
 def dims_of(info: ValueInfoProto) -> Dims:
     """The shape; None for a free dimension."""
     return [
@@ -78,46 +31,6 @@ def dims_of(info: ValueInfoProto) -> Dims:
     ]
 
 
-def _listed(infos: Sequence[ValueInfoProto]) -> str:
+def listed(infos: Sequence[ValueInfoProto]) -> str:
+    """Names and shapes, for a message."""
     return ", ".join(f"{info.name} {dims_of(info)}" for info in infos)
-
-
-def find_output(model: ModelProto, classes: int, name: str | None) -> str:
-    """The output `name`, or the one output float32 (N, classes).
-
-    Raises:
-        ForeignError: there is none or several.
-    """
-    outputs = list(model.graph.output)
-    matches = [
-        info
-        for info in outputs
-        if (info.name == name if name is not None else _is_logits(info, classes))
-    ]
-    if name is None and not matches and len(outputs) == 1:
-        matches = outputs  # a file may leave its shape open; that of the core is checked
-    if len(matches) != 1:
-        raise ForeignError(
-            f"{len(matches)} outputs are float32 (N, {classes}); "
-            f"there are {_listed(outputs)}: name one with --output, or correct --labels"
-        )
-    return str(matches[0].name)
-
-
-def _is_logits(info: ValueInfoProto, classes: int) -> bool:
-    dims = dims_of(info)
-    return (
-        info.type.tensor_type.elem_type == TensorProto.FLOAT
-        and len(dims) == LOGITS_RANK
-        and dims[1] in (None, classes)
-    )
-
-
-def before_softmax(model: ModelProto, output: str) -> str:
-    """The input of the last softmax, or `output` if no softmax makes it."""
-    makers = {name: node for node in model.graph.node for name in node.output}
-    node: NodeProto | None = makers.get(output)
-    while node is not None and node.op_type in ("Identity", "Cast"):
-        node = makers.get(node.input[0])
-    is_softmax = node is not None and node.op_type in ("Softmax", "LogSoftmax")
-    return str(node.input[0]) if node is not None and is_softmax else output

@@ -1,35 +1,26 @@
-"""The core of any float32 ONNX image classifier, from whichever exporter.
+"""The core of any ONNX image classifier, from whichever exporter.
 
 Differences between exporters are put right. Nothing else is touched; weights are kept bit for bit:
 
-    input and output                    found by shape, or named; renamed to x and logits
-    channels last (TensorFlow, Keras)   a transpose in front
-    a fixed batch                       freed, in the constants of Reshape, too
-    softmax at the end                  logits are tapped before it
-    shape arithmetic over constants     folded
-    local functions                     inlined
+    its kind of image                   that of a core (training.export.inputs)
+    softmax, sigmoids, one logit        the logits behind them (training.export.heads)
+    operators, opset, local functions   written plainly (training.export.opsets)
+    shape arithmetic, a fixed batch     settled by running the graph (training.export.shapes)
+    input and output                    renamed to x and logits
 
 Features are the input of the last linear layer. `training.export.layers` finds the layer of the
 class activation map.
 """
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from onnx import (
-    ModelProto,
-    TensorProto,
-    ValueInfoProto,
-    helper,
-    inliner,
-    numpy_helper,
-    version_converter,
-)
-from onnxscript import ir
-from onnxscript.optimizer import fold_constants
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
-from training.autodiff import NEWEST_OPSET, OLDEST_OPSET, opset_of, prune, with_shapes
+from service.image.resize import Size, sides
+from training.autodiff import DifferentiationError, prune, with_shapes
 from training.export import layers
 from training.export.core import ACTIVATION, IR_VERSION, Core
 from training.export.ends import (
@@ -38,14 +29,16 @@ from training.export.ends import (
     Dims,
     ForeignError,
     Names,
-    before_softmax,
     dims_of,
-    find_input,
-    find_output,
-    is_channels_last,
 )
+from training.export.faults import STANDARD, reason, worded
+from training.export.heads import drop_sequences, find_head
+from training.export.inputs import AS_GIVEN, Asked, Source, plain, refuse_others
+from training.export.opsets import plain as with_plain_operators
+from training.export.original import Feed, Original
+from training.export.shapes import settled
 
-__all__ = ["CHANNELS", "ForeignError", "Names", "read_core", "weights_of"]
+__all__ = ["CHANNELS", "ForeignCore", "ForeignError", "Names", "read_core", "weights_of"]
 
 PUBLISHED = re.compile("(?P<name>.+) sha256 (?P<sha256>[0-9a-f]{64})")  # training.export.weights
 
@@ -54,26 +47,66 @@ RESERVED = ("x", "logits", "features", ACTIVATION)  # tensors of a core
 Shapes = dict[str, Dims]
 
 
-def read_core(path: Path, size: int, classes: int, names: Names) -> Core:
-    """The core of the classifier in `path` for images of `size` × `size` and `classes` labels.
+@dataclass(frozen=True)
+class ForeignCore(Core):
+    """The core of a file: `source` is its input, `original` the file itself if it can be run."""
+
+    source: Source | None = None
+    original: Original | None = None
+
+
+def read_core(
+    path: Path, size: Size | None, classes: int | None, names: Names, asked: Asked = AS_GIVEN
+) -> ForeignCore:
+    """The core of the classifier in `path` for images of `size`.
+
+    Without `size` and `classes` they are those of the file. Unless `asked` leaves it to the file,
+    the caller normalises.
 
     Raises:
         ForeignError: the file is no such classifier, or its tensors cannot be found.
     """
+    model = _loaded(path)
+    with worded(f"the graph of {path} cannot be made a bundle of", STANDARD, DifferentiationError):
+        return _read(model, path, size, classes, names, asked)
+
+
+def _loaded(path: Path) -> ModelProto:
     try:
-        model = onnx.load(path)
+        return onnx.load(path)
     except Exception as error:  # noqa: BLE001 - onnx and protobuf raise many types on damaged bytes
-        raise ForeignError(f"{path} is no ONNX file ({_first_line(error)})") from None
-    model = _converted(inliner.inline_local_functions(model) if model.functions else model)
-    image = find_input(model, size, names.input)
-    channels_last = is_channels_last(image, size)
-    output = before_softmax(model, find_output(model, classes, names.output))
-    _free_batch(model, image, size, channels_last=channels_last)
-    model = _folded(model)
-    renamed = _rename_ends(model, image.name, output, channels_last=channels_last)
-    _set_ends(model, size, classes, channels_last=channels_last)
+        missing = re.search(r"tensor name: (.*?)\) should be stored in (.*?),", str(error))
+        if missing:
+            raise ForeignError(
+                f"{missing[2]} is missing, in which {path} keeps its weights ({missing[1]}): "
+                "put it there, or export the network into one file"
+            ) from None
+        raise ForeignError(f"{path} is no ONNX file ({reason(error)})") from None
+
+
+def _read(
+    model: ModelProto,
+    path: Path,
+    size: Size | None,
+    classes: int | None,
+    names: Names,
+    asked: Asked,
+) -> ForeignCore:
+    drop_sequences(model)
+    model = with_plain_operators(model)
+    source = plain(model, size, names.input, asked)
+    image, *others = (info.name for info in model.graph.input)
+    refuse_others(model, others)
+    del model.graph.input[1:]
+    feed = Feed(image, source.batch)
+    head, output = find_head(model, feed, source.size, classes, names.output)
+    model = settled(model, image, source.batch, output)
+    renamed = _rename_ends(model, image, output)
+    _set_ends(model, source.size, head.classes)
     cam_layer = names.cam_layer and renamed.get(names.cam_layer, names.cam_layer)
-    return _core(model, classes, cam_layer)
+    core = _core(model, head.classes, cam_layer)
+    original = Original.opened(path, source, head)
+    return ForeignCore(core.model, core.width, head.kind, source, original)
 
 
 def weights_of(path: Path) -> dict[str, dict[str, str]]:
@@ -84,91 +117,22 @@ def weights_of(path: Path) -> dict[str, dict[str, str]]:
     return {"weights": match.groupdict()} if match else {}
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)[:100]
-
-
-def _converted(model: ModelProto) -> ModelProto:
-    """The model in an opset that can be differentiated."""
-    opset = opset_of(model)
-    if OLDEST_OPSET <= opset <= NEWEST_OPSET:
-        return model
-    nearest = OLDEST_OPSET if opset < OLDEST_OPSET else NEWEST_OPSET
-    try:
-        return version_converter.convert_version(model, nearest)
-    except Exception as error:  # noqa: BLE001 - the converter raises RuntimeError and more
-        raise ForeignError(
-            f"the graph has opset {opset}, which cannot be converted to "
-            f"{OLDEST_OPSET} to {NEWEST_OPSET} ({_first_line(error)}): export it again"
-        ) from None
-
-
-def _free_batch(
-    model: ModelProto, image: ValueInfoProto, size: int, *, channels_last: bool
-) -> None:
-    """Makes the first dimension free, in place: of the input, and in the constants of Reshape."""
-    batch = dims_of(image)[0]
-    sides = (size, size, CHANNELS) if channels_last else (CHANNELS, size, size)
-    image.CopyFrom(_float32(image.name, "N", *sides))
-    del model.graph.value_info[:]
-    for info in model.graph.output:
-        if info.type.tensor_type.shape.dim:
-            info.type.tensor_type.shape.dim[0].dim_param = "N"
-    if batch is not None:
-        for tensor in _reshape_constants(model):
-            _free_first(tensor, batch)
-
-
-def _reshape_constants(model: ModelProto) -> list[TensorProto]:
-    """The constants that some Reshape takes as its shape."""
-    shapes = {node.input[1] for node in model.graph.node if node.op_type == "Reshape"}
-    nodes = [
-        node.attribute[0].t
-        for node in model.graph.node
-        if node.op_type == "Constant"
-        and node.attribute[0].name == "value"
-        and node.output[0] in shapes
-    ]
-    return [*(tensor for tensor in model.graph.initializer if tensor.name in shapes), *nodes]
-
-
-def _free_first(tensor: TensorProto, batch: int) -> None:
-    shape = numpy_helper.to_array(tensor)
-    if shape.size > 1 and shape[0] == batch and shape.min() >= -1:
-        freed = shape.copy()
-        freed[0] = 0  # Reshape takes a 0 as "the same size as before"
-        tensor.CopyFrom(numpy_helper.from_array(freed, tensor.name))
-
-
-def _folded(model: ModelProto) -> ModelProto:
-    """The model with its shape arithmetic over constants computed."""
-    folded = ir.from_proto(model)
-    # Shapes are small; the limits keep the folder away from weights.
-    fold_constants(folded, onnx_shape_inference=True, input_size_limit=4096, output_size_limit=4096)
-    return ir.to_proto(folded)
-
-
-def _rename_ends(
-    model: ModelProto, image: str, output: str, *, channels_last: bool
-) -> dict[str, str]:
+def _rename_ends(model: ModelProto, image: str, output: str) -> dict[str, str]:
     """Renames input and output, in place, and tensors that have a reserved name; old → new."""
     names = {name: f"theirs/{name}" for name in RESERVED}
-    names |= {image: "theirs/image" if channels_last else "x", output: "logits"}
+    names |= {image: "x", output: "logits"}
     _rename(model, names)
     return names
 
 
-def _set_ends(model: ModelProto, size: int, classes: int, *, channels_last: bool) -> None:
+def _set_ends(model: ModelProto, size: Size, classes: int) -> None:
     """Makes `model`, in place, a graph from x to logits, and drops all that logits do not need."""
     graph = model.graph
-    if channels_last:
-        transpose = helper.make_node("Transpose", ["x"], ["theirs/image"], perm=[0, 2, 3, 1])
-        graph.node.insert(0, transpose)
     # Shapes of tensors that are ends now: ends have theirs below.
     inside = [info for info in graph.value_info if info.name not in ("x", "logits")]
     del graph.input[:], graph.output[:], graph.value_info[:]
     graph.value_info.extend(inside)
-    graph.input.append(_float32("x", "N", CHANNELS, size, size))
+    graph.input.append(_float32("x", "N", CHANNELS, *sides(size)))
     graph.output.append(_float32("logits", "N", classes))
     prune(model)
 
@@ -210,10 +174,9 @@ def _shapes(model: ModelProto, classes: int) -> Shapes:
     try:
         inferred = with_shapes(model, strict=True).graph
     except onnx.shape_inference.InferenceError as error:
-        reason = str(error).strip().splitlines()[-1][:160]
         raise ForeignError(
             f"the output does not have {classes} classes, "
-            f"or the graph needs another image size: {reason}"
+            f"or the graph needs another image size: {reason(error)}"
         ) from None
     infos = (*inferred.value_info, *inferred.input, *inferred.output)
     return {info.name: dims_of(info) for info in infos}

@@ -5,6 +5,7 @@ with a scale for each channel. The calibration of probabilities stays that of th
 the limit `LARGEST_LOG_LOSS` makes sure that it serves both.
 """
 
+import math
 import platform
 import tempfile
 import time
@@ -49,8 +50,7 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc] # onnxruntime.quanti
     """Hands images to the quantisation, few enough at a time to bound its memory."""
 
     def __init__(self, images: Images) -> None:
-        side = images.rows(np.arange(1)).shape[1]
-        rows = max(1, min(CALIBRATION_ROWS, CALIBRATION_PIXELS // side**2))
+        rows = max(1, min(CALIBRATION_ROWS, CALIBRATION_PIXELS // math.prod(images.shape)))
         self._batches = images.parts(rows)
 
     def get_next(self) -> dict[str, Batch] | None:

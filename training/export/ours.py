@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from service.image.resize import Size, sides
 from training.autodiff import prune
 from training.export import parity
 from training.export.core import ACTIVATION, IR_VERSION, Core
@@ -43,9 +44,9 @@ class _Tapped(nn.Module):
         return keep
 
 
-def export_core(network: Network, size: int) -> Core:
-    """The core of `network`, in evaluation mode, for x float32 (N, 3, `size`, `size`)."""
-    example = torch.zeros(2, 3, size, size)
+def export_core(network: Network, size: Size) -> Core:
+    """The core of `network`, in evaluation mode, for x float32 (N, 3, H, W) of `size`."""
+    example = torch.zeros(2, 3, *sides(size))
     tapped = _Tapped(parity.copy_of(network))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns of its own deprecated calls

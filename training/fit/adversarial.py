@@ -13,7 +13,7 @@ from torch.nn import functional
 # within four epochs validation accuracy fell from 0.73 to 0.18.
 NOISE = 2
 
-Rows = Float32[Tensor, "rows 3 size size"]
+Rows = Float32[Tensor, "rows 3 H W"]
 
 
 def attacked(

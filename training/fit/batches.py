@@ -1,7 +1,7 @@
 """The images of each training step, as a function of the seed and the number of the step alone.
 
 A resumed run therefore sees what an uninterrupted one would have seen. Batches are uint8
-(N, 3, S, S), RGB, and class indices int64 (N,).
+(N, 3, H, W), RGB, and class indices int64 (N,).
 
 Images are shifted and mirrored. Holes of the mean colour (Hide-and-Seek) make the network look at
 all of a thing; they also make its answers meaningful when an explanation covers a part. With
@@ -32,7 +32,7 @@ AUGMIX_STEP, COLOUR_STEP = 1_000_000, 2_000_000
 class Batches:
     """Training batches of `recipe` over `images`, in another order each epoch.
 
-    With random parts (`Recipe.crop`), `images` are whole, stretched to squares.
+    With random parts (`Recipe.crop`), `images` are whole, stretched to one shape.
 
     The images that do not fill a batch at the end of an epoch are left out.
     """
@@ -65,8 +65,8 @@ class Batches:
         if recipe.crop:
             # shifts and parts never occur together: both say which part of an image is seen
             aspects = torch.from_numpy(self.images.aspects[index])
-            side = recipe.train_size or recipe.size
-            pixels = crop(pixels, aspects, side, recipe.crop, self._generator(step, SHIFT))
+            size = recipe.train_size or recipe.size
+            pixels = crop(pixels, aspects, size, recipe.crop, self._generator(step, SHIFT))
         elif translate:
             pixels = shift(pixels, translate, self._generator(step, SHIFT))
         if recipe.flip:

@@ -6,6 +6,7 @@ in smaller batches, and never in one step an epoch.
 
 from dataclasses import replace
 
+from service.image.resize import scaled, sides
 from training.fit.recipes import RECIPES, Recipe
 from training.networks.catalogue import LITE, SIZE
 
@@ -43,7 +44,7 @@ def from_weights(recipe: Recipe, weights: dict[str, str], *, any_size: bool) -> 
 
     docs/training.md has the figures that it was chosen by.
     """
-    smaller = int(recipe.size * TRAIN_SHARE) // TRAIN_STEP * TRAIN_STEP
+    smaller = scaled(recipe.size, lambda side: int(side * TRAIN_SHARE) // TRAIN_STEP * TRAIN_STEP)
     return replace(
         recipe,
         weights=weights,
@@ -52,7 +53,7 @@ def from_weights(recipe: Recipe, weights: dict[str, str], *, any_size: bool) -> 
         frozen=0.25,
         fixed_norms=True,
         patience=PATIENCE,
-        train_size=smaller if any_size and recipe.size >= LEAST_SIZE else 0,
+        train_size=smaller if any_size and min(sides(recipe.size)) >= LEAST_SIZE else 0,
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 
-from service.image.resize import Input, Resize
+from service.image.resize import Input, Resize, Size
 from training.data.split import SHARE, HeldOut
 from training.networks.catalogue import OWN_SIZE, Normalisation, build, normalisation
 from training.networks.ours import Network
@@ -54,8 +54,8 @@ class Recipe:
     With `fixed_norms` batch norms keep the statistics that the training begins with; the first
     layers, a share `frozen` of all, do not learn.
 
-    `size` and `resize` bring images to the network. Training shows parts of `train_size` pixels, 0
-    for `size`: things look larger in parts, so the network sees them in one size (Touvron et al.,
+    `size` and `resize` bring images to the network. Training shows parts of `train_size`, 0 for
+    `size`: things look larger in parts, so the network sees them in one size (Touvron et al.,
     "Fixing the train-test resolution discrepancy", arXiv 1906.06423). `weights` are the name and
     the SHA-256 of the published weights that the training begins with; the head is then fitted on
     their features. `start` is the SHA-256 of the weights of a run that it begins with, empty for
@@ -91,8 +91,8 @@ class Recipe:
     crop: float = 0.0
     colour: float = 0.0
     balance: Balance = "none"
-    size: int = OWN_SIZE
-    train_size: int = 0
+    size: Size = OWN_SIZE
+    train_size: Size = 0
     resize: Resize = "crop"
     weights: Mapping[str, str] = field(default_factory=dict)
     held_out: HeldOut = SHARE
@@ -115,6 +115,9 @@ class Recipe:
             name: tuple(value) if isinstance(value, list) else value
             for name, value in values["options"].items()
         }
+        for name in ("size", "train_size"):
+            if isinstance(values.get(name), list):
+                values[name] = tuple(values[name])
         return cls(**values)
 
     def document(self) -> dict[str, Any]:
@@ -131,7 +134,7 @@ class Recipe:
     def input(
         self, mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None
     ) -> Input:
-        """The input of the network: `size` × `size` pixels, by `resize`.
+        """The input of the network: pixels of `size`, by `resize`.
 
         Without `mean` and `std` it serves to read images, before those of the data are known.
         """

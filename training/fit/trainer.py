@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from service.image.resize import pixels_of, scaled
 from training.data.images import Images
 from training.data.read import Dataset
 from training.fit import runs
@@ -116,7 +117,7 @@ class Trainer:
         return loss
 
     def backward(
-        self, pixels: UInt8[Tensor, "rows 3 size size"], labels: Int64[Tensor, " rows"]
+        self, pixels: UInt8[Tensor, "rows 3 H W"], labels: Int64[Tensor, " rows"]
     ) -> float:
         """Accumulates the gradient of the loss over the batch of all processes.
 
@@ -148,7 +149,7 @@ class Trainer:
         return exchange
 
     def loss(
-        self, pixels: UInt8[Tensor, "rows 3 size size"], labels: Int64[Tensor, " rows"]
+        self, pixels: UInt8[Tensor, "rows 3 H W"], labels: Int64[Tensor, " rows"]
     ) -> Float32[Tensor, ""]:
         """The loss of a ghost batch: the sum over its images."""
         target = labels.to(self.fabric.device)
@@ -162,8 +163,8 @@ class Trainer:
         )
 
     def network_input(
-        self, pixels: UInt8[Tensor, "rows 3 size size"], labels: Int64[Tensor, " rows"]
-    ) -> Float32[Tensor, "rows 3 size size"]:
+        self, pixels: UInt8[Tensor, "rows 3 H W"], labels: Int64[Tensor, " rows"]
+    ) -> Float32[Tensor, "rows 3 H W"]:
         """The normalised images, attacked if the recipe is adversarial."""
         x = self.normalise(pixels)
         if not self.recipe.adversarial:
@@ -178,9 +179,7 @@ class Trainer:
             torch.manual_seed(self.recipe.seed * 1_000_003 + self.step)
             return attacked(self.network.module, x, labels, radius)
 
-    def normalise(
-        self, pixels: UInt8[Tensor, "rows 3 size size"]
-    ) -> Float32[Tensor, "rows 3 size size"]:
+    def normalise(self, pixels: UInt8[Tensor, "rows 3 H W"]) -> Float32[Tensor, "rows 3 H W"]:
         """(pixel / 255 − mean) / std of each channel."""
         mean, std = (
             torch.tensor(v, device=pixels.device).view(1, 3, 1, 1)
@@ -191,7 +190,7 @@ class Trainer:
 
     def logits(self, images: Images) -> Float32[Tensor, "count classes"]:
         """The logits of `images` in evaluation mode, one view of each image."""
-        rows = max(1, min(EVALUATION_ROWS, EVALUATION_PIXELS // self.recipe.input().size ** 2))
+        rows = max(1, min(EVALUATION_ROWS, EVALUATION_PIXELS // pixels_of(self.recipe.size)))
         network = self.judged.eval()
         with torch.no_grad():
             parts = [
@@ -224,7 +223,7 @@ def prepare(
         runs.save_recipe(folder, recipe, subject)
     fabric.barrier()
     network = _network(recipe, len(dataset.classes), published, fabric.device)
-    whole = dataset.training.stretched(round(recipe.size * MARGIN)) if recipe.crop else None
+    whole = _whole(dataset.training, recipe) if recipe.crop else None
     batches = Batches.of(whole or dataset.training, recipe)
     scheduled = optimizers(network, recipe)
     averaged = _averaged(network, recipe, batches.steps_per_epoch)
@@ -254,9 +253,14 @@ def _network(
     return network
 
 
-def _first_images(training: Images, recipe: Recipe) -> UInt8[Tensor, "rows 3 size size"]:
+def _whole(images: Images, recipe: Recipe) -> Images:
+    """The whole images, a MARGIN larger than their parts that are shown."""
+    return images.stretched(scaled(recipe.size, lambda side: round(side * MARGIN)))
+
+
+def _first_images(training: Images, recipe: Recipe) -> UInt8[Tensor, "rows 3 H W"]:
     """The images that layers are prepared with."""
-    rows = min(PREPARE_ROWS, PREPARE_PIXELS // recipe.input().size ** 2, len(training))
+    rows = min(PREPARE_ROWS, PREPARE_PIXELS // pixels_of(recipe.size), len(training))
     return planes(training.rows(np.arange(rows)))
 
 
@@ -284,7 +288,7 @@ def _fit_head(trainer: Trainer, network: Network, dataset: Dataset) -> None:
     device = trainer.fabric.device
     network.eval()
 
-    def describe(pixels: UInt8[Tensor, "rows 3 size size"]) -> Tensor:
+    def describe(pixels: UInt8[Tensor, "rows 3 H W"]) -> Tensor:
         with trainer.fabric.autocast():
             return network.features(trainer.normalise(pixels.to(device)))
 

@@ -18,6 +18,7 @@ import torch
 import torchvision
 from torch import nn
 
+from service.image.resize import Size, described, sides
 from training.networks import efficientnet_lite
 from training.networks.efficientnet_lite import EfficientNetLite0
 from training.networks.ours import CandorNet, Network, SeedCnn
@@ -36,17 +37,17 @@ class Normalisation(NamedTuple):
     std: tuple[float, ...]
 
 
-def build(name: str, classes: int, options: Mapping[str, Any], size: int = OWN_SIZE) -> Network:
+def build(name: str, classes: int, options: Mapping[str, Any], size: Size = OWN_SIZE) -> Network:
     """The network `name` with random weights (seed torch first); `options` are its keywords.
 
     Raises:
-        NetworkError: there is no such network, or it cannot be trained on `size` pixels.
+        NetworkError: there is no such network, or it cannot be trained on images of `size`.
     """
     if name in OURS:
         if size != OWN_SIZE:
             raise NetworkError(
-                f"{name} sees {OWN_SIZE} × {OWN_SIZE} pixels, not {size}: leave --size out, or "
-                f"choose another network, {LITE} for example"
+                f"{name} sees {OWN_SIZE} × {OWN_SIZE} pixels, not {described(size)}: leave --size "
+                f"out, or choose another network, {LITE} for example"
             )
         return OURS[name](classes, **options)
     if name == LITE:
@@ -57,11 +58,11 @@ def build(name: str, classes: int, options: Mapping[str, Any], size: int = OWN_S
         raise NetworkError(f"{name} {error}") from None
 
 
-def runs_on(network: Network, size: int) -> bool:
-    """True if `network` takes images of `size` × `size` pixels, too; most transformers do not."""
+def runs_on(network: Network, size: Size) -> bool:
+    """True if `network` takes images of `size`, too; most transformers do not."""
     try:
         with torch.no_grad():
-            network.eval()(torch.zeros(1, 3, size, size))
+            network.eval()(torch.zeros(1, 3, *sides(size)))
     except (AssertionError, RuntimeError, ValueError):
         return False
     return True

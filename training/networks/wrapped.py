@@ -1,15 +1,17 @@
-"""A foreign classifier as a `training.networks.ours.Network`: x float32 (N, 3, S, S) → logits.
+"""A foreign classifier as a `training.networks.ours.Network`: x float32 (N, 3, H, W) → logits.
 
 Its last linear layer is replaced by one for the classes of the data. One run in evaluation mode
 finds that layer and the two that class activation maps and familiarity read.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from service.image.resize import Size, described, sides
 from training.networks.ours import Network
 
 IMAGE_RANK, FEATURES_RANK = 4, 2
@@ -25,11 +27,11 @@ class Wrapped(Network):
     Parameters that do not reach the logits in evaluation mode (of auxiliary heads) do not learn.
 
     Raises:
-        NetworkError: `network` does not run on images of `size` × `size` pixels, does not end with
-            a linear layer, or has no layer with pixels.
+        NetworkError: `network` does not run on images of `size`, does not end with a
+            linear layer, or has no layer with pixels.
     """
 
-    def __init__(self, network: nn.Module, classes: int, size: int) -> None:
+    def __init__(self, network: nn.Module, classes: int, size: Size) -> None:
         super().__init__()
         _keep_inputs(network)
         seen = _run(network.eval(), size)
@@ -60,9 +62,13 @@ class Wrapped(Network):
 
 @dataclass
 class _Seen:
-    """The modules of a run in the order in which they answered, with their inputs and outputs."""
+    """The modules of a run in the order in which they answered, with their inputs and outputs.
+
+    `shape`: height and width of the images, in pixels.
+    """
 
     answer: Tensor
+    shape: tuple[int, int]
     calls: list[tuple[str, nn.Module, Tensor, Tensor]] = field(default_factory=list)
 
     def head(self) -> str:
@@ -82,7 +88,7 @@ class _Seen:
         return name
 
     def last_map(self) -> str:
-        """The name of the last module with a square map of more than one cell as its output."""
+        """The name of the last module with a map of several cells a side as its output."""
         return self._maps()[-1][0]
 
     def first_map(self) -> str:
@@ -98,17 +104,21 @@ class _Seen:
             (name, module, y)
             for name, module, _, y in self.calls
             # a hook on a module that runs twice would see two maps; (N, h, w, C) is no map
-            if names.count(name) == 1
-            and y.ndim == IMAGE_RANK
-            and y.shape[2] == y.shape[3]
-            and y.shape[2] > 1
+            if names.count(name) == 1 and y.ndim == IMAGE_RANK and _is_map(y.shape[2:], self.shape)
         ]
         if not found:
             raise NetworkError(
-                "has no layer with maps (N, C, h, h), which class activation maps need: "
+                "has no layer with maps (N, C, h, w), which class activation maps need: "
                 "choose a convolutional network, or a larger --size"
             )
         return found
+
+
+def _is_map(cells: Sequence[int], shape: tuple[int, int]) -> bool:
+    """True for several cells a side, as many to the pixel in height and in width."""
+    (rows, columns), (height, width) = cells, shape
+    # Strides round the number of cells of a side up or down.
+    return min(cells) > 1 and abs(rows * width - columns * height) < max(height, width)
 
 
 def _keep_inputs(network: nn.Module) -> None:
@@ -118,7 +128,7 @@ def _keep_inputs(network: nn.Module) -> None:
             module.inplace = False  # type: ignore[assignment]
 
 
-def _run(network: nn.Module, size: int) -> _Seen:
+def _run(network: nn.Module, size: Size) -> _Seen:
     """Runs `network` once; freezes the parameters that its answer does not depend on."""
     calls: list[tuple[str, nn.Module, Tensor, Tensor]] = []
 
@@ -131,10 +141,10 @@ def _run(network: nn.Module, size: int) -> _Seen:
 
     handles = [keeper(name) for name, _ in network.named_modules() if name]
     try:
-        answer = network(torch.zeros(2, 3, size, size))
+        answer = network(torch.zeros(2, 3, *sides(size)))
     except Exception as error:
         raise NetworkError(
-            f"does not run on images of {size} × {size} pixels ({error}): choose another --size"
+            f"does not run on images of {described(size)} pixels ({error}): choose another --size"
         ) from error
     finally:
         for handle in handles:
@@ -145,4 +155,4 @@ def _run(network: nn.Module, size: int) -> _Seen:
     slopes = torch.autograd.grad(answer.sum(), learning, allow_unused=True)
     for parameter, slope in zip(learning, slopes, strict=True):
         parameter.requires_grad_(slope is not None)
-    return _Seen(answer, calls)
+    return _Seen(answer, sides(size), calls)

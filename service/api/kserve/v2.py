@@ -1,13 +1,14 @@
 """The Open Inference Protocol (KServe's V2) over HTTP: health, metadata, and inference by tensors.
 
-An inference has one input of N images. With K classes and maps of side S its outputs are:
+An inference has one input of N images. With K classes and maps of H × W its outputs are:
 
     logits          FP32 (N, K)
     probabilities   FP32 (N, K)     calibrated
     label           BYTES (N,)
+    likely          BOOL (N, K)     a probability of at least 0.5; of a multi-label model
     prediction_set  BOOL (N, K)     membership of each class; where the bundle has sets
     familiarity     FP32 (N,)       a score for the parameter `threshold`; where the bundle has one
-    attribution     FP32 (N, S, S)  the explanation
+    attribution     FP32 (N, H, W)  the explanation
     quality         FP32 (N, M)     M `measures` of `attribution`, NaN where a cheaper one has none
 
 With the parameter `classification` k, from Triton's extension of that name, `logits` and
@@ -46,13 +47,14 @@ from service.bundle.folder import Bundle
 from service.bundle.manifest import Manifest
 from service.errors import InvalidParameter, NotFound, RequestError, short
 from service.explain import Attribution, Question
-from service.predictions import Prediction, PredictionSet, most_probable, most_top_k
+from service.predictions import LIKELY, Prediction, PredictionSet, most_probable, most_top_k
 from service.runtime.graphs import Logits
 from service.schedule.pipeline import PIXELS, Pipeline, Sent
 from service.schedule.timing import Timing
 
 PREFIX = "/v2"
 DEFAULT, SETS, FAMILIARITY = ("logits", "probabilities", "label"), "prediction_set", "familiarity"
+LIKELY_CLASSES = "likely"
 ATTRIBUTION, QUALITY = "attribution", "quality"
 CLASSIFICATION, CLASSIFIED = "classification", ("logits", "probabilities")
 PARAMETERS_OF = {
@@ -260,6 +262,8 @@ class OpenInference:
         if request.name == "label":
             return Output(request, [prediction.best.label for prediction in predictions])
         values = np.stack([prediction.logits for prediction in predictions])
+        if request.name == LIKELY_CLASSES:
+            return Output(request, self._manifest.calibration.probabilities(values) >= LIKELY)
         if request.name == "probabilities":
             values = self._manifest.calibration.probabilities(values).astype(np.float32)
         count = request.parameters.get(CLASSIFICATION)
@@ -291,21 +295,26 @@ class OpenInference:
 
 def outputs_of(manifest: Manifest) -> tuple[str, ...]:
     """The names of the outputs of a model."""
-    optional = ((SETS, manifest.prediction_sets), (FAMILIARITY, manifest.familiarity))
-    present = (name for name, part in optional if part is not None)
+    optional = (
+        (LIKELY_CLASSES, manifest.is_multi_label),
+        (SETS, manifest.prediction_sets),
+        (FAMILIARITY, manifest.familiarity),
+    )
+    present = (name for name, part in optional if part)
     return (*DEFAULT, *present, ATTRIBUTION, QUALITY)
 
 
 def metadata(manifest: Manifest) -> dict[str, Any]:
     """GET /v2/models/NAME; a request has one of the two inputs."""
-    classes, size = len(manifest.labels), manifest.input.size
+    classes = len(manifest.labels)
     kinds = {
         "logits": (tensors.FP32, [-1, classes]),
         "probabilities": (tensors.FP32, [-1, classes]),
         "label": (tensors.BYTES, [-1]),
+        LIKELY_CLASSES: (tensors.BOOL, [-1, classes]),
         SETS: (tensors.BOOL, [-1, classes]),
         FAMILIARITY: (tensors.FP32, [-1]),
-        ATTRIBUTION: (tensors.FP32, [-1, size, size]),
+        ATTRIBUTION: (tensors.FP32, [-1, *manifest.input.shape]),
         QUALITY: (tensors.FP32, [-1, -1]),
     }
     return {

@@ -139,8 +139,8 @@ def _answer(manifest: Manifest) -> dict[str, Any]:
 
 
 def _map_files(manifest: Manifest) -> dict[str, Any]:
-    side = manifest.input.size
-    array = f"The map of one image as a .npy file, float32 ({side}, {side})"
+    height, width = manifest.input.shape
+    array = f"The map of one image as a .npy file, float32 ({height}, {width})"
     return {
         "image/png": {"schema": _FILE | {"description": "The overlay of one image"}},
         "application/x-npy": {"schema": _FILE | {"description": array}},

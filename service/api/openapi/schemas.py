@@ -3,11 +3,12 @@
 Answers may gain fields in any release, so no schema forbids further properties.
 """
 
-from typing import Any
+from typing import Any, get_args
 
+from service.bundle.calibration import Head
 from service.bundle.manifest import Manifest
 from service.errors import MethodNotAllowed, NotFound, RequestError, Unauthorized
-from service.predictions import SET_LABELS
+from service.predictions import LIKELY, SET_LABELS
 
 Schema = dict[str, Any]
 
@@ -118,17 +119,20 @@ def _prediction(manifest: Manifest, image: Schema) -> Schema:
     temperature = {"type": "number", "exclusiveMinimum": 0}
     timing = {"type": "object", "additionalProperties": NUMBER}
     schema = record(
-        "The predicted class",
+        "The most probable class" if manifest.is_multi_label else "The predicted class",
         label=_label(manifest),
         index=WHOLE,
         probability=_share(),
         top=array_of(ref("Class")),
-        temperature=_described(temperature, "The divisor of this image's logits before softmax"),
+        temperature=_described(temperature, "The divisor of this image's logits"),
         prediction_set=any_of(_set(manifest), NOTHING),
         familiarity=any_of(_familiarity(), NOTHING),
         image=image,
         timing_ms=_described(timing, "Milliseconds by stage"),
     )
+    if manifest.is_multi_label:
+        text = f"The classes with a probability of at least {LIKELY}, the most probable first"
+        schema["properties"]["likely"] = _described(array_of(ref("Class")), text)
     schema["properties"] |= {
         "classes": _described(array_of(ref("Class")), "Those that the request names"),
         "explanation": ref("Explanation"),
@@ -240,6 +244,7 @@ def _manifest() -> Schema:
         version=TEXT,
         labels=array_of(TEXT),
         input=OBJECT,
+        head={"enum": list(get_args(Head))},
         methods=array_of(TEXT),
         device=record("The device that computes", name=TEXT, provider=TEXT),
     )

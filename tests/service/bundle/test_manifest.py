@@ -55,6 +55,25 @@ def test_a_distribution_survives_and_its_absence_leaves_no_trace():
     assert b"distribution" not in TWO.canonical()
 
 
+def test_a_head_of_sigmoids_survives_and_that_of_a_softmax_leaves_no_trace():
+    manifest = replace(TWO, head="sigmoid")
+    assert Manifest.parse(manifest.canonical()) == manifest
+    assert manifest.version != TWO.version
+    assert b"head" not in TWO.canonical()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"head": "tanh"}, "head"),
+        ({"head": "sigmoid", "entropy_power": 0.5}, "head is sigmoid and there is entropy_power"),
+    ],
+)
+def test_a_head_that_the_rest_contradicts_is_rejected(changes, message):
+    with pytest.raises(ManifestError, match=message):
+        parse(TWO.document() | changes)
+
+
 def presented(**changes):
     sample = Sample("cat.webp", {"en": "Cat", "zh": "猫"}, "by a friend, CC0 1.0")
     files = {**TWO.files, "cat.webp": Digest.of(b"cat")}

@@ -45,20 +45,54 @@ def test_pad_shows_everything_in_proportion_with_the_mean_around():
     assert (result[20:] == 128).all()
 
 
+WIDE = (10, 40)
+
+
+@pytest.mark.parametrize(
+    ("rule", "short", "box"),
+    [
+        ("crop", 0, (0, 37.5, 100, 62.5)),
+        ("crop", 20, (25, 43.75, 75, 56.25)),
+        ("stretch", 0, (0, 0, 100, 100)),
+        ("pad", 0, (-150, 0, 250, 100)),
+    ],
+)
+def test_a_rectangle_sees_a_box_of_its_own_aspect(rule, short, box):
+    assert resize.visible_box(100, 100, Input(WIDE, SPEC.mean, SPEC.std, rule, short)) == box
+
+
+def test_pixels_of_a_rectangle_are_where_its_box_is():
+    pixels = np.zeros((100, 100, 3), np.uint8)
+    pixels[:, 50:] = 200
+    for rule in ("crop", "stretch", "pad"):
+        fitted = resize.to_input(pixels, Input(WIDE, (0.5,) * 3, (1.0,) * 3, rule))
+        assert fitted.shape == (10, 40, 3)
+        assert (fitted[:, 15:18] == 0).all()
+        assert (fitted[:, 22:25] == 200).all()
+        assert ((fitted[:, :14] == 128) == (rule == "pad")).all()
+
+
+def test_a_square_given_as_a_rectangle_is_the_square():
+    assert Input((16, 16), SPEC.mean, SPEC.std) == Input(16, SPEC.mean, SPEC.std)
+
+
 SPECS = [
-    Input(16, (0.5,) * 3, (1.0,) * 3, rule, short)
-    for rule, short in (("crop", 16), ("crop", 20), ("stretch", 16), ("pad", 16))
+    Input(size, (0.5,) * 3, (1.0,) * 3, rule, short)
+    for size in (16, (8, 24), (20, 12))
+    for rule, short in (("crop", 0), ("crop", 20), ("stretch", 0), ("pad", 0))
 ]
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.resize} {spec.short_side}")
+@pytest.mark.parametrize(
+    "spec", SPECS, ids=lambda spec: f"{spec.size} {spec.resize} {spec.short_side}"
+)
 @pytest.mark.parametrize(
     ("height", "width"), [(16, 16), (32, 32), (64, 96), (100, 33), (7, 50), (1, 300)]
 )
 def test_the_network_sees_mask_and_image_alike(height, width, spec):
     left = np.arange(width) < width * 0.6
     labels = np.broadcast_to(np.where(left, 5, 9), (height, width)).astype(np.uint16)
-    pixels = np.broadcast_to(np.where(left, 0, 255)[None, :, None], (height, width, 3)).astype(
+    pixels = np.broadcast_to(np.where(left, 0, 250)[None, :, None], (height, width, 3)).astype(
         np.uint8
     )
     fitted, seen = (

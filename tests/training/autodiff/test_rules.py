@@ -14,10 +14,12 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from torch import nn
 from torch.nn import functional
 
 from training.autodiff import DifferentiationError, Graph
-from training.autodiff.registry import RULES
+from training.autodiff.registry import EXPANSIONS, RULES
+from training.export.exact import Exact
 
 STEP = 1e-6
 FLOAT = TensorProto.FLOAT
@@ -36,6 +38,7 @@ class Case:
     attributes: dict[str, Any] = field(default_factory=dict)
     against: Callable[[torch.Tensor], torch.Tensor] | None = None
     positive: bool = False
+    scale: float = 1.0  # of x
     first: bool = True  # x is the first input
     opset: int = 20
     outputs: int = 1
@@ -59,8 +62,8 @@ class Case:
             self.operator, node_inputs, names, name="the_node", **self.attributes
         )
         given = helper.make_tensor_value_info("x", FLOAT, list(self.x))
-        outputs = [helper.make_tensor_value_info(name, FLOAT, None) for name in names]
-        graph = helper.make_graph([node], "case", [given], outputs, weights)
+        output = helper.make_tensor_value_info("y", FLOAT, None)
+        graph = helper.make_graph([node], "case", [given], [output], weights)
         return helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=10
         )
@@ -112,6 +115,11 @@ SMOOTH = [
         )
     ),
     *(Case(name, positive=True) for name in ("Log", "Sqrt", "Reciprocal")),
+    *(
+        Case(name, (2, 5), scale=0.3)
+        for name in ("Acos", "Asin", "Asinh", "Atan", "Atanh", "Cosh", "Sinh", "Tan")
+    ),
+    Case("Acosh", (2, 5), positive=True, scale=4),
     *(
         Case(name)
         for name in (
@@ -179,6 +187,7 @@ BINARY = [
     Case("Pow", inputs=(np.array(2, np.float32),)),
     Case("Pow", inputs=(np.array(1.7, np.float32),), positive=True, label="fraction"),
     Case("Pow", inputs=(np.array(3, np.int64),), label="integer"),
+    Case("Mod", (3, 4), (np.array(0.7, np.float32),), {"fmod": 1}),
     Case("Where", inputs=(weights(2, 4, 6, 5) > 0, "x", weights(6, 1)), first=False),
     Case("Where", inputs=(weights(2, 4, 6, 5) > 0, weights(6, 1), "x"), first=False, label="else"),
 ]
@@ -262,7 +271,71 @@ SHAPES = [
         label="nearest",
     ),
 ]
+INDICES = [
+    Case(
+        "GatherElements",
+        (2, 4, 3),
+        (np.array([[[0, 3, -1], [0, 1, 3]], [[2, 2, 2], [2, 0, 1]]]),),
+        {"axis": 1},
+        against=lambda x: x.gather(
+            1, torch.tensor([[[0, 3, 3], [0, 1, 3]], [[2, 2, 2], [2, 0, 1]]])
+        ),
+    ),
+    Case(
+        "GatherND",
+        (2, 4, 3),
+        (np.array([[0, 1], [1, 3], [0, 1]]),),
+        against=lambda x: x[[0, 1, 0], [1, 3, 1]],
+    ),
+    Case(
+        "ScatterND",
+        (4, 3),
+        (np.array([[2], [0]]), weights(2, 3)),
+        against=lambda x: x.index_copy(0, torch.tensor([2, 0]), tensor(weights(2, 3))),
+    ),
+    Case(
+        "ScatterND",
+        (2, 3),
+        (weights(4, 3), np.array([[2], [0]]), "x"),
+        first=False,
+        label="updates",
+    ),
+    Case(
+        "ScatterND",
+        (2, 3),
+        (weights(4, 3), np.array([[2], [2]]), "x"),
+        {"reduction": "add"},
+        first=False,
+        label="added",
+    ),
+    Case(
+        "ScatterElements",
+        (3, 4),
+        (np.array([[0, 3], [1, 1], [2, 0]]) % 4, weights(3, 2)),
+        {"axis": 1, "reduction": "add"},
+        against=lambda x: x.scatter_add(
+            1, torch.tensor([[0, 3], [1, 1], [2, 0]]), tensor(weights(3, 2))
+        ),
+        label="added",
+    ),
+    Case(
+        "ScatterElements",
+        (3, 2),
+        (weights(3, 4), np.array([[0, 3], [1, 2], [2, 0]]), "x"),
+        {"axis": 1},
+        first=False,
+        label="updates",
+    ),
+    Case("TopK", (3, 6), (integers(2),), {"axis": 1}, outputs=2),
+    Case("TopK", (3, 6), (integers(2),), {"axis": 0, "largest": 0}, outputs=2, label="smallest"),
+]
 REDUCTIONS = [
+    Case("ReduceProd", (3, 2, 4), (integers(1, -1),), {"keepdims": 0}, opset=18),
+    Case("ReduceProd", (3, 2, 4), attributes={"axes": [1]}, opset=13, label="13"),
+    Case("CumSum", (2, 5), (np.array(1),), {"exclusive": 1}),
+    Case("CumSum", (2, 5), (np.array(0),), {"reverse": 1}, label="reverse"),
+    Case("Trilu", (2, 4, 5), (np.array(-1),), {"upper": 0}),
+    Case("Trilu", (2, 4, 5), label="upper"),
     *(
         Case(name, attributes={"axes": [1, 3]}, opset=13, label="13")
         for name in (
@@ -407,6 +480,27 @@ CONVOLUTIONS = [
 ]
 POOLS = [
     Case(
+        "LpPool",
+        (1, 2, 5, 6),
+        attributes={"kernel_shape": [3, 2], "strides": [2, 2], "p": 3},
+        against=lambda x: functional.lp_pool2d(x.abs(), 3, (3, 2), 2),
+    ),
+    Case(
+        "LpPool",
+        (1, 2, 5, 6),
+        attributes={"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]},
+        against=lambda x: functional.avg_pool2d(x**2, 3, 1, 1).mul(9).sqrt(),
+        exact=False,
+        label="pads",
+    ),
+    Case(
+        "GlobalLpPool",
+        (2, 3, 4, 4),
+        attributes={"p": 2},
+        against=lambda x: torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True),
+        exact=False,
+    ),
+    Case(
         "MaxPool",
         attributes={"kernel_shape": [2, 2], "strides": [2, 2]},
         against=lambda x: functional.max_pool2d(x, 2),
@@ -505,6 +599,130 @@ PRODUCTS = [
         against=lambda x: torch.einsum("bij,bjk->bki", x, tensor(weights(2, 4, 5))),
     ),
 ]
+PRODUCTS += [
+    Case(
+        "Einsum",
+        (2, 3, 4),
+        (weights(4, 5),),
+        {"equation": "...j,jk"},
+        against=lambda x: x @ tensor(weights(4, 5)),
+        label="implicit",
+    ),
+    Case(
+        "Einsum",
+        (2, 3, 4),
+        (),
+        {"equation": "...ij->...ji"},
+        against=lambda x: x.mT,
+        label="ellipsis",
+    ),
+]
+GRID = weights(2, 3, 4, 2) * 0.7
+GATES = {"RNN": [0], "GRU": [1, 0, 2], "LSTM": [0, 2, 3, 1]}  # torch's order of ONNX's gates
+
+
+def layer_of_torch(operator, given, directions, **options):
+    """The outputs h of torch's layer of 2 units with the weights of an ONNX node."""
+    layer = getattr(nn, operator)(3, 2, bidirectional=directions == 2, **options).double()
+    for direction, end in enumerate(["_l0", "_l0_reverse"][:directions]):
+        for name, array in zip(("weight_ih", "weight_hh"), given, strict=False):
+            getattr(layer, name + end).data = reordered(operator, array[direction])
+        both = np.split(given[2][direction], 2)
+        for name, array in zip(("bias_ih", "bias_hh"), both, strict=True):
+            getattr(layer, name + end).data = reordered(operator, array)
+    states = [tensor(array) for array in given[4:]]
+    before = states[0] if len(states) == 1 else tuple(states) or None
+    return lambda x: layer(x, before)[0].unflatten(2, (directions, 2)).transpose(1, 2)
+
+
+def reordered(operator, array):
+    gates = np.split(array, len(GATES[operator]))
+    return tensor(np.concatenate([gates[place] for place in GATES[operator]]))
+
+
+def recurrent(operator, *, direction="forward", initial=False, options=None, **attributes):
+    """A layer of 3 inputs and 2 units over 3 steps, compared with that of torch."""
+    rows, directions = 2 * len(GATES[operator]), 1 + (direction == "bidirectional")
+    shapes = (rows, 3), (rows, 2), (2 * rows,)
+    given = [weights(directions, *shape, seed=n) for n, shape in enumerate(shapes)]
+    if initial:
+        states = range(1 + (operator == "LSTM"))
+        given += ["", *(weights(directions, 2, 2, seed=5 + n) for n in states)]
+    return Case(
+        operator,
+        (3, 2, 3),
+        tuple(given),
+        {"hidden_size": 2, "direction": direction, **attributes},
+        against=layer_of_torch(operator, given, directions, **(options or {})),
+        exact=False,
+        label=f"{direction} {initial}",
+    )
+
+
+EXPANDED = [
+    recurrent("RNN", initial=True),
+    recurrent("RNN", activations=["Relu"], options={"nonlinearity": "relu"}),
+    recurrent("GRU", linear_before_reset=1),
+    recurrent("GRU", linear_before_reset=1, direction="bidirectional", initial=True),
+    Case("GRU", (3, 2, 3), (weights(1, 6, 3), weights(1, 6, 2)), {"hidden_size": 2}),
+    recurrent("LSTM"),
+    recurrent("LSTM", direction="bidirectional", initial=True),
+    Case(
+        "LSTM",
+        (3, 2, 3),
+        (weights(1, 8, 3), weights(1, 8, 2)),
+        {"hidden_size": 2, "direction": "reverse"},
+        against=lambda x: layer_of_torch(
+            "LSTM", [weights(1, 8, 3), weights(1, 8, 2), np.zeros((1, 16), np.float32)], 1
+        )(x.flip(0)).flip(0),
+        exact=False,
+        label="reverse",
+    ),
+    *(
+        Case(
+            "GridSample",
+            (2, 3, 5, 6),
+            (GRID,),
+            {"padding_mode": padding, "align_corners": aligned},
+            against=lambda x, padding=padding, aligned=aligned: functional.grid_sample(
+                x, tensor(GRID), "bilinear", padding, bool(aligned)
+            ),
+            label=f"{padding} {aligned}",
+        )
+        for padding in ("zeros", "border")
+        for aligned in (0, 1)
+    ),
+    *(
+        Case(
+            "GridSample",
+            (2, 3, 4, 2),
+            (weights(2, 3, 5, 6), "x"),
+            {"padding_mode": padding},
+            against=lambda grid, padding=padding: functional.grid_sample(
+                tensor(weights(2, 3, 5, 6)), grid, "bilinear", padding, align_corners=False
+            ),
+            first=False,
+            scale=0.7,
+            exact=False,
+            label=f"grid {padding}",
+        )
+        for padding in ("zeros", "border")
+    ),
+    *(
+        Case(
+            "AffineGrid",
+            (2, 2, 3),
+            (integers(2, 3, 4, 5),),
+            {"align_corners": aligned},
+            against=lambda x, aligned=aligned: functional.affine_grid(
+                x, [2, 3, 4, 5], align_corners=bool(aligned)
+            ),
+            exact=False,
+            label=str(aligned),
+        )
+        for aligned in (0, 1)
+    ),
+]
 NORMALIZATIONS = [
     Case(
         "BatchNormalization",
@@ -546,13 +764,17 @@ NORMALIZATIONS = [
         exact=False,
     ),
 ]
-CASES = [*SMOOTH, *BINARY, *SHAPES, *REDUCTIONS, *CONVOLUTIONS, *POOLS, *PRODUCTS, *NORMALIZATIONS]
+CASES = [
+    *(*SMOOTH, *BINARY, *SHAPES, *INDICES, *REDUCTIONS),
+    *(*CONVOLUTIONS, *POOLS, *PRODUCTS, *NORMALIZATIONS, *EXPANDED),
+]
+STRAIGHT_THROUGH = {"QuantizeLinear", "DequantizeLinear"}
 
 
 def draw(case):
     rng = np.random.default_rng(3)
     x = rng.normal(size=case.x)
-    return np.abs(x) + 0.3 if case.positive else x
+    return case.scale * (np.abs(x) + 0.3 if case.positive else x)
 
 
 def reference(model):
@@ -628,19 +850,36 @@ def test_onnx_runtime_computes_the_same_gradient(case):
     assert np.allclose(found, expected, rtol=1e-4, atol=2e-5), comparison(found, expected)
 
 
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_proof_computes_the_operator_and_its_slope(case):
+    x, rng = draw(case).astype(np.float64), np.random.default_rng(4)
+    forward, backward = case.model(), case.gradient_model()
+    session = ort.InferenceSession(forward.SerializeToString(), providers=["CPUExecutionProvider"])
+    expected = session.run(["y"], {"x": x.astype(np.float32)})[0]
+    exact, direction = Exact(forward, ["y"]), rng.normal(size=x.shape)
+    (found,) = exact.run({"x": x})
+    assert found.dtype == np.float64
+    assert np.allclose(found, expected, rtol=1e-4, atol=2e-5), comparison(found, expected)
+    (slope,) = exact.slope({"x": x}, {"x": direction})
+    seed = rng.normal(size=found.shape)
+    (gradient,) = Exact(backward, ["gradient"]).run({"x": x, "seed": seed})
+    # To the constants of the rules, which are float32.
+    size = np.linalg.norm(gradient * direction)
+    assert abs((gradient * direction).sum() - (slope * seed).sum()) < 1e-6 * size
+
+
 def test_every_rule_has_a_case():
-    assert set(RULES) - {"Upsample"} == {case.operator for case in CASES}
+    tested = {case.operator for case in CASES} | STRAIGHT_THROUGH
+    assert {*RULES, *EXPANSIONS} - {"Upsample"} == tested
 
 
-@pytest.mark.parametrize("operator", ["TopK", "Det"])
-def test_an_operator_without_a_rule_is_named_with_its_node(operator):
-    case = Case(
-        operator,
-        (2, 3, 3),
-        (integers(1),) if operator == "TopK" else (),
-        outputs=2 if operator == "TopK" else 1,
-    )
-    with pytest.raises(DifferentiationError, match=rf"{operator} \(node the_node\).*no rule"):
+@pytest.mark.parametrize(
+    "case",
+    [Case("Det", (2, 3, 3)), Case("Compress", (2, 3), (np.array([True, False]),))],
+    ids=lambda case: case.operator,
+)
+def test_an_operator_without_a_rule_is_named_with_its_node(case):
+    with pytest.raises(DifferentiationError, match=rf"{case.operator} \(node the_node\).*no rule"):
         case.gradient_model()
 
 
@@ -700,6 +939,102 @@ def test_gather_adds_up_at_indices_that_are_computed_at_run_time():
     session = ort.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
     x, seed = np.zeros(6, np.float32), np.array([1, 10, 100], np.float32)
     assert session.run(None, {"x": x, "seed": seed})[0].tolist() == [0, 0, 10, 0, 0, 101]
+
+
+@pytest.mark.parametrize("axis", [None, 1], ids=["one scale", "a scale for each channel"])
+def test_quantisation_is_differentiated_straight_through(axis):
+    """As torch differentiates its fake quantisation: g inside the range, 0 where it clips."""
+    scale = np.float32(0.01) if axis is None else np.array([0.01, 0.02, 0.005], np.float32)
+    point = np.zeros(np.shape(scale), np.int8) + np.int8(3)
+    attributes = {} if axis is None else {"axis": axis}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "point"], ["q"], **attributes),
+        helper.make_node("DequantizeLinear", ["q", "scale", "point"], ["y"], **attributes),
+    ]
+    info = [helper.make_tensor_value_info(name, FLOAT, [40, 3]) for name in ("x", "y", "seed")]
+    tensors = [
+        numpy_helper.from_array(np.asarray(scale), "scale"),
+        numpy_helper.from_array(point, "point"),
+    ]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", info[:1], info[1:2], tensors),
+        opset_imports=[helper.make_opsetid("", 20)],
+        ir_version=10,
+    )
+    graph = Graph(model)
+    gradient = graph.gradient({"y": "seed"}, ["x"])["x"]
+    made = graph.finish({"seed": (FLOAT, [40, 3])}, {"gradient": (gradient, FLOAT, [40, 3])})
+    x = np.random.default_rng(3).normal(size=(40, 3)).astype(np.float32)
+    leaf = torch.from_numpy(x).requires_grad_()
+    if axis is None:
+        rounded = torch.fake_quantize_per_tensor_affine(leaf, float(scale), 3, -128, 127)
+    else:
+        points = torch.from_numpy(point).int()
+        rounded = torch.fake_quantize_per_channel_affine(
+            leaf, torch.from_numpy(scale), points, axis, -128, 127
+        )
+    seed = weights(40, 3)
+    rounded.backward(torch.from_numpy(seed))
+    session = ort.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = session.run(None, {"x": x, "seed": seed})[0]
+    assert 0 < (found == 0).mean() < 1
+    assert np.allclose(found, leaf.grad.numpy(), rtol=1e-5), comparison(found, leaf.grad.numpy())
+
+
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        (recurrent("LSTM", clip=1.0), "it has clip"),
+        (
+            recurrent("GRU", activations=["HardSigmoid", "Tanh"]),
+            "activations are HardSigmoid, Tanh",
+        ),
+        (Case("GridSample", (1, 1, 2, 2), (GRID,), {"mode": "cubic"}), "only bilinear"),
+    ],
+    ids=lambda value: value.operator if isinstance(value, Case) else "",
+)
+def test_a_form_of_an_operator_that_is_not_supported_is_named(case, reason):
+    with pytest.raises(
+        DifferentiationError, match=rf"{case.operator} \(node the_node\): .*{reason}"
+    ):
+        case.gradient_model()
+
+
+def test_arithmetic_in_integers_is_named_with_a_remedy():
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "scale", "point"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "point"], ["y"]),
+    ]
+    info = [helper.make_tensor_value_info(name, FLOAT, [2]) for name in ("x", "y")]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", info[:1], info[1:]),
+        opset_imports=[helper.make_opsetid("", 20)],
+    )
+    message = r"DynamicQuantizeLinear \(node q\): it computes in integers; give the file in float32"
+    with pytest.raises(DifferentiationError, match=message):
+        Graph(model).gradient({"y": "seed"}, ["x"])
+
+
+def test_a_branch_that_reads_the_image_is_not_passed_over():
+    """Its node names no input that depends on the image, and yet its output does."""
+    branch = helper.make_graph(
+        [helper.make_node("Neg", ["x"], ["inside"])],
+        "branch",
+        [],
+        [helper.make_tensor_value_info("inside", FLOAT, [3])],
+    )
+    nodes = [
+        helper.make_node("If", ["flag"], ["b"], then_branch=branch, else_branch=branch),
+        helper.make_node("Add", ["b", "x"], ["y"]),
+    ]
+    info = [helper.make_tensor_value_info(name, FLOAT, [3]) for name in ("x", "y")]
+    flag = helper.make_tensor_value_info("flag", TensorProto.BOOL, [])
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", [info[0], flag], info[1:]),
+        opset_imports=[helper.make_opsetid("", 20)],
+    )
+    with pytest.raises(DifferentiationError, match=r"If \(node b\): its condition is known only"):
+        Graph(model).gradient({"y": "seed"}, ["x"])
 
 
 def test_an_integer_has_no_gradient():

@@ -151,7 +151,7 @@ def test_rounding_is_that_of_float16_between_operators():
     assert np.isinf(result[3])
 
 
-def test_operators_in_float32_may_read_the_same_tensor():
+def test_opsets_in_float32_may_read_the_same_tensor():
     nodes = [
         ("Relu", ["x"], ["r"]),
         ("Max", ["r", "k"], ["a"]),

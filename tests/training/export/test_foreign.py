@@ -20,6 +20,7 @@ from training.__main__ import main
 from training.autodiff import DifferentiationError
 from training.data import DataError, read
 from training.export.bundle import make_foreign_bundle
+from training.export.core import Core
 from training.export.derive import complete
 from training.export.foreign import ForeignError, Names, read_core
 
@@ -172,7 +173,7 @@ def test_a_channels_last_file_answers_as_it_did(tmp_path):
     (expected,) = session.run(None, {"input_1:0": np.moveaxis(engine.normalise(batch), 1, -1)})
     raised = np.exp(engine.predict(batch).logits.astype(np.float64))
     assert np.abs(raised / raised.sum(1, keepdims=True) - expected).max() < 1e-6
-    assert engine.manifest.parity["saliency"].against == "finite differences"
+    assert engine.manifest.parity["exact/saliency"].against == "complex step"
 
 
 def graph_with(operator, tmp_path):
@@ -202,8 +203,14 @@ def graph_with(operator, tmp_path):
 
 
 def test_an_operator_without_a_rule_is_named_and_can_be_served_without_gradients(tmp_path):
-    core = read_core(graph_with("Asinh", tmp_path), SIZE, CLASSES, Names())
-    with pytest.raises(DifferentiationError, match=r"Asinh \(node forward/the_node\).*no rule"):
+    path = graph_with("LpNormalization", tmp_path)
+    model = onnx.load(path)
+    (node,) = (node for node in model.graph.node if node.op_type == "LpNormalization")
+    node.attribute.extend([helper.make_attribute("p", 1), helper.make_attribute("axis", 1)])
+    onnx.save(model, path)
+    core = read_core(path, SIZE, CLASSES, Names())
+    reason = r"LpNormalization \(node forward/the_node\): only p = 2"
+    with pytest.raises(DifferentiationError, match=reason):
         make_foreign_bundle(core, MANIFEST, tmp_path / "bundle")
     made = make_foreign_bundle(core, MANIFEST, tmp_path / "bundle", gradients=False)
     assert set(made.manifest.files) == {contract.PREDICT}
@@ -246,11 +253,17 @@ def test_the_cam_layer_may_have_a_reserved_name(tmp_path):
             SIZE + 1,
             CLASSES,
             Names(),
-            r"0 inputs are float32 images of 25×25.*x \[None, 3, 24, 24\]: name one with --input",
+            r"the input x takes images of 24 × 24 pixels, not of 25 × 25: correct --size",
         ),
-        (SIZE, CLASSES + 1, Names(), "does not have 6 classes"),
+        (
+            SIZE,
+            CLASSES + 1,
+            Names(),
+            "y has 5 classes, and there are 6 labels: 1 label is too many",
+        ),
+        (SIZE, CLASSES - 1, Names(), "5 classes, and there are 4 labels: 1 label is missing"),
         (SIZE, CLASSES, Names(input="nope"), "0 inputs are"),
-        (SIZE, CLASSES, Names(output="nope"), r"0 outputs are float32 \(N, 5\); there are y"),
+        (SIZE, CLASSES, Names(output="nope"), r"no tensor is called nope; there are y \[None, 5\]"),
         (SIZE, CLASSES, Names(cam_layer="nope"), "--cam-layer nope names no tensor"),
         (SIZE, CLASSES, Names(cam_layer="x"), "--cam-layer x names no tensor"),
     ],
@@ -288,6 +301,20 @@ def test_a_calibrated_file_has_prediction_sets_and_familiarity_by_energy(drawn, 
         read.read_labelled(drawn, SPEC, ("red", "dog"))
 
 
+def test_no_bundle_is_written_that_answers_an_image_differently_beside_others(tmp_path):
+    model = read_core(graph_with("Relu", tmp_path), SIZE, CLASSES, Names()).model
+    first, *_ = model.graph.node
+    model.graph.node.insert(1, helper.make_node("ReduceMean", ["theirs"], ["mean"], axes=[0]))
+    model.graph.node.insert(2, helper.make_node("Sub", ["theirs", "mean"], [first.output[0]]))
+    first.output[0] = "theirs"
+    model.opset_import[0].version = 17
+    with pytest.raises(
+        ForeignError, match=r"another answer in a batch of 1 than in one of 3 .*free batch"
+    ):
+        make_foreign_bundle(Core(model, None), MANIFEST, tmp_path / "bundle", gradients=False)
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_the_command_makes_a_bundle_and_checks_it(tmp_path):
     path, labels, images = (
         graph_with("Relu", tmp_path),
@@ -303,7 +330,11 @@ def test_the_command_makes_a_bundle_and_checks_it(tmp_path):
     done = CliRunner().invoke(main, command)
     assert done.exit_code == 0, done.output
     assert "3 of 3 images get the class that net.onnx gives them" in done.output
+    first, note, *others = done.stderr.splitlines()
+    assert "are assumed, which are ImageNet's" in note
+    steps = [line.split()[0] for line in (first, *others)]
+    assert steps == ["runs", "derives", "proves", "writes"], done.stderr
     assert contract.load(tmp_path / "out").manifest.labels[2] == "cat"
     failed = CliRunner().invoke(main, [*command, "--mean", "1,2"])
     assert failed.exit_code == 1
-    assert "give three numbers" in failed.output
+    assert "give one number, or three" in failed.output

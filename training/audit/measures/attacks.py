@@ -17,7 +17,7 @@ from training.data import ClassIndices, Pixels
 
 LEVELS = 255
 
-Planes = Float32[np.ndarray, "rows 3 size size"]
+Planes = Float32[np.ndarray, "rows 3 H W"]
 
 
 @dataclass(frozen=True)

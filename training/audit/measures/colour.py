@@ -105,7 +105,7 @@ def recoloured(pixels: Pixels, giver: Pixels) -> Pixels:
 
 def _brightness_and_colours(
     pixels: Pixels,
-) -> tuple[Float64[np.ndarray, "rows size size"], Complex128[np.ndarray, "rows size size"]]:
+) -> tuple[Float64[np.ndarray, "rows H W"], Complex128[np.ndarray, "rows H W"]]:
     """Y', and Cb + i Cr."""
     ycc = pixels @ TO_YCC.T
     return ycc[..., 0], ycc[..., 1] + 1j * ycc[..., 2]

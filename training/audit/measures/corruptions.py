@@ -3,7 +3,7 @@
 "CIFAR-10-C-style" (Hendrycks and Dietterich, ICLR 2019, arXiv 1903.12261): code and strengths are
 our own, so figures compare between our models, not with published ones.
 
-A corruption takes float64 (S, S, 3) in 0…1, a severity 1…5 and a generator, and returns the same
+A corruption takes float64 (H, W, 3) in 0…1, a severity 1…5 and a generator, and returns the same
 shape, which is clipped to 0…1 afterwards. Lengths are shares of the side, so that small and large
 inputs are corrupted alike.
 """
@@ -17,14 +17,14 @@ from PIL import Image
 from scipy import ndimage
 from scipy.signal import fftconvolve
 
-Values = Float64[np.ndarray, "size size 3"]
+Values = Float64[np.ndarray, "H W 3"]
 Corruption = Callable[[Values, int, np.random.Generator], Values]
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
 def corrupted(
-    name: str, severity: int, pixels: UInt8[np.ndarray, "rows size size 3"], seed: int
-) -> UInt8[np.ndarray, "rows size size 3"]:
+    name: str, severity: int, pixels: UInt8[np.ndarray, "rows H W 3"], seed: int
+) -> UInt8[np.ndarray, "rows H W 3"]:
     """Every image with the corruption `name`; the same seed gives the same result."""
     # draws of their own for each kind and severity, in whatever order they are measured
     rng = np.random.default_rng((seed, sorted(CORRUPTIONS).index(name), severity))
@@ -56,11 +56,11 @@ def _speckle_noise(x: Values, severity: int, rng: np.random.Generator) -> Values
 
 
 def _gaussian_blur(x: Values, severity: int, _rng: np.random.Generator) -> Values:
-    return _blurred(x, len(x) * (0.012, 0.018, 0.025, 0.035, 0.05)[severity - 1])
+    return _blurred(x, _side(x) * (0.012, 0.018, 0.025, 0.035, 0.05)[severity - 1])
 
 
 def _defocus_blur(x: Values, severity: int, _rng: np.random.Generator) -> Values:
-    radius = len(x) * (0.02, 0.03, 0.045, 0.06, 0.08)[severity - 1]
+    radius = _side(x) * (0.02, 0.03, 0.045, 0.06, 0.08)[severity - 1]
     reach = int(np.ceil(radius))
     y, z = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     disc = np.clip(radius + 0.5 - np.hypot(y, z), 0, 1)
@@ -68,7 +68,7 @@ def _defocus_blur(x: Values, severity: int, _rng: np.random.Generator) -> Values
 
 
 def _motion_blur(x: Values, severity: int, rng: np.random.Generator) -> Values:
-    length = max(2, round(len(x) * (0.06, 0.1, 0.14, 0.18, 0.24)[severity - 1]))
+    length = max(2, round(_side(x) * (0.06, 0.1, 0.14, 0.18, 0.24)[severity - 1]))
     line, angle = np.zeros((2 * length + 1, 2 * length + 1)), rng.uniform(0, np.pi)
     for place in np.linspace(-length / 2, length / 2, 4 * length):
         line[round(length + place * np.sin(angle)), round(length + place * np.cos(angle))] = 1
@@ -84,7 +84,7 @@ def _zoom_blur(x: Values, severity: int, _rng: np.random.Generator) -> Values:
 
 def _fog(x: Values, severity: int, rng: np.random.Generator) -> Values:
     share = (0.15, 0.25, 0.35, 0.45, 0.55)[severity - 1]
-    cloud = _cloud(len(x), rng)[..., None]
+    cloud = _cloud(x, rng)[..., None]
     return x * (1 - share) + share * (0.7 + 0.3 * cloud)
 
 
@@ -92,9 +92,9 @@ def _snow(x: Values, severity: int, rng: np.random.Generator) -> Values:
     flakes = (rng.uniform(size=x.shape[:2]) < (0.02, 0.035, 0.05, 0.07, 0.1)[severity - 1]).astype(
         float
     )
-    streaks = np.clip(3 * ndimage.gaussian_filter(flakes, (len(x) * 0.03, len(x) * 0.01)), 0, 1)[
-        ..., None
-    ]
+    streaks = np.clip(
+        3 * ndimage.gaussian_filter(flakes, (_side(x) * 0.03, _side(x) * 0.01)), 0, 1
+    )[..., None]
     return np.asarray(np.maximum(x * 0.9 + 0.1 * x.mean(-1, keepdims=True), streaks))
 
 
@@ -113,11 +113,11 @@ def _saturation(x: Values, severity: int, _rng: np.random.Generator) -> Values:
 
 
 def _pixelation(x: Values, severity: int, _rng: np.random.Generator) -> Values:
-    side = max(2, round(len(x) * (0.85, 0.7, 0.6, 0.5, 0.4)[severity - 1]))
+    share, (height, width) = (0.85, 0.7, 0.6, 0.5, 0.4)[severity - 1], x.shape[:2]
     small = Image.fromarray(np.rint(np.clip(x, 0, 1) * 255).astype(np.uint8)).resize(
-        (side, side), Image.Resampling.BOX
+        (max(2, round(width * share)), max(2, round(height * share))), Image.Resampling.BOX
     )
-    return np.asarray(small.resize((len(x), len(x)), Image.Resampling.NEAREST)) / 255.0
+    return np.asarray(small.resize((width, height), Image.Resampling.NEAREST)) / 255.0
 
 
 def _jpeg(x: Values, severity: int, _rng: np.random.Generator) -> Values:
@@ -126,6 +126,11 @@ def _jpeg(x: Values, severity: int, _rng: np.random.Generator) -> Values:
         buffer, "JPEG", quality=(50, 35, 25, 15, 8)[severity - 1]
     )
     return np.asarray(Image.open(buffer)) / 255.0
+
+
+def _side(x: Values) -> int:
+    """The shorter side, in pixels."""
+    return int(min(x.shape[:2]))
 
 
 def _blurred(x: Values, sigma: float) -> Values:
@@ -142,18 +147,18 @@ def _convolved(x: Values, kernel: Float64[np.ndarray, "height width"]) -> Values
 
 def _zoomed(x: Values, zoom: float) -> Values:
     """The middle of the image, `zoom` times as large."""
-    middle = (len(x) - 1) / 2
+    middle = (np.array(x.shape[:2]) - 1) / 2
     return np.asarray(
         ndimage.affine_transform(
-            x, [1 / zoom, 1 / zoom, 1], [middle * (1 - 1 / zoom)] * 2 + [0], order=1, mode="nearest"
+            x, [1 / zoom, 1 / zoom, 1], [*(middle * (1 - 1 / zoom)), 0], order=1, mode="nearest"
         )
     )
 
 
-def _cloud(size: int, rng: np.random.Generator) -> Float64[np.ndarray, "size size"]:
-    """Smooth noise of several scales in 0…1."""
+def _cloud(x: Values, rng: np.random.Generator) -> Float64[np.ndarray, "H W"]:
+    """Smooth noise of several scales in 0…1, as large as `x`."""
     layers = [
-        ndimage.gaussian_filter(rng.normal(size=(size, size)), size * share, mode="wrap")
+        ndimage.gaussian_filter(rng.normal(size=x.shape[:2]), _side(x) * share, mode="wrap")
         for share in (0.03, 0.08, 0.2)
     ]
     total = np.sum([layer / layer.std() for layer in layers], axis=0)

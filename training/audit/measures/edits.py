@@ -67,7 +67,7 @@ def mirror(pixels: Pixels) -> Pixels:
 
 def border(pixels: Pixels) -> Pixels:
     """Covers the border with the mean colour of the images."""
-    edge = max(1, pixels.shape[1] // BORDER)
+    edge = max(1, min(pixels.shape[1:3]) // BORDER)
     covered = np.broadcast_to(np.rint(pixels.mean((0, 1, 2))).astype(np.uint8), pixels.shape).copy()
     covered[:, edge:-edge, edge:-edge] = pixels[:, edge:-edge, edge:-edge]
     return covered

@@ -32,7 +32,7 @@ METHODS = ("integrated_gradients", "grad_cam", "occlusion")
 DEPTHS = (0.25, 0.5, 1.0)
 EDGE = 8  # an eighth of a side is border
 
-Maps = Float32[np.ndarray, "rows size size"]
+Maps = Float32[np.ndarray, "rows H W"]
 
 
 class Explained(NamedTuple):
@@ -112,12 +112,12 @@ def _method_figures(rows: Sequence[Explained]) -> Mapping[str, float]:
     }
 
 
-def border_share(values: Float32[np.ndarray, "size size"]) -> float:
+def border_share(values: Float32[np.ndarray, "H W"]) -> float:
     """The border's share of the map's absolute mass, divided by its share of the image's area.
 
     1 for a map that is spread evenly.
     """
-    edge = max(1, len(values) // EDGE)
+    edge = max(1, min(values.shape) // EDGE)
     mass, inside = np.abs(values), np.s_[edge:-edge, edge:-edge]
     area = 1 - mass[inside].size / mass.size
     return float((1 - mass[inside].sum() / mass.sum()) / area) if mass.sum() > 0 else 1.0

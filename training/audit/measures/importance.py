@@ -71,18 +71,18 @@ def _without_band(pixels: Pixels, low: float, high: float) -> np.ndarray:
 
     The mean has frequency 0 and stays.
     """
-    size = pixels.shape[1]
-    along = np.abs(np.fft.fftfreq(size)) * 2
-    frequency = np.maximum(along[:, None], along[None, : size // 2 + 1])
+    height, width = pixels.shape[1:3]
+    down, across = np.abs(np.fft.fftfreq(height)) * 2, np.fft.rfftfreq(width) * 2
+    frequency = np.maximum(down[:, None], across[None])
     spectrum = np.fft.rfft2(pixels, axes=(1, 2))
     spectrum[:, (frequency > low) & (frequency <= high)] = 0
-    return np.asarray(np.fft.irfft2(spectrum, s=(size, size), axes=(1, 2)))
+    return np.asarray(np.fft.irfft2(spectrum, s=(height, width), axes=(1, 2)))
 
 
 def _without_region(
     pixels: Pixels, row: int, column: int, mean: Float64[np.ndarray, " 3"]
 ) -> np.ndarray:
-    ends = np.linspace(0, pixels.shape[1], CELLS + 1).astype(int)
+    rows, columns = (np.linspace(0, side, CELLS + 1).astype(int) for side in pixels.shape[1:3])
     changed = pixels.astype(np.float32)
-    changed[:, ends[row] : ends[row + 1], ends[column] : ends[column + 1]] = mean
+    changed[:, rows[row] : rows[row + 1], columns[column] : columns[column + 1]] = mean
     return changed

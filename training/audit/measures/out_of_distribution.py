@@ -1,4 +1,4 @@
-"""Images from outside the distribution of the training, uint8 (N, S, S, 3), of four kinds.
+"""Images from outside the distribution of the training, uint8 (N, H, W, 3), of four kinds.
 
 `noise` is uniform. In `scrambled` test images, tiles of an eighth of a side change places.
 `textures` are tiles of the two photographs that scikit-learn ships, and `digits` its handwritten
@@ -16,7 +16,7 @@ from service.image.resize import Input
 
 TILES = 8  # a side
 
-AnyPixels = UInt8[np.ndarray, "_ size size 3"]  # the kinds may differ in their number of images
+AnyPixels = UInt8[np.ndarray, "_ H W 3"]  # the kinds may differ in their number of images
 
 
 def out_of_distribution(
@@ -24,9 +24,9 @@ def out_of_distribution(
 ) -> Mapping[str, AnyPixels]:
     """`count` images of each kind, or fewer where a kind has fewer; `familiar` are test images."""
     rng = np.random.default_rng(seed)
-    size, photographs = spec.size, load_sample_images().images
+    photographs = load_sample_images().images
     return {
-        "noise": rng.integers(0, 256, (count, size, size, 3), np.uint8),
+        "noise": rng.integers(0, 256, (count, *spec.shape, 3), np.uint8),
         "scrambled": np.stack([scrambled(image, rng) for image in familiar[:count]]),
         "textures": np.stack([_texture(photographs, rng, spec) for _ in range(count)]),
         "digits": np.stack([_digit(image, spec) for image in load_digits().images[:count]]),
@@ -34,26 +34,23 @@ def out_of_distribution(
 
 
 def scrambled(
-    image: UInt8[np.ndarray, "size size 3"], rng: np.random.Generator
-) -> UInt8[np.ndarray, "size size 3"]:
+    image: UInt8[np.ndarray, "H W 3"], rng: np.random.Generator
+) -> UInt8[np.ndarray, "H W 3"]:
     """The image with its tiles in another order; lines that do not fill a tile stay."""
-    tile = max(1, len(image) // TILES)
-    side = len(image) // tile
-    tiles = (
-        image[: side * tile, : side * tile]
-        .reshape(side, tile, side, tile, 3)
-        .swapaxes(1, 2)
-        .reshape(-1, tile, tile, 3)
-    )
-    mixed = tiles[rng.permutation(len(tiles))].reshape(side, side, tile, tile, 3).swapaxes(1, 2)
+    high, wide = (max(1, side // TILES) for side in image.shape[:2])
+    rows, columns = len(image) // high, image.shape[1] // wide
+    place = np.s_[: rows * high, : columns * wide]
+    tiles = image[place].reshape(rows, high, columns, wide, 3).swapaxes(1, 2)
+    order = rng.permutation(rows * columns)
+    mixed = tiles.reshape(-1, high, wide, 3)[order].reshape(tiles.shape).swapaxes(1, 2)
     result = image.copy()
-    result[: side * tile, : side * tile] = mixed.reshape(side * tile, side * tile, 3)
+    result[place] = mixed.reshape(rows * high, columns * wide, 3)
     return result
 
 
 def _texture(
     photographs: Sequence[np.ndarray], rng: np.random.Generator, spec: Input
-) -> UInt8[np.ndarray, "size size 3"]:
+) -> UInt8[np.ndarray, "H W 3"]:
     photograph = photographs[int(rng.integers(len(photographs)))]
     # a crop of this size shows a texture, hardly a thing
     side = int(rng.integers(32, 65))
@@ -63,6 +60,6 @@ def _texture(
     )
 
 
-def _digit(image: np.ndarray, spec: Input) -> UInt8[np.ndarray, "size size 3"]:
+def _digit(image: np.ndarray, spec: Input) -> UInt8[np.ndarray, "H W 3"]:
     grey = (image * 255 / 16).astype(np.uint8)
     return resize.to_input(np.ascontiguousarray(np.repeat(grey[..., None], 3, axis=2)), spec)

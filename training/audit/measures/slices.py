@@ -7,7 +7,7 @@ the mean excess of all slices at once, with excesses shuffled within each class.
 share of shuffles in which any slice differs as much, which corrects for the number of slices
 (Westfall and Young, 1993).
 
-`correct` bool (N,), `labels` int64 (N,), pixels uint8 (N, S, S, 3).
+`correct` bool (N,), `labels` int64 (N,), pixels uint8 (N, H, W, 3).
 """
 
 import colorsys
@@ -144,7 +144,7 @@ def _sharpness(pixels: Pixels) -> Float64[np.ndarray, " rows"]:
 
 def _uniformity(pixels: Pixels) -> Float64[np.ndarray, " rows"]:
     """The uniformity of the border, an eighth of a side wide: 1 where it has one colour."""
-    edge = max(1, pixels.shape[1] // 8)
+    edge = max(1, min(pixels.shape[1:3]) // 8)
     inside = np.zeros(pixels.shape[1:3], bool)
     inside[edge:-edge, edge:-edge] = True
     return np.asarray(1 - pixels[:, ~inside].std(1).mean(-1) / 255)

@@ -9,11 +9,23 @@ and kinks a rule follows torch 2.15, unless its docstring names the difference.
 from training.autodiff.rules import (
     convolution,
     elementwise,
+    index,
     linear,
     normalization,
     pooling,
+    quantization,
     reduction,
     shape,
 )
 
-__all__ = ["convolution", "elementwise", "linear", "normalization", "pooling", "reduction", "shape"]
+__all__ = [
+    "convolution",
+    "elementwise",
+    "index",
+    "linear",
+    "normalization",
+    "pooling",
+    "quantization",
+    "reduction",
+    "shape",
+]

@@ -114,6 +114,14 @@ def _pow(ctx: Context) -> dict[int, str]:
     return _unbroadcast(ctx, {0: graph.node("Mul", ctx.gradient, slope)})
 
 
+@rule("Mod")
+def _mod(ctx: Context) -> dict[int, str]:
+    """Gradient of the remainder of x/b: g. The divisor may not depend on the image."""
+    if ctx.needs_gradient[1]:
+        raise ctx.unsupported("its divisor depends on the image")
+    return _unbroadcast(ctx, {0: ctx.gradient})
+
+
 @rule("Max", "Min")
 def _extreme(ctx: Context) -> dict[int, str]:
     """Gradients of max(a, b, …): g for the input that equals y, 0 for the others.
@@ -305,9 +313,38 @@ def _erf_slope(graph: Builder, x: str, _y: str) -> str:
     return graph.node("Mul", bell, 2 / math.sqrt(math.pi))
 
 
+def _root_slope(shift: float, sign: float) -> Slope:
+    """The slope 1/√(shift + sign·x²)."""
+
+    def slope(graph: Builder, x: str, _y: str) -> str:
+        square = graph.node("Mul", graph.node("Mul", x, x), sign)
+        return graph.node("Reciprocal", graph.node("Sqrt", graph.node("Add", square, shift)))
+
+    return slope
+
+
+def _atan_slope(graph: Builder, x: str, _y: str) -> str:
+    return graph.node("Reciprocal", graph.node("Add", graph.node("Mul", x, x), 1.0))
+
+
+def _atanh_slope(graph: Builder, x: str, _y: str) -> str:
+    return graph.node("Reciprocal", _one_minus(graph, graph.node("Mul", x, x)))
+
+
+def _negative(slope: Slope) -> Slope:
+    return lambda graph, x, y: graph.node("Neg", slope(graph, x, y))
+
+
 # Functions of one variable, by their slopes. Abs: 0 at x = 0. Sqrt: infinite at x = 0.
 rule("Abs")(_times(lambda graph, x, _: graph.node("Sign", x)))
+rule("Acos")(_times(_negative(_root_slope(1.0, -1.0))))
+rule("Acosh")(_times(_root_slope(-1.0, 1.0)))
+rule("Asin")(_times(_root_slope(1.0, -1.0)))
+rule("Asinh")(_times(_root_slope(1.0, 1.0)))
+rule("Atan")(_times(_atan_slope))
+rule("Atanh")(_times(_atanh_slope))
 rule("Cos")(_times(lambda graph, x, _: graph.node("Neg", graph.node("Sin", x))))
+rule("Cosh")(_times(lambda graph, x, _: graph.node("Sinh", x)))
 rule("Erf")(_times(_erf_slope))
 rule("Exp")(_times(lambda _graph, _x, y: y))
 rule("Log")(_times(lambda graph, x, _: graph.node("Reciprocal", x)))
@@ -316,7 +353,9 @@ rule("Neg")(lambda ctx: {0: ctx.graph.node("Neg", ctx.gradient)})
 rule("Reciprocal")(_times(lambda graph, _, y: graph.node("Neg", graph.node("Mul", y, y))))
 rule("Sigmoid")(_times(lambda graph, _, y: graph.node("Mul", y, _one_minus(graph, y))))
 rule("Sin")(_times(lambda graph, x, _: graph.node("Cos", x)))
+rule("Sinh")(_times(lambda graph, x, _: graph.node("Cosh", x)))
 rule("Softplus")(_times(lambda graph, x, _: graph.node("Sigmoid", x)))
 rule("Softsign")(_times(_softsign_slope))
 rule("Sqrt")(_times(lambda graph, _, y: graph.node("Div", 0.5, y)))
+rule("Tan")(_times(lambda graph, _, y: graph.node("Add", graph.node("Mul", y, y), 1.0)))
 rule("Tanh")(_times(lambda graph, _, y: _one_minus(graph, graph.node("Mul", y, y))))

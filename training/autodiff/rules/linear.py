@@ -1,5 +1,7 @@
 """Products of matrices."""
 
+from string import ascii_uppercase
+
 from training.autodiff.builder import Builder
 from training.autodiff.registry import Context, rule
 
@@ -71,18 +73,35 @@ def _einsum(ctx: Context) -> dict[int, str]:
 
     The subscripts of the output and of the input change places.
     """
-    equation = ctx.attribute("equation").replace(" ", "")
-    inputs, _, output = equation.partition("->")
-    terms = inputs.split(",")
-    if not output or "." in equation or any(len(set(term)) < len(term) for term in terms):
-        raise ctx.unsupported(
-            f"{equation} repeats a subscript in a term, has an ellipsis or leaves the output's out"
-        )
+    terms, output = _subscripts(ctx)
+    if any(len(set(term)) < len(term) for term in terms):
+        raise ctx.unsupported(f"{ctx.attribute('equation')} repeats a subscript in a term")
     gradients = {}
     for index, term in enumerate(terms):
         if ctx.needs_gradient[index]:
             gradients[index] = _einsum_back(ctx, terms, output, index, term)
     return gradients
+
+
+def _subscripts(ctx: Context) -> tuple[list[str], str]:
+    """The subscripts of each input and of the output, all of them written out.
+
+    An ellipsis stands for as many leading axes as are left; these become capital letters.
+    """
+    inputs, arrow, output = ctx.attribute("equation").replace(" ", "").partition("->")
+    terms = inputs.split(",")
+    letters = "".join(terms).replace(".", "")
+    if not arrow:  # the output has the subscripts that occur once, in order
+        output = "..." * ("..." in inputs)
+        output += "".join(sorted(letter for letter in letters if letters.count(letter) == 1))
+    spare = [letter for letter in ascii_uppercase if letter not in letters]
+    ranks = [len(ctx.graph.shape(name)) for name in ctx.node.input]
+    counts = [rank - len(term.replace("...", "")) for rank, term in zip(ranks, terms, strict=True)]
+    leading = {count for count, term in zip(counts, terms, strict=True) if "..." in term}
+    if len(leading) > 1:
+        raise ctx.unsupported(f"{ctx.attribute('equation')} broadcasts axes of an ellipsis")
+    axes = "".join(spare[: max(leading, default=0)])
+    return [term.replace("...", axes) for term in terms], output.replace("...", axes)
 
 
 def _einsum_back(ctx: Context, terms: list[str], output: str, index: int, term: str) -> str:

@@ -147,13 +147,19 @@ def _average_pool(ctx: Context) -> dict[int, str]:
             gradient = graph.node("Mul", gradient, graph.constant(shares))
         attributes = {"kernel_shape": kernel, "pads": pads, "count_include_pad": 1}
         return {0: graph.node("AveragePool", gradient, **attributes)}
-    # All channels become rows of one channel: so one kernel of ones serves all.
-    sizes = [graph.size(ctx.y, (axis + 2,)) for axis in range(len(kernel))]
     shared = graph.node("Mul", ctx.gradient, graph.constant(1 / counted))
-    rows = graph.node("Reshape", shared, graph.integers(-1, 1, *sizes))
+    return {0: _spread(ctx, shared, windows)}
+
+
+def _spread(ctx: Context, share: str, windows: Windows) -> str:
+    """`share`, shaped like y, added to each element of its window, in the shape of x."""
+    # All channels become rows of one channel: so one kernel of ones serves all.
+    graph, kernel = ctx.graph, list(windows.kernel)
+    sizes = [graph.size(ctx.y, (axis + 2,)) for axis in range(len(kernel))]
+    rows = graph.node("Reshape", share, graph.integers(-1, 1, *sizes))
     ones = graph.constant(np.ones((1, 1, *kernel), np.float32))
     attributes = {"kernel_shape": kernel, **windows.transposed}
-    return {0: graph.like(graph.node("ConvTranspose", rows, ones, **attributes), ctx.x)}
+    return graph.like(graph.node("ConvTranspose", rows, ones, **attributes), ctx.x)
 
 
 def _counted(ctx: Context, windows: Windows) -> Float[np.ndarray, "..."]:
@@ -195,3 +201,27 @@ def _global_max_pool(ctx: Context) -> dict[int, str]:
     mask = graph.node("Where", graph.node("Equal", ctx.x, ctx.y), 1.0, 0.0)
     ties = graph.sum(mask, range(2, len(graph.shape(ctx.x))))
     return {0: graph.node("Mul", mask, graph.node("Div", ctx.gradient, ties))}
+
+
+@rule("LpPool")
+def _lp_pool(ctx: Context) -> dict[int, str]:
+    """Gradient of the norm (Σ |x|ᵖ)^(1/p) of each window: see `_norm_share`."""
+    windows = Windows.of(ctx, ctx.attribute("kernel_shape"))
+    share, slope = _norm_share(ctx)
+    return {0: ctx.graph.node("Mul", slope, _spread(ctx, share, windows))}
+
+
+@rule("GlobalLpPool")
+def _global_lp_pool(ctx: Context) -> dict[int, str]:
+    """Gradient of the norm (Σ |x|ᵖ)^(1/p) of a channel: see `_norm_share`."""
+    share, slope = _norm_share(ctx)
+    return {0: ctx.graph.node("Mul", slope, share)}
+
+
+def _norm_share(ctx: Context) -> tuple[str, str]:
+    """The factors g/y^(p−1) and sign(x)·|x|^(p−1) of the gradient of a p-norm; 0 where y = 0."""
+    graph, p = ctx.graph, float(ctx.attribute("p", 2))
+    norm = graph.node("Where", graph.node("Greater", ctx.y, 0.0), ctx.y, 1.0)
+    share = graph.node("Div", ctx.gradient, graph.node("Pow", norm, p - 1))
+    size = graph.node("Pow", graph.node("Abs", ctx.x), p - 1)
+    return share, graph.node("Mul", graph.node("Sign", ctx.x), size)

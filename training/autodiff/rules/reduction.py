@@ -97,6 +97,31 @@ def _log_sum_exp(ctx: Context) -> dict[int, str]:
     return {0: graph.node("Mul", share, _keepdims(ctx, ctx.gradient, axes))}
 
 
+@rule("ReduceProd")
+def _product(ctx: Context) -> dict[int, str]:
+    """Gradient of Π x: g times the product of the other elements, where elements are 0, too."""
+    axes, graph = _axes(ctx) or (), ctx.graph
+    is_zero = graph.node("Equal", ctx.x, 0.0)
+    mask = graph.node("Where", is_zero, 1.0, 0.0)
+    others = graph.node("Where", is_zero, 1.0, ctx.x)
+    # The rest of the product without zeros, and whether any other element is a zero.
+    inputs, attributes = ctx.node.input[1:], {"keepdims": 1}
+    if ctx.attribute("axes") is not None:
+        attributes["axes"] = ctx.attribute("axes")
+    rest = graph.node("Div", graph.node("ReduceProd", others, *inputs, **attributes), others)
+    is_alone = graph.node("Equal", graph.sum(mask, axes), mask)
+    share = graph.node("Where", is_alone, rest, 0.0)
+    return {0: graph.node("Mul", share, _keepdims(ctx, ctx.gradient, axes))}
+
+
+@rule("CumSum")
+def _running_sum(ctx: Context) -> dict[int, str]:
+    """Gradient of the running sum: the running sum of g in the other direction."""
+    exclusive, back = ctx.attribute("exclusive", 0), 1 - ctx.attribute("reverse", 0)
+    inputs = ctx.gradient, ctx.node.input[1]
+    return {0: ctx.graph.node("CumSum", *inputs, exclusive=exclusive, reverse=back)}
+
+
 @rule("Softmax")
 def _softmax(ctx: Context) -> dict[int, str]:
     """Gradient of eˣ/Σ eˣ: y·(g − Σ g·y)."""

@@ -10,8 +10,7 @@ from onnx.reference import ReferenceEvaluator
 
 from training.autodiff.builder import Builder
 from training.autodiff.registry import Context, rule
-
-SCATTER_ADDS = 16  # the opset since which ScatterND can add
+from training.autodiff.rules.index import SCATTER_ADDS
 
 
 @rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -169,6 +168,13 @@ def _unpad(
     if len(inside) < len(source):
         gradient = _slice(graph, gradient, axis, int(inside[0]), int(inside[-1]) + 1)
     return _scatter(graph, gradient, axis, rank, source[inside], size)
+
+
+@rule("Trilu")
+def _triangle(ctx: Context) -> dict[int, str]:
+    """Gradient of a triangle of x: the same triangle of g."""
+    inputs = ctx.gradient, *ctx.node.input[1:]
+    return {0: ctx.graph.node("Trilu", *inputs, upper=ctx.attribute("upper", 1))}
 
 
 @rule("DepthToSpace")

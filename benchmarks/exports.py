@@ -1,0 +1,209 @@
+"""Classifiers of timm, exported to ONNX and bundled as foreign files: how exactly, or why not.
+
+Weights are random (seed 0) and shaken, because a gain of 0 or 1 would hide a wrong rule. Every file
+goes through the functions of `python -m training bundle --onnx`. Its gradients, for the predicted
+class of drawn images, are compared with those of torch in float64.
+"""
+
+import tempfile
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from torch import nn
+
+from benchmarks.parity import quiet
+from service.image.resize import Input
+from training.autodiff import DifferentiationError
+from training.data.images import drawn_images
+from training.export.core import graphs
+from training.export.foreign import ForeignError, Names, read_core
+from training.export.parity import compare
+from training.networks import catalogue
+
+# The smallest variant of a family, and a size that it takes.
+NETWORKS = {
+    "vit_tiny_patch16_224": 64,
+    "deit_tiny_patch16_224": 64,
+    "beitv2_base_patch16_224": 64,
+    "cait_xxs24_224": 64,
+    "crossvit_tiny_240": 240,
+    "swin_tiny_patch4_window7_224": 112,
+    "swinv2_cr_tiny_ns_224": 224,
+    "davit_tiny": 64,
+    "twins_svt_small": 64,
+    "hiera_tiny_224": 224,
+    "mvitv2_tiny": 64,
+    "pvt_v2_b0": 64,
+    "levit_128s": 224,
+    "xcit_nano_12_p16_224": 64,
+    "coat_lite_tiny": 64,
+    "efficientformer_l1": 224,
+    "mobilevit_xxs": 64,
+    "mobilenetv4_hybrid_medium": 64,
+    "sequencer2d_s": 64,
+    "convit_tiny": 224,
+    "maxvit_pico_rw_256": 256,
+    "coatnet_pico_rw_224": 224,
+    "efficientvit_b0": 64,
+    "botnet26t_256": 256,
+    "tresnet_m": 64,
+    "skresnet18": 64,
+    "nasnetalarge": 96,
+    "poolformer_s12": 64,
+    "edgenext_xx_small": 64,
+    "ghostnet_050": 64,
+    "hrnet_w18_small": 64,
+    "dla46_c": 64,
+    "nfnet_l0": 64,
+    "resnest14d": 64,
+    "repvgg_a0": 64,
+    "repvit_m0_9": 64,
+    "ese_vovnet19b_slim_dw": 64,
+    "fastvit_t8": 64,
+    "mobilenetv4_conv_small": 64,
+    "mobileone_s0": 64,
+    "starnet_s050": 64,
+    "lcnet_035": 64,
+    "lambda_resnet26t": 256,
+    "inception_next_atto": 64,
+    "inception_v4": 96,
+    "mambaout_femto": 64,
+    "shvit_s1": 64,
+    "res2net50_14w_8s": 64,
+    "convmixer_768_32": 64,
+    "visformer_tiny": 224,
+    "focalnet_tiny_srf": 64,
+    "tiny_vit_5m_224": 64,
+    "mixer_s32_224": 64,
+    "resmlp_12_224": 64,
+    "gmlp_ti16_224": 64,
+    "eva02_tiny_patch14_224": 56,
+    "convnextv2_atto": 64,
+    "pit_ti_224": 64,
+    "gcvit_xxtiny": 224,
+    "nest_tiny": 224,
+    "regnetx_002": 64,
+    "tnt_s_legacy_patch16_224": 64,
+}
+OPSETS = {"torchscript": 17, "dynamo": 18}
+CLASSES = 10
+SHAKE = 0.1
+
+
+@click.command()
+@click.option("--exporter", type=click.Choice(list(OPSETS)), default="torchscript")
+@click.option("--only", multiple=True, help="Networks of timm; the table's if not given.")
+@click.option("--images", default=4, show_default=True, help="Images to compare.")
+@click.option("--fixed", is_flag=True, help="Export for one image a call, not for a free batch.")
+def main(exporter: str, only: tuple[str, ...], images: int, *, fixed: bool) -> None:
+    """Prints the table: a row for each network, with its figures or the reason of its refusal."""
+    click.echo("| network, pixels | nodes | with gradient | difference, median | cosine | CPU s |")
+    click.echo("| --- | --- | --- | --- | --- | --- |")
+    for name in only or NETWORKS:
+        click.echo(line(name, exporter, images, fixed=fixed))
+
+
+def line(name: str, exporter: str, images: int, *, fixed: bool) -> str:
+    """The row of one network."""
+    size = NETWORKS.get(name, 224)
+    title = f"| {name}, {size}"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
+        try:
+            network = network_of(name, size)
+            export(network, path, size, exporter, fixed=fixed)
+        except Exception as error:  # noqa: BLE001 - timm and torch raise many types
+            return f"{title} | not exported: {_sentence(error)} | | | | |"
+        start = time.process_time()
+        try:
+            core = read_core(path, size, CLASSES, Names())
+            gradient = graphs(core, Input(size, (0.5,) * 3, (0.25,) * 3))["gradient.onnx"]
+        except (ForeignError, DifferentiationError) as error:
+            return f"{title} | refused: {_sentence(error)} | | | | |"
+    seconds = time.process_time() - start
+    try:
+        figures = measured(network, gradient, size, images)
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime raises many types
+        return f"{title} | fails: {_sentence(error)} | | | | |"
+    counts = f"{len(core.model.graph.node)} | {nodes_of(gradient)}"
+    return f"{title} | {counts} | {figures} | {seconds:.1f} |"
+
+
+def _sentence(error: Exception) -> str:
+    return " ".join(str(error).split())[:300].replace("|", "/")
+
+
+def nodes_of(content: bytes) -> int:
+    """The number of nodes of an ONNX file."""
+    return len(onnx.load_model_from_string(content).graph.node)
+
+
+def network_of(name: str, size: int) -> nn.Module:
+    """The network with random, shaken weights, in evaluation mode."""
+    timm = catalogue.timm(name)
+    torch.manual_seed(0)
+    try:
+        network: nn.Module = timm.create_model(name, num_classes=CLASSES, img_size=size)
+    except TypeError:  # networks of convolutions take any size
+        network = timm.create_model(name, num_classes=CLASSES)
+    with torch.no_grad():
+        for key, tensor in network.state_dict().items():
+            if tensor.is_floating_point() and (tensor.ndim <= 1 or float(tensor.std()) == 0):
+                noise = torch.randn_like(tensor) * SHAKE
+                tensor.mul_(1 + noise) if key.endswith("running_var") else tensor.add_(noise)
+    return network.eval()
+
+
+def export(network: nn.Module, path: Path, size: int, exporter: str, *, fixed: bool) -> None:
+    """Writes the network as ONNX."""
+    opset = OPSETS[exporter]
+    example = (torch.zeros(1 if fixed else 2, 3, size, size),)
+    with quiet():
+        if exporter == "dynamo":
+            shapes = None if fixed else ({0: torch.export.Dim("N")},)
+            torch.onnx.export(
+                network,
+                example,
+                path,
+                dynamo=True,
+                opset_version=opset,
+                dynamic_shapes=shapes,
+                verbose=False,
+            )
+        else:
+            torch.onnx.export(
+                network,
+                example,
+                path,
+                dynamo=False,
+                opset_version=opset,
+                input_names=["image"],
+                dynamic_axes=None if fixed else {"image": {0: "N"}},
+            )
+
+
+def measured(network: nn.Module, graph: bytes, size: int, images: int) -> str:
+    """The difference of the gradients from those of torch in float64, and their cosine."""
+    session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    batch = drawn_images(images, size).astype(np.float32)
+    rows = np.ascontiguousarray(np.moveaxis((batch / 255 - 0.5) / 0.25, -1, 1))
+    network = network.double()
+    ours, theirs = [], []
+    for row in rows[:, None]:
+        x = torch.from_numpy(row).double().requires_grad_()
+        logits = network(x)
+        target = logits.argmax(1)
+        (expected,) = torch.autograd.grad(logits[0, target[0]], x)
+        theirs.append(expected)
+        ours.append(session.run(["gradient"], {"x": row, "target": target.numpy()})[0])
+    parity = compare(np.concatenate(ours), torch.cat(theirs))
+    return f"{parity.relative_difference:.1e} | {parity.cosine:.7f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""In float64 every broken rule is found, and no right graph is refused, kinks or not."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from service.bundle import folder as contract
+from service.image.resize import Input
+from training.autodiff.registry import RULES
+from training.export import parity
+from training.export.core import Core, derived, predict_graph
+from training.export.proof import points, prove
+
+SIZE, CLASSES = 12, 4
+SPEC = Input(SIZE, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+X = points(np.random.default_rng(5).normal(size=(4, 3, SIZE, SIZE)).astype(np.float32))
+RNG = np.random.default_rng(6)
+node = helper.make_node
+
+
+def weights(*shape):
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+def predict(nodes, constants):
+    """The file predict.onnx of a network x → logits."""
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "drawn",
+        [info("x", TensorProto.FLOAT, ["N", 3, SIZE, SIZE])],
+        [info("logits", TensorProto.FLOAT, ["N", CLASSES])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    return predict_graph(Core(model, None).model, SPEC).SerializeToString()
+
+
+def files_of(content):
+    names = [contract.GRADIENT]
+    if b"activation" in content:
+        names.append(contract.CAM)
+    return {contract.PREDICT: content} | derived(content, names)
+
+
+# Each operator stands once, so that a broken rule breaks one node.
+EVERY = predict(
+    [
+        node("Conv", ["x", "k"], ["c"], pads=[1, 1, 1, 1]),
+        node("PRelu", ["c", "s"], ["p"]),
+        node("GroupNormalization", ["p", "gs", "gb"], ["g"], num_groups=2),
+        node("Resize", ["g", "", "scales"], ["r"], mode="linear"),
+        node("LeakyRelu", ["r"], ["l"], alpha=0.1),
+        node("MaxPool", ["l"], ["m"], kernel_shape=[3, 3], strides=[2, 2]),
+        node("Relu", ["m"], ["u"]),
+        node("Neg", ["m"], ["n"]),
+        node("Sigmoid", ["n"], ["q"]),
+        node("Mul", ["u", "q"], ["f"]),
+        node("Clip", ["m", "low", "high"], ["i"]),
+        node("Sub", ["f", "i"], ["d"]),
+        node("Concat", ["d", "m"], ["t"], axis=1),
+        node("AveragePool", ["t"], ["a"], kernel_shape=[2, 2], strides=[2, 2]),
+        node("BatchNormalization", ["a", "bs", "bb", "bm", "bv"], ["b"]),
+        node("Gelu", ["b"], ["e"]),
+        node("Tanh", ["b"], ["h"]),
+        node("Max", ["e", "h"], ["activation"]),
+        node("Div", ["activation", "over"], ["v"]),
+        node("ReduceMax", ["v", "axes"], ["z"], keepdims=0),
+        node("ReduceMean", ["v", "axes"], ["y"], keepdims=0),
+        node("Add", ["z", "y"], ["w"]),
+        node("Transpose", ["w"], ["wt"], perm=[1, 0]),
+        node("Gemm", ["wt", "head", "bias"], ["logits"], transA=1),
+    ],
+    {
+        "k": weights(4, 3, 3, 3),
+        "s": weights(4, 1, 1),
+        "gs": weights(4),
+        "gb": weights(4),
+        "scales": np.array([1, 1, 1.5, 1.5], np.float32),
+        "low": np.array(-0.5, np.float32),
+        "high": np.array(0.7, np.float32),
+        "bs": weights(8),
+        "bb": weights(8),
+        "bm": weights(8),
+        "bv": np.abs(weights(8)) + 0.5,
+        "over": np.array(1.7, np.float32),
+        "axes": np.array([2, 3], np.int64),
+        "head": weights(8, CLASSES),
+        "bias": weights(CLASSES),
+    },
+)
+
+
+def negated(ctx, gradients):
+    return {index: ctx.graph.node("Neg", each) for index, each in gradients.items()}
+
+
+def scaled(ctx, gradients):
+    return {index: ctx.graph.node("Mul", each, 1.0001) for index, each in gradients.items()}
+
+
+def mirrored(ctx, gradients):
+    bounds = [ctx.graph.integers(value) for value in (-1, -(2**31), -1, -1)]
+    return {index: ctx.graph.node("Slice", each, *bounds) for index, each in gradients.items()}
+
+
+def without_mask(ctx, _):
+    return {0: ctx.gradient}
+
+
+def without_a_term(ctx, gradients):
+    last = max(gradients)
+    return {index: each for index, each in gradients.items() if index != last} | {
+        last: ctx.graph.zeros_like(gradients[last])
+    }
+
+
+OPERATORS = sorted({each.op_type for each in onnx.load_model_from_string(EVERY).graph.node})
+PASSED = {"Cast"}  # before x
+BROKEN = [
+    *((name, negated) for name in OPERATORS if name in RULES and name not in PASSED),
+    *((name, scaled) for name in ("Conv", "AveragePool", "Gelu", "GroupNormalization", "Gemm")),
+    *((name, mirrored) for name in ("Conv", "MaxPool", "Resize", "Max", "Clip")),
+    *((name, without_mask) for name in ("Relu", "Clip", "LeakyRelu", "PRelu")),
+    *((name, without_a_term) for name in ("Add", "Sub", "Mul", "Concat", "Max")),
+]
+
+
+def test_a_right_graph_is_proven_through_every_kink():
+    measured = prove(files_of(EVERY), X).measured
+    assert parity.check(measured) == measured
+    assert set(measured) == {"exact/logits", "exact/saliency", "exact/grad_cam"}
+    assert {entry.pictures for entry in measured.values()} == {4}
+    assert max(entry.relative_difference for entry in measured.values()) < 5e-7
+
+
+@pytest.mark.parametrize(
+    ("operator", "fault"), BROKEN, ids=[f"{name} {fault.__name__}" for name, fault in BROKEN]
+)
+def test_a_broken_rule_is_refused(operator, fault, monkeypatch):
+    right = RULES[operator]
+    monkeypatch.setitem(RULES, operator, lambda ctx: fault(ctx, dict(right(ctx))))
+    with pytest.raises(parity.ParityError, match=r"differs from complex step, in float64"):
+        parity.check(prove(files_of(EVERY), X).measured)
+
+
+def test_a_wrong_map_is_refused():
+    files = files_of(EVERY)
+    model = onnx.load_model_from_string(files[contract.CAM])
+    (output,) = (each for each in model.graph.node if "cam" in each.output)
+    output.op_type = "Neg"
+    files[contract.CAM] = model.SerializeToString()
+    with pytest.raises(parity.ParityError, match="grad_cam differs from complex step"):
+        parity.check(prove(files, X).measured)
+
+
+def test_other_logits_than_those_of_predict_onnx_are_refused():
+    files = files_of(EVERY)
+    model = onnx.load_model_from_string(files[contract.GRADIENT])
+    (bias,) = (each for each in model.graph.initializer if each.name.endswith("bias"))
+    values = numpy_helper.to_array(bias) * np.float32(1.0001)
+    bias.CopyFrom(numpy_helper.from_array(values, bias.name))
+    files[contract.GRADIENT] = model.SerializeToString()
+    with pytest.raises(parity.ParityError, match=r"logits differs from predict\.onnx"):
+        parity.check(prove(files, X).measured)
+
+
+def head(*nodes, **constants):
+    """The network that `nodes` make of x, up to "map" (N, 4, h, w), with its mean as logits."""
+    last = [node("GlobalAveragePool", ["map"], ["mean"]), node("Flatten", ["mean"], ["logits"])]
+    return predict([*nodes, *last], constants)
+
+
+def test_constant_logits_are_left_out_and_counted():
+    normalised = node("InstanceNormalization", ["c", "scale", "bias"], ["map"])
+    content = head(
+        node("Conv", ["x", "k"], ["c"]),
+        normalised,
+        k=weights(4, 3, 3, 3),
+        scale=weights(4),
+        bias=weights(4),
+    )
+    measured = prove(files_of(content), X).measured
+    assert parity.check(measured) == measured
+    assert (measured["exact/saliency"].pictures, measured["exact/saliency"].left_out) == (0, 4)
+
+
+def test_tiny_logits_are_proven_like_others():
+    small = np.float32(1e-18)
+    content = head(
+        node("Conv", ["x", "k"], ["c"]), node("Relu", ["c"], ["map"]), k=small * weights(4, 3, 3, 3)
+    )
+    (entry,) = (
+        value for name, value in prove(files_of(content), X).measured.items() if "saliency" in name
+    )
+    assert (entry.pictures, entry.left_out) == (4, 0)
+    assert entry.relative_difference < 1e-7  # the constant of the mean is float32
+
+
+def test_an_image_is_moved_off_its_ties():
+    x = points(np.zeros((40, 3, SIZE, SIZE), np.float32))
+    assert len(x) == 40
+    assert len(np.unique(x)) > 0.9 * x.size
+    assert np.array_equal(x, x.astype(np.float32))
+    assert len(points(np.zeros((9, 3, 224, 224), np.float32))) == 4

@@ -1,0 +1,572 @@
+"""ONNX operators on float64 arrays, for `training.export.exact`, where onnx's reference lacks.
+
+The reference computes in the type of its input. Its convolutions and pools are slow, its LRN is
+wrong, and some functions are not analytic. Those here are fast, and analytic wherever the operator
+has a slope: a complex array with a small imaginary part comes out with that part times the slope.
+A comparison looks at the real part.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
+from itertools import product
+from typing import Any
+
+import numpy as np
+from jaxtyping import Shaped
+from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+from scipy.special import erf
+
+Array = Shaped[np.ndarray, "..."]  # float64 or complex128; of shape arithmetic int64
+Function = Callable[..., Any]
+SQRT_HALF = math.sqrt(0.5)
+
+
+def _real(function: Function) -> Function:
+    """`function` of the real parts."""
+    return lambda *inputs: function(*(np.real(x) for x in inputs))
+
+
+def _abs(x: Array) -> Array:
+    return np.where(np.real(x) < 0, -x, x)
+
+
+def _sigmoid(x: Array) -> Array:
+    small = np.exp(-_abs(x))
+    return np.asarray(np.where(np.real(x) < 0, small, 1.0) / (1 + small))
+
+
+def _softplus(x: Array) -> Array:
+    return np.asarray(np.where(np.real(x) > 0, x, 0) + np.log1p(np.exp(-_abs(x))))
+
+
+def _erf(x: Array) -> Array:
+    value = erf(np.real(x))
+    if not np.iscomplexobj(x):
+        return np.asarray(value)
+    slope = 2 / math.sqrt(math.pi) * np.exp(-(np.real(x) ** 2))
+    return np.asarray(value + 1j * slope * np.imag(x))
+
+
+def _gelu(x: Array, approximate: str = "none") -> Array:
+    if approximate == "tanh":
+        inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
+        return np.asarray(0.5 * x * (1 + np.tanh(inner)))
+    return np.asarray(0.5 * x * (1 + _erf(SQRT_HALF * x)))
+
+
+def _div(a: Array, b: Array) -> Array:
+    if a.dtype.kind in "iu":
+        return np.asarray(np.trunc(a / b), a.dtype)  # shape arithmetic: far below 2⁵³
+    return np.asarray(a / b)
+
+
+def _cast(x: Array, to: int, **_: Any) -> Array:
+    kind = np.dtype(helper.tensor_dtype_to_np_dtype(to))
+    if kind.kind not in "biu":  # every float, bfloat16 too, is float64 here
+        return x if x.dtype.kind in "fc" else x.astype(np.float64)
+    return np.asarray(np.real(x), kind)
+
+
+def _cast_like(x: Array, y: Array, **_: Any) -> Array:
+    return _cast(x, helper.np_dtype_to_tensor_dtype(np.real(y).dtype))
+
+
+def _constant_of_shape(shape: Array, value: Array | None = None) -> Array:
+    filling = np.zeros(1) if value is None else _double(value)
+    return np.full(tuple(shape), filling.reshape(-1)[0])
+
+
+def _double(x: Array) -> Array:
+    """`x`, in float64 if its type is a float."""
+    return x if x.dtype.kind in "biu" else x.astype(np.float64)
+
+
+def _matmul(a: Array, b: Array) -> Array:
+    """The product; of a real and a complex array as two real products, in half the time."""
+    if np.iscomplexobj(a) == np.iscomplexobj(b):
+        return np.asarray(np.matmul(a, b))
+    if np.iscomplexobj(a):
+        return np.asarray(np.matmul(a.real, b) + 1j * np.matmul(a.imag, b))
+    return np.asarray(np.matmul(a, b.real) + 1j * np.matmul(a, b.imag))
+
+
+def _gemm(
+    a: Array,
+    b: Array,
+    c: Array | float | None = None,
+    *,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    transA: int = 0,  # noqa: N803 - the names of the attributes
+    transB: int = 0,  # noqa: N803
+) -> Array:
+    products = _matmul(a.T if transA else a, b.T if transB else b)
+    return np.asarray(alpha * products + beta * (0.0 if c is None else c))
+
+
+def _one_hot(indices: Array, depth: Array, values: Array, axis: int = -1) -> Array:
+    hot = np.expand_dims(indices, axis) == _along(np.arange(int(depth.item())), axis, indices.ndim)
+    return np.asarray(np.where(hot, values[1], values[0]))
+
+
+def _along(values: Array, axis: int, rank: int) -> Array:
+    """A vector as an array of `rank` + 1 axes that varies along `axis`."""
+    axes = range(rank + 1)
+    return np.expand_dims(values, [other for other in axes if other != axis % len(axes)])
+
+
+def _pad(
+    x: Array, pads: Array, value: Array | None = None, axes: Any = None, mode: str = "constant"
+) -> Array:
+    """The array with more around it, or less where an element of `pads` is negative."""
+    around, cropped = [(0, 0)] * x.ndim, [slice(None)] * x.ndim
+    named = range(x.ndim) if axes is None else [int(axis) % x.ndim for axis in axes]
+    for axis, before, after in zip(named, pads[: len(named)], pads[len(named) :], strict=True):
+        around[axis] = (max(int(before), 0), max(int(after), 0))
+        cropped[axis] = slice(max(-int(before), 0), x.shape[axis] - max(-int(after), 0))
+    filling = {} if mode != "constant" or value is None else {"constant_values": value.item()}
+    return np.asarray(np.pad(x[tuple(cropped)], around, mode=mode, **filling))  # type: ignore[call-overload]
+
+
+def _normalised(x: Array, axes: Sequence[int], epsilon: float) -> Array:
+    centred = x - x.mean(tuple(axes), keepdims=True)
+    return np.asarray(
+        centred / np.sqrt((centred * centred).mean(tuple(axes), keepdims=True) + epsilon)
+    )
+
+
+def _of_channels(values: Array, x: Array) -> Array:
+    return values.reshape(-1, *(1,) * (x.ndim - 2))
+
+
+def _instance_norm(x: Array, scale: Array, bias: Array, epsilon: float = 1e-5) -> Array:
+    normalised = _normalised(x, range(2, x.ndim), epsilon)
+    return np.asarray(normalised * _of_channels(scale, x) + _of_channels(bias, x))
+
+
+def _group_norm(
+    x: Array, scale: Array, bias: Array, *, num_groups: int, epsilon: float = 1e-5, **_: Any
+) -> Array:
+    groups = x.reshape(len(x), num_groups, -1)
+    normalised = _normalised(groups, (2,), epsilon).reshape(x.shape)
+    channels = x.shape[1]
+    # Until opset 20 scale and bias have an element for each group, then for each channel.
+    scale, bias = (values.repeat(channels // len(values)) for values in (scale, bias))
+    return np.asarray(normalised * _of_channels(scale, x) + _of_channels(bias, x))
+
+
+def _layer_norm(
+    x: Array,
+    scale: Array,
+    bias: Array | float = 0.0,
+    *,
+    axis: int = -1,
+    epsilon: float = 1e-5,
+    **_: Any,
+) -> Array:
+    axes = range(axis % x.ndim, x.ndim)
+    return np.asarray(_normalised(x, axes, epsilon) * scale + bias)
+
+
+def _lrn(
+    x: Array, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0
+) -> Array:
+    around = ((0, 0), ((size - 1) // 2, size // 2), *((0, 0),) * (x.ndim - 2))
+    squares, channels = np.pad(x * x, around), x.shape[1]
+    total = sum(squares[:, first : first + channels] for first in range(size))
+    return np.asarray(x / (bias + alpha / size * total) ** beta)
+
+
+def _lp_norm(x: Array, axis: int = -1, p: int = 2) -> Array:
+    powers = _abs(x) if p == 1 else x * x
+    norm = powers.sum(axis, keepdims=True) ** (1 / p)
+    return np.asarray(x / np.where(norm == 0, 1, norm))
+
+
+def _reduce_l1(
+    x: Array,
+    axes: Any = None,
+    *,
+    keepdims: int = 1,
+    noop_with_empty_axes: int = 0,
+) -> Array:
+    if axes is None or not len(axes):
+        axes = () if noop_with_empty_axes else range(x.ndim)
+    return np.asarray(_abs(x).sum(tuple(int(axis) for axis in axes), keepdims=bool(keepdims)))
+
+
+def _ends(
+    x: Array,
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    pads: Sequence[int] | None,
+    auto_pad: str,
+    *,
+    ceil: bool = False,
+) -> tuple[list[tuple[int, int]], list[int]]:
+    """The padding before and after each spatial axis of `x`, and the number of windows."""
+    around, counts = [], []
+    given = pads or [0] * 2 * len(kernel)
+    for axis, (k, stride, dilation) in enumerate(zip(kernel, strides, dilations, strict=True)):
+        size, span = x.shape[axis + 2], (k - 1) * dilation + 1
+        before, after = given[axis], given[axis + len(kernel)]
+        count = -(-size // stride)
+        if auto_pad.startswith("SAME"):
+            total = max((count - 1) * stride + span - size, 0)
+            before = -(-total // 2) if auto_pad == "SAME_LOWER" else total // 2
+            after = total - before
+        else:
+            room = size + before + after - span
+            count = (-(-room // stride) if ceil else room // stride) + 1
+            # No window begins behind the image and the padding before it.
+            count -= ceil and (count - 1) * stride >= size + before
+        around.append((before, after))
+        counts.append(count)
+    return around, counts
+
+
+def _views(
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    counts: Sequence[int],
+) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
+    """The places in a window, each with the slices of the elements there in all windows."""
+    for place in product(*(range(k) for k in kernel)):
+        yield (
+            place,
+            (
+                slice(None),
+                slice(None),
+                *(
+                    slice(p * d, p * d + (count - 1) * s + 1, s)
+                    for p, d, s, count in zip(place, dilations, strides, counts, strict=True)
+                ),
+            ),
+        )
+
+
+def _taps(filters: Array, place: tuple[Any, ...]) -> Array:
+    """The weights at a place in the window."""
+    return np.asarray(filters[(Ellipsis, *place)])
+
+
+def _split(function: Function) -> Function:
+    """A linear `function` of x with real weights, of a complex x too: part by part."""
+
+    def both(x: Array, weights: Array, bias: Array | None = None, **attributes: Any) -> Array:
+        parts = (x.real, x.imag) if np.iscomplexobj(x) else (x,)
+        results = [function(np.ascontiguousarray(part), weights, **attributes) for part in parts]
+        y = results[0] if len(results) == 1 else results[0] + 1j * results[1]
+        return y if bias is None else np.asarray(y + _of_channels(bias, y))
+
+    return both
+
+
+@_split
+def _conv(
+    x: Array,
+    weights: Array,
+    *,
+    auto_pad: str = "NOTSET",
+    dilations: Any = None,
+    group: int = 1,
+    pads: Any = None,
+    strides: Any = None,
+    **_: Any,
+) -> Array:
+    """The sum over the places in a window of a product of matrices."""
+    kernel = weights.shape[2:]
+    ones = [1] * len(kernel)
+    strides, dilations = strides or ones, dilations or ones
+    around, counts = _ends(x, kernel, strides, dilations, pads, auto_pad)
+    padded = np.pad(x, ((0, 0), (0, 0), *around))
+    filters = weights.reshape(group, len(weights) // group, *weights.shape[1:])
+    y = np.zeros((len(x), group, filters.shape[1], math.prod(counts)))
+    for place, view in _views(kernel, strides, dilations, counts):
+        seen = padded[view].reshape(len(x), group, weights.shape[1], -1)
+        taps = _taps(filters, place)
+        # A matrix with one column scales: BLAS is slow at that.
+        y += taps * seen if weights.shape[1] == 1 else np.matmul(taps, seen)
+    return y.reshape(len(x), len(weights), *counts)
+
+
+@_split
+def _conv_transpose(
+    x: Array,
+    weights: Array,
+    *,
+    auto_pad: str = "NOTSET",
+    dilations: Any = None,
+    group: int = 1,
+    output_padding: Any = None,
+    output_shape: Any = None,
+    pads: Any = None,
+    strides: Any = None,
+    **_: Any,
+) -> Array:
+    """Each element of x, times the weights, added to its window."""
+    kernel, rank = weights.shape[2:], x.ndim - 2
+    ones, counts = [1] * rank, x.shape[2:]
+    strides, dilations, more = strides or ones, dilations or ones, output_padding or [0] * rank
+    spans = [
+        (count - 1) * s + (k - 1) * d + 1 + extra
+        for count, s, k, d, extra in zip(counts, strides, kernel, dilations, more, strict=True)
+    ]
+    if output_shape or auto_pad.startswith("SAME"):
+        sizes = output_shape or [count * s for count, s in zip(counts, strides, strict=True)]
+        total = [span - size for span, size in zip(spans, sizes[-rank:], strict=True)]
+        small = [each // 2 for each in total]
+        large = [each - half for each, half in zip(total, small, strict=True)]
+        pads = [*small, *large] if auto_pad == "SAME_UPPER" else [*large, *small]
+    pads = pads or [0] * 2 * rank
+    filters = weights.reshape(group, len(weights) // group, *weights.shape[1:])
+    y = np.zeros((len(x), group * weights.shape[1], *spans))
+    seen = x.reshape(len(x), group, len(weights) // group, -1)
+    for place, view in _views(kernel, strides, dilations, counts):
+        taps = np.swapaxes(_taps(filters, place), 1, 2)
+        share = taps * seen if seen.shape[2] == 1 else np.matmul(taps, seen)
+        y[view] += share.reshape(len(x), -1, *counts)
+    inside = (
+        slice(before, span - after)
+        for before, after, span in zip(pads[:rank], pads[rank:], spans, strict=True)
+    )
+    return y[(slice(None), slice(None), *inside)]
+
+
+def _pooled(
+    x: Array,
+    combine: Function,
+    filling: float,
+    *,
+    kernel_shape: Sequence[int],
+    auto_pad: str = "NOTSET",
+    ceil_mode: int = 0,
+    dilations: Any = None,
+    pads: Any = None,
+    strides: Any = None,
+    **_: Any,
+) -> Array:
+    """The elements of each window, `combine`d; `filling` stands where the image ends."""
+    ones = [1] * len(kernel_shape)
+    strides, dilations = strides or ones, dilations or ones
+    around, counts = _ends(
+        x, kernel_shape, strides, dilations, pads, auto_pad, ceil=bool(ceil_mode)
+    )
+    # A last window that is rounded up may reach beyond the padding.
+    beyond = [(b, a + s) for (b, a), s in zip(around, strides, strict=True)]
+    padded = np.pad(x, ((0, 0), (0, 0), *beyond), constant_values=filling)
+    views = _views(kernel_shape, strides, dilations, counts)
+    return np.asarray(reduce(combine, (padded[view] for _, view in views)))
+
+
+def _max_pool(x: Array, **attributes: Any) -> Array:
+    return _pooled(x, np.maximum, -np.inf, **attributes)
+
+
+def _average_pool(x: Array, *, count_include_pad: int = 0, **attributes: Any) -> Array:
+    places = np.ones((1, 1, *x.shape[2:]))
+    if count_include_pad:
+        rank, pads = x.ndim - 2, attributes.get("pads") or [0] * 2 * (x.ndim - 2)
+        around = zip(pads[:rank], pads[rank:], strict=True)
+        places = np.pad(places, ((0, 0), (0, 0), *around), constant_values=1.0)
+        sizes = _pooled(places, np.add, 0.0, **attributes | {"pads": None})
+    else:
+        sizes = _pooled(places, np.add, 0.0, **attributes)
+    return np.asarray(_pooled(x, np.add, 0.0, **attributes) / sizes)
+
+
+def _power_pool(x: Array, *, p: int = 2, **attributes: Any) -> Array:
+    return np.asarray(_pooled(_abs(x) ** p, np.add, 0.0, **attributes) ** (1 / p))
+
+
+def _global_power_pool(x: Array, *, p: int = 2) -> Array:
+    sums = (_abs(x) ** p).sum(tuple(range(2, x.ndim)), keepdims=True)
+    return np.asarray(sums ** (1 / p))
+
+
+def _mod(x: Array, divisor: Array, *, fmod: int = 0) -> Array:
+    remainder = (np.fmod if fmod else np.mod)(np.real(x), np.real(divisor))
+    if not np.iscomplexobj(x) and not np.iscomplexobj(divisor):
+        return np.asarray(remainder)
+    quotient = np.rint((np.real(x) - remainder) / np.real(divisor))
+    return np.asarray(x - quotient * divisor)
+
+
+def _batch_norm(
+    x: Array, scale: Array, bias: Array, mean: Array, variance: Array, **attributes: Any
+) -> Array:
+    slope = scale / np.sqrt(variance + attributes.get("epsilon", 1e-5))
+    return np.asarray(x * _by_channel(slope, x, 1) + _by_channel(bias - mean * slope, x, 1))
+
+
+def _by_channel(values: Any, x: Array, axis: int) -> Any:
+    """One value, or one for each place along `axis` of `x`."""
+    if np.ndim(values) == 0 or np.size(values) == 1:
+        return np.reshape(values, ())
+    shape = [1] * x.ndim
+    shape[axis] = -1
+    return np.reshape(values, shape)
+
+
+def _quantize(x: Array, scale: Array, zero: Any = None, *, axis: int = 1, **_: Any) -> Array:
+    """Whole numbers; their slope is that of the line, as the rule's (straight through)."""
+    zero = np.zeros((), np.uint8) if zero is None else zero
+    limits = np.iinfo(zero.dtype) if zero.dtype.kind in "iu" else np.iinfo(np.uint8)
+    step, shift = _by_channel(scale, x, axis), _by_channel(zero, x, axis).astype(np.float64)
+    line = x / step + shift
+    whole = np.clip(np.round(np.real(x / step)) + shift, limits.min, limits.max)
+    if not np.iscomplexobj(x):
+        return np.asarray(whole)
+    inside = (np.real(line) >= limits.min) & (np.real(line) <= limits.max)
+    return np.asarray(whole + 1j * np.where(inside, np.imag(line), 0))
+
+
+def _dequantize(x: Array, scale: Array, zero: Any = None, *, axis: int = 1, **_: Any) -> Array:
+    shift = 0.0 if zero is None else _by_channel(zero, x, axis).astype(np.float64)
+    return np.asarray((x - shift) * _by_channel(scale, x, axis))
+
+
+def _scatter(x: Array, places: Any, updates: Array, reduction: str) -> Array:
+    """`x` with the `updates` at `places`, an index of NumPy."""
+    result = np.array(x, np.result_type(x, updates))
+    if reduction == "add":
+        np.add.at(result, places, updates)
+    elif reduction == "none":
+        result[places] = updates
+    else:
+        raise NotImplementedError(f"the reduction {reduction}")
+    return result
+
+
+def _scatter_elements(
+    x: Array, indices: Array, updates: Array, *, axis: int = 0, reduction: str = "none"
+) -> Array:
+    places: list[Any] = list(np.indices(indices.shape))
+    places[axis] = indices
+    return _scatter(x, tuple(places), updates, reduction)
+
+
+def _scatter_nd(x: Array, indices: Array, updates: Array, *, reduction: str = "none") -> Array:
+    return _scatter(x, tuple(np.moveaxis(indices, -1, 0)), updates, reduction)
+
+
+class Resize(OpRun):
+    """The reference's Resize of the unit vectors of each axis, times x."""
+
+    def _run(
+        self,
+        x: Array,
+        roi: Array | None = None,
+        scales: Array | None = None,
+        sizes: Array | None = None,
+        axes: Any = None,
+        **attributes: Any,
+    ) -> tuple[Array]:
+        del roi
+        given = scales if sizes is None or not len(sizes) else sizes
+        assert given is not None
+        name = "scales" if given is scales else "sizes"
+        for axis, value in zip(axes or range(x.ndim), given, strict=True):
+            if value != (1 if name == "scales" else x.shape[axis]):
+                matrix = self._matrix(x.shape[axis], name, value, attributes)
+                x = np.moveaxis(_matmul(np.moveaxis(x, axis, -1), matrix), -1, axis)
+        return (x,)
+
+    def _matrix(self, size: int, name: str, value: Any, attributes: dict[str, Any]) -> Array:
+        """The matrix (size, new size) that resizes one axis."""
+        inputs = ["x", "", "scales", ""] if name == "scales" else ["x", "", "", "sizes"]
+        known = {key: each for key, each in attributes.items() if each is not None}
+        node = helper.make_node("Resize", inputs, ["y"], **known)
+        ends = [
+            helper.make_tensor_value_info(end, kind, None)
+            for end, kind in (("x", TensorProto.DOUBLE), (name, TensorProto.INT64))
+        ]
+        y = helper.make_tensor_value_info("y", TensorProto.DOUBLE, None)
+        graph = helper.make_graph([node], "resize", ends, [y])
+        reference = ReferenceEvaluator(graph, opsets=self.run_params["opsets"])
+        new = np.array([1.0, value]) if name == "scales" else np.array([size, value])
+        (matrix,) = reference.run(None, {"x": np.eye(size), name: new})
+        return np.asarray(matrix)
+
+
+def _operator(name: str, function: Function) -> type[OpRun]:
+    """The class that ReferenceEvaluator takes for the operator `name`."""
+
+    def _run(_self: OpRun, *inputs: Any, **attributes: Any) -> tuple[Any]:
+        # The reference gives numpy's scalars for defaults.
+        given = {
+            key: float(value) if isinstance(value, np.floating) else value
+            for key, value in attributes.items()
+            if value is not None
+        }
+        return (np.asarray(function(*inputs, **given)),)
+
+    return type(name, (OpRun,), {"op_domain": "", "_run": _run})
+
+
+FUNCTIONS: dict[str, Function] = {
+    "Abs": _abs,
+    "Add": np.add,
+    "AveragePool": _average_pool,
+    "BatchNormalization": _batch_norm,
+    "Cast": _cast,
+    "CastLike": _cast_like,
+    "Ceil": _real(np.ceil),
+    "Celu": lambda x, alpha=1.0: np.where(np.real(x) > 0, x, alpha * np.expm1(x / alpha)),
+    "ConstantOfShape": _constant_of_shape,
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "DequantizeLinear": _dequantize,
+    "Div": _div,
+    "Equal": _real(np.equal),
+    "Erf": _erf,
+    "Floor": _real(np.floor),
+    "Gelu": _gelu,
+    "Gemm": _gemm,
+    "Greater": _real(np.greater),
+    "GreaterOrEqual": _real(np.greater_equal),
+    "GatherElements": lambda x, places, axis=0: np.take_along_axis(x, places, axis),
+    "GlobalLpPool": _global_power_pool,
+    "GroupNormalization": _group_norm,
+    "HardSwish": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
+    "InstanceNormalization": _instance_norm,
+    "LRN": _lrn,
+    "LayerNormalization": _layer_norm,
+    "Less": _real(np.less),
+    "LessOrEqual": _real(np.less_equal),
+    "LpNormalization": _lp_norm,
+    "LpPool": _power_pool,
+    "MatMul": _matmul,
+    "Max": lambda *inputs: reduce(np.maximum, inputs),
+    "MaxPool": _max_pool,
+    "Mean": lambda *inputs: reduce(np.add, inputs) / len(inputs),
+    "Min": lambda *inputs: reduce(np.minimum, inputs),
+    "Mod": _mod,
+    "Mish": lambda x: x * np.tanh(_softplus(x)),
+    "Mul": np.multiply,
+    "OneHot": _one_hot,
+    "Pad": _pad,
+    "Pow": lambda x, exponent: np.power(x, exponent.astype(x.dtype)),
+    "QuantizeLinear": _quantize,
+    "ReduceL1": _reduce_l1,
+    "Relu": lambda x: np.where(np.real(x) > 0, x, 0),
+    "Round": _real(np.round),
+    "ScatterElements": _scatter_elements,
+    "ScatterND": _scatter_nd,
+    "Sigmoid": _sigmoid,
+    "Sign": _real(np.sign),
+    "Softplus": _softplus,
+    "Softsign": lambda x: x / (1 + _abs(x)),
+    "Sub": np.subtract,
+    "Sum": lambda *inputs: reduce(np.add, inputs),
+    "Where": np.where,
+}
+OPERATORS: list[type[OpRun]] = [
+    Resize,
+    *(_operator(name, function) for name, function in FUNCTIONS.items()),
+]
