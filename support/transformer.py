@@ -86,7 +86,7 @@ def normalised(pixels: Images) -> Float32[np.ndarray, "rows 3 side side"]:
 
 
 def trained(*, class_token: bool) -> Transformer:
-    """A transformer that tells the classes of planted patches apart."""
+    """A transformer that knows the classes of planted patches."""
     torch.manual_seed(0)
     network = Transformer(class_token=class_token)
     optimiser = torch.optim.AdamW(network.parameters(), RATE)

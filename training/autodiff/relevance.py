@@ -89,7 +89,7 @@ def nodes_before(graph: Graph, output: str) -> list[NodeProto]:
 
 
 def gates(nodes: Sequence[NodeProto], x: str) -> list[NodeProto]:
-    """The nodes whose output scales something else that depends on `x`, by Mul or Div alone."""
+    """The nodes that do nothing but scale something else that depends on `x`, by Mul or Div."""
     found: list[NodeProto] = []
     candidates = [node for node in nodes if node.op_type in GATES]
     readers = _readers(nodes)
