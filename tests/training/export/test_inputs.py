@@ -17,10 +17,10 @@ from service.runtime.engine import Engine
 from support.images import draw, encode
 from support.servers import Server
 from training.data.images import drawn_images
-from training.export.bundle import make_foreign_bundle
 from training.export.core import predict_graph
 from training.export.derive import complete
 from training.export.foreign import ForeignError, Names, read_core
+from training.export.foreign_bundle import make_foreign_bundle
 from training.export.inputs import LUMA, Asked
 
 CLASSES, SIZE, WIDE = 4, 12, (16, 40)
