@@ -201,7 +201,7 @@ def measured(network: nn.Module, graph: bytes, size: int, images: int) -> str:
         (expected,) = torch.autograd.grad(logits[0, target[0]], x)
         theirs.append(expected)
         ours.append(session.run(["gradient"], {"x": row, "target": target.numpy()})[0])
-    parity = compare(np.concatenate(ours), torch.cat(theirs))
+    parity = compare(np.concatenate(ours), torch.cat(theirs).numpy())
     return f"{parity.relative_difference:.1e} | {parity.cosine:.7f}"
 
 

@@ -144,7 +144,7 @@ def measured(network: nn.Module, graph: bytes, size: int, images: int) -> tuple[
         theirs.append(Saliency(network).attribute(x.requires_grad_(), target, abs=False).detach())
         ours.append(gradient)
         logits = max(logits, float(np.abs(ours_logits - expected.numpy()).max()))
-    return compare(np.concatenate(ours), torch.cat(theirs)), logits
+    return compare(np.concatenate(ours), torch.cat(theirs).numpy()), logits
 
 
 @contextmanager

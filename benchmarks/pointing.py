@@ -16,7 +16,7 @@ from service.explain import METHODS as REGISTRY
 from service.explain import ask, explain
 from service.runtime.engine import Engine
 from support.transformer import GRID, PATCH, SPEC, exported, planted, trained
-from training.export.bundle import make_foreign_bundle
+from training.export.foreign_bundle import make_foreign_bundle
 
 METHODS: tuple[tuple[str, Mapping[str, float]], ...] = (
     ("attn_lrp", {}),

@@ -20,7 +20,7 @@ from training.export import float16
 from training.export.core import Core, graphs
 from training.export.foreign import Names, read_core
 from training.export.ours import export_core
-from training.export.parity import copy_of
+from training.export.reference import copy_of
 from training.fit.recipes import RECIPES
 
 OURS, THEIRS = "candor_net", "resnet50"

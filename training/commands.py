@@ -27,9 +27,10 @@ from training.data import planted, read, subset, table
 from training.data.images import load_image
 from training.data.read import Dataset
 from training.export import foreign, int8, labels
-from training.export.bundle import compare, make_bundle, make_foreign_bundle
+from training.export.bundle import make_bundle
 from training.export.core import Core
 from training.export.foreign import ForeignError
+from training.export.foreign_bundle import compare, make_foreign_bundle
 from training.export.inputs import Asked
 from training.export.original import Original
 from training.fit import defaults, loop, runs

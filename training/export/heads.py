@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
-from scipy.special import expit, log_softmax, logit
 
 from service.image.resize import Size
 from training.autodiff import prune
@@ -165,6 +164,11 @@ def _width(values: np.ndarray) -> int:
     return 0 if len(sides) > 1 else int(np.prod(sides))
 
 
+def _log_softmax(values: Rows) -> Rows:
+    shifted = values - values.max(1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))
+
+
 def _rows(values: np.ndarray) -> Rows:
     return np.asarray(values.reshape(len(values), -1), np.float64)
 
@@ -236,8 +240,8 @@ def _makes(meaning: Meaning, candidate: Rows, rows: Rows) -> bool:
         sure = (rows > LEAST_SIGMOID) & (rows < MOST)
         return bool(
             sure.any()
-            and np.allclose(expit(candidate), rows, rtol=0, atol=1e-5)
-            and _near(candidate[sure], logit(rows[sure]))
+            and np.allclose(1 / (1 + np.exp(-candidate)), rows, rtol=0, atol=1e-5)
+            and _near(candidate[sure], np.log(rows[sure] / (1 - rows[sure])))
         )
     with np.errstate(divide="ignore"):
         logs = rows if meaning == "log-probabilities" else np.log(rows)
@@ -245,7 +249,7 @@ def _makes(meaning: Meaning, candidate: Rows, rows: Rows) -> bool:
     if candidate.min() >= 0 and _sum_to_one(candidate):
         return False
     known = logs > np.log(LEAST)
-    return _near(log_softmax(candidate, 1)[known], logs[known])
+    return _near(_log_softmax(candidate)[known], logs[known])
 
 
 def _near(ours: np.ndarray, theirs: np.ndarray) -> bool:

@@ -11,8 +11,8 @@ import onnx
 import onnxruntime as ort
 from jaxtyping import Float32, Float64, Num
 from onnx import ModelProto
-from scipy.special import expit, softmax
 
+from service.bundle.calibration import Calibration
 from service.bundle.calibration import Head as Kind
 from training.export.ends import ForeignError
 from training.export.faults import FREE_BATCH, STANDARD, worded
@@ -94,10 +94,14 @@ class Head:
         """The probabilities (N, K) that the file's `values` mean."""
         values = values.astype(np.float64)
         if self.width == 1:
-            second = expit(values) if self.meaning == "logits" else values
+            second = (
+                Calibration(head="sigmoid").probabilities(values)
+                if self.meaning == "logits"
+                else values
+            )
             return np.concatenate([1 - second, second], 1)
         if self.meaning == "logits":
-            return np.asarray(softmax(values, 1))
+            return Calibration().probabilities(values)
         return np.exp(values) if self.meaning == "log-probabilities" else values
 
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from service.image.resize import Size, sides
 from training.autodiff import prune
-from training.export import parity
 from training.export.core import ACTIVATION, IR_VERSION, Core
+from training.export.reference import copy_of
 from training.networks.folding import fold
 from training.networks.ours import Network
 from training.reliability.familiarity import features_of
@@ -47,7 +47,7 @@ class _Tapped(nn.Module):
 def export_core(network: Network, size: Size) -> Core:
     """The core of `network`, in evaluation mode, for x float32 (N, 3, H, W) of `size`."""
     example = torch.zeros(2, 3, *sides(size))
-    tapped = _Tapped(parity.copy_of(network))
+    tapped = _Tapped(copy_of(network))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns of its own deprecated calls
         program = torch.onnx.export(

@@ -5,7 +5,6 @@ from typing import Any
 
 from service.bundle import folder as contract
 from service.bundle.manifest import Manifest
-from service.image.resize import described
 from service.runtime.engine import Engine
 from training.data.images import Images
 from training.figures.accuracy import accuracy
@@ -15,23 +14,8 @@ from training.fit.recipes import Recipe
 from training.fit.runs import Run
 from training.reliability.fitting import held_out_sentence
 
+
 # Sentences of a card: with held-out images, and without.
-FITTED = "- Probabilities, prediction sets and familiarity are fitted on {images:,} images.\n"
-UNMEASURED = """\
-- Probabilities are not calibrated: nobody has measured how often such answers are right.
-- There are no prediction sets: which other classes are possible is not known.
-- There is no measure of familiarity: the energy of the logits has no threshold without such images.
-"""
-
-
-MULTI_LABEL = """\
-- An image may have several of the classes, or none: each has a probability for itself.
-- Probabilities are not calibrated: nobody has measured how often such answers are right.
-- There is no measure of familiarity, which is fitted on images of one class each.
-"""
-ONE_OF_ALL = "- It knows these classes only: an image of anything else gets one of them, too.\n"
-
-
 def report(engine: Engine, test: Images, seed: int) -> dict[str, Any]:
     """Accuracy and F1 of predict.onnx on the test images, one view of each."""
     predicted = outputs_of(engine, test).logits.argmax(1)
@@ -61,25 +45,6 @@ def card(run: Run, manifest: Manifest, figures: Mapping[str, Any]) -> str:
         f"(temperature {manifest.temperature:.3f}). {held_out_sentence(manifest)}\n\n"
         + ("" if remark is None else f"**Do not rely on it:** it is {remark}.\n\n")
         + "It knows these classes only: an image of anything else gets one of them, too.\n"
-    )
-
-
-def foreign_card(manifest: Manifest) -> str:
-    """CARD.md of the bundle of an ONNX file, which no audit has measured."""
-    sets = manifest.prediction_sets
-    trust = UNMEASURED if sets is None else FITTED.format(images=sets.pictures)
-    if manifest.is_multi_label:
-        trust = MULTI_LABEL
-    weights = manifest.provenance.get("weights")
-    origin = f" Its weights are {weights['name']} sha256 {weights['sha256']}." if weights else ""
-    return (
-        f"# {manifest.name}\n\n"
-        f"A classifier of {len(manifest.labels):,} classes for images of "
-        f"{described(manifest.input.size)} pixels, "
-        f"from the file {manifest.provenance['file']}.{origin}\n\n"
-        f"{trust}"
-        "- No audit has measured it: neither its accuracy nor bias, corrupted images or attacks.\n"
-        + ("" if manifest.is_multi_label else ONE_OF_ALL)
     )
 
 

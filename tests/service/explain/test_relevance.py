@@ -14,8 +14,8 @@ from service.explain import ask, available, explain
 from service.runtime.engine import Engine
 from service.runtime.sessions import open_sessions
 from support.transformer import GRID, PATCH, SIDE, SPEC, exported, planted, trained
-from training.export.bundle import make_foreign_bundle
 from training.export.derive import complete
+from training.export.foreign_bundle import make_foreign_bundle
 
 IMAGES = 40
 

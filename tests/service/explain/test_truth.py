@@ -216,7 +216,7 @@ def oracle(engine, pixels, baseline):
 
 @pytest.mark.parametrize("baseline", ["mean", "black", "blur"])
 def test_feature_ablation_equals_captums(baseline, small, run, dataset):
-    from training.export.parity import copy_of
+    from training.export.reference import copy_of
 
     pixels, cut = dataset.test.pixels[0], grid(32, 8)
     x, start = oracle(small, pixels, baseline)
@@ -229,7 +229,7 @@ def test_feature_ablation_equals_captums(baseline, small, run, dataset):
 
 @pytest.mark.parametrize(("window", "stride"), [(0.25, 0.125), (0.3, 0.2), (1.0, 1.0)])
 def test_occlusion_equals_captums(window, stride, small, run, dataset):
-    from training.export.parity import copy_of
+    from training.export.reference import copy_of
 
     pixels, side, step = dataset.test.pixels[1], round(window * 32), round(stride * 32)
     x, start = oracle(small, pixels, "mean")

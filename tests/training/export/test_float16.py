@@ -14,9 +14,10 @@ from service.bundle.manifest import Manifest
 from service.image.resize import Input
 from service.runtime.engine import Engine
 from training.__main__ import main
-from training.export.bundle import make_bundle, make_foreign_bundle
+from training.export.bundle import make_bundle
 from training.export.core import Core
 from training.export.float16 import LIMITS, halved, rounded
+from training.export.foreign_bundle import make_foreign_bundle
 from training.export.parity import ParityError, compare
 
 SIZE, CLASSES = 16, 4

@@ -19,10 +19,10 @@ from support.methods import OF_CNNS
 from training.__main__ import main
 from training.autodiff import DifferentiationError
 from training.data import DataError, read
-from training.export.bundle import make_foreign_bundle
 from training.export.core import Core
 from training.export.derive import complete
 from training.export.foreign import ForeignError, Names, read_core
+from training.export.foreign_bundle import make_foreign_bundle
 
 SIZE, CLASSES = 24, 5
 SPEC = Input(SIZE, (0.5, 0.4, 0.3), (0.25, 0.25, 0.2))

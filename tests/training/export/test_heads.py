@@ -19,9 +19,9 @@ from training.data import DataError
 from training.data.images import drawn_images
 from training.data.read import check_head
 from training.export import labels
-from training.export.bundle import compare, make_foreign_bundle
 from training.export.ends import ForeignError, Names
 from training.export.foreign import read_core
+from training.export.foreign_bundle import compare, make_foreign_bundle
 
 SIZE, CLASSES = 16, 5
 SPEC = Input(SIZE, (0.5, 0.4, 0.3), (0.25, 0.25, 0.2))

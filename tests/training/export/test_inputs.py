@@ -18,10 +18,10 @@ from support.images import draw, encode
 from support.methods import OF_CNNS
 from support.servers import Server
 from training.data.images import drawn_images
-from training.export.bundle import make_foreign_bundle
 from training.export.core import predict_graph
 from training.export.derive import complete
 from training.export.foreign import ForeignError, Names, read_core
+from training.export.foreign_bundle import make_foreign_bundle
 from training.export.inputs import LUMA, Asked
 
 CLASSES, SIZE, WIDE = 4, 12, (16, 40)
