@@ -3,7 +3,8 @@
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,8 @@ def main() -> None:
     """Serves image classifiers that explain themselves.
 
     \b
+    python -m service why model.onnx cat.jpg
+        say what an ONNX classifier sees in an image, and draw why
     python -m service serve
         serve the embedded model on http://127.0.0.1:3000
     python -m service key camera --scope predict
@@ -56,16 +59,94 @@ def main() -> None:
     """
 
 
-@main.command(epilog=SETTINGS_HELP)
-def serve() -> None:
-    """Serves the bundle over HTTP until SIGTERM or SIGINT.
+def _on_file(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of a command that makes a bundle of an ONNX file."""
+    for option in reversed(ON_FILE):
+        command = option(command)
+    return command
 
-    Requests that have begun are answered before it ends.
+
+ON_FILE = (
+    click.option("--labels", type=PATH, help="Of an ONNX file: the classes, a text file or JSON."),
+    click.option(
+        "--size", help="Of an ONNX file that leaves it open: N or HxW, pixels. Default: the file's."
+    ),
+    click.option(
+        "--resize",
+        type=click.Choice(["crop", "stretch", "pad"]),
+        default="crop",
+        show_default=True,
+        help="Of an ONNX file: how images are brought to its size.",
+    ),
+    click.option(
+        "--mean", help="Of an ONNX file: 0.485,0.456,0.406, of pixels in 0…1. Default: a guess."
+    ),
+    click.option("--std", help="Of an ONNX file: 0.229,0.224,0.225. Default: a guess."),
+)
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path, exists=True))
+@FILE
+@click.option("--method", help="Attribution method. Default: the cheapest that the model has.")
+@click.option("--target", help="Label or index to explain; by default the predicted class.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The overlay to write, a .png file. Default: FILE with .why.png, here.",
+)
+@_on_file
+def why(
+    model: Path, file: Path, method: str | None, target: str | None, out: Path | None, **wishes: Any
+) -> None:
+    """Says in four lines what a model sees in an image, and draws why.
+
+    MODEL is an ONNX classifier, or the folder of a bundle; FILE is the image. A bundle of the ONNX
+    file is made at the first use and kept in the cache.
+    """
+    from service.local import open_model
+
+    found = open_model(_bundle(model, wishes)).explain(file, method, target)
+    for line in found.lines():
+        click.echo(line)
+    click.echo(f"drawn in {found.save(out or Path(f'{file.stem}.why.png'))}")
+
+
+def _bundle(model: Path, wishes: dict[str, Any]) -> Path:
+    """The folder of the bundle that `model` is, or that is made of it."""
+    if model.is_dir():
+        return model
+    # The package training is installed with this one, and not part of the service's image.
+    try:
+        from training.export import cache
+        from training.export.ends import ForeignError
+        from training.export.parity import ParityError
+    except ImportError as error:
+        raise click.ClickException(
+            f"to read {model} takes the whole package, and {error.name} is missing: install "
+            "candor, or give the folder of a bundle"
+        ) from None
+    try:
+        return cache.bundle_of(model, cache.wishes(**wishes), partial(click.echo, err=True))
+    except (ForeignError, ParityError) as error:
+        raise click.ClickException(str(error)) from None
+
+
+@main.command(epilog=SETTINGS_HELP)
+@click.argument("model", type=click.Path(path_type=Path, exists=True), required=False)
+@_on_file
+def serve(model: Path | None, **wishes: Any) -> None:
+    """Serves a model over HTTP until SIGTERM or SIGINT.
+
+    MODEL is an ONNX classifier, or the folder of a bundle; by default the bundle is that of
+    CANDOR_BUNDLE. Requests that have begun are answered before it ends.
     """
     from service.api.access import guard
     from service.bundle.folder import check_int8, load
     from service.workers import home
 
+    if model is not None:
+        os.environ["CANDOR_BUNDLE"] = str(_bundle(model, wishes))
     # Checked before the server starts: a bad bundle is a sentence here, and a traceback there.
     settings = Settings.from_environment()
     guard.check_exposure(settings)

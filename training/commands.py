@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from service.bundle import folder as contract
 from service.bundle.folder import CARD, Bundle
-from service.bundle.manifest import Manifest
 from service.explain import available
 from service.image.decode import SUFFIXES
 from service.image.resize import Input, scaled
@@ -28,10 +27,10 @@ from training.data.images import load_image
 from training.data.read import Dataset
 from training.export import foreign, int8, labels
 from training.export.bundle import make_bundle
-from training.export.core import Core
+from training.export.cache import manifest_of
 from training.export.foreign import ForeignError
 from training.export.foreign_bundle import compare, make_foreign_bundle
-from training.export.inputs import Asked
+from training.export.inputs import Asked, numbers
 from training.export.original import Original
 from training.fit import defaults, loop, runs
 from training.fit.recipes import RECIPES, Recipe
@@ -194,7 +193,7 @@ def bundle_file(
     """Makes a bundle of an ONNX file."""
     say = partial(click.echo, err=True)
     names = foreign.Names(options["input_name"], options["output_name"], options["cam_layer"])
-    asked = Asked(options["channels"], *(_numbers(name, options[name]) for name in ("mean", "std")))
+    asked = Asked(options["channels"], *(numbers(name, options[name]) for name in ("mean", "std")))
     given = labels.of_file(file) if options["labels"] is None else labels.read(options["labels"])
     say(f"runs {file} to learn its shapes and its answers")
     classes = None if given is None else len(given)
@@ -213,13 +212,11 @@ def bundle_file(
             f"{file.name} cannot be run as it is (ONNX Runtime does not open it, or --input names "
             "a tensor inside): leave out --check"
         )
+    if given is None:
+        say(f"neither --labels nor the file names the classes: they are 0 to {core.classes - 1}")
     short_side = options["short_side"] or 0
     spec = Input(source.size, source.mean, source.std, options["resize"], short_side)
-    name = options["name"] or file.stem
-    provenance = {"file": file.name, **foreign.weights_of(file)}
-    if source.colours != "rgb":
-        provenance["channels"] = source.colours
-    manifest = Manifest(name, _labels(given, core), spec, provenance=provenance)
+    manifest = manifest_of(file, core, given, options["name"], spec)
     held_out = None
     if calibrate is not None:
         held_out, skipped = read.read_labelled(calibrate, spec, manifest.labels)
@@ -353,38 +350,6 @@ def _print_summary(bundle: Bundle) -> None:
 
 def _print_version(bundle: Bundle) -> None:
     click.echo(f"{bundle.folder}: {bundle.manifest.name} {bundle.manifest.version}")
-
-
-def _labels(given: labels.Labels | None, core: Core) -> labels.Labels:
-    """The labels `given`, or numbers for the classes."""
-    if given is None:
-        click.echo(
-            f"neither --labels nor the file names the classes: they are 0 to {core.classes - 1}"
-        )
-        return labels.numbered(core.classes)
-    if len(given) != core.classes:
-        raise ForeignError(
-            "the file gives one value for an image, which is that of the second of two classes: "
-            f"give two labels, not {len(given)}"
-        )
-    return given
-
-
-def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:
-    """One number or three, separated by commas; fractions such as 1/255 are allowed."""
-    if text is None:
-        return None
-    try:
-        parts = [part.partition("/") for part in text.split(",")]
-        values = tuple(float(above) / float(below or 1) for above, _, below in parts)
-    except (ValueError, ZeroDivisionError):
-        values = ()
-    if len(values) not in (1, 3) or (name == "std" and min(values) <= 0):
-        raise ForeignError(
-            f"--{name} is {text!r}; give one number, or three separated by commas, for example "
-            "0.485,0.456,0.406; those of --std are above 0"
-        )
-    return values
 
 
 def _compare_with_file(original: Original, bundle: Bundle, images: Path) -> None:

@@ -160,6 +160,27 @@ def plain(model: ModelProto, size: Size | None, name: str | None, asked: Asked) 
     return source
 
 
+def numbers(name: str, text: str | None) -> tuple[float, ...] | None:
+    """One number or three, separated by commas; fractions such as 1/255 are allowed.
+
+    Raises:
+        ForeignError: it is neither.
+    """
+    if text is None:
+        return None
+    try:
+        parts = [part.partition("/") for part in text.split(",")]
+        values = tuple(float(above) / float(below or 1) for above, _, below in parts)
+    except (ValueError, ZeroDivisionError):
+        values = ()
+    if len(values) not in (1, 3) or (name == "std" and min(values) <= 0):
+        raise ForeignError(
+            f"--{name} is {text!r}; give one number, or three separated by commas, for example "
+            "0.485,0.456,0.406; those of --std are above 0"
+        )
+    return values
+
+
 def _found(model: ModelProto, name: str | None) -> ValueInfoProto:
     """The input `name`, which may be a tensor inside, or the one input that is an image."""
     graph = model.graph
