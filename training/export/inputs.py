@@ -155,7 +155,8 @@ def plain(model: ModelProto, size: Size | None, name: str | None, asked: Asked) 
             f"the input {info.name} is uint8, so the graph normalises pixels itself: leave out "
             "--mean and --std"
         )
-    _refuse_resize(model, tensor.name)
+    if not all(dims_of(info)[1:]):  # else it resizes the images that the network is made for
+        _refuse_resize(model, tensor.name)
     _connect(model, tensor, source)
     return source
 

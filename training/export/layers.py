@@ -86,7 +86,7 @@ def grid_of(name: str, shapes: Shapes) -> Grid | None:
         return Grid(name, None, rows, columns, channels) if min(rows, columns) > 1 else None
     tokens, channels = sizes
     for prefix in PREFIXES:
-        rows = round(((tokens - prefix) * height / width) ** 0.5)
+        rows = round((max(0, tokens - prefix) * height / width) ** 0.5)
         if rows > 1 and (tokens - prefix) * height == rows * rows * width:
             return Grid(name, prefix, rows, (tokens - prefix) // rows, channels)
     return None

@@ -40,6 +40,7 @@ def test_the_map_of_averaged_tokens_sums_to_the_logit(opset, tmp_path):
         ([None, 7, 9, 8], (224, 288), (None, 7, 9)),
         ([None, 37, 1, 8], (24, 24), None),
         ([None, 31, 8], (224, 224), None),
+        ([None, 1, 8], (224, 224), None),
         ([None, None, 8], (224, 224), None),
     ],
 )
