@@ -404,6 +404,9 @@ def _mod(x: Array, divisor: Array, *, fmod: int = 0) -> Array:
 def _batch_norm(
     x: Array, scale: Array, bias: Array, mean: Array, variance: Array, **attributes: Any
 ) -> Array:
+    if attributes.get("training_mode"):  # of weights, which some networks standardise
+        axes = (0, *range(2, x.ndim))
+        mean, variance = x.mean(axes), x.var(axes)
     slope = scale / np.sqrt(variance + attributes.get("epsilon", 1e-5))
     return np.asarray(x * _by_channel(slope, x, 1) + _by_channel(bias - mean * slope, x, 1))
 

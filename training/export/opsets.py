@@ -76,7 +76,11 @@ def _copy(model: ModelProto) -> ModelProto:
 
 def _check_inference(model: ModelProto) -> None:
     constants = constants_of(model)
+    seen = {info.name for info in model.graph.input} - constants.keys()  # depends on the image
     for node in model.graph.node:
+        if seen.isdisjoint(node.input):
+            continue  # networks without normalisation standardise their weights so
+        seen.update(node.output)
         is_norm = node.op_type == "BatchNormalization"
         flags = [a.i for a in node.attribute if a.name == "training_mode" and is_norm]
         if node.op_type == "Dropout" and node.input[2:] and node.input[2] in constants:

@@ -258,6 +258,16 @@ def test_a_network_in_training_mode_is_refused():
         plain(model)
 
 
+def test_weights_may_be_standardised_by_a_norm_in_training_mode():
+    names = ["g", "d", "m", "q"]
+    node = helper.make_node("BatchNormalization", ["w", *names], ["k", "a", "b"], training_mode=1)
+    model = model_of(
+        "y = Conv (x, k)", weights={"w": drawn(2, 3, 3, 3)} | {n: drawn(3) for n in names}
+    )
+    model.graph.node.insert(0, node)
+    assert "BatchNormalization" in {each.op_type for each in plain(model).graph.node}
+
+
 def test_the_documents_list_every_operator_that_is_differentiated():
     section = DOCUMENT.split("### Which operators")[1].split("\n## ")[0]
     rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", section, re.MULTILINE)
