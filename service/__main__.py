@@ -59,13 +59,6 @@ def main() -> None:
     """
 
 
-def _on_file(command: Callable[..., None]) -> Callable[..., None]:
-    """The options of a command that makes a bundle of an ONNX file."""
-    for option in reversed(ON_FILE):
-        command = option(command)
-    return command
-
-
 ON_FILE = (
     click.option("--labels", type=PATH, help="Of an ONNX file: the classes, a text file or JSON."),
     click.option(
@@ -83,6 +76,13 @@ ON_FILE = (
     ),
     click.option("--std", help="Of an ONNX file: 0.229,0.224,0.225. Default: a guess."),
 )
+
+
+def _on_file(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of a command that makes a bundle of an ONNX file."""
+    for option in reversed(ON_FILE):
+        command = option(command)
+    return command
 
 
 @main.command()

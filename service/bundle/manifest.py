@@ -47,7 +47,7 @@ class Parity:
 
     `relative_difference`: the median over images of max |ours − theirs| / max |theirs|.
     `cosine`: the median over images of the cosine of the two maps.
-    `left_out`: more images, whose logits are constant up to rounding: nothing to compare.
+    `left_out`: further images with constant logits, up to rounding, which have no slope to compare.
     """
 
     against: str

@@ -6,7 +6,6 @@ another file or another wish has a bundle of its own. `python -m service why` an
 
 import hashlib
 import os
-import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
@@ -26,7 +25,6 @@ from training.export.foreign_bundle import make_foreign_bundle
 from training.export.inputs import Asked, numbers
 
 PART = 2**20  # bytes that are read at once
-NONE_DRAWN = "makes the bundle without the methods that need gradients"
 
 
 @dataclass(frozen=True)
@@ -64,9 +62,11 @@ def bundle_of(file: Path, wishes: Wishes, say: Callable[[str], object]) -> Path:
     with tempfile.TemporaryDirectory(dir=place.parent) as scratch:
         made = Path(scratch) / "bundle"
         _make(file, wishes, made, say)
-        if not place.exists():
-            # Whole or not at all, for another process may look for it now.
-            shutil.move(made, place)
+        try:
+            made.rename(place)  # whole or not at all, for another process may look for it now
+        except OSError:
+            if not (place / MANIFEST).exists():  # else another process made it meanwhile
+                raise
     return place
 
 
@@ -112,7 +112,7 @@ def _make(file: Path, wishes: Wishes, place: Path, say: Callable[[str], object])
     try:
         make_foreign_bundle(core, manifest, place, say=say)
     except DifferentiationError as error:
-        say(f"{error}; {NONE_DRAWN}")
+        say(f"{error}; makes the bundle without the methods that need gradients")
         make_foreign_bundle(core, manifest, place, gradients=False, say=say)
 
 

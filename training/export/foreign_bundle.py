@@ -94,7 +94,7 @@ def make_foreign_bundle(
             manifest, files = with_halves(engine, core, manifest, files, batch)
     if "file" in manifest.provenance:
         files[contract.CARD] = foreign_card(manifest).encode()
-    say(f"writes {folder}")
+    say("writes the bundle")
     return contract.write(folder, manifest, files)
 
 

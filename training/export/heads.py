@@ -10,8 +10,8 @@ A run on drawn images decides, whatever the operators are called:
 The logits are the first tensor that the softmax or the sigmoid turns into these values, on every
 image: so it does not matter how the head is written, wrapped or split into outputs. Where there is
 no such tensor, as behind the mean of several softmaxes, they are log p, and softmax(log p) is p.
-One value z for each image is that of the second of two classes: the logits are −z/2 and z/2, whose
-softmax is the sigmoid of z. (Of 0 and z, the first could not be explained: it has no gradient.)
+One value z for each image is that of the second of two classes: the logits are −z/2 and z/2, and
+their softmax is the sigmoid of z. (Of 0 and z, the first has no gradient to explain it by.)
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ MEAN, STD = 0.45, 0.25
 SUM_TOLERANCE = 1e-3  # rows of a float16 softmax sum to 1 within this
 MOST_TAIL = 40  # tensors between a last layer and the output
 LOG_TOLERANCE = 1e-3  # relative; a temperature that nobody would write
-# Probabilities whose logits float32 still knows. ONNX Runtime's own sigmoid is cut at 1e-8.
+# Probabilities that float32 still turns into logits. ONNX Runtime cuts its sigmoid at 1e-8.
 LEAST, LEAST_SIGMOID, MOST = 1e-30, 1e-3, 0.99
 CLIP, NEAR_ONE = 1e-30, 1e-7
 MATRIX = 2  # the rank of (N, K)

@@ -1,7 +1,7 @@
 """The layer that a class activation map weighs: the last one that still has pixels.
 
     convolutions       the last tensor (N, C, h, w) behind the last convolution
-    tokens (N, T, D)   the last layer norm whose patch tokens the logits depend on: in the last
+    tokens (N, T, D)   the last layer norm with patch tokens that the logits depend on: in the last
                        block of a network with a class token, the norm before the attention,
                        because behind it only the class token counts
     channels last      the same for a layer norm over (N, h, w, D)

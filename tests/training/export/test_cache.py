@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
@@ -11,8 +12,10 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
 from service.__main__ import main
+from service.bundle.folder import load
 from support.images import draw, encode
 from support.servers import ROOT, Server, environment
+from training.export.cache import Wishes, bundle_of
 
 SIZE, CLASSES = 24, 4
 PNG = {"content-type": "image/png"}
@@ -75,6 +78,15 @@ def test_the_bundle_is_made_once_and_the_overlay_lies_here(cache, image, tmp_pat
     assert second.stderr == ""
     assert second.stdout == first.stdout
     assert len(list(cache.iterdir())) == 1
+
+
+def test_two_that_make_it_at_once_get_one_bundle(cache, tmp_path):
+    model = write(tmp_path / "net.onnx")
+    with ThreadPoolExecutor(2) as threads:
+        places = list(threads.map(lambda _: bundle_of(model, Wishes(), str), range(2)))
+    assert places[0] == places[1]
+    assert list(cache.iterdir()) == places[:1]
+    assert load(places[0]).manifest.labels == ("0", "1", "2", "3")
 
 
 def test_another_file_or_wish_has_a_bundle_of_its_own(cache, image, tmp_path):
