@@ -184,7 +184,7 @@ class Settings:
     # The largest batch with the defaults of any method fits, 64 × 1,026 of KernelSHAP, and so does
     # every question about one image, 20,660 at most. 64 of those would take minutes.
     max_passes: int = _setting(
-        70_000,
+        140_000,
         _integer(1, 10**9),
         "most forward passes of a request: of its explanation, times its images",
     )

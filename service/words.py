@@ -21,7 +21,7 @@ THIRDS = (
     ("bottom left", "bottom", "bottom right"),
 )
 # The limits of the page (service/web/quality.js): good up to the first, poor above the second.
-GAPS, COSINES = (0.05, 0.2), (0.5, 0.9)
+GAPS, COSINES, AGREEMENTS = (0.05, 0.2), (0.5, 0.9), (0.9, 0.5)
 
 
 def classes(prediction: Prediction) -> str:
@@ -109,6 +109,12 @@ def _gap(value: float) -> str:
     return f"it {much} add{'s' if value <= fair else ''} up (gap {_percent(value)})"
 
 
+def _agreement(value: float) -> str:
+    good, fair = AGREEMENTS
+    much = "nearly the same" if value >= good else "similar" if value >= fair else "another"
+    return f"with other random samples the map would be {much} (agreement {value:.2f})"
+
+
 def _cosine(value: float) -> str:
     good, fair = COSINES
     much = "differs" if value <= good else "is similar" if value <= fair else "is nearly the same"
@@ -117,6 +123,7 @@ def _cosine(value: float) -> str:
 
 MEASURES: Mapping[str, Callable[[float], str]] = {
     "completeness_gap": _gap,
+    "agreement": _agreement,
     "class_cosine": _cosine,
 }
 

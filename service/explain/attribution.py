@@ -15,6 +15,7 @@ from service.image.resize import InputPixels
 from service.runtime.engine import Engine
 
 NOISE_GAP = 0.5  # the completeness gap above which a map is mostly error
+NOISE_AGREEMENT = 0.5  # below it, another seed gives a map that is mostly different
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,14 @@ class Attribution:
     def warnings(self) -> tuple[str, ...]:
         """Sentences on what makes the map unfit for use, by its own measures."""
         gap = self.quality.get("completeness_gap", 0.0)
-        if gap <= NOISE_GAP:
-            return ()
-        words = f"the map misses the change of the score by {gap:.0%}, so it is mostly error"
-        return (f"{words}: ask for more steps or samples, or give more time",)
+        agreement = self.quality.get("agreement", 1.0)
+        faults = []
+        if gap > NOISE_GAP:
+            faults.append(f"the map misses the change of the score by {gap:.0%}")
+        if agreement < NOISE_AGREEMENT:
+            faults.append(f"another seed's map would have the cosine {agreement:.2f} with it")
+        remedy = "so it is mostly error: ask for more steps or samples, or give more time"
+        return tuple(f"{fault}, {remedy}" for fault in faults)
 
 
 def explain(

@@ -9,18 +9,19 @@ samples. Random numbers are the same for every row: a row's result does not depe
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Float64, Int64
 
 from service.explain.baselines import BASELINES, baseline_logits, baseline_rows
 from service.runtime.engine import Engine
 from service.runtime.graphs import PATH_GRADIENT, Batch, Rows, Targets
 
 Copies = Float32[np.ndarray, "copies 3 H W"]
+Numbers = Int64[np.ndarray, " samples"]  # of samples: each has its own noise
 
 
 @dataclass(frozen=True)
@@ -96,52 +97,95 @@ def _mean_gradient(
     return total
 
 
-def smooth_grad(
-    engine: Engine, batch: Batch, target: Targets, samples: int, noise: float, seed: int
-) -> RowAttributions:
-    """The mean gradient of `samples` copies with noise of standard deviation `noise` · range(x).
+@dataclass(frozen=True)
+class SampleSums:
+    """Sums over `samples`: `attribution` float64 (N, 3, H, W) and `difference` float64 (N,)."""
 
-    Smilkov et al., "SmoothGrad", arXiv 1706.03825.
+    attribution: Float64[np.ndarray, "rows 3 H W"]
+    difference: Float64[np.ndarray, " rows"]
+    samples: int
+
+    def __add__(self, other: "SampleSums") -> "SampleSums":
+        return replace(
+            self,
+            attribution=self.attribution + other.attribution,
+            difference=self.difference + other.difference,
+            samples=self.samples + other.samples,
+        )
+
+    @property
+    def mean(self) -> RowAttributions:
+        """The means; `difference` is that of methods that have one."""
+        return RowAttributions(
+            np.asarray(self.attribution / self.samples, np.float32),
+            np.asarray(self.difference / self.samples, np.float32),
+        )
+
+
+def smooth_grad(
+    engine: Engine, batch: Batch, target: Targets, numbers: Numbers, noise: float, seed: int
+) -> SampleSums:
+    """The gradients of copies with noise of standard deviation `noise` · range(x), one a number.
+
+    Smilkov et al., "SmoothGrad", arXiv 1706.03825: their mean.
     """
     x = engine.normalise(batch)
-    spread, total = noise * _range(x), np.zeros_like(x)
-    for row, sample in _pieces(engine, len(x), samples):
-        noisy = x[row] + spread[row] * _normal(seed, sample, x.shape[1:])
+    spread, total = noise * _range(x), np.zeros(x.shape)
+    for row, sample in _pieces(engine, len(x), len(numbers)):
+        noisy = x[row] + spread[row] * _normal(seed, numbers[sample], x.shape[1:])
         _add(total, row, engine.gradient(noisy, target[row]).gradient)
-    return RowAttributions(total / np.float32(samples))
+    return SampleSums(total, np.zeros(len(x)), len(numbers))
 
 
 def gradient_shap(
-    engine: Engine, batch: Batch, target: Targets, samples: int, noise: float, seed: int
-) -> RowAttributions:
-    """The mean over `samples` of (noisy x − baseline) · gradient at a random point between them.
+    engine: Engine, batch: Batch, target: Targets, numbers: Numbers, noise: float, seed: int
+) -> SampleSums:
+    """(Noisy x − baseline) · gradient at a point between them, and f(noisy x) − f(baseline).
 
-    Erion et al., "Expected Gradients", arXiv 1906.10670; Lundberg and Lee, arXiv 1705.07874. Each
-    sample draws noise, one of the four baselines and a point; `difference` is to the mean logit of
-    the baselines that were drawn.
+    Erion et al., "Expected Gradients", arXiv 1906.10670; Lundberg and Lee, arXiv 1705.07874: the
+    mean of both. The four baselines take turns, and each one's points are spread evenly over its
+    paths, at random within their strata. Noisy images are images: bytes.
     """
-    x = engine.normalise(batch)
     starts = np.stack([baseline_rows(engine, batch, baseline) for baseline in BASELINES])
-    rng = np.random.default_rng(seed)
-    chosen = rng.integers(len(BASELINES), size=samples)
-    positions = rng.uniform(size=samples).astype(np.float32)
-    spread, total = noise * _range(x), np.zeros_like(x)
-    for row, sample in _pieces(engine, len(x), samples):
-        noisy = x[row] + spread[row] * _normal(seed, sample, x.shape[1:])
-        start = starts[chosen[sample], row]
-        points = start + positions[sample, None, None, None] * (noisy - start)
-        _add(total, row, (noisy - start) * engine.gradient(points, target[row]).gradient)
-    ends = np.stack(
+    begins = np.stack(
         [_of_target(baseline_logits(engine, batch, baseline), target) for baseline in BASELINES]
     )
-    return RowAttributions(
-        total / np.float32(samples),
-        _of_target(engine.predict(batch).logits, target) - ends[chosen].mean(0),
-    )
+    chosen, positions = _strata(numbers, seed)
+    total, difference = np.zeros(starts.shape[1:]), np.zeros(len(batch))
+    for row, sample in _pieces(engine, len(batch), len(numbers)):
+        images = _noisy_images(batch[row], numbers[sample], noise, seed)
+        start, end = starts[chosen[sample], row], engine.normalise(images)
+        points = start + positions[sample, None, None, None] * (end - start)
+        _add(total, row, (end - start) * engine.gradient(points, target[row]).gradient)
+        reached = _of_target(engine.predict(images).logits, target[row])
+        np.add.at(difference, row, reached - begins[chosen[sample], row])
+    return SampleSums(total, difference, len(numbers))
+
+
+def _strata(
+    numbers: Numbers, seed: int
+) -> tuple[Int64[np.ndarray, " samples"], Float32[np.ndarray, " samples"]]:
+    """The baseline of each sample, and its point on the path, 0…1."""
+    # Halves take every second number.
+    chosen = numbers // 2 % len(BASELINES)
+    positions = np.random.default_rng((seed, *numbers[:1])).uniform(size=len(numbers))
+    for baseline in range(len(BASELINES)):
+        (own,) = np.nonzero(chosen == baseline)
+        positions[own] = (np.arange(len(own)) + positions[own]) / max(len(own), 1)
+    return chosen, positions.astype(np.float32)
+
+
+def _noisy_images(batch: Batch, numbers: Numbers, noise: float, seed: int) -> Batch:
+    """`batch` with noise of standard deviation `noise` · the range of each image's values."""
+    values = batch.astype(np.float32)
+    spread = noise * (values.max((1, 2, 3)) - values.min((1, 2, 3)))
+    drawn = np.moveaxis(_normal(seed, numbers, (batch.shape[3], *batch.shape[1:3])), 1, -1)
+    noisy = np.rint(values + spread[:, None, None, None] * drawn)
+    return np.asarray(noisy.clip(0, 255), np.uint8)
 
 
 def _add(
-    total: Rows,
+    total: Rows | Float64[np.ndarray, "rows 3 H W"],
     row: Int64[np.ndarray, " copies"],
     values: Copies,
     weights: Float32[np.ndarray, " copies"] | None = None,

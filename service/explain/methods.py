@@ -16,9 +16,10 @@ from service.errors import DeadlineExceeded
 from service.explain import cam, gradients, perturbation
 from service.explain.baselines import BASELINES
 from service.explain.colours import Scale
-from service.explain.gradients import RowAttributions
+from service.explain.gradients import RowAttributions, SampleSums
 from service.explain.perturbation import TargetMaps
 from service.explain.quality import completeness_gap, cosine
+from service.explain.sampling import GOOD_AGREEMENT, until_agreed
 from service.explain.segments import cells
 from service.explain.target import Target
 from service.image.resize import InputPixels
@@ -88,7 +89,7 @@ STEPS = Parameter("steps", 32, "points on the path from the baseline to the imag
 MAX_STEPS = Parameter(
     "max_steps", 128, "limit of doubling the steps while the completeness gap exceeds 5 %", 1, 512
 )
-SAMPLES = Parameter("samples", 16, "noisy copies of the image", 1, 512)
+SAMPLES = Parameter("samples", 16, "noisy copies of the image", 2, 512)
 NOISE = Parameter(
     "noise", 0.15, "standard deviation of the noise, as a share of the image's range", 0.0, 1.0
 )
@@ -113,8 +114,21 @@ STRIDE = Parameter("stride", 0.125, "step of the window, as a share of the input
 CELLS = Parameter("cells", 7, "cells a side of the coarse random masks", 2, 32)
 
 
-def _coalitions(count: int) -> Parameter:
-    return Parameter("samples", count, "random coalitions of segments, or masks", 16, 4096)
+def _coalitions(count: int) -> tuple[Parameter, Parameter]:
+    return (
+        Parameter("samples", count, "random coalitions of segments, or masks", 16, 4096),
+        _most_samples(4 * count, 16, 4096),
+    )
+
+
+def _most_samples(default: int, low: int, high: int) -> Parameter:
+    return Parameter(
+        "max_samples",
+        default,
+        f"limit of doubling the samples while the agreement is below {GOOD_AGREEMENT:.0%}",
+        low,
+        high,
+    )
 
 
 def _sum(attribution: Rows) -> Map:
@@ -143,16 +157,51 @@ def _gradient(
         result = compute(engine, np.repeat(pixels[None], len(rows), 0), rows, **parameters)
         # The classes are subtracted before `reduce`, which may take absolute values.
         values = reduce(_contrast(result.attribution))
-        if result.difference is None:
-            return MethodResult(values)
-        difference = float(_contrast(result.difference)[0])
-        # Summed in float64: the rounding of thousands of float32 sums would count as a gap.
-        return MethodResult(
-            values,
-            {"completeness_gap": completeness_gap(float(values.sum(dtype=np.float64)), difference)},
-        )
+        return MethodResult(values, _gap(values, result))
 
     return run
+
+
+def _sampled(
+    compute: Callable[..., SampleSums], reduce: Callable[[Rows], Map], *, adds_up: bool = False
+) -> Callable[..., MethodResult]:
+    """A method of one image from gradients at random points; with `adds_up` its gap is measured."""
+
+    def run(
+        engine: Engine,
+        pixels: InputPixels,
+        target: Target,
+        _rival: Target | None,
+        samples: int,
+        max_samples: int,
+        **parameters: Any,
+    ) -> MethodResult:
+        rows = target.rows
+        batch = np.repeat(pixels[None], len(rows), 0)
+
+        def draw(first: int, count: int) -> tuple[SampleSums, SampleSums]:
+            numbers = np.arange(first, first + count)
+            even, odd = (compute(engine, batch, rows, numbers[i::2], **parameters) for i in (0, 1))
+            return even, odd
+
+        def map_of(sums: SampleSums) -> Map:
+            return reduce(_contrast(sums.mean.attribution))
+
+        found = until_agreed(draw, map_of, samples, max_samples)
+        values = map_of(found.evidence)
+        gap = _gap(values, found.evidence.mean) if adds_up else {}
+        return MethodResult(values, gap | found.measures)
+
+    return run
+
+
+def _gap(values: Map, result: RowAttributions) -> dict[str, float]:
+    """The completeness gap of a map, by name, if its sum has a number to reach."""
+    if result.difference is None:
+        return {}
+    difference = float(_contrast(result.difference)[0])
+    # Summed in float64: the rounding of thousands of float32 sums would count as a gap.
+    return {"completeness_gap": completeness_gap(float(values.sum(dtype=np.float64)), difference)}
 
 
 def _contrast(rows: np.ndarray) -> np.ndarray:
@@ -197,13 +246,7 @@ def _perturbing(compute: Callable[..., TargetMaps]) -> Callable[..., MethodResul
         engine: Engine, pixels: InputPixels, target: Target, rival: Target | None, **parameters: Any
     ) -> MethodResult:
         result = compute(engine, pixels, [target, *([rival] if rival else [])], **parameters)
-        quality: dict[str, float] = {}
-        if result.difference is not None:
-            quality["completeness_gap"] = completeness_gap(
-                float(result.maps[0].sum(dtype=np.float64)), float(result.difference[0])
-            )
-        if result.surrogate_r2:
-            quality["surrogate_r2"] = result.surrogate_r2[0]
+        quality = dict(result.quality)
         if rival:
             quality["class_cosine"] = cosine(result.maps[0], result.maps[1])
         return MethodResult(result.maps[0], quality)
@@ -217,9 +260,9 @@ def _windows(given: Mapping[str, Any]) -> int:
 
 
 def _regression(given: Mapping[str, Any]) -> int:
-    # The normal equations of all samples, and their solution.
+    # The normal equations of all samples and of either half, their solutions, and an inverse.
     segments = cells(given["segments"])
-    return int(given["samples"] + segments) * segments**2
+    return int(2 * given["samples"] + 4 * segments) * segments**2
 
 
 def _slope(name: str, title: str, description: str, source: str, **rest: Any) -> Method:
@@ -312,19 +355,20 @@ _ALL: tuple[Method, ...] = (
         "SmoothGrad",
         "saliency, averaged over noisy copies of the image so that single pixels count less",
         "Smilkov et al. 2017, arXiv 1706.03825",
-        compute=_gradient(gradients.smooth_grad, _strongest),
+        compute=_sampled(gradients.smooth_grad, _strongest),
         passes=lambda given: GRADIENT_PASSES * given["samples"],
-        parameters=(SAMPLES, NOISE, SEED),
+        parameters=(SAMPLES, _most_samples(64, 2, 512), NOISE, SEED),
     ),
     _share(
         "gradient_shap",
         "GradientSHAP",
         "Integrated Gradients averaged over several baselines, noise and random points of the path",
         "Erion et al. 2021, arXiv 1906.10670",
-        compute=_gradient(gradients.gradient_shap, _sum),
-        passes=lambda given: GRADIENT_PASSES * (given["samples"] + 5),
+        compute=_sampled(gradients.gradient_shap, _sum, adds_up=True),
+        passes=lambda given: (GRADIENT_PASSES + 1) * given["samples"] + 4,
         parameters=(
-            Parameter("samples", 64, "random points on random paths", 1, 512),
+            Parameter("samples", 64, "random points on paths from each baseline", 2, 512),
+            _most_samples(256, 2, 512),
             Parameter("noise", 0.05, NOISE.description, 0.0, 1.0),
             SEED,
         ),
@@ -390,7 +434,7 @@ _ALL: tuple[Method, ...] = (
         compute=perturbation.lime,
         passes=lambda given: int(given["samples"]),
         operations=_regression,
-        parameters=(SEGMENTS, _coalitions(512), BASELINE, SEED),
+        parameters=(SEGMENTS, *_coalitions(512), BASELINE, SEED),
     ),
     _perturbation(
         "kernel_shap",
@@ -402,7 +446,7 @@ _ALL: tuple[Method, ...] = (
         compute=perturbation.kernel_shap,
         passes=lambda given: given["samples"] + 2,
         operations=_regression,
-        parameters=(SEGMENTS, _coalitions(1024), BASELINE, SEED),
+        parameters=(SEGMENTS, *_coalitions(512), BASELINE, SEED),
     ),
     _perturbation(
         "rise",
@@ -412,7 +456,7 @@ _ALL: tuple[Method, ...] = (
         unit=LOGIT,
         compute=perturbation.rise,
         passes=lambda given: int(given["samples"]),
-        parameters=(CELLS, _coalitions(512), BASELINE, SEED),
+        parameters=(CELLS, *_coalitions(512), BASELINE, SEED),
     ),
 )
 METHODS: Mapping[str, Method] = {method.name: method for method in _ALL}

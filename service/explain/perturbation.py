@@ -4,16 +4,17 @@
 (T, H, W). The `baseline` replaces what is removed. Rows run in pieces of the engine's size.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Bool, Float32, Float64, Int64
 from PIL import Image
 
 from service.explain.baselines import baseline_pixels
+from service.explain.sampling import until_agreed
 from service.explain.segments import Segments, areas, count
 from service.explain.segments import cut as segments_of
 from service.explain.target import Target
@@ -31,20 +32,64 @@ RISE_SHOWN = 0.5  # the share of an image that a mask shows, the p of the paper
 
 Maps = Float32[np.ndarray, "targets H W"]
 Scores = Float64[np.ndarray, "rows targets"]
-Coalitions = Bool[np.ndarray, "rows segments"]
+Shown = Bool[np.ndarray, "rows segments"]
 
 
 @dataclass(frozen=True)
 class TargetMaps:
     """`maps` float32 (T, H, W), one for each target.
 
-    `difference` float64 (T,): f(x) − f(baseline), for additive methods. `surrogate_r2` (T,): how
-    well the linear model describes the network, for methods that fit one.
+    `quality`: measures of the first target's map, by name.
     """
 
     maps: Maps
-    difference: Float64[np.ndarray, " targets"] | None = None
-    surrogate_r2: list[float] = field(default_factory=list)
+    quality: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Coalitions:
+    """`shown` bool (N, M): the segments in each of N coalitions; `scores` float64 (N, T)."""
+
+    shown: Bool[np.ndarray, "rows segments"]
+    scores: Scores
+
+    def __add__(self, other: "Coalitions") -> "Coalitions":
+        return replace(
+            self,
+            shown=np.concatenate([self.shown, other.shown]),
+            scores=np.concatenate([self.scores, other.scores]),
+        )
+
+
+@dataclass(frozen=True)
+class MaskSums:
+    """Sums over `samples` masks: of the masks, less `RISE_SHOWN`, and of the scores times them.
+
+    `weighted` float64 (T, H, W); `shown` float64 (H, W); `scores` float64 (T,).
+    """
+
+    weighted: Float64[np.ndarray, "targets H W"]
+    shown: Float64[np.ndarray, "H W"]
+    scores: Float64[np.ndarray, " targets"]
+    samples: int
+
+    def __add__(self, other: "MaskSums") -> "MaskSums":
+        return replace(
+            self,
+            weighted=self.weighted + other.weighted,
+            shown=self.shown + other.shown,
+            scores=self.scores + other.scores,
+            samples=self.samples + other.samples,
+        )
+
+    @property
+    def maps(self) -> Maps:
+        """The covariance of scores and masks, over the variance of a mask's cell."""
+        # Centred, unlike the paper's sum, so that a constant score gives a map of zeros.
+        mean = self.scores / max(self.samples, 1)
+        total = self.weighted - mean[:, None, None] * self.shown
+        variance = RISE_SHOWN * (1 - RISE_SHOWN)
+        return np.asarray(total / (max(self.samples, 1) * variance), np.float32)
 
 
 def occlusion(
@@ -96,24 +141,36 @@ def lime(
     targets: Sequence[Target],
     segments: int | Segments,
     samples: int,
+    max_samples: int,
     baseline: str,
     seed: int,
 ) -> TargetMaps:
     """The coefficients of a linear model of the score, fitted to random coalitions of segments.
 
     Ribeiro et al., "Why Should I Trust You?", arXiv 1602.04938. Ridge regression, weighted by
-    exp(−d² / 0.25²)^½ with d the cosine distance to the whole image.
+    exp(−d² / 0.25²)^½ with d the cosine distance to the whole image. `surrogate_r2` is of
+    coalitions that are left out of the fit, each in its turn.
     """
     cut = segments_of(pixels.shape[:2], segments)
-    coins = np.random.default_rng(seed).random((samples, count(cut)))
-    shown = coins < LIME_SHOWN
-    shown[0] = True  # the image itself
-    scores = _coalition_scores(engine, pixels, targets, cut, shown, baseline)
-    # A coalition of k of n segments has the cosine √(k / n) with the whole image.
-    distance = 1 - np.sqrt(shown.mean(1))
-    weights = np.sqrt(np.exp(-((distance / LIME_KERNEL_WIDTH) ** 2)))
-    coefficients, r2 = _ridge(engine, shown, scores, weights)
-    return TargetMaps(coefficients[:, cut].astype(np.float32), surrogate_r2=r2)
+
+    def draw(first: int, count_: int) -> tuple[Coalitions, Coalitions]:
+        coins = np.random.default_rng((seed, first)).random((count_, count(cut)))
+        shown = coins < LIME_SHOWN
+        if not first:
+            shown[:2] = True  # the image itself, once in each half
+        scores = _coalition_scores(engine, pixels, targets, cut, shown, baseline)
+        return _halves(shown, scores, np.arange(count_))
+
+    def model(drawn: Coalitions) -> _Ridge:
+        return _Ridge(engine, drawn, _proximity(drawn.shown))
+
+    found = until_agreed(draw, lambda half: model(half).coefficients()[0], samples, max_samples)
+    fitted = model(found.evidence)
+    coefficients = fitted.coefficients()
+    r2 = float(fitted.left_out_r2(coefficients)[0])
+    return TargetMaps(
+        coefficients[:, cut].astype(np.float32), {"surrogate_r2": r2, **found.measures}
+    )
 
 
 def kernel_shap(
@@ -122,6 +179,7 @@ def kernel_shap(
     targets: Sequence[Target],
     segments: int | Segments,
     samples: int,
+    max_samples: int,
     baseline: str,
     seed: int,
 ) -> TargetMaps:
@@ -131,15 +189,23 @@ def kernel_shap(
     the Shapley kernel, each with its complement; the values sum to f(x) − f(baseline) exactly.
     """
     cut = segments_of(pixels.shape[:2], segments)
-    shown = _shapley_coalitions(engine, count(cut), samples, np.random.default_rng(seed))
-    whole = np.ones((1, count(cut)), bool)
-    scores = _coalition_scores(
-        engine, pixels, targets, cut, np.concatenate([shown, whole, ~whole]), baseline
-    )
-    empty, difference = scores[-1], scores[-2] - scores[-1]
-    values = _constrained_least_squares(engine, shown, scores[:-2] - empty, difference)
+    ends = np.stack([np.ones(count(cut), bool), np.zeros(count(cut), bool)])
+    whole, empty = _coalition_scores(engine, pixels, targets, cut, ends, baseline)
+
+    def draw(first: int, count_: int) -> tuple[Coalitions, Coalitions]:
+        rng = np.random.default_rng((seed, first))
+        shown = _shapley_coalitions(engine, count(cut), count_, rng)
+        scores = _coalition_scores(engine, pixels, targets, cut, shown, baseline)
+        # A coalition and its complement stay together.
+        return _halves(shown, scores - empty, np.arange(len(shown)) // 2)
+
+    def values(drawn: Coalitions) -> Float64[np.ndarray, "targets segments"]:
+        return _constrained_least_squares(engine, drawn.shown, drawn.scores, whole - empty)
+
+    found = until_agreed(draw, lambda half: values(half)[0], samples, max_samples)
     # A segment's value is spread evenly over its pixels, so that the map sums to it, too.
-    return TargetMaps((values / areas(cut))[:, cut].astype(np.float32), difference)
+    maps = (values(found.evidence) / areas(cut))[:, cut]
+    return TargetMaps(maps.astype(np.float32), found.measures)
 
 
 def rise(
@@ -148,6 +214,7 @@ def rise(
     targets: Sequence[Target],
     cells: int,
     samples: int,
+    max_samples: int,
     baseline: str,
     seed: int,
 ) -> TargetMaps:
@@ -155,23 +222,19 @@ def rise(
 
     Petsiuk et al., "RISE", arXiv 1806.07421: Σ (score − mean score)(mask − p) / (n · p · (1 − p)).
     """
-    shape = pixels.shape[:2]
     background = baseline_pixels(engine, pixels, baseline).astype(np.float32)
-    rng = np.random.default_rng(seed)
-    scores: list[Scores] = []
-    weighted, shown = np.zeros((len(targets), *shape)), np.zeros(shape)
-    for start in range(0, samples, engine.most_rows):
-        masks = np.stack(
-            [_smooth_mask(shape, cells, rng) for _ in range(min(engine.most_rows, samples - start))]
+
+    def draw(first: int, count_: int) -> tuple[MaskSums, MaskSums]:
+        second = count_ // 2
+        rngs = np.random.default_rng((seed, first)).spawn(2)
+        a, b = (
+            _mask_sums(engine, pixels, background, targets, cells, number, rng)
+            for number, rng in zip((count_ - second, second), rngs, strict=True)
         )
-        blended = np.rint(background + masks[..., None] * (pixels - background)).astype(np.uint8)
-        scores.append(_batch_scores(engine, targets, blended))
-        weighted += np.einsum("nt,nhw->thw", scores[-1], masks - RISE_SHOWN)
-        shown += (masks - RISE_SHOWN).sum(0)
-    # Centred, unlike the paper's sum, so that a constant score gives a map of zeros.
-    mean = np.concatenate(scores).mean(0)
-    total = weighted - mean[:, None, None] * shown
-    return TargetMaps((total / (samples * RISE_SHOWN * (1 - RISE_SHOWN))).astype(np.float32))
+        return a, b
+
+    found = until_agreed(draw, lambda half: half.maps[0], samples, max_samples)
+    return TargetMaps(found.evidence.maps, found.measures)
 
 
 def _windows(size: int, window: float, stride: float) -> list[slice]:
@@ -213,7 +276,7 @@ def _coalition_scores(
     pixels: InputPixels,
     targets: Sequence[Target],
     cut: Segments,
-    shown: Coalitions,
+    shown: Shown,
     baseline: str,
 ) -> Scores:
     """The scores of the image with the segments of each coalition and the baseline elsewhere."""
@@ -227,25 +290,89 @@ def _coalition_scores(
     )
 
 
-def _ridge(
+def _halves(
+    shown: Shown, scores: Scores, numbers: Int64[np.ndarray, " rows"]
+) -> tuple[Coalitions, Coalitions]:
+    """The coalitions of even and of odd `numbers`."""
+    odd = numbers % 2 == 1
+    return Coalitions(shown[~odd], scores[~odd]), Coalitions(shown[odd], scores[odd])
+
+
+def _mask_sums(
     engine: Engine,
-    shown: Coalitions,
-    scores: Scores,
-    weights: Float64[np.ndarray, " rows"],
-) -> tuple[Float64[np.ndarray, "targets segments"], list[float]]:
-    """Weighted ridge regression with an intercept: coefficients and R² for each target."""
-    share = (weights / weights.sum())[:, None]
-    mean, y = share.T @ shown, scores - (share * scores).sum(0)
-    roots = np.sqrt(weights)[:, None]
-    gram, moments = _normal_equations(
-        engine, len(shown), lambda rows: (roots[rows] * (shown[rows] - mean), roots[rows] * y[rows])
-    )
-    coefficients = _solve(engine, gram + LIME_RIDGE * np.eye(len(gram)), moments)
-    fitted = shown @ coefficients - mean @ coefficients
-    residual, spread = (share * (y - fitted) ** 2).sum(0), (share * y**2).sum(0)
-    return coefficients.T, [
-        float(1 - r / s) if s > 0 else 1.0 for r, s in zip(residual, spread, strict=True)
-    ]
+    pixels: InputPixels,
+    background: Float32[np.ndarray, "H W 3"],
+    targets: Sequence[Target],
+    cells: int,
+    samples: int,
+    rng: np.random.Generator,
+) -> MaskSums:
+    shape = pixels.shape[:2]
+    sums = MaskSums(np.zeros((len(targets), *shape)), np.zeros(shape), np.zeros(len(targets)), 0)
+    while sums.samples < samples:
+        number = min(engine.most_rows, samples - sums.samples)
+        masks = np.stack([_smooth_mask(shape, cells, rng) for _ in range(number)])
+        blended = np.rint(background + masks[..., None] * (pixels - background)).astype(np.uint8)
+        scores, centred = _batch_scores(engine, targets, blended), masks - RISE_SHOWN
+        weighted = np.einsum("nt,nhw->thw", scores, centred)
+        sums += MaskSums(weighted, centred.sum(0, dtype=np.float64), scores.sum(0), number)
+    return sums
+
+
+def _proximity(shown: Shown) -> Float64[np.ndarray, " rows"]:
+    """LIME's weight of each coalition: how near it is to the whole image."""
+    # A coalition of k of n segments has the cosine √(k / n) with the whole image.
+    distance = 1 - np.sqrt(shown.mean(1))
+    return np.asarray(np.sqrt(np.exp(-((distance / LIME_KERNEL_WIDTH) ** 2))))
+
+
+class _Ridge:
+    """A weighted ridge regression of scores on coalitions, with an intercept."""
+
+    def __init__(
+        self, engine: Engine, drawn: Coalitions, weights: Float64[np.ndarray, " rows"]
+    ) -> None:
+        self._engine, self._shown = engine, drawn.shown
+        self._share = (weights / weights.sum())[:, None]
+        self._mean = self._share.T @ drawn.shown
+        self._y = drawn.scores - (self._share * drawn.scores).sum(0)
+        roots = np.sqrt(weights)[:, None]
+        gram, self._moments = _normal_equations(
+            engine,
+            len(drawn.shown),
+            lambda rows: (
+                roots[rows] * (drawn.shown[rows] - self._mean),
+                roots[rows] * self._y[rows],
+            ),
+        )
+        self._matrix = gram + LIME_RIDGE * np.eye(len(gram))
+        self._weights = weights[:, None]
+
+    def coefficients(self) -> Float64[np.ndarray, "targets segments"]:
+        return np.asarray(_solve(self._engine, self._matrix, self._moments).T)
+
+    def left_out_r2(
+        self, coefficients: Float64[np.ndarray, "targets segments"]
+    ) -> Float64[np.ndarray, " targets"]:
+        """R² on each row by the regression on all the others, at the cost of one inverse.
+
+        A row's residual grows by 1 / (1 − h), with h its own weight in what is fitted to it (Cook
+        and Weisberg, "Residuals and Influence in Regression", 1982, section 2.1).
+        """
+        residual = self._y - (self._shown @ coefficients.T - self._mean @ coefficients.T)
+        left_out = residual / (1 - self._leverages()).clip(SLIGHT_RIDGE)
+        apart = self._y / (1 - self._share)  # from the mean of the others
+        unexplained, spread = ((self._share * rows**2).sum(0) for rows in (left_out, apart))
+        return np.asarray(1 - unexplained / spread.clip(np.finfo(float).tiny))
+
+    def _leverages(self) -> Float64[np.ndarray, "rows 1"]:
+        inverse = _solve(self._engine, self._matrix, np.eye(len(self._matrix)))
+        own = []
+        for start in range(0, len(self._shown), ALGEBRA_ROWS):
+            self._engine.pause()
+            x = self._shown[start : start + ALGEBRA_ROWS] - self._mean
+            own.append(np.einsum("ns,ns->n", x @ inverse, x))
+        return np.asarray(self._share + self._weights * np.concatenate(own)[:, None])
 
 
 def _normal_equations(
@@ -267,7 +394,7 @@ def _normal_equations(
 
 def _shapley_coalitions(
     engine: Engine, players: int, samples: int, rng: np.random.Generator
-) -> Coalitions:
+) -> Shown:
     """About `samples` coalitions by the Shapley kernel, neither empty nor whole.
 
     Every second one is the complement of the one before.
@@ -287,7 +414,7 @@ def _shapley_coalitions(
 
 def _constrained_least_squares(
     engine: Engine,
-    shown: Coalitions,
+    shown: Shown,
     scores: Scores,
     total: Float64[np.ndarray, " targets"],
 ) -> Float64[np.ndarray, "targets segments"]:

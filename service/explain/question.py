@@ -110,8 +110,13 @@ def algebra_operations(question: Question) -> int:
 
 
 def most_passes(question: Question) -> int:
-    """The forward passes of an answer at most: every doubling of steps included."""
+    """The forward passes of an answer at most: every doubling of steps and samples included."""
     given = question.parameters
+    if "max_samples" in given:
+        samples = given["samples"]
+        while 2 * samples <= given["max_samples"]:
+            samples *= 2  # the earlier ones stay
+        return forward_passes(replace(question, parameters={**given, "samples": samples}))
     if "max_steps" not in given:
         return forward_passes(question)
     steps, most = given["steps"], given["steps"]
@@ -137,7 +142,7 @@ def check_passes(question: Question, images: int, limit: int) -> None:
 
 
 def quartered(parameters: Mapping[str, Any]) -> dict[str, int]:
-    """A quarter of the steps or samples, without the doubling of steps."""
+    """A quarter of the steps or samples, without doubling them."""
     return _share(parameters, 4)
 
 
@@ -147,7 +152,11 @@ def _share(parameters: Mapping[str, Any], divisor: int) -> dict[str, int]:
         for name in ("steps", "samples")
         if name in parameters
     }
-    return fewer | ({"max_steps": fewer["steps"]} if "max_steps" in parameters else {})
+    # What takes too long is not doubled.
+    return {
+        **fewer,
+        **{f"max_{name}": value for name, value in fewer.items() if f"max_{name}" in parameters},
+    }
 
 
 def cheapest_method(manifest: Manifest) -> Method | None:

@@ -121,12 +121,14 @@ def visible_box(width: int, height: int, spec: Input) -> Box:
     if spec.resize == "stretch":
         return Box(0, 0, width, height)
     rows, columns = spec.shape
-    # Whole numbers until one division: a box that fits exactly must not reach out by a rounding.
     if spec.resize == "pad":
-        part, whole = max(width * rows, height * columns), 1
-    else:
-        part, whole = min(width * rows, height * columns) * min(rows, columns), spec.short_side
-    across, down = part / (whole * rows), part / (whole * columns)
+        # The padded image lies on whole pixels of the input: so does what is drawn back onto it.
+        x, y, across, down = _inside(width, height, spec)
+        wide, high = width / across, height / down  # of one of its pixels
+        return Box(-x * wide, -y * high, (columns - x) * wide, (rows - y) * high)
+    # Whole numbers until one division: a box that fits exactly must not reach out by a rounding.
+    part = min(width * rows, height * columns) * min(rows, columns)
+    across, down = part / (spec.short_side * rows), part / (spec.short_side * columns)
     left, top = (width - across) / 2, (height - down) / 2
     return Box(left, top, left + across, top + down)
 
@@ -163,12 +165,8 @@ def _padded(image: Image.Image, spec: Input) -> InputPixels:
 
 def _inside(width: int, height: int, spec: Input) -> tuple[int, int, int, int]:
     """The place of a padded image in the network's input: left, top, width and height."""
-    box = visible_box(width, height, spec)
-    scale = spec.shape[1] / (box.right - box.left)
+    rows, columns = spec.shape
+    scale = min(columns / width, rows / height)
     # An image much longer than wide would be rounded to no width.
-    return (
-        round(-box.left * scale),
-        round(-box.top * scale),
-        max(1, round(width * scale)),
-        max(1, round(height * scale)),
-    )
+    across, down = max(1, round(width * scale)), max(1, round(height * scale))
+    return round((columns - width * scale) / 2), round((rows - height * scale) / 2), across, down

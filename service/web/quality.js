@@ -4,7 +4,7 @@ import { number, percent, t } from "/web/text.js";
 
 /** The sentences about the quality of an explanation, as {tone: good | fair | poor, text}. */
 export function sentences(quality) {
-  return [completeness, classCosine, linearity, deletion, insertion, sensitivity].map((judge) => judge(quality)).filter((sentence) => sentence !== null);
+  return [completeness, agreement, classCosine, linearity, deletion, insertion, sensitivity].map((judge) => judge(quality)).filter((sentence) => sentence !== null);
 }
 
 const sentence = (name, tone, values) => ({ tone, text: t(`quality.${name}.${tone}`, values) });
@@ -17,6 +17,10 @@ function toneOf(value, goodLimit, fairLimit) {
 
 function completeness({ completeness_gap: gap }) {
   return gap === undefined ? null : sentence("adds", toneOf(gap, 0.05, 0.2), { gap: percent(gap) });
+}
+
+function agreement({ agreement: cosine }) {
+  return cosine === undefined ? null : sentence("agrees", toneOf(1 - cosine, 0.1, 0.5), { cosine: number(cosine) });
 }
 
 function classCosine({ class_cosine: cosine }) {

@@ -9,8 +9,9 @@ from service.explain import ask, explain, perturbation
 from service.explain.perturbation import (
     ALGEBRA_ROWS,
     LIME_RIDGE,
+    Coalitions,
     _constrained_least_squares,
-    _ridge,
+    _Ridge,
     _shapley_coalitions,
 )
 from service.runtime.engine import Piece
@@ -44,16 +45,32 @@ def test_shapley_values_are_those_of_a_solution_by_singular_values(segments, sam
 def test_the_linear_model_of_lime_solves_its_weighted_ridge_regression(segments, samples, engine):
     shown, scores, _ = regression(engine, segments, samples)
     weights = np.random.default_rng(0).uniform(0.1, 1.0, len(shown))
-    found, (r2, _) = _ridge(engine, shown, scores, weights)
-    x = np.column_stack([shown, np.ones(len(shown))])
-    penalty = LIME_RIDGE * np.diag([*np.ones(segments), 0.0])
-    expected = np.linalg.solve(x.T * weights @ x + penalty, x.T * weights @ scores)
+    fitted = _Ridge(engine, Coalitions(shown, scores), weights)
+    found = fitted.coefficients()
+    expected = ridge(shown, scores, weights)
     assert np.abs(found - expected[:-1].T).max() < 1e-9 * np.abs(expected).max()
-    residual, spread = (
-        np.average((scores[:, 0] - fitted) ** 2, weights=weights)
-        for fitted in (x @ expected[:, 0], np.average(scores[:, 0], weights=weights))
-    )
-    assert r2 == pytest.approx(1 - residual / spread, abs=1e-9)
+
+
+def ridge(shown, scores, weights):
+    """Coefficients and intercept by the textbook's formula."""
+    x = np.column_stack([shown, np.ones(len(shown))])
+    penalty = LIME_RIDGE * np.diag([*np.ones(shown.shape[1]), 0.0])
+    return np.linalg.solve(x.T * weights @ x + penalty, x.T * weights @ scores)
+
+
+@pytest.mark.parametrize(("segments", "samples"), [(4, 16), (64, 16), (64, 128)])
+def test_the_r2_of_lime_is_of_coalitions_that_were_left_out(segments, samples, engine):
+    shown, scores, _ = regression(engine, segments, samples)
+    weights = np.random.default_rng(0).uniform(0.1, 1.0, len(shown))
+    fitted = _Ridge(engine, Coalitions(shown, scores), weights)
+    errors, spread = [], []
+    for row in range(len(shown)):
+        rest = np.arange(len(shown)) != row
+        line = ridge(shown[rest], scores[rest], weights[rest])
+        errors.append(scores[row] - np.append(shown[row], 1) @ line)
+        spread.append(scores[row] - np.average(scores[rest], axis=0, weights=weights[rest]))
+    expected = 1 - weights @ np.square(errors) / (weights @ np.square(spread))
+    assert fitted.left_out_r2(fitted.coefficients()) == pytest.approx(expected, abs=1e-9)
 
 
 def test_coalitions_do_not_depend_on_the_steps_in_which_they_are_drawn(engine, monkeypatch):

@@ -169,7 +169,7 @@ def test_the_default_limit_holds_the_largest_batch_and_every_question(method, em
     question = ask(embedded.manifest, method, None, dearest, "full")
     check_passes(question, 1, limit)
     if forward_passes(question) * MOST_IMAGES > limit:
-        with pytest.raises(InvalidParameter, match="the limit is 70,000 a request: ask for fewer"):
+        with pytest.raises(InvalidParameter, match="the limit is 140,000 a request: ask for fewer"):
             check_passes(question, MOST_IMAGES, limit)
 
 

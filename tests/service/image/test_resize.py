@@ -45,6 +45,20 @@ def test_pad_shows_everything_in_proportion_with_the_mean_around():
     assert (result[20:] == 128).all()
 
 
+@pytest.mark.parametrize("size", [32, 224, (10, 40)])
+@pytest.mark.parametrize("sent", [(447, 696), (696, 447), (40, 41), (1000, 3), (31, 33)])
+def test_what_is_drawn_back_from_a_padded_input_lies_on_the_image(sent, size):
+    width, height = sent
+    spec = Input(size, (0.0, 0.0, 0.0), SPEC.std, resize="pad")
+    seen = resize.to_input(np.full((height, width, 3), 255, np.uint8), spec)[..., 0] > 0
+    down, across = (np.flatnonzero(seen.any(axis)) for axis in (1, 0))
+    box = resize.visible_box(width, height, spec)
+    rows, columns = spec.shape
+    wide, high = (box.right - box.left) / columns, (box.bottom - box.top) / rows
+    assert box.left + wide * np.array([across[0], across[-1] + 1]) == pytest.approx([0, width])
+    assert box.top + high * np.array([down[0], down[-1] + 1]) == pytest.approx([0, height])
+
+
 WIDE = (10, 40)
 
 
