@@ -20,6 +20,13 @@ export function selectImage(index) {
   changed();
 }
 
+/** Sorts the images by a number that `key` gives each, the largest first; the shown one stays shown. */
+export function sortImages(key) {
+  const shown = state.images[state.selected];
+  state.images.sort((a, b) => key(b) - key(a));
+  selectImage(state.images.indexOf(shown));
+}
+
 /** Replaces the images by `files`, and requests their predictions. */
 export async function submit(files) {
   if (files.length === 0) return;

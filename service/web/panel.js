@@ -79,6 +79,7 @@ export class Panel {
 
   #showAnswer(answer) {
     this.explanation = answer.explanation;
+    (this.image.explanations ??= {})[this.method.name] = answer.explanation;
     this.map = decodeMap(answer.explanation.map);
     this.milliseconds = answer.timing_ms.explain;
     this.paint();

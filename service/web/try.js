@@ -1,10 +1,11 @@
 // The tab Try: images in, predictions out.
 
-import { button, el, fill } from "/web/dom.js";
-import { acceptEverywhere, imageSources, onImages, selectImage } from "/web/images.js";
+import { el, fill } from "/web/dom.js";
+import { drawGrid } from "/web/grid.js";
+import { acceptEverywhere, imageSources, onImages } from "/web/images.js";
 import { bars, errorNotice, guessingNotice, heading } from "/web/parts.js";
 import { nameOf, selectedImage, state } from "/web/state.js";
-import { duration, errorText, number, ofLanguage, percent, rounded, t } from "/web/text.js";
+import { duration, number, ofLanguage, percent, rounded, t } from "/web/text.js";
 
 const STAGES = ["read", "decode", "queue", "infer", "encode"];
 const SMALL = 120; // pixels: a smaller image is shown in squares, because blur would hide them
@@ -18,7 +19,7 @@ acceptEverywhere(() => (location.hash = "try"));
 export function draw(root) {
   parts.frame = el("div", { class: "frame" });
   parts.answer = el("div", { class: "answer", "aria-live": "polite" });
-  parts.grid = el("ul", { class: "grid" });
+  parts.grid = el("div", {});
   parts.stage = el("div", { class: "stage" }, el("div", { class: "left" }, parts.frame, parts.grid, imageSources()), parts.answer);
   const { labels, title, description } = state.manifest;
   const lead = t("try.lead", { classes: number(labels.length) });
@@ -32,7 +33,8 @@ function show() {
   fill(parts.frame, image ? figure(image) : el("p", { class: "drop" }, t("try.drop")));
   parts.stage.classList.toggle("given", image !== undefined);
   fill(parts.answer, image ? answerOf(image) : help());
-  fill(parts.grid, state.images.length > 1 ? state.images.map(card) : []);
+  if (state.images.length > 1) drawGrid(parts.grid);
+  else fill(parts.grid);
 }
 
 function figure({ url, name }) {
@@ -62,12 +64,18 @@ function answerOf({ answer, name }) {
   );
 }
 
-function verdict({ index, probability }) {
+const isUnfamiliar = ({ familiarity }) => familiarity?.familiar === false;
+
+function verdict(answer) {
+  const { index, probability, familiarity } = answer;
+  if (isUnfamiliar(answer)) {
+    const guess = el("span", {}, t("try.guess", { label: nameOf(index) }));
+    return [el("p", { class: "verdict unfamiliar" }, el("strong", {}, t("try.unfamiliar")), " ", guess), el("p", { class: "meaning" }, familiarityText(familiarity))];
+  }
   const calibrated = state.manifest.temperature !== 1 || state.manifest.entropy_power > 0;
   const values = { share: percent(probability), hundred: Math.round(100 * probability) };
   const meaning = t(calibrated ? "try.calibrated" : "try.uncalibrated", values);
-  const answer = el("p", { class: "verdict" }, el("strong", {}, nameOf(index)), " ", el("span", {}, percent(probability)));
-  return [answer, el("p", { class: "meaning" }, meaning)];
+  return [el("p", { class: "verdict" }, el("strong", {}, nameOf(index)), " ", el("span", {}, percent(probability))), el("p", { class: "meaning" }, meaning)];
 }
 
 /** The classes of a multi-label model from half on, each with a probability for itself. */
@@ -77,8 +85,10 @@ function likely({ likely: classes }) {
   return [answer, el("p", { class: "meaning" }, t("try.each"))];
 }
 
-/** The prediction set and the familiarity, or a sentence that the model has none. */
-function trust({ prediction_set: set, familiarity }) {
+/** The prediction set and the familiarity, or a sentence that the model has none; what an unfamiliar image makes untrue is left out. */
+function trust(answer) {
+  const { prediction_set: set, familiarity } = answer;
+  if (isUnfamiliar(answer)) return el("p", { class: "quiet" }, t("try.withheld"));
   return el(
     "dl",
     { class: "trust" },
@@ -114,22 +124,4 @@ function times(milliseconds) {
     el("div", { class: "parts", "aria-hidden": "true" }, stages.map(part)),
     el("ul", {}, stages.map(item)),
   );
-}
-
-function card({ url, name, answer }, index) {
-  const attributes = { class: "card", "aria-pressed": String(index === state.selected) };
-  const content = [el("img", { src: url, alt: "" }), cardText(answer, name)];
-  return el("li", { class: answer?.error ? "bad" : "" }, button(content, () => press(index), attributes));
-}
-
-/** Shows the image at `index`; its card is drawn anew and gets the focus back. */
-function press(index) {
-  selectImage(index);
-  parts.grid.children[index].firstChild.focus();
-}
-
-function cardText(answer, name) {
-  if (answer === null) return el("span", { class: "quiet" }, t("try.waiting"));
-  if (answer.error) return el("span", { class: "failure" }, el("b", {}, name), " ", errorText({ problem: answer.error }).title);
-  return el("span", {}, el("b", {}, nameOf(answer.index)), " ", percent(answer.probability));
 }
