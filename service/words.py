@@ -20,8 +20,9 @@ THIRDS = (
     ("left", "middle", "right"),
     ("bottom left", "bottom", "bottom right"),
 )
-# The limits of the page (service/web/quality.js): good up to the first, poor above the second.
-GAPS, COSINES = (0.05, 0.2), (0.5, 0.9)
+# Good up to the first, poor above the second. The page has the same (service/web/quality.js), which
+# a test compares.
+LIMITS = {"completeness_gap": (0.05, 0.2), "class_cosine": (0.5, 0.9)}
 
 
 def classes(prediction: Prediction) -> str:
@@ -102,7 +103,7 @@ def _where(positive: Float32[np.ndarray, "height width"]) -> str:
 
 
 def _gap(value: float) -> str:
-    good, fair = GAPS
+    good, fair = LIMITS["completeness_gap"]
     if value <= good:
         return f"it adds up (gap {_percent(value)})"
     much = "nearly" if value <= fair else "does not"
@@ -110,7 +111,7 @@ def _gap(value: float) -> str:
 
 
 def _cosine(value: float) -> str:
-    good, fair = COSINES
+    good, fair = LIMITS["class_cosine"]
     much = "differs" if value <= good else "is similar" if value <= fair else "is nearly the same"
     return f"the map of the next class {much} (cosine {value:.2f})"
 
