@@ -11,7 +11,6 @@ from service.explain import Attribution, ask
 from service.explain.target import Target
 from service.predictions import Class, Familiarity, Prediction, PredictionSet
 
-
 PAGE = Path(words.__file__).parent / "web" / "quality.js"
 # { completeness_gap: gap }) { … toneOf(gap, 0.05, 0.2)
 JUDGED = r"\{ (\w+): (\w+) \}\) \{\n.*toneOf\(\2, ([\d.]+), ([\d.]+)\)"
