@@ -27,10 +27,10 @@ from training.data.images import load_image
 from training.data.read import Dataset
 from training.export import foreign, int8, labels
 from training.export.bundle import make_bundle
-from training.export.cache import manifest_of
 from training.export.foreign import ForeignError
 from training.export.foreign_bundle import compare, make_foreign_bundle
 from training.export.inputs import Asked, numbers
+from training.export.maker import manifest_of
 from training.export.original import Original
 from training.fit import defaults, loop, runs
 from training.fit.recipes import RECIPES, Recipe
