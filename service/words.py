@@ -46,9 +46,11 @@ def trust(prediction: Prediction) -> str:
         words = "no images were held out to calibrate it, so the probability is the network's own"
     else:
         more = f" and {len(found.indices) - LISTED} more" if len(found.indices) > LISTED else ""
-        words = (
-            f"prediction set: {', '.join(found.labels[:LISTED])}{more}; over all images, "
-            f"{_percent(float(found.coverage))} of such sets hold the right class"
+        share, listed = _percent(float(found.coverage)), ", ".join(found.labels[:LISTED])
+        words = f"prediction set: {listed or 'no class'}{more}; " + (
+            f"over all images, {share} of such sets hold the right class"
+            if prediction.likely is None
+            else f"each class is in it for {share} of the images that have the class"
         )
     if familiarity is not None and not familiarity.familiar:
         words = f"unlike the images that the network knows: do not rely on it; {words}"

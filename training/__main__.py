@@ -350,7 +350,8 @@ def _check_network(
     "--calibrate",
     type=click.Path(path_type=Path, exists=True),
     help="With --onnx: a folder LABEL/*.jpg of images that the network was not trained on. "
-    "Temperature, prediction sets and familiarity are fitted on them.",
+    "Temperature, prediction sets and familiarity are fitted on them. Of a multi-label file: a CSV "
+    "of path,labels.",
 )
 @click.option(
     "--check",

@@ -22,8 +22,8 @@ from training import audit
 from training.audit import board, comparison, schema
 from training.audit.card import card
 from training.audit.plots import plots
-from training.data import planted, read, subset, table
-from training.data.images import load_image
+from training.data import multi_label, planted, read, subset, table
+from training.data.images import Images, Tagged, load_image
 from training.data.read import Dataset
 from training.export import foreign, int8, labels
 from training.export.bundle import make_bundle
@@ -202,10 +202,10 @@ def bundle_file(
     assert source is not None
     for note in source.notes:
         say(note)
-    if core.head == "sigmoid" and calibrate is not None:
+    if core.head == "sigmoid" and calibrate is not None and calibrate.suffix.lower() != ".csv":
         raise ForeignError(
-            f"{file.name} is multi-label, and the folders of --calibrate have one label for an "
-            "image: leave it out"
+            f"{file.name} is multi-label, and folders have one label for an image: give "
+            "--calibrate a CSV of path,labels, with semicolons between the labels of an image"
         )
     if core.original is None and check is not None:
         raise ForeignError(
@@ -217,9 +217,10 @@ def bundle_file(
     short_side = options["short_side"] or 0
     spec = Input(source.size, source.mean, source.std, options["resize"], short_side)
     manifest = manifest_of(file, core, given, options["name"], spec)
-    held_out = None
+    held_out: Images | Tagged | None = None
     if calibrate is not None:
-        held_out, skipped = read.read_labelled(calibrate, spec, manifest.labels)
+        reader = multi_label.read if core.head == "sigmoid" else read.read_labelled
+        held_out, skipped = reader(calibrate, spec, manifest.labels)
         if skipped:
             click.echo(read.describe(skipped), err=True)
     bundle = make_foreign_bundle(

@@ -10,7 +10,7 @@ from jaxtyping import Float32
 from service.errors import DeadlineExceeded
 from service.explain import quality
 from service.explain.question import Question, quartered
-from service.explain.target import Target, rival_of
+from service.explain.target import Target, ranking, rival_of
 from service.image.resize import InputPixels
 from service.runtime.engine import Engine
 
@@ -51,8 +51,9 @@ def explain(
 
     A question without a target is about the predicted class.
     """
-    target = question.target or Target(int(logits.argmax()))
-    rival = rival_of(target, logits)
+    ranked = ranking(logits, engine.manifest)
+    target = question.target or Target(int(ranked.argmax()))
+    rival = rival_of(target, ranked)
 
     def compute(
         image: InputPixels,

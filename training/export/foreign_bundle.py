@@ -24,7 +24,7 @@ from service.runtime.engine import Engine
 from service.runtime.sessions import self_test_image
 from training.autodiff import DifferentiationError
 from training.data import Pixels
-from training.data.images import Images, drawn_images
+from training.data.images import Images, Tagged, drawn_images
 from training.export import parity
 from training.export.core import Core, graphs
 from training.export.faults import STANDARD, worded
@@ -43,7 +43,7 @@ def make_foreign_bundle(
     core: Core,
     manifest: Manifest,
     folder: Path,
-    held_out: Images | None = None,
+    held_out: Images | Tagged | None = None,
     *,
     gradients: bool = True,
     halves: bool = False,
@@ -68,11 +68,10 @@ def make_foreign_bundle(
     versions = {package: version(package) for package in FOREIGN_VERSIONS}
     provenance = {"versions": versions, "commit": commit(), **manifest.provenance}
     manifest = replace(manifest, features=core.width, head=core.head, provenance=provenance)
+    measured_on = ""
     if held_out is not None:
         say(f"calibrates on {len(held_out)} images")
-        from training.reliability.fitting import fit_reliability  # noqa: PLC0415 - needs torch
-
-        manifest, files = fit_reliability(manifest, files, held_out, None)
+        manifest, files, measured_on = _calibrated(manifest, files, held_out)
     say("proves the graphs")
     with (
         tempfile.TemporaryDirectory() as scratch,
@@ -93,9 +92,26 @@ def make_foreign_bundle(
 
             manifest, files = with_halves(engine, core, manifest, files, batch)
     if "file" in manifest.provenance:
-        files[contract.CARD] = foreign_card(manifest).encode()
+        files[contract.CARD] = foreign_card(manifest, measured_on).encode()
     say("writes the bundle")
     return contract.write(folder, manifest, files)
+
+
+def _calibrated(
+    manifest: Manifest, files: dict[str, bytes], held_out: Images | Tagged
+) -> tuple[Manifest, dict[str, bytes], str]:
+    """Manifest and files with what is fitted on `held_out`, and the figures of each class.
+
+    There are figures of a multi-label model alone.
+    """
+    # They need torch and scipy, which `why` does without.
+    from training.reliability import fitting, multi_label  # noqa: PLC0415
+
+    if isinstance(held_out, Images):
+        return *fitting.fit_reliability(manifest, files, held_out, None), ""
+    logits = fitting.outputs_for(manifest, files, held_out.images).logits
+    fitted = multi_label.fit(manifest, logits, held_out.has)
+    return fitted.manifest, files, multi_label.table(fitted.figures)
 
 
 def compare(original: Original, engine: Engine, batch: Pixels) -> Agreement:

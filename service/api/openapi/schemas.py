@@ -142,9 +142,14 @@ def _prediction(manifest: Manifest, image: Schema) -> Schema:
 
 
 def _set(manifest: Manifest) -> Schema:
-    labels = array_of(_label(manifest)) | {"minItems": 1}
+    labels = array_of(_label(manifest))
+    if manifest.is_multi_label:
+        text = "Classes; each is among them for a share `coverage` of the images that have it"
+    else:
+        text = "Classes that include the true one with probability `coverage`"
+        labels["minItems"] = 1
     return record(
-        "Classes that include the true one with probability `coverage`",
+        text,
         labels=_described(labels, f"The most probable {SET_LABELS} or `top_k`, if there are more"),
         indices=_described(array_of(WHOLE), "The indices of these classes"),
         size=_described(WHOLE, "The number of all classes in the set"),
