@@ -59,7 +59,9 @@ def find_target(given: Any, manifest: Manifest) -> Target:
     return Target(first, second)
 
 
-def ranking(logits: Logits, manifest: Manifest) -> Float[np.ndarray, "*rows classes"]:
+def ranking(
+    logits: Float32[np.ndarray, " classes"], manifest: Manifest
+) -> Float[np.ndarray, " classes"]:
     """Values whose largest is that of the predicted class, as answers name it.
 
     Sigmoids are calibrated each for itself, which may change their order.

@@ -57,6 +57,10 @@ class Figures:
     log_loss: float
     log_loss_before: float
 
+    def document(self) -> dict[str, Any]:
+        """The figures as JSON values."""
+        return {**asdict(self), "interval": list(self.interval)}
+
 
 class Fitted(NamedTuple):
     """The manifest with calibration and sets, and the figures of each class."""
@@ -78,7 +82,7 @@ def fit(manifest: Manifest, logits: Logits, has: Has) -> Fitted:
     probabilities = fitted.calibration.probabilities(logits)
     sets = fit_sets(probabilities[second], has[second])
     figures = _figures(fitted, sets, logits, has, (first, second))
-    counts["classes"] = [asdict(each) for each in figures[:KEPT]]
+    counts["classes"] = [each.document() for each in figures[:KEPT]]
     return Fitted(replace(fitted, prediction_sets=sets), figures)
 
 

@@ -12,6 +12,7 @@ from scipy.special import expit
 from service.bundle import folder as contract
 from service.bundle.manifest import Manifest
 from service.image.resize import Input
+from service.predictions import predict
 from service.runtime.engine import Engine
 from support.images import encode
 from training.__main__ import main
@@ -240,7 +241,32 @@ def test_the_command_numbers_the_classes_of_a_multi_label_file(tmp_path):
         check_head(made.manifest)
     failed = CliRunner().invoke(main, [*command, "--calibrate", str(tmp_path / "images")])
     assert failed.exit_code == 1
-    assert "m.onnx is multi-label, and the folders of --calibrate" in failed.output
+    assert "m.onnx is multi-label, and folders have one label for an image" in failed.output
+
+
+def test_a_multi_label_file_is_calibrated_class_by_class(tmp_path):
+    path, images = network(tmp_path / "m.onnx", TAILS["sigmoids"]), tmp_path / "images"
+    images.mkdir()
+    drawn = drawn_images(60, SIZE)
+    lines = []
+    for number, image in enumerate(drawn):
+        (images / f"{number}.png").write_bytes(encode(image))
+        lines.append(f"{number}.png,{'1;3' if number % 2 else '3' if number % 3 else ''}")
+    (images / "labels.csv").write_text("\n".join(["path,labels", *lines]))
+    command = ["bundle", "--onnx", str(path), "--size", str(SIZE), "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(main, [*command, "--calibrate", str(images / "labels.csv")])
+    assert done.exit_code == 0, done.output
+    made = contract.load(tmp_path / "out")
+    assert made.manifest.platt.pictures == 60
+    assert made.manifest.platt.scale[1] != 1
+    assert made.manifest.platt.scale[0] == 1  # no image has it
+    assert made.manifest.familiarity is None
+    card = made.read(contract.CARD).decode()
+    assert "Each class is calibrated for itself" in card
+    assert "| 1 | 30 of 60 |" in card
+    answer = predict(Engine(made, "cpu", 1).predict(drawn[:1]).rows()[0], made.manifest)
+    assert {entry.index for entry in answer.likely} <= set(answer.prediction_set.indices.tolist())
+    assert answer.prediction_set.by_class
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def theirs(trained: Trained, images):
     [*QUICK, *(pytest.param(one, marks=pytest.mark.benchmark) for one in SLOW)],
     ids=name_of,
 )
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_a_trained_file_is_bundled_and_its_probabilities_stay(trained, tmp_path):
     asked = Asked(trained.order, trained.mean, trained.std)
     core = read_core(trained.path(), trained.size, None, Names(), asked)
