@@ -107,3 +107,11 @@ def test_the_page_judges_by_the_same_limits():
     page = {measure: (float(good), float(fair)) for measure, _, good, fair in judged}
     assert set(words.LIMITS) == set(words.MEASURES)
     assert {measure: page[measure] for measure in words.LIMITS} == words.LIMITS
+
+
+@pytest.mark.parametrize(("labels", "listed"), [(("sea", "ship"), "sea, ship"), ((), "no class")])
+def test_the_set_of_a_multi_label_model_holds_each_class_for_itself(labels, listed):
+    answer = prediction(("sea", 0.97), ("ship", 0.4), labels=labels)
+    assert words.trust(answer._replace(likely=answer.top[:1])) == (
+        f"prediction set: {listed}; each class is in it for 95 % of the images that have the class"
+    )
