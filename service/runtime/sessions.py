@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -60,6 +60,7 @@ class Sessions:
     most_rows: int
     all_cores: Mapping[str, Program]
     one_core: Mapping[str, Program]
+    _row_seconds: dict[str, float] = field(default_factory=dict)
 
     def run(self, graph: str, feeds: Feeds, *, all_cores: bool = True) -> dict[str, np.ndarray]:
         """The outputs of `graph` by name, of one batch.
@@ -97,6 +98,17 @@ class Sessions:
         """The seconds of QUICK for one image."""
         return self._seconds(QUICK)
 
+    def row_seconds(self, graph: str) -> float:
+        """The seconds of a row of `graph` in a piece of the largest size, measured once.
+
+        Raises:
+            MethodUnavailable: the bundle has no such graph.
+        """
+        if graph not in self._row_seconds:
+            feeds = _feeds(self.manifest.input.size, graph, self.most_rows)
+            self._row_seconds[graph] = self._shortest(graph, feeds) / self.most_rows
+        return self._row_seconds[graph]
+
     @cached_property
     def mean_logits(self) -> Float32[np.ndarray, " classes"]:
         """The logits (K,) of x = 0, the mean colour, which is the baseline of most explanations.
@@ -109,8 +121,10 @@ class Sessions:
         return np.asarray(self.run(folder.GRADIENT, {"x": x, "target": target})["logits"][0])
 
     def _seconds(self, graph: str) -> float:
-        """The shortest of three runs."""
-        feeds = {"image": self_test_image(self.manifest.input.size)}
+        return self._shortest(graph, _feeds(self.manifest.input.size, graph, 1))
+
+    def _shortest(self, graph: str, feeds: Feeds) -> float:
+        """The seconds of the shortest of three runs."""
         seconds = []
         for _ in range(3):
             started = time.perf_counter()
@@ -257,15 +271,21 @@ def _on_gpu(contents: Contents, device: Device, sizes: Iterable[int]) -> dict[st
 def _warm_up(sessions: Sessions) -> None:
     """Runs every graph once on either number of cores: the first run of a session is slow."""
     size = sessions.manifest.input.size
-    image: Feeds = {"image": self_test_image(size)}
-    x, one = np.zeros((1, 3, *sides(size)), np.float32), np.ones((1, 1, 1, 1), np.float32)
-    target = np.full(1, -1, np.int64)
-    rows: Feeds = {"x": x, "target": target}
-    path: Feeds = {"start": x, "difference": x, "point": one, "weight": one, "target": target}
-    feeds = {folder.PREDICT: image, QUICK: image, PATH_GRADIENT: path}
     for all_cores in (False, True):
         for graph in sessions.all_cores:
-            sessions.run(graph, feeds.get(graph, rows), all_cores=all_cores)
+            sessions.run(graph, _feeds(size, graph, 1), all_cores=all_cores)
+
+
+def _feeds(size: Size, graph: str, rows: int) -> Feeds:
+    """What `graph` takes for so many `rows` of the size of an input; of a path, points."""
+    if graph in (folder.PREDICT, QUICK):
+        return {"image": self_test_image(size).repeat(rows, 0)}
+    images = 1 if graph == PATH_GRADIENT else rows
+    x, target = np.zeros((images, 3, *sides(size)), np.float32), np.full(rows, -1, np.int64)
+    if graph != PATH_GRADIENT:
+        return {"x": x, "target": target}
+    points = np.ones((rows, 1, 1, 1), np.float32)
+    return {"start": x, "difference": x, "point": points, "weight": points, "target": target}
 
 
 def _self_test(

@@ -160,8 +160,10 @@ class OpenInference:
             maps = await gather_rows(
                 "row",
                 (
-                    self._pipeline.explain(image, question, prediction, timing)
-                    for image, prediction in zip(images, predictions, strict=True)
+                    self._pipeline.explain(image, question, prediction, timing, row / len(images))
+                    for row, (image, prediction) in enumerate(
+                        zip(images, predictions, strict=True), start=1
+                    )
                 ),
             )
         with timing.of("encode"):
@@ -207,6 +209,7 @@ class OpenInference:
             {**inference.parameters, **of_outputs},
             explained=ATTRIBUTION in by_output,
             sets=SETS in by_output,
+            defaults=self._pipeline.defaults,
         )
 
     def _check_output(

@@ -33,6 +33,7 @@ class Room:
             engine, SharedState(), self.clock, lambda _ticket: self.pressed
         )
         self.explainer._pass.seconds = PASS_SECONDS
+        self.explainer._weights = {}  # a pass of each graph takes the same
 
     def task(self, method, **parameters):
         question = ask(self._engine.manifest, method, None, parameters)
@@ -63,7 +64,7 @@ def test_with_time_enough_the_answer_is_as_asked(room):
 
 
 def test_an_answer_that_just_fits_is_as_asked(room):
-    seconds = PASS_SECONDS * forward_passes(room.task("saliency").question)
+    seconds = PASS_SECONDS * forward_passes(room.task("saliency").question) / (1 - RESERVE)
     assert room.explainer(room.ticket("saliency", seconds + 1e-6)).degraded_from is None
     room.explainer._pass.seconds = PASS_SECONDS
     answer = room.explainer(room.ticket("saliency", seconds - 1e-6))
@@ -95,17 +96,17 @@ def test_a_wrong_forecast_ends_in_the_cheapest_answer_before_the_deadline(engine
 def test_integrated_gradients_stop_at_the_last_doubling_that_fits_and_have_its_gap(engine):
     room = Room(engine, step=0.01)
     room.explainer._pass.seconds = 1e-6
-    answer = room.explainer(room.ticket("integrated_gradients", 0.1, steps=2, max_steps=512))
+    answer = room.explainer(room.ticket("integrated_gradients", 0.4, steps=2, max_steps=512))
     assert answer.degraded_from is None
     assert answer.quality["completeness_gap"] > LARGEST_GAP  # so it would have gone on
     assert answer.quality["steps"] in (2, 4)
 
 
 def test_noise_that_nobody_asked_for_makes_way_for_the_cheapest_answer(room):
-    noisy = {"noise": 1.0, "samples": 16, "seed": 5}
+    noisy = {"noise": 1.0, "samples": 32, "seed": 6}
     asked = room.task("gradient_shap", **noisy)
     fewer = list(cheaper_questions(asked.question, room._engine.manifest))[-2]
-    seconds = PASS_SECONDS * (forward_passes(fewer) + 1)
+    seconds = PASS_SECONDS * (forward_passes(fewer) + 1) / (1 - RESERVE)
     ticket = room.ticket("gradient_shap", seconds, **noisy)
     assert explain(room._engine, asked.fitted, fewer, asked.logits).warnings
     answer = room.explainer(ticket)
@@ -140,7 +141,7 @@ def test_the_forecast_holds_the_algebra(room):
 def test_the_forecast_is_that_of_the_answer_that_fits(room):
     task = room.task("kernel_shap")
     dear, quarter, cheapest = (
-        room.explainer.expected_seconds(task, seconds) for seconds in (60.0, 0.5, 0.1)
+        room.explainer.expected_seconds(task, seconds) for seconds in (60.0, 0.5, 0.01)
     )
     assert dear > 1.0
     assert 0.5 > quarter > 0.1 > cheapest
@@ -151,7 +152,7 @@ def test_a_cheapest_answer_that_is_late_fails(engine):
     room = Room(engine, step=0.01)
     room.explainer._pass.seconds = 1e-6
     with pytest.raises(DeadlineExceeded, match="deadline_ms was over"):
-        room.explainer(room.ticket("grad_cam", 0.015))
+        room.explainer(room.ticket("grad_cam", 0.035))
 
 
 def test_without_time_for_any_answer_the_question_is_rejected(room):
