@@ -109,7 +109,8 @@ def _map(attribution: Attribution, *, array: bool) -> dict[str, Any]:
         "unit": method.unit,
         "scale": float(np.abs(values).max()),
         "colours": method.scale,
-        "limit": render.limit(values, method.scale),
+        "limit": render.limit(attribution.shown, method.scale),
+        "cell": attribution.cell,
     }
     if array:
         document["data"] = base64.b64encode(values.astype("<f4").tobytes()).decode()

@@ -81,6 +81,11 @@ class Method:
     fewer: Rung = rungs.none
 
     @property
+    def of_pixels(self) -> bool:
+        """True if each pixel has a value of its own, which at many pixels is a grain."""
+        return self.graph in (folder.GRADIENT, folder.LRP)
+
+    @property
     def takes_mask(self) -> bool:
         """True if the method uses segments, which a caller may draw as a mask."""
         return SEGMENTS in self.parameters

@@ -68,7 +68,8 @@ class DeadlineExplainer:
         self._shared_state = shared_state
         self._clock = clock
         self._weights = weights_of(engine)
-        self._pass = RecentMean(engine.row_seconds(folder.PREDICT))
+        self._least_pass_seconds = engine.row_seconds(folder.PREDICT)
+        self._pass = RecentMean(self._least_pass_seconds)
         step_rows = int(STEP_SECONDS / (GRADIENT_PASSES * engine.forward_seconds))
         self._most_rows = min(engine.most_rows, max(1, step_rows))
 
@@ -136,7 +137,8 @@ class DeadlineExplainer:
             DeadlineExceeded: there is none.
         """
         remaining = ticket.deadline - self._clock()
-        if self.forecast(question) > remaining:
+        # A busy moment may have passed: it is tried unless it could not end even without others.
+        if self._work(question) * self._least_pass_seconds >= remaining:
             raise DeadlineExceeded(
                 f"deadline_ms leaves {max(0.0, remaining):.2g} s, and no explanation takes less: "
                 "retry later, or give more time"

@@ -503,7 +503,7 @@ def draw_overlay(
     box = resize.visible_box(sent.width, sent.height, engine.manifest.input)
     across, down = ground.shape[1] / sent.width, ground.shape[0] / sent.height
     placed = resize.Box(box.left * across, box.top * down, box.right * across, box.bottom * down)
-    overlay = render.overlay(ground, attribution.map, placed, attribution.question.method.scale)
+    overlay = render.overlay(ground, attribution.shown, placed, attribution.question.method.scale)
     return render.png(overlay if below is None else legend.below(overlay, below))
 
 

@@ -354,7 +354,7 @@ def _quality(
 
 
 def map_parameters(maps: Sequence[Attribution]) -> dict[str, str | int | float]:
-    """The question, the meaning of the values, and the rows with a cheaper question."""
+    """The question, the meaning of the values; the rows with a cheaper question, and with noise."""
     question = maps[0].degraded_from or maps[0].question
     parameters = {
         "method": question.method.name,
@@ -367,7 +367,11 @@ def map_parameters(maps: Sequence[Attribution]) -> dict[str, str | int | float]:
         for row, each in enumerate(maps)
         if each.degraded_from
     ]
-    return parameters | ({"degraded": "; ".join(degraded)} if degraded else {})
+    warned = [
+        f"row {row}: {'; '.join(each.warnings)}" for row, each in enumerate(maps) if each.warnings
+    ]
+    notes = {"degraded": degraded, "warnings": warned}
+    return parameters | {name: "; ".join(rows) for name, rows in notes.items() if rows}
 
 
 def _in_words(question: Question) -> str:
