@@ -12,7 +12,7 @@ from service.runtime.engine import Budget, Engine
 from service.runtime.graphs import PATH_GRADIENT
 
 # Of the work, before its speed is believed: the first piece of a moment may be slow.
-BELIEVED = 0.1
+BELIEVED = 0.05
 # The rival's map follows Integrated Gradients, with a quarter of the steps.
 WITH_RIVAL = 1.25
 PASSES_A_ROW = {folder.GRADIENT: GRADIENT_PASSES, folder.LRP: GRADIENT_PASSES}
