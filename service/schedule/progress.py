@@ -11,8 +11,8 @@ from service.explain.methods import GRADIENT_PASSES
 from service.runtime.engine import Budget, Engine
 from service.runtime.graphs import PATH_GRADIENT
 
-# Of the work, before its speed is believed: the first piece of a moment may be slow.
-BELIEVED = 0.05
+# Of the work, or of the time, before the pace is believed: the first piece of a moment may be slow.
+BELIEVED_WORK, BELIEVED_TIME = 0.05, 0.15
 # The rival's map follows Integrated Gradients, with a quarter of the steps.
 WITH_RIVAL = 1.25
 PASSES_A_ROW = {folder.GRADIENT: GRADIENT_PASSES, folder.LRP: GRADIENT_PASSES}
@@ -58,9 +58,9 @@ class Progress(Budget):
     @property
     def hopeless(self) -> bool:
         """True if the rest will not end in time at the pace so far."""
-        if self.done < max(1.0, BELIEVED * self._work):
-            return False
-        return not self._fits(self._work - self.done)
+        much = self.done >= max(1.0, BELIEVED_WORK * self._work)
+        long = self.done > 0 and self.seconds > BELIEVED_TIME * (self._until - self._started)
+        return (much or long) and not self._fits(self._work - self.done)
 
     def has_time_for(self, graph: str, rows: int) -> bool:
         """True if so many more rows of `graph` end in time; they are then expected, too."""

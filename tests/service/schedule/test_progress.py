@@ -22,9 +22,12 @@ def test_it_is_hopeless_once_the_pace_is_known_to_be_too_slow(clock):
     clock.sleep(1.0)
     found.ran(folder.PREDICT, 2)
     assert not found.hopeless  # a slow start may be followed by anything
-    clock.sleep(4.0)
-    found.ran(folder.PREDICT, 8)
-    assert found.hopeless
+    clock.sleep(0.6)
+    assert found.hopeless  # but not for long
+    quick = progress(clock, 100.0, 10.0)
+    clock.sleep(0.6)
+    quick.ran(folder.PREDICT, 5)
+    assert quick.hopeless
 
 
 def test_at_a_pace_that_fits_it_goes_on(clock):
