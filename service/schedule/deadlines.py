@@ -34,6 +34,7 @@ RESERVE, CHEAPEST_TIMES = 0.2, 2.0
 OPERATION_SECONDS = 1e-10
 # The longest piece without predictions; the passes in it are taken for gradients.
 STEP_SECONDS = 0.1
+REMEMBERED_SECONDS = 10.0  # of the pace of another request
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,14 @@ class DeadlineExplainer:
         self._weights = weights_of(engine)
         self._least_pass_seconds = engine.row_seconds(folder.PREDICT)
         self._pass = RecentMean(self._least_pass_seconds)
+        self._noted_at = clock()
+        self._seen_seconds = 0.0  # of a pass, in the attempt that was given up last
         step_rows = int(STEP_SECONDS / (GRADIENT_PASSES * engine.forward_seconds))
         self._most_rows = min(engine.most_rows, max(1, step_rows))
 
     def forecast(self, question: Question) -> float:
-        """The seconds of an answer to `question`, if nothing else runs."""
-        return self._work(question) * self._pass.seconds + self._algebra(question)
+        """The seconds of an answer to `question`, at the recent pace."""
+        return self._forecast(question, self._pass.seconds)
 
     def least_seconds(self, task: ExplanationTask) -> float:
         """The forecast for the cheapest answer to `task`."""
@@ -85,8 +88,9 @@ class DeadlineExplainer:
 
     def expected_seconds(self, task: ExplanationTask, remaining: float) -> float:
         """The forecast for the answer to `task` that fits `remaining`, or for the cheapest."""
+        self._forget()
         questions = list(cheaper_questions(task.question, self._engine.manifest))
-        fitting = self._fitting(questions, remaining - task.spare_seconds)
+        fitting = self._fitting(questions, remaining - task.spare_seconds, self._pass.seconds)
         return self.forecast(next(fitting, questions[-1]))
 
     def __call__(self, ticket: Ticket[ExplanationTask, Attribution]) -> Attribution:
@@ -103,19 +107,21 @@ class DeadlineExplainer:
     def _best(self, ticket: Ticket[ExplanationTask, Attribution]) -> Attribution:
         """The answer to the dearest question that fits, with less where a forecast was wrong."""
         questions = list(cheaper_questions(ticket.item.question, self._engine.manifest))
-        cheapest, rest = questions[-1], questions
+        self._forget()
+        cheapest, rest, pace = questions[-1], questions, self._pass.seconds
         while True:
             remaining = ticket.deadline - ticket.item.spare_seconds - self._clock()
-            first = next(self._fitting(rest, remaining), cheapest)
+            first = next(self._fitting(rest, remaining, pace), cheapest)
             if first is cheapest:
                 return self._cheapest(ticket, cheapest)
             rest = rest[rest.index(first) + 1 :]
             try:
-                reserve = self._reserve(cheapest, remaining)
+                reserve = self._reserve(cheapest, remaining, pace)
                 answer = self._answer(ticket, first, reserve, partial(self._pressed, ticket))
             except GaveWay:
                 return self._cheapest(ticket, cheapest)
             except DeadlineExceeded:
+                pace = max(pace, self._seen_seconds)
                 continue
             if answer.warnings and first is not ticket.item.question:
                 # Noise that nobody asked for is worth less than a plain map.
@@ -123,14 +129,32 @@ class DeadlineExplainer:
                     return self._cheapest(ticket, cheapest)
             return answer
 
-    def _fitting(self, questions: list[Question], remaining: float) -> Iterator[Question]:
-        """Those of `questions` that end in time, with the reserve."""
-        most = remaining - self._reserve(questions[-1], remaining)
-        return (question for question in questions if self.forecast(question) <= most)
+    def _fitting(
+        self, questions: list[Question], remaining: float, pace: float
+    ) -> Iterator[Question]:
+        """Those of `questions` that end in time, with the reserve, at `pace` seconds a pass."""
+        most = remaining - self._reserve(questions[-1], remaining, pace)
+        return (question for question in questions if self._forecast(question, pace) <= most)
 
-    def _reserve(self, cheapest: Question, remaining: float) -> float:
+    def _reserve(self, cheapest: Question, remaining: float, pace: float) -> float:
         """The seconds of `remaining` that are kept for a cheaper answer."""
-        return max(RESERVE * remaining, CHEAPEST_TIMES * self.forecast(cheapest))
+        return max(RESERVE * remaining, CHEAPEST_TIMES * self._forecast(cheapest, pace))
+
+    def _forecast(self, question: Question, pace: float) -> float:
+        return self._work(question) * pace + self._algebra(question)
+
+    def _forget(self) -> None:
+        """Forgets a pace that was noted long ago: a busy moment may have passed."""
+        if self._clock() - self._noted_at > REMEMBERED_SECONDS:
+            self._pass.seconds = min(self._pass.seconds, self._least_pass_seconds)
+
+    def _note(self, seconds: float) -> None:
+        """Notes the seconds of a pass. One that is too dear degrades what would fit, and no answer
+        corrects it; one that is too cheap is noticed early.
+        """
+        self._noted_at = self._clock()
+        self._pass.add(seconds)
+        self._pass.seconds = min(self._pass.seconds, max(seconds, self._least_pass_seconds))
 
     def _cheapest(
         self, ticket: Ticket[ExplanationTask, Attribution], question: Question
@@ -186,11 +210,12 @@ class DeadlineExplainer:
                 )
         except DeadlineExceeded:
             if progress.done:  # what follows must be forecast by what was seen just now
-                self._pass.seconds = progress.seconds / progress.done
+                self._seen_seconds = progress.seconds / progress.done
+                self._note(self._seen_seconds)
             raise
         # Rests for predictions are part of it: the forecast follows the load.
         seconds = progress.seconds - self._algebra(question)
-        self._pass.add(max(0.0, seconds) / max(work, progress.done))
+        self._note(max(0.0, seconds) / max(work, progress.done))
         return answer
 
     def _work(self, question: Question) -> float:
