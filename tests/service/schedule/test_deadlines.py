@@ -179,11 +179,11 @@ def test_the_forecast_follows_the_explanations(engine):
 def test_the_pace_of_a_busy_moment_is_forgotten(room):
     room.explainer._least_pass_seconds = PASS_SECONDS
     task = room.task("kernel_shap")
-    quiet = room.explainer.expected_seconds(task, 60.0)
+    quiet = room.explainer.expected_seconds(task, 2.0)
     room.explainer._note(1.0)
-    assert room.explainer.expected_seconds(task, 60.0) < quiet  # of a cheaper answer
+    assert room.explainer.expected_seconds(task, 2.0) < quiet  # of a cheaper answer
     room.clock.sleep(REMEMBERED_SECONDS + 1)
-    assert room.explainer.expected_seconds(task, 60.0) == quiet
+    assert room.explainer.expected_seconds(task, 2.0) == quiet
 
 
 def test_a_quicker_answer_is_believed_at_once(room):
