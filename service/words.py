@@ -70,13 +70,13 @@ def place(attribution: Attribution, manifest: Manifest) -> str:
 
 
 def quality(attribution: Attribution) -> str:
-    """The measures of the map in words."""
+    """What makes the map unfit for use, if anything does, and its measures in words."""
     judged = [
         judge(attribution.quality[name])
         for name, judge in MEASURES.items()
         if name in attribution.quality
     ]
-    return "; ".join(judged) or "no measure of this map"
+    return "; ".join([*attribution.warnings, *judged]) or "no measure of this map"
 
 
 def lines(prediction: Prediction, attribution: Attribution, manifest: Manifest) -> list[str]:

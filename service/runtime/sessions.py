@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -42,6 +42,9 @@ SELF_TEST_TOLERANCE = 0.05
 # steps, each a 255th of the range.
 INT8_TOLERANCE = 0.03
 
+# Of the measurement of a graph at the start.
+MOST_RUNS, MEASURED_SECONDS = 3, 0.5
+
 Contents = Mapping[str, tuple[str, bytes]]  # the file and the bytes of each graph
 
 log = logging.getLogger("candor")
@@ -51,7 +54,8 @@ log = logging.getLogger("candor")
 class Sessions:
     """The open graphs by name: `all_cores` for a lone request, `one_core` beside other work.
 
-    `most_rows` run together. On a GPU, and on a single core, both are the same.
+    `most_rows` run together. On a GPU, and on a single core, both are the same. A lone request has
+    so many `threads`.
     """
 
     manifest: Manifest
@@ -60,6 +64,8 @@ class Sessions:
     most_rows: int
     all_cores: Mapping[str, Program]
     one_core: Mapping[str, Program]
+    threads: int = 1
+    _row_seconds: dict[str, float] = field(default_factory=dict)
 
     def run(self, graph: str, feeds: Feeds, *, all_cores: bool = True) -> dict[str, np.ndarray]:
         """The outputs of `graph` by name, of one batch.
@@ -97,6 +103,23 @@ class Sessions:
         """The seconds of QUICK for one image."""
         return self._seconds(QUICK)
 
+    def row_seconds(self, graph: str) -> float:
+        """The seconds of a row of `graph` in a piece of the largest size if nothing else runs.
+
+        Measured once.
+
+        Raises:
+            MethodUnavailable: the bundle has no such graph.
+        """
+        if graph not in self._row_seconds:
+            feeds = _feeds(self.manifest.input.size, graph, self.most_rows)
+            wall, busy = self._shortest(graph, feeds)
+            # On a CPU that others use, too, a run waits for its turns: its threads spin when they
+            # have nothing to do, so their time is that of a run without others.
+            seconds = min(wall, busy / self.threads) if self.device == "cpu" else wall
+            self._row_seconds[graph] = seconds / self.most_rows
+        return self._row_seconds[graph]
+
     @cached_property
     def mean_logits(self) -> Float32[np.ndarray, " classes"]:
         """The logits (K,) of x = 0, the mean colour, which is the baseline of most explanations.
@@ -109,14 +132,18 @@ class Sessions:
         return np.asarray(self.run(folder.GRADIENT, {"x": x, "target": target})["logits"][0])
 
     def _seconds(self, graph: str) -> float:
-        """The shortest of three runs."""
-        feeds = {"image": self_test_image(self.manifest.input.size)}
-        seconds = []
-        for _ in range(3):
-            started = time.perf_counter()
+        return self._shortest(graph, _feeds(self.manifest.input.size, graph, 1))[0]
+
+    def _shortest(self, graph: str, feeds: Feeds) -> tuple[float, float]:
+        """The least seconds, and the least of all threads, of a few runs that take no second."""
+        walls: list[float] = []
+        busy: list[float] = []
+        while len(walls) < MOST_RUNS and sum(walls) < MEASURED_SECONDS:
+            started, busy_at_start = time.perf_counter(), time.process_time()
             self.run(graph, feeds)
-            seconds.append(time.perf_counter() - started)
-        return min(seconds)
+            walls.append(time.perf_counter() - started)
+            busy.append(time.process_time() - busy_at_start)
+        return min(walls), min(busy)
 
 
 def open_sessions(
@@ -203,7 +230,7 @@ def _open_all(
     else:
         all_cores = one_core = _on_gpu(contents, device, sizes)
     most_rows = cpu_rows(bundle.manifest.input.size) if device == "cpu" else sizes[-1]
-    sessions = Sessions(bundle.manifest, device, precision, most_rows, all_cores, one_core)
+    sessions = Sessions(bundle.manifest, device, precision, most_rows, all_cores, one_core, threads)
     _warm_up(sessions)
     return sessions
 
@@ -257,15 +284,21 @@ def _on_gpu(contents: Contents, device: Device, sizes: Iterable[int]) -> dict[st
 def _warm_up(sessions: Sessions) -> None:
     """Runs every graph once on either number of cores: the first run of a session is slow."""
     size = sessions.manifest.input.size
-    image: Feeds = {"image": self_test_image(size)}
-    x, one = np.zeros((1, 3, *sides(size)), np.float32), np.ones((1, 1, 1, 1), np.float32)
-    target = np.full(1, -1, np.int64)
-    rows: Feeds = {"x": x, "target": target}
-    path: Feeds = {"start": x, "difference": x, "point": one, "weight": one, "target": target}
-    feeds = {folder.PREDICT: image, QUICK: image, PATH_GRADIENT: path}
     for all_cores in (False, True):
         for graph in sessions.all_cores:
-            sessions.run(graph, feeds.get(graph, rows), all_cores=all_cores)
+            sessions.run(graph, _feeds(size, graph, 1), all_cores=all_cores)
+
+
+def _feeds(size: Size, graph: str, rows: int) -> Feeds:
+    """What `graph` takes for so many `rows` of the size of an input; of a path, points."""
+    if graph in (folder.PREDICT, QUICK):
+        return {"image": self_test_image(size).repeat(rows, 0)}
+    images = 1 if graph == PATH_GRADIENT else rows
+    x, target = np.zeros((images, 3, *sides(size)), np.float32), np.full(rows, -1, np.int64)
+    if graph != PATH_GRADIENT:
+        return {"x": x, "target": target}
+    points = np.ones((rows, 1, 1, 1), np.float32)
+    return {"start": x, "difference": x, "point": points, "weight": points, "target": target}
 
 
 def _self_test(

@@ -212,6 +212,9 @@ def _map() -> Schema:
         scale=_described(NUMBER, "The largest absolute value"),
         colours={"enum": ["diverging", "sequential"]},
         limit=_described(NUMBER, "The value of the strongest colour"),
+        cell=_described(
+            WHOLE, "Pixels a side of the cells whose means are drawn; 1: each pixel is drawn"
+        ),
     )
     schema["properties"]["data"] = _described(BASE64, "float32, little-endian, row by row")
     return schema
