@@ -7,7 +7,6 @@ another file or another wish has a bundle of its own. `python -m service why` an
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from training.export.ends import ForeignError, Names
 from training.export.foreign import ForeignCore
 from training.export.foreign_bundle import make_foreign_bundle
 from training.export.inputs import Asked, numbers
+from training.export.progress import Progress, Say
 
 PART = 2**20  # bytes that are read at once
 
@@ -49,7 +49,7 @@ def wishes(
     return Wishes(labels, _size(size), resize, numbers("mean", mean), numbers("std", std))
 
 
-def bundle_of(file: Path, wishes: Wishes, say: Callable[[str], object]) -> Path:
+def bundle_of(file: Path, wishes: Wishes, say: Say) -> Path:
     """The folder of the bundle of `file`; `say` gets a sentence for each step of making it.
 
     Raises:
@@ -95,11 +95,12 @@ def manifest_of(
     return Manifest(name or file.stem, names, spec, provenance=provenance)
 
 
-def _make(file: Path, wishes: Wishes, place: Path, say: Callable[[str], object]) -> None:
+def _make(file: Path, wishes: Wishes, place: Path, say: Say) -> None:
+    progress = Progress(say)
+    progress(f"makes a bundle of {file}, once")
     given = labels.of_file(file) if wishes.labels is None else labels.read(wishes.labels)
     classes = None if given is None else len(given)
     asked = Asked(mean=wishes.mean, std=wishes.std)
-    say(f"makes a bundle of {file}, once")
     core = foreign.read_core(file, wishes.size, classes, Names(), asked)
     source = core.source
     assert source is not None
@@ -110,10 +111,11 @@ def _make(file: Path, wishes: Wishes, place: Path, say: Callable[[str], object])
     spec = Input(source.size, source.mean, source.std, wishes.resize)
     manifest = manifest_of(file, core, given, None, spec)
     try:
-        make_foreign_bundle(core, manifest, place, say=say)
+        make_foreign_bundle(core, manifest, place, say=progress)
     except DifferentiationError as error:
         say(f"{error}; makes the bundle without the methods that need gradients")
-        make_foreign_bundle(core, manifest, place, gradients=False, say=say)
+        make_foreign_bundle(core, manifest, place, gradients=False, say=progress)
+    progress("is done")
 
 
 def _key(file: Path, wishes: Wishes) -> str:

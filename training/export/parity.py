@@ -9,13 +9,16 @@ Attributions are compared before any sum over channels, which could hide a diffe
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 
+from service.bundle import folder as contract
 from service.bundle.manifest import Parity
 from service.runtime.engine import Engine
-from training.export.proof import Proof
+from service.runtime.graphs import Batch, Gradient
+from training.export.proof import Proof, points
 
 DRAWN = 8
 CAPTUMS, FLOAT64 = "captum", "float64"
@@ -36,16 +39,37 @@ class ParityError(Exception):
     """An answer of the bundle differs from its reference: the bundle is not written."""
 
 
-def measure_float32(engine: Engine, proof: Proof) -> dict[str, Parity]:
+@dataclass(frozen=True)
+class Answers:
+    """The answers of an engine, in float32, at the points `x` of a proof, for `target`.
+
+    `x` float64 (N, 3, H, W) fits in float32; `target` int64 (N,) is the class that it predicts.
+    """
+
+    x: Rows
+    target: Int64[np.ndarray, " rows"]
+    gradient: Gradient
+    cam: Rows | None
+
+
+def answers_of(engine: Engine, batch: Batch) -> Answers:
+    """The answers of `engine` at the points of the images `batch`."""
+    x = points(engine.normalise(batch))
+    rows = x.astype(np.float32)
+    target = engine.gradient(rows, np.full(len(rows), -1)).logits.argmax(1)
+    cam = engine.cam(rows, target).cam if engine.has(contract.CAM) else None
+    return Answers(x, target, engine.gradient(rows, target), cam)
+
+
+def measure_float32(answers: Answers, proof: Proof) -> dict[str, Parity]:
     """The parity of the engine, in float32, with the graphs in float64, at the proof's images."""
-    x = proof.x.astype(np.float32)
-    answer = engine.gradient(x, proof.target)
+    answer = answers.gradient
     pairs = {
         "logits": (answer.logits[:, :, None, None], proof.logits[:, :, None, None]),
         "saliency": (answer.gradient, proof.gradient),
     }
-    if proof.cam is not None:
-        pairs["grad_cam"] = (engine.cam(x, proof.target).cam, proof.cam)
+    if proof.cam is not None and answers.cam is not None:
+        pairs["grad_cam"] = (answers.cam, proof.cam)
     return {name: compare(ours, theirs, FLOAT64) for name, (ours, theirs) in pairs.items()}
 
 

@@ -9,19 +9,19 @@ A little noise moves the images into general position: at an exact tie, as of a 
 surface, a slope depends on the side from which it is taken.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 from jaxtyping import Float, Float64, Int64
-from onnx import ModelProto
 
 from service.bundle import folder as contract
 from service.bundle.manifest import Parity
 from training.export.core import ACTIVATION
 from training.export.exact import Exact
+from training.export.progress import Say
 
 COMPLEX_STEP = "complex step"
 LEAST_IMAGES, MOST_PIXELS = 4, 2**13  # that are proven; 8 images of 32 pixels
@@ -63,37 +63,49 @@ def points(
     return np.asarray(few + np.float32(NOISE) * noise, np.float64)
 
 
-def prove(files: Mapping[str, bytes], x: Rows) -> Proof:
-    """The proof of gradient.onnx, and of cam.onnx if `files` has it, at `x`."""
-    models = {
-        name: onnx.load_model_from_string(files[name])
-        for name in (contract.PREDICT, *contract.DERIVED)
-        if name in files
-    }
-    feeds = {"x": x, "target": np.full(len(x), -1)}
-    gradient, logits = _run(Exact(models[contract.GRADIENT], ["gradient", "logits"]), feeds)
-    target = logits.argmax(1)
-    forward = Exact(models[contract.PREDICT], ["logits"], given=["x"])
+def prove(
+    files: Mapping[str, bytes],
+    x: Rows,
+    target: Int64[np.ndarray, " rows"] | None = None,
+    say: Say = str,
+) -> Proof:
+    """The proof of gradient.onnx, and of cam.onnx if `files` has it, at `x`.
+
+    Without a `target` it is the class that the graph itself predicts. `say` gets the steps.
+    """
+    say(f"proves {contract.GRADIENT} in float64")
+    feeds = {"x": x, "target": np.full(len(x), -1) if target is None else target}
+    gradient, logits = _run(_exact(files, contract.GRADIENT, ["gradient", "logits"]), feeds)
+    target = logits.argmax(1) if target is None else target
+    forward = _exact(files, contract.PREDICT, ["logits"], ["x"])
     (expected,) = _run(forward, {"x": x})
     measured = {
         "exact/logits": _same(logits, expected, contract.PREDICT),
         "exact/saliency": _slopes(forward, "x", {"x": x}, gradient, target, logits),
     }
+    del forward  # its weights: not those of two graphs at once
     cam = None
-    if contract.CAM in models:
-        cam, measured["exact/grad_cam"] = _prove_cam(models, feeds, target, logits)
+    if contract.CAM in files:
+        say(f"proves {contract.CAM}")
+        cam, measured["exact/grad_cam"] = _prove_cam(files, feeds, target, logits)
     return Proof(x, target, logits, gradient, cam, measured)
 
 
+def _exact(
+    files: Mapping[str, bytes], name: str, outputs: Sequence[str], given: Sequence[str] = ()
+) -> Exact:
+    return Exact(onnx.load_model_from_string(files[name]), outputs, given=given)
+
+
 def _prove_cam(
-    models: Mapping[str, ModelProto],
+    files: Mapping[str, bytes],
     feeds: Mapping[str, Any],
     target: Int64[np.ndarray, " rows"],
     logits: Logits,
 ) -> tuple[Cam, Parity]:
     names = ["cam", ACTIVATION, "activation_gradient"]
-    cam, activation, gradient = _run(Exact(models[contract.CAM], names), feeds)
-    after = Exact(models[contract.PREDICT], ["logits"], given=["x", ACTIVATION])
+    cam, activation, gradient = _run(_exact(files, contract.CAM, names), feeds)
+    after = _exact(files, contract.PREDICT, ["logits"], ["x", ACTIVATION])
     at = {"x": feeds["x"], ACTIVATION: activation}
     slopes = _slopes(after, ACTIVATION, at, gradient, target, logits)
     weighed = (gradient.mean((2, 3), keepdims=True) * activation).sum(1, keepdims=True)
@@ -108,18 +120,18 @@ def _prove_cam(
     )
 
 
-def _run(
-    exact: Exact, feeds: Mapping[str, Any], along: Mapping[str, Any] | None = None
-) -> list[Any]:
-    """The outputs for all rows, or their slopes `along` a way; a part of the rows at a time."""
-    size = max(1, ROW_PIXELS // (feeds["x"].shape[-2] * feeds["x"].shape[-1]))
-    results = []
-    for start in range(0, len(feeds["x"]), size):
-        at, way = (
-            {name: values[start : start + size] for name, values in tensors.items()}
-            for tensors in (feeds, along or {})
-        )
-        results.append(exact.slope(at, way) if way else exact.run(at))
+def _parts(feeds: Mapping[str, Any]) -> Iterator[slice]:
+    """The rows of `feeds`, as many at a time as fit in memory."""
+    rows, _, height, width = feeds["x"].shape
+    size = max(1, ROW_PIXELS // (height * width))
+    return (slice(start, start + size) for start in range(0, rows, size))
+
+
+def _run(exact: Exact, feeds: Mapping[str, Any]) -> list[Any]:
+    """The outputs for all rows."""
+    results = [
+        exact.run({name: values[part] for name, values in feeds.items()}) for part in _parts(feeds)
+    ]
     return [np.concatenate(outputs) for outputs in zip(*results, strict=True)]
 
 
@@ -132,16 +144,18 @@ def _slopes(
     logits: Logits,
 ) -> Parity:
     """The parity of `gradient` by the tensor `name` with the slopes of the logits of `forward`."""
-    ours, theirs, sizes = [], [], []
-    for direction in _directions(at[name]):
-        (slopes,) = _run(forward, at, {name: direction})
-        products = gradient * direction
-        ours.append(products.sum((1, 2, 3)))
-        theirs.append(np.take_along_axis(slopes, target[:, None], 1)[:, 0])
-        # The size that the sum would have if its terms had random signs.
-        sizes.append(np.sqrt((products**2).sum((1, 2, 3))))
-    flat = FLAT * np.abs(logits).max(1)
-    return _compared(np.stack(ours, 1), np.stack(theirs, 1), np.stack(sizes, 1), flat)
+    moves = _directions(at[name])
+    found = []
+    for part in _parts(at):
+        feeds = {key: values[part] for key, values in at.items()}
+        slopes = forward.slopes(feeds, [{name: move[part]} for move in moves])
+        found.append(np.stack([each for (each,) in slopes], 1))
+    theirs = np.take_along_axis(np.concatenate(found), target[:, None, None], 2)[..., 0]
+    products = [gradient * move for move in moves]
+    ours = np.stack([product.sum((1, 2, 3)) for product in products], 1)
+    # The size that the sum would have if its terms had random signs.
+    sizes = np.stack([np.sqrt((product**2).sum((1, 2, 3))) for product in products], 1)
+    return _compared(ours, theirs, sizes, FLAT * np.abs(logits).max(1))
 
 
 def _directions(values: Rows) -> list[Rows]:
