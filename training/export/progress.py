@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable
 
+from service.workers import memory
+
 Say = Callable[[str], object]
 
 
@@ -14,5 +16,6 @@ class Progress:
         self._say, self._started = say, time.perf_counter()
 
     def __call__(self, step: str) -> None:
-        """Says `step`, which begins now."""
+        """Says `step`, which begins now, and returns to the system what the last one freed."""
+        memory.trim()
         self._say(f"{time.perf_counter() - self._started:6.1f} s  {step}")
