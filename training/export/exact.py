@@ -76,23 +76,24 @@ class Exact:
 
     def slope(self, feeds: Values, along: Values) -> list[Array]:
         """The derivatives of the outputs where the tensors of `along` move in its directions."""
-        return self.slopes(feeds, [along])[0]
+        return [np.imag(output) / STEP for output in self.moved(feeds, [along])[0]]
 
-    def slopes(self, feeds: Values, ways: Sequence[Values]) -> list[list[Array]]:
-        """The derivatives of the outputs along each of `ways`, directions of the same tensors.
+    def moved(self, feeds: Values, ways: Sequence[Values]) -> list[list[Array]]:
+        """The outputs for each of `ways`, directions of the same tensors, after a complex step.
 
-        What does not depend on these tensors is computed once.
+        Their real parts are the outputs, their imaginary parts STEP times the derivatives. What
+        does not depend on these tensors is computed once.
         """
-        moved = self._depending(ways[0])
-        fixed = [place for place in range(len(self._nodes)) if place not in moved]
-        read = {name for place in moved for name in inputs_of(self._nodes[place])}
+        moving = self._depending(ways[0])
+        fixed = [place for place in range(len(self._nodes)) if place not in set(moving)]
+        read = {name for place in moving for name in inputs_of(self._nodes[place])}
         before = self._computed(self._steps(fixed, {*self.outputs, *read}), feeds)
-        steps = self._steps(moved, self.outputs)
+        steps = self._steps(moving, self.outputs)
         results = []
         for way in ways:
             start = {name: feeds[name] + 1j * STEP * move for name, move in way.items()}
             values = self._computed(steps, before | start)
-            results.append([np.imag(values[name]) / STEP for name in self.outputs])
+            results.append([values[name] for name in self.outputs])
         return results
 
     def _depending(self, names: Collection[str]) -> list[int]:

@@ -20,6 +20,7 @@ from onnx.reference.op_run import OpRun
 
 Array = Shaped[np.ndarray, "..."]  # float64 or complex128; of shape arithmetic int64
 Function = Callable[..., Any]
+View = tuple[tuple[int, ...], tuple[slice, ...]]  # a place in a window, its elements in all windows
 SQRT_HALF = math.sqrt(0.5)
 # erf is 1 in float64 from 6 on. Between two places of the table lies a Taylor polynomial; its first
 # term that is left out is below 1e-17.
@@ -70,7 +71,7 @@ def erf(x: Float64[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
     for coefficients in _erf_table()[::-1]:
         value *= step
         value += coefficients.take(places, mode="clip")
-    return np.copysign(value, x)
+    return np.asarray(np.copysign(value, x))
 
 
 def _erf(x: Array) -> Array:
@@ -166,10 +167,12 @@ def _pad(
     return np.asarray(np.pad(x[tuple(cropped)], around, mode=mode, **filling))  # type: ignore[call-overload]
 
 
-def _normalised(x: Array, axes: Sequence[int], epsilon: float) -> Array:
+def _normalised(x: Array, axes: Sequence[int], epsilon: float, *, constant: bool) -> Array:
+    """`x` standardised; with a `constant` deviation, which has no imaginary part."""
     centred = x - x.mean(tuple(axes), keepdims=True)
+    spread = np.real(centred) if constant else centred
     return np.asarray(
-        centred / np.sqrt((centred * centred).mean(tuple(axes), keepdims=True) + epsilon)
+        centred / np.sqrt((spread * spread).mean(tuple(axes), keepdims=True) + epsilon)
     )
 
 
@@ -177,33 +180,46 @@ def _of_channels(values: Array, x: Array) -> Array:
     return values.reshape(-1, *(1,) * (x.ndim - 2))
 
 
-def _instance_norm(x: Array, scale: Array, bias: Array, epsilon: float = 1e-5) -> Array:
-    normalised = _normalised(x, range(2, x.ndim), epsilon)
+def instance_norm(
+    x: Array, scale: Array, bias: Array, epsilon: float = 1e-5, *, constant: bool = False
+) -> Array:
+    """InstanceNormalization, with a `constant` deviation if asked."""
+    normalised = _normalised(x, range(2, x.ndim), epsilon, constant=constant)
     return np.asarray(normalised * _of_channels(scale, x) + _of_channels(bias, x))
 
 
-def _group_norm(
-    x: Array, scale: Array, bias: Array, *, num_groups: int, epsilon: float = 1e-5, **_: Any
+def group_norm(
+    x: Array,
+    scale: Array,
+    bias: Array,
+    *,
+    num_groups: int,
+    epsilon: float = 1e-5,
+    constant: bool = False,
+    **_: Any,
 ) -> Array:
+    """GroupNormalization, with a `constant` deviation if asked."""
     groups = x.reshape(len(x), num_groups, -1)
-    normalised = _normalised(groups, (2,), epsilon).reshape(x.shape)
+    normalised = _normalised(groups, (2,), epsilon, constant=constant).reshape(x.shape)
     channels = x.shape[1]
     # Until opset 20 scale and bias have an element for each group, then for each channel.
     scale, bias = (values.repeat(channels // len(values)) for values in (scale, bias))
     return np.asarray(normalised * _of_channels(scale, x) + _of_channels(bias, x))
 
 
-def _layer_norm(
+def layer_norm(
     x: Array,
     scale: Array,
     bias: Array | float = 0.0,
     *,
     axis: int = -1,
     epsilon: float = 1e-5,
+    constant: bool = False,
     **_: Any,
 ) -> Array:
+    """LayerNormalization, with a `constant` deviation if asked."""
     axes = range(axis % x.ndim, x.ndim)
-    return np.asarray(_normalised(x, axes, epsilon) * scale + bias)
+    return np.asarray(_normalised(x, axes, epsilon, constant=constant) * scale + bias)
 
 
 def _lrn(
@@ -269,7 +285,7 @@ def _views(
     strides: Sequence[int],
     dilations: Sequence[int],
     counts: Sequence[int],
-) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
+) -> Iterator[View]:
     """The places in a window, each with the slices of the elements there in all windows."""
     for place in product(*(range(k) for k in kernel)):
         yield (
@@ -321,20 +337,26 @@ def _conv(
     around, counts = _ends(x, kernel, strides, dilations, pads, auto_pad)
     padded = np.pad(x, ((0, 0), (0, 0), *around)) if np.any(around) else x
     views = _views(kernel, strides, dilations, counts)
+    is_small = group == 1 and x[0].size * math.prod(kernel) <= MOST_SEEN
+    y = _by_window(padded, weights, views) if is_small else _by_place(padded, weights, views, group)
+    return y.reshape(len(x), len(weights), *counts)
+
+
+def _by_window(padded: Array, weights: Array, views: Iterator[View]) -> Array:
+    windows = np.stack([padded[view] for _, view in views], 2)
+    seen = windows.reshape(len(padded), math.prod(weights.shape[1:]), -1)
+    return np.asarray(np.matmul(weights.reshape(len(weights), -1), seen))
+
+
+def _by_place(padded: Array, weights: Array, views: Iterator[View], group: int) -> Array:
     filters = weights.reshape(group, len(weights) // group, *weights.shape[1:])
-    if group == 1 and x[0].size * math.prod(kernel) <= MOST_SEEN:
-        windows = np.stack([padded[view] for _, view in views], 2)
-        seen = windows.reshape(len(x), -1, math.prod(counts))
-        return np.matmul(weights.reshape(len(weights), -1), seen).reshape(
-            len(x), len(weights), *counts
-        )
-    y = np.zeros((len(x), group, filters.shape[1], math.prod(counts)))
+    total: Any = 0.0
     for place, view in views:
-        seen = padded[view].reshape(len(x), group, weights.shape[1], -1)
+        seen = padded[view].reshape(len(padded), group, weights.shape[1], -1)
         taps = _taps(filters, place)
         # A matrix with one column scales: BLAS is slow at that.
-        y += taps * seen if weights.shape[1] == 1 else np.matmul(taps, seen)
-    return y.reshape(len(x), len(weights), *counts)
+        total += taps * seen if weights.shape[1] == 1 else np.matmul(taps, seen)
+    return np.asarray(total)
 
 
 @_split
@@ -539,7 +561,7 @@ class Resize(OpRun):
         return np.asarray(matrix)
 
 
-def _operator(name: str, function: Function) -> type[OpRun]:
+def operator(name: str, function: Function) -> type[OpRun]:
     """The class that ReferenceEvaluator takes for the operator `name`."""
 
     def _run(_self: OpRun, *inputs: Any, **attributes: Any) -> tuple[Any]:
@@ -577,11 +599,11 @@ FUNCTIONS: dict[str, Function] = {
     "GreaterOrEqual": _real(np.greater_equal),
     "GatherElements": lambda x, places, axis=0: np.take_along_axis(x, places, axis),
     "GlobalLpPool": _global_power_pool,
-    "GroupNormalization": _group_norm,
+    "GroupNormalization": group_norm,
     "HardSwish": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
-    "InstanceNormalization": _instance_norm,
+    "InstanceNormalization": instance_norm,
     "LRN": _lrn,
-    "LayerNormalization": _layer_norm,
+    "LayerNormalization": layer_norm,
     "Less": _real(np.less),
     "LessOrEqual": _real(np.less_equal),
     "LpNormalization": _lp_norm,
@@ -613,5 +635,5 @@ FUNCTIONS: dict[str, Function] = {
 }
 OPERATORS: list[type[OpRun]] = [
     Resize,
-    *(_operator(name, function) for name, function in FUNCTIONS.items()),
+    *(operator(name, function) for name, function in FUNCTIONS.items()),
 ]

@@ -50,6 +50,7 @@ class Answers:
     target: Int64[np.ndarray, " rows"]
     gradient: Gradient
     cam: Rows | None
+    relevance: Rows | None
 
 
 def answers_of(engine: Engine, batch: Batch) -> Answers:
@@ -58,7 +59,8 @@ def answers_of(engine: Engine, batch: Batch) -> Answers:
     rows = x.astype(np.float32)
     target = engine.gradient(rows, np.full(len(rows), -1)).logits.argmax(1)
     cam = engine.cam(rows, target).cam if engine.has(contract.CAM) else None
-    return Answers(x, target, engine.gradient(rows, target), cam)
+    relevance = engine.relevance(rows, target).relevance if engine.has(contract.LRP) else None
+    return Answers(x, target, engine.gradient(rows, target), cam, relevance)
 
 
 def measure_float32(answers: Answers, proof: Proof) -> dict[str, Parity]:
@@ -70,6 +72,8 @@ def measure_float32(answers: Answers, proof: Proof) -> dict[str, Parity]:
     }
     if proof.cam is not None and answers.cam is not None:
         pairs["grad_cam"] = (answers.cam, proof.cam)
+    if proof.relevance is not None and answers.relevance is not None:
+        pairs["attn_lrp"] = (answers.relevance[: len(proof.relevance)], proof.relevance)
     return {name: compare(ours, theirs, FLOAT64) for name, (ours, theirs) in pairs.items()}
 
 

@@ -10,7 +10,7 @@ surface, a slope depends on the side from which it is taken.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,14 @@ from jaxtyping import Float, Float64, Int64
 from service.bundle import folder as contract
 from service.bundle.manifest import Parity
 from training.export.core import ACTIVATION
-from training.export.exact import Exact
+from training.export.exact import STEP, Exact
+from training.export.forward_relevance import forward_relevance
 from training.export.progress import Say
 
-COMPLEX_STEP = "complex step"
+COMPLEX_STEP, FORWARDS = "complex step", "relevance forwards"
 LEAST_IMAGES, MOST_PIXELS = 4, 2**13  # that are proven; 8 images of 32 pixels
 ROW_PIXELS = 2**16  # of which the tensors are in memory at once; one image of 224 pixels
+MOST_RELEVANCES = 2  # large images whose relevance is proven, for another sixth of the time
 NOISE = 1e-3
 # Of the largest logit, for a move by one standard deviation. Below it the logits are constant in
 # float32, and the gradient is what the float32 constants of its rules leave of a cancellation.
@@ -51,6 +53,7 @@ class Proof:
     logits: Logits
     gradient: Rows
     cam: Cam | None
+    relevance: Rows | None
     measured: dict[str, Parity]
 
 
@@ -69,7 +72,7 @@ def prove(
     target: Int64[np.ndarray, " rows"] | None = None,
     say: Say = str,
 ) -> Proof:
-    """The proof of gradient.onnx, and of cam.onnx if `files` has it, at `x`.
+    """The proof of gradient.onnx, and of cam.onnx and lrp.onnx if `files` has them, at `x`.
 
     Without a `target` it is the class that the graph itself predicts. `say` gets the steps.
     """
@@ -78,17 +81,21 @@ def prove(
     gradient, logits = _run(_exact(files, contract.GRADIENT, ["gradient", "logits"]), feeds)
     target = logits.argmax(1) if target is None else target
     forward = _exact(files, contract.PREDICT, ["logits"], ["x"])
-    (expected,) = _run(forward, {"x": x})
+    expected, slopes = _slopes(forward, "x", {"x": x}, gradient, target)
     measured = {
         "exact/logits": _same(logits, expected, contract.PREDICT),
-        "exact/saliency": _slopes(forward, "x", {"x": x}, gradient, target, logits),
+        "exact/saliency": slopes,
     }
     del forward  # its weights: not those of two graphs at once
     cam = None
     if contract.CAM in files:
         say(f"proves {contract.CAM}")
-        cam, measured["exact/grad_cam"] = _prove_cam(files, feeds, target, logits)
-    return Proof(x, target, logits, gradient, cam, measured)
+        cam, measured["exact/grad_cam"] = _prove_cam(files, feeds, target)
+    relevance = None
+    if contract.LRP in files:
+        say(f"proves {contract.LRP}")
+        relevance, measured["exact/attn_lrp"] = _prove_relevance(files, feeds, target)
+    return Proof(x, target, logits, gradient, cam, relevance, measured)
 
 
 def _exact(
@@ -101,13 +108,12 @@ def _prove_cam(
     files: Mapping[str, bytes],
     feeds: Mapping[str, Any],
     target: Int64[np.ndarray, " rows"],
-    logits: Logits,
 ) -> tuple[Cam, Parity]:
     names = ["cam", ACTIVATION, "activation_gradient"]
     cam, activation, gradient = _run(_exact(files, contract.CAM, names), feeds)
     after = _exact(files, contract.PREDICT, ["logits"], ["x", ACTIVATION])
     at = {"x": feeds["x"], ACTIVATION: activation}
-    slopes = _slopes(after, ACTIVATION, at, gradient, target, logits)
+    _, slopes = _slopes(after, ACTIVATION, at, gradient, target)
     weighed = (gradient.mean((2, 3), keepdims=True) * activation).sum(1, keepdims=True)
     own = _same(cam, weighed, COMPLEX_STEP)
     return cam, Parity(
@@ -120,11 +126,34 @@ def _prove_cam(
     )
 
 
+def _prove_relevance(
+    files: Mapping[str, bytes], feeds: Mapping[str, Any], target: Int64[np.ndarray, " rows"]
+) -> tuple[Rows, Parity]:
+    """The relevance, of two images if they are large, and its parity with that found forwards.
+
+    Relevance over x is compared as a gradient is. One of the directions is x itself: along it the
+    sum of all relevance is compared.
+    """
+    rows = MOST_RELEVANCES if _pixels(feeds) > MOST_PIXELS else len(target)
+    feeds = {name: values[:rows] for name, values in feeds.items()}
+    x, target = feeds["x"], target[:rows]
+    (relevance,) = _run(_exact(files, contract.LRP, ["relevance"]), feeds)
+    share = np.divide(relevance, x, out=np.zeros_like(x), where=x != 0)
+    forward = forward_relevance(onnx.load_model_from_string(files[contract.PREDICT]))
+    _, parity = _slopes(forward, "x", {"x": x}, share, target)
+    return relevance, replace(parity, against=FORWARDS)
+
+
 def _parts(feeds: Mapping[str, Any]) -> Iterator[slice]:
     """The rows of `feeds`, as many at a time as fit in memory."""
-    rows, _, height, width = feeds["x"].shape
-    size = max(1, ROW_PIXELS // (height * width))
-    return (slice(start, start + size) for start in range(0, rows, size))
+    size = max(1, ROW_PIXELS // _pixels(feeds))
+    return (slice(start, start + size) for start in range(0, len(feeds["x"]), size))
+
+
+def _pixels(feeds: Mapping[str, Any]) -> int:
+    """The pixels of an image."""
+    height, width = feeds["x"].shape[2:]
+    return int(height * width)
 
 
 def _run(exact: Exact, feeds: Mapping[str, Any]) -> list[Any]:
@@ -141,32 +170,42 @@ def _slopes(
     at: Mapping[str, Any],
     gradient: Rows,
     target: Int64[np.ndarray, " rows"],
-    logits: Logits,
-) -> Parity:
-    """The parity of `gradient` by the tensor `name` with the slopes of the logits of `forward`."""
-    moves = _directions(at[name])
+) -> tuple[Logits, Parity]:
+    """The logits of `forward`, and the parity of `gradient` by the tensor `name` with their slopes.
+
+    Beside noise, small images move in two more directions, and large ones, which take seconds a
+    direction, in one of these by turns.
+    """
+    moves = _directions(at[name], by_turns=_pixels(at) > MOST_PIXELS)
     found = []
     for part in _parts(at):
         feeds = {key: values[part] for key, values in at.items()}
-        slopes = forward.slopes(feeds, [{name: move[part]} for move in moves])
-        found.append(np.stack([each for (each,) in slopes], 1))
-    theirs = np.take_along_axis(np.concatenate(found), target[:, None, None], 2)[..., 0]
+        outputs = forward.moved(feeds, [{name: move[part]} for move in moves])
+        found.append(np.stack([each for (each,) in outputs], 1))
+    moved = np.concatenate(found)
+    theirs = np.take_along_axis(moved.imag, target[:, None, None], 2)[..., 0] / STEP
     products = [gradient * move for move in moves]
     ours = np.stack([product.sum((1, 2, 3)) for product in products], 1)
     # The size that the sum would have if its terms had random signs.
     sizes = np.stack([np.sqrt((product**2).sum((1, 2, 3))) for product in products], 1)
-    return _compared(ours, theirs, sizes, FLAT * np.abs(logits).max(1))
+    logits = moved.real[:, 0]
+    return logits, _compared(ours, theirs, sizes, FLAT * np.abs(logits).max(1))
 
 
-def _directions(values: Rows) -> list[Rows]:
+def _directions(values: Rows, *, by_turns: bool) -> list[Rows]:
     """Noise, the values themselves, and the ways to the next image; each of the size of noise.
 
+    With `by_turns` the last two are one: the values of every other image, and the ways of the rest.
     Zeros stay zeros: behind a rectifier a max pool may have nothing else to choose from, a tie.
     """
     noise = np.random.default_rng(1).standard_normal(values.shape)
+    moves = [values, np.roll(values, 1, 0) - values]
+    if by_turns:
+        is_even = (np.arange(len(values)) % 2 == 0)[:, None, None, None]
+        moves = [np.where(is_even, *moves)]
     return [
         (values != 0) * move / np.maximum(np.sqrt((move**2).mean((1, 2, 3), keepdims=True)), TINY)
-        for move in (noise, values, np.roll(values, 1, 0) - values)
+        for move in (noise, *moves)
     ]
 
 
