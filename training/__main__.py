@@ -1,5 +1,6 @@
 """The command line of `python -m training`: train a network, make a bundle of it, audit it."""
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -409,6 +410,8 @@ def _bundle_run(run_folder: Path, options: dict[str, Any], *, anyway: bool) -> N
 
 
 def _bundle_file(file: Path, **options: Any) -> None:
+    # Before NumPy is loaded: the proof has a thread on each core, and needs none of OpenBLAS.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Without `training.commands`, which imports torch: 10 s and a gigabyte.
     from service.errors import BundleError
     from training import file_command

@@ -57,10 +57,11 @@ def answers_of(engine: Engine, batch: Batch) -> Answers:
     """The answers of `engine` at the points of the images `batch`."""
     x = points(engine.normalise(batch))
     rows = x.astype(np.float32)
-    target = engine.gradient(rows, np.full(len(rows), -1)).logits.argmax(1)
+    gradient = engine.gradient(rows, np.full(len(rows), -1))
+    target = gradient.logits.argmax(1)
     cam = engine.cam(rows, target).cam if engine.has(contract.CAM) else None
     relevance = engine.relevance(rows, target).relevance if engine.has(contract.LRP) else None
-    return Answers(x, target, engine.gradient(rows, target), cam, relevance)
+    return Answers(x, target, gradient, cam, relevance)
 
 
 def measure_float32(answers: Answers, proof: Proof) -> dict[str, Parity]:

@@ -9,16 +9,18 @@ A little noise moves the images into general position: at an exact tie, as of a 
 surface, a slope depends on the side from which it is taken.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Complex128, Float, Float64, Int64
 
 from service.bundle import folder as contract
 from service.bundle.manifest import Parity
+from service.workers import host
 from training.export.core import ACTIVATION
 from training.export.exact import STEP, Exact
 from training.export.forward_relevance import forward_relevance
@@ -34,9 +36,11 @@ NOISE = 1e-3
 FLAT = 1e-7
 TINY = float(np.finfo(np.float32).tiny)
 
+T = TypeVar("T")
 Rows = Float64[np.ndarray, "rows channels height width"]
 Cam = Float64[np.ndarray, "rows 1 cells_high cells_wide"]
 Logits = Float64[np.ndarray, "rows classes"]
+Directions = Complex128[np.ndarray, "rows directions classes"]
 Pairs = Float64[np.ndarray, "rows directions"]
 
 
@@ -144,10 +148,18 @@ def _prove_relevance(
     return relevance, replace(parity, against=FORWARDS)
 
 
-def _parts(feeds: Mapping[str, Any]) -> Iterator[slice]:
-    """The rows of `feeds`, as many at a time as fit in memory."""
+def _by_part(run: Callable[[Mapping[str, Any]], T], feeds: Mapping[str, Any]) -> list[T]:
+    """The results of `run` for the rows, as many at a time as fit in memory.
+
+    On each core one: NumPy's own threads share out products of matrices alone, and wait in between.
+    """
     size = max(1, ROW_PIXELS // _pixels(feeds))
-    return (slice(start, start + size) for start in range(0, len(feeds["x"]), size))
+    parts = [
+        {name: values[start : start + size] for name, values in feeds.items()}
+        for start in range(0, len(feeds["x"]), size)
+    ]
+    with ThreadPoolExecutor(host.cores()) as pool:
+        return list(pool.map(run, parts))
 
 
 def _pixels(feeds: Mapping[str, Any]) -> int:
@@ -158,9 +170,7 @@ def _pixels(feeds: Mapping[str, Any]) -> int:
 
 def _run(exact: Exact, feeds: Mapping[str, Any]) -> list[Any]:
     """The outputs for all rows."""
-    results = [
-        exact.run({name: values[part] for name, values in feeds.items()}) for part in _parts(feeds)
-    ]
+    results = _by_part(exact.run, feeds)
     return [np.concatenate(outputs) for outputs in zip(*results, strict=True)]
 
 
@@ -177,12 +187,13 @@ def _slopes(
     direction, in one of these by turns.
     """
     moves = _directions(at[name], by_turns=_pixels(at) > MOST_PIXELS)
-    found = []
-    for part in _parts(at):
-        feeds = {key: values[part] for key, values in at.items()}
-        outputs = forward.moved(feeds, [{name: move[part]} for move in moves])
-        found.append(np.stack([each for (each,) in outputs], 1))
-    moved = np.concatenate(found)
+
+    def run(feeds: Mapping[str, Any]) -> Directions:
+        ways = [{name: feeds[f"move/{number}"]} for number in range(len(moves))]
+        return np.stack([each for (each,) in forward.moved(feeds, ways)], 1)
+
+    named = {f"move/{number}": move for number, move in enumerate(moves)}
+    moved = np.concatenate(_by_part(run, {**at, **named}))
     theirs = np.take_along_axis(moved.imag, target[:, None, None], 2)[..., 0] / STEP
     products = [gradient * move for move in moves]
     ours = np.stack([product.sum((1, 2, 3)) for product in products], 1)
