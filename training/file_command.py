@@ -18,10 +18,10 @@ from training.export import foreign, labels
 from training.export.cache import manifest_of
 from training.export.foreign import ForeignCore, ForeignError
 from training.export.foreign_bundle import compare, make_foreign_bundle
-from training.export.inputs import Asked, numbers
 from training.export.labels import Labels
 from training.export.original import Original
 from training.export.progress import Progress
+from training.export.source import Asked, numbers
 
 
 def bundle_file(

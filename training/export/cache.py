@@ -21,8 +21,8 @@ from training.export import foreign, labels
 from training.export.ends import ForeignError, Names
 from training.export.foreign import ForeignCore
 from training.export.foreign_bundle import make_foreign_bundle
-from training.export.inputs import Asked, numbers
 from training.export.progress import Progress, Say
+from training.export.source import Asked, numbers
 
 PART = 2**20  # bytes that are read at once
 

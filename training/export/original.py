@@ -15,7 +15,7 @@ from service.bundle.calibration import Calibration
 from service.bundle.calibration import Head as Kind
 from training.export.ends import ForeignError
 from training.export.faults import FREE_BATCH, STANDARD, worded
-from training.export.inputs import Source
+from training.export.source import Source
 
 # Of a probability. Two float32 graphs of the same network differ less; logits beyond 10 are rounded
 # by as much more, and the limit grows with them.

@@ -38,6 +38,7 @@ TINY = float(np.finfo(np.float32).tiny)
 
 T = TypeVar("T")
 Rows = Float64[np.ndarray, "rows channels height width"]
+Relevance = Float64[np.ndarray, "explained channels height width"]
 Cam = Float64[np.ndarray, "rows 1 cells_high cells_wide"]
 Logits = Float64[np.ndarray, "rows classes"]
 Directions = Complex128[np.ndarray, "rows directions classes"]
@@ -49,7 +50,8 @@ class Proof:
     """The answers of the graphs in float64 at `x`, each for the predicted class `target`.
 
     `measured` compares them with what they should be: the largest difference and the least cosine
-    over images. These are no medians: where nothing is rounded, no mask flips.
+    over images. These are no medians: where nothing is rounded, no mask flips. Of large images the
+    first two alone have a `relevance`.
     """
 
     x: Rows
@@ -57,7 +59,7 @@ class Proof:
     logits: Logits
     gradient: Rows
     cam: Cam | None
-    relevance: Rows | None
+    relevance: Relevance | None
     measured: dict[str, Parity]
 
 
@@ -132,7 +134,7 @@ def _prove_cam(
 
 def _prove_relevance(
     files: Mapping[str, bytes], feeds: Mapping[str, Any], target: Int64[np.ndarray, " rows"]
-) -> tuple[Rows, Parity]:
+) -> tuple[Relevance, Parity]:
     """The relevance, of two images if they are large, and its parity with that found forwards.
 
     Relevance over x is compared as a gradient is. One of the directions is x itself: along it the
