@@ -24,7 +24,7 @@ from training.networks import catalogue
 
 LIMIT_SECONDS, LIMIT_MEBI = 60, 2048
 SIDE, SEED = 224, 0
-STEP = re.compile(r"^ *(\d+\.\d) s  (\S+ (?:the \S+|\S+\.onnx(?= in|$)|(?=\S+ to learn))?)")
+STEP = re.compile(r"^ *(\d+\.\d) s  (.+)$")
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,15 @@ def _made(name: str) -> Making:
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise click.ClickException("\n".join(lines))
-    return Making(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, _steps(lines))
+    return Making(
+        seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, _steps(lines, file)
+    )
 
 
-def _steps(lines: list[str]) -> dict[str, float]:
+def _steps(lines: list[str], file: Path) -> dict[str, float]:
     """The seconds of each step: from its line to the next."""
-    said = [(float(match[1]), match[2]) for line in lines if (match := STEP.match(line))]
+    plain = [line.replace(str(file), "the file") for line in lines]
+    said = [(float(match[1]), match[2]) for line in plain if (match := STEP.match(line))]
     return {step: following - begun for (begun, step), (following, _) in pairwise(said)}
 
 

@@ -22,16 +22,21 @@ from training.export.proof import Proof, points
 
 DRAWN = 8
 CAPTUMS, FLOAT64 = "captum", "float64"
-# The relative difference at most, and the cosine at least, by the first part of the entry's name.
+# The relative difference at most, and the cosine at least, by the entry's name or its first part.
 # In float64 a right graph differs by the constants of its rules, which are float32: 6e-8 each, and
-# more where terms cancel. From torch it also differs by the folded weights, each rounded once: 3e-7
-# on the median image of the networks measured (docs/training.md), and at most 1e-5, for a unit so
-# near its kink that this decides lies in few images.
+# more where terms cancel. From torch it also differs by the folded weights, each rounded once. What
+# has few kinks behind it then differs by 3e-7 (docs/training.md). For saliency the rounding moves
+# some units of a large network of rectifiers over their kinks: by 5e-3 in a resnet50.
 # In float32 rounding decides on which side of its kink a unit near it is.
 # That may change a large network's gradient at some pixels by per cents, in torch as in ONNX
 # Runtime. Rules are proven in float64; the last limit finds an engine that runs something else than
 # its file.
-LIMITS = {"exact": (1e-5, 0.999999), "float64": (1e-5, 0.999999), "": (0.1, 0.999)}
+LIMITS = {
+    "exact": (1e-5, 0.999999),
+    "float64": (1e-5, 0.999999),
+    "float64/saliency": (1e-2, 0.9999),
+    "": (0.1, 0.999),
+}
 TINY = float(np.finfo(np.float32).tiny)
 
 Rows = Float[np.ndarray, "rows channels height width"]
@@ -89,7 +94,7 @@ def check(measured: Mapping[str, Parity]) -> Mapping[str, Parity]:
     """
     for name, parity in measured.items():
         kind, _, method = name.rpartition("/")
-        largest_difference, least_cosine = LIMITS[kind]
+        largest_difference, least_cosine = LIMITS.get(name, LIMITS[kind])
         # Not ">" and "<", which are false for NaN.
         if not (parity.relative_difference <= largest_difference and parity.cosine >= least_cosine):
             raise ParityError(
