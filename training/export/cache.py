@@ -16,6 +16,7 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from service import __version__
 from service.bundle.manifest import MANIFEST, Manifest
 from service.image.resize import Input, Resize, Size
+from service.workers import memory
 from training.autodiff import DifferentiationError
 from training.export import foreign, labels
 from training.export.ends import ForeignError, Names
@@ -62,6 +63,7 @@ def bundle_of(file: Path, wishes: Wishes, say: Say) -> Path:
     with tempfile.TemporaryDirectory(dir=place.parent) as scratch:
         made = Path(scratch) / "bundle"
         _make(file, wishes, made, say)
+        memory.trim()  # the caller opens the bundle, which takes as much again
         try:
             made.rename(place)  # whole or not at all, for another process may look for it now
         except OSError:
