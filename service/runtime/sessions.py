@@ -45,7 +45,7 @@ INT8_TOLERANCE = 0.03
 # Of the measurement of a graph at the start.
 MOST_RUNS, MEASURED_SECONDS = 3, 0.5
 
-Contents = Mapping[str, tuple[str, bytes]]  # the file and the bytes of each graph
+Contents = dict[str, tuple[str, bytes]]  # the file and the bytes of each graph
 
 log = logging.getLogger("candor")
 
@@ -217,16 +217,8 @@ def _open_all(
     providers.check(device)
     contents = _contents(bundle, device, precision)
     sizes = rows_of(bundle.manifest.input.size)
-    threads = threads or host.cores()
     if device == "cpu":
-        one_core = _on_cpu(contents, 1)
-        # Each time that a graph is open it has weights of its own, and beside other workers an
-        # explanation never has all cores for long.
-        once = contents.keys() & (frozenset({folder.LRP}) if alone else EXPLAINING)
-        twice = {graph: content for graph, content in contents.items() if graph not in once}
-        all_cores = _on_cpu(twice, threads) if threads > 1 else one_core
-        if threads > 1:
-            all_cores |= {graph: shared_out(one_core[graph], threads) for graph in once}
+        one_core, all_cores = _on_cpu(contents, threads or host.cores(), alone=alone)
     else:
         all_cores = one_core = _on_gpu(contents, device, sizes)
     most_rows = cpu_rows(bundle.manifest.input.size) if device == "cpu" else sizes[-1]
@@ -255,14 +247,32 @@ def _contents(bundle: Bundle, device: Device, precision: Precision) -> Contents:
     return contents
 
 
-def _on_cpu(contents: Contents, threads: int) -> dict[str, Program]:
-    programs: dict[str, Program] = {}
-    opened: dict[str, Program] = {}
-    for graph, (file, content) in contents.items():
-        if file not in opened:  # QUICK is predict.onnx, unless it is int8
-            opened[file] = _cpu_program(file, content, threads)
-        programs[graph] = opened[file]
-    return programs
+def _on_cpu(
+    contents: Contents, threads: int, *, alone: bool
+) -> tuple[dict[str, Program], dict[str, Program]]:
+    """The graphs open for one thread, and for all `threads`; `contents` is emptied.
+
+    Each file goes once it is open: those of a large network take as much memory as its sessions.
+    """
+    one_core: dict[str, Program] = {}
+    all_cores = one_core if threads == 1 else {}
+    # Each time that a graph is open it has weights of its own, and beside other workers an
+    # explanation never has all cores for long.
+    once = frozenset({folder.LRP}) if alone else EXPLAINING
+    while contents:
+        file, content = contents[next(iter(contents))]
+        # QUICK is predict.onnx, unless it is int8.
+        graphs = [graph for graph, (name, _) in contents.items() if name == file]
+        for graph in graphs:
+            del contents[graph]
+        one = _cpu_program(file, content, 1)
+        one_core |= dict.fromkeys(graphs, one)
+        if threads > 1:
+            is_once = once.issuperset(graphs)
+            every = shared_out(one, threads) if is_once else _cpu_program(file, content, threads)
+            all_cores |= dict.fromkeys(graphs, every)
+        del content
+    return one_core, all_cores
 
 
 def _cpu_program(file: str, content: bytes, threads: int) -> Program:
@@ -284,7 +294,9 @@ def _on_gpu(contents: Contents, device: Device, sizes: Iterable[int]) -> dict[st
 def _warm_up(sessions: Sessions) -> None:
     """Runs every graph once on either number of cores: the first run of a session is slow."""
     size = sessions.manifest.input.size
-    for all_cores in (False, True):
+    # With one core both are the same sessions.
+    is_once = sessions.device == "cpu" and sessions.one_core is sessions.all_cores
+    for all_cores in (False,) if is_once else (False, True):
         for graph in sessions.all_cores:
             sessions.run(graph, _feeds(size, graph, 1), all_cores=all_cores)
 

@@ -7,7 +7,6 @@ another file or another wish has a bundle of its own. `python -m service why` an
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -17,8 +16,10 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from service import __version__
 from service.bundle.manifest import MANIFEST
 from service.image.resize import Resize, Size
+from service.workers import memory
 from training.export.ends import ForeignError
-from training.export.inputs import Asked, numbers
+from training.export.progress import Say
+from training.export.source import Asked, numbers
 
 PART = 2**20  # bytes that are read at once
 
@@ -45,7 +46,7 @@ def wishes(
     return Wishes(labels, _size(size), resize, numbers("mean", mean), numbers("std", std))
 
 
-def bundle_of(file: Path, wishes: Wishes, say: Callable[[str], object]) -> Path:
+def bundle_of(file: Path, wishes: Wishes, say: Say) -> Path:
     """The folder of the bundle of `file`; `say` gets a sentence for each step of making it.
 
     Raises:
@@ -58,6 +59,7 @@ def bundle_of(file: Path, wishes: Wishes, say: Callable[[str], object]) -> Path:
     with tempfile.TemporaryDirectory(dir=place.parent) as scratch:
         made = Path(scratch) / "bundle"
         _make(file, wishes, made, say)
+        memory.trim()  # the caller opens the bundle, which takes as much again
         try:
             made.rename(place)  # whole or not at all, for another process may look for it now
         except OSError:
@@ -71,7 +73,7 @@ def folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "candor"
 
 
-def _make(file: Path, wishes: Wishes, place: Path, say: Callable[[str], object]) -> None:
+def _make(file: Path, wishes: Wishes, place: Path, say: Say) -> None:
     # onnxscript takes a second to import, and a bundle that is in the cache needs none.
     from training.export import maker  # noqa: PLC0415
 

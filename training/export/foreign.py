@@ -33,10 +33,11 @@ from training.export.ends import (
 )
 from training.export.faults import STANDARD, reason, worded
 from training.export.heads import drop_sequences, find_head
-from training.export.inputs import AS_GIVEN, Asked, Source, plain, refuse_others
+from training.export.inputs import plain, refuse_others
 from training.export.opsets import plain as with_plain_operators
 from training.export.original import Feed, Original
 from training.export.shapes import settled
+from training.export.source import AS_GIVEN, Asked, Source
 
 __all__ = ["CHANNELS", "ForeignCore", "ForeignError", "Names", "read_core", "weights_of"]
 

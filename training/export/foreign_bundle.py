@@ -6,10 +6,11 @@ without half precision it needs no torch.
 
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -18,7 +19,7 @@ from numpy import ndarray
 from service.bundle import folder as contract
 from service.bundle.calibration import Calibration
 from service.bundle.folder import Bundle
-from service.bundle.manifest import Manifest
+from service.bundle.manifest import Manifest, Parity
 from service.errors import BundleError
 from service.runtime.engine import Engine
 from service.runtime.sessions import self_test_image
@@ -31,7 +32,9 @@ from training.export.faults import STANDARD, worded
 from training.export.foreign import ForeignCore
 from training.export.foreign_card import foreign_card
 from training.export.original import Agreement, Original
-from training.export.proof import points, prove
+from training.export.parity import Answers, answers_of
+from training.export.progress import Say
+from training.export.proof import prove
 from training.export.shapes import MORE, check_rows
 
 FOREIGN_VERSIONS = ("onnx", "onnxruntime-gpu", "numpy")
@@ -47,7 +50,7 @@ def make_foreign_bundle(
     *,
     gradients: bool = True,
     halves: bool = False,
-    say: Callable[[str], object] = str,
+    say: Say = str,
 ) -> Bundle:
     """The bundle of a classifier that came as an ONNX file, in `folder`.
 
@@ -65,32 +68,18 @@ def make_foreign_bundle(
     say("derives the graphs of explanations" if gradients else "makes the graph of predictions")
     with worded("the graphs of a bundle cannot be made of the file", STANDARD, *OWN):
         files = graphs(core, manifest.input, gradients=gradients)
-    versions = {package: version(package) for package in FOREIGN_VERSIONS}
-    provenance = {"versions": versions, "commit": commit(), **manifest.provenance}
-    manifest = replace(manifest, features=core.width, head=core.head, provenance=provenance)
-    measured_on = ""
+    manifest, measured_on = _described(core, manifest), ""
     if held_out is not None:
         say(f"calibrates on {len(held_out)} images")
         manifest, files, measured_on = _calibrated(manifest, files, held_out)
-    say("proves the graphs")
-    with (
-        tempfile.TemporaryDirectory() as scratch,
-        worded("the graphs that were made of the file cannot be run", STANDARD, *OWN),
-    ):
-        engine = Engine(contract.write(Path(scratch) / "draft", manifest, files), "cpu")
-        batch = drawn_images(parity.DRAWN, manifest.input.size)
-        _check_rows(engine, batch[:MORE])
-        if isinstance(core, ForeignCore) and core.original is not None:
-            compare(core.original, engine, batch)
-        if gradients:
-            proof = prove(files, points(engine.normalise(batch)))
-            measured = parity.check(proof.measured | parity.measure_float32(engine, proof))
-            manifest = replace(manifest, parity=measured)
-        manifest = replace(manifest, self_test=self_test_of(engine))
-        if halves:
-            from training.export.halves import with_halves  # noqa: PLC0415 - needs torch
-
-            manifest, files = with_halves(engine, core, manifest, files, batch)
+    with worded("the graphs that were made of the file cannot be run", STANDARD, *OWN):
+        say("runs the graphs, beside the file")
+        # Its sessions are closed before the proof: a large network in both takes gigabytes.
+        tried = _try(core, manifest, files, halves=halves)
+        manifest, files = tried.manifest, tried.files
+        if tried.answers is not None:
+            measured = _prove(files, tried.answers, say)
+            manifest = replace(manifest, parity={**measured, **manifest.parity})
     if "file" in manifest.provenance:
         files[contract.CARD] = foreign_card(manifest, measured_on).encode()
     say("writes the bundle")
@@ -112,6 +101,49 @@ def _calibrated(
     logits = fitting.outputs_for(manifest, files, held_out.images).logits
     fitted = multi_label.fit(manifest, logits, held_out.has)
     return fitted.manifest, files, multi_label.table(fitted.figures)
+
+
+class _Tried(NamedTuple):
+    """What the engine of the service makes of the graphs; no answers without gradients."""
+
+    manifest: Manifest
+    files: dict[str, bytes]
+    answers: Answers | None
+
+
+def _described(core: Core, manifest: Manifest) -> Manifest:
+    """The manifest with what `core` and this environment say."""
+    versions = {package: version(package) for package in FOREIGN_VERSIONS}
+    provenance = {"versions": versions, "commit": commit(), **manifest.provenance}
+    return replace(manifest, features=core.width, head=core.head, provenance=provenance)
+
+
+def _try(core: Core, manifest: Manifest, files: dict[str, bytes], *, halves: bool) -> _Tried:
+    """Runs the graphs in the engine of the service, beside the file, and notes the self-test."""
+    with tempfile.TemporaryDirectory() as scratch:
+        # One thread: for more, every graph would be open a second time.
+        engine = Engine(contract.write(Path(scratch) / "draft", manifest, files), "cpu", 1)
+    batch = drawn_images(parity.DRAWN, manifest.input.size)
+    _check_rows(engine, batch[:MORE])
+    if isinstance(core, ForeignCore) and core.original is not None:
+        compare(core.original, engine, batch)
+    answers = answers_of(engine, batch) if contract.GRADIENT in files else None
+    manifest = replace(manifest, self_test=self_test_of(engine))
+    if halves:
+        from training.export.halves import with_halves  # noqa: PLC0415 - needs torch
+
+        manifest, files = with_halves(engine, core, manifest, files, batch)
+    return _Tried(manifest, files, answers)
+
+
+def _prove(files: Mapping[str, bytes], answers: Answers, say: Say) -> Mapping[str, Parity]:
+    """The parity of the graphs in float64 with their slopes, and of the `answers` with them.
+
+    Raises:
+        ParityError: it is beyond its limits.
+    """
+    proof = prove(files, answers.x, answers.target, say)
+    return parity.check(proof.measured | parity.measure_float32(answers, proof))
 
 
 def compare(original: Original, engine: Engine, batch: Pixels) -> Agreement:

@@ -1,6 +1,5 @@
 """An ONNX file and what a caller says of it → its bundle, and the manifest to begin with."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from service.bundle.manifest import Manifest
@@ -11,13 +10,14 @@ from training.export import labels as labels_of
 from training.export.ends import ForeignError, Names
 from training.export.foreign import ForeignCore
 from training.export.foreign_bundle import make_foreign_bundle
-from training.export.inputs import Asked
+from training.export.progress import Progress, Say
+from training.export.source import Asked
 
 
 def make(
     file: Path,
     place: Path,
-    say: Callable[[str], object],
+    say: Say,
     labels: Path | None,
     size: Size | None,
     resize: Resize,
@@ -28,9 +28,10 @@ def make(
     Raises:
         ForeignError: no bundle can be made of the file.
     """
+    progress = Progress(say)
+    progress(f"makes a bundle of {file}, once")
     given = labels_of.of_file(file) if labels is None else labels_of.read(labels)
     classes = None if given is None else len(given)
-    say(f"makes a bundle of {file}, once")
     core = foreign.read_core(file, size, classes, Names(), asked)
     source = core.source
     assert source is not None
@@ -41,10 +42,11 @@ def make(
     spec = Input(source.size, source.mean, source.std, resize)
     manifest = manifest_of(file, core, given, None, spec)
     try:
-        make_foreign_bundle(core, manifest, place, say=say)
+        make_foreign_bundle(core, manifest, place, say=progress)
     except DifferentiationError as error:
         say(f"{error}; makes the bundle without the methods that need gradients")
-        make_foreign_bundle(core, manifest, place, gradients=False, say=say)
+        make_foreign_bundle(core, manifest, place, gradients=False, say=progress)
+    progress("is done")
 
 
 def manifest_of(

@@ -8,24 +8,25 @@ A comparison looks at the real part.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import reduce
+from functools import cache, reduce
 from itertools import product
 from typing import Any
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Float64, Shaped
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-try:
-    from scipy.special import erf
-except ImportError:  # not among what the service needs; without it, erf takes a microsecond each
-    erf = np.vectorize(math.erf, otypes=[np.float64])
-
 Array = Shaped[np.ndarray, "..."]  # float64 or complex128; of shape arithmetic int64
 Function = Callable[..., Any]
+View = tuple[tuple[int, ...], tuple[slice, ...]]  # a place in a window, its elements in all windows
 SQRT_HALF = math.sqrt(0.5)
+# erf is 1 in float64 from 6 on. Between two places of the table lies a Taylor polynomial; its first
+# term that is left out is below 1e-17.
+ERF_END, ERF_PLACES, ERF_TERMS = 6.0, 128, 7
+# The most elements of the matrix of all windows; beyond it a convolution sums over their places.
+MOST_SEEN = 2**23
 
 
 def _real(function: Function) -> Function:
@@ -46,8 +47,35 @@ def _softplus(x: Array) -> Array:
     return np.asarray(np.where(np.real(x) > 0, x, 0) + np.log1p(np.exp(-_abs(x))))
 
 
+@cache
+def _erf_table() -> Float64[np.ndarray, "terms places"]:
+    """The Taylor coefficients of erf at 0, 1 / ERF_PLACES, … ERF_END."""
+    x = np.arange(round(ERF_END * ERF_PLACES) + 1) / ERF_PLACES
+    slope = 2 / math.sqrt(math.pi) * np.exp(-x * x)
+    terms = [np.array([math.erf(each) for each in x])]
+    before, hermite = np.zeros_like(x), np.ones_like(x)
+    for order in range(1, ERF_TERMS):  # the slope's derivatives are Hermite polynomials times it
+        terms.append(slope * hermite * (-1) ** (order - 1) / math.factorial(order))
+        before, hermite = hermite, 2 * x * hermite - 2 * (order - 1) * before
+    return np.stack(terms)
+
+
+def erf(x: Float64[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
+    """The error function, to 5e-16 of itself; SciPy, which has one, is no requirement."""
+    size = np.minimum(np.abs(x), ERF_END)
+    step = np.rint(size * ERF_PLACES)
+    # A NaN stays one by its step. Places are in the table; clipping is the fastest check.
+    places = np.nan_to_num(step).astype(np.intp)
+    step = size - step / ERF_PLACES
+    value = np.zeros_like(size)
+    for coefficients in _erf_table()[::-1]:
+        value *= step
+        value += coefficients.take(places, mode="clip")
+    return np.asarray(np.copysign(value, x))
+
+
 def _erf(x: Array) -> Array:
-    value = erf(np.real(x))
+    value = erf(np.asarray(np.real(x), np.float64))
     if not np.iscomplexobj(x):
         return np.asarray(value)
     slope = 2 / math.sqrt(math.pi) * np.exp(-(np.real(x) ** 2))
@@ -89,12 +117,16 @@ def _double(x: Array) -> Array:
 
 
 def _matmul(a: Array, b: Array) -> Array:
-    """The product; of a real and a complex array as two real products, in half the time."""
-    if np.iscomplexobj(a) == np.iscomplexobj(b):
+    """The product, as real products: the imaginary parts are too small for one of both."""
+    if not np.iscomplexobj(a) and not np.iscomplexobj(b):
         return np.asarray(np.matmul(a, b))
-    if np.iscomplexobj(a):
-        return np.asarray(np.matmul(a.real, b) + 1j * np.matmul(a.imag, b))
-    return np.asarray(np.matmul(a, b.real) + 1j * np.matmul(a, b.imag))
+    real = np.matmul(np.real(a), np.real(b))
+    product = np.empty(real.shape, np.complex128)
+    product.real = real
+    product.imag = np.matmul(a.imag, np.real(b)) if np.iscomplexobj(a) else 0.0
+    if np.iscomplexobj(b):
+        product.imag += np.matmul(np.real(a), b.imag)
+    return product
 
 
 def _gemm(
@@ -135,10 +167,12 @@ def _pad(
     return np.asarray(np.pad(x[tuple(cropped)], around, mode=mode, **filling))  # type: ignore[call-overload]
 
 
-def _normalised(x: Array, axes: Sequence[int], epsilon: float) -> Array:
+def _normalised(x: Array, axes: Sequence[int], epsilon: float, *, constant: bool) -> Array:
+    """`x` standardised; with a `constant` deviation, which has no imaginary part."""
     centred = x - x.mean(tuple(axes), keepdims=True)
+    spread = np.real(centred) if constant else centred
     return np.asarray(
-        centred / np.sqrt((centred * centred).mean(tuple(axes), keepdims=True) + epsilon)
+        centred / np.sqrt((spread * spread).mean(tuple(axes), keepdims=True) + epsilon)
     )
 
 
@@ -146,33 +180,46 @@ def _of_channels(values: Array, x: Array) -> Array:
     return values.reshape(-1, *(1,) * (x.ndim - 2))
 
 
-def _instance_norm(x: Array, scale: Array, bias: Array, epsilon: float = 1e-5) -> Array:
-    normalised = _normalised(x, range(2, x.ndim), epsilon)
+def instance_norm(
+    x: Array, scale: Array, bias: Array, epsilon: float = 1e-5, *, constant: bool = False
+) -> Array:
+    """InstanceNormalization, with a `constant` deviation if asked."""
+    normalised = _normalised(x, range(2, x.ndim), epsilon, constant=constant)
     return np.asarray(normalised * _of_channels(scale, x) + _of_channels(bias, x))
 
 
-def _group_norm(
-    x: Array, scale: Array, bias: Array, *, num_groups: int, epsilon: float = 1e-5, **_: Any
+def group_norm(
+    x: Array,
+    scale: Array,
+    bias: Array,
+    *,
+    num_groups: int,
+    epsilon: float = 1e-5,
+    constant: bool = False,
+    **_: Any,
 ) -> Array:
+    """GroupNormalization, with a `constant` deviation if asked."""
     groups = x.reshape(len(x), num_groups, -1)
-    normalised = _normalised(groups, (2,), epsilon).reshape(x.shape)
+    normalised = _normalised(groups, (2,), epsilon, constant=constant).reshape(x.shape)
     channels = x.shape[1]
     # Until opset 20 scale and bias have an element for each group, then for each channel.
     scale, bias = (values.repeat(channels // len(values)) for values in (scale, bias))
     return np.asarray(normalised * _of_channels(scale, x) + _of_channels(bias, x))
 
 
-def _layer_norm(
+def layer_norm(
     x: Array,
     scale: Array,
     bias: Array | float = 0.0,
     *,
     axis: int = -1,
     epsilon: float = 1e-5,
+    constant: bool = False,
     **_: Any,
 ) -> Array:
+    """LayerNormalization, with a `constant` deviation if asked."""
     axes = range(axis % x.ndim, x.ndim)
-    return np.asarray(_normalised(x, axes, epsilon) * scale + bias)
+    return np.asarray(_normalised(x, axes, epsilon, constant=constant) * scale + bias)
 
 
 def _lrn(
@@ -238,7 +285,7 @@ def _views(
     strides: Sequence[int],
     dilations: Sequence[int],
     counts: Sequence[int],
-) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
+) -> Iterator[View]:
     """The places in a window, each with the slices of the elements there in all windows."""
     for place in product(*(range(k) for k in kernel)):
         yield (
@@ -283,20 +330,33 @@ def _conv(
     strides: Any = None,
     **_: Any,
 ) -> Array:
-    """The sum over the places in a window of a product of matrices."""
+    """The product of the weights and the matrix of all windows, or its sum over their places."""
     kernel = weights.shape[2:]
     ones = [1] * len(kernel)
     strides, dilations = strides or ones, dilations or ones
     around, counts = _ends(x, kernel, strides, dilations, pads, auto_pad)
-    padded = np.pad(x, ((0, 0), (0, 0), *around))
+    padded = np.pad(x, ((0, 0), (0, 0), *around)) if np.any(around) else x
+    views = _views(kernel, strides, dilations, counts)
+    is_small = group == 1 and x[0].size * math.prod(kernel) <= MOST_SEEN
+    y = _by_window(padded, weights, views) if is_small else _by_place(padded, weights, views, group)
+    return y.reshape(len(x), len(weights), *counts)
+
+
+def _by_window(padded: Array, weights: Array, views: Iterator[View]) -> Array:
+    windows = np.stack([padded[view] for _, view in views], 2)
+    seen = windows.reshape(len(padded), math.prod(weights.shape[1:]), -1)
+    return np.asarray(np.matmul(weights.reshape(len(weights), -1), seen))
+
+
+def _by_place(padded: Array, weights: Array, views: Iterator[View], group: int) -> Array:
     filters = weights.reshape(group, len(weights) // group, *weights.shape[1:])
-    y = np.zeros((len(x), group, filters.shape[1], math.prod(counts)))
-    for place, view in _views(kernel, strides, dilations, counts):
-        seen = padded[view].reshape(len(x), group, weights.shape[1], -1)
+    total: Any = 0.0
+    for place, view in views:
+        seen = padded[view].reshape(len(padded), group, weights.shape[1], -1)
         taps = _taps(filters, place)
         # A matrix with one column scales: BLAS is slow at that.
-        y += taps * seen if weights.shape[1] == 1 else np.matmul(taps, seen)
-    return y.reshape(len(x), len(weights), *counts)
+        total += taps * seen if weights.shape[1] == 1 else np.matmul(taps, seen)
+    return np.asarray(total)
 
 
 @_split
@@ -501,7 +561,7 @@ class Resize(OpRun):
         return np.asarray(matrix)
 
 
-def _operator(name: str, function: Function) -> type[OpRun]:
+def operator(name: str, function: Function) -> type[OpRun]:
     """The class that ReferenceEvaluator takes for the operator `name`."""
 
     def _run(_self: OpRun, *inputs: Any, **attributes: Any) -> tuple[Any]:
@@ -539,11 +599,11 @@ FUNCTIONS: dict[str, Function] = {
     "GreaterOrEqual": _real(np.greater_equal),
     "GatherElements": lambda x, places, axis=0: np.take_along_axis(x, places, axis),
     "GlobalLpPool": _global_power_pool,
-    "GroupNormalization": _group_norm,
+    "GroupNormalization": group_norm,
     "HardSwish": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
-    "InstanceNormalization": _instance_norm,
+    "InstanceNormalization": instance_norm,
     "LRN": _lrn,
-    "LayerNormalization": _layer_norm,
+    "LayerNormalization": layer_norm,
     "Less": _real(np.less),
     "LessOrEqual": _real(np.less_equal),
     "LpNormalization": _lp_norm,
@@ -575,5 +635,5 @@ FUNCTIONS: dict[str, Function] = {
 }
 OPERATORS: list[type[OpRun]] = [
     Resize,
-    *(_operator(name, function) for name, function in FUNCTIONS.items()),
+    *(operator(name, function) for name, function in FUNCTIONS.items()),
 ]

@@ -22,7 +22,7 @@ from training.export.core import predict_graph
 from training.export.derive import complete
 from training.export.foreign import ForeignError, Names, read_core
 from training.export.foreign_bundle import make_foreign_bundle
-from training.export.inputs import LUMA, Asked
+from training.export.source import LUMA, Asked
 
 CLASSES, SIZE, WIDE = 4, 12, (16, 40)
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.25, 0.2)
