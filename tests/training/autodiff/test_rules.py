@@ -764,9 +764,47 @@ NORMALIZATIONS = [
         exact=False,
     ),
 ]
+BORROWED = [
+    Case(
+        "Col2Im",
+        (2, 12, 4),
+        (integers(5, 6), integers(2, 2)),
+        {"pads": [0, 1, 1, 0], "strides": [3, 4], "dilations": [2, 1]},
+        label="uneven",
+    ),
+    Case(
+        "Col2Im",
+        (2, 18, 9),
+        (integers(5, 5), integers(3, 3)),
+        {"pads": [1, 1, 1, 1], "strides": [2, 2]},
+        against=lambda x: functional.fold(x, (5, 5), 3, padding=1, stride=2),
+    ),
+    Case(
+        "DFT",
+        (2, 6, 5, 1),
+        ("", np.array(1)),
+        against=lambda x: torch.view_as_real(torch.fft.fft(x[..., 0], dim=1)),
+    ),
+    Case(
+        "DFT",
+        (2, 6, 5, 2),
+        ("", np.array(2)),
+        {"inverse": 1},
+        against=lambda x: torch.view_as_real(torch.fft.ifft(torch.view_as_complex(x), dim=2)),
+        label="inverse",
+    ),
+    Case(
+        "DFT",
+        (2, 6, 5, 1),
+        attributes={"axis": 2, "onesided": 1},
+        against=lambda x: torch.view_as_real(torch.fft.rfft(x[..., 0], dim=2)),
+        opset=17,
+        label="one-sided",
+    ),
+]
 CASES = [
     *(*SMOOTH, *BINARY, *SHAPES, *INDICES, *REDUCTIONS),
-    *(*CONVOLUTIONS, *POOLS, *PRODUCTS, *NORMALIZATIONS, *EXPANDED),
+    *(*CONVOLUTIONS, *POOLS, *PRODUCTS, *NORMALIZATIONS, *EXPANDED, *BORROWED),
 ]
 STRAIGHT_THROUGH = {"QuantizeLinear", "DequantizeLinear"}
 
