@@ -384,7 +384,7 @@ class MaxPool(OpRun):
 
 def _largest(x: Array, **attributes: Any) -> Array:
     """The place of the largest element of each window, the first of equal ones."""
-    places = _windows(np.arange(x.size).reshape(x.shape), 0, **attributes)
+    places = _windows(np.arange(x.size).reshape(x.shape), 0.0, **attributes)
     pairs = zip(_windows(np.real(x), -np.inf, **attributes), places, strict=True)
     top, best = next(pairs)
     for values, place in pairs:
