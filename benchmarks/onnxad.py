@@ -5,9 +5,10 @@ the image, for the predicted class, each row for itself: ours takes `target`, th
 as the seed `adj_…` of all logits, so a batch is one run of each.
 
 Theirs is used at its best: weights are initialisers, the image alone is differentiated and the
-logits alone are seeded, in its own layout ("onnx"). It does not take a free batch through a Conv
-(0.3.0: "needs a declared input shape"), so it gets the file exported for each batch, where all of
-its shapes are constants. Ours is one graph of a free batch. Both run in sessions with the same
+logits alone are seeded, in its own layout ("onnx"). It does not take a free batch
+through a Conv (0.3.0: "needs a declared input shape"), so it gets the graph with the batch fixed,
+after Candor's reader has made constants of all arithmetic of shapes, which it asks for, too. Ours
+is of the same graph with a free batch, once for all batches. Both run in sessions with the same
 options, on one thread; runs are interleaved, and medians of the processor's time count, which a
 busy machine disturbs little.
 
@@ -27,7 +28,6 @@ import numpy as np
 import onnx
 import onnx_ad
 import onnxruntime as ort
-import torch
 from onnx import ModelProto, TensorProto, helper
 from torch import nn
 
@@ -135,9 +135,9 @@ def summary(rows: Sequence[Row]) -> str:
 def measured(name: str, runs: int) -> Row:
     """The timings and the differences of one network."""
     with tempfile.TemporaryDirectory() as folder:
-        free, fixed = files(name, Path(folder))
-    ours = gradient_graph(free)
-    theirs = [reversed_graph(model) for model in fixed]
+        network = network_of(name, Path(folder))
+    ours = gradient_graph(network)
+    theirs = [reversed_graph(fixed(network, batch)) for batch in BATCHES]
     x, target = _images(SIZES[name], ours)
     timings, single = [], 0.0
     for batch, their in zip(BATCHES, theirs, strict=True):
@@ -151,39 +151,20 @@ def measured(name: str, runs: int) -> Row:
     return Row(name, name not in TRANSFORMERS, tuple(timings), single, double)
 
 
-def files(name: str, folder: Path) -> tuple[ModelProto, list[ModelProto]]:
-    """The network x → logits of a free batch, and the file of each batch alone."""
+def network_of(name: str, folder: Path) -> ModelProto:
+    """The network as a graph from an image to logits, of a free batch."""
     if name == EMBEDDED_NAME:
-        free = _embedded()
-        return free, [_fixed(free, batch) for batch in BATCHES]
-    network, size, path = _network(name), SIZES[name], folder / "network.onnx"
-    fixed = []
-    for batch in BATCHES:
-        _export(network, path, size, batch)
-        fixed.append(onnx.load(path))
-    _export(network, path, size, None)
+        return _embedded()
+    path = folder / "network.onnx"
+    exports.export(_network(name), path, SIZES[name], "torchscript", fixed=False)
     classes = parity.CLASSES if name in TORCHVISION else exports.CLASSES
-    return read_core(path, size, classes, Names()).model, fixed
+    return read_core(path, SIZES[name], classes, Names()).model
 
 
 def _network(name: str) -> nn.Module:
     if name in TORCHVISION:
         return parity.network_of(name)
     return exports.network_of(name, SIZES[name])
-
-
-def _export(network: nn.Module, path: Path, size: int, batch: int | None) -> None:
-    with parity.quiet():
-        torch.onnx.export(
-            network,
-            (torch.zeros(batch or 2, 3, size, size),),
-            path,
-            dynamo=False,
-            opset_version=17,
-            input_names=["image"],
-            output_names=["logits"],
-            dynamic_axes=None if batch else {"image": {0: "N"}, "logits": {0: "N"}},
-        )
 
 
 def _embedded() -> ModelProto:
@@ -201,12 +182,14 @@ def _embedded() -> ModelProto:
     return model
 
 
-def _fixed(model: ModelProto, batch: int) -> ModelProto:
-    fixed = ModelProto()
-    fixed.CopyFrom(model)
-    for info in (*fixed.graph.input, *fixed.graph.output):
+def fixed(model: ModelProto, batch: int) -> ModelProto:
+    """The graph with one batch alone."""
+    made = ModelProto()
+    made.CopyFrom(model)
+    for info in (*made.graph.input, *made.graph.output):
         info.type.tensor_type.shape.dim[0].dim_value = batch
-    return fixed
+    del made.graph.value_info[:]  # of the free batch
+    return made
 
 
 def reversed_graph(model: ModelProto) -> ModelProto:
