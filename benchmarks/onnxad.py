@@ -55,7 +55,6 @@ TORCHVISION = {
 TIMM = {"lcnet_035": 64, "ghostnet_050": 64, "repvgg_a0": 64, "convnextv2_atto": 64}
 TRANSFORMERS = {
     "vit_tiny_patch16_224": 64,
-    "deit_tiny_patch16_224": 64,
     "swin_tiny_patch4_window7_224": 112,
     "pvt_v2_b0": 64,
     "xcit_nano_12_p16_224": 64,
@@ -176,7 +175,7 @@ def _embedded() -> ModelProto:
     del graph.node[:], graph.input[:], graph.output[:]
     graph.node.extend(nodes)
     graph.output.extend(outputs)
-    shape = ["N", 3, EMBEDDED_SIZE, EMBEDDED_SIZE]
+    shape: list[str | int | None] = ["N", 3, EMBEDDED_SIZE, EMBEDDED_SIZE]
     graph.input.append(helper.make_tensor_value_info("x", TensorProto.FLOAT, shape))
     prune(model)
     return model
@@ -196,7 +195,8 @@ def reversed_graph(model: ModelProto) -> ModelProto:
     """The graph of onnx-ad: image, seed (N, K, 1) → logits, gradient (N, 3, H, W, 1)."""
     weights = {tensor.name for tensor in model.graph.initializer}
     (image,) = (info.name for info in model.graph.input if info.name not in weights)
-    return onnx_ad.reverse(model, inputs=[image], outputs=["logits"], layout="onnx")
+    made: ModelProto = onnx_ad.reverse(model, inputs=[image], outputs=["logits"], layout="onnx")
+    return made
 
 
 def _session(model: ModelProto) -> ort.InferenceSession:

@@ -425,7 +425,8 @@ def _col2im(
     _, counts = _ends(padded, block, strides, dilations, None, "NOTSET")
     columns = x.reshape(len(x), channels, *block, *counts)
     for place, view in _views(block, strides, dilations, counts):
-        padded[view] += columns[(slice(None), slice(None), *place)]
+        within: tuple[Any, ...] = (slice(None), slice(None), *place)
+        padded[view] += columns[within]
     inside = (slice(start, start + size) for start, size in zip(pads, image, strict=False))
     return padded[(slice(None), slice(None), *inside)]
 
@@ -529,8 +530,9 @@ class DFT(OpRun):
         graph = helper.make_graph([node], "dft", ends, [y])
         reference = ReferenceEvaluator(graph, opsets=self.run_params["opsets"])
         parts = (x.real, x.imag) if np.iscomplexobj(x) else (x,)
-        results = [reference.run(None, {"x": part, **feeds})[0] for part in parts]
-        return (results[0] if len(results) == 1 else results[0] + 1j * results[1],)
+        results: list[Any] = [reference.run(None, {"x": part, **feeds}) for part in parts]
+        values = [result[0] for result in results]
+        return (values[0] if len(values) == 1 else values[0] + 1j * values[1],)
 
 
 class Resize(OpRun):
