@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Shaped
-from onnx import TensorProto, helper
+from onnx import NodeProto, TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
@@ -383,6 +383,8 @@ def _conv_transpose(
     ]
     if output_shape or auto_pad.startswith("SAME"):
         sizes = output_shape or [count * s for count, s in zip(counts, strides, strict=True)]
+        # No padding is negative: an output that is larger than all windows ends in zeros.
+        spans = [max(span, size) for span, size in zip(spans, sizes[-rank:], strict=True)]
         total = [span - size for span, size in zip(spans, sizes[-rank:], strict=True)]
         small = [each // 2 for each in total]
         large = [each - half for each, half in zip(total, small, strict=True)]
@@ -402,9 +404,8 @@ def _conv_transpose(
     return y[(slice(None), slice(None), *inside)]
 
 
-def _pooled(
+def _windows(
     x: Array,
-    combine: Function,
     filling: float,
     *,
     kernel_shape: Sequence[int],
@@ -414,8 +415,8 @@ def _pooled(
     pads: Any = None,
     strides: Any = None,
     **_: Any,
-) -> Array:
-    """The elements of each window, `combine`d; `filling` stands where the image ends."""
+) -> Iterator[Array]:
+    """The elements at each place of all windows; `filling` stands where the image ends."""
     ones = [1] * len(kernel_shape)
     strides, dilations = strides or ones, dilations or ones
     around, counts = _ends(
@@ -424,12 +425,32 @@ def _pooled(
     # A last window that is rounded up may reach beyond the padding.
     beyond = [(b, a + s) for (b, a), s in zip(around, strides, strict=True)]
     padded = np.pad(x, ((0, 0), (0, 0), *beyond), constant_values=filling)
-    views = _views(kernel_shape, strides, dilations, counts)
-    return np.asarray(reduce(combine, (padded[view] for _, view in views)))
+    return (padded[view] for _, view in _views(kernel_shape, strides, dilations, counts))
 
 
-def _max_pool(x: Array, **attributes: Any) -> Array:
-    return _pooled(x, np.maximum, -np.inf, **attributes)
+def _pooled(x: Array, combine: Function, filling: float, **attributes: Any) -> Array:
+    """The elements of each window, `combine`d."""
+    return np.asarray(reduce(combine, _windows(x, filling, **attributes)))
+
+
+class MaxPool(OpRun):
+    """The largest elements of the windows and, if asked for, where they are in all of x."""
+
+    def _run(self, x: Array, **attributes: Any) -> tuple[Array, ...]:
+        given = {name: value for name, value in attributes.items() if value is not None}
+        y = _pooled(x, np.maximum, -np.inf, **given)
+        return (y, _largest(x, **given)) if len(self.onnx_node.output) > 1 else (y,)
+
+
+def _largest(x: Array, **attributes: Any) -> Array:
+    """The place of the largest element of each window, the first of equal ones."""
+    places = _windows(np.arange(x.size).reshape(x.shape), 0.0, **attributes)
+    pairs = zip(_windows(np.real(x), -np.inf, **attributes), places, strict=True)
+    top, best = next(pairs)
+    for values, place in pairs:
+        best = np.where(values > top, place, best)
+        top = np.maximum(values, top)
+    return best
 
 
 def _average_pool(x: Array, *, count_include_pad: int = 0, **attributes: Any) -> Array:
@@ -442,6 +463,32 @@ def _average_pool(x: Array, *, count_include_pad: int = 0, **attributes: Any) ->
     else:
         sizes = _pooled(places, np.add, 0.0, **attributes)
     return np.asarray(_pooled(x, np.add, 0.0, **attributes) / sizes)
+
+
+def _col2im(
+    x: Array,
+    image_shape: Array,
+    block_shape: Array,
+    *,
+    dilations: Any = None,
+    pads: Any = None,
+    strides: Any = None,
+) -> Array:
+    """The blocks, which are columns of x, added up where they are in the image."""
+    image, block = [int(size) for size in image_shape], [int(size) for size in block_shape]
+    rank, channels = len(image), x.shape[1] // math.prod(block)
+    pads, ones = pads or [0] * 2 * rank, [1] * rank
+    strides, dilations = strides or ones, dilations or ones
+    padded = np.zeros(
+        (len(x), channels, *(sum(s) for s in zip(image, pads, pads[rank:], strict=False))), x.dtype
+    )
+    _, counts = _ends(padded, block, strides, dilations, None, "NOTSET")
+    columns = x.reshape(len(x), channels, *block, *counts)
+    for place, view in _views(block, strides, dilations, counts):
+        within: tuple[Any, ...] = (slice(None), slice(None), *place)
+        padded[view] += columns[within]
+    inside = (slice(start, start + size) for start, size in zip(pads, image, strict=False))
+    return padded[(slice(None), slice(None), *inside)]
 
 
 def _power_pool(x: Array, *, p: int = 2, **attributes: Any) -> Array:
@@ -522,6 +569,32 @@ def _scatter_nd(x: Array, indices: Array, updates: Array, *, reduction: str = "n
     return _scatter(x, tuple(np.moveaxis(indices, -1, 0)), updates, reduction)
 
 
+class DFT(OpRun):
+    """The reference's Fourier transform, of the parts of a complex array one by one.
+
+    The parts are the value and its slope; those of the signal are along the last axis.
+    """
+
+    def _run(self, x: Array, *others: Array | None, **attributes: Any) -> tuple[Array]:
+        del attributes  # they are the node's
+        ends = [helper.make_tensor_value_info("x", TensorProto.DOUBLE, None)]
+        feeds = {}
+        for name, value in zip(self.onnx_node.input[1:], others, strict=False):
+            if value is not None:
+                ends.append(helper.make_tensor_value_info(name, TensorProto.INT64, None))
+                feeds[name] = value
+        node = NodeProto()
+        node.CopyFrom(self.onnx_node)
+        node.input[0] = "x"
+        y = helper.make_tensor_value_info(node.output[0], TensorProto.DOUBLE, None)
+        graph = helper.make_graph([node], "dft", ends, [y])
+        reference = ReferenceEvaluator(graph, opsets=self.run_params["opsets"])
+        parts = (x.real, x.imag) if np.iscomplexobj(x) else (x,)
+        results: list[Any] = [reference.run(None, {"x": part, **feeds}) for part in parts]
+        values = [result[0] for result in results]
+        return (values[0] if len(values) == 1 else values[0] + 1j * values[1],)
+
+
 class Resize(OpRun):
     """The reference's Resize of the unit vectors of each axis, times x."""
 
@@ -586,6 +659,7 @@ FUNCTIONS: dict[str, Function] = {
     "Ceil": _real(np.ceil),
     "Celu": lambda x, alpha=1.0: np.where(np.real(x) > 0, x, alpha * np.expm1(x / alpha)),
     "ConstantOfShape": _constant_of_shape,
+    "Col2Im": _col2im,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
     "DequantizeLinear": _dequantize,
@@ -610,7 +684,6 @@ FUNCTIONS: dict[str, Function] = {
     "LpPool": _power_pool,
     "MatMul": _matmul,
     "Max": lambda *inputs: reduce(np.maximum, inputs),
-    "MaxPool": _max_pool,
     "Mean": lambda *inputs: reduce(np.add, inputs) / len(inputs),
     "Min": lambda *inputs: reduce(np.minimum, inputs),
     "Mod": _mod,
@@ -634,6 +707,8 @@ FUNCTIONS: dict[str, Function] = {
     "Where": np.where,
 }
 OPERATORS: list[type[OpRun]] = [
+    DFT,
+    MaxPool,
     Resize,
     *(operator(name, function) for name, function in FUNCTIONS.items()),
 ]

@@ -9,6 +9,7 @@ from service.bundle import folder as contract
 from service.image.resize import Input
 from training.autodiff.registry import RULES
 from training.autodiff.relevance import RELEVANCE
+from training.autodiff.rules.borrowed import LINEAR
 from training.export import parity
 from training.export.core import derived, predict_graph
 from training.export.proof import points, prove
@@ -144,6 +145,46 @@ def test_a_broken_rule_is_refused(operator, fault, monkeypatch):
     monkeypatch.setitem(RULES, operator, lambda ctx: fault(ctx, dict(right(ctx))))
     with pytest.raises(parity.ParityError, match=r"differs from complex step, in float64"):
         parity.check(prove(files_of(EVERY), X).measured)
+
+
+BORROWED = predict(  # operators whose rule is that of onnx-ad; a real filter in between
+    [
+        node("Conv", ["x", "k"], ["c"], strides=[2, 2], kernel_shape=[2, 2]),
+        node("Reshape", ["c", "blocks"], ["r"]),
+        node("Col2Im", ["r", "sides", "block"], ["f"], strides=[2, 2], pads=[1, 1, 1, 1]),
+        node("Unsqueeze", ["f", "last"], ["u"]),
+        node("DFT", ["u", "", "axis"], ["d"]),
+        node("Mul", ["d", "filter"], ["m"]),
+        node("DFT", ["m", "", "axis"], ["i"], inverse=1),
+        node("ReduceSumSquare", ["i", "axes"], ["s"], keepdims=0),
+        node("Gemm", ["s", "head"], ["logits"]),
+    ],
+    {
+        "k": weights(18, 3, 2, 2),
+        "blocks": np.array([-1, 18, 36], np.int64),
+        "sides": np.array([12, 12], np.int64),
+        "block": np.array([3, 3], np.int64),
+        "last": np.array([-1], np.int64),
+        "axis": np.array(2, np.int64),
+        "filter": weights(2, 12, 12, 1),
+        "axes": np.array([2, 3, 4], np.int64),
+        "head": weights(2, CLASSES),
+    },
+)
+
+
+def test_borrowed_rules_are_proven_like_ours():
+    measured = prove(files_of(BORROWED), X).measured
+    assert parity.check(measured) == measured
+    assert max(entry.relative_difference for entry in measured.values()) < 1e-6
+
+
+@pytest.mark.parametrize("operator", LINEAR)
+def test_a_broken_borrowed_rule_is_refused(operator, monkeypatch):
+    right = RULES[operator]
+    monkeypatch.setitem(RULES, operator, lambda ctx: scaled(ctx, dict(right(ctx))))
+    with pytest.raises(parity.ParityError, match=r"differs from complex step, in float64"):
+        parity.check(prove(files_of(BORROWED), X).measured)
 
 
 def test_a_wrong_map_is_refused():
