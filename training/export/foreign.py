@@ -34,6 +34,7 @@ from training.export.ends import (
 from training.export.faults import STANDARD, reason, worded
 from training.export.heads import drop_sequences, find_head
 from training.export.inputs import AS_GIVEN, Asked, Source, plain, refuse_others
+from training.export.loading import load
 from training.export.opsets import plain as with_plain_operators
 from training.export.original import Feed, Original
 from training.export.shapes import settled
@@ -66,22 +67,9 @@ def read_core(
     Raises:
         ForeignError: the file is no such classifier, or its tensors cannot be found.
     """
-    model = _loaded(path)
+    model = load(path)
     with worded(f"the graph of {path} cannot be made a bundle of", STANDARD, DifferentiationError):
         return _read(model, path, size, classes, names, asked)
-
-
-def _loaded(path: Path) -> ModelProto:
-    try:
-        return onnx.load(path)
-    except Exception as error:  # noqa: BLE001 - onnx and protobuf raise many types on damaged bytes
-        missing = re.search(r"tensor name: (.*?)\) should be stored in (.*?),", str(error))
-        if missing:
-            raise ForeignError(
-                f"{missing[2]} is missing, in which {path} keeps its weights ({missing[1]}): "
-                "put it there, or export the network into one file"
-            ) from None
-        raise ForeignError(f"{path} is no ONNX file ({reason(error)})") from None
 
 
 def _read(

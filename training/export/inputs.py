@@ -8,7 +8,8 @@ float32 (N, 3, H, W), RGB, normalised, with the batch as the file has it:
     BGR                         its channels exchanged in front
     float16, bfloat16, float64  weights and constants become float32; from float64 they are rounded
     uint8                       becomes float32 of 0…255
-    normalisation               arithmetic with constants behind the input: taken out of the graph
+    normalisation               arithmetic with constants behind the input: taken out of the graph,
+                                with the exchange of its channels, and with a Clip to all pixels
     free height and width       those of --size
 
 Pillow's "L" is the same luma rounded to whole levels. Here it is not rounded, so that it has a
@@ -20,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
-from jaxtyping import Float32, Float64, Num
+from jaxtyping import Float32, Num
 from onnx import (
     AttributeProto,
     GraphProto,
@@ -35,6 +36,17 @@ from onnx import (
 from service.image.resize import Size, described, sides
 from training.autodiff import prune
 from training.export.ends import CHANNELS, IMAGE_RANK, Dims, ForeignError, dims_of, listed
+from training.export.normalisation import (
+    TO_FIRST,
+    TO_LAST,
+    Tensor,
+    behind_constants,
+    ints_of,
+    is_of_no_pixels,
+    is_of_pixels,
+    readers_of,
+    unit_of,
+)
 
 Order = Literal["rgb", "bgr"]
 Triple = tuple[float, float, float]
@@ -46,7 +58,6 @@ OTHER_FLOATS = (*HALVES, TensorProto.DOUBLE)
 FROM_DOUBLE = "the file computes in float64; the bundle in float32, with rounded weights"
 TAKEN = (FLOAT, *OTHER_FLOATS, UINT8)
 IMAGENET: tuple[Triple, Triple] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-TO_LAST, TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 INPUT = "candor/image"  # where nodes stand before the file's own input
 # Mean and standard deviation, of pixels in 0…1, by Image.NominalPixelRange.
 RANGES = {
@@ -54,7 +65,6 @@ RANGES = {
     "Normalized_0_1": (0.0, 1.0),
     "Normalized_1_1": (0.5, 0.5),
 }
-ARITHMETIC = ("Add", "Sub", "Mul", "Div")
 QUANTISED = ("DequantizeLinear", "ConvInteger", "MatMulInteger", "QLinearConv")
 
 
@@ -116,15 +126,6 @@ class Source:
         return np.ascontiguousarray(planes, self.kind)
 
 
-class _Tensor(NamedTuple):
-    """A tensor behind the input: `scale` · input + `offset`, for each channel or for all."""
-
-    name: str
-    last: bool
-    scale: Float64[np.ndarray, " channels"]
-    offset: Float64[np.ndarray, " channels"]
-
-
 def plain(model: ModelProto, size: Size | None, name: str | None, asked: Asked) -> Source:
     """Makes the input of `model` that of a core, in place; the new one is its first input.
 
@@ -136,7 +137,7 @@ def plain(model: ModelProto, size: Size | None, name: str | None, asked: Asked) 
     source = _described(model, info, size, asked)
     if kind == UINT8:
         info.type.tensor_type.elem_type = FLOAT
-        if any(node.op_type in QUANTISED for node in _readers(model.graph, info.name)):
+        if any(node.op_type in QUANTISED for node in readers_of(model.graph, info.name)):
             raise ForeignError(
                 f"the input {info.name} is quantised: give the file in float32, before any "
                 "quantisation; python -m training quantise makes int8 of a bundle"
@@ -147,7 +148,7 @@ def plain(model: ModelProto, size: Size | None, name: str | None, asked: Asked) 
         half=not kinds.isdisjoint(HALVES),
         notes=(*source.notes, FROM_DOUBLE) if TensorProto.DOUBLE in kinds else source.notes,
     )
-    tensor = _Tensor(info.name, source.last, np.ones(1), np.zeros(1))
+    tensor = Tensor(info.name, source.last, np.ones(1), np.zeros(1))
     if asked.mean is None and asked.std is None:
         tensor, source = _normalisation(model, tensor, source, is_uint8=kind == UINT8)
     elif kind == UINT8:
@@ -265,8 +266,8 @@ def _is_last(model: ModelProto, name: str, dims: Dims) -> bool:
     first, last = (dims[axis] in (1, CHANNELS) for axis in (1, 3))
     if first or last:
         return not first
-    readers = _readers(model.graph, name)
-    return any(n.op_type == "Transpose" and _ints(n, "perm") == TO_FIRST for n in readers)
+    readers = readers_of(model.graph, name)
+    return any(n.op_type == "Transpose" and ints_of(n, "perm") == TO_FIRST for n in readers)
 
 
 def _channels_of_weights(model: ModelProto) -> int | None:
@@ -332,16 +333,16 @@ def _triple(values: Sequence[float], order: Order) -> Triple:
 
 
 def _normalisation(
-    model: ModelProto, start: _Tensor, source: Source, *, is_uint8: bool
-) -> tuple[_Tensor, Source]:
+    model: ModelProto, start: Tensor, source: Source, *, is_uint8: bool
+) -> tuple[Tensor, Source]:
     """The tensor behind the graph's own normalisation, and the source with that of the file."""
-    tensor = _behind_constants(model, start, source.channels)
-    unchanged = bool((tensor.scale == 1).all() and (tensor.offset == 0).all())
-    if unchanged and not is_uint8:
+    tensor = behind_constants(model, start, source.channels)
+    if tensor.is_cut and not is_of_pixels(tensor, unit_of(tensor, is_uint8=is_uint8)):
+        tensor = behind_constants(model, start, source.channels, cut=False)
+    if not is_uint8 and (tensor.is_same or is_of_no_pixels(tensor)):
+        tensor = behind_constants(model, start, source.channels, scaled=False)
         return tensor, _stated(model, source)
-    mean, std = (0.0 - tensor.offset) / tensor.scale, 1 / tensor.scale
-    # Pixels of 0…1 have a mean and a deviation below 1.
-    unit = 255.0 if is_uint8 or max(mean.max(), std.max()) > 1 else 1.0
+    (mean, std), unit = tensor.mean_and_std, unit_of(tensor, is_uint8=is_uint8)
     found = replace(
         source,
         mean=_triple(tuple(mean / unit), source.order),
@@ -381,79 +382,8 @@ def _listed(values: Sequence[float]) -> str:
     return ",".join(f"{value:.4g}" for value in values)
 
 
-def _behind_constants(model: ModelProto, tensor: _Tensor, channels: int) -> _Tensor:
-    """The last tensor that arithmetic with constants, or a transpose, makes of `tensor`."""
-    constants = _constants(model)
-    ends = {output.name for output in model.graph.output}
-    found = tensor
-    while tensor.name not in ends and len(readers := _readers(model.graph, tensor.name)) == 1:
-        following = _step(readers[0], tensor, constants, channels)
-        if following is None:
-            break
-        was_last, tensor = tensor.last, following
-        if readers[0].op_type in ARITHMETIC or (was_last and not tensor.last):
-            found = tensor
-    return found
-
-
-def _step(
-    node: NodeProto, tensor: _Tensor, constants: dict[str, np.ndarray], channels: int
-) -> _Tensor | None:
-    """The tensor that `node` makes of `tensor`; None if it is no scaling by a positive constant."""
-    is_first, result = node.input[0] == tensor.name, tensor._replace(name=node.output[0])
-    if node.op_type == "Identity" or (node.op_type == "Cast" and node.attribute[0].i == FLOAT):
-        return result
-    if node.op_type == "Transpose" and _ints(node, "perm") == (
-        TO_FIRST if tensor.last else TO_LAST
-    ):
-        return result._replace(last=not tensor.last)
-    other = constants.get(node.input[1 if is_first else 0]) if len(node.input) == 2 else None  # noqa: PLR2004
-    by_channel = None if other is None else _by_channel(other, channels, last=tensor.last)
-    if by_channel is None:
-        return None
-    factor, term, is_positive = np.ones(1), np.zeros(1), (by_channel > 0).all()
-    match (node.op_type, is_first):
-        case ("Add", _):
-            term = by_channel
-        case ("Sub", True):
-            term = -by_channel
-        case ("Mul", _) if is_positive:
-            factor = by_channel
-        case ("Div", True) if is_positive:
-            factor = 1 / by_channel
-        case _:
-            return None
-    return result._replace(scale=tensor.scale * factor, offset=tensor.offset * factor + term)
-
-
-def _by_channel(
-    constant: np.ndarray, channels: int, *, last: bool
-) -> Float64[np.ndarray, " channels"] | None:
-    """`constant` as one value, or one for each channel; None if it is neither."""
-    shape = (1,) * (IMAGE_RANK - constant.ndim) + constant.shape
-    axis = 3 if last else 1
-    is_even = all(side == 1 for place, side in enumerate(shape) if place != axis)
-    if len(shape) != IMAGE_RANK or not is_even or shape[axis] not in (1, channels):
-        return None
-    return constant.astype(np.float64).reshape(-1)
-
-
-def _constants(model: ModelProto) -> dict[str, np.ndarray]:
-    """The values of weights and constants, by name, of at most a value for each channel."""
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer} | {
-        node.output[0]: node.attribute[0].t
-        for node in model.graph.node
-        if node.op_type == "Constant" and node.attribute[0].name == "value"
-    }
-    return {
-        name: numpy_helper.to_array(tensor)
-        for name, tensor in tensors.items()
-        if np.prod(tensor.dims) <= CHANNELS
-    }
-
-
 def _refuse_resize(model: ModelProto, name: str) -> None:
-    for node in _readers(model.graph, name):
+    for node in readers_of(model.graph, name):
         if node.op_type == "Resize" and len(node.input) == IMAGE_RANK and node.input[3]:
             raise ForeignError(
                 "the file resizes its images itself, one at a time: name the tensor behind "
@@ -461,7 +391,7 @@ def _refuse_resize(model: ModelProto, name: str) -> None:
             )
 
 
-def _connect(model: ModelProto, tensor: _Tensor, source: Source) -> None:
+def _connect(model: ModelProto, tensor: Tensor, source: Source) -> None:
     """Makes a new first input of the graph, and the nodes from there to `tensor`."""
     graph = model.graph
     nodes, weights = _bridge(tensor, source)
@@ -494,13 +424,13 @@ def refuse_others(model: ModelProto, others: Sequence[str]) -> None:
             )
 
 
-def _bridge(tensor: _Tensor, source: Source) -> tuple[list[NodeProto], list[TensorProto]]:
+def _bridge(tensor: Tensor, source: Source) -> tuple[list[NodeProto], list[TensorProto]]:
     """The nodes from INPUT, x, to `tensor`, with their constants; none where they are alike."""
     steps: list[tuple[str, dict[str, np.ndarray], dict[str, Any]]] = []
     if source.channels == 1:
         steps.append(("Mul", {"luma": LUMA.reshape(1, CHANNELS, 1, 1)}, {}))
         steps.append(("ReduceSum", {"axes": np.array([1])}, {"keepdims": 1}))
-    elif source.order == "bgr":
+    elif (source.order == "bgr") != tensor.turned:
         steps.append(("Gather", {"order": np.array([2, 1, 0])}, {"axis": 1}))
     if tensor.last:
         steps.append(("Transpose", {}, {"perm": TO_LAST}))
@@ -550,11 +480,3 @@ def _as_float32(tensor: TensorProto) -> None:
     if tensor.data_type in OTHER_FLOATS:
         values = numpy_helper.to_array(tensor).astype(np.float32)
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-
-
-def _readers(graph: GraphProto, name: str) -> list[NodeProto]:
-    return [node for node in graph.node if name in node.input]
-
-
-def _ints(node: NodeProto, name: str) -> list[int]:
-    return next((list(a.ints) for a in node.attribute if a.name == name), [])

@@ -85,6 +85,12 @@ def _check_inference(model: ModelProto) -> None:
         flags = [a.i for a in node.attribute if a.name == "training_mode" and is_norm]
         if node.op_type == "Dropout" and node.input[2:] and node.input[2] in constants:
             flags.append(int(numpy_helper.to_array(constants[node.input[2]])))
+        if node.op_type == "DynamicQuantizeLinear":
+            raise ForeignError(
+                f"{node.op_type} (node {node.name or node.output[0]}) rounds an image by what lies "
+                "beside it in a batch: give the file as it was before its quantisation; python -m "
+                "training quantise makes int8 of a bundle"
+            )
         if any(flags):
             raise ForeignError(
                 f"{node.op_type} (node {node.name or node.output[0]}) is in training mode: call "

@@ -258,6 +258,18 @@ def test_a_network_in_training_mode_is_refused():
         plain(model)
 
 
+def test_an_image_that_is_rounded_by_its_batch_is_refused():
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "scale", "point"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "point"], ["y"]),
+    ]
+    info = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", 2]) for n in ("x", "y")]
+    graph = helper.make_graph(nodes, "g", info[:1], info[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    with pytest.raises(ForeignError, match=r"DynamicQuantizeLinear \(node q\) rounds an image by"):
+        plain(model)
+
+
 def test_weights_may_be_standardised_by_a_norm_in_training_mode():
     names = ["g", "d", "m", "q"]
     node = helper.make_node("BatchNormalization", ["w", *names], ["k", "a", "b"], training_mode=1)
