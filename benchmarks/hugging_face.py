@@ -105,4 +105,11 @@ def network(name: str, classes: int) -> nn.Module:
         if isinstance(module, nn.Linear | nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
     is_tower = name == "hf/clip"  # without a classifier of its own
-    return _Logits(built, nn.Linear(config.hidden_size, classes) if is_tower else None)
+    whole = _Logits(built, nn.Linear(config.hidden_size, classes) if is_tower else None)
+    # With the statistics of some batch, else norms let the gradient vanish, too.
+    for module in whole.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        whole.train()(torch.randn(8, 3, family.size, family.size))
+    return whole

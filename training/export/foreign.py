@@ -167,17 +167,24 @@ def _shapes(model: ModelProto, classes: int) -> Shapes:
             f"or the graph needs another image size: {reason(error)}"
         ) from None
     infos = (*inferred.value_info, *inferred.input, *inferred.output)
-    return {info.name: dims_of(info) for info in infos}
+    others = {info.name for info in model.graph.value_info if _has_other_rows(info)}
+    return {info.name: dims_of(info) for info in infos if info.name not in others}
+
+
+def _has_other_rows(info: ValueInfoProto) -> bool:
+    """True if a tensor has more rows than images, as an image beside its mirror image makes."""
+    first = info.type.tensor_type.shape.dim[:1]
+    return any(not (dim.dim_value or dim.dim_param) for dim in first)
 
 
 def _features(model: ModelProto, shapes: Shapes) -> tuple[str, int] | tuple[None, None]:
-    """The input of the last linear layer and its width D, if it is (N, D)."""
+    """The input of the last linear layer and its width D, if it is (N, D), a row an image."""
     linear = [node for node in model.graph.node if node.op_type in ("Gemm", "MatMul")]
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     if not linear or linear[-1].input[1] not in weights:
         return None, None
     node = linear[-1]
-    if node.op_type == "MatMul" and len(shapes.get(node.input[0], [])) != LOGITS_RANK:
+    if len(shapes.get(node.input[0], [])) != LOGITS_RANK:
         return None, None
     transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
     return str(node.input[0]), int(weights[node.input[1]].dims[int(transposed)])

@@ -330,6 +330,11 @@ def _no_output(
     (name, width), *others = [(each, _width(values[each])) for each in best if each in values] or [
         ("", 0)
     ]
+    if not (others or width) and name not in {info.name for info in model.graph.output}:
+        sides = " × ".join(map(str, values[name].shape[1:])) if name in values else "no"
+        return (
+            f"{name} has {sides} values for an image, not one for each class: name another tensor"
+        )
     if classes is not None and width > 1 and not others:
         more = abs(width - classes)
         return (

@@ -194,6 +194,10 @@ def _found(model: ModelProto, name: str | None) -> ValueInfoProto:
         matches = inputs if len(inputs) == 1 else images
     else:
         matches = [info for info in inputs if info.name == name] or _inside(model, name)
+        if not matches:
+            raise ForeignError(
+                f"no input and no tensor inside is called {name}; the inputs are {listed(inputs)}"
+            )
     if len(matches) != 1:
         raise ForeignError(
             f"{len(matches)} inputs are images (N, 3, H, W), (N, H, W, 3) or of one channel; "
@@ -450,6 +454,10 @@ def _in_float32(model: ModelProto) -> set[int]:
     kinds = {tensor.data_type for tensor in graph.initializer} | {
         info.type.tensor_type.elem_type for info in (*graph.input, *graph.output)
     }
+    # A file of mixed precision has casts to half in the middle, and nothing else that shows it.
+    # (Casts to float64 are shape arithmetic.)
+    targets = {entry.i for node in graph.node for entry in node.attribute if entry.name == "to"}
+    kinds |= targets.intersection(HALVES)
     if kinds.intersection(OTHER_FLOATS):
         _widen(graph)
     return kinds

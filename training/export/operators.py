@@ -434,7 +434,13 @@ def _quantize(x: Array, scale: Array, zero: Any = None, *, axis: int = 1, **_: A
     return np.asarray(whole + 1j * np.where(inside, np.imag(line), 0))
 
 
-def _dequantize(x: Array, scale: Array, zero: Any = None, *, axis: int = 1, **_: Any) -> Array:
+def _dequantize(
+    x: Array, scale: Array, zero: Any = None, *, axis: int = 1, block_size: int = 0, **_: Any
+) -> Array:
+    if block_size:  # a scale for so many elements along the axis
+        places = np.arange(x.shape[axis]) // block_size
+        zero = 0.0 if zero is None else np.take(zero, places, axis).astype(np.float64)
+        return np.asarray((x - zero) * np.take(scale, places, axis))
     shift = 0.0 if zero is None else _by_channel(zero, x, axis).astype(np.float64)
     return np.asarray((x - shift) * _by_channel(scale, x, axis))
 
