@@ -10,7 +10,10 @@ import click
 import torch
 from torch import nn
 
+from training.data.images import drawn_images
+
 PREFIX = "hf/"
+STATISTICS = 32  # images of which the norms take their statistics
 ASKED = "transformers is not installed, of which the rows hf/… are: pip install transformers"
 
 
@@ -106,10 +109,11 @@ def network(name: str, classes: int) -> nn.Module:
             nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
     is_tower = name == "hf/clip"  # without a classifier of its own
     whole = _Logits(built, nn.Linear(config.hidden_size, classes) if is_tower else None)
-    # With the statistics of some batch, else norms let the gradient vanish, too.
+    # With the statistics of drawn images, else norms let the gradient vanish, or logits overflow.
     for module in whole.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
     with torch.no_grad():
-        whole.train()(torch.randn(8, 3, family.size, family.size))
+        images = torch.from_numpy(drawn_images(STATISTICS, family.size)).movedim(-1, 1)
+        whole.train()((images / 255 - 0.5) / 0.25)
     return whole

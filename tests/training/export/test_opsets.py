@@ -13,6 +13,7 @@ from support.servers import ROOT
 from training.autodiff import NEWEST_OPSET, DifferentiationError, Graph, opset_of
 from training.autodiff.registry import EXPANSIONS, RULES
 from training.export.ends import ForeignError
+from training.export.integers import BINARY, CONCAT, UNARY
 from training.export.microsoft import FUNCTIONS
 from training.export.microsoft import FUSED as FUSED_OPERATORS
 from training.export.opsets import CAST_LIKE, INLINED, plain
@@ -361,4 +362,5 @@ def test_the_documents_list_every_operator_that_is_differentiated():
     microsoft = listed.pop("ONNX Runtime's optimiser")
     assert microsoft == {*FUNCTIONS, *FUSED_OPERATORS}
     assert listed.pop("control") == {"Loop", "If"}
+    assert listed.pop("8-bit integers (QOperator)") == {*BINARY, *UNARY, CONCAT}
     assert set().union(*listed.values()) == {*RULES, *EXPANSIONS, *INLINED, *CAST_LIKE}
