@@ -8,7 +8,8 @@ float32 (N, 3, H, W), RGB, normalised, with the batch as the file has it:
     BGR                         its channels exchanged in front
     float16, bfloat16, float64  weights and constants become float32; from float64 they are rounded
     uint8                       becomes float32 of 0…255
-    normalisation               arithmetic with constants behind the input: taken out of the graph
+    normalisation               arithmetic with constants behind the input: taken out of the graph,
+                                with the exchange of its channels, and with a Clip to all pixels
     free height and width       those of --size
 
 Pillow's "L" is the same luma rounded to whole levels. Here it is not rounded, so that it has a
@@ -101,6 +102,10 @@ def _found(model: ModelProto, name: str | None) -> ValueInfoProto:
         matches = inputs if len(inputs) == 1 else images
     else:
         matches = [info for info in inputs if info.name == name] or _inside(model, name)
+        if not matches:
+            raise ForeignError(
+                f"no input and no tensor inside is called {name}; the inputs are {listed(inputs)}"
+            )
     if len(matches) != 1:
         raise ForeignError(
             f"{len(matches)} inputs are images (N, 3, H, W), (N, H, W, 3) or of one channel; "
@@ -260,7 +265,7 @@ def _bridge(tensor: Tensor, source: Source) -> tuple[list[NodeProto], list[Tenso
     if source.channels == 1:
         steps.append(("Mul", {"luma": LUMA.reshape(1, CHANNELS, 1, 1)}, {}))
         steps.append(("ReduceSum", {"axes": np.array([1])}, {"keepdims": 1}))
-    elif source.order == "bgr":
+    elif (source.order == "bgr") != tensor.turned:
         steps.append(("Gather", {"order": np.array([2, 1, 0])}, {"axis": 1}))
     if tensor.last:
         steps.append(("Transpose", {}, {"perm": TO_LAST}))
@@ -280,6 +285,10 @@ def _in_float32(model: ModelProto) -> set[int]:
     kinds = {tensor.data_type for tensor in graph.initializer} | {
         info.type.tensor_type.elem_type for info in (*graph.input, *graph.output)
     }
+    # A file of mixed precision has casts to half in the middle, and nothing else that shows it.
+    # (Casts to float64 are shape arithmetic.)
+    targets = {entry.i for node in graph.node for entry in node.attribute if entry.name == "to"}
+    kinds |= targets.intersection(HALVES)
     if kinds.intersection(OTHER_FLOATS):
         _widen(graph)
     return kinds

@@ -94,7 +94,7 @@ def named(model: ModelProto, name: str, shapes: Shapes) -> str | None:
 def grid_of(name: str, shapes: Shapes) -> Grid | None:
     """The grid of a tensor (N, T, D) or (N, h, w, D), in the proportions of the image, or None."""
     shape, (_, _, height, width) = shapes[name], shapes["x"]
-    if None in shape[1:] or not height or not width:
+    if len(shape) < TOKENS_RANK or None in shape[1:] or not height or not width:
         return None
     sizes = [size or 0 for size in shape[1:]]
     if len(sizes) == IMAGE_RANK - 1:

@@ -533,14 +533,21 @@ def _quantize(x: Array, scale: Array, zero: Any = None, *, axis: int = 1, **_: A
     limits = np.iinfo(zero.dtype) if zero.dtype.kind in "iu" else np.iinfo(np.uint8)
     step, shift = _by_channel(scale, x, axis), _by_channel(zero, x, axis).astype(np.float64)
     line = x / step + shift
-    whole = np.clip(np.round(np.real(x / step)) + shift, limits.min, limits.max)
+    rounded = np.round(np.real(x / step)) + shift
+    whole = np.clip(rounded, limits.min, limits.max)
     if not np.iscomplexobj(x):
         return np.asarray(whole)
-    inside = (np.real(line) >= limits.min) & (np.real(line) <= limits.max)
+    inside = rounded == whole  # no integer is clipped
     return np.asarray(whole + 1j * np.where(inside, np.imag(line), 0))
 
 
-def _dequantize(x: Array, scale: Array, zero: Any = None, *, axis: int = 1, **_: Any) -> Array:
+def _dequantize(
+    x: Array, scale: Array, zero: Any = None, *, axis: int = 1, block_size: int = 0, **_: Any
+) -> Array:
+    if block_size:  # a scale for so many elements along the axis
+        places = np.arange(x.shape[axis]) // block_size
+        zero = 0.0 if zero is None else np.take(zero, places, axis).astype(np.float64)
+        return np.asarray((x - zero) * np.take(scale, places, axis))
     shift = 0.0 if zero is None else _by_channel(zero, x, axis).astype(np.float64)
     return np.asarray((x - shift) * _by_channel(scale, x, axis))
 

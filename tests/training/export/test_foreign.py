@@ -262,9 +262,11 @@ def test_the_cam_layer_may_have_a_reserved_name(tmp_path):
             "y has 5 classes, and there are 6 labels: 1 label is too many",
         ),
         (SIZE, CLASSES - 1, Names(), "5 classes, and there are 4 labels: 1 label is missing"),
-        (SIZE, CLASSES, Names(input="nope"), "0 inputs are"),
+        (SIZE, CLASSES, Names(input="nope"), "no input and no tensor inside is called nope; .* x "),
         (SIZE, CLASSES, Names(output="nope"), r"no tensor is called nope; there are y \[None, 5\]"),
         (SIZE, CLASSES, Names(cam_layer="nope"), "--cam-layer nope names no tensor"),
+        (SIZE, CLASSES, Names(output="o"), r"o has 5 × 22 × 22 values for an image"),
+        (SIZE, CLASSES, Names(cam_layer="y"), "--cam-layer y names no tensor"),
         (SIZE, CLASSES, Names(cam_layer="x"), "--cam-layer x names no tensor"),
     ],
 )

@@ -39,6 +39,7 @@ def network(path, tail=(), outputs=("p",), *, width=CLASSES, opset=17, metadata=
         **{name: 0.2 * rng.normal(size=(width, 6)).astype(np.float32) for name in ("v", "v2")},
         "one": np.float32(1),
         "half": np.float32(0.5),
+        "hundred": np.float32(100),
         "scale": np.float32(1 / 256),
         "zero": np.uint8(0),
         "axis": np.array([1]),
@@ -166,6 +167,15 @@ def test_logits_of_another_rank_are_flattened(tmp_path):
     assert operators(core) == ["Conv", "Relu", "GlobalAveragePool", "Reshape"]
 
 
+def test_probabilities_in_integers_are_taken_before_their_rounding(tmp_path):
+    rounded = [("Softmax", ["z"], ["q"]), ("QuantizeLinear", ["q", "scale", "zero"], ["p"])]
+    info = helper.make_tensor_value_info("p", TensorProto.UINT8, ["N", CLASSES])
+    path = network(tmp_path / "m.onnx", rounded, [info])
+    core, _ = bundled(path, tmp_path / "out")
+    assert operators(core) == PLAIN
+    assert core.original.head.name == "q"
+
+
 def test_outputs_that_lead_to_the_same_logits_need_no_name(tmp_path):
     path = network(tmp_path / "m.onnx", [SOFTMAX], ["p", "z", "f"])
     assert operators(bundled(path, tmp_path / "out")[0]) == PLAIN
@@ -192,7 +202,7 @@ def test_a_dictionary_of_probabilities_gives_its_tensor_and_its_labels(tmp_path)
         (
             [SOFTMAX, ("Gemm", ["f", "v2"], ["z2"], {"transB": 1})],
             ["p", "z2"],
-            "several outputs may be the classes: p, z2,.* name one with --output",
+            "several outputs may be the classes: p and z2; there .* name one with --output",
         ),
         (
             [("TopK", ["z", "two"], ["best", "at"])],
@@ -200,6 +210,11 @@ def test_a_dictionary_of_probabilities_gives_its_tensor_and_its_labels(tmp_path)
             r"best classes of an image only \(TopK\): .*--output, such as z",
         ),
         ([("Softmax", ["z"], ["p"], {"axis": 0})], ["p"], "p is a softmax, but not over the 5"),
+        (
+            [("Softmax", ["z"], ["q"]), ("Mul", ["q", "hundred"], ["p"])],
+            ["p"],
+            "the values of p sum to 100 for every image: name the tensor of the probabilities",
+        ),
     ],
 )
 def test_an_output_that_is_no_answer_is_named(tail, outputs, message, tmp_path):

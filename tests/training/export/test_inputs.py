@@ -271,6 +271,15 @@ def test_weights_in_float16_become_the_same_numbers_in_float32(tmp_path):
     assert core.source.kind == np.float16
 
 
+def test_a_file_of_mixed_precision_becomes_one_of_float32(tmp_path):
+    casts = [node("Cast", "i", "h", to=TensorProto.FLOAT16), node("Cast", "h", "x", to=1)]
+    path = drawn_file(tmp_path / "net.onnx", ["N", 3, 12, 12], before=casts)
+    core = read_core(path, SIZE, CLASSES, Names())
+    targets = {a.i for each in core.model.graph.node for a in each.attribute if a.name == "to"}
+    assert TensorProto.FLOAT16 not in targets
+    assert core.source.half
+
+
 def test_the_size_is_that_of_the_file_where_none_is_given(tmp_path):
     path = drawn_file(tmp_path / "net.onnx", ["N", 3, *WIDE])
     assert bundled(path, size=None)[0].size == WIDE

@@ -12,6 +12,7 @@ from training.autodiff.relevance import RELEVANCE
 from training.autodiff.rules.borrowed import LINEAR
 from training.export import parity
 from training.export.core import derived, predict_graph
+from training.export.exact import Exact
 from training.export.proof import points, prove
 
 SIZE, CLASSES = 12, 4
@@ -94,6 +95,29 @@ EVERY = predict(
 )
 
 
+# Scales by which some values round to the lowest integer and others, below, are clipped to it.
+QUANTISED = predict(
+    [
+        node("QuantizeLinear", ["x", "sx", "zx"], ["xq"]),
+        node("DequantizeLinear", ["xq", "sx", "zx"], ["xd"]),
+        node("DequantizeLinear", ["k", "sk"], ["kd"], axis=0),
+        node("Conv", ["xd", "kd"], ["c"]),
+        node("QuantizeLinear", ["c", "sc", "zc"], ["cq"]),
+        node("DequantizeLinear", ["cq", "sc", "zc"], ["activation"]),
+        node("GlobalAveragePool", ["activation"], ["p"]),
+        node("Flatten", ["p"], ["logits"]),
+    ],
+    {
+        "sx": np.array(0.02, np.float32),
+        "zx": np.array(3, np.int8),
+        "k": np.random.default_rng(7).integers(-127, 128, (CLASSES, 3, 3, 3)).astype(np.int8),
+        "sk": np.linspace(1e-3, 4e-3, CLASSES, dtype=np.float32),
+        "sc": np.array(0.05, np.float32),
+        "zc": np.array(0, np.uint8),
+    },
+)
+
+
 def negated(ctx, gradients):
     return {index: ctx.graph.node("Neg", each) for index, each in gradients.items()}
 
@@ -135,6 +159,16 @@ def test_a_right_graph_is_proven_through_every_kink():
     assert set(measured) == {"exact/logits", "exact/saliency", "exact/grad_cam"}
     assert {entry.pictures for entry in measured.values()} == {4}
     assert max(entry.relative_difference for entry in measured.values()) < 5e-7
+
+
+def test_a_graph_of_rounded_tensors_is_proven_where_they_are_clipped():
+    measured = prove(files_of(QUANTISED), X).measured
+    assert parity.check(measured) == measured
+    assert {entry.pictures for entry in measured.values()} == {4}
+    clipped = Exact(onnx.load_model_from_string(QUANTISED), ["c"], given=["x"]).run({"x": X})[0]
+    between = (clipped < 0) & (clipped > -0.025)  # these round to 0, and are not clipped
+    assert between.any()
+    assert (clipped < -0.025).any()
 
 
 @pytest.mark.parametrize(
