@@ -116,6 +116,8 @@ def _bundle(model: Path, wishes: dict[str, Any]) -> Path:
     """The folder of the bundle that `model` is, or that is made of it."""
     if model.is_dir():
         return model
+    # Before NumPy is loaded: the proof of a new bundle has a thread on each core.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # The package training is installed with this one, and not part of the service's image.
     try:
         from training.export import cache

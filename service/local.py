@@ -208,7 +208,8 @@ def open_model(bundle: str | Path | None = None) -> Model:
         opened = folder.load(settings.bundle, settings.bundle_digest)
     else:
         opened = folder.load(EMBEDDED.get(str(bundle), Path(bundle)))
-    engine = Engine(opened, settings.device, settings.threads)
+    # As beside other workers, the graphs of explanations are open once: that saves memory.
+    engine = Engine(opened, settings.device, settings.threads, alone=False)
     return Model(engine, settings.max_pixels or MAX_PIXELS)
 
 

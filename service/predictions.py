@@ -4,7 +4,8 @@ Where the classes do not exclude each other (multi-label), the prediction is a l
 with a probability of at least LIKELY, which may be none.
 
 A prediction set holds the classes whose probability is at least a threshold, and always the most
-probable class. Familiarity is a score, of the nearest reference images or of the logits, and a
+probable class; in a multi-label model each class is a member for itself, and a set may be empty.
+Familiarity is a score, of the nearest reference images or of the logits, and a
 threshold. The thresholds are in the manifest; docs/trust.md states what they promise.
 """
 
@@ -59,6 +60,8 @@ class Class:
 
 class PredictionSet(NamedTuple):
     """The classes that hold the true one with probability `coverage`, most probable first.
+
+    In a multi-label model each class is in it for so many of the images that have the class.
 
     `labels` are those of the first SET_LABELS or `top_k`, whichever is more; `indices` int64 (n,)
     are all. With `by_class` the coverage holds for the images of each class.
@@ -186,15 +189,16 @@ def _set(
     sets = manifest.prediction_sets
     if sets is None:
         return None
-    thresholds = sets.thresholds(options.coverage, by_class=options.by_class)
+    by_class = options.by_class or manifest.is_multi_label
+    thresholds = sets.thresholds(options.coverage, by_class=by_class)
     members = np.flatnonzero(probabilities >= thresholds)
-    # An empty set would keep the promised coverage, and be of no use.
-    indices = _ordered(
-        members if len(members) else np.array([probabilities.argmax()]), probabilities
-    )
+    if not len(members) and not manifest.is_multi_label:
+        # An empty set would keep the promised coverage, and be of no use.
+        members = np.array([probabilities.argmax()])
+    indices = _ordered(members, probabilities)
     listed = indices[: max(SET_LABELS, options.top_k)].tolist()
     labels = tuple(manifest.labels[index] for index in listed)
-    return PredictionSet(labels, float(options.coverage), options.by_class, indices)
+    return PredictionSet(labels, float(options.coverage), by_class, indices)
 
 
 def _familiarity(row: OutputRow, manifest: Manifest) -> Familiarity | None:
@@ -252,7 +256,7 @@ def check_coverage(coverage: str, manifest: Manifest) -> str:
         raise InvalidParameter(
             f"coverage is {short(coverage)}, and this model has no prediction sets: leave it out"
         )
-    known = {float(key): key for key in manifest.prediction_sets.marginal}
+    known = {float(key): key for key in manifest.prediction_sets.coverages}
     try:
         return known[float(coverage)]
     except (ValueError, KeyError):

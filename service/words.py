@@ -20,8 +20,13 @@ THIRDS = (
     ("left", "middle", "right"),
     ("bottom left", "bottom", "bottom right"),
 )
-# The limits of the page (service/web/quality.js): good up to the first, poor above the second.
-GAPS, COSINES, AGREEMENTS = (0.05, 0.2), (0.5, 0.9), (0.9, 0.5)
+# Good up to the first, poor above the second; of an agreement, what it lacks to 1. The page has the
+# same (service/web/quality.js), which a test compares.
+LIMITS = {
+    "completeness_gap": (0.05, 0.2),
+    "agreement": (0.1, 0.5),
+    "class_cosine": (0.5, 0.9),
+}
 
 
 def classes(prediction: Prediction) -> str:
@@ -45,9 +50,11 @@ def trust(prediction: Prediction) -> str:
         words = "no images were held out to calibrate it, so the probability is the network's own"
     else:
         more = f" and {len(found.indices) - LISTED} more" if len(found.indices) > LISTED else ""
-        words = (
-            f"prediction set: {', '.join(found.labels[:LISTED])}{more}; over all images, "
-            f"{_percent(float(found.coverage))} of such sets hold the right class"
+        share, listed = _percent(float(found.coverage)), ", ".join(found.labels[:LISTED])
+        words = f"prediction set: {listed or 'no class'}{more}; " + (
+            f"over all images, {share} of such sets hold the right class"
+            if prediction.likely is None
+            else f"each class is in it for {share} of the images that have the class"
         )
     if familiarity is not None and not familiarity.familiar:
         words = f"unlike the images that the network knows: do not rely on it; {words}"
@@ -67,13 +74,13 @@ def place(attribution: Attribution, manifest: Manifest) -> str:
 
 
 def quality(attribution: Attribution) -> str:
-    """The measures of the map in words."""
+    """What makes the map unfit for use, if anything does, and its measures in words."""
     judged = [
         judge(attribution.quality[name])
         for name, judge in MEASURES.items()
         if name in attribution.quality
     ]
-    return "; ".join(judged) or "no measure of this map"
+    return "; ".join([*attribution.warnings, *judged]) or "no measure of this map"
 
 
 def lines(prediction: Prediction, attribution: Attribution, manifest: Manifest) -> list[str]:
@@ -102,7 +109,7 @@ def _where(positive: Float32[np.ndarray, "height width"]) -> str:
 
 
 def _gap(value: float) -> str:
-    good, fair = GAPS
+    good, fair = LIMITS["completeness_gap"]
     if value <= good:
         return f"it adds up (gap {_percent(value)})"
     much = "nearly" if value <= fair else "does not"
@@ -110,13 +117,14 @@ def _gap(value: float) -> str:
 
 
 def _agreement(value: float) -> str:
-    good, fair = AGREEMENTS
-    much = "nearly the same" if value >= good else "similar" if value >= fair else "another"
+    good, fair = LIMITS["agreement"]
+    lacks = 1 - value
+    much = "nearly the same" if lacks <= good else "similar" if lacks <= fair else "another"
     return f"with other random samples the map would be {much} (agreement {value:.2f})"
 
 
 def _cosine(value: float) -> str:
-    good, fair = COSINES
+    good, fair = LIMITS["class_cosine"]
     much = "differs" if value <= good else "is similar" if value <= fair else "is nearly the same"
     return f"the map of the next class {much} (cosine {value:.2f})"
 

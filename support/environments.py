@@ -15,8 +15,11 @@ import pytest
 from support.servers import ROOT
 
 CACHE = Path(sys.prefix) / "clients"
-NO_NETWORK = re.compile(
-    r"dns error|error sending request|failed to fetch|connection|timed out|offline", re.IGNORECASE
+# No network, or a package that its author has taken back.
+UNAVAILABLE = re.compile(
+    r"dns error|error sending request|failed to fetch|connection|timed out|offline"
+    r"|not found in the package registry|there is no version of",
+    re.IGNORECASE,
 )
 
 
@@ -33,15 +36,16 @@ def python_of(client: str) -> Path:
         # Test processes share the folder.
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not done.exists():
-            _uv("venv", "--clear", "--python", sys.executable, folder)
-            _uv("pip", "install", "--python", python, "--require-hashes", "-r", requirements)
+            uv("venv", "--clear", "--python", sys.executable, folder)
+            uv("pip", "install", "--python", python, "--require-hashes", "-r", requirements)
             done.touch()
     return python
 
 
-def _uv(*arguments: str | Path) -> None:
+def uv(*arguments: str | Path) -> None:
+    """Runs `uv ARGUMENT…`; without a network or the package the test is skipped."""
     command = [Path(sys.prefix) / "bin" / "uv", *arguments, "--quiet"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
-    if done.returncode and NO_NETWORK.search(done.stderr):
-        pytest.skip(f"no network: {done.stderr.strip().splitlines()[-1]}")
+    if done.returncode and UNAVAILABLE.search(done.stderr):
+        pytest.skip(f"no network, or no such package: {done.stderr.strip().splitlines()[-1]}")
     assert done.returncode == 0, done.stderr

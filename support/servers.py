@@ -65,7 +65,11 @@ class Server:
     """
 
     def __init__(
-        self, folder: Path, command: Sequence[str | Path] | None = None, **settings: object
+        self,
+        folder: Path,
+        command: Sequence[str | Path] | None = None,
+        ready_seconds: float = READY_SECONDS,
+        **settings: object,
     ) -> None:
         self.port = int(str(settings.setdefault("port", free_port())))
         self.url = f"http://127.0.0.1:{self.port}"
@@ -73,6 +77,7 @@ class Server:
         self._command = command or [sys.executable, "-m", "service", "serve"]
         self.environment = environment(folder / "home", **{"device": "cpu"} | settings)
         self.seconds_to_ready = 0.0
+        self._ready_seconds = ready_seconds
         self.process: subprocess.Popen[bytes]
         self.client: httpx.Client
 
@@ -84,7 +89,7 @@ class Server:
             )
         self.client = httpx.Client(base_url=self.url, timeout=60)
         while not self._ready():
-            if self.process.poll() is not None or time.monotonic() - started > READY_SECONDS:
+            if self.process.poll() is not None or time.monotonic() - started > self._ready_seconds:
                 self.__exit__()
                 raise AssertionError(f"the server did not get ready:\n{self.log.read_text()}")
             time.sleep(0.05)

@@ -1,5 +1,6 @@
 """The command line of `python -m training`: train a network, make a bundle of it, audit it."""
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -350,7 +351,8 @@ def _check_network(
     "--calibrate",
     type=click.Path(path_type=Path, exists=True),
     help="With --onnx: a folder LABEL/*.jpg of images that the network was not trained on. "
-    "Temperature, prediction sets and familiarity are fitted on them.",
+    "Temperature, prediction sets and familiarity are fitted on them. Of a multi-label file: a CSV "
+    "of path,labels.",
 )
 @click.option(
     "--check",
@@ -373,38 +375,56 @@ def bundle(*, run_folder: Path | None, file: Path | None, anyway: bool, **option
     No bundle is written unless its gradients, in float64, are the slopes of its logits. Those of a
     run must also be Captum's.
     """
-    from service.errors import BundleError
-    from training import commands
-    from training.autodiff import DifferentiationError
-    from training.data import DataError
-    from training.export.foreign import ForeignError
-    from training.export.parity import ParityError
-    from training.fit.runs import RunError
-    from training.networks.wrapped import NetworkError
-
     if (run_folder is None) == (file is None):
         raise click.UsageError("give one of --run and --onnx")
     if run_folder is not None and options["calibrate"] is not None:
         raise click.UsageError("--calibrate is for --onnx: a run has held-out images of its own")
+    if run_folder is not None:
+        _bundle_run(run_folder, options, anyway=anyway)
+    else:
+        assert file is not None
+        _bundle_file(file, **{name: value for name, value in options.items() if name != "source"})
+
+
+def _bundle_run(run_folder: Path, options: dict[str, Any], *, anyway: bool) -> None:
+    from service.errors import BundleError
+    from training import commands
+    from training.autodiff import DifferentiationError
+    from training.data import DataError
+    from training.export.parity import ParityError
+    from training.fit.runs import RunError
+    from training.networks.wrapped import NetworkError
+
+    folder, source, name = (options[key] for key in ("folder", "source", "name"))
     try:
-        if run_folder is not None:
-            commands.bundle_run(
-                run_folder,
-                options["folder"],
-                options["source"],
-                options["name"],
-                half=options["half"],
-                anyway=anyway,
-            )
-        else:
-            assert file is not None
-            commands.bundle_file(
-                file, **{name: value for name, value in options.items() if name != "source"}
-            )
+        commands.bundle_run(run_folder, folder, source, name, half=options["half"], anyway=anyway)
     except (
         DataError,
         NetworkError,
         RunError,
+        DifferentiationError,
+        ParityError,
+        BundleError,
+        FileExistsError,
+    ) as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _bundle_file(file: Path, **options: Any) -> None:
+    # Before NumPy is loaded: the proof has a thread on each core, and needs none of OpenBLAS.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # Without `training.commands`, which imports torch: 10 s and a gigabyte.
+    from service.errors import BundleError
+    from training import file_command
+    from training.autodiff import DifferentiationError
+    from training.data import DataError
+    from training.export.ends import ForeignError
+    from training.export.parity import ParityError
+
+    try:
+        file_command.bundle_file(file, **options)
+    except (
+        DataError,
         DifferentiationError,
         ForeignError,
         ParityError,

@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,24 +13,16 @@ from tqdm import tqdm
 
 from service.bundle import folder as contract
 from service.bundle.folder import CARD, Bundle
-from service.explain import available
-from service.image.decode import SUFFIXES
-from service.image.resize import Input, scaled
-from service.runtime.engine import Engine
+from service.image.resize import scaled
 from training import audit
 from training.audit import board, comparison, schema
 from training.audit.card import card
 from training.audit.plots import plots
 from training.data import planted, read, subset, table
-from training.data.images import load_image
 from training.data.read import Dataset
-from training.export import foreign, int8, labels
+from training.export import int8
 from training.export.bundle import make_bundle
-from training.export.cache import manifest_of
-from training.export.foreign import ForeignError
-from training.export.foreign_bundle import compare, make_foreign_bundle
-from training.export.inputs import Asked, numbers
-from training.export.original import Original
+from training.file_command import print_summary, print_version
 from training.fit import defaults, loop, runs
 from training.fit.recipes import RECIPES, Recipe
 from training.fit.runs import Run, RunError
@@ -176,60 +167,8 @@ def bundle_run(
     # reliability is fitted on the validation images: the network must not have learnt from them
     read.check_same(dataset, run.subject.fingerprint, run_folder)
     bundle = make_bundle(run, dataset, folder, name or dataset.name, halves=half)
-    _print_summary(bundle)
+    print_summary(bundle)
     click.echo(bundle.read(CARD).decode())
-
-
-def bundle_file(
-    file: Path,
-    *,
-    folder: Path,
-    check: Path | None,
-    calibrate: Path | None,
-    without_gradient: bool,
-    half: bool,
-    **options: Any,
-) -> None:
-    """Makes a bundle of an ONNX file."""
-    say = partial(click.echo, err=True)
-    names = foreign.Names(options["input_name"], options["output_name"], options["cam_layer"])
-    asked = Asked(options["channels"], *(numbers(name, options[name]) for name in ("mean", "std")))
-    given = labels.of_file(file) if options["labels"] is None else labels.read(options["labels"])
-    say(f"runs {file} to learn its shapes and its answers")
-    classes = None if given is None else len(given)
-    core = foreign.read_core(file, options["size"], classes, names, asked)
-    source = core.source
-    assert source is not None
-    for note in source.notes:
-        say(note)
-    if core.head == "sigmoid" and calibrate is not None:
-        raise ForeignError(
-            f"{file.name} is multi-label, and the folders of --calibrate have one label for an "
-            "image: leave it out"
-        )
-    if core.original is None and check is not None:
-        raise ForeignError(
-            f"{file.name} cannot be run as it is (ONNX Runtime does not open it, or --input names "
-            "a tensor inside): leave out --check"
-        )
-    if given is None:
-        say(f"neither --labels nor the file names the classes: they are 0 to {core.classes - 1}")
-    short_side = options["short_side"] or 0
-    spec = Input(source.size, source.mean, source.std, options["resize"], short_side)
-    manifest = manifest_of(file, core, given, options["name"], spec)
-    held_out = None
-    if calibrate is not None:
-        held_out, skipped = read.read_labelled(calibrate, spec, manifest.labels)
-        if skipped:
-            click.echo(read.describe(skipped), err=True)
-    bundle = make_foreign_bundle(
-        core, manifest, folder, held_out, gradients=not without_gradient, halves=half, say=say
-    )
-    _print_summary(bundle)
-    if core.original is None:
-        click.echo(f"{file.name} cannot be run as it is: nothing was compared with its answers")
-    elif check is not None:
-        _compare_with_file(core.original, bundle, check)
 
 
 def audit_bundle(
@@ -263,7 +202,7 @@ def audit_bundle(
     if board_folder is not None:
         board.show(board_folder, audited, report)
     click.echo(audited.read(CARD).decode())
-    _print_version(audited)
+    print_version(audited)
 
 
 def _data_for(bundle: Bundle, source: str, seed: int) -> Dataset:
@@ -334,43 +273,4 @@ def quantise(bundle_folder: Path, source: str, folder: Path, images: int, seed: 
         f"same class for {result.agreement:.2%}"
     )
     click.echo(f"times as fast on one core of {result.machine}: {speed}")
-    _print_version(quantised)
-
-
-def _print_summary(bundle: Bundle) -> None:
-    for method, parity in bundle.manifest.parity.items():
-        click.echo(
-            f"{method:<22} differs from {parity.against} by {parity.relative_difference:.1e}, "
-            f"cosine {parity.cosine:.6f}"
-        )
-    methods = ", ".join(method.name for method in available(bundle.manifest))
-    click.echo(f"explanation methods: {methods}")
-    _print_version(bundle)
-
-
-def _print_version(bundle: Bundle) -> None:
-    click.echo(f"{bundle.folder}: {bundle.manifest.name} {bundle.manifest.version}")
-
-
-def _compare_with_file(original: Original, bundle: Bundle, images: Path) -> None:
-    """Compares the bundle's probabilities, at temperature 1, with those of its ONNX file.
-
-    Raises:
-        ForeignError: `images` holds no images, or the probabilities of one differ.
-    """
-    # both on the CPU, so that no difference between devices is counted
-    engine = Engine(bundle, "cpu")
-    paths = [images] if images.is_file() else images.rglob("*")
-    files = sorted(path for path in paths if path.suffix.lower() in SUFFIXES)
-    if not files:
-        raise ForeignError(f"{images} holds no images ({', '.join(SUFFIXES)})")
-    found = []
-    for path in files:
-        pixels = load_image(str(path), path.read_bytes(), bundle.manifest.input)[None]
-        found.append(compare(original, engine, pixels))
-    worst = max(found)
-    click.echo(
-        f"{sum(each.same for each in found)} of {len(files)} images get the class that "
-        f"{original.path.name} gives them; probabilities differ by {worst.difference:.1e} at most, "
-        f"the limit is {worst.limit:.1e}"
-    )
+    print_version(quantised)

@@ -81,7 +81,8 @@ def build(pipeline: Pipeline, bundle: Bundle, settings: Settings, drain: Drain) 
     rejection = OverloadRejection(
         pipeline, observation, drain, application.fixed_paths, guard.error
     )
-    return Api(observation, guard, rejection, Calls(native, bundle.manifest, pipeline.metrics))
+    calls = Calls(native, bundle.manifest, pipeline.metrics, pipeline.defaults)
+    return Api(observation, guard, rejection, calls)
 
 
 def _needs(routes: Iterable[GuardedRoute]) -> dict[str, Needs]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import gzip
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -67,7 +67,9 @@ class Native:
         self._card = Card.of(bundle)
         self._documents = {
             "/model": orjson.dumps(responses.public_manifest(pipeline.engine)),
-            "/methods": orjson.dumps(responses.methods(pipeline.engine)),
+            "/methods": orjson.dumps(
+                responses.methods(self._manifest, pipeline.defaults, pipeline.forecast)
+            ),
         }
 
     def routes(self) -> list[GuardedRoute]:
@@ -97,7 +99,9 @@ class Native:
         payload = await self._read(request, timing)
         options = self._default_options
         if payload.parameters or payload.mask is not None:
-            options = parameters.of_predict(self._manifest, payload.parameters, payload.mask)
+            options = parameters.of_predict(
+                self._manifest, payload.parameters, payload.mask, self._pipeline.defaults
+            )
             if options.question is not None:
                 guard.require(request, guard.EXPLAIN)
         timing.allow(options.deadline_ms)
@@ -111,7 +115,9 @@ class Native:
         kind = _accepted_type(request, (JSON, PNG, NPY))
         timing = timing_of(request, self._pipeline)
         payload = await self._read(request, timing)
-        options = parameters.of_explain(self._manifest, payload.parameters, payload.mask)
+        options = parameters.of_explain(
+            self._manifest, payload.parameters, payload.mask, self._pipeline.defaults
+        )
         timing.allow(options.deadline_ms)
         return await cancel_on_disconnect(request, self._explained(payload, options, kind, timing))
 
@@ -143,7 +149,11 @@ class Native:
         self._pipeline.charge(options.question, len(images), request)
         with self._limits.budget.take() as answers:
             return await gather_rows(
-                name, (self._document_for(image, options, request, answers) for image in images)
+                name,
+                (
+                    self._document_for(image, each, request, answers)
+                    for image, each in _shared(images, options)
+                ),
             )
 
     async def card(self, request: Request) -> Response:
@@ -176,8 +186,8 @@ class Native:
         with self._limits.budget.take() as answers:
             results = await asyncio.gather(
                 *(
-                    self._document_or_error(image, options, timing, answers)
-                    for image in payload.images
+                    self._document_or_error(image, each, timing, answers)
+                    for image, each in _shared(payload.images, options)
                 )
             )
         return {"model": self._model, "results": results}
@@ -229,7 +239,9 @@ class Native:
         )
         if question is None:
             return ImageResult(sent, prediction, None, None, timing)
-        attribution = await self._pipeline.explain(sent, question, prediction, timing)
+        attribution = await self._pipeline.explain(
+            sent, question, prediction, timing, options.share
+        )
         overlay = await self._overlay(sent, attribution, prediction, options, timing)
         return ImageResult(sent, prediction, attribution, overlay, timing)
 
@@ -263,6 +275,14 @@ class Native:
     def _encode(self, document: Mapping[str, Any], timing: Timing) -> Response:
         with timing.of("encode"):
             return Response(orjson.dumps(document), media_type=JSON)
+
+
+def _shared(
+    images: Sequence[EncodedImage], options: Options
+) -> Iterator[tuple[EncodedImage, Options]]:
+    """Each image with its options: the images of a request share the time that it has."""
+    for number, image in enumerate(images, start=1):
+        yield image, replace(options, share=number / len(images))
 
 
 def _accepted_type(request: Request, offered: tuple[str, ...]) -> str:

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 from service.bundle.manifest import Manifest
 from service.errors import InvalidParameter, short
-from service.explain import METHODS, Question, ask, check_masked
+from service.explain import METHODS, NOMINAL, Defaults, Question, ask, check_masked
 from service.predictions import (
     COVERAGE,
     TOP_K,
@@ -42,7 +42,8 @@ class Options:
     """The checked parameters of one request.
 
     `question` is None without an explanation; `map` and `legend` are about its form. `mask` is the
-    file that `question` takes its segments from. `deadline_ms` counts from the first byte.
+    file that `question` takes its segments from. `deadline_ms` counts from the first byte. Of an
+    image beside others, the explanation should end within `share` of the time left.
     """
 
     prediction: PredictionOptions
@@ -51,10 +52,18 @@ class Options:
     mask: bytes | None = None
     legend: bool = False
     deadline_ms: int = DEADLINE_MS
+    share: float = 1.0
 
 
-def of_predict(manifest: Manifest, given: Mapping[str, Any], mask: bytes | None = None) -> Options:
+def of_predict(
+    manifest: Manifest,
+    given: Mapping[str, Any],
+    mask: bytes | None = None,
+    defaults: Defaults = NOMINAL,
+) -> Options:
     """The options of POST /predict; `explain=METHOD` adds an explanation.
+
+    `defaults` are the parameters of methods where none are given.
 
     Raises:
         InvalidParameter: unknown, out of its range, or a mask without an explanation.
@@ -64,24 +73,35 @@ def of_predict(manifest: Manifest, given: Mapping[str, Any], mask: bytes | None 
     known = (*OF_PREDICT, *OF_EXPLANATIONS, *OF_METHODS) if method is not None else OF_PREDICT
     if mask is not None and method is None:
         raise InvalidParameter("a mask was sent without an explanation: add explain=METHOD")
-    return _options(manifest, given, method, known, mask)
+    return _options(manifest, given, method, known, mask, defaults)
 
 
-def of_explain(manifest: Manifest, given: Mapping[str, Any], mask: bytes | None = None) -> Options:
-    """The options of POST /explain.
+def of_explain(
+    manifest: Manifest,
+    given: Mapping[str, Any],
+    mask: bytes | None = None,
+    defaults: Defaults = NOMINAL,
+) -> Options:
+    """The options of POST /explain; `defaults` as in `of_predict`.
 
     Raises:
         InvalidParameter: unknown, out of its range, or a mask that the method cannot use.
         MethodUnavailable: the model cannot be explained by that method.
     """
     known = (*OF_EXPLAIN, *OF_EXPLANATIONS, *OF_METHODS)
-    return _options(manifest, given, given.get("method", DEFAULT_METHOD), known, mask)
+    return _options(manifest, given, given.get("method", DEFAULT_METHOD), known, mask, defaults)
 
 
 def of_infer(
-    manifest: Manifest, given: Mapping[str, Any], *, explained: bool, sets: bool
+    manifest: Manifest,
+    given: Mapping[str, Any],
+    *,
+    explained: bool,
+    sets: bool,
+    defaults: Defaults = NOMINAL,
 ) -> Options:
-    """The options of an inference by tensors, with an attribution or prediction sets among them.
+    """The options of an inference by tensors, with an attribution or prediction sets among them;
+    `defaults` as in `of_predict`.
 
     Raises:
         InvalidParameter: unknown or out of its range.
@@ -89,7 +109,7 @@ def of_infer(
     """
     known = (*OF_INFER, *(OF_SETS if sets else ()), *(OF_ATTRIBUTIONS if explained else ()))
     method = given.get("method", DEFAULT_METHOD) if explained else None
-    return _options(manifest, given, method, known, None)
+    return _options(manifest, given, method, known, None, defaults)
 
 
 def _options(
@@ -98,6 +118,7 @@ def _options(
     method: Any,
     known: tuple[str, ...],
     mask: bytes | None,
+    defaults: Defaults,
 ) -> Options:
     for name in given:
         if name not in known:
@@ -110,7 +131,7 @@ def _options(
     if method is None:
         return Options(prediction, None, deadline_ms=deadline_ms)
     form, legend = _map_form(given)
-    question = _question(manifest, given, str(method), masked=mask is not None)
+    question = _question(manifest, given, str(method), defaults, masked=mask is not None)
     return Options(prediction, question, form, mask, legend, deadline_ms)
 
 
@@ -144,7 +165,7 @@ def _map_form(given: Mapping[str, Any]) -> tuple[MapForm, bool]:
 
 
 def _question(
-    manifest: Manifest, given: Mapping[str, Any], method: str, *, masked: bool
+    manifest: Manifest, given: Mapping[str, Any], method: str, defaults: Defaults, *, masked: bool
 ) -> Question:
     target = given.get("target")
     parameters = {name: value for name, value in given.items() if name in OF_METHODS}
@@ -154,6 +175,7 @@ def _question(
         None if target is None else str(target),
         parameters,
         given.get("quality", "basic"),
+        defaults,
     )
     if masked:
         check_masked(method, parameters)

@@ -5,7 +5,7 @@ A map is float32 (H, W): in JSON base64 of its little-endian bytes, row by row, 
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,11 @@ from service.bundle.manifest import Manifest
 from service.bundle.reference import Reference
 from service.explain import (
     Attribution,
-    Method,
+    Defaults,
     Parameter,
     Question,
     ask,
     available,
-    forward_passes,
     render,
 )
 from service.explain.segments import count
@@ -110,7 +109,8 @@ def _map(attribution: Attribution, *, array: bool) -> dict[str, Any]:
         "unit": method.unit,
         "scale": float(np.abs(values).max()),
         "colours": method.scale,
-        "limit": render.limit(values, method.scale),
+        "limit": render.limit(attribution.shown, method.scale),
+        "cell": attribution.cell,
     }
     if array:
         document["data"] = base64.b64encode(values.astype("<f4").tobytes()).decode()
@@ -154,17 +154,20 @@ def public_manifest(engine: Engine) -> dict[str, Any]:
     }
 
 
-def methods(engine: Engine) -> dict[str, Any]:
-    """GET /methods: the methods that this bundle has the graphs for, and what they cost here."""
-    return {
-        "methods": [
-            _method(method, ask(engine.manifest, method.name, None, {}), engine.forward_seconds)
-            for method in available(engine.manifest)
-        ]
-    }
+def methods(
+    manifest: Manifest, defaults: Defaults, forecast: Callable[[Question], float]
+) -> dict[str, Any]:
+    """GET /methods: the methods that this bundle has the graphs for, with the `defaults` here;
+    `forecast` gives the seconds of an answer.
+    """
+    questions = (
+        ask(manifest, method.name, None, {}, defaults=defaults) for method in available(manifest)
+    )
+    return {"methods": [_method(question, forecast(question)) for question in questions]}
 
 
-def _method(method: Method, question: Question, forward_seconds: float) -> dict[str, Any]:
+def _method(question: Question, seconds: float) -> dict[str, Any]:
+    method, own = question.method, question.parameters
     return {
         "name": method.name,
         "title": method.title,
@@ -172,14 +175,14 @@ def _method(method: Method, question: Question, forward_seconds: float) -> dict[
         "source": method.source,
         "sign": method.sign,
         "unit": method.unit,
-        "forward_passes": method.passes(question.parameters),
-        "seconds": float(f"{forward_passes(question) * forward_seconds:.2g}"),
-        "parameters": [_parameter(parameter) for parameter in method.parameters],
+        "forward_passes": method.passes(own),
+        "seconds": float(f"{seconds:.2g}"),
+        "parameters": [_parameter(each, own[each.name]) for each in method.parameters],
         "mask": method.takes_mask,
     }
 
 
-def _parameter(parameter: Parameter) -> dict[str, Any]:
+def _parameter(parameter: Parameter, default: Any) -> dict[str, Any]:
     limits = (
         {"choices": list(parameter.choices)}
         if parameter.choices
@@ -187,7 +190,7 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
     )
     return {
         "name": parameter.name,
-        "default": parameter.default,
+        "default": default,
         **_description(parameter.description),
         **limits,
     }

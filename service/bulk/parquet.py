@@ -63,6 +63,7 @@ EXPLAINED = (
     pa.field("method", pa.string()),
     pa.field("target", pa.string()),
     pa.field("quality", pa.map_(pa.string(), pa.float64())),
+    pa.field("warnings", pa.list_(pa.string())),
 )
 
 

@@ -203,6 +203,7 @@ class Run:
             "method": question.method.name,
             "target": target_text(attribution.target, self._engine.manifest),
             "quality": list(attribution.quality.items()),
+            "warnings": list(attribution.warnings),
         }
 
 

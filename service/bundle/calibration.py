@@ -6,13 +6,17 @@ plain temperature of Guo et al. (ICML 2017, arXiv 1706.04599). A power above 0 t
 that the network is sure of more than the others (after Balanya, Maroñas, Ramos, arXiv 2208.00461,
 without their softplus).
 
-Classes that do not exclude each other have a head of sigmoids: sigmoid(logit / `temperature`).
+Classes that do not exclude each other have a head of sigmoids, each calibrated for itself:
+sigmoid(`scale` · logit / `temperature` + `bias`), which is Platt's (Advances in Large Margin
+Classifiers, 1999).
 
-Law: the classes keep the order of their logits, so calibration changes no decision.
+Law: with a softmax the classes keep the order of their logits, so calibration changes no decision.
+With sigmoids each class keeps the order of its images.
 """
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -28,11 +32,16 @@ Logits = Num[np.ndarray, "*rows classes"]
 
 @dataclass(frozen=True)
 class Calibration:
-    """The two numbers: `temperature` above 0, `entropy_power` in 0…1, which sigmoids do without."""
+    """The two numbers: `temperature` above 0, `entropy_power` in 0…1, which sigmoids do without.
+
+    Sigmoids may have a `scale` above 0 and a `bias` for each class instead.
+    """
 
     temperature: float = 1.0
     entropy_power: float = 0.0
     head: Head = "softmax"
+    scale: tuple[float, ...] = ()
+    bias: tuple[float, ...] = ()
 
     def temperatures(self, logits: Logits) -> Float64[np.ndarray, "*rows 1"]:
         """The divisor of each image's logits."""
@@ -49,11 +58,23 @@ class Calibration:
         below = _below_largest(logits)
         temperatures = self._temperatures(below)
         if self.head == "sigmoid":
-            return temperatures, _sigmoid(logits.astype(np.float64) / temperatures)
+            return temperatures, _sigmoid(self._scaled(logits.astype(np.float64) / temperatures))
         exponentials = np.exp(below / temperatures)
         return temperatures, np.asarray(
             exponentials / np.add.reduce(exponentials, -1, keepdims=True)
         )
+
+    def _scaled(
+        self, values: Float64[np.ndarray, "*rows classes"]
+    ) -> Float64[np.ndarray, "*rows classes"]:
+        if not self.scale:
+            return values
+        scale, bias = self._by_class
+        return np.asarray(scale * values + bias)
+
+    @cached_property
+    def _by_class(self) -> tuple[Float64[np.ndarray, " classes"], Float64[np.ndarray, " classes"]]:
+        return np.array(self.scale), np.array(self.bias)
 
     def _temperatures(
         self, below: Float64[np.ndarray, "*rows classes"]

@@ -34,7 +34,7 @@ MAX_FEATURES = 2**20
 # bundles keep their versions.
 LATER = (
     *("head", "entropy_power", "int8", "prediction_sets", "familiarity", "distribution"),
-    *("title", "description", "samples"),
+    *("title", "description", "samples", "platt"),
 )
 
 Evidence = Literal["neighbours", "energy"]
@@ -81,16 +81,34 @@ class Int8:
 
 
 @dataclass(frozen=True)
+class Platt:
+    """The calibration of each class of a multi-label model, fitted on `pictures` held-out images.
+
+    Its probability is sigmoid(`scale` · logit / temperature + `bias`), in the labels' order.
+    """
+
+    pictures: int
+    scale: tuple[float, ...]
+    bias: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class PredictionSets:
     """Thresholds of prediction sets, fitted on `pictures` held-out images.
 
     A set holds each class with a probability not below the threshold. By coverage, for example
     "0.90", `marginal` has one threshold and `by_class` one for each class, in the labels' order.
+    A multi-label model has those by class alone: each covers the images that have the class.
     """
 
     pictures: int
     marginal: Mapping[str, float]
     by_class: Mapping[str, tuple[float, ...]]
+
+    @property
+    def coverages(self) -> tuple[str, ...]:
+        """The coverages that there are thresholds for."""
+        return tuple(self.by_class)
 
     def thresholds(self, coverage: str, *, by_class: bool) -> Thresholds:
         """The least probability of a member: one of each class (K,), or one of all ()."""
@@ -182,7 +200,7 @@ class Manifest:
     ones of the same bundle. `exact/…`: the graphs evaluated in float64, with the largest difference
     and the least cosine over images in place of medians; `float64/…`: the same by medians.
     `int8`: given with predict.int8.onnx. `prediction_sets`, `familiarity`, `distribution`: given if
-    there were held-out images to fit them on.
+    there were held-out images to fit them on. `platt`: the same, for sigmoids.
     `title`, `description`, `samples`: for the page.
     """
 
@@ -204,6 +222,7 @@ class Manifest:
     description: Texts = field(default_factory=dict)
     samples: tuple[Sample, ...] = ()
     head: Head = "softmax"
+    platt: Platt | None = None
 
     def __post_init__(self) -> None:
         if len(self.labels) < 2:  # noqa: PLR2004
@@ -222,13 +241,24 @@ class Manifest:
                 )
 
     def _check_head(self) -> None:
-        promises = ("entropy_power", "prediction_sets", "familiarity", "distribution")
+        promises = ("entropy_power", "familiarity", "distribution")
         given = [name for name in promises if getattr(self, name)]
         if self.is_multi_label and given:
             raise ManifestError(
                 f"head is sigmoid and there is {', '.join(given)}, which is fitted on images of "
                 "one class each: leave it out"
             )
+        if self.platt is None:
+            return
+        counts = {len(self.platt.scale), len(self.platt.bias)}
+        if not self.is_multi_label or counts != {len(self.labels)}:
+            raise ManifestError(
+                f"platt has {' and '.join(map(str, sorted(counts)))} numbers and head is "
+                f"{self.head}: it is for sigmoids, a scale and a bias for each of the "
+                f"{len(self.labels)} labels"
+            )
+        if not min(self.platt.scale) > 0:
+            raise ManifestError(f"platt.scale has {min(self.platt.scale)}; it must be above 0")
 
     def _check_trust(self) -> None:
         sets = self.prediction_sets
@@ -239,9 +269,12 @@ class Manifest:
                 f"prediction_sets.by_class needs lists of {len(self.labels)} thresholds, "
                 "one for each label"
             )
-        if sets and set(sets.by_class) != set(sets.marginal):
+        if sets and set(sets.marginal) != (set() if self.is_multi_label else set(sets.by_class)):
             raise ManifestError(
-                "prediction_sets.marginal and by_class have different coverages; both need the same"
+                "prediction_sets.marginal has thresholds, which sigmoids do without"
+                if self.is_multi_label
+                else "prediction_sets.marginal and by_class have different coverages; "
+                "both need the same"
             )
         if self.familiarity and self.familiarity.evidence not in get_args(Evidence):
             raise ManifestError(
@@ -249,10 +282,11 @@ class Manifest:
                 f"not one of {', '.join(get_args(Evidence))}"
             )
 
-    @property
+    @cached_property
     def calibration(self) -> Calibration:
         """The calibration of its logits."""
-        return Calibration(self.temperature, self.entropy_power, self.head)
+        by_class = (self.platt.scale, self.platt.bias) if self.platt else ((), ())
+        return Calibration(self.temperature, self.entropy_power, self.head, *by_class)
 
     @property
     def is_multi_label(self) -> bool:
@@ -354,8 +388,9 @@ def _typed(document: dict[str, Any]) -> dict[str, Any]:
     spec |= {key: tuple(float(value) for value in spec[key]) for key in ("mean", "std")}
     if isinstance(spec["size"], list):
         spec["size"] = tuple(spec["size"])
-    int8, sets, familiarity, distribution = (
-        document.get(key) for key in ("int8", "prediction_sets", "familiarity", "distribution")
+    int8, sets, platt, familiarity, distribution = (
+        document.get(key)
+        for key in ("int8", "prediction_sets", "platt", "familiarity", "distribution")
     )
     if spec["resize"] not in get_args(Resize):
         raise ValueError(
@@ -369,6 +404,7 @@ def _typed(document: dict[str, Any]) -> dict[str, Any]:
         if int8 is None
         else Int8(**int8 | {"self_test": _self_test(int8["self_test"])}),
         "prediction_sets": None if sets is None else _prediction_sets(**sets),
+        "platt": None if platt is None else _platt(**platt),
         "familiarity": None if familiarity is None else Familiarity(**familiarity),
         "distribution": None if distribution is None else _distribution(**distribution),
         "parity": {
@@ -377,6 +413,10 @@ def _typed(document: dict[str, Any]) -> dict[str, Any]:
         "files": {name: Digest(**values) for name, values in document["files"].items()},
         "samples": tuple(Sample(**values) for values in document.get("samples", ())),
     }
+
+
+def _platt(pictures: int, scale: Iterable[float], bias: Iterable[float]) -> Platt:
+    return Platt(pictures, tuple(scale), tuple(bias))
 
 
 def _prediction_sets(

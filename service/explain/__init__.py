@@ -8,20 +8,26 @@ ONNX Runtime. No method holds state: the same question gets the same bytes.
 from service.explain.attribution import Attribution, explain
 from service.explain.methods import METHODS, Method, Parameter, available
 from service.explain.question import (
+    NOMINAL,
+    Defaults,
     Question,
     ask,
     cheaper_questions,
     check_masked,
     check_passes,
+    fitting_defaults,
     forward_passes,
     masked,
     most_passes,
+    passes_by_graph,
 )
 from service.explain.target import Target
 
 __all__ = [
     "METHODS",
+    "NOMINAL",
     "Attribution",
+    "Defaults",
     "Method",
     "Parameter",
     "Question",
@@ -32,7 +38,9 @@ __all__ = [
     "check_masked",
     "check_passes",
     "explain",
+    "fitting_defaults",
     "forward_passes",
     "masked",
     "most_passes",
+    "passes_by_graph",
 ]

@@ -52,7 +52,7 @@ def legend_of(
     attribution: Attribution, manifest: Manifest, logits: Float32[np.ndarray, " classes"]
 ) -> Legend:
     """The legend of the attribution of an image with `logits` float32 (K,)."""
-    method, target, values = attribution.question.method, attribution.target, attribution.map
+    method, target, values = attribution.question.method, attribution.target, attribution.shown
     probabilities = manifest.calibration.probabilities(logits)
 
     def name_of(index: int) -> str:
@@ -65,6 +65,8 @@ def legend_of(
     note = "what speaks against it is not shown" if hidden else ""
     if limit == 0:
         note = "nothing speaks for it" if hidden else "the map is zero everywhere"
+    elif attribution.cell > 1:
+        note = f"means of cells of {attribution.cell} pixels of the network's input"
     heading = f"{_plain(method.title)} for {name_of(target.index)}{rival}"
     return Legend(
         heading, note, method.scale, limit, method.unit, *render.exceeds(values, method.scale)

@@ -13,12 +13,13 @@ from jaxtyping import Float32
 from service.bundle import folder
 from service.bundle.manifest import Manifest
 from service.errors import DeadlineExceeded
-from service.explain import cam, gradients, perturbation
+from service.explain import cam, gradients, perturbation, rungs
 from service.explain.baselines import BASELINES
 from service.explain.colours import Scale
 from service.explain.gradients import RowAttributions, SampleSums
 from service.explain.perturbation import TargetMaps
 from service.explain.quality import completeness_gap, cosine
+from service.explain.rungs import Rung
 from service.explain.sampling import GOOD_AGREEMENT, until_agreed
 from service.explain.segments import cells
 from service.explain.target import Target
@@ -61,9 +62,9 @@ class Method:
     """One way to explain.
 
     `graph`: the file that the bundle must hold. `passes`: the cost in forward passes, as a function
-    of the parameters; `operations`: the multiplications of its algebra. `compute(engine, pixels,
-    target, rival, **parameters)` explains one network input uint8 (H, W, 3); `rival` is another
-    class, to compare the map with where that is free.
+    of the parameters; `operations`: the multiplications of its algebra; `fewer`: its next cheaper
+    parameters. `compute(engine, pixels, target, rival, **parameters)` explains one network input
+    uint8 (H, W, 3); `rival` is another class, to compare the map with where that is free.
     """
 
     name: str
@@ -78,6 +79,12 @@ class Method:
     passes: Callable[[Mapping[str, Any]], int]
     parameters: tuple[Parameter, ...] = ()
     operations: Callable[[Mapping[str, Any]], int] = lambda _: 0
+    fewer: Rung = rungs.none
+
+    @property
+    def of_pixels(self) -> bool:
+        """True if each pixel has a value of its own, which at many pixels is a grain."""
+        return self.graph in (folder.GRADIENT, folder.LRP)
 
     @property
     def takes_mask(self) -> bool:
@@ -187,7 +194,13 @@ def _sampled(
         def map_of(sums: SampleSums) -> Map:
             return reduce(_contrast(sums.mean.attribution))
 
-        found = until_agreed(draw, map_of, samples, max_samples)
+        found = until_agreed(
+            draw,
+            map_of,
+            samples,
+            max_samples,
+            lambda count: engine.has_time_for(folder.GRADIENT, len(rows) * count),
+        )
         values = map_of(found.evidence)
         gap = _gap(values, found.evidence.mean) if adds_up else {}
         return MethodResult(values, gap | found.measures)
@@ -215,10 +228,15 @@ _fixed_steps = _gradient(gradients.integrated_gradients, _sum)
 def _integrated_gradients(
     engine: Engine, pixels: InputPixels, target: Target, rival: Target | None, **given: Any
 ) -> MethodResult:
-    """Doubles the steps while the completeness gap exceeds 5 %, to `max_steps` or the deadline."""
+    """Doubles the steps while the gap exceeds 5 %, to `max_steps` or what fits the deadline."""
     most, steps = given.pop("max_steps"), given.pop("steps")
     result = _fixed_steps(engine, pixels, target, rival, steps=steps, **given)
-    while result.quality["completeness_gap"] > LARGEST_GAP and 2 * steps <= most:
+    copies = len(target.rows)
+    while (
+        result.quality["completeness_gap"] > LARGEST_GAP
+        and 2 * steps <= most
+        and engine.has_time_for(folder.GRADIENT, 2 * steps * copies)
+    ):
         try:
             result = _fixed_steps(engine, pixels, target, rival, steps=2 * steps, **given)
         except DeadlineExceeded:
@@ -349,6 +367,7 @@ _ALL: tuple[Method, ...] = (
         compute=_integrated_gradients,
         passes=lambda given: GRADIENT_PASSES * (given["steps"] + 2),
         parameters=(STEPS, BASELINE, MAX_STEPS),
+        fewer=rungs.fewer_steps,
     ),
     _slope(
         "smooth_grad",
@@ -358,6 +377,7 @@ _ALL: tuple[Method, ...] = (
         compute=_sampled(gradients.smooth_grad, _strongest),
         passes=lambda given: GRADIENT_PASSES * given["samples"],
         parameters=(SAMPLES, _most_samples(64, 2, 512), NOISE, SEED),
+        fewer=rungs.fewer_samples(least=4),
     ),
     _share(
         "gradient_shap",
@@ -372,6 +392,7 @@ _ALL: tuple[Method, ...] = (
             Parameter("noise", 0.05, NOISE.description, 0.0, 1.0),
             SEED,
         ),
+        fewer=rungs.fewer_samples(least=16),
     ),
     _share(
         "attn_lrp",
@@ -413,6 +434,7 @@ _ALL: tuple[Method, ...] = (
         compute=perturbation.occlusion,
         passes=_windows,
         parameters=(WINDOW, STRIDE, BASELINE),
+        fewer=rungs.wider_steps,
     ),
     _perturbation(
         "feature_ablation",
@@ -423,6 +445,7 @@ _ALL: tuple[Method, ...] = (
         compute=perturbation.feature_ablation,
         passes=lambda given: cells(given["segments"]) + 1,
         parameters=(SEGMENTS, BASELINE),
+        fewer=rungs.fewer_cells,
     ),
     _perturbation(
         "lime",
@@ -435,6 +458,7 @@ _ALL: tuple[Method, ...] = (
         passes=lambda given: int(given["samples"]),
         operations=_regression,
         parameters=(SEGMENTS, *_coalitions(512), BASELINE, SEED),
+        fewer=rungs.fewer_coalitions("segments"),
     ),
     _perturbation(
         "kernel_shap",
@@ -447,6 +471,7 @@ _ALL: tuple[Method, ...] = (
         passes=lambda given: given["samples"] + 2,
         operations=_regression,
         parameters=(SEGMENTS, *_coalitions(512), BASELINE, SEED),
+        fewer=rungs.fewer_coalitions("segments"),
     ),
     _perturbation(
         "rise",
@@ -457,6 +482,7 @@ _ALL: tuple[Method, ...] = (
         compute=perturbation.rise,
         passes=lambda given: int(given["samples"]),
         parameters=(CELLS, *_coalitions(512), BASELINE, SEED),
+        fewer=rungs.fewer_coalitions("cells"),
     ),
 )
 METHODS: Mapping[str, Method] = {method.name: method for method in _ALL}

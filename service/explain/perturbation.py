@@ -6,6 +6,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain, islice
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 from PIL import Image
 
+from service.bundle import folder
 from service.explain.baselines import baseline_pixels
 from service.explain.sampling import until_agreed
 from service.explain.segments import Segments, areas, count
@@ -164,7 +166,13 @@ def lime(
     def model(drawn: Coalitions) -> _Ridge:
         return _Ridge(engine, drawn, _proximity(drawn.shown))
 
-    found = until_agreed(draw, lambda half: model(half).coefficients()[0], samples, max_samples)
+    found = until_agreed(
+        draw,
+        lambda half: model(half).coefficients()[0],
+        samples,
+        max_samples,
+        partial(engine.has_time_for, folder.PREDICT),
+    )
     fitted = model(found.evidence)
     coefficients = fitted.coefficients()
     r2 = float(fitted.left_out_r2(coefficients)[0])
@@ -202,7 +210,13 @@ def kernel_shap(
     def values(drawn: Coalitions) -> Float64[np.ndarray, "targets segments"]:
         return _constrained_least_squares(engine, drawn.shown, drawn.scores, whole - empty)
 
-    found = until_agreed(draw, lambda half: values(half)[0], samples, max_samples)
+    found = until_agreed(
+        draw,
+        lambda half: values(half)[0],
+        samples,
+        max_samples,
+        partial(engine.has_time_for, folder.PREDICT),
+    )
     # A segment's value is spread evenly over its pixels, so that the map sums to it, too.
     maps = (values(found.evidence) / areas(cut))[:, cut]
     return TargetMaps(maps.astype(np.float32), found.measures)
@@ -233,7 +247,13 @@ def rise(
         )
         return a, b
 
-    found = until_agreed(draw, lambda half: half.maps[0], samples, max_samples)
+    found = until_agreed(
+        draw,
+        lambda half: half.maps[0],
+        samples,
+        max_samples,
+        partial(engine.has_time_for, folder.PREDICT),
+    )
     return TargetMaps(found.evidence.maps, found.measures)
 
 

@@ -1,9 +1,9 @@
 """A question about an image: a method, a target and parameters, checked; its cost; cheaper ones.
 
-Costs are in forward passes.
+Costs are in forward passes: of all graphs together, or by graph.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -16,10 +16,12 @@ from service.explain.segments import Segments
 from service.explain.target import Target, find_target
 
 Quality = Literal["basic", "full"]
-FEWEST = 4  # steps or samples: a cheaper question has no fewer
-MOST_DIVISOR = 4  # of samples: an eighth of them is mostly noise
+Defaults = Mapping[str, Mapping[str, Any]]  # the values of parameters, by method
+NOMINAL: Defaults = {}
+FEWEST = 4  # steps or samples of a map that is only compared
 # Cost little more than a prediction; the first that a bundle has the graph for is its cheapest.
 CHEAPEST = ("grad_cam", "input_x_gradient")
+COARSE_OCCLUSION = {"window": 0.375, "stride": 0.25}
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,11 @@ def ask(
     target: str | None,
     given: Mapping[str, Any],
     quality: Any = "basic",
+    defaults: Defaults = NOMINAL,
 ) -> Question:
     """Checks and completes a question; the values in `given` are text or JSON values.
+
+    `defaults` stand before those of the method (`fitting_defaults`).
 
     Raises:
         InvalidParameter: the method, the class or a parameter is unknown, or a value out of range.
@@ -57,8 +62,9 @@ def ask(
             raise InvalidParameter(
                 f"{method} has no parameter {short(name)}; its parameters: {listed}"
             )
+    own = defaults.get(method, {})
     values = {
-        p.name: _value(p, given[p.name]) if p.name in given else p.default
+        p.name: _value(p, given[p.name]) if p.name in given else own.get(p.name, p.default)
         for p in chosen.parameters
     }
     if quality not in get_args(Quality):
@@ -68,6 +74,25 @@ def ask(
     return Question(
         chosen, None if target is None else find_target(target, manifest), values, quality
     )
+
+
+def fitting_defaults(
+    manifest: Manifest, seconds_of: Callable[[Question], float], most_seconds: float
+) -> Defaults:
+    """For each method of a bundle the parameters of the first rung within `most_seconds`.
+
+    They are the method's own where these fit; of what never fits, the cheapest.
+    """
+    found: dict[str, Mapping[str, Any]] = {}
+    for method in available(manifest):
+        question = ask(manifest, method.name, None, {})
+        while seconds_of(question) > most_seconds:
+            fewer = method.fewer(question.parameters)
+            if fewer is None:
+                break
+            question = replace(question, parameters=fewer)
+        found[method.name] = question.parameters
+    return found
 
 
 def check_masked(method: str, given: Mapping[str, Any]) -> None:
@@ -94,13 +119,26 @@ def masked(question: Question, segments: Segments) -> Question:
 
 def forward_passes(question: Question) -> int:
     """The forward passes of an answer, its measures of quality included."""
-    method = question.method
+    return sum(passes_by_graph(question).values())
+
+
+def passes_by_graph(question: Question) -> dict[str, int]:
+    """The same for each graph that runs: a row of a graph with gradients counts three."""
+    method, target = question.method, question.target
+    contrasted = target is not None and target.against is not None
     own = method.passes(question.parameters)
     total = own
     if method.graph != folder.PREDICT:
-        # The rival's map; methods that perturb make it from the same forward passes.
-        total += method.passes({**question.parameters, **quartered(question.parameters)})
-    return total + NOISY_COPIES * own + FAITHFULNESS_PASSES if question.quality == "full" else total
+        # The rival's map, or that of the class beside; methods that perturb make both from the
+        # same forward passes.
+        fewer = {} if contrasted else quartered(question.parameters)
+        total += method.passes({**question.parameters, **fewer})
+        own *= 1 + contrasted
+    if question.quality == "basic":
+        return {method.graph: total}
+    passes = {folder.PREDICT: FAITHFULNESS_PASSES}
+    passes[method.graph] = passes.get(method.graph, 0) + total + NOISY_COPIES * own
+    return passes
 
 
 def algebra_operations(question: Question) -> int:
@@ -143,12 +181,8 @@ def check_passes(question: Question, images: int, limit: int) -> None:
 
 def quartered(parameters: Mapping[str, Any]) -> dict[str, int]:
     """A quarter of the steps or samples, without doubling them."""
-    return _share(parameters, 4)
-
-
-def _share(parameters: Mapping[str, Any], divisor: int) -> dict[str, int]:
     fewer = {
-        name: min(parameters[name], max(FEWEST, parameters[name] // divisor))
+        name: min(parameters[name], max(FEWEST, parameters[name] // 4))
         for name in ("steps", "samples")
         if name in parameters
     }
@@ -168,30 +202,35 @@ def cheapest_method(manifest: Manifest) -> Method | None:
 def cheaper_questions(question: Question, manifest: Manifest) -> Iterator[Question]:
     """`question`, and then cheaper ones, each cheaper than the one before.
 
-    First without full measures, then with a half and a quarter of the steps or samples (steps go
-    down to FEWEST, because their gap is measured), then by the cheapest method.
+    First without full measures, then down the rungs of its method, then by cheaper methods.
     """
     yield question
     if question.quality == "full":
         question = replace(question, quality="basic")
         yield question
-    asked, divisor = question.parameters, 2
-    while divisor <= MOST_DIVISOR or "steps" in asked:
-        fewer = {**asked, **_share(asked, divisor)}
-        if fewer == question.parameters or not any(
-            fewer[name] < question.parameters[name]
-            for name in ("steps", "samples")
-            if name in asked
-        ):
-            break
+    while (fewer := question.method.fewer(question.parameters)) is not None:
         question = replace(question, parameters=fewer)
         yield question
-        divisor *= 2
-    method = cheapest_method(manifest)
-    if method is not None:
-        cheapest = replace(question, method=method, parameters={})
-        if forward_passes(question) > forward_passes(cheapest):
-            yield cheapest
+    for method, parameters in _cheaper_methods(question, manifest):
+        cheaper = replace(question, method=method, parameters=parameters)
+        if forward_passes(question) > forward_passes(cheaper):
+            question = cheaper
+            yield question
+
+
+def _cheaper_methods(
+    question: Question, manifest: Manifest
+) -> Iterator[tuple[Method, Mapping[str, Any]]]:
+    """Methods that answer nearly the same for less, and the cheapest one."""
+    method = question.method
+    if method.graph == folder.PREDICT:
+        baseline = question.parameters["baseline"]
+        yield METHODS["occlusion"], {**COARSE_OCCLUSION, "baseline": baseline}
+    if folder.LRP in manifest.files and method.graph != folder.CAM:
+        yield METHODS["attn_lrp"], {}  # of a transformer it says more than Grad-CAM
+    cheapest = cheapest_method(manifest)
+    if cheapest is not None:
+        yield cheapest, {}
 
 
 def _method(name: str, manifest: Manifest) -> Method:

@@ -58,16 +58,18 @@ def until_agreed(
     map_of: Callable[[E], Map],
     samples: int,
     most: int,
+    has_time_for: Callable[[int], bool],
 ) -> Sampled[E]:
     """Doubles the samples until the agreement is good, there would be over `most`, or time is up.
 
-    `draw(first, count)` gives the evidence of the samples from `first` on, in two halves. Samples
-    that did not come to an end before the deadline are left out.
+    `draw(first, count)` gives the evidence of the samples from `first` on, in two halves;
+    `has_time_for(count)` is true if so many more fit the deadline. Samples that did not come to an
+    end before it are left out.
     """
     halves = draw(0, samples)
     while True:
         agreed = agreement(map_of(halves[0]), map_of(halves[1]))
-        if agreed >= GOOD_AGREEMENT or 2 * samples > most:
+        if agreed >= GOOD_AGREEMENT or 2 * samples > most or not has_time_for(samples):
             break
         try:
             more = draw(samples, samples)

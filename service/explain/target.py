@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 
 from service.bundle.manifest import Manifest
 from service.errors import InvalidParameter, short
@@ -59,10 +59,20 @@ def find_target(given: Any, manifest: Manifest) -> Target:
     return Target(first, second)
 
 
-def rival_of(target: Target, logits: Float32[np.ndarray, " classes"]) -> Target | None:
+def ranking(
+    logits: Float32[np.ndarray, " classes"], manifest: Manifest
+) -> Float[np.ndarray, " classes"]:
+    """Values whose largest is that of the predicted class, as answers name it.
+
+    Sigmoids are calibrated each for itself, which may change their order.
+    """
+    return manifest.calibration.probabilities(logits) if manifest.is_multi_label else logits
+
+
+def rival_of(target: Target, ranked: Float[np.ndarray, " classes"]) -> Target | None:
     """The most probable other class, for a map that should differ; None for a difference."""
     if target.against is not None:
         return None
-    others = logits.copy()
+    others = ranked.copy()
     others[target.index] = -np.inf
     return Target(int(others.argmax()))

@@ -123,8 +123,8 @@ def visible_box(width: int, height: int, spec: Input) -> Box:
     rows, columns = spec.shape
     if spec.resize == "pad":
         # The padded image lies on whole pixels of the input: so does what is drawn back onto it.
-        x, y, across, down = _inside(width, height, spec)
-        wide, high = width / across, height / down  # of one of its pixels
+        x, y, inner_width, inner_height = _inside(width, height, spec)
+        wide, high = width / inner_width, height / inner_height  # of one of its pixels
         return Box(-x * wide, -y * high, (columns - x) * wide, (rows - y) * high)
     # Whole numbers until one division: a box that fits exactly must not reach out by a rounding.
     part = min(width * rows, height * columns) * min(rows, columns)

@@ -41,6 +41,20 @@ class Piece(NamedTuple):
     all_cores: bool
 
 
+class Budget:
+    """The time of an explanation; this one has no end."""
+
+    def has_time_for(self, graph: str, rows: int) -> bool:  # noqa: ARG002 - for those with an end
+        """True if so many more rows of `graph` end in time."""
+        return True
+
+    def ran(self, graph: str, rows: int) -> None:
+        """Notes that so many rows of `graph` have run."""
+
+
+ENDLESS = Budget()
+
+
 class Engine:
     """The calls of one bundle on one device. A second bundle is a second Engine."""
 
@@ -70,6 +84,7 @@ class Engine:
     def _attach(self, sessions: Sessions, health: Health) -> None:
         self._sessions = sessions
         self.health = health
+        self._budget = ENDLESS
         self.manifest: Manifest = sessions.manifest
         self.device: Device = sessions.device
         self.precision: Precision = sessions.precision
@@ -106,12 +121,25 @@ class Engine:
         """True if the engine has `graph`, for example `gradient.onnx`."""
         return graph in self._sessions.all_cores
 
-    def paced(self, pacer: Callable[[int], Piece]) -> "Engine":
+    def row_seconds(self, graph: str) -> float:
+        """The seconds of a row of `graph`, beside others in a piece, measured once.
+
+        Raises:
+            MethodUnavailable: the bundle has no such graph.
+        """
+        return self._sessions.row_seconds(graph)
+
+    def has_time_for(self, graph: str, rows: int) -> bool:
+        """True if so many more rows of `graph` end in time, by the budget."""
+        return self._budget.has_time_for(graph, rows)
+
+    def paced(self, pacer: Callable[[int], Piece], budget: Budget = ENDLESS) -> "Engine":
         """A view of this engine that calls `pacer(remaining)` before each piece.
 
-        The pacer may wait, or raise to give up.
+        The pacer may wait, or raise to give up. `budget` is asked for more time, and hears of each
+        piece that ran.
         """
-        return PacedEngine(self, pacer)
+        return PacedEngine(self, pacer, budget)
 
     def on_one_core(self) -> "Engine":
         """A view of this engine that leaves the other cores to other work."""
@@ -234,15 +262,19 @@ class Engine:
                 f"inference failed on {self.provider}: retry, or ask another replica"
             ) from error
         self.health.succeeded()
+        self._budget.ran(graph, piece.rows)
         return outputs
 
 
 class PacedEngine(Engine):
-    """A view of an engine, on the same sessions, with a pace of its own."""
+    """A view of an engine, on the same sessions, with a pace and a budget of its own."""
 
-    def __init__(self, engine: Engine, pacer: Callable[[int], Piece]) -> None:
+    def __init__(
+        self, engine: Engine, pacer: Callable[[int], Piece], budget: Budget = ENDLESS
+    ) -> None:
         self._attach(engine._sessions, engine.health)  # noqa: SLF001 - an engine, too
         self._pacer = pacer
+        self._budget = budget
 
     def _next_piece(self, remaining: int) -> Piece:
         return self._pacer(remaining)

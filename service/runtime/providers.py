@@ -79,6 +79,8 @@ def open_session(
     if device == "cpu":
         _share_memory()
         chosen.add_session_config_entry("session.use_env_allocators", "1")
+        # Beside that arena, which would keep the weights of a session that is closed.
+        chosen.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     try:
         session = ort.InferenceSession(
             graph, chosen, providers=_providers(file, device, options), enable_fallback=False

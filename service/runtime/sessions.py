@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -42,7 +42,10 @@ SELF_TEST_TOLERANCE = 0.05
 # steps, each a 255th of the range.
 INT8_TOLERANCE = 0.03
 
-Contents = Mapping[str, tuple[str, bytes]]  # the file and the bytes of each graph
+# Of the measurement of a graph at the start.
+MOST_RUNS, MEASURED_SECONDS = 3, 0.5
+
+Contents = dict[str, tuple[str, bytes]]  # the file and the bytes of each graph
 
 log = logging.getLogger("candor")
 
@@ -51,7 +54,8 @@ log = logging.getLogger("candor")
 class Sessions:
     """The open graphs by name: `all_cores` for a lone request, `one_core` beside other work.
 
-    `most_rows` run together. On a GPU, and on a single core, both are the same.
+    `most_rows` run together. On a GPU, and on a single core, both are the same. A lone request has
+    so many `threads`.
     """
 
     manifest: Manifest
@@ -60,6 +64,8 @@ class Sessions:
     most_rows: int
     all_cores: Mapping[str, Program]
     one_core: Mapping[str, Program]
+    threads: int = 1
+    _row_seconds: dict[str, float] = field(default_factory=dict)
 
     def run(self, graph: str, feeds: Feeds, *, all_cores: bool = True) -> dict[str, np.ndarray]:
         """The outputs of `graph` by name, of one batch.
@@ -97,6 +103,23 @@ class Sessions:
         """The seconds of QUICK for one image."""
         return self._seconds(QUICK)
 
+    def row_seconds(self, graph: str) -> float:
+        """The seconds of a row of `graph` in a piece of the largest size if nothing else runs.
+
+        Measured once.
+
+        Raises:
+            MethodUnavailable: the bundle has no such graph.
+        """
+        if graph not in self._row_seconds:
+            feeds = _feeds(self.manifest.input.size, graph, self.most_rows)
+            wall, busy = self._shortest(graph, feeds)
+            # On a CPU that others use, too, a run waits for its turns: its threads spin when they
+            # have nothing to do, so their time is that of a run without others.
+            seconds = min(wall, busy / self.threads) if self.device == "cpu" else wall
+            self._row_seconds[graph] = seconds / self.most_rows
+        return self._row_seconds[graph]
+
     @cached_property
     def mean_logits(self) -> Float32[np.ndarray, " classes"]:
         """The logits (K,) of x = 0, the mean colour, which is the baseline of most explanations.
@@ -109,14 +132,18 @@ class Sessions:
         return np.asarray(self.run(folder.GRADIENT, {"x": x, "target": target})["logits"][0])
 
     def _seconds(self, graph: str) -> float:
-        """The shortest of three runs."""
-        feeds = {"image": self_test_image(self.manifest.input.size)}
-        seconds = []
-        for _ in range(3):
-            started = time.perf_counter()
+        return self._shortest(graph, _feeds(self.manifest.input.size, graph, 1))[0]
+
+    def _shortest(self, graph: str, feeds: Feeds) -> tuple[float, float]:
+        """The least seconds, and the least of all threads, of a few runs that take no second."""
+        walls: list[float] = []
+        busy: list[float] = []
+        while len(walls) < MOST_RUNS and sum(walls) < MEASURED_SECONDS:
+            started, busy_at_start = time.perf_counter(), time.process_time()
             self.run(graph, feeds)
-            seconds.append(time.perf_counter() - started)
-        return min(seconds)
+            walls.append(time.perf_counter() - started)
+            busy.append(time.process_time() - busy_at_start)
+        return min(walls), min(busy)
 
 
 def open_sessions(
@@ -190,20 +217,12 @@ def _open_all(
     providers.check(device)
     contents = _contents(bundle, device, precision)
     sizes = rows_of(bundle.manifest.input.size)
-    threads = threads or host.cores()
     if device == "cpu":
-        one_core = _on_cpu(contents, 1)
-        # Each time that a graph is open it has weights of its own, and beside other workers an
-        # explanation never has all cores for long.
-        once = contents.keys() & (frozenset({folder.LRP}) if alone else EXPLAINING)
-        twice = {graph: content for graph, content in contents.items() if graph not in once}
-        all_cores = _on_cpu(twice, threads) if threads > 1 else one_core
-        if threads > 1:
-            all_cores |= {graph: shared_out(one_core[graph], threads) for graph in once}
+        one_core, all_cores = _on_cpu(contents, threads or host.cores(), alone=alone)
     else:
         all_cores = one_core = _on_gpu(contents, device, sizes)
     most_rows = cpu_rows(bundle.manifest.input.size) if device == "cpu" else sizes[-1]
-    sessions = Sessions(bundle.manifest, device, precision, most_rows, all_cores, one_core)
+    sessions = Sessions(bundle.manifest, device, precision, most_rows, all_cores, one_core, threads)
     _warm_up(sessions)
     return sessions
 
@@ -228,14 +247,32 @@ def _contents(bundle: Bundle, device: Device, precision: Precision) -> Contents:
     return contents
 
 
-def _on_cpu(contents: Contents, threads: int) -> dict[str, Program]:
-    programs: dict[str, Program] = {}
-    opened: dict[str, Program] = {}
-    for graph, (file, content) in contents.items():
-        if file not in opened:  # QUICK is predict.onnx, unless it is int8
-            opened[file] = _cpu_program(file, content, threads)
-        programs[graph] = opened[file]
-    return programs
+def _on_cpu(
+    contents: Contents, threads: int, *, alone: bool
+) -> tuple[dict[str, Program], dict[str, Program]]:
+    """The graphs open for one thread, and for all `threads`; `contents` is emptied.
+
+    Each file goes once it is open: those of a large network take as much memory as its sessions.
+    """
+    one_core: dict[str, Program] = {}
+    all_cores = one_core if threads == 1 else {}
+    # Each time that a graph is open it has weights of its own, and beside other workers an
+    # explanation never has all cores for long.
+    once = frozenset({folder.LRP}) if alone else EXPLAINING
+    while contents:
+        file, content = contents[next(iter(contents))]
+        # QUICK is predict.onnx, unless it is int8.
+        graphs = [graph for graph, (name, _) in contents.items() if name == file]
+        for graph in graphs:
+            del contents[graph]
+        one = _cpu_program(file, content, 1)
+        one_core |= dict.fromkeys(graphs, one)
+        if threads > 1:
+            is_once = once.issuperset(graphs)
+            every = shared_out(one, threads) if is_once else _cpu_program(file, content, threads)
+            all_cores |= dict.fromkeys(graphs, every)
+        del content
+    return one_core, all_cores
 
 
 def _cpu_program(file: str, content: bytes, threads: int) -> Program:
@@ -257,15 +294,23 @@ def _on_gpu(contents: Contents, device: Device, sizes: Iterable[int]) -> dict[st
 def _warm_up(sessions: Sessions) -> None:
     """Runs every graph once on either number of cores: the first run of a session is slow."""
     size = sessions.manifest.input.size
-    image: Feeds = {"image": self_test_image(size)}
-    x, one = np.zeros((1, 3, *sides(size)), np.float32), np.ones((1, 1, 1, 1), np.float32)
-    target = np.full(1, -1, np.int64)
-    rows: Feeds = {"x": x, "target": target}
-    path: Feeds = {"start": x, "difference": x, "point": one, "weight": one, "target": target}
-    feeds = {folder.PREDICT: image, QUICK: image, PATH_GRADIENT: path}
-    for all_cores in (False, True):
+    # With one core both are the same sessions.
+    is_once = sessions.device == "cpu" and sessions.one_core is sessions.all_cores
+    for all_cores in (False,) if is_once else (False, True):
         for graph in sessions.all_cores:
-            sessions.run(graph, feeds.get(graph, rows), all_cores=all_cores)
+            sessions.run(graph, _feeds(size, graph, 1), all_cores=all_cores)
+
+
+def _feeds(size: Size, graph: str, rows: int) -> Feeds:
+    """What `graph` takes for so many `rows` of the size of an input; of a path, points."""
+    if graph in (folder.PREDICT, QUICK):
+        return {"image": self_test_image(size).repeat(rows, 0)}
+    images = 1 if graph == PATH_GRADIENT else rows
+    x, target = np.zeros((images, 3, *sides(size)), np.float32), np.full(rows, -1, np.int64)
+    if graph != PATH_GRADIENT:
+        return {"x": x, "target": target}
+    points = np.ones((rows, 1, 1, 1), np.float32)
+    return {"start": x, "difference": x, "point": points, "weight": points, "target": target}
 
 
 def _self_test(

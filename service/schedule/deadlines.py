@@ -1,11 +1,12 @@
 """Explanations within a deadline: as asked if time allows, else cheaper, and never late.
 
-The time of an answer is forecast from its forward passes, the recent mean time of a pass, and its
-algebra. If the forecast is wrong, or if other callers wait, the cheapest answer follows.
+The time of an answer is forecast from the forward passes of each graph, the recent mean time of a
+pass, and its algebra. If the forecast turns out wrong on the way, the dearest answer that fits what
+remains follows; if other callers wait, the cheapest.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,31 +15,39 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from service.bundle import folder
 from service.errors import DeadlineExceeded
-from service.explain import Attribution, Question, cheaper_questions, explain, forward_passes
+from service.explain import Attribution, Question, cheaper_questions, explain, passes_by_graph
 from service.explain.methods import GRADIENT_PASSES
 from service.explain.question import algebra_operations
 from service.runtime.engine import Engine
-from service.schedule.pacing import Pacer
+from service.schedule.pacing import GaveWay, Pacer
+from service.schedule.progress import Progress, weights_of
 from service.schedule.queue import Ticket
 from service.schedule.timing import RecentMean
 from service.workers.shared_state import EXPLAINING, SharedState
 
-# The share of the remaining time that is kept for the cheapest answer.
-RESERVE = 0.2
+# What is kept of the remaining time for a cheaper answer: this share, and the cheapest one twice,
+# for a piece that runs is not interrupted.
+RESERVE, CHEAPEST_TIMES = 0.2, 2.0
 # Of a multiplication and addition of the algebra, on one core: measured 0.3 to 0.7 on an EPYC.
 OPERATION_SECONDS = 1e-10
 # The longest piece without predictions; the passes in it are taken for gradients.
 STEP_SECONDS = 0.1
+REMEMBERED_SECONDS = 10.0  # of the pace of another request
 
 
 @dataclass(frozen=True)
 class ExplanationTask:
-    """A question about one image: `fitted` uint8 (H, W, 3), and its `logits` float32 (K,)."""
+    """A question about one image: `fitted` uint8 (H, W, 3), and its `logits` float32 (K,).
+
+    The last `spare_seconds` before its deadline belong to other images of the same request.
+    """
 
     fitted: UInt8[np.ndarray, "H W 3"]
     question: Question
     logits: Float32[np.ndarray, " classes"]
+    spare_seconds: float = 0.0
 
 
 class DeadlineExplainer:
@@ -60,21 +69,29 @@ class DeadlineExplainer:
         self._pressed = pressed
         self._shared_state = shared_state
         self._clock = clock
-        self._pass = RecentMean(engine.forward_seconds)
+        self._weights = weights_of(engine)
+        self._least_pass_seconds = engine.row_seconds(folder.PREDICT)
+        self._pass = RecentMean(self._least_pass_seconds)
+        self._noted_at = clock()
+        self._seen_seconds = 0.0  # of a pass, in the attempt that was given up last
         step_rows = int(STEP_SECONDS / (GRADIENT_PASSES * engine.forward_seconds))
         self._most_rows = min(engine.most_rows, max(1, step_rows))
 
+    def forecast(self, question: Question) -> float:
+        """The seconds of an answer to `question`, at the recent pace."""
+        return self._forecast(question, self._pass.seconds)
+
     def least_seconds(self, task: ExplanationTask) -> float:
         """The forecast for the cheapest answer to `task`."""
-        return self.expected_seconds(task, 0.0)
+        *_, cheapest = cheaper_questions(task.question, self._engine.manifest)
+        return self.forecast(cheapest)
 
     def expected_seconds(self, task: ExplanationTask, remaining: float) -> float:
         """The forecast for the answer to `task` that fits `remaining`, or for the cheapest."""
-        for question in cheaper_questions(task.question, self._engine.manifest):
-            seconds = self._forecast(question)
-            if seconds <= remaining:
-                break
-        return seconds
+        self._forget()
+        questions = list(cheaper_questions(task.question, self._engine.manifest))
+        fitting = self._fitting(questions, remaining - task.spare_seconds, self._pass.seconds)
+        return self.forecast(next(fitting, questions[-1]))
 
     def __call__(self, ticket: Ticket[ExplanationTask, Attribution]) -> Attribution:
         """The answer to the question, or to the dearest cheaper one that the deadline allows.
@@ -83,71 +100,130 @@ class DeadlineExplainer:
             DeadlineExceeded: the deadline allows no answer.
             Unavailable: the caller has left.
         """
-        requested, remaining = ticket.item.question, ticket.deadline - self._clock()
-        questions = [
-            question
-            for question in cheaper_questions(requested, self._engine.manifest)
-            if self._forecast(question) <= remaining
-        ]
-        if not questions:
+        requested = ticket.item.question
+        answer = self._best(ticket)
+        return answer if answer.question is requested else replace(answer, degraded_from=requested)
+
+    def _best(self, ticket: Ticket[ExplanationTask, Attribution]) -> Attribution:
+        """The answer to the dearest question that fits, with less where a forecast was wrong."""
+        questions = list(cheaper_questions(ticket.item.question, self._engine.manifest))
+        self._forget()
+        cheapest, rest, pace = questions[-1], questions, self._pass.seconds
+        while True:
+            remaining = ticket.deadline - ticket.item.spare_seconds - self._clock()
+            first = next(self._fitting(rest, remaining, pace), cheapest)
+            if first is cheapest:
+                return self._cheapest(ticket, cheapest)
+            rest = rest[rest.index(first) + 1 :]
+            try:
+                reserve = self._reserve(cheapest, remaining, pace)
+                answer = self._answer(ticket, first, reserve, partial(self._pressed, ticket))
+            except GaveWay:
+                return self._cheapest(ticket, cheapest)
+            except DeadlineExceeded:
+                pace = max(pace, self._seen_seconds)
+                continue
+            if answer.warnings and first is not ticket.item.question:
+                # Noise that nobody asked for is worth less than a plain map.
+                with suppress(DeadlineExceeded):
+                    return self._cheapest(ticket, cheapest)
+            return answer
+
+    def _fitting(
+        self, questions: list[Question], remaining: float, pace: float
+    ) -> Iterator[Question]:
+        """Those of `questions` that end in time, with the reserve, at `pace` seconds a pass."""
+        most = remaining - self._reserve(questions[-1], remaining, pace)
+        return (question for question in questions if self._forecast(question, pace) <= most)
+
+    def _reserve(self, cheapest: Question, remaining: float, pace: float) -> float:
+        """The seconds of `remaining` that are kept for a cheaper answer."""
+        return max(RESERVE * remaining, CHEAPEST_TIMES * self._forecast(cheapest, pace))
+
+    def _forecast(self, question: Question, pace: float) -> float:
+        return self._work(question) * pace + self._algebra(question)
+
+    def _forget(self) -> None:
+        """Forgets a pace that was noted long ago: a busy moment may have passed."""
+        if self._clock() - self._noted_at > REMEMBERED_SECONDS:
+            self._pass.seconds = min(self._pass.seconds, self._least_pass_seconds)
+
+    def _note(self, seconds: float) -> None:
+        """Notes the seconds of a pass. One that is too dear degrades what would fit, and no answer
+        corrects it; one that is too cheap is noticed early.
+        """
+        self._noted_at = self._clock()
+        self._pass.add(seconds)
+        self._pass.seconds = min(self._pass.seconds, max(seconds, self._least_pass_seconds))
+
+    def _cheapest(
+        self, ticket: Ticket[ExplanationTask, Attribution], question: Question
+    ) -> Attribution:
+        """The answer to the cheapest `question`, in all the time that is left.
+
+        Raises:
+            DeadlineExceeded: there is none.
+        """
+        remaining = ticket.deadline - self._clock()
+        # A busy moment may have passed: it is tried unless it could not end even without others.
+        if self._work(question) * self._least_pass_seconds >= remaining:
             raise DeadlineExceeded(
                 f"deadline_ms leaves {max(0.0, remaining):.2g} s, and no explanation takes less: "
                 "retry later, or give more time"
             )
-        answer = self._best(ticket, questions, remaining)
-        return answer if answer.question is requested else replace(answer, degraded_from=requested)
-
-    def _best(
-        self,
-        ticket: Ticket[ExplanationTask, Attribution],
-        questions: Sequence[Question],
-        remaining: float,
-    ) -> Attribution:
-        """The answer to the first of `questions`, or to the last where its time is not enough."""
-        first, cheapest = questions[0], questions[-1]
-        if first is cheapest:
-            return self._answer(ticket, first)
-        try:
-            pressed = partial(self._pressed, ticket)
-            answer = self._answer(ticket, first, RESERVE * remaining, pressed)
-        except DeadlineExceeded:
-            return self._answer(ticket, cheapest)
-        if answer.warnings and first is not ticket.item.question:
-            # Noise that nobody asked for is worth less than a plain map.
-            with suppress(DeadlineExceeded):
-                return self._answer(ticket, cheapest)
-        return answer
+        return self._answer(ticket, question)
 
     def _answer(
         self,
         ticket: Ticket[ExplanationTask, Attribution],
         question: Question,
-        reserve: float = 0.0,
+        reserve: float | None = None,
         pressed: Callable[[], bool] = lambda: False,
     ) -> Attribution:
-        """The answer to `question`, given up `reserve` seconds before the deadline."""
-        started = self._clock()
+        """The answer to `question`, given up `reserve` seconds before its share of the time ends.
+
+        Without a reserve nothing is kept for others, and it is only given up at the deadline.
+        """
+        kept = 0.0 if reserve is None else reserve + ticket.item.spare_seconds
+        until = ticket.deadline - kept
+        work = self._work(question)
         pacer = Pacer(
             self._most_rows,
-            ticket.deadline - reserve,
+            until,
             lambda: ticket.settled,
             self._shared_state,
             pressed=pressed,
+            hopeless=lambda: reserve is not None and progress.hopeless,
             clock=self._clock,
             **self._between,
         )
-        with self._shared_state.computing(EXPLAINING):
-            answer = explain(
-                self._engine.paced(pacer), ticket.item.fitted, question, ticket.item.logits
-            )
+        progress = Progress(
+            self._weights, work, until, self._clock, lambda: pacer.interjected_seconds
+        )
+        try:
+            with self._shared_state.computing(EXPLAINING):
+                answer = explain(
+                    self._engine.paced(pacer, progress),
+                    ticket.item.fitted,
+                    question,
+                    ticket.item.logits,
+                )
+        except DeadlineExceeded:
+            if progress.done:  # what follows must be forecast by what was seen just now
+                self._seen_seconds = progress.seconds / progress.done
+                self._note(self._seen_seconds)
+            raise
         # Rests for predictions are part of it: the forecast follows the load.
-        passed = self._clock() - started - pacer.interjected_seconds
-        seconds = passed - self._algebra(question)
-        self._pass.add(max(0.0, seconds) / forward_passes(question))
+        seconds = progress.seconds - self._algebra(question)
+        self._note(max(0.0, seconds) / max(work, progress.done))
         return answer
 
-    def _forecast(self, question: Question) -> float:
-        return forward_passes(question) * self._pass.seconds + self._algebra(question)
+    def _work(self, question: Question) -> float:
+        """The forward passes of an answer, weighed by graph."""
+        return sum(
+            passes * self._weights.get(graph, 1.0)
+            for graph, passes in passes_by_graph(question).items()
+        )
 
     def _algebra(self, question: Question) -> float:
         return OPERATION_SECONDS * algebra_operations(question)

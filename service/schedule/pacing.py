@@ -29,6 +29,10 @@ class GaveWay(DeadlineExceeded):
     """The explanation gives way to another caller's: its time ends before its deadline."""
 
 
+class TooSlow(DeadlineExceeded):
+    """The explanation would not end in time, by the seconds of the part that is done."""
+
+
 class Pacer:
     """The pace of one explanation; times are seconds of `clock`."""
 
@@ -40,11 +44,13 @@ class Pacer:
         shared_state: SharedState,
         *,
         pressed: Callable[[], bool] = lambda: False,
+        hopeless: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.perf_counter,
         rest: Callable[[float], float] = _sleep,
         interjected_at: Callable[[], float] = lambda: -math.inf,
     ) -> None:
-        """Paces pieces of up to `most_rows`, until `deadline`, `cancelled()` or `pressed()`.
+        """Paces pieces of up to `most_rows`, until `deadline`, `cancelled()`, `pressed()` or
+        `hopeless()`.
 
         `rest` lets so many seconds pass, with a brief explanation if one waits, and returns the
         seconds that those took; one last ran at the time `interjected_at()`.
@@ -54,6 +60,7 @@ class Pacer:
         self._deadline = deadline
         self._cancelled = cancelled
         self._pressed = pressed
+        self._hopeless = hopeless
         self._shared_state = shared_state
         self._clock = clock
         self._rest = rest
@@ -68,6 +75,7 @@ class Pacer:
             DeadlineExceeded: the deadline is over.
             Unavailable: the caller has left.
             GaveWay: another caller has waited long enough.
+            TooSlow: the deadline will be over before the map is computed.
         """
         now = self._clock()
         if self._cancelled():
@@ -79,6 +87,11 @@ class Pacer:
             )
         if self._pressed():
             raise GaveWay("other callers wait: retry, or ask for fewer steps or samples")
+        if self._hopeless():
+            raise TooSlow(
+                "deadline_ms will be over before the map is computed: give more time, or ask for "
+                "fewer steps or samples"
+            )
         took = None if self._piece_started is None else now - self._piece_started
         others_at = max(self._shared_state.last_prediction, self._interjected_at())
         quiet = now - others_at > QUIET_SECONDS

@@ -6,6 +6,7 @@ uint8 (H, W, 3).
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
@@ -18,6 +19,7 @@ from service.explain import (
     Attribution,
     Question,
     check_passes,
+    fitting_defaults,
     legend,
     masked,
     most_passes,
@@ -39,7 +41,7 @@ from service.schedule.fairness import FairQueue
 from service.schedule.lanes import InterjectingLane, LoopLane, ThreadLane
 from service.schedule.loop_time import LoopTime
 from service.schedule.queue import Queue, QueueMetrics, Ticket
-from service.schedule.timing import Timing
+from service.schedule.timing import DEADLINE_MS, Timing
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.workers import host
@@ -51,6 +53,9 @@ FEWEST, MOST = 128, 512  # places in a queue; the fewest hold two of the largest
 WAIT_SECONDS = 0.25
 # Shorter predictions run on the event loop: to wake a thread takes as long.
 QUICK_SECONDS = 0.005
+# Of the usual deadline, that an answer with default parameters may take: the forecast may be wrong
+# by a third, and a fifth is kept in reserve.
+DEFAULT_SHARE = 0.6
 PIXELS = "pixels"  # the format of an image that came as pixels
 # Smaller images are decoded on the event loop: to hand them over takes as long.
 SMALL_PIXELS = 128 * 128
@@ -113,7 +118,12 @@ class Pipeline:
         # Large images have a thread of their own, so that small ones never wait behind them.
         self._large_thread = ThreadPoolExecutor(1, thread_name_prefix="large images")
         self._predict = self._predict_lane()
+        self._explainer = self._deadline_explainer()
         self._explain = self._explain_lane()
+        # As measured at the start: later a busy hour would change what a request means.
+        self.defaults = fitting_defaults(
+            engine.manifest, self.forecast, DEFAULT_SHARE * DEADLINE_MS / 1000
+        )
         self._rehearse()
 
     def rejection(self, ahead: int = 0) -> TooManyRequests | None:
@@ -217,6 +227,10 @@ class Pipeline:
         self._count(prediction)
         return prediction
 
+    def forecast(self, question: Question) -> float:
+        """The seconds of an answer to `question` if nothing else runs."""
+        return self._explainer.forecast(question)
+
     def charge(self, question: Question | None, images: int, timing: Timing) -> None:
         """Takes the forward passes of a request from its caller's allowance: those of `question`
         at most, if there is one, and one for the prediction, for each of so many images.
@@ -232,9 +246,17 @@ class Pipeline:
         self.allowances.charge(timing.caller, PASSES, float(images * each))
 
     async def explain(
-        self, sent: Sent, question: Question, prediction: Prediction, timing: Timing
+        self,
+        sent: Sent,
+        question: Question,
+        prediction: Prediction,
+        timing: Timing,
+        share: float = 1.0,
     ) -> Attribution:
         """The map that answers `question`, or a cheaper one where time is short.
+
+        It should end within `share` of the time left: the rest belongs to later images of the
+        request.
 
         Raises:
             TooManyRequests: the explain queue is full.
@@ -242,7 +264,8 @@ class Pipeline:
             DeadlineExceeded: the deadline passed in the queue or on the way.
         """
         name = question.method.name
-        task = ExplanationTask(sent.fitted, question, prediction.logits)
+        spare = (1 - share) * (timing.deadline - time.perf_counter())
+        task = ExplanationTask(sent.fitted, question, prediction.logits, spare)
         try:
             done = await self._explain.run(task, timing.deadline, timing.caller.name)
         except Exception:
@@ -288,15 +311,18 @@ class Pipeline:
             return LoopLane(queue, self._infer, callers=lambda: self._shared_state.connections)
         return ThreadLane(queue, self._infer, "predict")
 
-    def _explain_lane(self) -> InterjectingLane[ExplanationTask, Attribution]:
-        # Each needs the next, which is made below.
-        explainer = DeadlineExplainer(
+    def _deadline_explainer(self) -> DeadlineExplainer:
+        # It needs the lane, which needs it.
+        return DeadlineExplainer(
             self.engine,
             self._shared_state,
-            pressed=lambda ticket: queue.presses(ticket),  # noqa: PLW0108
-            rest=lambda seconds: lane.interject(seconds),  # noqa: PLW0108
-            interjected_at=lambda: queue.interjected_at,
+            pressed=lambda ticket: self._explain.queue.presses(ticket),  # noqa: PLW0108
+            rest=lambda seconds: self._explain.interject(seconds),  # noqa: PLW0108
+            interjected_at=lambda: self._explain.queue.interjected_at,
         )
+
+    def _explain_lane(self) -> InterjectingLane[ExplanationTask, Attribution]:
+        explainer = self._explainer
         queue: FairQueue[ExplanationTask, Attribution] = FairQueue(
             "explain",
             expected_seconds=explainer.expected_seconds,
@@ -304,10 +330,9 @@ class Pipeline:
             capacity=FEWEST,
             metrics=QueueMetrics.of(self.metrics, "explain"),
         )
-        lane: InterjectingLane[ExplanationTask, Attribution] = InterjectingLane(
+        return InterjectingLane(
             queue, lambda batch: [explainer(ticket) for ticket in batch], "explain"
         )
-        return lane
 
     def _rehearse(self) -> None:
         """Decodes every format and writes a PNG once."""
@@ -478,7 +503,7 @@ def draw_overlay(
     box = resize.visible_box(sent.width, sent.height, engine.manifest.input)
     across, down = ground.shape[1] / sent.width, ground.shape[0] / sent.height
     placed = resize.Box(box.left * across, box.top * down, box.right * across, box.bottom * down)
-    overlay = render.overlay(ground, attribution.map, placed, attribution.question.method.scale)
+    overlay = render.overlay(ground, attribution.shown, placed, attribution.question.method.scale)
     return render.png(overlay if below is None else legend.below(overlay, below))
 
 

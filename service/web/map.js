@@ -46,6 +46,21 @@ export function emptyCanvas(width, height) {
   return canvas;
 }
 
+/** The means of a map over cells of about `cell` pixels a side, as the service draws them; [values, shape]. */
+export function gathered(values, [height, width], cell) {
+  if (!(cell > 1)) return [values, [height, width]];
+  const [rows, columns] = [height, width].map((side) => Math.max(1, Math.floor(side / cell)));
+  const [sums, counts] = [new Float64Array(rows * columns), new Float64Array(rows * columns)];
+  for (let y = 0, at = 0; y < height; y++) {
+    for (let x = 0; x < width; x++, at++) {
+      const place = Math.floor((y * rows) / height) * columns + Math.floor((x * columns) / width);
+      sums[place] += values[at];
+      counts[place] += 1;
+    }
+  }
+  return [Float32Array.from(sums, (sum, place) => sum / counts[place]), [rows, columns]];
+}
+
 /** The strengths −1…1 of a map's values; zero for the side that `visible` hides. */
 export function strengths(values, limit, scale, visible) {
   const low = scale === "diverging" && visible.against ? -1 : 0;

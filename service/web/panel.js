@@ -2,7 +2,7 @@
 
 import { curlCommand, explain } from "/web/api.js";
 import { button, download, el, fill, labelled, select } from "/web/dom.js";
-import { colourBar, decodeMap, overlay, show, strengths, strongestNinth } from "/web/map.js";
+import { colourBar, decodeMap, gathered, overlay, show, strengths, strongestNinth } from "/web/map.js";
 import { code, errorNotice, paragraph } from "/web/parts.js";
 import { sentences } from "/web/quality.js";
 import { state } from "/web/state.js";
@@ -104,10 +104,11 @@ export class Panel {
   /** Draws the map again, after a change of the look. */
   paint() {
     if (this.map === null) return;
-    const { limit, colours } = this.explanation.map;
+    const { limit, colours, cell } = this.explanation.map;
     const { opacity, visible } = this.tab.look;
-    const strength = strengths(this.map.values, limit, colours, visible);
-    show(this.canvas, this.drawn.canvas, overlay(this.drawn, strength, this.map.shape, colours), opacity);
+    const [values, shape] = gathered(this.map.values, this.map.shape, cell);
+    const strength = strengths(values, limit, colours, visible);
+    show(this.canvas, this.drawn.canvas, overlay(this.drawn, strength, shape, colours), opacity);
     this.canvas.setAttribute("aria-label", this.#summary());
   }
 
@@ -123,16 +124,16 @@ export class Panel {
 
   #showFindings() {
     const place = paragraph(this.#place(), "place");
-    fill(this.findings, this.#legend(), this.#degraded(), place, this.#quality(), this.#parameters(), this.#downloads());
+    fill(this.findings, this.#legend(), this.#degraded(), this.#warnings(), place, this.#quality(), this.#parameters(), this.#downloads());
   }
 
   #legend() {
-    const { limit, colours, unit } = this.explanation.map;
+    const { limit, colours, unit, cell } = this.explanation.map;
     if (limit === 0) return paragraph(t("legend.zero"), "quiet");
     const bar = colourBar(colours);
     bar.setAttribute("aria-hidden", "true");
     const labels = colours === "diverging" ? this.#bothSides(limit) : [ends("0", rounded(limit)), this.#hiddenSide()];
-    return el("div", { class: "legend" }, bar, labels, paragraph(t("legend.unit", { unit: translated(`unit.${unit}`, unit) })));
+    return el("div", { class: "legend" }, bar, labels, paragraph(t("legend.unit", { unit: translated(`unit.${unit}`, unit) })), cell > 1 && paragraph(t("legend.cell", { cell: number(cell, 0) })));
   }
 
   #bothSides(limit) {
@@ -148,6 +149,12 @@ export class Panel {
     if (!requested) return null;
     const values = { requested: titleOf(requested.method), given: titleOf(this.explanation.method) };
     return paragraph(t("panel.degraded", values), "notice");
+  }
+
+  /** What the map's own measures say against it, before anything is read from it. */
+  #warnings() {
+    const { warnings } = this.explanation;
+    return warnings.length > 0 ? paragraph(`${t("panel.noise")} ${warnings.join("; ")}.`, "notice") : null;
   }
 
   #quality() {

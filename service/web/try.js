@@ -59,7 +59,7 @@ function answerOf({ answer, name }) {
     state.manifest.head === "sigmoid" ? likely(answer) : verdict(answer),
     bars(shares, { "aria-label": t("try.bars") }),
     el("p", {}, why),
-    state.manifest.head === "sigmoid" ? null : trust(answer),
+    state.manifest.head === "sigmoid" ? possible(answer) : trust(answer),
     times(answer.timing_ms),
   );
 }
@@ -99,11 +99,17 @@ function trust(answer) {
   );
 }
 
+/** The classes that a multi-label model cannot rule out, if images were held out to tell. */
+function possible({ prediction_set: set }) {
+  return set && el("dl", { class: "trust" }, el("dt", {}, t("set.title")), el("dd", {}, setText(set)));
+}
+
 function setText(set) {
   if (!set) return t("set.none");
   const names = set.indices.slice(0, MAX_NAMES).map(nameOf).join(", ");
   const labels = set.size > MAX_NAMES ? t("set.more", { labels: names, more: number(set.size - MAX_NAMES) }) : names;
   const values = { labels, coverage: percent(set.coverage), count: number(set.size) };
+  if (state.manifest.head === "sigmoid") return t(set.size > 0 ? "set.each" : "set.empty", values);
   return t(set.size === 1 ? "set.one" : "set.several", values);
 }
 

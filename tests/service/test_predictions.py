@@ -8,9 +8,9 @@ from scipy.special import expit, logsumexp, softmax
 
 from service.api import responses
 from service.api.kserve import v2
-from service.bundle.manifest import Familiarity, PredictionSets
+from service.bundle.manifest import Familiarity, Platt, PredictionSets
 from service.errors import InvalidParameter
-from service.explain.target import find_target
+from service.explain.target import find_target, ranking
 from service.predictions import (
     MOST_TOP_K,
     SET_LABELS,
@@ -292,6 +292,38 @@ def test_an_answer_lists_the_likely_classes_of_a_multi_label_model_alone(manifes
         True,
         False,
     ]
+
+
+def each_calibrated(manifest, threshold=0.7):
+    """The ten classes with a scale and a bias each, and sets of one threshold."""
+    by_class = {"0.95": (threshold,) * 10}
+    return replace(
+        multi_label(manifest),
+        platt=Platt(40, (0.5,) * 9 + (2.0,), (0.0,) * 9 + (5.0,)),
+        prediction_sets=PredictionSets(40, {}, by_class),
+    )
+
+
+def test_each_class_has_its_own_scale_and_bias(manifest):
+    own = each_calibrated(manifest)
+    prediction = predict(OutputRow(LOGITS), own)
+    assert prediction.temperature == 1.0
+    every = {entry.index: entry.probability for entry in prediction.likely}
+    assert every[1] == pytest.approx(expit(0.5 * 4.0))
+    assert prediction.best.index == 9
+    assert prediction.best.probability == pytest.approx(expit(2 * LOGITS[9] + 5))
+    # The explained class is the one that the answer names, not the one with the largest logit.
+    assert ranking(LOGITS, own).argmax() == 9
+    assert ranking(LOGITS, manifest).argmax() == LOGITS.argmax()
+
+
+def test_a_set_of_a_multi_label_model_has_each_class_for_itself_or_none(manifest):
+    found = predict(OutputRow(LOGITS), each_calibrated(manifest)).prediction_set
+    assert found.by_class
+    assert found.indices.tolist() == [9, 1, 3, 2]
+    nothing = predict(OutputRow(LOGITS), each_calibrated(manifest, 1.0)).prediction_set
+    assert nothing.labels == ()
+    assert check_coverage("0.95", each_calibrated(manifest)) == "0.95"
 
 
 def test_a_class_of_a_multi_label_model_is_not_explained_against_another(manifest):

@@ -1,5 +1,8 @@
 """Sentences say what the numbers say."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -7,6 +10,10 @@ from service import open_model, words
 from service.explain import Attribution, ask
 from service.explain.target import Target
 from service.predictions import Class, Familiarity, Prediction, PredictionSet
+
+PAGE = Path(words.__file__).parent / "web" / "quality.js"
+# { completeness_gap: gap }) { … toneOf(gap, 0.05, 0.2)
+JUDGED = r"\{ (\w+): (\w+) \}\) \{\n.*toneOf\((?:1 - )?\2, ([\d.]+), ([\d.]+)\)"
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +100,18 @@ def test_a_map_without_anything_for_the_class_is_said(manifest):
 )
 def test_quality_is_judged_by_its_limits(manifest, measures, sentence):
     assert words.quality(attribution(manifest, np.ones((4, 4)), **measures)) == sentence
+
+
+def test_the_page_judges_by_the_same_limits():
+    judged = re.findall(JUDGED, PAGE.read_text())
+    page = {measure: (float(good), float(fair)) for measure, _, good, fair in judged}
+    assert set(words.LIMITS) == set(words.MEASURES)
+    assert {measure: page[measure] for measure in words.LIMITS} == words.LIMITS
+
+
+@pytest.mark.parametrize(("labels", "listed"), [(("sea", "ship"), "sea, ship"), ((), "no class")])
+def test_the_set_of_a_multi_label_model_holds_each_class_for_itself(labels, listed):
+    answer = prediction(("sea", 0.97), ("ship", 0.4), labels=labels)
+    assert words.trust(answer._replace(likely=answer.top[:1])) == (
+        f"prediction set: {listed}; each class is in it for 95 % of the images that have the class"
+    )

@@ -16,7 +16,8 @@ up:
 Needs onnx and numpy. Takes opsets 13 to 21, and static shapes but for the batch.
 
 Prior art: `onnx-ad` (MIT) and `onnax` differentiate ONNX graphs, too; ONNXExplainer
-(arXiv 2309.16916) does so for DeepSHAP.
+(arXiv 2309.16916) does so for DeepSHAP. `onnx-ad` is an oracle in the tests, and lends its rules of
+two operators (rules.borrowed).
 """
 
 from training.autodiff.attribution import (

@@ -16,6 +16,7 @@ from onnx import (
 
 # onnx has no shape inference for these; their output is shaped like their first input.
 UNINFERRED = {"GroupNormalization"}
+SMALL = 4096  # elements of a tensor whose values may be a shape
 
 
 def opset_of(model: ModelProto) -> int:
@@ -29,8 +30,7 @@ def with_shapes(model: ModelProto, *, strict: bool = False) -> ModelProto:
     Raises:
         InferenceError: the shapes contradict each other, if `strict`.
     """
-    stand_in = onnx.ModelProto()
-    stand_in.CopyFrom(model)
+    stand_in = _without_weights(model)
     for node in stand_in.graph.node:
         if node.op_type in UNINFERRED:
             node.op_type = "Identity"
@@ -48,6 +48,29 @@ def with_shapes(model: ModelProto, *, strict: bool = False) -> ModelProto:
     return known
 
 
+def _without_weights(model: ModelProto) -> ModelProto:
+    """A copy whose large weights have a type and a shape alone, for the inference copies it."""
+    copy = onnx.ModelProto(
+        ir_version=model.ir_version,
+        opset_import=model.opset_import,
+        functions=model.functions,
+    )
+    graph = copy.graph
+    graph.name = model.graph.name
+    graph.input.extend(model.graph.input)
+    graph.output.extend(model.graph.output)
+    graph.value_info.extend(model.graph.value_info)
+    graph.node.extend(model.graph.node)
+    for tensor in model.graph.initializer:
+        is_small = np.prod(tensor.dims) <= SMALL
+        graph.initializer.append(
+            tensor
+            if is_small
+            else TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        )
+    return copy
+
+
 def prune(model: ModelProto) -> None:
     """Drops, in place, nodes and initialisers that no output needs, and all metadata."""
     graph = model.graph
@@ -57,10 +80,13 @@ def prune(model: ModelProto) -> None:
         if any(name in needed for name in node.output):
             nodes.append(node)
             needed.update(inputs_of(node))
-    weights = [tensor for tensor in graph.initializer if tensor.name in needed]
-    del graph.node[:], graph.initializer[:]
+    del graph.node[:]
     graph.node.extend(reversed(nodes))
-    graph.initializer.extend(weights)
+    # One by one, from the last on: protobuf gives up a list that is emptied and filled again with
+    # the model alone, and the weights are copied.
+    for index in reversed(range(len(graph.initializer))):
+        if graph.initializer[index].name not in needed:
+            del graph.initializer[index]
     _drop_metadata(model)
 
 

@@ -9,10 +9,10 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
-from jaxtyping import Float32, Float64, UInt8
+from jaxtyping import Bool, Float32, Float64, UInt8
 from PIL import Image
 
 from service.errors import RequestError
@@ -148,6 +148,19 @@ class Images:
         shares, values = counts / counts.sum(1, keepdims=True), np.arange(256) / 255
         mean = shares @ values
         return mean, np.sqrt((shares * (values - mean[:, None]) ** 2).sum(1))
+
+
+class Tagged(NamedTuple):
+    """Images with the classes that each has, bool (N, K).
+
+    The `labels` of `images` are 0: one index would not do.
+    """
+
+    images: Images
+    has: Bool[np.ndarray, "rows classes"]
+
+    def __len__(self) -> int:
+        return len(self.images)
 
 
 def fits(count: int, size: Size) -> bool:

@@ -7,7 +7,6 @@ another file or another wish has a bundle of its own. `python -m service why` an
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -15,14 +14,12 @@ import onnx
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from service import __version__
-from service.bundle.manifest import MANIFEST, Manifest
-from service.image.resize import Input, Resize, Size
-from training.autodiff import DifferentiationError
-from training.export import foreign, labels
-from training.export.ends import ForeignError, Names
-from training.export.foreign import ForeignCore
-from training.export.foreign_bundle import make_foreign_bundle
-from training.export.inputs import Asked, numbers
+from service.bundle.manifest import MANIFEST
+from service.image.resize import Resize, Size
+from service.workers import memory
+from training.export.ends import ForeignError
+from training.export.progress import Say
+from training.export.source import Asked, numbers
 
 PART = 2**20  # bytes that are read at once
 
@@ -49,7 +46,7 @@ def wishes(
     return Wishes(labels, _size(size), resize, numbers("mean", mean), numbers("std", std))
 
 
-def bundle_of(file: Path, wishes: Wishes, say: Callable[[str], object]) -> Path:
+def bundle_of(file: Path, wishes: Wishes, say: Say) -> Path:
     """The folder of the bundle of `file`; `say` gets a sentence for each step of making it.
 
     Raises:
@@ -62,6 +59,7 @@ def bundle_of(file: Path, wishes: Wishes, say: Callable[[str], object]) -> Path:
     with tempfile.TemporaryDirectory(dir=place.parent) as scratch:
         made = Path(scratch) / "bundle"
         _make(file, wishes, made, say)
+        memory.trim()  # the caller opens the bundle, which takes as much again
         try:
             made.rename(place)  # whole or not at all, for another process may look for it now
         except OSError:
@@ -75,45 +73,12 @@ def folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "candor"
 
 
-def manifest_of(
-    file: Path, core: ForeignCore, given: labels.Labels | None, name: str | None, spec: Input
-) -> Manifest:
-    """The manifest of a file's bundle before anything is measured; None: labels are numbers.
+def _make(file: Path, wishes: Wishes, place: Path, say: Say) -> None:
+    # onnxscript takes a second to import, and a bundle that is in the cache needs none.
+    from training.export import maker  # noqa: PLC0415
 
-    Raises:
-        ForeignError: there are more labels than classes.
-    """
-    provenance = {"file": file.name, **foreign.weights_of(file)}
-    if core.source is not None and core.source.colours != "rgb":
-        provenance["channels"] = core.source.colours
-    names = labels.numbered(core.classes) if given is None else given
-    if len(names) != core.classes:
-        raise ForeignError(
-            "the file gives one value for an image, which is that of the second of two classes: "
-            f"give two labels, not {len(names)}"
-        )
-    return Manifest(name or file.stem, names, spec, provenance=provenance)
-
-
-def _make(file: Path, wishes: Wishes, place: Path, say: Callable[[str], object]) -> None:
-    given = labels.of_file(file) if wishes.labels is None else labels.read(wishes.labels)
-    classes = None if given is None else len(given)
     asked = Asked(mean=wishes.mean, std=wishes.std)
-    say(f"makes a bundle of {file}, once")
-    core = foreign.read_core(file, wishes.size, classes, Names(), asked)
-    source = core.source
-    assert source is not None
-    for note in source.notes:
-        say(note)
-    if given is None:
-        say(f"neither --labels nor the file names the classes: they are 0 to {core.classes - 1}")
-    spec = Input(source.size, source.mean, source.std, wishes.resize)
-    manifest = manifest_of(file, core, given, None, spec)
-    try:
-        make_foreign_bundle(core, manifest, place, say=say)
-    except DifferentiationError as error:
-        say(f"{error}; makes the bundle without the methods that need gradients")
-        make_foreign_bundle(core, manifest, place, gradients=False, say=say)
+    maker.make(file, place, say, wishes.labels, wishes.size, wishes.resize, asked)
 
 
 def _key(file: Path, wishes: Wishes) -> str:

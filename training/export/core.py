@@ -103,7 +103,7 @@ def derived(predict: bytes, names: Sequence[str]) -> dict[str, bytes]:
     Raises:
         DifferentiationError: an operator has no rule.
     """
-    core = _core_of(onnx.load_model_from_string(predict))
+    core = core_of(onnx.load_model_from_string(predict))
     makers = {
         contract.GRADIENT: gradient_graph,
         contract.CAM: cam_graph,
@@ -122,7 +122,7 @@ def names_tensor(model: ModelProto, name: str) -> bool:
     return any(name in node.output for node in model.graph.node)
 
 
-def _core_of(predict: ModelProto) -> ModelProto:
+def core_of(predict: ModelProto) -> ModelProto:
     """The graph x → logits inside predict.onnx: the inverse of `predict_graph`."""
     _, *sides, _ = (dim.dim_value for dim in predict.graph.input[0].type.tensor_type.shape.dim)
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, *sides])

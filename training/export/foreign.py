@@ -33,10 +33,12 @@ from training.export.ends import (
 )
 from training.export.faults import STANDARD, reason, worded
 from training.export.heads import drop_sequences, find_head
-from training.export.inputs import AS_GIVEN, Asked, Source, plain, refuse_others
+from training.export.inputs import plain, refuse_others
+from training.export.loading import load
 from training.export.opsets import plain as with_plain_operators
 from training.export.original import Feed, Original
 from training.export.shapes import settled
+from training.export.source import AS_GIVEN, Asked, Source
 
 __all__ = ["CHANNELS", "ForeignCore", "ForeignError", "Names", "read_core", "weights_of"]
 
@@ -66,22 +68,9 @@ def read_core(
     Raises:
         ForeignError: the file is no such classifier, or its tensors cannot be found.
     """
-    model = _loaded(path)
+    model = load(path)
     with worded(f"the graph of {path} cannot be made a bundle of", STANDARD, DifferentiationError):
         return _read(model, path, size, classes, names, asked)
-
-
-def _loaded(path: Path) -> ModelProto:
-    try:
-        return onnx.load(path)
-    except Exception as error:  # noqa: BLE001 - onnx and protobuf raise many types on damaged bytes
-        missing = re.search(r"tensor name: (.*?)\) should be stored in (.*?),", str(error))
-        if missing:
-            raise ForeignError(
-                f"{missing[2]} is missing, in which {path} keeps its weights ({missing[1]}): "
-                "put it there, or export the network into one file"
-            ) from None
-        raise ForeignError(f"{path} is no ONNX file ({reason(error)})") from None
 
 
 def _read(
@@ -179,17 +168,24 @@ def _shapes(model: ModelProto, classes: int) -> Shapes:
             f"or the graph needs another image size: {reason(error)}"
         ) from None
     infos = (*inferred.value_info, *inferred.input, *inferred.output)
-    return {info.name: dims_of(info) for info in infos}
+    others = {info.name for info in model.graph.value_info if _has_other_rows(info)}
+    return {info.name: dims_of(info) for info in infos if info.name not in others}
+
+
+def _has_other_rows(info: ValueInfoProto) -> bool:
+    """True if a tensor has more rows than images, as an image beside its mirror image makes."""
+    first = info.type.tensor_type.shape.dim[:1]
+    return any(not (dim.dim_value or dim.dim_param) for dim in first)
 
 
 def _features(model: ModelProto, shapes: Shapes) -> tuple[str, int] | tuple[None, None]:
-    """The input of the last linear layer and its width D, if it is (N, D)."""
+    """The input of the last linear layer and its width D, if it is (N, D), a row an image."""
     linear = [node for node in model.graph.node if node.op_type in ("Gemm", "MatMul")]
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     if not linear or linear[-1].input[1] not in weights:
         return None, None
     node = linear[-1]
-    if node.op_type == "MatMul" and len(shapes.get(node.input[0], [])) != LOGITS_RANK:
+    if len(shapes.get(node.input[0], [])) != LOGITS_RANK:
         return None, None
     transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
     return str(node.input[0]), int(weights[node.input[1]].dims[int(transposed)])

@@ -6,10 +6,11 @@ without half precision it needs no torch.
 
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -18,20 +19,22 @@ from numpy import ndarray
 from service.bundle import folder as contract
 from service.bundle.calibration import Calibration
 from service.bundle.folder import Bundle
-from service.bundle.manifest import Manifest
+from service.bundle.manifest import Manifest, Parity
 from service.errors import BundleError
 from service.runtime.engine import Engine
 from service.runtime.sessions import self_test_image
 from training.autodiff import DifferentiationError
 from training.data import Pixels
-from training.data.images import Images, drawn_images
+from training.data.images import Images, Tagged, drawn_images
 from training.export import parity
 from training.export.core import Core, graphs
 from training.export.faults import STANDARD, worded
 from training.export.foreign import ForeignCore
 from training.export.foreign_card import foreign_card
 from training.export.original import Agreement, Original
-from training.export.proof import points, prove
+from training.export.parity import Answers, answers_of
+from training.export.progress import Say
+from training.export.proof import prove
 from training.export.shapes import MORE, check_rows
 
 FOREIGN_VERSIONS = ("onnx", "onnxruntime-gpu", "numpy")
@@ -43,11 +46,11 @@ def make_foreign_bundle(
     core: Core,
     manifest: Manifest,
     folder: Path,
-    held_out: Images | None = None,
+    held_out: Images | Tagged | None = None,
     *,
     gradients: bool = True,
     halves: bool = False,
-    say: Callable[[str], object] = str,
+    say: Say = str,
 ) -> Bundle:
     """The bundle of a classifier that came as an ONNX file, in `folder`.
 
@@ -65,37 +68,82 @@ def make_foreign_bundle(
     say("derives the graphs of explanations" if gradients else "makes the graph of predictions")
     with worded("the graphs of a bundle cannot be made of the file", STANDARD, *OWN):
         files = graphs(core, manifest.input, gradients=gradients)
-    versions = {package: version(package) for package in FOREIGN_VERSIONS}
-    provenance = {"versions": versions, "commit": commit(), **manifest.provenance}
-    manifest = replace(manifest, features=core.width, head=core.head, provenance=provenance)
+    manifest, measured_on = _described(core, manifest), ""
     if held_out is not None:
         say(f"calibrates on {len(held_out)} images")
-        from training.reliability.fitting import fit_reliability  # noqa: PLC0415 - needs torch
-
-        manifest, files = fit_reliability(manifest, files, held_out, None)
-    say("proves the graphs")
-    with (
-        tempfile.TemporaryDirectory() as scratch,
-        worded("the graphs that were made of the file cannot be run", STANDARD, *OWN),
-    ):
-        engine = Engine(contract.write(Path(scratch) / "draft", manifest, files), "cpu")
-        batch = drawn_images(parity.DRAWN, manifest.input.size)
-        _check_rows(engine, batch[:MORE])
-        if isinstance(core, ForeignCore) and core.original is not None:
-            compare(core.original, engine, batch)
-        if gradients:
-            proof = prove(files, points(engine.normalise(batch)))
-            measured = parity.check(proof.measured | parity.measure_float32(engine, proof))
-            manifest = replace(manifest, parity=measured)
-        manifest = replace(manifest, self_test=self_test_of(engine))
-        if halves:
-            from training.export.halves import with_halves  # noqa: PLC0415 - needs torch
-
-            manifest, files = with_halves(engine, core, manifest, files, batch)
+        manifest, files, measured_on = _calibrated(manifest, files, held_out)
+    with worded("the graphs that were made of the file cannot be run", STANDARD, *OWN):
+        say("runs the graphs, beside the file")
+        # Its sessions are closed before the proof: a large network in both takes gigabytes.
+        tried = _try(core, manifest, files, halves=halves)
+        manifest, files = tried.manifest, tried.files
+        if tried.answers is not None:
+            measured = _prove(files, tried.answers, say)
+            manifest = replace(manifest, parity={**measured, **manifest.parity})
     if "file" in manifest.provenance:
-        files[contract.CARD] = foreign_card(manifest).encode()
+        files[contract.CARD] = foreign_card(manifest, measured_on).encode()
     say("writes the bundle")
     return contract.write(folder, manifest, files)
+
+
+def _calibrated(
+    manifest: Manifest, files: dict[str, bytes], held_out: Images | Tagged
+) -> tuple[Manifest, dict[str, bytes], str]:
+    """Manifest and files with what is fitted on `held_out`, and the figures of each class.
+
+    There are figures of a multi-label model alone.
+    """
+    # They need torch and scipy, which `why` does without.
+    from training.reliability import fitting, multi_label  # noqa: PLC0415
+
+    if isinstance(held_out, Images):
+        return *fitting.fit_reliability(manifest, files, held_out, None), ""
+    logits = fitting.outputs_for(manifest, files, held_out.images).logits
+    fitted = multi_label.fit(manifest, logits, held_out.has)
+    return fitted.manifest, files, multi_label.table(fitted.figures)
+
+
+class _Tried(NamedTuple):
+    """What the engine of the service makes of the graphs; no answers without gradients."""
+
+    manifest: Manifest
+    files: dict[str, bytes]
+    answers: Answers | None
+
+
+def _described(core: Core, manifest: Manifest) -> Manifest:
+    """The manifest with what `core` and this environment say."""
+    versions = {package: version(package) for package in FOREIGN_VERSIONS}
+    provenance = {"versions": versions, "commit": commit(), **manifest.provenance}
+    return replace(manifest, features=core.width, head=core.head, provenance=provenance)
+
+
+def _try(core: Core, manifest: Manifest, files: dict[str, bytes], *, halves: bool) -> _Tried:
+    """Runs the graphs in the engine of the service, beside the file, and notes the self-test."""
+    with tempfile.TemporaryDirectory() as scratch:
+        # One thread: for more, every graph would be open a second time.
+        engine = Engine(contract.write(Path(scratch) / "draft", manifest, files), "cpu", 1)
+    batch = drawn_images(parity.DRAWN, manifest.input.size)
+    _check_rows(engine, batch[:MORE])
+    if isinstance(core, ForeignCore) and core.original is not None:
+        compare(core.original, engine, batch)
+    answers = answers_of(engine, batch) if contract.GRADIENT in files else None
+    manifest = replace(manifest, self_test=self_test_of(engine))
+    if halves:
+        from training.export.halves import with_halves  # noqa: PLC0415 - needs torch
+
+        manifest, files = with_halves(engine, core, manifest, files, batch)
+    return _Tried(manifest, files, answers)
+
+
+def _prove(files: Mapping[str, bytes], answers: Answers, say: Say) -> Mapping[str, Parity]:
+    """The parity of the graphs in float64 with their slopes, and of the `answers` with them.
+
+    Raises:
+        ParityError: it is beyond its limits.
+    """
+    proof = prove(files, answers.x, answers.target, say)
+    return parity.check(proof.measured | parity.measure_float32(answers, proof))
 
 
 def compare(original: Original, engine: Engine, batch: Pixels) -> Agreement:

@@ -44,6 +44,7 @@ LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU"}
 SOFTMAX = {"Softmax", "Exp"}
 SIGMOIDS = {"Sigmoid", "HardSigmoid", "Tanh", "Clip", "Exp", "Min"}
 BEST = {"TopK", "ArgMax"}
+WRAPPING = {"ZipMap", "SequenceConstruct", "QuantizeLinear"}
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.UNDEFINED)
 PREFIX = "candor/head/"
 
@@ -61,13 +62,14 @@ class Found(NamedTuple):
 def drop_sequences(model: ModelProto) -> None:
     """Puts, in place, tensors in the place of outputs that are lists or dictionaries of them.
 
-    Where there are float outputs, the others (names of classes, say) are dropped.
+    An output that is rounded to integers gives the values before. Where there are float outputs,
+    the others (names of classes, say) are dropped.
     """
     makers = _makers(model)
     outputs = []
     for info in model.graph.output:
         name = info.name
-        while name in makers and makers[name].op_type in ("ZipMap", "SequenceConstruct"):
+        while name in makers and makers[name].op_type in WRAPPING:
             name = makers[name].input[0]
         outputs.append(info if name == info.name else ValueInfoProto(name=name))
     floats = [info for info in outputs if info.type.tensor_type.elem_type in FLOATS]
@@ -103,8 +105,8 @@ def find_head(
     found = [_found(model, values, tails[each], each) for each in fitting]
     if len({each.tensor for each in found}) > 1:
         raise ForeignError(
-            f"several outputs may be the classes: {', '.join(fitting)}, of {_listed(model)}: "
-            "name one with --output"
+            f"several outputs may be the classes: {' and '.join(fitting)}; there are "
+            f"{_listed(model)}: name one with --output"
         )
     chosen = next((each for each in found if each.head.meaning == "logits"), found[0])
     return chosen.head, _with_logits(model, chosen, values[chosen.tensor])
@@ -216,6 +218,7 @@ def _meaning(rows: Rows, operators: set[str], name: str) -> Meaning:
     if rows.shape[1] > 1 and rows.max() <= 0 and _sum_to_one(np.exp(rows)):
         return "log-probabilities"
     if not within:
+        _check_unit(rows, operators, name)
         return "logits"
     if operators & SOFTMAX and ("ReduceSum" in operators or "Softmax" in operators):
         raise ForeignError(
@@ -224,6 +227,15 @@ def _meaning(rows: Rows, operators: set[str], name: str) -> Meaning:
             "logits with --output"
         )
     return "sigmoids" if operators & SIGMOIDS else "logits"
+
+
+def _check_unit(rows: Rows, operators: set[str], name: str) -> None:
+    sums = rows.sum(1)
+    if operators & SOFTMAX and rows.min() >= 0 and np.ptp(sums) <= SUM_TOLERANCE * sums.max():
+        raise ForeignError(
+            f"the values of {name} sum to {sums.max():.4g} for every image: name the tensor of the "
+            "probabilities, which sum to 1, or that of the logits with --output"
+        )
 
 
 def _sum_to_one(rows: Rows) -> bool:
@@ -318,6 +330,11 @@ def _no_output(
     (name, width), *others = [(each, _width(values[each])) for each in best if each in values] or [
         ("", 0)
     ]
+    if not (others or width) and name not in {info.name for info in model.graph.output}:
+        sides = " × ".join(map(str, values[name].shape[1:])) if name in values else "no"
+        return (
+            f"{name} has {sides} values for an image, not one for each class: name another tensor"
+        )
     if classes is not None and width > 1 and not others:
         more = abs(width - classes)
         return (

@@ -8,7 +8,8 @@ float32 (N, 3, H, W), RGB, normalised, with the batch as the file has it:
     BGR                         its channels exchanged in front
     float16, bfloat16, float64  weights and constants become float32; from float64 they are rounded
     uint8                       becomes float32 of 0…255
-    normalisation               arithmetic with constants behind the input: taken out of the graph
+    normalisation               arithmetic with constants behind the input: taken out of the graph,
+                                with the exchange of its channels, and with a Clip to all pixels
     free height and width       those of --size
 
 Pillow's "L" is the same luma rounded to whole levels. Here it is not rounded, so that it has a
@@ -16,11 +17,10 @@ gradient: it differs by at most half a level, and for grey pixels not at all.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, cast
+from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
-from jaxtyping import Float32, Float64, Num
 from onnx import (
     AttributeProto,
     GraphProto,
@@ -35,94 +35,24 @@ from onnx import (
 from service.image.resize import Size, described, sides
 from training.autodiff import prune
 from training.export.ends import CHANNELS, IMAGE_RANK, Dims, ForeignError, dims_of, listed
-
-Order = Literal["rgb", "bgr"]
-Triple = tuple[float, float, float]
+from training.export.normalisation import (
+    TO_FIRST,
+    TO_LAST,
+    Tensor,
+    ints_of,
+    metadata,
+    normalisation,
+    readers_of,
+)
+from training.export.source import LUMA, Asked, Source, given
 
 FLOAT, UINT8 = TensorProto.FLOAT, TensorProto.UINT8
-LUMA = np.array([19595, 38470, 7471], np.float32) / np.float32(65536)
 HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 OTHER_FLOATS = (*HALVES, TensorProto.DOUBLE)
 FROM_DOUBLE = "the file computes in float64; the bundle in float32, with rounded weights"
 TAKEN = (FLOAT, *OTHER_FLOATS, UINT8)
-IMAGENET: tuple[Triple, Triple] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-TO_LAST, TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 INPUT = "candor/image"  # where nodes stand before the file's own input
-# Mean and standard deviation, of pixels in 0…1, by Image.NominalPixelRange.
-RANGES = {
-    "NominalRange_0_255": (0.0, 1 / 255),
-    "Normalized_0_1": (0.0, 1.0),
-    "Normalized_1_1": (0.5, 0.5),
-}
-ARITHMETIC = ("Add", "Sub", "Mul", "Div")
 QUANTISED = ("DequantizeLinear", "ConvInteger", "MatMulInteger", "QLinearConv")
-
-
-class Asked(NamedTuple):
-    """The caller's word on the input; None = the file says it.
-
-    `mean`, `std`: of pixels in 0…1, in the file's `order`. With both None, a normalisation that the
-    graph begins with becomes the bundle's; else it stays, and the file gets normalised values.
-    """
-
-    order: Order | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-
-
-# The file gets values that the caller has normalised, whatever its graph does with them.
-AS_GIVEN = Asked(mean=(0.0,), std=(1.0,))
-
-
-@dataclass(frozen=True)
-class Source:
-    """The input `name` of a file, and the way to it from x float32 (N, 3, H, W), RGB, normalised.
-
-    `last`: its channels are last. `unit`: the file takes pixels of 0…`unit`, and not x; else None.
-    `mean`, `std`: those of x, of pixels in 0…1, RGB. `half`: the file computes in half precision.
-    `notes`: sentences for the caller.
-    """
-
-    name: str
-    kind: np.dtype[np.generic]
-    size: Size
-    channels: int
-    order: Order
-    last: bool
-    batch: int | None
-    mean: Triple
-    std: Triple
-    unit: float | None = None
-    half: bool = False
-    notes: tuple[str, ...] = ()
-
-    @property
-    def colours(self) -> str:
-        """The colours that the file sees: grey, rgb or bgr."""
-        return "grey" if self.channels == 1 else self.order
-
-    def values(self, x: Float32[np.ndarray, "rows 3 H W"]) -> Num[np.ndarray, "rows _ _ _"]:
-        """The values of the file's input for x, in its type and layout."""
-        if self.unit is not None:
-            mean, std = (np.reshape(v, (1, CHANNELS, 1, 1)) for v in (self.mean, self.std))
-            x = ((x * std + mean) * self.unit).astype(np.float32)
-        if self.channels == 1:
-            x = (x * LUMA.reshape(1, CHANNELS, 1, 1)).sum(1, keepdims=True)
-        elif self.order == "bgr":
-            x = x[:, ::-1]
-        planes = np.moveaxis(x, 1, -1) if self.last else x
-        if np.issubdtype(self.kind, np.integer):
-            planes = np.rint(planes).clip(0, 255)
-        return np.ascontiguousarray(planes, self.kind)
-
-
-class _Tensor(NamedTuple):
-    """A tensor behind the input: `scale` · input + `offset`, for each channel or for all."""
-
-    name: str
-    last: bool
-    scale: Float64[np.ndarray, " channels"]
-    offset: Float64[np.ndarray, " channels"]
 
 
 def plain(model: ModelProto, size: Size | None, name: str | None, asked: Asked) -> Source:
@@ -136,7 +66,7 @@ def plain(model: ModelProto, size: Size | None, name: str | None, asked: Asked) 
     source = _described(model, info, size, asked)
     if kind == UINT8:
         info.type.tensor_type.elem_type = FLOAT
-        if any(node.op_type in QUANTISED for node in _readers(model.graph, info.name)):
+        if any(node.op_type in QUANTISED for node in readers_of(model.graph, info.name)):
             raise ForeignError(
                 f"the input {info.name} is quantised: give the file in float32, before any "
                 "quantisation; python -m training quantise makes int8 of a bundle"
@@ -147,9 +77,9 @@ def plain(model: ModelProto, size: Size | None, name: str | None, asked: Asked) 
         half=not kinds.isdisjoint(HALVES),
         notes=(*source.notes, FROM_DOUBLE) if TensorProto.DOUBLE in kinds else source.notes,
     )
-    tensor = _Tensor(info.name, source.last, np.ones(1), np.zeros(1))
+    tensor = Tensor(info.name, source.last, np.ones(1), np.zeros(1))
     if asked.mean is None and asked.std is None:
-        tensor, source = _normalisation(model, tensor, source, is_uint8=kind == UINT8)
+        tensor, source = normalisation(model, tensor, source, is_uint8=kind == UINT8)
     elif kind == UINT8:
         raise ForeignError(
             f"the input {info.name} is uint8, so the graph normalises pixels itself: leave out "
@@ -159,27 +89,6 @@ def plain(model: ModelProto, size: Size | None, name: str | None, asked: Asked) 
         _refuse_resize(model, tensor.name)
     _connect(model, tensor, source)
     return source
-
-
-def numbers(name: str, text: str | None) -> tuple[float, ...] | None:
-    """One number or three, separated by commas; fractions such as 1/255 are allowed.
-
-    Raises:
-        ForeignError: it is neither.
-    """
-    if text is None:
-        return None
-    try:
-        parts = [part.partition("/") for part in text.split(",")]
-        values = tuple(float(above) / float(below or 1) for above, _, below in parts)
-    except (ValueError, ZeroDivisionError):
-        values = ()
-    if len(values) not in (1, 3) or (name == "std" and min(values) <= 0):
-        raise ForeignError(
-            f"--{name} is {text!r}; give one number, or three separated by commas, for example "
-            "0.485,0.456,0.406; those of --std are above 0"
-        )
-    return values
 
 
 def _found(model: ModelProto, name: str | None) -> ValueInfoProto:
@@ -193,6 +102,10 @@ def _found(model: ModelProto, name: str | None) -> ValueInfoProto:
         matches = inputs if len(inputs) == 1 else images
     else:
         matches = [info for info in inputs if info.name == name] or _inside(model, name)
+        if not matches:
+            raise ForeignError(
+                f"no input and no tensor inside is called {name}; the inputs are {listed(inputs)}"
+            )
     if len(matches) != 1:
         raise ForeignError(
             f"{len(matches)} inputs are images (N, 3, H, W), (N, H, W, 3) or of one channel; "
@@ -255,8 +168,8 @@ def _described(model: ModelProto, info: ValueInfoProto, size: Size | None, asked
             "export the network for these"
         )
     kind = np.dtype(helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type))
-    order = asked.order or ("bgr" if "Bgr" in _metadata(model, "BitmapPixelFormat") else "rgb")
-    mean, std = _given(asked, order, channels)
+    order = asked.order or ("bgr" if "Bgr" in metadata(model, "BitmapPixelFormat") else "rgb")
+    mean, std = given(asked, order, channels)
     found = _size(info.name, dims[1:3] if last else dims[2:], size)
     return Source(info.name, kind, found, channels, order, last, dims[0], mean, std)
 
@@ -265,8 +178,8 @@ def _is_last(model: ModelProto, name: str, dims: Dims) -> bool:
     first, last = (dims[axis] in (1, CHANNELS) for axis in (1, 3))
     if first or last:
         return not first
-    readers = _readers(model.graph, name)
-    return any(n.op_type == "Transpose" and _ints(n, "perm") == TO_FIRST for n in readers)
+    readers = readers_of(model.graph, name)
+    return any(n.op_type == "Transpose" and ints_of(n, "perm") == TO_FIRST for n in readers)
 
 
 def _channels_of_weights(model: ModelProto) -> int | None:
@@ -304,156 +217,8 @@ def _size(name: str, theirs: Dims, size: Size | None) -> Size:
     return size
 
 
-def _given(asked: Asked, order: Order, channels: int) -> tuple[Triple, Triple]:
-    """Mean and standard deviation as the caller has them, RGB; ImageNet's where it has none."""
-    if channels == 1 and any(len(set(value or ())) > 1 for value in (asked.mean, asked.std)):
-        raise ForeignError(
-            f"--mean is {asked.mean} and --std {asked.std}, and the file is greyscale: give one "
-            "value of each"
-        )
-    mean, std = (
-        default if value is None else _triple(value, order)
-        for value, default in zip((asked.mean, asked.std), _default(channels), strict=True)
-    )
-    return mean, std
-
-
-def _default(channels: int) -> tuple[Triple, Triple]:
-    if channels == CHANNELS:
-        return IMAGENET
-    mean, std = (float(np.mean(values).round(3)) for values in IMAGENET)
-    return (mean, mean, mean), (std, std, std)
-
-
-def _triple(values: Sequence[float], order: Order) -> Triple:
-    """`values` of one channel or of three in `order`, as those of red, green and blue."""
-    first, second, third = (float(value) for value in np.broadcast_to(values, CHANNELS))
-    return (third, second, first) if order == "bgr" else (first, second, third)
-
-
-def _normalisation(
-    model: ModelProto, start: _Tensor, source: Source, *, is_uint8: bool
-) -> tuple[_Tensor, Source]:
-    """The tensor behind the graph's own normalisation, and the source with that of the file."""
-    tensor = _behind_constants(model, start, source.channels)
-    unchanged = bool((tensor.scale == 1).all() and (tensor.offset == 0).all())
-    if unchanged and not is_uint8:
-        return tensor, _stated(model, source)
-    mean, std = (0.0 - tensor.offset) / tensor.scale, 1 / tensor.scale
-    # Pixels of 0…1 have a mean and a deviation below 1.
-    unit = 255.0 if is_uint8 or max(mean.max(), std.max()) > 1 else 1.0
-    found = replace(
-        source,
-        mean=_triple(tuple(mean / unit), source.order),
-        std=_triple(tuple(std / unit), source.order),
-        unit=unit,
-    )
-    note = (
-        f"the file takes pixels of 0…{unit:.0f} and normalises them itself: mean "
-        f"{_listed(found.mean)}, std {_listed(found.std)} of pixels in 0…1"
-    )
-    return tensor, replace(found, notes=(*found.notes, note))
-
-
-def _stated(model: ModelProto, source: Source) -> Source:
-    """The source with the normalisation of the file's metadata; ImageNet's is assumed without."""
-    stated = RANGES.get(_metadata(model, "NominalPixelRange"))
-    if stated is None:
-        return replace(source, notes=(*source.notes, _assumed(source)))
-    mean, std = (_triple((value,), "rgb") for value in stated)
-    note = "the normalisation is that of the file's metadata, Image.NominalPixelRange"
-    return replace(source, mean=mean, std=std, notes=(*source.notes, note))
-
-
-def _metadata(model: ModelProto, key: str) -> str:
-    """The value of Image.`key` in the metadata (ONNX, MetadataProps.md); "" if there is none."""
-    return next((each.value for each in model.metadata_props if each.key == f"Image.{key}"), "")
-
-
-def _assumed(source: Source) -> str:
-    return (
-        f"the file does not say how its images are normalised: mean {_listed(source.mean)} and "
-        f"std {_listed(source.std)} are assumed, which are ImageNet's; --mean and --std change them"
-    )
-
-
-def _listed(values: Sequence[float]) -> str:
-    return ",".join(f"{value:.4g}" for value in values)
-
-
-def _behind_constants(model: ModelProto, tensor: _Tensor, channels: int) -> _Tensor:
-    """The last tensor that arithmetic with constants, or a transpose, makes of `tensor`."""
-    constants = _constants(model)
-    ends = {output.name for output in model.graph.output}
-    found = tensor
-    while tensor.name not in ends and len(readers := _readers(model.graph, tensor.name)) == 1:
-        following = _step(readers[0], tensor, constants, channels)
-        if following is None:
-            break
-        was_last, tensor = tensor.last, following
-        if readers[0].op_type in ARITHMETIC or (was_last and not tensor.last):
-            found = tensor
-    return found
-
-
-def _step(
-    node: NodeProto, tensor: _Tensor, constants: dict[str, np.ndarray], channels: int
-) -> _Tensor | None:
-    """The tensor that `node` makes of `tensor`; None if it is no scaling by a positive constant."""
-    is_first, result = node.input[0] == tensor.name, tensor._replace(name=node.output[0])
-    if node.op_type == "Identity" or (node.op_type == "Cast" and node.attribute[0].i == FLOAT):
-        return result
-    if node.op_type == "Transpose" and _ints(node, "perm") == (
-        TO_FIRST if tensor.last else TO_LAST
-    ):
-        return result._replace(last=not tensor.last)
-    other = constants.get(node.input[1 if is_first else 0]) if len(node.input) == 2 else None  # noqa: PLR2004
-    by_channel = None if other is None else _by_channel(other, channels, last=tensor.last)
-    if by_channel is None:
-        return None
-    factor, term, is_positive = np.ones(1), np.zeros(1), (by_channel > 0).all()
-    match (node.op_type, is_first):
-        case ("Add", _):
-            term = by_channel
-        case ("Sub", True):
-            term = -by_channel
-        case ("Mul", _) if is_positive:
-            factor = by_channel
-        case ("Div", True) if is_positive:
-            factor = 1 / by_channel
-        case _:
-            return None
-    return result._replace(scale=tensor.scale * factor, offset=tensor.offset * factor + term)
-
-
-def _by_channel(
-    constant: np.ndarray, channels: int, *, last: bool
-) -> Float64[np.ndarray, " channels"] | None:
-    """`constant` as one value, or one for each channel; None if it is neither."""
-    shape = (1,) * (IMAGE_RANK - constant.ndim) + constant.shape
-    axis = 3 if last else 1
-    is_even = all(side == 1 for place, side in enumerate(shape) if place != axis)
-    if len(shape) != IMAGE_RANK or not is_even or shape[axis] not in (1, channels):
-        return None
-    return constant.astype(np.float64).reshape(-1)
-
-
-def _constants(model: ModelProto) -> dict[str, np.ndarray]:
-    """The values of weights and constants, by name, of at most a value for each channel."""
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer} | {
-        node.output[0]: node.attribute[0].t
-        for node in model.graph.node
-        if node.op_type == "Constant" and node.attribute[0].name == "value"
-    }
-    return {
-        name: numpy_helper.to_array(tensor)
-        for name, tensor in tensors.items()
-        if np.prod(tensor.dims) <= CHANNELS
-    }
-
-
 def _refuse_resize(model: ModelProto, name: str) -> None:
-    for node in _readers(model.graph, name):
+    for node in readers_of(model.graph, name):
         if node.op_type == "Resize" and len(node.input) == IMAGE_RANK and node.input[3]:
             raise ForeignError(
                 "the file resizes its images itself, one at a time: name the tensor behind "
@@ -461,7 +226,7 @@ def _refuse_resize(model: ModelProto, name: str) -> None:
             )
 
 
-def _connect(model: ModelProto, tensor: _Tensor, source: Source) -> None:
+def _connect(model: ModelProto, tensor: Tensor, source: Source) -> None:
     """Makes a new first input of the graph, and the nodes from there to `tensor`."""
     graph = model.graph
     nodes, weights = _bridge(tensor, source)
@@ -494,13 +259,13 @@ def refuse_others(model: ModelProto, others: Sequence[str]) -> None:
             )
 
 
-def _bridge(tensor: _Tensor, source: Source) -> tuple[list[NodeProto], list[TensorProto]]:
+def _bridge(tensor: Tensor, source: Source) -> tuple[list[NodeProto], list[TensorProto]]:
     """The nodes from INPUT, x, to `tensor`, with their constants; none where they are alike."""
     steps: list[tuple[str, dict[str, np.ndarray], dict[str, Any]]] = []
     if source.channels == 1:
         steps.append(("Mul", {"luma": LUMA.reshape(1, CHANNELS, 1, 1)}, {}))
         steps.append(("ReduceSum", {"axes": np.array([1])}, {"keepdims": 1}))
-    elif source.order == "bgr":
+    elif (source.order == "bgr") != tensor.turned:
         steps.append(("Gather", {"order": np.array([2, 1, 0])}, {"axis": 1}))
     if tensor.last:
         steps.append(("Transpose", {}, {"perm": TO_LAST}))
@@ -520,6 +285,10 @@ def _in_float32(model: ModelProto) -> set[int]:
     kinds = {tensor.data_type for tensor in graph.initializer} | {
         info.type.tensor_type.elem_type for info in (*graph.input, *graph.output)
     }
+    # A file of mixed precision has casts to half in the middle, and nothing else that shows it.
+    # (Casts to float64 are shape arithmetic.)
+    targets = {entry.i for node in graph.node for entry in node.attribute if entry.name == "to"}
+    kinds |= targets.intersection(HALVES)
     if kinds.intersection(OTHER_FLOATS):
         _widen(graph)
     return kinds
@@ -550,11 +319,3 @@ def _as_float32(tensor: TensorProto) -> None:
     if tensor.data_type in OTHER_FLOATS:
         values = numpy_helper.to_array(tensor).astype(np.float32)
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-
-
-def _readers(graph: GraphProto, name: str) -> list[NodeProto]:
-    return [node for node in graph.node if name in node.input]
-
-
-def _ints(node: NodeProto, name: str) -> list[int]:
-    return next((list(a.ints) for a in node.attribute if a.name == name), [])

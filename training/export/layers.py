@@ -1,12 +1,14 @@
 """The layer that a class activation map weighs: the last one that still has pixels.
 
-    convolutions       the last tensor (N, C, h, w) behind the last convolution
+    convolutions       the last tensor (N, C, h, w) behind the last convolution, or (N, h, w, C), as
+                       in files of TensorFlow: transposes tell which of the two it is
     tokens (N, T, D)   the last layer norm with patch tokens that the logits depend on: in the last
                        block of a network with a class token, the norm before the attention,
                        because behind it only the class token counts
     channels last      the same for a layer norm over (N, h, w, D)
 
-Tokens take the form (N, D, h, w) and back inside the graph, which moves values and changes none.
+Tokens and channels-last maps take the form (N, D, h, w) and back inside the graph, which moves
+values and changes none.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,10 +22,16 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 from training.autodiff import DifferentiationError, gradients_of
 from training.export.ends import Dims
 
-IMAGE_RANK, TOKENS_RANK = 4, 3
+IMAGE_RANK, TOKENS_RANK, MATRIX_RANK = 4, 3, 2
 LATE = 0.1  # a last convolution in the first tenth of the nodes (a patch embedding) is not late
 PREFIXES = (0, 1, 2, 5)  # class tokens: none, one, one with distillation, one with four registers
 MOST_CANDIDATES = 24  # layer norms that are tried, from the last one on
+TO_LAST, TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
+# Operators whose images have their channels first by definition.
+CHANNELS_FIRST = {
+    *("Conv", "ConvTranspose", "AveragePool", "MaxPool", "GlobalAveragePool", "GlobalMaxPool"),
+    *("DepthToSpace", "SpaceToDepth", "LRN", "InstanceNormalization", "GroupNormalization"),
+}
 # fmt: off
 POINTWISE = {
     "Add", "BatchNormalization", "Celu", "Clip", "Concat", "Div", "Dropout", "Elu", "Erf", "Gelu",
@@ -50,7 +58,14 @@ class Grid(NamedTuple):
 
 def find(model: ModelProto, shapes: Shapes) -> str | None:
     """The tensor (N, C, h, w) to weigh, for tokens a new one in `model`; None if there is none."""
-    convolved = last_with_pixels(model, shapes)
+    turned = channels_last(model, shapes)
+    convolved = last_with_pixels(model, shapes, turned)
+    if convolved in turned:
+        grid = grid_of(convolved, shapes)
+        counts = None if grid is None else _last_that_counts(model, [grid], shapes)
+        if counts is not None:
+            return _insert(model, counts)
+        convolved = last_with_pixels(model, shapes, frozenset())
     if convolved is not None:
         return convolved
     grids = [
@@ -69,7 +84,8 @@ def named(model: ModelProto, name: str, shapes: Shapes) -> str | None:
     is_norm = any(
         node.op_type == "LayerNormalization" and name in node.output for node in model.graph.node
     )
-    if len(shapes[name]) == IMAGE_RANK and not is_norm:
+    is_last = is_norm or name in channels_last(model, shapes)
+    if len(shapes[name]) == IMAGE_RANK and not is_last:
         return name
     grid = grid_of(name, shapes)
     return None if grid is None else _insert(model, grid)
@@ -78,7 +94,7 @@ def named(model: ModelProto, name: str, shapes: Shapes) -> str | None:
 def grid_of(name: str, shapes: Shapes) -> Grid | None:
     """The grid of a tensor (N, T, D) or (N, h, w, D), in the proportions of the image, or None."""
     shape, (_, _, height, width) = shapes[name], shapes["x"]
-    if None in shape[1:] or not height or not width:
+    if len(shape) < TOKENS_RANK or None in shape[1:] or not height or not width:
         return None
     sizes = [size or 0 for size in shape[1:]]
     if len(sizes) == IMAGE_RANK - 1:
@@ -92,11 +108,11 @@ def grid_of(name: str, shapes: Shapes) -> Grid | None:
     return None
 
 
-def last_with_pixels(model: ModelProto, shapes: Shapes) -> str | None:
-    """The last tensor (N, C, h, w), h and w > 1, behind the last such convolution.
+def last_with_pixels(model: ModelProto, shapes: Shapes, turned: frozenset[str]) -> str | None:
+    """The last tensor with pixels, h and w > 1, behind the last such convolution.
 
-    Only pointwise operators lie between them. None if there is no such convolution, or if it is
-    not late in the network.
+    It is (N, C, h, w), or (N, h, w, C) if it is one of `turned`. Only pointwise operators lie
+    between them. None if there is no such convolution, or if it is not late in the network.
     """
     nodes = list(model.graph.node)
     places = [
@@ -107,21 +123,60 @@ def last_with_pixels(model: ModelProto, shapes: Shapes) -> str | None:
     if not places or places[-1] < LATE * len(nodes):
         return None
     last = str(nodes[places[-1]].output[0])
-    reached, pixels = {last}, _pixels(shapes, last)
+    reached, pixels, weights = {last}, _pixels(shapes, last), _matrices(model)
     for node in nodes[places[-1] + 1 :]:
-        is_pointwise = node.op_type in POINTWISE and reached.intersection(node.input)
-        if is_pointwise and _pixels(shapes, node.output[0]) == pixels:
-            last = str(node.output[0])
+        is_pointwise = _is_pointwise(node, weights) and reached.intersection(node.input)
+        name = str(node.output[0])
+        if is_pointwise and _pixels(shapes, name, last=name in turned) == pixels:
+            last = name
             reached.add(last)
     return last
 
 
-def _pixels(shapes: Shapes, name: str) -> Dims:
-    """Height and width of a tensor (N, C, h, w) with several pixels each way; else nothing."""
+def channels_last(model: ModelProto, shapes: Shapes) -> frozenset[str]:
+    """The tensors (N, h, w, C): those behind a transpose of (N, C, h, w), until the next one."""
+    weights = _matrices(model)
+    first, last = {"x"}, set[str]()
+    for node in model.graph.node:
+        name, inputs = str(node.output[0]), set(node.input)
+        if len(shapes.get(name, [])) != IMAGE_RANK:
+            continue
+        order = [list(each.ints) for each in node.attribute if each.name == "perm"]
+        if node.op_type == "Transpose":
+            if order == [TO_LAST] and inputs & first:
+                last.add(name)
+            elif order == [TO_FIRST]:
+                first.add(name)
+        elif node.op_type in CHANNELS_FIRST:
+            first.add(name)
+        elif _is_pointwise(node, weights) and inputs & last:
+            last.add(name)
+        elif inputs & first:
+            first.add(name)
+    return frozenset(last)
+
+
+def _is_pointwise(node: NodeProto, weights: set[str]) -> bool:
+    """True if each pixel of the result depends on that pixel alone, of (N, h, w, C) as well."""
+    if node.op_type == "MatMul":
+        return node.input[1] in weights  # a 1 × 1 convolution, channels last
+    return node.op_type in POINTWISE
+
+
+def _matrices(model: ModelProto) -> set[str]:
+    return {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == MATRIX_RANK}
+
+
+def _pixels(shapes: Shapes, name: str, *, last: bool = False) -> Dims:
+    """Height and width of an image with several pixels each way, its channels `last` or first.
+
+    Else nothing.
+    """
     shape = shapes.get(name, [])
-    if len(shape) != IMAGE_RANK or (shape[2] or 0) <= 1 or (shape[3] or 0) <= 1:
+    if len(shape) != IMAGE_RANK:
         return []
-    return shape[2:]
+    pixels = shape[1:3] if last else shape[2:]
+    return pixels if min(size or 0 for size in pixels) > 1 else []
 
 
 def _normalised(model: ModelProto, shapes: Shapes) -> Iterator[str]:
@@ -176,11 +231,10 @@ def _insert(model: ModelProto, grid: Grid) -> str:
     """Puts the pixels of `grid`, (N, C, h, w), between its tensor and those that read it."""
     before, name = f"layer/{grid.tensor}", f"layer/{grid.tensor}/pixels"
     place = _rename_output(model, grid.tensor, before)
-    to, back = ([0, 3, 1, 2], [0, 2, 3, 1]) if grid.prefix is None else ([0, 2, 1], [0, 2, 1])
     if grid.prefix is None:
         nodes = [
-            helper.make_node("Transpose", [before], [name], perm=to),
-            helper.make_node("Transpose", [name], [grid.tensor], perm=back),
+            helper.make_node("Transpose", [before], [name], perm=TO_FIRST),
+            helper.make_node("Transpose", [name], [grid.tensor], perm=TO_LAST),
         ]
     else:
         nodes = _tokens_and_back(model, grid, before, name)

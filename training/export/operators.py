@@ -8,24 +8,25 @@ A comparison looks at the real part.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import reduce
+from functools import cache, reduce
 from itertools import product
 from typing import Any
 
 import numpy as np
-from jaxtyping import Shaped
-from onnx import TensorProto, helper
+from jaxtyping import Float64, Shaped
+from onnx import NodeProto, TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-try:
-    from scipy.special import erf
-except ImportError:  # not among what the service needs; without it, erf takes a microsecond each
-    erf = np.vectorize(math.erf, otypes=[np.float64])
-
 Array = Shaped[np.ndarray, "..."]  # float64 or complex128; of shape arithmetic int64
 Function = Callable[..., Any]
+View = tuple[tuple[int, ...], tuple[slice, ...]]  # a place in a window, its elements in all windows
 SQRT_HALF = math.sqrt(0.5)
+# erf is 1 in float64 from 6 on. Between two places of the table lies a Taylor polynomial; its first
+# term that is left out is below 1e-17.
+ERF_END, ERF_PLACES, ERF_TERMS = 6.0, 128, 7
+# The most elements of the matrix of all windows; beyond it a convolution sums over their places.
+MOST_SEEN = 2**23
 
 
 def _real(function: Function) -> Function:
@@ -46,8 +47,35 @@ def _softplus(x: Array) -> Array:
     return np.asarray(np.where(np.real(x) > 0, x, 0) + np.log1p(np.exp(-_abs(x))))
 
 
+@cache
+def _erf_table() -> Float64[np.ndarray, "terms places"]:
+    """The Taylor coefficients of erf at 0, 1 / ERF_PLACES, … ERF_END."""
+    x = np.arange(round(ERF_END * ERF_PLACES) + 1) / ERF_PLACES
+    slope = 2 / math.sqrt(math.pi) * np.exp(-x * x)
+    terms = [np.array([math.erf(each) for each in x])]
+    before, hermite = np.zeros_like(x), np.ones_like(x)
+    for order in range(1, ERF_TERMS):  # the slope's derivatives are Hermite polynomials times it
+        terms.append(slope * hermite * (-1) ** (order - 1) / math.factorial(order))
+        before, hermite = hermite, 2 * x * hermite - 2 * (order - 1) * before
+    return np.stack(terms)
+
+
+def erf(x: Float64[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
+    """The error function, to 5e-16 of itself; SciPy, which has one, is no requirement."""
+    size = np.minimum(np.abs(x), ERF_END)
+    step = np.rint(size * ERF_PLACES)
+    # A NaN stays one by its step. Places are in the table; clipping is the fastest check.
+    places = np.nan_to_num(step).astype(np.intp)
+    step = size - step / ERF_PLACES
+    value = np.zeros_like(size)
+    for coefficients in _erf_table()[::-1]:
+        value *= step
+        value += coefficients.take(places, mode="clip")
+    return np.asarray(np.copysign(value, x))
+
+
 def _erf(x: Array) -> Array:
-    value = erf(np.real(x))
+    value = erf(np.asarray(np.real(x), np.float64))
     if not np.iscomplexobj(x):
         return np.asarray(value)
     slope = 2 / math.sqrt(math.pi) * np.exp(-(np.real(x) ** 2))
@@ -89,12 +117,16 @@ def _double(x: Array) -> Array:
 
 
 def _matmul(a: Array, b: Array) -> Array:
-    """The product; of a real and a complex array as two real products, in half the time."""
-    if np.iscomplexobj(a) == np.iscomplexobj(b):
+    """The product, as real products: the imaginary parts are too small for one of both."""
+    if not np.iscomplexobj(a) and not np.iscomplexobj(b):
         return np.asarray(np.matmul(a, b))
-    if np.iscomplexobj(a):
-        return np.asarray(np.matmul(a.real, b) + 1j * np.matmul(a.imag, b))
-    return np.asarray(np.matmul(a, b.real) + 1j * np.matmul(a, b.imag))
+    real = np.matmul(np.real(a), np.real(b))
+    product = np.empty(real.shape, np.complex128)
+    product.real = real
+    product.imag = np.matmul(a.imag, np.real(b)) if np.iscomplexobj(a) else 0.0
+    if np.iscomplexobj(b):
+        product.imag += np.matmul(np.real(a), b.imag)
+    return product
 
 
 def _gemm(
@@ -135,10 +167,12 @@ def _pad(
     return np.asarray(np.pad(x[tuple(cropped)], around, mode=mode, **filling))  # type: ignore[call-overload]
 
 
-def _normalised(x: Array, axes: Sequence[int], epsilon: float) -> Array:
+def _normalised(x: Array, axes: Sequence[int], epsilon: float, *, constant: bool) -> Array:
+    """`x` standardised; with a `constant` deviation, which has no imaginary part."""
     centred = x - x.mean(tuple(axes), keepdims=True)
+    spread = np.real(centred) if constant else centred
     return np.asarray(
-        centred / np.sqrt((centred * centred).mean(tuple(axes), keepdims=True) + epsilon)
+        centred / np.sqrt((spread * spread).mean(tuple(axes), keepdims=True) + epsilon)
     )
 
 
@@ -146,33 +180,46 @@ def _of_channels(values: Array, x: Array) -> Array:
     return values.reshape(-1, *(1,) * (x.ndim - 2))
 
 
-def _instance_norm(x: Array, scale: Array, bias: Array, epsilon: float = 1e-5) -> Array:
-    normalised = _normalised(x, range(2, x.ndim), epsilon)
+def instance_norm(
+    x: Array, scale: Array, bias: Array, epsilon: float = 1e-5, *, constant: bool = False
+) -> Array:
+    """InstanceNormalization, with a `constant` deviation if asked."""
+    normalised = _normalised(x, range(2, x.ndim), epsilon, constant=constant)
     return np.asarray(normalised * _of_channels(scale, x) + _of_channels(bias, x))
 
 
-def _group_norm(
-    x: Array, scale: Array, bias: Array, *, num_groups: int, epsilon: float = 1e-5, **_: Any
+def group_norm(
+    x: Array,
+    scale: Array,
+    bias: Array,
+    *,
+    num_groups: int,
+    epsilon: float = 1e-5,
+    constant: bool = False,
+    **_: Any,
 ) -> Array:
+    """GroupNormalization, with a `constant` deviation if asked."""
     groups = x.reshape(len(x), num_groups, -1)
-    normalised = _normalised(groups, (2,), epsilon).reshape(x.shape)
+    normalised = _normalised(groups, (2,), epsilon, constant=constant).reshape(x.shape)
     channels = x.shape[1]
     # Until opset 20 scale and bias have an element for each group, then for each channel.
     scale, bias = (values.repeat(channels // len(values)) for values in (scale, bias))
     return np.asarray(normalised * _of_channels(scale, x) + _of_channels(bias, x))
 
 
-def _layer_norm(
+def layer_norm(
     x: Array,
     scale: Array,
     bias: Array | float = 0.0,
     *,
     axis: int = -1,
     epsilon: float = 1e-5,
+    constant: bool = False,
     **_: Any,
 ) -> Array:
+    """LayerNormalization, with a `constant` deviation if asked."""
     axes = range(axis % x.ndim, x.ndim)
-    return np.asarray(_normalised(x, axes, epsilon) * scale + bias)
+    return np.asarray(_normalised(x, axes, epsilon, constant=constant) * scale + bias)
 
 
 def _lrn(
@@ -238,7 +285,7 @@ def _views(
     strides: Sequence[int],
     dilations: Sequence[int],
     counts: Sequence[int],
-) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
+) -> Iterator[View]:
     """The places in a window, each with the slices of the elements there in all windows."""
     for place in product(*(range(k) for k in kernel)):
         yield (
@@ -283,20 +330,33 @@ def _conv(
     strides: Any = None,
     **_: Any,
 ) -> Array:
-    """The sum over the places in a window of a product of matrices."""
+    """The product of the weights and the matrix of all windows, or its sum over their places."""
     kernel = weights.shape[2:]
     ones = [1] * len(kernel)
     strides, dilations = strides or ones, dilations or ones
     around, counts = _ends(x, kernel, strides, dilations, pads, auto_pad)
-    padded = np.pad(x, ((0, 0), (0, 0), *around))
+    padded = np.pad(x, ((0, 0), (0, 0), *around)) if np.any(around) else x
+    views = _views(kernel, strides, dilations, counts)
+    is_small = group == 1 and x[0].size * math.prod(kernel) <= MOST_SEEN
+    y = _by_window(padded, weights, views) if is_small else _by_place(padded, weights, views, group)
+    return y.reshape(len(x), len(weights), *counts)
+
+
+def _by_window(padded: Array, weights: Array, views: Iterator[View]) -> Array:
+    windows = np.stack([padded[view] for _, view in views], 2)
+    seen = windows.reshape(len(padded), math.prod(weights.shape[1:]), -1)
+    return np.asarray(np.matmul(weights.reshape(len(weights), -1), seen))
+
+
+def _by_place(padded: Array, weights: Array, views: Iterator[View], group: int) -> Array:
     filters = weights.reshape(group, len(weights) // group, *weights.shape[1:])
-    y = np.zeros((len(x), group, filters.shape[1], math.prod(counts)))
-    for place, view in _views(kernel, strides, dilations, counts):
-        seen = padded[view].reshape(len(x), group, weights.shape[1], -1)
+    total: Any = 0.0
+    for place, view in views:
+        seen = padded[view].reshape(len(padded), group, weights.shape[1], -1)
         taps = _taps(filters, place)
         # A matrix with one column scales: BLAS is slow at that.
-        y += taps * seen if weights.shape[1] == 1 else np.matmul(taps, seen)
-    return y.reshape(len(x), len(weights), *counts)
+        total += taps * seen if weights.shape[1] == 1 else np.matmul(taps, seen)
+    return np.asarray(total)
 
 
 @_split
@@ -323,6 +383,8 @@ def _conv_transpose(
     ]
     if output_shape or auto_pad.startswith("SAME"):
         sizes = output_shape or [count * s for count, s in zip(counts, strides, strict=True)]
+        # No padding is negative: an output that is larger than all windows ends in zeros.
+        spans = [max(span, size) for span, size in zip(spans, sizes[-rank:], strict=True)]
         total = [span - size for span, size in zip(spans, sizes[-rank:], strict=True)]
         small = [each // 2 for each in total]
         large = [each - half for each, half in zip(total, small, strict=True)]
@@ -342,9 +404,8 @@ def _conv_transpose(
     return y[(slice(None), slice(None), *inside)]
 
 
-def _pooled(
+def _windows(
     x: Array,
-    combine: Function,
     filling: float,
     *,
     kernel_shape: Sequence[int],
@@ -354,8 +415,8 @@ def _pooled(
     pads: Any = None,
     strides: Any = None,
     **_: Any,
-) -> Array:
-    """The elements of each window, `combine`d; `filling` stands where the image ends."""
+) -> Iterator[Array]:
+    """The elements at each place of all windows; `filling` stands where the image ends."""
     ones = [1] * len(kernel_shape)
     strides, dilations = strides or ones, dilations or ones
     around, counts = _ends(
@@ -364,12 +425,32 @@ def _pooled(
     # A last window that is rounded up may reach beyond the padding.
     beyond = [(b, a + s) for (b, a), s in zip(around, strides, strict=True)]
     padded = np.pad(x, ((0, 0), (0, 0), *beyond), constant_values=filling)
-    views = _views(kernel_shape, strides, dilations, counts)
-    return np.asarray(reduce(combine, (padded[view] for _, view in views)))
+    return (padded[view] for _, view in _views(kernel_shape, strides, dilations, counts))
 
 
-def _max_pool(x: Array, **attributes: Any) -> Array:
-    return _pooled(x, np.maximum, -np.inf, **attributes)
+def _pooled(x: Array, combine: Function, filling: float, **attributes: Any) -> Array:
+    """The elements of each window, `combine`d."""
+    return np.asarray(reduce(combine, _windows(x, filling, **attributes)))
+
+
+class MaxPool(OpRun):
+    """The largest elements of the windows and, if asked for, where they are in all of x."""
+
+    def _run(self, x: Array, **attributes: Any) -> tuple[Array, ...]:
+        given = {name: value for name, value in attributes.items() if value is not None}
+        y = _pooled(x, np.maximum, -np.inf, **given)
+        return (y, _largest(x, **given)) if len(self.onnx_node.output) > 1 else (y,)
+
+
+def _largest(x: Array, **attributes: Any) -> Array:
+    """The place of the largest element of each window, the first of equal ones."""
+    places = _windows(np.arange(x.size).reshape(x.shape), 0.0, **attributes)
+    pairs = zip(_windows(np.real(x), -np.inf, **attributes), places, strict=True)
+    top, best = next(pairs)
+    for values, place in pairs:
+        best = np.where(values > top, place, best)
+        top = np.maximum(values, top)
+    return best
 
 
 def _average_pool(x: Array, *, count_include_pad: int = 0, **attributes: Any) -> Array:
@@ -382,6 +463,32 @@ def _average_pool(x: Array, *, count_include_pad: int = 0, **attributes: Any) ->
     else:
         sizes = _pooled(places, np.add, 0.0, **attributes)
     return np.asarray(_pooled(x, np.add, 0.0, **attributes) / sizes)
+
+
+def _col2im(
+    x: Array,
+    image_shape: Array,
+    block_shape: Array,
+    *,
+    dilations: Any = None,
+    pads: Any = None,
+    strides: Any = None,
+) -> Array:
+    """The blocks, which are columns of x, added up where they are in the image."""
+    image, block = [int(size) for size in image_shape], [int(size) for size in block_shape]
+    rank, channels = len(image), x.shape[1] // math.prod(block)
+    pads, ones = pads or [0] * 2 * rank, [1] * rank
+    strides, dilations = strides or ones, dilations or ones
+    padded = np.zeros(
+        (len(x), channels, *(sum(s) for s in zip(image, pads, pads[rank:], strict=False))), x.dtype
+    )
+    _, counts = _ends(padded, block, strides, dilations, None, "NOTSET")
+    columns = x.reshape(len(x), channels, *block, *counts)
+    for place, view in _views(block, strides, dilations, counts):
+        within: tuple[Any, ...] = (slice(None), slice(None), *place)
+        padded[view] += columns[within]
+    inside = (slice(start, start + size) for start, size in zip(pads, image, strict=False))
+    return padded[(slice(None), slice(None), *inside)]
 
 
 def _power_pool(x: Array, *, p: int = 2, **attributes: Any) -> Array:
@@ -426,14 +533,21 @@ def _quantize(x: Array, scale: Array, zero: Any = None, *, axis: int = 1, **_: A
     limits = np.iinfo(zero.dtype) if zero.dtype.kind in "iu" else np.iinfo(np.uint8)
     step, shift = _by_channel(scale, x, axis), _by_channel(zero, x, axis).astype(np.float64)
     line = x / step + shift
-    whole = np.clip(np.round(np.real(x / step)) + shift, limits.min, limits.max)
+    rounded = np.round(np.real(x / step)) + shift
+    whole = np.clip(rounded, limits.min, limits.max)
     if not np.iscomplexobj(x):
         return np.asarray(whole)
-    inside = (np.real(line) >= limits.min) & (np.real(line) <= limits.max)
+    inside = rounded == whole  # no integer is clipped
     return np.asarray(whole + 1j * np.where(inside, np.imag(line), 0))
 
 
-def _dequantize(x: Array, scale: Array, zero: Any = None, *, axis: int = 1, **_: Any) -> Array:
+def _dequantize(
+    x: Array, scale: Array, zero: Any = None, *, axis: int = 1, block_size: int = 0, **_: Any
+) -> Array:
+    if block_size:  # a scale for so many elements along the axis
+        places = np.arange(x.shape[axis]) // block_size
+        zero = 0.0 if zero is None else np.take(zero, places, axis).astype(np.float64)
+        return np.asarray((x - zero) * np.take(scale, places, axis))
     shift = 0.0 if zero is None else _by_channel(zero, x, axis).astype(np.float64)
     return np.asarray((x - shift) * _by_channel(scale, x, axis))
 
@@ -460,6 +574,32 @@ def _scatter_elements(
 
 def _scatter_nd(x: Array, indices: Array, updates: Array, *, reduction: str = "none") -> Array:
     return _scatter(x, tuple(np.moveaxis(indices, -1, 0)), updates, reduction)
+
+
+class DFT(OpRun):
+    """The reference's Fourier transform, of the parts of a complex array one by one.
+
+    The parts are the value and its slope; those of the signal are along the last axis.
+    """
+
+    def _run(self, x: Array, *others: Array | None, **attributes: Any) -> tuple[Array]:
+        del attributes  # they are the node's
+        ends = [helper.make_tensor_value_info("x", TensorProto.DOUBLE, None)]
+        feeds = {}
+        for name, value in zip(self.onnx_node.input[1:], others, strict=False):
+            if value is not None:
+                ends.append(helper.make_tensor_value_info(name, TensorProto.INT64, None))
+                feeds[name] = value
+        node = NodeProto()
+        node.CopyFrom(self.onnx_node)
+        node.input[0] = "x"
+        y = helper.make_tensor_value_info(node.output[0], TensorProto.DOUBLE, None)
+        graph = helper.make_graph([node], "dft", ends, [y])
+        reference = ReferenceEvaluator(graph, opsets=self.run_params["opsets"])
+        parts = (x.real, x.imag) if np.iscomplexobj(x) else (x,)
+        results: list[Any] = [reference.run(None, {"x": part, **feeds}) for part in parts]
+        values = [result[0] for result in results]
+        return (values[0] if len(values) == 1 else values[0] + 1j * values[1],)
 
 
 class Resize(OpRun):
@@ -501,7 +641,7 @@ class Resize(OpRun):
         return np.asarray(matrix)
 
 
-def _operator(name: str, function: Function) -> type[OpRun]:
+def operator(name: str, function: Function) -> type[OpRun]:
     """The class that ReferenceEvaluator takes for the operator `name`."""
 
     def _run(_self: OpRun, *inputs: Any, **attributes: Any) -> tuple[Any]:
@@ -526,6 +666,7 @@ FUNCTIONS: dict[str, Function] = {
     "Ceil": _real(np.ceil),
     "Celu": lambda x, alpha=1.0: np.where(np.real(x) > 0, x, alpha * np.expm1(x / alpha)),
     "ConstantOfShape": _constant_of_shape,
+    "Col2Im": _col2im,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
     "DequantizeLinear": _dequantize,
@@ -539,18 +680,17 @@ FUNCTIONS: dict[str, Function] = {
     "GreaterOrEqual": _real(np.greater_equal),
     "GatherElements": lambda x, places, axis=0: np.take_along_axis(x, places, axis),
     "GlobalLpPool": _global_power_pool,
-    "GroupNormalization": _group_norm,
+    "GroupNormalization": group_norm,
     "HardSwish": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
-    "InstanceNormalization": _instance_norm,
+    "InstanceNormalization": instance_norm,
     "LRN": _lrn,
-    "LayerNormalization": _layer_norm,
+    "LayerNormalization": layer_norm,
     "Less": _real(np.less),
     "LessOrEqual": _real(np.less_equal),
     "LpNormalization": _lp_norm,
     "LpPool": _power_pool,
     "MatMul": _matmul,
     "Max": lambda *inputs: reduce(np.maximum, inputs),
-    "MaxPool": _max_pool,
     "Mean": lambda *inputs: reduce(np.add, inputs) / len(inputs),
     "Min": lambda *inputs: reduce(np.minimum, inputs),
     "Mod": _mod,
@@ -574,6 +714,8 @@ FUNCTIONS: dict[str, Function] = {
     "Where": np.where,
 }
 OPERATORS: list[type[OpRun]] = [
+    DFT,
+    MaxPool,
     Resize,
-    *(_operator(name, function) for name, function in FUNCTIONS.items()),
+    *(operator(name, function) for name, function in FUNCTIONS.items()),
 ]

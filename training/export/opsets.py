@@ -4,6 +4,7 @@
 
     local functions              inlined
     an older opset               converted to 13; to 18 where an operator below needs that
+    integer arithmetic           QOperator becomes QDQ (training.export.integers)
     com.microsoft                expanded (training.export.microsoft)
     functions of ONNX            those of `INLINED` replaced by their definitions in the standard
     a newer opset                named 21: what is left means the same there
@@ -28,7 +29,7 @@ from onnx import (
 )
 
 from training.autodiff import NEWEST_OPSET, OLDEST_OPSET, constants_of, opset_of, with_shapes
-from training.export import loops, microsoft
+from training.export import integers, loops, microsoft
 from training.export.ends import ForeignError
 
 # Their definitions are made of operators that have rules, or that are folded. The standard defines
@@ -58,6 +59,7 @@ def plain(model: ModelProto) -> ModelProto:
         # Predictions do without; the gradient's error will name the operator.
         with suppress(ForeignError):
             model = _raised(model, ADDING_OPSET)
+    model = integers.expanded(model)
     if fused:
         model = microsoft.expanded(model)
     for names in (INLINED, CAST_LIKE):
@@ -85,6 +87,12 @@ def _check_inference(model: ModelProto) -> None:
         flags = [a.i for a in node.attribute if a.name == "training_mode" and is_norm]
         if node.op_type == "Dropout" and node.input[2:] and node.input[2] in constants:
             flags.append(int(numpy_helper.to_array(constants[node.input[2]])))
+        if node.op_type == "DynamicQuantizeLinear":
+            raise ForeignError(
+                f"{node.op_type} (node {node.name or node.output[0]}) rounds an image by what lies "
+                "beside it in a batch: give the file as it was before its quantisation; python -m "
+                "training quantise makes int8 of a bundle"
+            )
         if any(flags):
             raise ForeignError(
                 f"{node.op_type} (node {node.name or node.output[0]}) is in training mode: call "

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,7 +15,7 @@ from service.bundle.calibration import Calibration
 from service.bundle.calibration import Head as Kind
 from training.export.ends import ForeignError
 from training.export.faults import FREE_BATCH, STANDARD, worded
-from training.export.inputs import Source
+from training.export.source import Source
 
 # Of a probability. Two float32 graphs of the same network differ less; logits beyond 10 are rounded
 # by as much more, and the limit grows with them.
@@ -128,7 +127,7 @@ class Original:
             ForeignError: ONNX Runtime cannot run the file.
         """
         feed, rows = Feed(self.source.name, self.source.batch), self.source.values(images)
-        values = feed.run(self._session, rows, [self.head.name])[self.head.name]
+        values = feed.run(self._session(), rows, [self.head.name])[self.head.name]
         return self.head.probabilities(values.reshape(len(images), self.head.width))
 
     def compare(self, images: Images, served: Probabilities, largest_logit: float) -> Agreement:
@@ -158,13 +157,13 @@ class Original:
         """
         original = cls(path, source, head)
         try:
-            inputs = [each.name for each in original._session.get_inputs()]
+            inputs = [each.name for each in original._session().get_inputs()]
         except ForeignError:
             return None
         return original if source.name in inputs else None
 
-    @cached_property
     def _session(self) -> ort.InferenceSession:
+        # Not kept: the weights would be in memory for as long as the bundle is made.
         return session_of(self._content())
 
     def _content(self) -> str | bytes:
@@ -194,6 +193,8 @@ def session_of(model: str | bytes) -> ort.InferenceSession:
     # An optimiser may replace the tensors that are asked for, and fuse the rounding of int8.
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4  # its exceptions say the same
+    # A few runs are not worth a second copy of the weights in another layout.
+    options.add_session_config_entry("session.disable_prepacking", "1")
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     with worded("ONNX Runtime cannot load the graph", STANDARD):
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -9,32 +9,39 @@ A little noise moves the images into general position: at an exact tie, as of a 
 surface, a slope depends on the side from which it is taken.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
-from jaxtyping import Float, Float64, Int64
-from onnx import ModelProto
+from jaxtyping import Complex128, Float, Float64, Int64
 
 from service.bundle import folder as contract
 from service.bundle.manifest import Parity
+from service.workers import host
 from training.export.core import ACTIVATION
-from training.export.exact import Exact
+from training.export.exact import STEP, Exact
+from training.export.forward_relevance import forward_relevance
+from training.export.progress import Say
 
-COMPLEX_STEP = "complex step"
+COMPLEX_STEP, FORWARDS = "complex step", "relevance forwards"
 LEAST_IMAGES, MOST_PIXELS = 4, 2**13  # that are proven; 8 images of 32 pixels
 ROW_PIXELS = 2**16  # of which the tensors are in memory at once; one image of 224 pixels
+MOST_RELEVANCES = 2  # large images whose relevance is proven, for another sixth of the time
 NOISE = 1e-3
 # Of the largest logit, for a move by one standard deviation. Below it the logits are constant in
 # float32, and the gradient is what the float32 constants of its rules leave of a cancellation.
 FLAT = 1e-7
 TINY = float(np.finfo(np.float32).tiny)
 
+T = TypeVar("T")
 Rows = Float64[np.ndarray, "rows channels height width"]
+Relevance = Float64[np.ndarray, "explained channels height width"]
 Cam = Float64[np.ndarray, "rows 1 cells_high cells_wide"]
 Logits = Float64[np.ndarray, "rows classes"]
+Directions = Complex128[np.ndarray, "rows directions classes"]
 Pairs = Float64[np.ndarray, "rows directions"]
 
 
@@ -43,7 +50,8 @@ class Proof:
     """The answers of the graphs in float64 at `x`, each for the predicted class `target`.
 
     `measured` compares them with what they should be: the largest difference and the least cosine
-    over images. These are no medians: where nothing is rounded, no mask flips.
+    over images. These are no medians: where nothing is rounded, no mask flips. Of large images the
+    first two alone have a `relevance`.
     """
 
     x: Rows
@@ -51,6 +59,7 @@ class Proof:
     logits: Logits
     gradient: Rows
     cam: Cam | None
+    relevance: Relevance | None
     measured: dict[str, Parity]
 
 
@@ -63,39 +72,54 @@ def points(
     return np.asarray(few + np.float32(NOISE) * noise, np.float64)
 
 
-def prove(files: Mapping[str, bytes], x: Rows) -> Proof:
-    """The proof of gradient.onnx, and of cam.onnx if `files` has it, at `x`."""
-    models = {
-        name: onnx.load_model_from_string(files[name])
-        for name in (contract.PREDICT, *contract.DERIVED)
-        if name in files
-    }
-    feeds = {"x": x, "target": np.full(len(x), -1)}
-    gradient, logits = _run(Exact(models[contract.GRADIENT], ["gradient", "logits"]), feeds)
-    target = logits.argmax(1)
-    forward = Exact(models[contract.PREDICT], ["logits"], given=["x"])
-    (expected,) = _run(forward, {"x": x})
+def prove(
+    files: Mapping[str, bytes],
+    x: Rows,
+    target: Int64[np.ndarray, " rows"] | None = None,
+    say: Say = str,
+) -> Proof:
+    """The proof of gradient.onnx, and of cam.onnx and lrp.onnx if `files` has them, at `x`.
+
+    Without a `target` it is the class that the graph itself predicts. `say` gets the steps.
+    """
+    say(f"proves {contract.GRADIENT} in float64")
+    feeds = {"x": x, "target": np.full(len(x), -1) if target is None else target}
+    gradient, logits = _run(_exact(files, contract.GRADIENT, ["gradient", "logits"]), feeds)
+    target = logits.argmax(1) if target is None else target
+    forward = _exact(files, contract.PREDICT, ["logits"], ["x"])
+    expected, slopes = _slopes(forward, "x", {"x": x}, gradient, target)
     measured = {
         "exact/logits": _same(logits, expected, contract.PREDICT),
-        "exact/saliency": _slopes(forward, "x", {"x": x}, gradient, target, logits),
+        "exact/saliency": slopes,
     }
+    del forward  # its weights: not those of two graphs at once
     cam = None
-    if contract.CAM in models:
-        cam, measured["exact/grad_cam"] = _prove_cam(models, feeds, target, logits)
-    return Proof(x, target, logits, gradient, cam, measured)
+    if contract.CAM in files:
+        say(f"proves {contract.CAM}")
+        cam, measured["exact/grad_cam"] = _prove_cam(files, feeds, target)
+    relevance = None
+    if contract.LRP in files:
+        say(f"proves {contract.LRP}")
+        relevance, measured["exact/attn_lrp"] = _prove_relevance(files, feeds, target)
+    return Proof(x, target, logits, gradient, cam, relevance, measured)
+
+
+def _exact(
+    files: Mapping[str, bytes], name: str, outputs: Sequence[str], given: Sequence[str] = ()
+) -> Exact:
+    return Exact(onnx.load_model_from_string(files[name]), outputs, given=given)
 
 
 def _prove_cam(
-    models: Mapping[str, ModelProto],
+    files: Mapping[str, bytes],
     feeds: Mapping[str, Any],
     target: Int64[np.ndarray, " rows"],
-    logits: Logits,
 ) -> tuple[Cam, Parity]:
     names = ["cam", ACTIVATION, "activation_gradient"]
-    cam, activation, gradient = _run(Exact(models[contract.CAM], names), feeds)
-    after = Exact(models[contract.PREDICT], ["logits"], given=["x", ACTIVATION])
+    cam, activation, gradient = _run(_exact(files, contract.CAM, names), feeds)
+    after = _exact(files, contract.PREDICT, ["logits"], ["x", ACTIVATION])
     at = {"x": feeds["x"], ACTIVATION: activation}
-    slopes = _slopes(after, ACTIVATION, at, gradient, target, logits)
+    _, slopes = _slopes(after, ACTIVATION, at, gradient, target)
     weighed = (gradient.mean((2, 3), keepdims=True) * activation).sum(1, keepdims=True)
     own = _same(cam, weighed, COMPLEX_STEP)
     return cam, Parity(
@@ -108,18 +132,47 @@ def _prove_cam(
     )
 
 
-def _run(
-    exact: Exact, feeds: Mapping[str, Any], along: Mapping[str, Any] | None = None
-) -> list[Any]:
-    """The outputs for all rows, or their slopes `along` a way; a part of the rows at a time."""
-    size = max(1, ROW_PIXELS // (feeds["x"].shape[-2] * feeds["x"].shape[-1]))
-    results = []
-    for start in range(0, len(feeds["x"]), size):
-        at, way = (
-            {name: values[start : start + size] for name, values in tensors.items()}
-            for tensors in (feeds, along or {})
-        )
-        results.append(exact.slope(at, way) if way else exact.run(at))
+def _prove_relevance(
+    files: Mapping[str, bytes], feeds: Mapping[str, Any], target: Int64[np.ndarray, " rows"]
+) -> tuple[Relevance, Parity]:
+    """The relevance, of two images if they are large, and its parity with that found forwards.
+
+    Relevance over x is compared as a gradient is. One of the directions is x itself: along it the
+    sum of all relevance is compared.
+    """
+    rows = MOST_RELEVANCES if _pixels(feeds) > MOST_PIXELS else len(target)
+    feeds = {name: values[:rows] for name, values in feeds.items()}
+    x, target = feeds["x"], target[:rows]
+    (relevance,) = _run(_exact(files, contract.LRP, ["relevance"]), feeds)
+    share = np.divide(relevance, x, out=np.zeros_like(x), where=x != 0)
+    forward = forward_relevance(onnx.load_model_from_string(files[contract.PREDICT]))
+    _, parity = _slopes(forward, "x", {"x": x}, share, target)
+    return relevance, replace(parity, against=FORWARDS)
+
+
+def _by_part(run: Callable[[Mapping[str, Any]], T], feeds: Mapping[str, Any]) -> list[T]:
+    """The results of `run` for the rows, as many at a time as fit in memory.
+
+    On each core one: NumPy's own threads share out products of matrices alone, and wait in between.
+    """
+    size = max(1, ROW_PIXELS // _pixels(feeds))
+    parts = [
+        {name: values[start : start + size] for name, values in feeds.items()}
+        for start in range(0, len(feeds["x"]), size)
+    ]
+    with ThreadPoolExecutor(host.cores()) as pool:
+        return list(pool.map(run, parts))
+
+
+def _pixels(feeds: Mapping[str, Any]) -> int:
+    """The pixels of an image."""
+    height, width = feeds["x"].shape[2:]
+    return int(height * width)
+
+
+def _run(exact: Exact, feeds: Mapping[str, Any]) -> list[Any]:
+    """The outputs for all rows."""
+    results = _by_part(exact.run, feeds)
     return [np.concatenate(outputs) for outputs in zip(*results, strict=True)]
 
 
@@ -129,30 +182,43 @@ def _slopes(
     at: Mapping[str, Any],
     gradient: Rows,
     target: Int64[np.ndarray, " rows"],
-    logits: Logits,
-) -> Parity:
-    """The parity of `gradient` by the tensor `name` with the slopes of the logits of `forward`."""
-    ours, theirs, sizes = [], [], []
-    for direction in _directions(at[name]):
-        (slopes,) = _run(forward, at, {name: direction})
-        products = gradient * direction
-        ours.append(products.sum((1, 2, 3)))
-        theirs.append(np.take_along_axis(slopes, target[:, None], 1)[:, 0])
-        # The size that the sum would have if its terms had random signs.
-        sizes.append(np.sqrt((products**2).sum((1, 2, 3))))
-    flat = FLAT * np.abs(logits).max(1)
-    return _compared(np.stack(ours, 1), np.stack(theirs, 1), np.stack(sizes, 1), flat)
+) -> tuple[Logits, Parity]:
+    """The logits of `forward`, and the parity of `gradient` by the tensor `name` with their slopes.
+
+    Beside noise, small images move in two more directions, and large ones, which take seconds a
+    direction, in one of these by turns.
+    """
+    moves = _directions(at[name], by_turns=_pixels(at) > MOST_PIXELS)
+
+    def run(feeds: Mapping[str, Any]) -> Directions:
+        ways = [{name: feeds[f"move/{number}"]} for number in range(len(moves))]
+        return np.stack([each for (each,) in forward.moved(feeds, ways)], 1)
+
+    named = {f"move/{number}": move for number, move in enumerate(moves)}
+    moved = np.concatenate(_by_part(run, {**at, **named}))
+    theirs = np.take_along_axis(moved.imag, target[:, None, None], 2)[..., 0] / STEP
+    products = [gradient * move for move in moves]
+    ours = np.stack([product.sum((1, 2, 3)) for product in products], 1)
+    # The size that the sum would have if its terms had random signs.
+    sizes = np.stack([np.sqrt((product**2).sum((1, 2, 3))) for product in products], 1)
+    logits = moved.real[:, 0]
+    return logits, _compared(ours, theirs, sizes, FLAT * np.abs(logits).max(1))
 
 
-def _directions(values: Rows) -> list[Rows]:
+def _directions(values: Rows, *, by_turns: bool) -> list[Rows]:
     """Noise, the values themselves, and the ways to the next image; each of the size of noise.
 
+    With `by_turns` the last two are one: the values of every other image, and the ways of the rest.
     Zeros stay zeros: behind a rectifier a max pool may have nothing else to choose from, a tie.
     """
     noise = np.random.default_rng(1).standard_normal(values.shape)
+    moves = [values, np.roll(values, 1, 0) - values]
+    if by_turns:
+        is_even = (np.arange(len(values)) % 2 == 0)[:, None, None, None]
+        moves = [np.where(is_even, *moves)]
     return [
         (values != 0) * move / np.maximum(np.sqrt((move**2).mean((1, 2, 3), keepdims=True)), TINY)
-        for move in (noise, values, np.roll(values, 1, 0) - values)
+        for move in (noise, *moves)
     ]
 
 

@@ -135,7 +135,7 @@ def _answers(model: ModelProto, image: str, output: str, drawn: Images) -> Logit
         f"correct --size, or {FREE_BATCH}",
     ):
         (answer,) = session.run([output], {image: drawn})
-    return np.asarray(answer)
+    return np.array(answer)  # a copy, so that the memory of the session goes
 
 
 def _drawn(model: ModelProto, image: str, rows: int) -> Images:
@@ -165,13 +165,16 @@ def _run(model: ModelProto, image: str, rows: int) -> Seen:
     del probe.graph.output[:]
     for name in tensors:
         probe.graph.output.add(name=asked.get(name, name))
-    session, drawn = session_of(probe.SerializeToString()), _drawn(model, image, rows)
+    content, drawn = probe.SerializeToString(), _drawn(model, image, rows)
+    del probe  # a third copy of the weights beside the model's and the session's
+    session = session_of(content)
     with worded(f"ONNX Runtime cannot run the graph with {rows} images", FREE_BATCH):
         answers = dict(zip(tensors, session.run(None, {image: drawn}), strict=True))
     shapes = {image: drawn.shape} | {t.name: tuple(t.dims) for t in model.graph.initializer}
     for name, answer in answers.items():
         shapes[name] = tuple(map(int, answer)) if name in asked else np.shape(answer)
-    return Seen(rows, shapes, {name: np.asarray(answers[name]) for name in fixed & answers.keys()})
+    # Copies: an answer of ONNX Runtime keeps all memory of its session, the weights included.
+    return Seen(rows, shapes, {name: np.array(answers[name]) for name in fixed & answers.keys()})
 
 
 def _depending(nodes: Iterable[NodeProto], image: str) -> set[str]:

@@ -49,7 +49,7 @@ def fit_reliability(
         reference = _reference(manifest, files, training)
         result[contract.PREDICT] = with_search(files[contract.PREDICT], reference)
         result[contract.REFERENCE] = reference.content()
-    outputs = _predict(manifest, result, held_out)
+    outputs = outputs_for(manifest, result, held_out)
     labels, (first, second) = held_out.labels, halves(held_out.labels, len(manifest.labels))
     calibration = fit_calibration(outputs.logits[first], labels[first])
     probabilities = calibration.probabilities(outputs.logits)
@@ -105,10 +105,19 @@ def with_search(predict: bytes, reference: Reference) -> bytes:
     return bytes(model.SerializeToString(deterministic=True))
 
 
+def outputs_for(manifest: Manifest, files: Files, images: Images) -> Outputs:
+    """The outputs of the service's own engine, so that what is fitted fits what is served."""
+    with tempfile.TemporaryDirectory() as scratch:
+        draft = contract.write(
+            Path(scratch) / "draft", manifest, {contract.PREDICT: files[contract.PREDICT]}
+        )
+        return outputs_of(Engine(draft, "cpu"), images)
+
+
 def _reference(manifest: Manifest, files: Files, training: Images) -> Reference:
     assert manifest.features is not None
     chosen = training.take(familiarity.sample(training, manifest.features, SEED))
-    features = _predict(manifest, files, chosen).features
+    features = outputs_for(manifest, files, chosen).features
     assert features is not None
     return Reference.of(features, chosen.labels, chosen.names)
 
@@ -119,12 +128,3 @@ def _familiarity(outputs: Outputs, files: Files) -> Familiarity:
     return familiarity.fit_familiarity(
         outputs.similarity, len(Reference.read(files[contract.REFERENCE]).labels)
     )
-
-
-def _predict(manifest: Manifest, files: Files, images: Images) -> Outputs:
-    """The outputs of the service's own engine, so that what is fitted fits what is served."""
-    with tempfile.TemporaryDirectory() as scratch:
-        draft = contract.write(
-            Path(scratch) / "draft", manifest, {contract.PREDICT: files[contract.PREDICT]}
-        )
-        return outputs_of(Engine(draft, "cpu"), images)

@@ -10,18 +10,22 @@ from service.api.native import Native
 from service.api.parameters import Options
 from service.bundle.manifest import Manifest
 from service.errors import MalformedRequest
+from service.explain import Defaults
 from service.schedule.timing import Timing
 from service.telemetry.metrics import Metrics
 
-Choose = Callable[[Manifest, Mapping[str, Any], bytes | None], Options]
+Choose = Callable[[Manifest, Mapping[str, Any], bytes | None, Defaults], Options]
 
 
 class Calls:
     """The two APIs over the endpoints of `native`."""
 
-    def __init__(self, native: Native, manifest: Manifest, metrics: Metrics) -> None:
+    def __init__(
+        self, native: Native, manifest: Manifest, metrics: Metrics, defaults: Defaults
+    ) -> None:
         self._native = native
         self._manifest = manifest
+        self._defaults = defaults
         self._metrics = metrics
 
     async def predict(self, image: Any, mask: Any, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,7 +50,7 @@ class Calls:
     ) -> dict[str, Any]:
         timing = Timing(self._metrics)
         payload = body.check_counts(_payload(image, mask))
-        options = choose(self._manifest, given, payload.mask)
+        options = choose(self._manifest, given, payload.mask, self._defaults)
         timing.allow(options.deadline_ms)
         return await self._native.answer(payload, options, timing)
 

@@ -79,7 +79,8 @@ class KServeV1:
             body = await request_body.body_of(request, self._limits)
             query = request_body.query_of(request)
             payload = request_body.with_query(await large.parse(body, lambda: read(body)), query)
-        options = options_of(self._manifest, payload.parameters)
+        defaults = self._pipeline.defaults
+        options = options_of(self._manifest, payload.parameters, defaults=defaults)
         if options.question is not None:
             guard.require(request, guard.EXPLAIN)
 

@@ -160,8 +160,10 @@ class OpenInference:
             maps = await gather_rows(
                 "row",
                 (
-                    self._pipeline.explain(image, question, prediction, timing)
-                    for image, prediction in zip(images, predictions, strict=True)
+                    self._pipeline.explain(image, question, prediction, timing, row / len(images))
+                    for row, (image, prediction) in enumerate(
+                        zip(images, predictions, strict=True), start=1
+                    )
                 ),
             )
         with timing.of("encode"):
@@ -207,6 +209,7 @@ class OpenInference:
             {**inference.parameters, **of_outputs},
             explained=ATTRIBUTION in by_output,
             sets=SETS in by_output,
+            defaults=self._pipeline.defaults,
         )
 
     def _check_output(
@@ -351,7 +354,7 @@ def _quality(
 
 
 def map_parameters(maps: Sequence[Attribution]) -> dict[str, str | int | float]:
-    """The question, the meaning of the values, and the rows with a cheaper question."""
+    """The question, the meaning of the values; the rows with a cheaper question, and with noise."""
     question = maps[0].degraded_from or maps[0].question
     parameters = {
         "method": question.method.name,
@@ -364,7 +367,11 @@ def map_parameters(maps: Sequence[Attribution]) -> dict[str, str | int | float]:
         for row, each in enumerate(maps)
         if each.degraded_from
     ]
-    return parameters | ({"degraded": "; ".join(degraded)} if degraded else {})
+    warned = [
+        f"row {row}: {'; '.join(each.warnings)}" for row, each in enumerate(maps) if each.warnings
+    ]
+    notes = {"degraded": degraded, "warnings": warned}
+    return parameters | {name: "; ".join(rows) for name, rows in notes.items() if rows}
 
 
 def _in_words(question: Question) -> str:

@@ -209,7 +209,7 @@ def _of_trust(manifest: Manifest) -> list[dict[str, Any]]:
     parameters = []
     if sets is not None:
         # The keys of the manifest are texts, such as 0.90.
-        coverages = {"type": "string", "enum": list(sets.marginal), "default": COVERAGE}
+        coverages = {"type": "string", "enum": list(sets.coverages), "default": COVERAGE}
         flag = {"type": "boolean", "default": False}
         parameters += [
             _query(

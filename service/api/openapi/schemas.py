@@ -142,9 +142,14 @@ def _prediction(manifest: Manifest, image: Schema) -> Schema:
 
 
 def _set(manifest: Manifest) -> Schema:
-    labels = array_of(_label(manifest)) | {"minItems": 1}
+    labels = array_of(_label(manifest))
+    if manifest.is_multi_label:
+        text = "Classes; each is among them for a share `coverage` of the images that have it"
+    else:
+        text = "Classes that include the true one with probability `coverage`"
+        labels["minItems"] = 1
     return record(
-        "Classes that include the true one with probability `coverage`",
+        text,
         labels=_described(labels, f"The most probable {SET_LABELS} or `top_k`, if there are more"),
         indices=_described(array_of(WHOLE), "The indices of these classes"),
         size=_described(WHOLE, "The number of all classes in the set"),
@@ -207,6 +212,9 @@ def _map() -> Schema:
         scale=_described(NUMBER, "The largest absolute value"),
         colours={"enum": ["diverging", "sequential"]},
         limit=_described(NUMBER, "The value of the strongest colour"),
+        cell=_described(
+            WHOLE, "Pixels a side of the cells whose means are drawn; 1: each pixel is drawn"
+        ),
     )
     schema["properties"]["data"] = _described(BASE64, "float32, little-endian, row by row")
     return schema

@@ -23,6 +23,10 @@ TWO = Manifest(
 )
 
 
+PLATT = {"pictures": 9, "scale": [0.5, 2.0], "bias": [0.0, -1.0]}
+SETS = {"pictures": 9, "marginal": {"0.95": 0.1}, "by_class": {"0.95": [0.1, 0.2]}}
+
+
 def parse(document):
     return Manifest.parse(json.dumps(document).encode())
 
@@ -62,11 +66,26 @@ def test_a_head_of_sigmoids_survives_and_that_of_a_softmax_leaves_no_trace():
     assert b"head" not in TWO.canonical()
 
 
+def test_the_calibration_of_each_class_survives_and_its_absence_leaves_no_trace():
+    sets = SETS | {"marginal": {}}
+    document = TWO.document() | {"head": "sigmoid", "platt": PLATT, "prediction_sets": sets}
+    manifest = parse(document)
+    assert manifest.calibration.bias == (0.0, -1.0)
+    assert manifest.prediction_sets.coverages == ("0.95",)
+    assert Manifest.parse(manifest.canonical()) == manifest
+    assert b"platt" not in replace(TWO, head="sigmoid").canonical()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"head": "tanh"}, "head"),
         ({"head": "sigmoid", "entropy_power": 0.5}, "head is sigmoid and there is entropy_power"),
+        ({"platt": PLATT}, "platt has 2 numbers and head is softmax"),
+        ({"head": "sigmoid", "platt": PLATT | {"bias": [0.0]}}, "platt has 1 and 2 numbers"),
+        ({"head": "sigmoid", "platt": PLATT | {"scale": [1.0, 0.0]}}, "platt.scale has 0.0"),
+        ({"head": "sigmoid", "prediction_sets": SETS}, "marginal has thresholds, which sigmoids"),
+        ({"prediction_sets": SETS | {"marginal": {}}}, "have different coverages"),
     ],
 )
 def test_a_head_that_the_rest_contradicts_is_rejected(changes, message):

@@ -9,7 +9,9 @@ from service.explain import ask, cheaper_questions, explain, forward_passes
 from service.explain.methods import LARGEST_GAP
 from service.image.resize import to_input
 from service.schedule.deadlines import (
+    CHEAPEST_TIMES,
     OPERATION_SECONDS,
+    REMEMBERED_SECONDS,
     RESERVE,
     DeadlineExplainer,
     ExplanationTask,
@@ -33,6 +35,7 @@ class Room:
             engine, SharedState(), self.clock, lambda _ticket: self.pressed
         )
         self.explainer._pass.seconds = PASS_SECONDS
+        self.explainer._weights = {}  # a pass of each graph takes the same
 
     def task(self, method, **parameters):
         question = ask(self._engine.manifest, method, None, parameters)
@@ -63,7 +66,11 @@ def test_with_time_enough_the_answer_is_as_asked(room):
 
 
 def test_an_answer_that_just_fits_is_as_asked(room):
-    seconds = PASS_SECONDS * forward_passes(room.task("saliency").question)
+    own, cheapest = (
+        PASS_SECONDS * forward_passes(room.task(method).question)
+        for method in ("saliency", "grad_cam")
+    )
+    seconds = own + CHEAPEST_TIMES * cheapest
     assert room.explainer(room.ticket("saliency", seconds + 1e-6)).degraded_from is None
     room.explainer._pass.seconds = PASS_SECONDS
     answer = room.explainer(room.ticket("saliency", seconds - 1e-6))
@@ -85,7 +92,7 @@ def test_a_wrong_forecast_ends_in_the_cheapest_answer_before_the_deadline(engine
     room.explainer._pass.seconds = 1e-6
     ticket = room.ticket("kernel_shap", 0.5, samples=4096)
     answer = room.explainer(ticket)
-    assert ticket.deadline - RESERVE * 0.5 < room.clock.now < ticket.deadline
+    assert room.clock.now < ticket.deadline - RESERVE * 0.5  # noticed early
     assert (answer.question.method.name, answer.degraded_from.method.name) == (
         "grad_cam",
         "kernel_shap",
@@ -95,17 +102,17 @@ def test_a_wrong_forecast_ends_in_the_cheapest_answer_before_the_deadline(engine
 def test_integrated_gradients_stop_at_the_last_doubling_that_fits_and_have_its_gap(engine):
     room = Room(engine, step=0.01)
     room.explainer._pass.seconds = 1e-6
-    answer = room.explainer(room.ticket("integrated_gradients", 0.1, steps=2, max_steps=512))
+    answer = room.explainer(room.ticket("integrated_gradients", 0.4, steps=2, max_steps=512))
     assert answer.degraded_from is None
     assert answer.quality["completeness_gap"] > LARGEST_GAP  # so it would have gone on
     assert answer.quality["steps"] in (2, 4)
 
 
 def test_noise_that_nobody_asked_for_makes_way_for_the_cheapest_answer(room):
-    noisy = {"noise": 1.0, "samples": 16, "seed": 5}
+    noisy = {"noise": 1.0, "samples": 32, "seed": 6}
     asked = room.task("gradient_shap", **noisy)
     fewer = list(cheaper_questions(asked.question, room._engine.manifest))[-2]
-    seconds = PASS_SECONDS * (forward_passes(fewer) + 1)
+    seconds = PASS_SECONDS * (forward_passes(fewer) + 1) / (1 - RESERVE)
     ticket = room.ticket("gradient_shap", seconds, **noisy)
     assert explain(room._engine, asked.fitted, fewer, asked.logits).warnings
     answer = room.explainer(ticket)
@@ -140,7 +147,7 @@ def test_the_forecast_holds_the_algebra(room):
 def test_the_forecast_is_that_of_the_answer_that_fits(room):
     task = room.task("kernel_shap")
     dear, quarter, cheapest = (
-        room.explainer.expected_seconds(task, seconds) for seconds in (60.0, 0.5, 0.1)
+        room.explainer.expected_seconds(task, seconds) for seconds in (60.0, 0.5, 0.01)
     )
     assert dear > 1.0
     assert 0.5 > quarter > 0.1 > cheapest
@@ -151,7 +158,7 @@ def test_a_cheapest_answer_that_is_late_fails(engine):
     room = Room(engine, step=0.01)
     room.explainer._pass.seconds = 1e-6
     with pytest.raises(DeadlineExceeded, match="deadline_ms was over"):
-        room.explainer(room.ticket("grad_cam", 0.015))
+        room.explainer(room.ticket("grad_cam", 0.035))
 
 
 def test_without_time_for_any_answer_the_question_is_rejected(room):
@@ -167,6 +174,23 @@ def test_the_forecast_follows_the_explanations(engine):
     assert room.explainer._pass.seconds == pytest.approx(
         PASS_SECONDS + 0.2 * (took / passes - PASS_SECONDS)
     )
+
+
+def test_the_pace_of_a_busy_moment_is_forgotten(room):
+    room.explainer._least_pass_seconds = PASS_SECONDS
+    task = room.task("kernel_shap")
+    quiet = room.explainer.expected_seconds(task, 2.0)
+    room.explainer._note(1.0)
+    assert room.explainer.expected_seconds(task, 2.0) < quiet  # of a cheaper answer
+    room.clock.sleep(REMEMBERED_SECONDS + 1)
+    assert room.explainer.expected_seconds(task, 2.0) == quiet
+
+
+def test_a_quicker_answer_is_believed_at_once(room):
+    room.explainer._least_pass_seconds = PASS_SECONDS
+    room.explainer._pass.seconds = 1.0
+    room.explainer._note(2 * PASS_SECONDS)
+    assert room.explainer._pass.seconds == 2 * PASS_SECONDS
 
 
 def test_the_queue_expects_the_time_of_the_cheapest_answer(room):

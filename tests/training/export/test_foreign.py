@@ -262,9 +262,11 @@ def test_the_cam_layer_may_have_a_reserved_name(tmp_path):
             "y has 5 classes, and there are 6 labels: 1 label is too many",
         ),
         (SIZE, CLASSES - 1, Names(), "5 classes, and there are 4 labels: 1 label is missing"),
-        (SIZE, CLASSES, Names(input="nope"), "0 inputs are"),
+        (SIZE, CLASSES, Names(input="nope"), "no input and no tensor inside is called nope; .* x "),
         (SIZE, CLASSES, Names(output="nope"), r"no tensor is called nope; there are y \[None, 5\]"),
         (SIZE, CLASSES, Names(cam_layer="nope"), "--cam-layer nope names no tensor"),
+        (SIZE, CLASSES, Names(output="o"), r"o has 5 × 22 × 22 values for an image"),
+        (SIZE, CLASSES, Names(cam_layer="y"), "--cam-layer y names no tensor"),
         (SIZE, CLASSES, Names(cam_layer="x"), "--cam-layer x names no tensor"),
     ],
 )
@@ -332,8 +334,8 @@ def test_the_command_makes_a_bundle_and_checks_it(tmp_path):
     assert "3 of 3 images get the class that net.onnx gives them" in done.output
     first, note, *others = done.stderr.splitlines()
     assert "are assumed, which are ImageNet's" in note
-    steps = [line.split()[0] for line in (first, *others)]
-    assert steps == ["runs", "derives", "proves", "writes"], done.stderr
+    steps = [line.split()[2] for line in (first, *others)]  # behind "0.3 s"
+    assert steps == ["runs", "derives", "runs", "proves", "writes", "is"], done.stderr
     assert contract.load(tmp_path / "out").manifest.labels[2] == "cat"
     failed = CliRunner().invoke(main, [*command, "--mean", "1,2"])
     assert failed.exit_code == 1

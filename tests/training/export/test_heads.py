@@ -12,6 +12,7 @@ from scipy.special import expit
 from service.bundle import folder as contract
 from service.bundle.manifest import Manifest
 from service.image.resize import Input
+from service.predictions import predict
 from service.runtime.engine import Engine
 from support.images import encode
 from training.__main__ import main
@@ -38,6 +39,7 @@ def network(path, tail=(), outputs=("p",), *, width=CLASSES, opset=17, metadata=
         **{name: 0.2 * rng.normal(size=(width, 6)).astype(np.float32) for name in ("v", "v2")},
         "one": np.float32(1),
         "half": np.float32(0.5),
+        "hundred": np.float32(100),
         "scale": np.float32(1 / 256),
         "zero": np.uint8(0),
         "axis": np.array([1]),
@@ -165,6 +167,15 @@ def test_logits_of_another_rank_are_flattened(tmp_path):
     assert operators(core) == ["Conv", "Relu", "GlobalAveragePool", "Reshape"]
 
 
+def test_probabilities_in_integers_are_taken_before_their_rounding(tmp_path):
+    rounded = [("Softmax", ["z"], ["q"]), ("QuantizeLinear", ["q", "scale", "zero"], ["p"])]
+    info = helper.make_tensor_value_info("p", TensorProto.UINT8, ["N", CLASSES])
+    path = network(tmp_path / "m.onnx", rounded, [info])
+    core, _ = bundled(path, tmp_path / "out")
+    assert operators(core) == PLAIN
+    assert core.original.head.name == "q"
+
+
 def test_outputs_that_lead_to_the_same_logits_need_no_name(tmp_path):
     path = network(tmp_path / "m.onnx", [SOFTMAX], ["p", "z", "f"])
     assert operators(bundled(path, tmp_path / "out")[0]) == PLAIN
@@ -191,7 +202,7 @@ def test_a_dictionary_of_probabilities_gives_its_tensor_and_its_labels(tmp_path)
         (
             [SOFTMAX, ("Gemm", ["f", "v2"], ["z2"], {"transB": 1})],
             ["p", "z2"],
-            "several outputs may be the classes: p, z2,.* name one with --output",
+            "several outputs may be the classes: p and z2; there .* name one with --output",
         ),
         (
             [("TopK", ["z", "two"], ["best", "at"])],
@@ -199,6 +210,11 @@ def test_a_dictionary_of_probabilities_gives_its_tensor_and_its_labels(tmp_path)
             r"best classes of an image only \(TopK\): .*--output, such as z",
         ),
         ([("Softmax", ["z"], ["p"], {"axis": 0})], ["p"], "p is a softmax, but not over the 5"),
+        (
+            [("Softmax", ["z"], ["q"]), ("Mul", ["q", "hundred"], ["p"])],
+            ["p"],
+            "the values of p sum to 100 for every image: name the tensor of the probabilities",
+        ),
     ],
 )
 def test_an_output_that_is_no_answer_is_named(tail, outputs, message, tmp_path):
@@ -240,7 +256,32 @@ def test_the_command_numbers_the_classes_of_a_multi_label_file(tmp_path):
         check_head(made.manifest)
     failed = CliRunner().invoke(main, [*command, "--calibrate", str(tmp_path / "images")])
     assert failed.exit_code == 1
-    assert "m.onnx is multi-label, and the folders of --calibrate" in failed.output
+    assert "m.onnx is multi-label, and folders have one label for an image" in failed.output
+
+
+def test_a_multi_label_file_is_calibrated_class_by_class(tmp_path):
+    path, images = network(tmp_path / "m.onnx", TAILS["sigmoids"]), tmp_path / "images"
+    images.mkdir()
+    drawn = drawn_images(60, SIZE)
+    lines = []
+    for number, image in enumerate(drawn):
+        (images / f"{number}.png").write_bytes(encode(image))
+        lines.append(f"{number}.png,{'1;3' if number % 2 else '3' if number % 3 else ''}")
+    (images / "labels.csv").write_text("\n".join(["path,labels", *lines]))
+    command = ["bundle", "--onnx", str(path), "--size", str(SIZE), "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(main, [*command, "--calibrate", str(images / "labels.csv")])
+    assert done.exit_code == 0, done.output
+    made = contract.load(tmp_path / "out")
+    assert made.manifest.platt.pictures == 60
+    assert made.manifest.platt.scale[1] != 1
+    assert made.manifest.platt.scale[0] == 1  # no image has it
+    assert made.manifest.familiarity is None
+    card = made.read(contract.CARD).decode()
+    assert "Each class is calibrated for itself" in card
+    assert "| 1 | 30 of 60 |" in card
+    answer = predict(Engine(made, "cpu", 1).predict(drawn[:1]).rows()[0], made.manifest)
+    assert {entry.index for entry in answer.likely} <= set(answer.prediction_set.indices.tolist())
+    assert answer.prediction_set.by_class
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from training.export.core import predict_graph
 from training.export.derive import complete
 from training.export.foreign import ForeignError, Names, read_core
 from training.export.foreign_bundle import make_foreign_bundle
-from training.export.inputs import LUMA, Asked
+from training.export.source import LUMA, Asked
 
 CLASSES, SIZE, WIDE = 4, 12, (16, 40)
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.25, 0.2)
@@ -269,6 +269,15 @@ def test_weights_in_float16_become_the_same_numbers_in_float32(tmp_path):
     assert ours["w"].dtype == np.float32
     assert all(np.array_equal(ours[name], theirs[name]) for name in ("w", "v", "b"))
     assert core.source.kind == np.float16
+
+
+def test_a_file_of_mixed_precision_becomes_one_of_float32(tmp_path):
+    casts = [node("Cast", "i", "h", to=TensorProto.FLOAT16), node("Cast", "h", "x", to=1)]
+    path = drawn_file(tmp_path / "net.onnx", ["N", 3, 12, 12], before=casts)
+    core = read_core(path, SIZE, CLASSES, Names())
+    targets = {a.i for each in core.model.graph.node for a in each.attribute if a.name == "to"}
+    assert TensorProto.FLOAT16 not in targets
+    assert core.source.half
 
 
 def test_the_size_is_that_of_the_file_where_none_is_given(tmp_path):

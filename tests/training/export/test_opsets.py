@@ -13,6 +13,7 @@ from support.servers import ROOT
 from training.autodiff import NEWEST_OPSET, DifferentiationError, Graph, opset_of
 from training.autodiff.registry import EXPANSIONS, RULES
 from training.export.ends import ForeignError
+from training.export.integers import BINARY, CONCAT, UNARY
 from training.export.microsoft import FUNCTIONS
 from training.export.microsoft import FUSED as FUSED_OPERATORS
 from training.export.opsets import CAST_LIKE, INLINED, plain
@@ -258,6 +259,92 @@ def test_a_network_in_training_mode_is_refused():
         plain(model)
 
 
+QUANTISED = """
+    r = QLinearConv <pads = [1, 1, 1, 1]> (x, sx, zx, w, sw, zw, sy, zy, b)
+    a = QLinearConv (r, sy, zy, w2, sw2, zw2, sx, zx)
+    s = com.microsoft.QLinearAdd (r, sy, zy, a, sx, zx, sy, zy)
+    m = com.microsoft.QLinearMul (s, sy, zy, a, sx, zx, sy, zy)
+    t = com.microsoft.QLinearConcat <axis = 1> (sy, zy, m, sy, zy, a, sx, zx)
+    l = com.microsoft.QLinearLeakyRelu <alpha = 0.2> (t, sy, zy, sx, zx)
+    p = com.microsoft.QLinearGlobalAveragePool (l, sx, zx, sx, zx)
+    f = Flatten (p)
+    g = com.microsoft.QGemm <transB = 1> (f, sx, zx, v, sv, zv, c, sx, zx)
+    k = QLinearMatMul (g, sx, zx, u, su, zu, sy, zy)
+    y = DequantizeLinear (k, sy, zy)
+"""
+
+
+def quantised():
+    """A network of integers, with a step for each output channel."""
+    rng = np.random.default_rng(0)
+
+    def integers(*shape):
+        return rng.integers(-100, 101, shape).astype(np.int8)
+
+    def steps(count, largest):
+        return np.linspace(largest / 2, largest, count, dtype=np.float32)
+
+    values = {
+        "sx": np.float32(0.02),
+        "zx": np.int8(-3),
+        "sy": np.float32(0.03),
+        "zy": np.int8(5),
+        "w": integers(4, 3, 3, 3),
+        "sw": steps(4, 4e-3),
+        "zw": np.zeros(4, np.int8),
+        "b": rng.integers(-9000, 9000, 4).astype(np.int32),
+        "w2": integers(4, 4, 1, 1),
+        "sw2": np.float32(0.01),
+        "zw2": np.int8(1),
+        "v": integers(6, 8),
+        "sv": steps(6, 0.02),
+        "zv": np.zeros(6, np.int8),
+        "c": rng.integers(-900, 900, 6).astype(np.int32),
+        "u": integers(6, 5),
+        "su": steps(5, 0.02),
+        "zu": np.zeros(5, np.int8),
+    }
+    model = parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 13, "com.microsoft" : 1]>\n'
+        f"agraph (int8[N, 3, 6, 6] x) => (float[N, 5] y) {{{QUANTISED}}}"
+    )
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()
+    )
+    return model
+
+
+def test_integer_arithmetic_becomes_that_between_roundings():
+    model = quantised()
+    plainer = plain(model)
+    operators = {node.op_type for node in plainer.graph.node}
+    assert not {name for name in operators if name.startswith("Q")} - {"QuantizeLinear"}
+    assert {"Add", "Conv", "Gemm", "GlobalAveragePool", "LeakyRelu", "MatMul"} < operators
+    x = np.random.default_rng(1).integers(-128, 128, (5, 3, 6, 6)).astype(np.int8)
+    ours, theirs = (
+        ort.InferenceSession(each.SerializeToString(), providers=["CPUExecutionProvider"]).run(
+            None, {"x": x}
+        )[0]
+        for each in (plainer, model)
+    )
+    # Where a sum lies between two integers, float32 may round it to the other one.
+    assert np.abs(ours - theirs).max() < 0.031
+    assert (ours == theirs).mean() > 0.9
+    assert len(np.unique(theirs)) > 5
+
+
+def test_an_image_that_is_rounded_by_its_batch_is_refused():
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "scale", "point"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "point"], ["y"]),
+    ]
+    info = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", 2]) for n in ("x", "y")]
+    graph = helper.make_graph(nodes, "g", info[:1], info[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    with pytest.raises(ForeignError, match=r"DynamicQuantizeLinear \(node q\) rounds an image by"):
+        plain(model)
+
+
 def test_weights_may_be_standardised_by_a_norm_in_training_mode():
     names = ["g", "d", "m", "q"]
     node = helper.make_node("BatchNormalization", ["w", *names], ["k", "a", "b"], training_mode=1)
@@ -275,4 +362,5 @@ def test_the_documents_list_every_operator_that_is_differentiated():
     microsoft = listed.pop("ONNX Runtime's optimiser")
     assert microsoft == {*FUNCTIONS, *FUSED_OPERATORS}
     assert listed.pop("control") == {"Loop", "If"}
+    assert listed.pop("8-bit integers (QOperator)") == {*BINARY, *UNARY, CONCAT}
     assert set().union(*listed.values()) == {*RULES, *EXPANSIONS, *INLINED, *CAST_LIKE}

@@ -26,7 +26,15 @@ def test_another_network_is_an_error(bundle, run, dataset):
 
 
 @pytest.mark.parametrize(
-    ("entry", "limit"), [("saliency", 0.1), ("float64/saliency", 1e-2), ("exact/saliency", 1e-5)]
+    ("entry", "limit"),
+    [
+        ("saliency", 0.1),
+        ("float64/logits", 1e-5),
+        ("float64/grad_cam", 1e-5),
+        ("float64/saliency", 1e-2),
+        ("exact/saliency", 1e-5),
+        ("exact/attn_lrp", 1e-5),
+    ],
 )
 def test_an_entry_beyond_its_limit_is_an_error(entry, limit):
     within = {entry: Parity("captum", 64, limit, 1.0)}

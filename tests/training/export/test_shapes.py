@@ -97,6 +97,16 @@ KINDS = {
         node("Tanh", "padded", "bent"),
         node("ReduceMean", "bent", "f", axes=[2, 3], keepdims=0),
     ],
+    # Tokens beside themselves in the opposite order, as more rows, and their mean.
+    "an image beside its mirror image": [
+        *TOKENS,
+        node("Slice", "k [-1] far [1] [-1]", "turned"),
+        node("Concat", "k turned", "both", axis=0),
+        node("Tanh", "both", "bent"),
+        node("ReduceMean", "bent", "means", axes=[1], keepdims=0),
+        node("Reshape", "means pairs8", "apart"),
+        node("ReduceMean", "apart", "f", axes=[0], keepdims=0),
+    ],
     # A window whose bounds are computed from the shape, and a slice of all rows.
     "slices": [
         *TOKENS,
@@ -169,7 +179,13 @@ def needed(kind):
 @pytest.mark.parametrize("kind", [*KINDS, "if"])
 def test_shape_arithmetic_is_settled_and_differentiated(kind, tmp_path):
     nodes = squeezing() if kind == "if" else KINDS[kind]
-    sizes = {"pairs": [-1, 2], "far": [-(2**63) + 1], "borders": [1, 0, 0, 1], "[8]/2": [4]}
+    sizes = {
+        "pairs": [-1, 2],
+        "pairs8": [2, -1, 8],
+        "far": [-(2**63) + 1],
+        "borders": [1, 0, 0, 1],
+        "[8]/2": [4],
+    }
     arrays = {name: np.array(value) for name, value in sizes.items()}
     path = file_of(nodes, tmp_path, rest=np.array([4], np.int32), **arrays)
     model = read_core(path, SIZE, CLASSES, Names()).model

@@ -30,7 +30,7 @@ def sets(outputs: Outputs, labels: ClassIndices, manifest: Manifest) -> Mapping[
             )
             for kind, by_class in KINDS.items()
         }
-        for coverage in known.marginal
+        for coverage in known.coverages
     }
 
 

@@ -7,6 +7,7 @@ and kinks a rule follows torch 2.15, unless its docstring names the difference.
 """
 
 from training.autodiff.rules import (
+    borrowed,
     convolution,
     elementwise,
     index,
@@ -19,6 +20,7 @@ from training.autodiff.rules import (
 )
 
 __all__ = [
+    "borrowed",
     "convolution",
     "elementwise",
     "index",

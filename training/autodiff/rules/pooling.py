@@ -7,51 +7,37 @@ from jaxtyping import Float
 
 from training.autodiff.builder import Builder
 from training.autodiff.registry import Context, rule
-from training.autodiff.rules.convolution import Windows, full_pads, interleaved
+from training.autodiff.rules.convolution import Windows, full_pads
 
 
 @rule("MaxPool")
 def _max_pool(ctx: Context) -> dict[int, str]:
     """Gradient of the maximum of each window: g for the first element that equals y, else 0.
 
-    Each place in the window sees x through a strided slice. Where the slice equals y, and no
-    earlier one did, it takes g. The slices interleave again to the shape of x.
+    Each place in the window sees x through a strided slice. Where the slice equals y, it takes what
+    is left of g. One place equals y, so the last takes what no other did. A transposed convolution
+    with a kernel for each place puts the shares where they belong.
     """
     # No scatter and no MaxUnpool: neither has a kernel on every GPU provider.
     if len(ctx.gradients) > 1 and ctx.gradients[1] is not None:
         raise ctx.unsupported("its indices are used")
-    graph, kernel = ctx.graph, ctx.attribute("kernel_shape")
-    windows = Windows.of(ctx, kernel)
-    counts = [graph.size(ctx.y, (axis + 2,)) for axis in range(len(kernel))]
-    cells = [_cells(windows, counts, axis) for axis in range(len(kernel))]
+    graph, windows = ctx.graph, Windows.of(ctx, ctx.attribute("kernel_shape"))
+    counts = [graph.size(ctx.y, (axis + 2,)) for axis in range(len(windows.kernel))]
     padded = _padded(graph, ctx.x, windows, float("-inf"))
-    taken: str | None = None
-    phases: dict[tuple[int, ...], list[str]] = {}
-    for place in product(*(range(k) for k in kernel)):
+    places = list(product(*(range(k) for k in windows.kernel)))
+    left, shares = ctx.gradient, []
+    for place in places[:-1]:
         offsets = [i * d for i, d in zip(place, windows.dilations, strict=True)]
-        seen = _strided(graph, padded, offsets, windows, counts)
-        chosen, taken = _first(graph, graph.node("Equal", seen, ctx.y), taken)
-        share = graph.node("Where", chosen, ctx.gradient, 0.0)
-        phase = tuple(o % s for o, s in zip(offsets, windows.strides, strict=True))
-        shift = [o // s for o, s in zip(offsets, windows.strides, strict=True)]
-        phases.setdefault(phase, []).append(_shifted(graph, share, shift, counts, cells))
-    whole = _interleaved_sums(graph, phases, windows, cells, ctx.x)
-    return {0: _cropped(graph, whole, ctx.x, windows)}
-
-
-def _first(graph: Builder, equal: str, taken: str | None) -> tuple[str, str]:
-    """Two masks: `equal` where no earlier element was taken, and all that are taken by now."""
-    if taken is None:
-        return equal, equal
-    free = graph.node("Not", taken)
-    return graph.node("And", equal, free), graph.node("Or", equal, taken)
-
-
-def _cells(windows: Windows, counts: list[int], axis: int) -> int:
-    """The number of strides that cover all windows along `axis`."""
-    stride, dilation = windows.strides[axis], windows.dilations[axis]
-    span = (counts[axis] - 1) * stride + (windows.kernel[axis] - 1) * dilation + 1
-    return -(-span // stride)
+        equal = graph.node("Equal", _strided(graph, padded, offsets, windows, counts), ctx.y)
+        shares.append(graph.node("Where", equal, left, 0.0))
+        left = graph.node("Where", equal, 0.0, left)
+    beside = graph.node("Concat", *shares, left, axis=2) if shares else left
+    # All channels become rows: so the kernels of one channel serve all.
+    rows = graph.node("Reshape", beside, graph.integers(-1, len(places), *counts))
+    kernels = np.eye(len(places), dtype=np.float32).reshape(-1, 1, *windows.kernel)
+    attributes = {"kernel_shape": list(windows.kernel), **windows.transposed}
+    whole = graph.node("ConvTranspose", rows, graph.constant(kernels), **attributes)
+    return {0: graph.like(whole, ctx.x)}
 
 
 def _padded(graph: Builder, x: str, windows: Windows, value: float) -> str:
@@ -71,65 +57,6 @@ def _strided(
     axes = range(2, 2 + len(offsets))
     bounds = [graph.integers(*values) for values in (offsets, ends, axes, windows.strides)]
     return graph.node("Slice", x, *bounds)
-
-
-def _shifted(
-    graph: Builder, name: str, shift: list[int], counts: list[int], cells: list[int]
-) -> str:
-    """`name` moved by whole strides into a plane of `cells`, with zeros around it."""
-    after = [cell - n - q for cell, n, q in zip(cells, counts, shift, strict=True)]
-    if not any((*shift, *after)):
-        return name
-    return graph.node("Pad", name, graph.integers(0, 0, *shift, 0, 0, *after))
-
-
-def _interleaved_sums(
-    graph: Builder,
-    phases: dict[tuple[int, ...], list[str]],
-    windows: Windows,
-    cells: list[int],
-    x: str,
-) -> str:
-    """The sum of each phase, all interleaved to cells · strides elements along each axis."""
-    sums = {phase: _sum(graph, parts) for phase, parts in phases.items()}
-    channels = graph.size(x, (1,))
-    if set(windows.strides) == {1}:
-        return sums[(0,) * len(cells)]
-    zero = ""
-    if len(sums) < np.prod(windows.strides):  # strides wider than the kernel leave phases out
-        zero = graph.zeros_like(next(iter(sums.values())))
-    parts = [sums.get(phase, zero) for phase in product(*(range(s) for s in windows.strides))]
-    stacked = graph.node("Concat", *parts, axis=1)
-    return interleaved(graph, stacked, windows.strides, channels, cells)
-
-
-def _sum(graph: Builder, parts: list[str]) -> str:
-    return parts[0] if len(parts) == 1 else graph.node("Sum", *parts)
-
-
-def _cropped(graph: Builder, name: str, x: str, windows: Windows) -> str:
-    """The part of `name` that lies on `x`, with zeros where no window reached.
-
-    `name` begins where the first window does, and ends with the last stride.
-    """
-    axes = list(range(2, 2 + len(windows.kernel)))
-    sizes = [graph.size(x, (axis,)) for axis in axes]
-    covered = [_covered(windows, size, axis) for axis, size in enumerate(sizes)]
-    ends = [before + size for before, size in zip(windows.before, sizes, strict=True)]
-    missing = [max(end - c, 0) for end, c in zip(ends, covered, strict=True)]
-    if any(missing):
-        name = graph.node("Pad", name, graph.integers(0, 0, *([0] * len(axes)), 0, 0, *missing))
-    reached = [c + m for c, m in zip(covered, missing, strict=True)]
-    if not any(windows.before) and ends == reached:
-        return name
-    bounds = graph.integers(*windows.before), graph.integers(*ends), graph.integers(*axes)
-    return graph.node("Slice", name, *bounds)
-
-
-def _covered(windows: Windows, size: int, axis: int) -> int:
-    """The number of elements along `axis` in all strides that windows begin or end in."""
-    stride, span = windows.strides[axis], size + windows.before[axis] + windows.after[axis]
-    return -(-span // stride) * stride
 
 
 @rule("AveragePool")

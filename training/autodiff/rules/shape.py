@@ -51,6 +51,8 @@ def _concat(ctx: Context) -> dict[int, str]:
     """Gradient of each input: its part of g."""
     graph = ctx.graph
     axis = ctx.attribute("axis") % len(graph.shape(ctx.y))
+    if any(graph.shape(name)[axis] is None for name in ctx.node.input):
+        return dict(enumerate(_parted(ctx, axis)))
     gradients, start = {}, 0
     for index, name in enumerate(ctx.node.input):
         end = start + graph.size(name, (axis,))
@@ -58,6 +60,16 @@ def _concat(ctx: Context) -> dict[int, str]:
             gradients[index] = _slice(graph, ctx.gradient, axis, start, end)
         start = end
     return gradients
+
+
+def _parted(ctx: Context, axis: int) -> tuple[str, ...]:
+    """The parts of g along an axis of free sizes, as an image beside its mirror image has it."""
+    graph, names = ctx.graph, ctx.node.input
+    sizes = [
+        graph.node("Gather", graph.node("Shape", name), graph.integers(axis)) for name in names
+    ]
+    split = graph.node("Concat", *sizes, axis=0)
+    return graph.nodes("Split", ctx.gradient, split, outputs=len(names), axis=axis)
 
 
 @rule("Split")

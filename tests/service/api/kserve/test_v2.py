@@ -323,6 +323,18 @@ def test_degraded_rows_are_named(embedded):
     assert map_parameters(maps)["degraded"].startswith("row 1: integrated_gradients steps=8")
 
 
+def test_rows_whose_map_is_mostly_error_are_named(embedded):
+    from service.api.kserve.v2 import map_parameters
+    from service.explain import Attribution, ask
+    from service.explain.target import Target
+
+    asked = ask(embedded.manifest, "integrated_gradients", None, {})
+    values = np.zeros((32, 32), np.float32)
+    maps = [Attribution(asked, Target(0), values, {"completeness_gap": gap}) for gap in (0.1, 0.9)]
+    assert "warnings" not in map_parameters(maps[:1])
+    assert map_parameters(maps)["warnings"].startswith("row 1: the map misses")
+
+
 @pytest.mark.parametrize("place", ["output", "request"])
 def test_an_explanation_that_misses_the_deadline_is_refused(place, infer):
     slow = {"method": "kernel_shap", "samples": 4096, "deadline_ms": 1}

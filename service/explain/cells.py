@@ -1,0 +1,37 @@
+"""Cells of a map: means of its pixels, which an eye can read.
+
+At 224 pixels a map of gradients is a grain of opposite signs that an overlay draws as a grey veil.
+It is drawn by the means of cells, 8 pixels wide there, or 16 where signs have to cancel. The raw
+map stays what it is.
+"""
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+LEAST_SIDE = 96  # pixels of the shorter side; below it a pixel can be seen
+CELLS, SIGNED_CELLS = 28, 14  # of the shorter side
+
+Map = Float32[np.ndarray, "H W"]
+
+
+def cell_of(shape: tuple[int, ...], *, signed: bool) -> int:
+    """The side of a cell in pixels, for a map of `shape` (H, W); 1 where pixels can be seen."""
+    shorter = min(shape)
+    return 1 if shorter < LEAST_SIDE else round(shorter / (SIGNED_CELLS if signed else CELLS))
+
+
+def means(values: Map, cell: int) -> Float32[np.ndarray, "cells_high cells_wide"]:
+    """The means over cells of about `cell` pixels a side, as equal as possible."""
+    if cell == 1:
+        return values
+    sums: Float[np.ndarray, "..."] = values.astype(np.float64)
+    for axis, side in enumerate(values.shape):
+        count = max(1, side // cell)
+        # The first pixel of cell k is the least i with i · count // side = k; map.js does the same.
+        starts = -(-np.arange(count) * side // count)
+        sums = np.add.reduceat(sums, starts, axis) / _along(np.diff(starts, append=side), axis)
+    return sums.astype(np.float32)
+
+
+def _along(lengths: np.ndarray, axis: int) -> np.ndarray:
+    return lengths[:, None] if axis == 0 else lengths
