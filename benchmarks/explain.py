@@ -22,7 +22,7 @@ import torch
 from captum.attr import IntegratedGradients, LayerGradCam, NoiseTunnel, Saliency
 
 from benchmarks.subjects import OURS, SPECS, Subject, subject
-from service.explain import cam, gradients
+from service.explain.maps import cam, gradients
 from service.runtime.engine import Engine
 from training.data.images import drawn_images
 

@@ -21,7 +21,7 @@ from service.explain import (
     available,
     render,
 )
-from service.explain.segments import count
+from service.explain.maps.segments import count
 from service.predictions import Class, Familiarity, Prediction, PredictionSet
 from service.runtime.engine import Engine
 from service.schedule.pipeline import Sent

@@ -6,6 +6,7 @@ ONNX Runtime. No method holds state: the same question gets the same bytes.
 """
 
 from service.explain.attribution import Attribution, explain
+from service.explain.maps.target import Target
 from service.explain.methods import METHODS, Method, Parameter, available
 from service.explain.question import (
     NOMINAL,
@@ -21,7 +22,6 @@ from service.explain.question import (
     most_passes,
     passes_by_graph,
 )
-from service.explain.target import Target
 
 __all__ = [
     "METHODS",

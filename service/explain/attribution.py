@@ -9,9 +9,10 @@ from jaxtyping import Float32
 
 from service.errors import DeadlineExceeded
 from service.explain import cells, quality
+from service.explain.maps.sampling import cosine
+from service.explain.maps.segments import cells as count_of
+from service.explain.maps.target import Target, ranking, rival_of
 from service.explain.question import Question, quartered
-from service.explain.segments import cells as count_of
-from service.explain.target import Target, ranking, rival_of
 from service.image.resize import InputPixels
 from service.runtime.engine import Engine
 
@@ -136,7 +137,7 @@ def explain(
             if "steps" not in measured:  # of a map that took the time there was, and is complete
                 raise
         else:
-            measured["class_cosine"] = quality.cosine(values, other)
+            measured["class_cosine"] = cosine(values, other)
     if question.quality == "full":
         measured |= quality.faithfulness(engine, pixels, values, target.index)
         measured["sensitivity"] = quality.sensitivity(

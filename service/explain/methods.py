@@ -13,16 +13,17 @@ from jaxtyping import Float32
 from service.bundle import folder
 from service.bundle.manifest import Manifest
 from service.errors import DeadlineExceeded
-from service.explain import cam, gradients, perturbation, rungs
-from service.explain.baselines import BASELINES
+from service.explain import rungs
 from service.explain.colours import Scale
-from service.explain.gradients import RowAttributions, SampleSums
-from service.explain.perturbation import TargetMaps
-from service.explain.quality import completeness_gap, cosine
+from service.explain.maps import cam, gradients, perturbation
+from service.explain.maps.baselines import BASELINES
+from service.explain.maps.gradients import RowAttributions, SampleSums
+from service.explain.maps.perturbation import TargetMaps
+from service.explain.maps.sampling import GOOD_AGREEMENT, cosine, until_agreed
+from service.explain.maps.segments import cells
+from service.explain.maps.target import Target
+from service.explain.quality import completeness_gap
 from service.explain.rungs import Rung
-from service.explain.sampling import GOOD_AGREEMENT, until_agreed
-from service.explain.segments import cells
-from service.explain.target import Target
 from service.image.resize import InputPixels
 from service.runtime.engine import Engine
 from service.runtime.graphs import Rows

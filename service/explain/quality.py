@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float32, Int
 
-from service.explain.baselines import baseline_pixels
-from service.explain.segments import Segments, count, grid
+from service.explain.maps.baselines import baseline_pixels
+from service.explain.maps.segments import Segments, count, grid
 from service.image.resize import InputPixels
 from service.runtime.engine import Engine
 
@@ -29,13 +29,6 @@ def completeness_gap(total: float, difference: float) -> float:
     """|Σ map − (f(x) − f(baseline))| / |f(x) − f(baseline)|; 0 is perfect."""
     # Bounded, since the difference may be zero.
     return abs(total - difference) / max(abs(difference), 1e-6)
-
-
-def cosine(first: Float[np.ndarray, "..."], second: Float[np.ndarray, "..."]) -> float:
-    """The cosine of two maps; 0 where one is all zeros."""
-    a, b = (np.asarray(values, np.float64).ravel() for values in (first, second))
-    norm = np.linalg.norm(a) * np.linalg.norm(b)
-    return float(a @ b / norm) if norm > 0 else 0.0
 
 
 class Areas(NamedTuple):

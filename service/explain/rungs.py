@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from service.explain.segments import cells
+from service.explain.maps.segments import cells
 
 Parameters = Mapping[str, Any]
 Rung = Callable[[Parameters], Parameters | None]

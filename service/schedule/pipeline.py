@@ -24,9 +24,9 @@ from service.explain import (
     masked,
     most_passes,
     render,
-    segments,
 )
 from service.explain.legend import Legend
+from service.explain.maps import segments
 from service.image import budget, decode, header, resize
 from service.image import mask as image_mask
 from service.image.budget import Budget, Budgets, Lease

@@ -10,7 +10,7 @@ from service.api import responses
 from service.api.kserve import v2
 from service.bundle.manifest import Familiarity, Platt, PredictionSets
 from service.errors import InvalidParameter
-from service.explain.target import find_target, ranking
+from service.explain.maps.target import find_target, ranking
 from service.predictions import (
     MOST_TOP_K,
     SET_LABELS,

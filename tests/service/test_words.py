@@ -8,7 +8,7 @@ import pytest
 
 from service import open_model, words
 from service.explain import Attribution, ask
-from service.explain.target import Target
+from service.explain.maps.target import Target
 from service.predictions import Class, Familiarity, Prediction, PredictionSet
 
 PAGE = Path(words.__file__).parent / "web" / "quality.js"

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from service.bundle.manifest import Parity
-from service.explain import gradients
+from service.explain.maps import gradients
 from service.image.resize import Size, pixels_of
 from service.runtime.engine import Engine
 from training.export.parity import DRAWN, Rows, compare

@@ -22,7 +22,7 @@ from service.api.parameters import DEFAULT_METHOD, MAX_DEADLINE_MS, OF_EXPLANATI
 from service.bundle.manifest import Manifest
 from service.errors import NotAcceptable, NotFound, RequestError, TooManyRequests, Unavailable
 from service.explain import Parameter, available
-from service.explain.segments import LEAST, MOST
+from service.explain.maps.segments import LEAST, MOST
 from service.image.decode import MEDIA_TYPES
 from service.predictions import COVERAGE, MOST_CLASSES, TOP_K, most_top_k
 from service.schedule.timing import DEADLINE_MS

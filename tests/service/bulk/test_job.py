@@ -9,7 +9,7 @@ import pytest
 
 from service.bulk.job import FILES_A_PART, Job, Parts, Shard, target_text
 from service.errors import BulkError, InvalidParameter
-from service.explain.target import Target, find_target
+from service.explain.maps.target import Target, find_target
 
 
 @pytest.fixture

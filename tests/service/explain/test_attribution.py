@@ -5,7 +5,7 @@ import pytest
 
 from service import words
 from service.explain import Attribution, ask
-from service.explain.target import Target
+from service.explain.maps.target import Target
 
 MAP = np.zeros((32, 32), np.float32)
 GOOD = {"deletion": 0.2, "deletion_random": 0.5, "insertion": 0.8, "insertion_random": 0.5}

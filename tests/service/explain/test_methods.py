@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from service.explain import METHODS, ask, explain, gradients
-from service.explain.baselines import baseline_rows
+from service.explain import METHODS, ask, explain
+from service.explain.maps import gradients
+from service.explain.maps.baselines import baseline_rows
 from support.images import draw
 from support.methods import OF_CNNS
 

@@ -10,8 +10,8 @@ from onnx import numpy_helper
 from service.bundle import folder as contract
 from service.bundle.manifest import Manifest
 from service.explain import METHODS, ask, explain
-from service.explain.baselines import baseline_pixels
-from service.explain.segments import areas, grid
+from service.explain.maps.baselines import baseline_pixels
+from service.explain.maps.segments import areas, grid
 from service.runtime.engine import Engine
 from support import toys
 from support.images import draw

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from service.errors import DeviceError
-from service.explain import gradients
+from service.explain.maps import gradients
 from service.runtime.cuda_graphs import open_bound
 from service.runtime.engine import Engine
 from service.runtime.sessions import GPU_ROWS

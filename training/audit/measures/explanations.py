@@ -22,6 +22,7 @@ from service.bundle import folder as contract
 from service.bundle.folder import Bundle
 from service.bundle.manifest import Manifest
 from service.explain import Attribution, ask, available, explain, quality
+from service.explain.maps.sampling import cosine
 from service.image.resize import InputPixels
 from service.runtime.engine import Engine
 from training.autodiff import FORWARD
@@ -164,7 +165,7 @@ def _cosine(engine: Engine, pair: tuple[InputPixels, Attribution]) -> float:
     pixels, plain = pair
     question = plain.question
     broken = question.method.compute(engine, pixels, plain.target, None, **question.parameters)
-    return quality.cosine(plain.map, broken.map)
+    return cosine(plain.map, broken.map)
 
 
 def _broken(bundle: Bundle, depth: float, seed: int) -> Engine:

@@ -309,7 +309,7 @@ def test_an_attribution_alone_needs_no_parameters(infer, embedded):
 def test_degraded_rows_are_named(embedded):
     from service.api.kserve.v2 import map_parameters
     from service.explain import Attribution, ask
-    from service.explain.target import Target
+    from service.explain.maps.target import Target
 
     asked = ask(embedded.manifest, "integrated_gradients", None, {"steps": 32})
     cheaper = ask(embedded.manifest, "integrated_gradients", None, {"steps": 8})
@@ -326,7 +326,7 @@ def test_degraded_rows_are_named(embedded):
 def test_rows_whose_map_is_mostly_error_are_named(embedded):
     from service.api.kserve.v2 import map_parameters
     from service.explain import Attribution, ask
-    from service.explain.target import Target
+    from service.explain.maps.target import Target
 
     asked = ask(embedded.manifest, "integrated_gradients", None, {})
     values = np.zeros((32, 32), np.float32)

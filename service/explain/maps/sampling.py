@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Float
 
 from service.errors import DeadlineExceeded
-from service.explain.quality import cosine
 
 GOOD_AGREEMENT = 0.9  # below it samples are added
 
@@ -41,6 +40,13 @@ class Sampled(Generic[E]):
     def measures(self) -> dict[str, float]:
         """The measures of an answer by name."""
         return {"agreement": self.agreement, "samples": float(self.samples)}
+
+
+def cosine(first: Float[np.ndarray, "..."], second: Float[np.ndarray, "..."]) -> float:
+    """The cosine of two maps; 0 where one is all zeros."""
+    a, b = (np.asarray(values, np.float64).ravel() for values in (first, second))
+    norm = np.linalg.norm(a) * np.linalg.norm(b)
+    return float(a @ b / norm) if norm > 0 else 0.0
 
 
 def agreement(first: Map, second: Map) -> float:

@@ -5,14 +5,15 @@ import time
 import numpy as np
 import pytest
 
-from service.explain import ask, explain, perturbation
-from service.explain.perturbation import (
+from service.explain import ask, explain
+from service.explain.maps import regression
+from service.explain.maps.regression import (
     ALGEBRA_ROWS,
     LIME_RIDGE,
     Coalitions,
-    _constrained_least_squares,
-    _Ridge,
-    _shapley_coalitions,
+    Ridge,
+    constrained_least_squares,
+    shapley_coalitions,
 )
 from service.runtime.engine import Piece
 from support.images import draw
@@ -20,21 +21,21 @@ from support.images import draw
 CASES = [(4, 16), (4, 256), (64, 16), (64, 128), (64, 1024), (256, 1024), (256, 4096)]
 
 
-def regression(engine, segments, samples):
+def drawn(engine, segments, samples):
     rng = np.random.default_rng(segments + samples)
-    shown = _shapley_coalitions(engine, segments, samples, rng)
+    shown = shapley_coalitions(engine, segments, samples, rng)
     values = rng.normal(size=(segments, 2))
     return shown, shown @ values + 0.3 * rng.normal(size=(len(shown), 2)), values.sum(0)
 
 
 @pytest.mark.parametrize(("segments", "samples"), CASES)
 def test_shapley_values_are_those_of_a_solution_by_singular_values(segments, samples, engine):
-    shown, scores, total = regression(engine, segments, samples)
+    shown, scores, total = drawn(engine, segments, samples)
     even = total / segments
     centred = shown - shown.mean(1, keepdims=True)
     expected = np.linalg.lstsq(centred, scores - shown.sum(1, keepdims=True) * even, rcond=None)[0]
     expected = (expected - expected.mean(0) + even).T
-    found = _constrained_least_squares(engine, shown, scores, total)
+    found = constrained_least_squares(engine, shown, scores, total)
     # Where coalitions are fewer than segments the ridge shows, far below their random error.
     most = 1e-6 if samples > 2 * segments else 1e-4
     assert np.abs(found - expected).max() < most * np.abs(expected).max()
@@ -43,9 +44,9 @@ def test_shapley_values_are_those_of_a_solution_by_singular_values(segments, sam
 
 @pytest.mark.parametrize(("segments", "samples"), CASES)
 def test_the_linear_model_of_lime_solves_its_weighted_ridge_regression(segments, samples, engine):
-    shown, scores, _ = regression(engine, segments, samples)
+    shown, scores, _ = drawn(engine, segments, samples)
     weights = np.random.default_rng(0).uniform(0.1, 1.0, len(shown))
-    fitted = _Ridge(engine, Coalitions(shown, scores), weights)
+    fitted = Ridge(engine, Coalitions(shown, scores), weights)
     found = fitted.coefficients()
     expected = ridge(shown, scores, weights)
     assert np.abs(found - expected[:-1].T).max() < 1e-9 * np.abs(expected).max()
@@ -60,9 +61,9 @@ def ridge(shown, scores, weights):
 
 @pytest.mark.parametrize(("segments", "samples"), [(4, 16), (64, 16), (64, 128)])
 def test_the_r2_of_lime_is_of_coalitions_that_were_left_out(segments, samples, engine):
-    shown, scores, _ = regression(engine, segments, samples)
+    shown, scores, _ = drawn(engine, segments, samples)
     weights = np.random.default_rng(0).uniform(0.1, 1.0, len(shown))
-    fitted = _Ridge(engine, Coalitions(shown, scores), weights)
+    fitted = Ridge(engine, Coalitions(shown, scores), weights)
     errors, spread = [], []
     for row in range(len(shown)):
         rest = np.arange(len(shown)) != row
@@ -74,11 +75,11 @@ def test_the_r2_of_lime_is_of_coalitions_that_were_left_out(segments, samples, e
 
 
 def test_coalitions_do_not_depend_on_the_steps_in_which_they_are_drawn(engine, monkeypatch):
-    drawn = []
+    sets = []
     for rows in (ALGEBRA_ROWS, 10_000):
-        monkeypatch.setattr(perturbation, "ALGEBRA_ROWS", rows)
-        drawn.append(_shapley_coalitions(engine, 64, 1024, np.random.default_rng(0)))
-    assert np.array_equal(*drawn)
+        monkeypatch.setattr(regression, "ALGEBRA_ROWS", rows)
+        sets.append(shapley_coalitions(engine, 64, 1024, np.random.default_rng(0)))
+    assert np.array_equal(*sets)
 
 
 @pytest.mark.benchmark

@@ -16,7 +16,7 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
-from service.explain.baselines import BASELINES, baseline_logits, baseline_rows
+from service.explain.maps.baselines import BASELINES, baseline_logits, baseline_rows
 from service.runtime.engine import Engine
 from service.runtime.graphs import PATH_GRADIENT, Batch, Rows, Targets
 

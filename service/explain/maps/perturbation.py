@@ -4,37 +4,39 @@
 (T, H, W). The `baseline` replaces what is removed. Rows run in pieces of the engine's size.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Float32, Float64, Int64
 from PIL import Image
 
 from service.bundle import folder
-from service.explain.baselines import baseline_pixels
-from service.explain.sampling import until_agreed
-from service.explain.segments import Segments, areas, count
-from service.explain.segments import cut as segments_of
-from service.explain.target import Target
+from service.explain.maps.baselines import baseline_pixels
+from service.explain.maps.regression import (
+    Coalitions,
+    Ridge,
+    Scores,
+    Shown,
+    constrained_least_squares,
+    shapley_coalitions,
+)
+from service.explain.maps.sampling import until_agreed
+from service.explain.maps.segments import Segments, areas, count
+from service.explain.maps.segments import cut as segments_of
+from service.explain.maps.target import Target
 from service.image.resize import InputPixels
 from service.runtime.engine import Engine
 from service.runtime.graphs import Batch
 
-LIME_KERNEL_WIDTH, LIME_RIDGE = 0.25, 1.0  # as in https://github.com/marcotcr/lime
+LIME_KERNEL_WIDTH = 0.25  # as in https://github.com/marcotcr/lime
 LIME_SHOWN = 0.5  # the probability of a segment to be in a coalition
-# Rows of coalitions in one step of algebra: about 10 ms of a core with the most segments.
-ALGEBRA_ROWS = 256
-ALGEBRA_UNKNOWNS = 128  # solved for in one step, of about as long
-SLIGHT_RIDGE = 1e-9  # relative to the mean of the diagonal; values change less than 1e-6
 RISE_SHOWN = 0.5  # the share of an image that a mask shows, the p of the paper
 
 Maps = Float32[np.ndarray, "targets H W"]
-Scores = Float64[np.ndarray, "rows targets"]
-Shown = Bool[np.ndarray, "rows segments"]
 
 
 @dataclass(frozen=True)
@@ -46,21 +48,6 @@ class TargetMaps:
 
     maps: Maps
     quality: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Coalitions:
-    """`shown` bool (N, M): the segments in each of N coalitions; `scores` float64 (N, T)."""
-
-    shown: Bool[np.ndarray, "rows segments"]
-    scores: Scores
-
-    def __add__(self, other: "Coalitions") -> "Coalitions":
-        return replace(
-            self,
-            shown=np.concatenate([self.shown, other.shown]),
-            scores=np.concatenate([self.scores, other.scores]),
-        )
 
 
 @dataclass(frozen=True)
@@ -163,8 +150,8 @@ def lime(
         scores = _coalition_scores(engine, pixels, targets, cut, shown, baseline)
         return _halves(shown, scores, np.arange(count_))
 
-    def model(drawn: Coalitions) -> _Ridge:
-        return _Ridge(engine, drawn, _proximity(drawn.shown))
+    def model(drawn: Coalitions) -> Ridge:
+        return Ridge(engine, drawn, _proximity(drawn.shown))
 
     found = until_agreed(
         draw,
@@ -202,13 +189,13 @@ def kernel_shap(
 
     def draw(first: int, count_: int) -> tuple[Coalitions, Coalitions]:
         rng = np.random.default_rng((seed, first))
-        shown = _shapley_coalitions(engine, count(cut), count_, rng)
+        shown = shapley_coalitions(engine, count(cut), count_, rng)
         scores = _coalition_scores(engine, pixels, targets, cut, shown, baseline)
         # A coalition and its complement stay together.
         return _halves(shown, scores - empty, np.arange(len(shown)) // 2)
 
     def values(drawn: Coalitions) -> Float64[np.ndarray, "targets segments"]:
-        return _constrained_least_squares(engine, drawn.shown, drawn.scores, whole - empty)
+        return constrained_least_squares(engine, drawn.shown, drawn.scores, whole - empty)
 
     found = until_agreed(
         draw,
@@ -344,155 +331,6 @@ def _proximity(shown: Shown) -> Float64[np.ndarray, " rows"]:
     # A coalition of k of n segments has the cosine √(k / n) with the whole image.
     distance = 1 - np.sqrt(shown.mean(1))
     return np.asarray(np.sqrt(np.exp(-((distance / LIME_KERNEL_WIDTH) ** 2))))
-
-
-class _Ridge:
-    """A weighted ridge regression of scores on coalitions, with an intercept."""
-
-    def __init__(
-        self, engine: Engine, drawn: Coalitions, weights: Float64[np.ndarray, " rows"]
-    ) -> None:
-        self._engine, self._shown = engine, drawn.shown
-        self._share = (weights / weights.sum())[:, None]
-        self._mean = self._share.T @ drawn.shown
-        self._y = drawn.scores - (self._share * drawn.scores).sum(0)
-        roots = np.sqrt(weights)[:, None]
-        gram, self._moments = _normal_equations(
-            engine,
-            len(drawn.shown),
-            lambda rows: (
-                roots[rows] * (drawn.shown[rows] - self._mean),
-                roots[rows] * self._y[rows],
-            ),
-        )
-        self._matrix = gram + LIME_RIDGE * np.eye(len(gram))
-        self._weights = weights[:, None]
-
-    def coefficients(self) -> Float64[np.ndarray, "targets segments"]:
-        return np.asarray(_solve(self._engine, self._matrix, self._moments).T)
-
-    def left_out_r2(
-        self, coefficients: Float64[np.ndarray, "targets segments"]
-    ) -> Float64[np.ndarray, " targets"]:
-        """R² on each row by the regression on all the others, at the cost of one inverse.
-
-        A row's residual grows by 1 / (1 − h), with h its own weight in what is fitted to it (Cook
-        and Weisberg, "Residuals and Influence in Regression", 1982, section 2.1).
-        """
-        residual = self._y - (self._shown @ coefficients.T - self._mean @ coefficients.T)
-        left_out = residual / (1 - self._leverages()).clip(SLIGHT_RIDGE)
-        apart = self._y / (1 - self._share)  # from the mean of the others
-        unexplained, spread = ((self._share * rows**2).sum(0) for rows in (left_out, apart))
-        return np.asarray(1 - unexplained / spread.clip(np.finfo(float).tiny))
-
-    def _leverages(self) -> Float64[np.ndarray, "rows 1"]:
-        inverse = _solve(self._engine, self._matrix, np.eye(len(self._matrix)))
-        own = []
-        for start in range(0, len(self._shown), ALGEBRA_ROWS):
-            self._engine.pause()
-            x = self._shown[start : start + ALGEBRA_ROWS] - self._mean
-            own.append(np.einsum("ns,ns->n", x @ inverse, x))
-        return np.asarray(self._share + self._weights * np.concatenate(own)[:, None])
-
-
-def _normal_equations(
-    engine: Engine, count: int, equations: Callable[[slice], tuple[np.ndarray, np.ndarray]]
-) -> tuple[Float64[np.ndarray, "segments segments"], Float64[np.ndarray, "segments targets"]]:
-    """XᵀX and XᵀY of the `count` rows of X and Y; `equations` makes those of a slice.
-
-    The singular values of X would take seconds, in one step that no deadline interrupts.
-    """
-    gram: Any = 0.0
-    moments: Any = 0.0
-    for start in range(0, count, ALGEBRA_ROWS):
-        engine.pause()
-        x, y = equations(slice(start, start + ALGEBRA_ROWS))
-        gram, moments = gram + x.T @ x, moments + x.T @ y
-    engine.pause()
-    return gram, moments
-
-
-def _shapley_coalitions(
-    engine: Engine, players: int, samples: int, rng: np.random.Generator
-) -> Shown:
-    """About `samples` coalitions by the Shapley kernel, neither empty nor whole.
-
-    Every second one is the complement of the one before.
-    """
-    sizes = np.arange(1, players)
-    # The kernel's weight of a coalition, times the number of coalitions of its size.
-    share = 1 / (sizes * (players - sizes))
-    chosen = rng.choice(sizes, size=max(1, samples // 2), p=share / share.sum())
-    halves = []
-    for start in range(0, len(chosen), ALGEBRA_ROWS):
-        engine.pause()
-        sizes = chosen[start : start + ALGEBRA_ROWS, None]
-        halves.append(rng.random((len(sizes), players)).argsort(1) < sizes)
-    half = np.concatenate(halves)
-    return np.stack([half, ~half], axis=1).reshape(-1, players)
-
-
-def _constrained_least_squares(
-    engine: Engine,
-    shown: Shown,
-    scores: Scores,
-    total: Float64[np.ndarray, " targets"],
-) -> Float64[np.ndarray, "targets segments"]:
-    """Solves shown · values = scores by least squares among the values that sum to `total`."""
-    even = total / shown.shape[1]
-    members = shown.sum(1, keepdims=True)
-    # Without its mean, a row only moves values in the directions that keep their sum.
-    gram, moments = _normal_equations(
-        engine,
-        len(shown),
-        lambda rows: (
-            shown[rows] - members[rows] / shown.shape[1],
-            scores[rows] - members[rows] * even,
-        ),
-    )
-    values = _least_norm(engine, gram, moments)
-    return np.asarray((values - values.mean(0) + even).T)
-
-
-def _least_norm(
-    engine: Engine,
-    gram: Float64[np.ndarray, "segments segments"],
-    moments: Float64[np.ndarray, "segments targets"],
-) -> Float64[np.ndarray, "segments targets"]:
-    """The smallest values that solve gram · values = moments and sum to 0.
-
-    Rows and columns of `gram` sum to 0, too.
-    """
-    # An even change of all values, which the equations do not see, gets an equation of its own.
-    # Other directions are unseen where coalitions are few: a slight ridge keeps values small there.
-    mean = np.trace(gram) / len(gram)
-    return _solve(
-        engine, gram + mean / len(gram) + SLIGHT_RIDGE * mean * np.eye(len(gram)), moments
-    )
-
-
-def _solve(
-    engine: Engine,
-    matrix: Float64[np.ndarray, "unknowns unknowns"],
-    right: Float64[np.ndarray, "unknowns targets"],
-) -> Float64[np.ndarray, "unknowns targets"]:
-    """Solves matrix · x = right, for a positive definite matrix, a block of unknowns at a time."""
-    engine.pause()
-    rest = len(matrix) - ALGEBRA_UNKNOWNS
-    if rest <= 0:
-        return np.asarray(np.linalg.solve(matrix, right))
-    first, others = matrix[:-rest], matrix[-rest:]
-    solved = np.linalg.solve(
-        first[:, :-rest], np.concatenate([first[:, -rest:], right[:-rest]], axis=1)
-    )
-    eliminated, known = solved[:, :rest], solved[:, rest:]
-    engine.pause()
-    tail = _solve(
-        engine,
-        others[:, -rest:] - others[:, :-rest] @ eliminated,
-        right[-rest:] - others[:, :-rest] @ known,
-    )
-    return np.concatenate([known - eliminated @ tail, tail])
 
 
 def _smooth_mask(

@@ -5,8 +5,8 @@ import pytest
 
 from service.errors import InvalidParameter
 from service.explain import METHODS, ask, explain, masked
-from service.explain.baselines import baseline_pixels
-from service.explain.segments import areas, count, grid, of_labels
+from service.explain.maps.baselines import baseline_pixels
+from service.explain.maps.segments import areas, count, grid, of_labels
 from support import toys
 from support.images import draw
 

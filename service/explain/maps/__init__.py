@@ -1,0 +1,1 @@
+"""The arithmetic of maps: a family of methods a module, and what they share."""
