@@ -217,8 +217,9 @@ def _open_all(
     providers.check(device)
     contents = _contents(bundle, device, precision)
     sizes = rows_of(bundle.manifest.input.size)
+    threads = threads or host.cores()
     if device == "cpu":
-        one_core, all_cores = _on_cpu(contents, threads or host.cores(), alone=alone)
+        one_core, all_cores = _on_cpu(contents, threads, alone=alone)
     else:
         all_cores = one_core = _on_gpu(contents, device, sizes)
     most_rows = cpu_rows(bundle.manifest.input.size) if device == "cpu" else sizes[-1]
