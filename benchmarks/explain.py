@@ -144,7 +144,7 @@ def pairs(engine: Engine, made: Subject, device: str, batch: int, runs: int) -> 
     )
     yield Pair(
         f"smooth_grad, {SAMPLES} samples",
-        lambda: gradients.smooth_grad(engine, pixels, target, SAMPLES, NOISE, 0),
+        lambda: gradients.smooth_grad(engine, pixels, target, np.arange(SAMPLES), NOISE, 0).mean,
         lambda: (
             NoiseTunnel(Saliency(network))
             .attribute(leaf(), target=classes, nt_samples=SAMPLES, stdevs=NOISE, abs=False)

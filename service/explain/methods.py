@@ -192,17 +192,18 @@ def _sampled(
             even, odd = (compute(engine, batch, rows, numbers[i::2], **parameters) for i in (0, 1))
             return even, odd
 
-        def map_of(sums: SampleSums) -> Map:
-            return reduce(_contrast(sums.mean.attribution))
+        def values_of(sums: SampleSums) -> Rows:
+            return _contrast(sums.mean.attribution)
 
         found = until_agreed(
             draw,
-            map_of,
+            values_of,
             samples,
             max_samples,
             lambda count: engine.has_time_for(folder.GRADIENT, len(rows) * count),
+            reduce,
         )
-        values = map_of(found.evidence)
+        values = reduce(values_of(found.evidence))
         gap = _gap(values, found.evidence.mean) if adds_up else {}
         return MethodResult(values, gap | found.measures)
 

@@ -147,11 +147,11 @@ def lime(
         shown = coins < LIME_SHOWN
         if not first:
             shown[:2] = True  # the image itself, once in each half
-        scores = _coalition_scores(engine, pixels, targets, cut, shown, baseline)
+        scores = coalition_scores(engine, pixels, targets, cut, shown, baseline)
         return _halves(shown, scores, np.arange(count_))
 
     def model(drawn: Coalitions) -> Ridge:
-        return Ridge(engine, drawn, _proximity(drawn.shown))
+        return Ridge(engine, drawn, proximity(drawn.shown))
 
     found = until_agreed(
         draw,
@@ -185,12 +185,12 @@ def kernel_shap(
     """
     cut = segments_of(pixels.shape[:2], segments)
     ends = np.stack([np.ones(count(cut), bool), np.zeros(count(cut), bool)])
-    whole, empty = _coalition_scores(engine, pixels, targets, cut, ends, baseline)
+    whole, empty = coalition_scores(engine, pixels, targets, cut, ends, baseline)
 
     def draw(first: int, count_: int) -> tuple[Coalitions, Coalitions]:
         rng = np.random.default_rng((seed, first))
         shown = shapley_coalitions(engine, count(cut), count_, rng)
-        scores = _coalition_scores(engine, pixels, targets, cut, shown, baseline)
+        scores = coalition_scores(engine, pixels, targets, cut, shown, baseline)
         # A coalition and its complement stay together.
         return _halves(shown, scores - empty, np.arange(len(shown)) // 2)
 
@@ -278,7 +278,7 @@ def _batch_scores(engine: Engine, targets: Sequence[Target], batch: Batch) -> Sc
     return np.stack([target.score(logits) for target in targets], axis=1).astype(np.float64)
 
 
-def _coalition_scores(
+def coalition_scores(
     engine: Engine,
     pixels: InputPixels,
     targets: Sequence[Target],
@@ -326,7 +326,7 @@ def _mask_sums(
     return sums
 
 
-def _proximity(shown: Shown) -> Float64[np.ndarray, " rows"]:
+def proximity(shown: Shown) -> Float64[np.ndarray, " rows"]:
     """LIME's weight of each coalition: how near it is to the whole image."""
     # A coalition of k of n segments has the cosine √(k / n) with the whole image.
     distance = 1 - np.sqrt(shown.mean(1))

@@ -4,6 +4,7 @@ The halves are drawn alike and independently. The cosine of their maps tells how
 another seed would differ, at no pass of its own.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
@@ -49,32 +50,40 @@ def cosine(first: Float[np.ndarray, "..."], second: Float[np.ndarray, "..."]) ->
     return float(a @ b / norm) if norm > 0 else 0.0
 
 
-def agreement(first: Map, second: Map) -> float:
-    """The cosine to expect of two maps of all samples, from the maps of either half, −1…1.
+def agreement(first: Map, second: Map, map_of: Callable[[Map], Map] = np.asarray) -> float:
+    """The cosine to expect of the maps of two seeds, from the values of either half, −1…1.
 
-    Where a map is a truth and independent noise, twice the samples halve the variance of the noise:
-    2c / (1 + c) of the cosine c of halves (Spearman 1910, Brown 1910).
+    The mean of the halves is the truth and noise of the variance of d, half of their difference.
+    α · mean ± d / √2 are two such means, with the same truth and each with its own noise. `map_of`
+    makes a map of values, as by absolute values. Where it changes nothing, the cosine is
+    2c / (1 + c), with c that of the halves (Spearman 1910, Brown 1910).
     """
-    halves = cosine(first, second)
-    return 2 * halves / (1 + halves) if halves > 0 else halves
+    mean, noise = (first + second) / 2, (first - second) / 2
+    power = float((mean**2).sum())
+    if power == 0:
+        return 0.0
+    alpha = math.sqrt(max(0.0, 1 - float((noise**2).sum()) / (2 * power)))
+    shifted = noise / math.sqrt(2)
+    return cosine(map_of(alpha * mean + shifted), map_of(alpha * mean - shifted))
 
 
 def until_agreed(
     draw: Callable[[int, int], tuple[E, E]],
-    map_of: Callable[[E], Map],
+    values_of: Callable[[E], Map],
     samples: int,
     most: int,
     has_time_for: Callable[[int], bool],
+    map_of: Callable[[Map], Map] = np.asarray,
 ) -> Sampled[E]:
     """Doubles the samples until the agreement is good, there would be over `most`, or time is up.
 
-    `draw(first, count)` gives the evidence of the samples from `first` on, in two halves;
-    `has_time_for(count)` is true if so many more fit the deadline. Samples that did not come to an
-    end before it are left out.
+    `draw(first, count)` gives the evidence of the samples from `first` on, in two halves, and
+    `map_of(values_of(evidence))` its map; `has_time_for(count)` is true if so many more fit the
+    deadline. Samples that did not come to an end before it are left out.
     """
     halves = draw(0, samples)
     while True:
-        agreed = agreement(map_of(halves[0]), map_of(halves[1]))
+        agreed = agreement(values_of(halves[0]), values_of(halves[1]), map_of)
         if agreed >= GOOD_AGREEMENT or 2 * samples > most or not has_time_for(samples):
             break
         try:
