@@ -76,8 +76,7 @@ def pair(engine: Engine, method: str, image: Image) -> tuple[float, float, float
 def r2(engine: Engine, samples: int, image: Image) -> tuple[float, float]:
     """LIME's R² as it is told, and on fresh coalitions with the mean that they have."""
     logits = engine.predict(image[None]).logits[0]
-    given = {"samples": samples, "max_samples": samples}
-    question = ask(engine.manifest, "lime", None, given)
+    question = ask(engine.manifest, "lime", None, {"samples": samples})
     answer = explain(engine, image, question, logits)
     cut = grid(image.shape[:2], question.parameters["segments"])
     coefficients = np.array([answer.map[cut == segment][0] for segment in range(count(cut))])

@@ -147,8 +147,8 @@ OF_PREDICTIONS = (
     Mutant(
         "a set may be empty",
         PREDICTIONS,
-        "members if len(members) else np.array([probabilities.argmax()])",
-        "members",
+        "members = np.array([probabilities.argmax()])",
+        "pass",
     ),
     Mutant(
         "a score at the threshold is unfamiliar",
@@ -251,8 +251,8 @@ OF_RULES = (
     Mutant(
         "MaxPool gives g to every equal element",
         f"{RULES}/pooling.py",
-        'graph.node("And", equal, free)',
-        "equal",
+        'left = graph.node("Where", equal, 0.0, left)',
+        "pass",
     ),
     Mutant(
         "AveragePool counts its padding by default",

@@ -133,7 +133,8 @@ def _most_samples(default: int, low: int, high: int) -> Parameter:
     return Parameter(
         "max_samples",
         default,
-        f"limit of doubling the samples while the agreement is below {GOOD_AGREEMENT:.0%}",
+        f"limit of doubling the samples while the agreement is below {GOOD_AGREEMENT:.0%}; those "
+        "given, if samples are",
         low,
         high,
     )

@@ -67,6 +67,8 @@ def ask(
         p.name: _value(p, given[p.name]) if p.name in given else own.get(p.name, p.default)
         for p in chosen.parameters
     }
+    if "samples" in given and "max_samples" in values and "max_samples" not in given:
+        values["max_samples"] = values["samples"]  # so many were asked for, and not about so many
     if quality not in get_args(Quality):
         raise InvalidParameter(
             f"quality is {short(quality)}; it is one of {', '.join(get_args(Quality))}"

@@ -6,16 +6,17 @@ thread; all of them together would hold it.
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 MOST_SECONDS = 0.010  # of one turn; what comes after it is decoded on threads
 
 
 class LoopTime:
-    """Seconds spent within the running turn of the event loop."""
+    """Seconds of `clock` spent within the running turn of the event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
         self._seconds = 0.0
         self._counting = False
 
@@ -31,11 +32,11 @@ class LoopTime:
             self._counting = True
             # The callback runs in the next turn: this one runs only what is already due.
             asyncio.get_running_loop().call_soon(self._end_turn)
-        started = time.perf_counter()
+        started = self._clock()
         try:
             yield
         finally:
-            self._seconds += time.perf_counter() - started
+            self._seconds += self._clock() - started
 
     def _end_turn(self) -> None:
         self._seconds, self._counting = 0.0, False

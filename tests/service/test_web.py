@@ -207,10 +207,10 @@ def test_a_sample_is_answered_with_bars_and_times(visit, server):
 
 def test_missing_measures_of_trust_are_named(visit, server):
     visit.open()
-    page = visit.sample("Ball")
+    page = visit.sample()
     answer = server.client.post(
         "/predict",
-        content=(SAMPLES / "ball.webp").read_bytes(),
+        content=SHIP.read_bytes(),
         headers={"content-type": "image/webp"},
     ).json()
     text = page.locator(".trust").inner_text()

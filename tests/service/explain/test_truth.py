@@ -73,9 +73,9 @@ def test_of_a_linear_network_removing_a_segment_removes_its_terms(baseline, tmp_
 
 def test_of_a_linear_network_the_surrogate_is_the_network(tmp_path):
     assert (
-        answer(
-            toys.linear(tmp_path), toys.image(), "lime", segments=4, samples=2048, max_samples=2048
-        ).quality["surrogate_r2"]
+        answer(toys.linear(tmp_path), toys.image(), "lime", segments=4, samples=2048).quality[
+            "surrogate_r2"
+        ]
         > 0.99
     )
 
@@ -247,7 +247,7 @@ def test_integrated_gradients_sum_to_what_they_explain(engine):
 
 def test_shapley_values_sum_to_what_they_explain_and_claim_no_merit_for_it(engine):
     pixels = draw("green", seed=4)
-    result = answer(engine, pixels, "kernel_shap", "6", samples=64, max_samples=64)
+    result = answer(engine, pixels, "kernel_shap", "6", samples=64)
     baseline = np.zeros((1, *np.moveaxis(pixels, -1, 0).shape), np.float32)
     ends = np.concatenate([engine.normalise(pixels[None]), baseline])
     whole, empty = engine.gradient(ends, np.array([6, 6])).logits[:, 6]
@@ -269,9 +269,9 @@ def test_samples_are_added_until_their_halves_agree(engine):
 
 def test_what_noise_does_to_the_logit_is_no_gap(engine):
     gaps = [
-        answer(
-            engine, draw("red"), "gradient_shap", samples=96, max_samples=96, noise=noise
-        ).quality["completeness_gap"]
+        answer(engine, draw("red"), "gradient_shap", samples=96, noise=noise).quality[
+            "completeness_gap"
+        ]
         for noise in (0.0, 0.05)
     ]
     assert max(gaps) < 0.3

@@ -586,7 +586,7 @@ BAD = [
             parameters={"method": "smooth_grad", "samples": 0},
         ),
         422,
-        "1 to",
+        "2 to",
     ),
     ("11 MiB", {"content": b" " * (11 * 2**20)}, 413, "10,485,760"),
     (
