@@ -26,7 +26,7 @@ from jaxtyping import Float32
 from onnx import ModelProto, NodeProto, ValueInfoProto, helper, numpy_helper
 
 from training.autodiff import DifferentiationError, gradients_of, with_shapes
-from training.autodiff.model import inputs_of
+from training.autodiff.model import bottlenecks
 from training.export.ends import Dims, dims_of
 
 IMAGE_RANK, TOKENS_RANK, MATRIX_RANK = 4, 3, 2
@@ -133,26 +133,11 @@ def _grid_or_image(
 
 
 def _passed(model: ModelProto, last: str) -> Iterator[str]:
-    """The tensors behind a convolution through which all of `last` depends on x, in order."""
-    nodes, needed, ends = list(model.graph.node), {last}, dict[str, int]()
-    for place, node in reversed(list(enumerate(nodes))):
-        if not needed.isdisjoint(node.output):
-            needed |= inputs_of(node)
-            for name in inputs_of(node):
-                ends.setdefault(name, place)
-    reached, pending, is_convolved = {"x"}, {"x"}, False
-    for place, node in enumerate(nodes):
-        outputs = needed.intersection(node.output)
-        if not outputs or reached.isdisjoint(inputs_of(node)):
-            continue
-        if last in outputs:
-            return
-        is_convolved = is_convolved or node.op_type == "Conv"
-        reached |= outputs
-        # What is left for later nodes to read: all of the rest passes through a single tensor.
-        pending = {name for name in pending | outputs if ends[name] > place}
-        if is_convolved and pending == outputs and len(outputs) == 1:
-            yield outputs.pop()
+    """The tensors behind a convolution that all of `last` depends on x through, in order."""
+    places = {name: place for place, node in enumerate(model.graph.node) for name in node.output}
+    convolutions = (place for place, node in enumerate(model.graph.node) if node.op_type == "Conv")
+    start = next(convolutions, len(model.graph.node))
+    return (name for name in bottlenecks(model, "x", last) if places[name] >= start)
 
 
 def shapes_of(model: ModelProto, *, strict: bool = False) -> dict[str, Dims]:
