@@ -199,7 +199,7 @@ def shared_out(program: Program, threads: int) -> Program:
     """`program` of one thread, which runs the parts of a batch on so many threads at once."""
     pool = ThreadPoolExecutor(threads, "rows")
 
-    def run(feeds: Feeds, asked: Names) -> dict[str, np.ndarray]:
+    def run(feeds: Feeds, asked: Names = ()) -> dict[str, np.ndarray]:
         parts = min(threads, len(next(iter(feeds.values()))))
         if parts < 2:  # noqa: PLR2004
             return program(feeds, asked)
@@ -292,7 +292,7 @@ def _cpu_program(file: str, content: bytes, threads: int) -> Program:
     session = providers.open_session(file, content, "cpu", threads)
     outputs = [output.name for output in session.get_outputs()]
 
-    def run(feeds: Feeds, asked: Names) -> dict[str, np.ndarray]:
+    def run(feeds: Feeds, asked: Names = ()) -> dict[str, np.ndarray]:
         names = wanted(outputs, asked)
         return dict(zip(names, session.run(names, feeds), strict=True))
 
