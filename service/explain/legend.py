@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from service.bundle.manifest import LAST, Manifest
+from service.bundle.manifest import Manifest
 from service.explain import render
 from service.explain.attribution import Attribution
 from service.explain.colours import Scale, ink
@@ -67,9 +67,7 @@ def legend_of(
         note = "nothing speaks for it" if hidden else "the map is zero everywhere"
     elif attribution.cell > 1:
         note = f"means of cells of {attribution.cell} pixels of the network's input"
-    layer = attribution.question.parameters.get("layer", LAST)
-    at = "" if layer == LAST else f" at the {layer} layer"
-    heading = f"{_plain(method.title)}{at} for {name_of(target.index)}{rival}"
+    heading = f"{_plain(attribution.question.title)} for {name_of(target.index)}{rival}"
     return Legend(
         heading, note, method.scale, limit, method.unit, *render.exceeds(values, method.scale)
     )

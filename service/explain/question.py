@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from service.bundle import folder
-from service.bundle.manifest import Manifest
+from service.bundle.manifest import LAST, Manifest
 from service.errors import InvalidParameter, MethodUnavailable, short
 from service.explain.maps.segments import Segments
 from service.explain.maps.target import Target, find_target
@@ -36,6 +36,12 @@ class Question:
     target: Target | None
     parameters: Mapping[str, Any]
     quality: Quality = "basic"
+
+    @property
+    def title(self) -> str:
+        """The method's title, and the layer unless it is the last one."""
+        layer = self.parameters.get("layer", LAST)
+        return self.method.title + ("" if layer == LAST else f" at the {layer} layer")
 
     @property
     def graph(self) -> str:
