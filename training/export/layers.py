@@ -77,7 +77,7 @@ def find(model: ModelProto, shapes: Shapes) -> list[str]:
         grid = grid_of(convolved, shapes)
         counting = [] if grid is None else _that_count(model, [grid], shapes)
         if counting:
-            return _with_earlier(model, counting[-1], shapes)
+            return _grid_with_earlier(model, counting[-1], shapes)
         convolved = last_with_pixels(model, shapes, frozenset())
     if convolved is not None:
         return with_earlier(model, convolved, shapes)
@@ -87,7 +87,7 @@ def find(model: ModelProto, shapes: Shapes) -> list[str]:
         if grid is not None
     ]
     counting = _that_count(model, grids[-MOST_CANDIDATES:], shapes)
-    return _with_earlier(model, counting[-1], shapes) if counting else []
+    return _grid_with_earlier(model, counting[-1], shapes) if counting else []
 
 
 def with_earlier(model: ModelProto, last: str, shapes: Shapes) -> list[str]:
@@ -96,7 +96,7 @@ def with_earlier(model: ModelProto, last: str, shapes: Shapes) -> list[str]:
     return [last, *_earlier(model, Grid(last, None, rows, columns, channels), shapes)]
 
 
-def _with_earlier(model: ModelProto, last: Grid, shapes: Shapes) -> list[str]:
+def _grid_with_earlier(model: ModelProto, last: Grid, shapes: Shapes) -> list[str]:
     """The same for tokens or channels last."""
     earlier = _earlier(model, last, shapes)
     return [_insert(model, last), *earlier]
