@@ -40,6 +40,7 @@ CHANNELS_FIRST = {
     *("Conv", "ConvTranspose", "AveragePool", "MaxPool", "GlobalAveragePool", "GlobalMaxPool"),
     *("DepthToSpace", "SpaceToDepth", "LRN", "InstanceNormalization", "GroupNormalization"),
 }
+BLURRING = {"AveragePool", "MaxPool", "Pad"}
 # fmt: off
 POINTWISE = {
     "Add", "BatchNormalization", "Celu", "Clip", "Concat", "Div", "Dropout", "Elu", "Erf", "Gelu",
@@ -133,11 +134,16 @@ def _grid_or_image(
 
 
 def _passed(model: ModelProto, last: str) -> Iterator[str]:
-    """The tensors behind a convolution that all of `last` depends on x through, in order."""
-    places = {name: place for place, node in enumerate(model.graph.node) for name in node.output}
-    convolutions = (place for place, node in enumerate(model.graph.node) if node.op_type == "Conv")
-    start = next(convolutions, len(model.graph.node))
-    return (name for name in bottlenecks(model, "x", last) if places[name] >= start)
+    """The tensors behind a convolution that all of `last` depends on x through, in order.
+
+    Those that a pool or a pad makes are left out: they blur or move the cells of the one before.
+    """
+    nodes = list(model.graph.node)
+    places = {name: place for place, node in enumerate(nodes) for name in node.output}
+    start = next((place for place, node in enumerate(nodes) if node.op_type == "Conv"), len(nodes))
+    for name in bottlenecks(model, "x", last):
+        if places[name] >= start and nodes[places[name]].op_type not in BLURRING:
+            yield name
 
 
 def shapes_of(model: ModelProto, *, strict: bool = False) -> dict[str, Dims]:

@@ -181,6 +181,23 @@ def test_a_branch_at_finer_cells_is_not_a_layer(tmp_path):
     assert makers["activation/early"].op_type == "Conv"
 
 
+def test_a_blur_before_a_stride_is_not_a_layer(tmp_path):
+    path, _ = staged(
+        tmp_path / "net.onnx",
+        ("Conv", ["x", "k"], ["a"], POSITIVE),
+        ("AveragePool", ["a"], ["blur"], {"kernel_shape": [2, 2], "pads": [1, 1, 0, 0]}),
+        ("Conv", ["blur", "l"], ["b"], MEAN | POSITIVE),
+        ("AveragePool", ["b"], ["quarter"], MEAN),
+        ("Conv", ["quarter", "m"], ["c"], POSITIVE),
+        ("Flatten", ["c"], ["f"], {}),
+        ("MatMul", ["f", "v"], ["y"], {}),
+    )
+    core = read_core(path, SIDE, CLASSES, Names())
+    makers = {name: node for node in core.model.graph.node for name in node.output}
+    assert makers["activation/middle"].op_type == "Conv"
+    assert makers["activation/early"].input[0] == "x"
+
+
 @pytest.mark.parametrize("class_token", [False, True])
 def test_tokens_have_layers_at_thirds_of_the_way(class_token, tmp_path):
     torch.manual_seed(0)
