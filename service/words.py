@@ -63,7 +63,7 @@ def trust(prediction: Prediction) -> str:
 
 def place(attribution: Attribution, manifest: Manifest) -> str:
     """The method, and the part of the image that holds half of what speaks for the class."""
-    title, label = attribution.question.method.title, manifest.name_of(attribution.target.index)
+    title, label = attribution.question.title, manifest.name_of(attribution.target.index)
     positive = np.maximum(attribution.map, 0)
     if not positive.any():
         return f"{title} finds nothing that speaks for {label}"

@@ -335,7 +335,8 @@ def _check_network(
 )
 @click.option(
     "--cam-layer",
-    help="Tensor (N, C, h, w) for class activation maps. Default: the last one with pixels.",
+    help="The one tensor (N, C, h, w) for class activation maps. Default: the last with pixels, "
+    "and up to two earlier ones.",
 )
 @click.option(
     "--without-gradient",

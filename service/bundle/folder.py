@@ -10,6 +10,8 @@ all that can change an answer.
                          reference.npz, nearest first]
     gradient.onnx        x float32 (N, 3, H, W) normalised, target int64 (N), −1 = the predicted
                          class → logits, gradient (N, 3, H, W)
+                         [, activation/NAME and activation_gradient/NAME (N, C, h, w) of each
+                         earlier layer for class activation maps]
     cam.onnx             x, target → logits, cam float32 (N, 1, h, w),
                          activation and activation_gradient float32 (N, C, h, w)
     lrp.onnx             x, target → logits, relevance (N, 3, H, W); of transformers alone

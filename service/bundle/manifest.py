@@ -34,8 +34,11 @@ MAX_FEATURES = 2**20
 # bundles keep their versions.
 LATER = (
     *("head", "entropy_power", "int8", "prediction_sets", "familiarity", "distribution"),
-    *("title", "description", "samples", "platt"),
+    *("title", "description", "samples", "platt", "layers"),
 )
+# The layers of class activation maps, last first; tensors and parity have these names, too.
+LAST = "last"
+LAYERS = (LAST, "middle", "early")
 
 Evidence = Literal["neighbours", "energy"]
 Thresholds = Float64[np.ndarray, "*classes"]
@@ -173,6 +176,15 @@ class Distribution:
 
 
 @dataclass(frozen=True)
+class Layer:
+    """A layer for class activation maps, of `height` × `width` cells; `name` is one of LAYERS."""
+
+    name: str
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
 class Digest:
     """A file of the bundle: its sha256 in hex and its `length` in bytes."""
 
@@ -202,6 +214,7 @@ class Manifest:
     `int8`: given with predict.int8.onnx. `prediction_sets`, `familiarity`, `distribution`: given if
     there were held-out images to fit them on. `platt`: the same, for sigmoids.
     `title`, `description`, `samples`: for the page.
+    `layers`: those for class activation maps, last first, if there are several.
     """
 
     name: str
@@ -223,6 +236,7 @@ class Manifest:
     samples: tuple[Sample, ...] = ()
     head: Head = "softmax"
     platt: Platt | None = None
+    layers: tuple[Layer, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.labels) < 2:  # noqa: PLR2004
@@ -233,6 +247,7 @@ class Manifest:
             raise ManifestError(f"entropy_power is {self.entropy_power}; it must be in 0…1")
         self._check_head()
         self._check_trust()
+        self._check_layers()
         presentation.check({"title": self.title, "description": self.description}, self.samples)
         for name in self.files:
             if not FILE_NAME.fullmatch(name) or name == MANIFEST:
@@ -281,6 +296,19 @@ class Manifest:
                 f"familiarity.evidence is {self.familiarity.evidence!r}, "
                 f"not one of {', '.join(get_args(Evidence))}"
             )
+
+    def _check_layers(self) -> None:
+        names = tuple(layer.name for layer in self.layers)
+        if names != LAYERS[: len(names)] or len(names) == 1:
+            raise ManifestError(
+                f"layers names {short(', '.join(names))}; several are needed, or none, in the "
+                f"order of {', '.join(LAYERS)}"
+            )
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """The layers that a class activation map can weigh, last first."""
+        return tuple(layer.name for layer in self.layers) or (LAST,)
 
     @cached_property
     def calibration(self) -> Calibration:
@@ -412,6 +440,7 @@ def _typed(document: dict[str, Any]) -> dict[str, Any]:
         },
         "files": {name: Digest(**values) for name, values in document["files"].items()},
         "samples": tuple(Sample(**values) for values in document.get("samples", ())),
+        "layers": tuple(Layer(**values) for values in document.get("layers", ())),
     }
 
 

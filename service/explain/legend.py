@@ -67,7 +67,7 @@ def legend_of(
         note = "nothing speaks for it" if hidden else "the map is zero everywhere"
     elif attribution.cell > 1:
         note = f"means of cells of {attribution.cell} pixels of the network's input"
-    heading = f"{_plain(method.title)} for {name_of(target.index)}{rival}"
+    heading = f"{_plain(attribution.question.title)} for {name_of(target.index)}{rival}"
     return Legend(
         heading, note, method.scale, limit, method.unit, *render.exceeds(values, method.scale)
     )

@@ -4,14 +4,14 @@ A new method is one entry of METHODS; docs, routes, the command line and the pag
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float32
 
 from service.bundle import folder
-from service.bundle.manifest import Manifest
+from service.bundle.manifest import LAST, LAYERS, Manifest
 from service.errors import DeadlineExceeded
 from service.explain import rungs
 from service.explain.colours import Scale
@@ -72,7 +72,7 @@ class Method:
     title: str
     description: str
     source: str
-    graph: str
+    graph: str  # of the default parameters
     sign: Sign
     unit: str
     scale: Scale
@@ -81,6 +81,10 @@ class Method:
     parameters: tuple[Parameter, ...] = ()
     operations: Callable[[Mapping[str, Any]], int] = lambda _: 0
     fewer: Rung = rungs.none
+
+    def graph_of(self, parameters: Mapping[str, Any]) -> str:
+        """The graph that runs for `parameters`."""
+        return self.graph if parameters.get("layer", LAST) == LAST else folder.GRADIENT
 
     @property
     def of_pixels(self) -> bool:
@@ -120,6 +124,18 @@ SEGMENTS = Parameter(
 WINDOW = Parameter("window", 0.375, "side of the window, as a share of the input's side", 0.05, 1.0)
 STRIDE = Parameter("stride", 0.125, "step of the window, as a share of the input's side", 0.05, 1.0)
 CELLS = Parameter("cells", 7, "cells a side of the coarse random masks", 2, 32)
+LAYER = Parameter(
+    "layer",
+    LAST,
+    "layer whose activation is weighed: the last one, which costs a forward pass, or an earlier "
+    "one of finer cells, which costs what a gradient does",
+    choices=LAYERS,
+)
+# Of methods of class activation.
+SAME = (
+    "where a mean of each channel and a linear layer follow the last layer, it is there nearly "
+    "Grad-CAM without the channels that speak against the target"
+)
 
 
 def _coalitions(count: int) -> tuple[Parameter, Parameter]:
@@ -250,12 +266,11 @@ def _integrated_gradients(
 
 def _cam(compute: Callable[..., np.ndarray]) -> Callable[..., MethodResult]:
     def run(
-        engine: Engine, pixels: InputPixels, target: Target, _rival: Target | None
+        engine: Engine, pixels: InputPixels, target: Target, _rival: Target | None, layer: str
     ) -> MethodResult:
         rows = target.rows
-        return MethodResult(
-            _contrast(compute(engine, np.repeat(pixels[None], len(rows), 0), rows))[0]
-        )
+        batch = np.repeat(pixels[None], len(rows), 0)
+        return MethodResult(_contrast(compute(engine, batch, rows, layer))[0])
 
     return run
 
@@ -314,7 +329,9 @@ def _activation(
         LOGIT,
         "sequential",
         _cam(compute),
-        lambda _: 1,
+        lambda given: 1 if given["layer"] == LAST else GRADIENT_PASSES,
+        (LAYER,),
+        fewer=rungs.last_layer,
     )
 
 
@@ -410,21 +427,21 @@ _ALL: tuple[Method, ...] = (
     _activation(
         "grad_cam",
         "Grad-CAM",
-        "regions, as a late layer sees them, that speak for the target; coarse and cheap",
+        "regions that speak for the target, as a layer sees them; the last one is coarse and cheap",
         "Selvaraju et al. 2017, arXiv 1610.02391",
         compute=cam.grad_cam,
     ),
     _activation(
         "grad_cam_plus_plus",
         "Grad-CAM++",
-        "Grad-CAM for images that show a class several times",
+        f"Grad-CAM for images that show a class several times; {SAME}",
         "Chattopadhay et al. 2018, arXiv 1710.11063",
         compute=cam.grad_cam_plus_plus,
     ),
     _activation(
         "layer_cam",
         "LayerCAM",
-        "like Grad-CAM, weighted cell by cell instead of channel by channel",
+        f"like Grad-CAM, weighted cell by cell, which is made for earlier layers; {SAME}",
         "Jiang et al. 2021, IEEE TIP 30",
         compute=cam.layer_cam,
     ),
@@ -492,5 +509,11 @@ METHODS: Mapping[str, Method] = {method.name: method for method in _ALL}
 
 
 def available(manifest: Manifest) -> tuple[Method, ...]:
-    """The methods that the bundle has the graphs for."""
-    return tuple(method for method in _ALL if method.graph in manifest.files)
+    """The methods that the bundle has the graphs for, with the layers that it has."""
+    return tuple(_fitted(method, manifest) for method in _ALL if method.graph in manifest.files)
+
+
+def _fitted(method: Method, manifest: Manifest) -> Method:
+    if LAYER not in method.parameters or manifest.layer_names == LAYERS:
+        return method
+    return replace(method, parameters=(replace(LAYER, choices=manifest.layer_names),))

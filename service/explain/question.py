@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from service.bundle import folder
-from service.bundle.manifest import Manifest
+from service.bundle.manifest import LAST, Manifest
 from service.errors import InvalidParameter, MethodUnavailable, short
 from service.explain.maps.segments import Segments
 from service.explain.maps.target import Target, find_target
@@ -36,6 +36,17 @@ class Question:
     target: Target | None
     parameters: Mapping[str, Any]
     quality: Quality = "basic"
+
+    @property
+    def title(self) -> str:
+        """The method's title, and the layer unless it is the last one."""
+        layer = self.parameters.get("layer", LAST)
+        return self.method.title + ("" if layer == LAST else f" at the {layer} layer")
+
+    @property
+    def graph(self) -> str:
+        """The graph that runs for the map."""
+        return self.method.graph_of(self.parameters)
 
 
 def ask(
@@ -130,16 +141,16 @@ def passes_by_graph(question: Question) -> dict[str, int]:
     contrasted = target is not None and target.against is not None
     own = method.passes(question.parameters)
     total = own
-    if method.graph != folder.PREDICT:
+    if question.graph != folder.PREDICT:
         # The rival's map, or that of the class beside; methods that perturb make both from the
         # same forward passes.
         fewer = {} if contrasted else quartered(question.parameters)
         total += method.passes({**question.parameters, **fewer})
         own *= 1 + contrasted
     if question.quality == "basic":
-        return {method.graph: total}
+        return {question.graph: total}
     passes = {folder.PREDICT: FAITHFULNESS_PASSES}
-    passes[method.graph] = passes.get(method.graph, 0) + total + NOISY_COPIES * own
+    passes[question.graph] = passes.get(question.graph, 0) + total + NOISY_COPIES * own
     return passes
 
 
@@ -197,8 +208,8 @@ def quartered(parameters: Mapping[str, Any]) -> dict[str, int]:
 
 def cheapest_method(manifest: Manifest) -> Method | None:
     """The cheapest method of a bundle; None if it has no gradients."""
-    methods = available(manifest)
-    return next((METHODS[name] for name in CHEAPEST if METHODS[name] in methods), None)
+    methods = {method.name: method for method in available(manifest)}
+    return next((methods[name] for name in CHEAPEST if name in methods), None)
 
 
 def cheaper_questions(question: Question, manifest: Manifest) -> Iterator[Question]:
@@ -232,20 +243,19 @@ def _cheaper_methods(
         yield METHODS["attn_lrp"], {}  # of a transformer it says more than Grad-CAM
     cheapest = cheapest_method(manifest)
     if cheapest is not None:
-        yield cheapest, {}
+        yield cheapest, {each.name: each.default for each in cheapest.parameters}
 
 
 def _method(name: str, manifest: Manifest) -> Method:
     if name not in METHODS:
         raise InvalidParameter(f"method is {short(name)}; the methods are {', '.join(METHODS)}")
-    method = METHODS[name]
-    if method not in available(manifest):
-        others = ", ".join(other.name for other in available(manifest)) or "none"
+    methods = {method.name: method for method in available(manifest)}
+    if name not in methods:
         raise MethodUnavailable(
-            f"{name} needs {method.graph}, and this model has none; "
-            f"it can be explained by: {others}"
+            f"{name} needs {METHODS[name].graph}, and this model has none; "
+            f"it can be explained by: {', '.join(methods) or 'none'}"
         )
-    return method
+    return methods[name]
 
 
 def _value(parameter: Parameter, given: Any) -> int | float | str:

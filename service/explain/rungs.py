@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from service.bundle.manifest import LAST
 from service.explain.maps.segments import cells
 
 Parameters = Mapping[str, Any]
@@ -72,6 +73,11 @@ def fewer_cells(given: Parameters) -> Parameters | None:
     if isinstance(side, np.ndarray) or side <= LEAST_GRID:
         return None
     return {**given, "segments": max(LEAST_GRID, 3 * side // 4)}
+
+
+def last_layer(given: Parameters) -> Parameters | None:
+    """The last layer instead of an earlier one."""
+    return None if given["layer"] == LAST else {**given, "layer": LAST}
 
 
 def wider_steps(given: Parameters) -> Parameters | None:

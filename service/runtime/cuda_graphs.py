@@ -15,6 +15,7 @@ import onnxruntime as ort
 
 from service.errors import DeviceError
 from service.runtime import providers
+from service.runtime.graphs import Feeds, Names, wanted
 from service.settings import Device
 
 MEMORY = "cuda"  # the device of the memory, under TensorRT, too
@@ -59,11 +60,11 @@ class BoundSession:
             size: self._thread.submit(self._bind, size, one_row).result() for size in sizes
         }
 
-    def __call__(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def __call__(self, feeds: Feeds, asked: Names = ()) -> dict[str, np.ndarray]:
         """The outputs by name. Each array has as many rows, unless the graph fixes it at one."""
-        return self._thread.submit(self._run, feeds).result()
+        return self._thread.submit(self._run, feeds, asked).result()
 
-    def _run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _run(self, feeds: Feeds, asked: Names) -> dict[str, np.ndarray]:
         rows = max(len(values) for values in feeds.values())
         buffers = self._buffers[next(size for size in self._buffers if size >= rows)]
         for name, values in feeds.items():
@@ -72,10 +73,9 @@ class BoundSession:
             buffers.staged[name][len(values) :] = 0
             buffers.inputs[name].update_inplace(buffers.staged[name])
         self._session.run_with_iobinding(buffers.binding, buffers.options)
-        return {
-            name: output.numpy()[:rows]
-            for name, output in zip(self._names, buffers.outputs, strict=True)
-        }
+        # Those that nobody wants stay on the device.
+        outputs = dict(zip(self._names, buffers.outputs, strict=True))
+        return {name: outputs[name].numpy()[:rows] for name in wanted(self._names, asked)}
 
     def _run_zeros(self) -> list[np.ndarray]:
         """The outputs for one row of zeros, which show the shapes."""

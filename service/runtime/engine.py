@@ -14,8 +14,8 @@ from jaxtyping import Float32
 
 from service.bundle import folder
 from service.bundle.folder import Bundle
-from service.bundle.manifest import Manifest
-from service.errors import MethodUnavailable, Unavailable
+from service.bundle.manifest import LAST, Manifest
+from service.errors import MethodUnavailable, Unavailable, short
 from service.runtime import providers
 from service.runtime.graphs import (
     PATH_GRADIENT,
@@ -24,6 +24,7 @@ from service.runtime.graphs import (
     Cam,
     Feeds,
     Gradient,
+    Names,
     Outputs,
     Relevance,
     Rows,
@@ -209,13 +210,27 @@ class Engine:
             done = end
         return total
 
-    def cam(self, x: Rows, target: Targets) -> Cam:
-        """Grad-CAM of each row's target logit at the bundle's layer.
+    def cam(self, x: Rows, target: Targets, layer: str = LAST) -> Cam:
+        """Grad-CAM of each row's target logit at a layer of the manifest.
+
+        An earlier layer than the last one costs what a gradient does: gradient.onnx has it.
 
         Raises:
-            MethodUnavailable: the bundle has no cam.onnx.
+            MethodUnavailable: the bundle has no cam.onnx, or no such layer.
         """
-        return Cam(**self._run(folder.CAM, {"x": x, "target": target}))
+        feeds = {"x": x, "target": target}
+        if layer == LAST:
+            return Cam(**self._run(folder.CAM, feeds))
+        if layer not in self.manifest.layer_names:
+            raise MethodUnavailable(
+                f"this bundle has no layer {short(layer)}; "
+                f"it has {', '.join(self.manifest.layer_names)}"
+            )
+        names = "logits", f"activation/{layer}", f"activation_gradient/{layer}"
+        outputs = self._run(folder.GRADIENT, feeds, names)
+        logits, activation, gradient = (outputs[name] for name in names)
+        weights = gradient.mean((2, 3), keepdims=True)
+        return Cam(logits, (weights * activation).sum(1, keepdims=True), activation, gradient)
 
     def relevance(self, x: Rows, target: Targets) -> Relevance:
         """The relevance of `x` in each row's target logit.
@@ -235,25 +250,27 @@ class Engine:
     def _next_piece(self, remaining: int) -> Piece:
         return Piece(min(remaining, self.most_rows), all_cores=True)
 
-    def _run(self, graph: str, feeds: Feeds) -> dict[str, np.ndarray]:
+    def _run(self, graph: str, feeds: Feeds, asked: Names = ()) -> dict[str, np.ndarray]:
         rows = len(next(iter(feeds.values())))
         piece = self._next_piece(rows)
         if piece.rows >= rows:
-            return self._call(graph, feeds, piece)
+            return self._call(graph, feeds, piece, asked)
         outputs: list[dict[str, np.ndarray]] = []
         start = 0
         while True:
             end = start + piece.rows
             part = {name: values[start:end] for name, values in feeds.items()}
-            outputs.append(self._call(graph, part, piece))
+            outputs.append(self._call(graph, part, piece, asked))
             if end >= rows:
                 break
             start, piece = end, self._next_piece(rows - end)
         return {name: np.concatenate([part[name] for part in outputs]) for name in outputs[0]}
 
-    def _call(self, graph: str, feeds: Feeds, piece: Piece) -> dict[str, np.ndarray]:
+    def _call(
+        self, graph: str, feeds: Feeds, piece: Piece, asked: Names = ()
+    ) -> dict[str, np.ndarray]:
         try:
-            outputs = self._sessions.run(graph, feeds, all_cores=piece.all_cores)
+            outputs = self._sessions.run(graph, feeds, asked, all_cores=piece.all_cores)
         except MethodUnavailable:
             raise
         except Exception as error:

@@ -5,11 +5,13 @@
     target   int64 (N,), −1 = the predicted class
     logits   float32 (N, K)                   out of each
 
+An output with a slash in its name is given on request alone: that of an earlier layer.
+
 Those of a bundle have the names of their files (service/bundle/folder.py). The other two exist in
 an engine only.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,7 +30,13 @@ Rows = Float32[np.ndarray, "rows 3 H W"]
 Targets = Int64[np.ndarray, "rows"]
 Logits = Float32[np.ndarray, "rows classes"]
 Feeds = Mapping[str, np.ndarray]
-Program = Callable[[Feeds], dict[str, np.ndarray]]  # an open graph: outputs by name, of inputs
+Names = Sequence[str]  # of the outputs that are wanted; none: those without a slash
+Program = Callable[[Feeds, Names], dict[str, np.ndarray]]  # an open graph: outputs by name
+
+
+def wanted(names: Iterable[str], asked: Names) -> list[str]:
+    """Those of the outputs `names` that a run gives that is `asked` for some, or for none."""
+    return [name for name in names if (name in asked if asked else "/" not in name)]
 
 
 # The fields of these classes have the names of the graphs' outputs, which fill them.
@@ -72,7 +80,7 @@ class Gradient:
 
 @dataclass(frozen=True)
 class Cam:
-    """Outputs of cam.onnx: the signed Grad-CAM `cam`, its layer's activation and gradient."""
+    """The signed Grad-CAM `cam` of a layer, the layer's activation and gradient."""
 
     logits: Logits
     cam: Float32[np.ndarray, "rows 1 height width"]

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import repeat
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -25,7 +26,16 @@ from service.errors import BundleError, DeviceError, MethodUnavailable
 from service.image.resize import Size, pixels_of, sides
 from service.runtime import providers
 from service.runtime.cuda_graphs import open_bound
-from service.runtime.graphs import EXPLAINING, PATH_GRADIENT, QUICK, STORED, Feeds, Program
+from service.runtime.graphs import (
+    EXPLAINING,
+    PATH_GRADIENT,
+    QUICK,
+    STORED,
+    Feeds,
+    Names,
+    Program,
+    wanted,
+)
 from service.settings import Device, Precision
 from service.workers import host
 
@@ -67,8 +77,10 @@ class Sessions:
     threads: int = 1
     _row_seconds: dict[str, float] = field(default_factory=dict)
 
-    def run(self, graph: str, feeds: Feeds, *, all_cores: bool = True) -> dict[str, np.ndarray]:
-        """The outputs of `graph` by name, of one batch.
+    def run(
+        self, graph: str, feeds: Feeds, outputs: Names = (), *, all_cores: bool = True
+    ) -> dict[str, np.ndarray]:
+        """The `outputs` of `graph` by name, of one batch; those without a slash if none are named.
 
         Raises:
             MethodUnavailable: the bundle has no such graph.
@@ -78,7 +90,7 @@ class Sessions:
             raise MethodUnavailable(
                 f"this bundle has no {graph}; GET /methods lists what it can explain with"
             )
-        return programs[graph](feeds)
+        return programs[graph](feeds, outputs)
 
     def self_test(self) -> None:
         """Runs predict.onnx and QUICK on the self-test image, and checks the answers.
@@ -187,15 +199,15 @@ def shared_out(program: Program, threads: int) -> Program:
     """`program` of one thread, which runs the parts of a batch on so many threads at once."""
     pool = ThreadPoolExecutor(threads, "rows")
 
-    def run(feeds: Feeds) -> dict[str, np.ndarray]:
+    def run(feeds: Feeds, asked: Names = ()) -> dict[str, np.ndarray]:
         parts = min(threads, len(next(iter(feeds.values()))))
         if parts < 2:  # noqa: PLR2004
-            return program(feeds)
+            return program(feeds, asked)
         pieces = {name: np.array_split(values, parts) for name, values in feeds.items()}
         rows = [
             dict(zip(pieces, piece, strict=True)) for piece in zip(*pieces.values(), strict=True)
         ]
-        outputs = list(pool.map(program, rows))
+        outputs = list(pool.map(program, rows, repeat(asked)))
         return {name: np.concatenate([part[name] for part in outputs]) for name in outputs[0]}
 
     return run
@@ -278,8 +290,13 @@ def _on_cpu(
 
 def _cpu_program(file: str, content: bytes, threads: int) -> Program:
     session = providers.open_session(file, content, "cpu", threads)
-    names = [output.name for output in session.get_outputs()]
-    return lambda feeds: dict(zip(names, session.run(names, feeds), strict=True))
+    outputs = [output.name for output in session.get_outputs()]
+
+    def run(feeds: Feeds, asked: Names = ()) -> dict[str, np.ndarray]:
+        names = wanted(outputs, asked)
+        return dict(zip(names, session.run(names, feeds), strict=True))
+
+    return run
 
 
 def _on_gpu(contents: Contents, device: Device, sizes: Iterable[int]) -> dict[str, Program]:

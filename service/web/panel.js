@@ -166,7 +166,9 @@ export class Panel {
 
   #parameters() {
     const { source, forward_passes: passes, parameters } = this.method;
-    const fields = parameters.map((parameter) => this.#field(parameter));
+    // One choice is none: a model may have one layer.
+    const free = parameters.filter(({ choices }) => choices?.length !== 1);
+    const fields = free.map((parameter) => this.#field(parameter));
     const cost = t("panel.cost", { passes: number(passes, 0), time: duration(this.milliseconds) });
     return el("details", {}, el("summary", {}, t("panel.parameters")), paragraph(`${cost} ${source}.`, "quiet"), fields);
   }

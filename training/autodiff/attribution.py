@@ -4,7 +4,8 @@ The classifier is x float32 (N, 3, H, W) → logits float32 (N, K). They take x 
 target int64 (N,), the class to explain; −1 stands for the predicted class.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from onnx import ModelProto, TensorProto, compose
 
@@ -15,23 +16,35 @@ from training.autodiff.relevance import RELEVANCE, differs, gates, nodes_before
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 TARGET = {"target": (INT64, ["N"])}
+NO_LAYERS: Mapping[str, str] = MappingProxyType({})
 # Goes before every name of the given graph but its input, so that none clashes with an added name.
 FORWARD = "forward/"
 
 
-def gradient_graph(model: ModelProto, x: str = "x", logits: str = "logits") -> ModelProto:
+def gradient_graph(
+    model: ModelProto, x: str = "x", logits: str = "logits", layers: Mapping[str, str] = NO_LAYERS
+) -> ModelProto:
     """The graph x, target → logits, gradient float32 (N, 3, H, W) of the target's logit by x.
+
+    Of each tensor of `layers`, by name, activation/NAME and activation_gradient/NAME are outputs,
+    too: the reverse pass meets them on its way.
 
     Raises:
         DifferentiationError: an operator has no rule.
     """
     graph, logits = _prefixed(model), FORWARD + logits
-    gradient = graph.gradient({logits: _seed(graph, logits)}, [x])[x]
+    tensors = {name: FORWARD + tensor for name, tensor in layers.items()}
+    gradients = graph.gradient({logits: _seed(graph, logits)}, [x, *tensors.values()])
     outputs: Outputs = {
         "logits": (logits, FLOAT, ["N", *graph.shape(logits)[1:]]),
-        "gradient": (gradient, FLOAT, ["N", *graph.shape(x)[1:]]),
+        "gradient": (gradients[x], FLOAT, ["N", *graph.shape(x)[1:]]),
     }
-    return graph.finish(TARGET, outputs)
+    layer_outputs: Outputs = {
+        f"{kind}/{name}": (values[tensor], FLOAT, ["N", *graph.shape(tensor)[1:]])
+        for name, tensor in tensors.items()
+        for kind, values in (("activation", {tensor: tensor}), ("activation_gradient", gradients))
+    }
+    return graph.finish(TARGET, {**outputs, **layer_outputs})
 
 
 def relevance_graph(model: ModelProto, x: str = "x", logits: str = "logits") -> ModelProto:

@@ -134,6 +134,31 @@ def inputs_of(node: NodeProto) -> set[str]:
     return names
 
 
+def bottlenecks(model: ModelProto, source: str, target: str) -> Iterator[str]:
+    """The tensors through which all of `target` depends on `source`, in the order of the graph.
+
+    The nodes stand in order; the two ends are left out.
+    """
+    nodes, needed, last_reader = list(model.graph.node), {target}, dict[str, int]()
+    for place, node in reversed(list(enumerate(nodes))):
+        if not needed.isdisjoint(node.output):
+            needed |= inputs_of(node)
+            for name in inputs_of(node):
+                last_reader.setdefault(name, place)
+    reached, pending = {source}, {source}
+    for place, node in enumerate(nodes):
+        outputs = needed.intersection(node.output)
+        if not outputs or reached.isdisjoint(inputs_of(node)):
+            continue
+        if target in outputs:
+            return
+        reached |= outputs
+        # Those that a later node reads: if there is one alone, all of the rest passes through it.
+        pending = {name for name in pending | outputs if last_reader[name] > place}
+        if pending == outputs and len(outputs) == 1:
+            yield outputs.pop()
+
+
 def _sorted(nodes: Sequence[NodeProto]) -> Iterator[NodeProto]:
     waiting = {name: node for node in nodes for name in node.output}
 

@@ -22,7 +22,7 @@ from service.bundle.manifest import Manifest
 from service.runtime.engine import Engine
 from training.data.read import Dataset
 from training.export import parity, reference
-from training.export.core import graphs
+from training.export.core import graphs, layers_of
 from training.export.foreign_bundle import FOREIGN_VERSIONS, commit, self_test_of
 from training.export.halves import with_halves
 from training.export.ours import export_core
@@ -50,12 +50,16 @@ def make_bundle(
             float32.
     """
     core = export_core(run.network, run.input.size)
+    made = graphs(core, run.input)
     manifest = Manifest(
-        name, run.subject.classes, run.input, features=core.width, provenance=_provenance(run)
+        name,
+        run.subject.classes,
+        run.input,
+        features=core.width,
+        provenance=_provenance(run),
+        layers=layers_of(made),
     )
-    manifest, files = fit_reliability(
-        manifest, graphs(core, run.input), dataset.validation, dataset.training
-    )
+    manifest, files = fit_reliability(manifest, made, dataset.validation, dataset.training)
     count = reference.images(run.input.size, len(dataset.validation))
     batch = dataset.validation.rows(np.arange(count))
     with tempfile.TemporaryDirectory() as scratch:
@@ -65,6 +69,7 @@ def make_bundle(
         measured = parity.check(
             proof.measured
             | reference.measure_float64(proof, run.network)
+            | parity.measure_earlier(engine, proof)
             | reference.measure(engine, run.network, batch)
         )
         manifest = replace(manifest, self_test=self_test_of(engine), parity=measured)

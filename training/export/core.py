@@ -6,9 +6,10 @@ Every graph names its tensors alike, so that `predict.onnx` alone holds all that
     logits       float32 (N, K)
     features     float32 (N, D), optional: the penultimate activations
     activation   float32 (N, C, h, w), optional: the layer that a class activation map weighs
+    activation/middle, activation/early    the same, optional: earlier layers of finer cells
 
     predict.onnx    the core behind its normalisation, from uint8 images (N, H, W, 3)
-    gradient.onnx   the core and its reverse pass (training.autodiff)
+    gradient.onnx   the core and its reverse pass (training.autodiff), earlier layers included
     cam.onnx        the core and its reverse pass down to `activation`
     lrp.onnx        the core and its pass of relevance, of a network with attention or a norm of
                     features: of others, relevance is nearly x · gradient
@@ -17,7 +18,7 @@ The others are derived from `predict.onnx`, deterministically and with its weigh
 needs onnx and numpy, and neither torch nor ONNX Runtime.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,11 +27,13 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from service.bundle import folder as contract
 from service.bundle.calibration import Head
+from service.bundle.manifest import LAST, LAYERS, Layer
 from service.image.resize import Input
 from training.autodiff import cam_graph, gradient_graph, has_relevance, prune, relevance_graph
 
 IR_VERSION = 10  # the newest that every onnxruntime since 1.18 reads
 ACTIVATION = "activation"
+EARLIER = {name: f"{ACTIVATION}/{name}" for name in LAYERS if name != LAST}
 
 
 @dataclass(frozen=True)
@@ -105,11 +108,48 @@ def derived(predict: bytes, names: Sequence[str]) -> dict[str, bytes]:
     """
     core = core_of(onnx.load_model_from_string(predict))
     makers = {
-        contract.GRADIENT: gradient_graph,
-        contract.CAM: cam_graph,
-        contract.LRP: relevance_graph,
+        contract.GRADIENT: lambda: gradient_graph(core, layers=earlier_of(core)),
+        contract.CAM: lambda: cam_graph(core),
+        contract.LRP: lambda: relevance_graph(core),
     }
-    return {name: content(makers[name](core)) for name in names}
+    return {name: content(makers[name]()) for name in names}
+
+
+def earlier_of(core: ModelProto) -> dict[str, str]:
+    """The tensors of the earlier layers that `core` names, by name of the layer."""
+    return {name: tensor for name, tensor in EARLIER.items() if names_tensor(core, tensor)}
+
+
+def layers_of(files: Mapping[str, bytes]) -> tuple[Layer, ...]:
+    """The layers for class activation maps in the files of a bundle; none if there is but one."""
+    outputs = [
+        output
+        for file in (contract.CAM, contract.GRADIENT)
+        if contract.CAM in files
+        for output in onnx.load_model_from_string(files[file]).graph.output
+    ]
+    sides = {
+        output.name: [dim.dim_value for dim in output.type.tensor_type.shape.dim[2:]]
+        for output in outputs
+    }
+    tensors = {LAST: ACTIVATION, **EARLIER}
+    found = [Layer(name, *sides[tensor]) for name, tensor in tensors.items() if tensor in sides]
+    return tuple(found) if len(found) > 1 else ()
+
+
+def rename(model: ModelProto, names: Mapping[str, str]) -> None:
+    """Renames tensors, in place; `names` maps old to new."""
+    for node in model.graph.node:
+        for tensors in (node.input, node.output):
+            for index, name in enumerate(tensors):
+                tensors[index] = names.get(name, name)
+    for tensor in (*model.graph.initializer, *model.graph.value_info):
+        tensor.name = names.get(tensor.name, tensor.name)
+
+
+def name_layers(model: ModelProto, tensors: Sequence[str]) -> None:
+    """Gives the layers `tensors`, last first, their names in a core, in place."""
+    rename(model, dict(zip(tensors, (ACTIVATION, *EARLIER.values()), strict=False)))
 
 
 def content(model: ModelProto) -> bytes:

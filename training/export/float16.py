@@ -26,6 +26,7 @@ from service.runtime.engine import Engine
 from service.runtime.graphs import Batch, Targets
 from service.runtime.sessions import SELF_TEST_TOLERANCE, self_test_image
 from training.export.parity import ParityError, compare
+from training.export.proof import parity_name
 
 HALF, FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT
 LARGEST = float(np.finfo(np.float16).max)
@@ -146,7 +147,8 @@ def _answers(
     if engine.has(contract.GRADIENT):
         answers["saliency"] = engine.gradient(x, target).gradient
     if engine.has(contract.CAM):
-        answers["grad_cam"] = engine.cam(x, target).cam
+        for layer in engine.manifest.layer_names:
+            answers[parity_name(layer)] = engine.cam(x, target, layer).cam
     return answers
 
 
@@ -166,7 +168,8 @@ def _check_finite(name: str, values: Values) -> None:
 
 
 def _check(name: str, parity: Parity) -> None:
-    largest_difference, least_cosine = LIMITS[name]
+    kind = "grad_cam" if name.startswith("grad_cam") else name
+    largest_difference, least_cosine = LIMITS[kind]
     if parity.relative_difference > largest_difference or parity.cosine < least_cosine:
         raise ParityError(
             f"{name} in half precision differs from {parity.against}: "

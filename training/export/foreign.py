@@ -20,16 +20,15 @@ import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from service.image.resize import Size, sides
-from training.autodiff import DifferentiationError, prune, with_shapes
+from training.autodiff import DifferentiationError, prune
 from training.export import layers
-from training.export.core import ACTIVATION, IR_VERSION, Core
+from training.export.core import ACTIVATION, EARLIER, IR_VERSION, Core, name_layers, rename
 from training.export.ends import (
     CHANNELS,
     LOGITS_RANK,
     Dims,
     ForeignError,
     Names,
-    dims_of,
 )
 from training.export.faults import STANDARD, reason, worded
 from training.export.heads import drop_sequences, find_head
@@ -44,7 +43,7 @@ __all__ = ["CHANNELS", "ForeignCore", "ForeignError", "Names", "read_core", "wei
 
 PUBLISHED = re.compile("(?P<name>.+) sha256 (?P<sha256>[0-9a-f]{64})")  # training.export.weights
 
-RESERVED = ("x", "logits", "features", ACTIVATION)  # tensors of a core
+RESERVED = ("x", "logits", "features", ACTIVATION, *EARLIER.values())  # tensors of a core
 
 Shapes = dict[str, Dims]
 
@@ -110,7 +109,7 @@ def _rename_ends(model: ModelProto, image: str, output: str) -> dict[str, str]:
     """Renames input and output, in place, and tensors that have a reserved name; old → new."""
     names = {name: f"theirs/{name}" for name in RESERVED}
     names |= {image: "x", output: "logits"}
-    _rename(model, names)
+    rename(model, names)
     return names
 
 
@@ -133,8 +132,8 @@ def _float32(name: str, *shape: int | str | None) -> ValueInfoProto:
 def _core(model: ModelProto, classes: int, cam_layer: str | None) -> Core:
     shapes = _shapes(model, classes)
     features, width = _features(model, shapes)
-    layer = layers.named(model, cam_layer, shapes) if cam_layer else layers.find(model, shapes)
-    if cam_layer and layer is None:
+    chosen = layers.named(model, cam_layer, shapes) if cam_layer else None
+    if cam_layer and chosen is None:
         raise ForeignError(
             f"--cam-layer {cam_layer} names no tensor (N, C, h, w) of the graph, and no tokens "
             "(N, T, D) of a grid"
@@ -142,40 +141,20 @@ def _core(model: ModelProto, classes: int, cam_layer: str | None) -> Core:
     if features is not None:
         model.graph.node.append(helper.make_node("Identity", [features], ["features"]))
         model.graph.output.append(_float32("features", "N", width))
-    if layer is not None:
-        _rename(model, {layer: ACTIVATION})
+    name_layers(model, [chosen] if chosen else layers.find(model, shapes))
     model.ir_version, model.producer_name, model.producer_version = IR_VERSION, "candor", ""
     onnx.checker.check_model(model, full_check=True)
     return Core(model, width)
 
 
-def _rename(model: ModelProto, names: dict[str, str]) -> None:
-    """Renames tensors, in place; `names` maps old to new."""
-    for node in model.graph.node:
-        for tensors in (node.input, node.output):
-            for index, name in enumerate(tensors):
-                tensors[index] = names.get(name, name)
-    for tensor in (*model.graph.initializer, *model.graph.value_info):
-        tensor.name = names.get(tensor.name, tensor.name)
-
-
 def _shapes(model: ModelProto, classes: int) -> Shapes:
     try:
-        inferred = with_shapes(model, strict=True).graph
+        return layers.shapes_of(model, strict=True)
     except onnx.shape_inference.InferenceError as error:
         raise ForeignError(
             f"the output does not have {classes} classes, "
             f"or the graph needs another image size: {reason(error)}"
         ) from None
-    infos = (*inferred.value_info, *inferred.input, *inferred.output)
-    others = {info.name for info in model.graph.value_info if _has_other_rows(info)}
-    return {info.name: dims_of(info) for info in infos if info.name not in others}
-
-
-def _has_other_rows(info: ValueInfoProto) -> bool:
-    """True if a tensor has more rows than images, as an image beside its mirror image makes."""
-    first = info.type.tensor_type.shape.dim[:1]
-    return any(not (dim.dim_value or dim.dim_param) for dim in first)
 
 
 def _features(model: ModelProto, shapes: Shapes) -> tuple[str, int] | tuple[None, None]:

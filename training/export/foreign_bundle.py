@@ -27,7 +27,7 @@ from training.autodiff import DifferentiationError
 from training.data import Pixels
 from training.data.images import Images, Tagged, drawn_images
 from training.export import parity
-from training.export.core import Core, graphs
+from training.export.core import Core, graphs, layers_of
 from training.export.faults import STANDARD, worded
 from training.export.foreign import ForeignCore
 from training.export.foreign_card import foreign_card
@@ -68,7 +68,7 @@ def make_foreign_bundle(
     say("derives the graphs of explanations" if gradients else "makes the graph of predictions")
     with worded("the graphs of a bundle cannot be made of the file", STANDARD, *OWN):
         files = graphs(core, manifest.input, gradients=gradients)
-    manifest, measured_on = _described(core, manifest), ""
+    manifest, measured_on = _described(core, manifest, files), ""
     if held_out is not None:
         say(f"calibrates on {len(held_out)} images")
         manifest, files, measured_on = _calibrated(manifest, files, held_out)
@@ -111,11 +111,14 @@ class _Tried(NamedTuple):
     answers: Answers | None
 
 
-def _described(core: Core, manifest: Manifest) -> Manifest:
-    """The manifest with what `core` and this environment say."""
+def _described(core: Core, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
+    """The manifest with what `core`, its graphs and this environment say."""
     versions = {package: version(package) for package in FOREIGN_VERSIONS}
     provenance = {"versions": versions, "commit": commit(), **manifest.provenance}
-    return replace(manifest, features=core.width, head=core.head, provenance=provenance)
+    layers = layers_of(files)
+    return replace(
+        manifest, features=core.width, head=core.head, layers=layers, provenance=provenance
+    )
 
 
 def _try(core: Core, manifest: Manifest, files: dict[str, bytes], *, halves: bool) -> _Tried:

@@ -1,4 +1,4 @@
-"""The layer that a class activation map weighs: the last one that still has pixels.
+"""The layers for class activation maps: the last one that still has pixels, and earlier ones.
 
     convolutions       the last tensor (N, C, h, w) behind the last convolution, or (N, h, w, C), as
                        in files of TensorFlow: transposes tell which of the two it is
@@ -6,6 +6,12 @@
                        block of a network with a class token, the norm before the attention,
                        because behind it only the class token counts
     channels last      the same for a layer norm over (N, h, w, D)
+
+Up to two earlier layers have finer cells. All that reaches the last one passes through each of
+them, behind the first convolution, and the logits depend on them:
+
+    images, stages       the last tensor before the cells become fewer, and the same once more
+    tokens of one grid   the tensors at two thirds and at one third of the way
 
 Tokens and channels-last maps take the form (N, D, h, w) and back inside the graph, which moves
 values and changes none.
@@ -17,14 +23,16 @@ from typing import NamedTuple
 import numpy as np
 import onnxruntime as ort
 from jaxtyping import Float32
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, ValueInfoProto, helper, numpy_helper
 
-from training.autodiff import DifferentiationError, gradients_of
-from training.export.ends import Dims
+from training.autodiff import DifferentiationError, gradients_of, with_shapes
+from training.autodiff.model import bottlenecks
+from training.export.ends import Dims, dims_of
 
 IMAGE_RANK, TOKENS_RANK, MATRIX_RANK = 4, 3, 2
 LATE = 0.1  # a last convolution in the first tenth of the nodes (a patch embedding) is not late
 PREFIXES = (0, 1, 2, 5)  # class tokens: none, one, one with distillation, one with four registers
+MOST_EARLIER = 2
 MOST_CANDIDATES = 24  # layer norms that are tried, from the last one on
 TO_LAST, TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 # Operators whose images have their channels first by definition.
@@ -32,6 +40,7 @@ CHANNELS_FIRST = {
     *("Conv", "ConvTranspose", "AveragePool", "MaxPool", "GlobalAveragePool", "GlobalMaxPool"),
     *("DepthToSpace", "SpaceToDepth", "LRN", "InstanceNormalization", "GroupNormalization"),
 }
+BLURRING = {"AveragePool", "MaxPool", "Pad"}
 # fmt: off
 POINTWISE = {
     "Add", "BatchNormalization", "Celu", "Clip", "Concat", "Div", "Dropout", "Elu", "Erf", "Gelu",
@@ -55,26 +64,104 @@ class Grid(NamedTuple):
     width: int
     channels: int
 
+    @property
+    def cells(self) -> int:
+        """The number of places."""
+        return self.height * self.width
 
-def find(model: ModelProto, shapes: Shapes) -> str | None:
-    """The tensor (N, C, h, w) to weigh, for tokens a new one in `model`; None if there is none."""
+
+def find(model: ModelProto, shapes: Shapes) -> list[str]:
+    """The tensors (N, C, h, w) to weigh, last first, for tokens new ones in `model`; [] if none."""
     turned = channels_last(model, shapes)
     convolved = last_with_pixels(model, shapes, turned)
     if convolved in turned:
         grid = grid_of(convolved, shapes)
-        counts = None if grid is None else _last_that_counts(model, [grid], shapes)
-        if counts is not None:
-            return _insert(model, counts)
+        counting = [] if grid is None else _that_count(model, [grid], shapes)
+        if counting:
+            return _grid_with_earlier(model, counting[-1], shapes)
         convolved = last_with_pixels(model, shapes, frozenset())
     if convolved is not None:
-        return convolved
+        return with_earlier(model, convolved, shapes)
     grids = [
         grid
         for grid in (grid_of(name, shapes) for name in _normalised(model, shapes))
         if grid is not None
     ]
-    chosen = _last_that_counts(model, grids[-MOST_CANDIDATES:], shapes)
-    return None if chosen is None else _insert(model, chosen)
+    counting = _that_count(model, grids[-MOST_CANDIDATES:], shapes)
+    return _grid_with_earlier(model, counting[-1], shapes) if counting else []
+
+
+def with_earlier(model: ModelProto, last: str, shapes: Shapes) -> list[str]:
+    """The tensor `last` (N, C, h, w), and up to two earlier ones, each of finer cells."""
+    _, channels, rows, columns = (size or 0 for size in shapes[last])
+    return [last, *_earlier(model, Grid(last, None, rows, columns, channels), shapes)]
+
+
+def _grid_with_earlier(model: ModelProto, last: Grid, shapes: Shapes) -> list[str]:
+    """The same for tokens or channels last."""
+    earlier = _earlier(model, last, shapes)
+    return [_insert(model, last), *earlier]
+
+
+def _earlier(model: ModelProto, last: Grid, shapes: Shapes) -> list[str]:
+    first, turned = _layouts(model, shapes)
+    passed = [
+        grid
+        for name in _passed(model, last.tensor)
+        if (grid := _grid_or_image(name, shapes, first, turned)) is not None
+    ]
+    stages = list[Grid]()
+    for grid in reversed(passed):
+        if grid.cells > (stages[-1] if stages else last).cells:
+            stages.append(grid)
+    if not stages and last.prefix is not None and len(passed) > MOST_EARLIER:
+        stages = [passed[2 * len(passed) // 3], passed[len(passed) // 3]]
+    counting = _that_count(model, stages[:MOST_EARLIER], shapes)
+    return [grid.tensor if grid.tensor in first else _insert(model, grid) for grid in counting]
+
+
+def _grid_or_image(
+    name: str, shapes: Shapes, first: frozenset[str], turned: frozenset[str]
+) -> Grid | None:
+    """The places of the pixels in a tensor of any form; None if it has no several each way."""
+    if name in first:
+        if not _pixels(shapes, name):
+            return None
+        _, channels, rows, columns = (size or 0 for size in shapes[name])
+        return Grid(name, None, rows, columns, channels)
+    is_known = len(shapes.get(name, [])) == TOKENS_RANK or name in turned
+    return grid_of(name, shapes) if is_known else None
+
+
+def _passed(model: ModelProto, last: str) -> Iterator[str]:
+    """The tensors behind a convolution that all of `last` depends on x through, in order.
+
+    Those that a pool or a pad makes are left out: they blur or move the cells of the one before.
+    """
+    nodes = list(model.graph.node)
+    places = {name: place for place, node in enumerate(nodes) for name in node.output}
+    start = next((place for place, node in enumerate(nodes) if node.op_type == "Conv"), len(nodes))
+    for name in bottlenecks(model, "x", last):
+        if places[name] >= start and nodes[places[name]].op_type not in BLURRING:
+            yield name
+
+
+def shapes_of(model: ModelProto, *, strict: bool = False) -> dict[str, Dims]:
+    """The shapes of tensors with a row for each image, as far as they can be inferred.
+
+    Raises:
+        InferenceError: they contradict each other, if `strict`.
+    """
+    inferred = with_shapes(model, strict=strict).graph
+    infos = (*inferred.value_info, *inferred.input, *inferred.output)
+    others = {info.name for info in model.graph.value_info if _has_other_rows(info)}
+    return {info.name: dims_of(info) for info in infos if info.name not in others}
+
+
+def _has_other_rows(info: ValueInfoProto) -> bool:
+    """True if a tensor has more rows than images, as an image beside its mirror image makes."""
+    first = info.type.tensor_type.shape.dim[:1]
+    return any(not (dim.dim_value or dim.dim_param) for dim in first)
 
 
 def named(model: ModelProto, name: str, shapes: Shapes) -> str | None:
@@ -135,6 +222,11 @@ def last_with_pixels(model: ModelProto, shapes: Shapes, turned: frozenset[str]) 
 
 def channels_last(model: ModelProto, shapes: Shapes) -> frozenset[str]:
     """The tensors (N, h, w, C): those behind a transpose of (N, C, h, w), until the next one."""
+    return _layouts(model, shapes)[1]
+
+
+def _layouts(model: ModelProto, shapes: Shapes) -> tuple[frozenset[str], frozenset[str]]:
+    """The tensors (N, C, h, w), and those (N, h, w, C)."""
     weights = _matrices(model)
     first, last = {"x"}, set[str]()
     for node in model.graph.node:
@@ -153,7 +245,7 @@ def channels_last(model: ModelProto, shapes: Shapes) -> frozenset[str]:
             last.add(name)
         elif inputs & first:
             first.add(name)
-    return frozenset(last)
+    return frozenset(first), frozenset(last)
 
 
 def _is_pointwise(node: NodeProto, weights: set[str]) -> bool:
@@ -205,22 +297,23 @@ def _is_spelled_out(node: NodeProto, makers: Mapping[str, NodeProto], vectors: s
     return quotient is not None and quotient.op_type == "Div"
 
 
-def _last_that_counts(model: ModelProto, grids: list[Grid], shapes: Shapes) -> Grid | None:
-    """The last grid with a gradient at its pixels, measured on drawn images."""
+def _that_count(model: ModelProto, grids: list[Grid], shapes: Shapes) -> list[Grid]:
+    """Those grids with a gradient at their pixels, measured on drawn images."""
     if not grids:
-        return None
+        return []
     try:
         graph = gradients_of(model, [grid.tensor for grid in grids])
     except DifferentiationError:
-        return None  # the bundle has no gradients at all, or says so itself
+        return []  # the bundle has no gradients at all, or says so itself
     session = ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, *(size or 1 for size in shapes["x"][1:]))).astype(np.float32)
     gradients = session.run(None, {"x": x, "target": np.full(2, -1)})
-    for grid, gradient in zip(reversed(grids), reversed(gradients), strict=True):
-        if np.abs(_at_pixels(grid, gradient)).max() > 0:
-            return grid
-    return None
+    return [
+        grid
+        for grid, gradient in zip(grids, gradients, strict=True)
+        if np.abs(_at_pixels(grid, gradient)).max() > 0
+    ]
 
 
 def _at_pixels(grid: Grid, values: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from service.image.resize import Size, sides
 from training.autodiff import prune
-from training.export.core import ACTIVATION, IR_VERSION, Core
+from training.export import layers
+from training.export.core import ACTIVATION, IR_VERSION, Core, name_layers
 from training.export.reference import copy_of
 from training.networks.folding import fold
 from training.networks.ours import Network
@@ -64,4 +65,5 @@ def export_core(network: Network, size: Size) -> Core:
     model = fold(program.model_proto)
     model.ir_version, model.producer_name, model.producer_version = IR_VERSION, "candor", ""
     prune(model)
+    name_layers(model, layers.with_earlier(model, ACTIVATION, layers.shapes_of(model)))
     return Core(model, tapped(example)[1].shape[1])

@@ -15,10 +15,10 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from service.bundle import folder as contract
-from service.bundle.manifest import Parity
+from service.bundle.manifest import LAST, Parity
 from service.runtime.engine import Engine
 from service.runtime.graphs import Batch, Gradient
-from training.export.proof import Proof, points
+from training.export.proof import Proof, parity_name, points
 
 DRAWN = 8
 CAPTUMS, FLOAT64 = "captum", "float64"
@@ -57,7 +57,7 @@ class Answers:
     x: Rows
     target: Int64[np.ndarray, " rows"]
     gradient: Gradient
-    cam: Cells | None
+    cams: Mapping[str, Cells]  # of Grad-CAM, by layer
     relevance: Rows | None
 
 
@@ -67,9 +67,10 @@ def answers_of(engine: Engine, batch: Batch) -> Answers:
     rows = x.astype(np.float32)
     gradient = engine.gradient(rows, np.full(len(rows), -1))
     target = gradient.logits.argmax(1)
-    cam = engine.cam(rows, target).cam if engine.has(contract.CAM) else None
+    names = engine.manifest.layer_names if engine.has(contract.CAM) else ()
+    cams = {name: engine.cam(rows, target, name).cam for name in names}
     relevance = engine.relevance(rows, target).relevance if engine.has(contract.LRP) else None
-    return Answers(x, target, gradient, cam, relevance)
+    return Answers(x, target, gradient, cams, relevance)
 
 
 def measure_float32(answers: Answers, proof: Proof) -> dict[str, Parity]:
@@ -79,11 +80,21 @@ def measure_float32(answers: Answers, proof: Proof) -> dict[str, Parity]:
         "logits": (answer.logits[:, :, None, None], proof.logits[:, :, None, None]),
         "saliency": (answer.gradient, proof.gradient),
     }
-    if proof.cam is not None and answers.cam is not None:
-        pairs["grad_cam"] = (answers.cam, proof.cam)
+    for name, cam in proof.cams.items():
+        pairs[parity_name(name)] = (answers.cams[name][: len(cam)], cam)
     if proof.relevance is not None and answers.relevance is not None:
         pairs["attn_lrp"] = (answers.relevance[: len(proof.relevance)], proof.relevance)
     return {name: compare(ours, theirs, FLOAT64) for name, (ours, theirs) in pairs.items()}
+
+
+def measure_earlier(engine: Engine, proof: Proof) -> dict[str, Parity]:
+    """The parity of the engine's Grad-CAM at the layers before the last one, in the same way."""
+    x, measured = proof.x.astype(np.float32), {}
+    for name, cam in proof.cams.items():
+        if name != LAST:
+            ours = engine.cam(x[: len(cam)], proof.target[: len(cam)], name).cam
+            measured[parity_name(name)] = compare(ours, cam, FLOAT64)
+    return measured
 
 
 def check(measured: Mapping[str, Parity]) -> Mapping[str, Parity]:

@@ -19,9 +19,9 @@ import onnx
 from jaxtyping import Complex128, Float, Float64, Int64
 
 from service.bundle import folder as contract
-from service.bundle.manifest import Parity
+from service.bundle.manifest import LAST, Parity
 from service.workers import host
-from training.export.core import ACTIVATION
+from training.export.core import ACTIVATION, EARLIER, layers_of
 from training.export.exact import STEP, Exact
 from training.export.forward_relevance import forward_relevance
 from training.export.progress import Say
@@ -29,7 +29,7 @@ from training.export.progress import Say
 COMPLEX_STEP, FORWARDS = "complex step", "relevance forwards"
 LEAST_IMAGES, MOST_PIXELS = 4, 2**13  # that are proven; 8 images of 32 pixels
 ROW_PIXELS = 2**16  # of which the tensors are in memory at once; one image of 224 pixels
-MOST_RELEVANCES = 2  # large images whose relevance is proven, for another sixth of the time
+FEW = 2  # large images whose relevance and earlier layers are proven, for a sixth of the time each
 NOISE = 1e-3
 # Of the largest logit, for a move by one standard deviation. Below it the logits are constant in
 # float32, and the gradient is what the float32 constants of its rules leave of a cancellation.
@@ -50,17 +50,23 @@ class Proof:
     """The answers of the graphs in float64 at `x`, each for the predicted class `target`.
 
     `measured` compares them with what they should be: the largest difference and the least cosine
-    over images. These are no medians: where nothing is rounded, no mask flips. Of large images the
-    first two alone have a `relevance`.
+    over images. These are no medians: where nothing is rounded, no mask flips. `cams` are maps of
+    Grad-CAM by layer. Of large images the first two alone have a `relevance`, and a map of an
+    earlier layer.
     """
 
     x: Rows
     target: Int64[np.ndarray, " rows"]
     logits: Logits
     gradient: Rows
-    cam: Cam | None
+    cams: Mapping[str, Cam]
     relevance: Relevance | None
     measured: dict[str, Parity]
+
+
+def parity_name(layer: str) -> str:
+    """The name in the manifest of the parity of Grad-CAM at a layer."""
+    return "grad_cam" if layer == LAST else f"grad_cam_{layer}"
 
 
 def points(
@@ -82,6 +88,7 @@ def prove(
 
     Without a `target` it is the class that the graph itself predicts. `say` gets the steps.
     """
+    layers = [layer.name for layer in layers_of(files)] or [LAST] * (contract.CAM in files)
     say(f"proves {contract.GRADIENT} in float64")
     feeds = {"x": x, "target": np.full(len(x), -1) if target is None else target}
     gradient, logits = _run(_exact(files, contract.GRADIENT, ["gradient", "logits"]), feeds)
@@ -93,15 +100,15 @@ def prove(
         "exact/saliency": slopes,
     }
     del forward  # its weights: not those of two graphs at once
-    cam = None
-    if contract.CAM in files:
-        say(f"proves {contract.CAM}")
-        cam, measured["exact/grad_cam"] = _prove_cam(files, feeds, target)
+    cams: dict[str, Cam] = {}
+    for name in layers:
+        say(f"proves {contract.CAM}" + f", {name} layer" * (name != LAST))
+        cams[name], measured[f"exact/{parity_name(name)}"] = _prove_cam(files, name, feeds, target)
     relevance = None
     if contract.LRP in files:
         say(f"proves {contract.LRP}")
         relevance, measured["exact/attn_lrp"] = _prove_relevance(files, feeds, target)
-    return Proof(x, target, logits, gradient, cam, relevance, measured)
+    return Proof(x, target, logits, gradient, cams, relevance, measured)
 
 
 def _exact(
@@ -112,15 +119,24 @@ def _exact(
 
 def _prove_cam(
     files: Mapping[str, bytes],
+    layer: str,
     feeds: Mapping[str, Any],
     target: Int64[np.ndarray, " rows"],
 ) -> tuple[Cam, Parity]:
-    names = ["cam", ACTIVATION, "activation_gradient"]
-    cam, activation, gradient = _run(_exact(files, contract.CAM, names), feeds)
-    after = _exact(files, contract.PREDICT, ["logits"], ["x", ACTIVATION])
-    at = {"x": feeds["x"], ACTIVATION: activation}
-    _, slopes = _slopes(after, ACTIVATION, at, gradient, target)
+    """The map of Grad-CAM at a layer, of two large images if it is an early one, and its parity."""
+    if layer != LAST:
+        feeds, target = _few(feeds, target)
+    tensor = EARLIER.get(layer, ACTIVATION)
+    names = [f"activation/{layer}", f"activation_gradient/{layer}"]
+    if layer == LAST:
+        names = [ACTIVATION, "activation_gradient", "cam"]
+    file = contract.CAM if layer == LAST else contract.GRADIENT
+    activation, gradient, *given = _run(_exact(files, file, names), feeds)
+    after = _exact(files, contract.PREDICT, ["logits"], ["x", tensor])
+    at = {"x": feeds["x"], tensor: activation}
+    _, slopes = _slopes(after, tensor, at, gradient, target)
     weighed = (gradient.mean((2, 3), keepdims=True) * activation).sum(1, keepdims=True)
+    (cam,) = given or [weighed]
     own = _same(cam, weighed, COMPLEX_STEP)
     return cam, Parity(
         COMPLEX_STEP,
@@ -140,14 +156,21 @@ def _prove_relevance(
     Relevance over x is compared as a gradient is. One of the directions is x itself: along it the
     sum of all relevance is compared.
     """
-    rows = MOST_RELEVANCES if _pixels(feeds) > MOST_PIXELS else len(target)
-    feeds = {name: values[:rows] for name, values in feeds.items()}
-    x, target = feeds["x"], target[:rows]
+    feeds, target = _few(feeds, target)
+    x = feeds["x"]
     (relevance,) = _run(_exact(files, contract.LRP, ["relevance"]), feeds)
     share = np.divide(relevance, x, out=np.zeros_like(x), where=x != 0)
     forward = forward_relevance(onnx.load_model_from_string(files[contract.PREDICT]))
     _, parity = _slopes(forward, "x", {"x": x}, share, target)
     return relevance, replace(parity, against=FORWARDS)
+
+
+def _few(
+    feeds: Mapping[str, Any], target: Int64[np.ndarray, " rows"]
+) -> tuple[Mapping[str, Any], Int64[np.ndarray, " few"]]:
+    """The rows for what is proven of a few images alone, if they are large."""
+    rows = FEW if _pixels(feeds) > MOST_PIXELS else len(target)
+    return {name: values[:rows] for name, values in feeds.items()}, target[:rows]
 
 
 def _by_part(run: Callable[[Mapping[str, Any]], T], feeds: Mapping[str, Any]) -> list[T]:

@@ -10,7 +10,7 @@ from captum.attr import InputXGradient, IntegratedGradients, LayerGradCam, Salie
 from jaxtyping import UInt8
 from torch import Tensor
 
-from service.bundle.manifest import Parity
+from service.bundle.manifest import LAST, Parity
 from service.explain.maps import gradients
 from service.image.resize import Size, pixels_of
 from service.runtime.engine import Engine
@@ -64,8 +64,8 @@ def measure_float64(proof: Proof, network: Network) -> dict[str, Parity]:
     """The parity of the graphs with torch and Captum, both in float64, at the proof's images."""
     x, classes = torch.from_numpy(proof.x), torch.from_numpy(proof.target)
     ours = {"logits": proof.logits[:, :, None, None], "saliency": proof.gradient}
-    if proof.cam is not None:
-        ours["grad_cam"] = proof.cam
+    if LAST in proof.cams:
+        ours["grad_cam"] = proof.cams[LAST]
     methods = {**CAPTUM, "logits": lambda network, x, _: network(x)[:, :, None, None]}
     return {
         f"float64/{name}": compare(values, _in_parts(methods[name], network, x, classes))

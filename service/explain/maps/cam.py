@@ -1,13 +1,19 @@
 """Methods made of the activation A of one layer and the gradient g of the target's logit there.
 
-They are numpy over cam.onnx. `batch` uint8 (N, H, W, 3), `target` int64 (N,); maps float32
-(N, H, W), scaled bilinearly from the layer's (h, w).
+They are numpy over cam.onnx, or for an earlier layer over gradient.onnx. `batch` uint8
+(N, H, W, 3), `target` int64 (N,), `layer` a name of the manifest's; maps float32 (N, H, W), scaled
+bilinearly from the layer's (h, w).
+
+Behind a mean of each channel and a linear head, g_c is one number at all cells of the last layer.
+Grad-CAM++ and LayerCAM then weigh the same channels, those with g_c > 0, and LayerCAM is Grad-CAM
+without the others. They earn their names at earlier layers, where g differs from cell to cell.
 """
 
 import numpy as np
 from jaxtyping import Float32
 from PIL import Image
 
+from service.bundle.manifest import LAST
 from service.runtime.engine import Engine
 from service.runtime.graphs import Batch, Cam, Targets
 
@@ -15,19 +21,19 @@ Maps = Float32[np.ndarray, "rows H W"]
 LayerMaps = Float32[np.ndarray, "rows height width"]
 
 
-def grad_cam(engine: Engine, batch: Batch, target: Targets) -> Maps:
+def grad_cam(engine: Engine, batch: Batch, target: Targets, layer: str = LAST) -> Maps:
     """Σ_c mean(g_c) · A_c. Selvaraju et al., "Grad-CAM", arXiv 1610.02391."""
     # Signed, without the paper's rectifier: an overlay shows the positive part, a reader of
     # numbers gets both.
-    return _scaled(_cam(engine, batch, target).cam[:, 0], batch.shape[1:3])
+    return _scaled(_cam(engine, batch, target, layer).cam[:, 0], batch.shape[1:3])
 
 
-def grad_cam_plus_plus(engine: Engine, batch: Batch, target: Targets) -> Maps:
+def grad_cam_plus_plus(engine: Engine, batch: Batch, target: Targets, layer: str = LAST) -> Maps:
     """Σ_c w_c · A_c, w_c = Σ relu(g_c) · α_c, α = g² / (2g² + g³ Σ A).
 
     Chattopadhay et al., "Grad-CAM++", arXiv 1710.11063: better where a class shows several times.
     """
-    cam = _cam(engine, batch, target)
+    cam = _cam(engine, batch, target, layer)
     # The paper's score is the exponential of the logit; its higher derivatives are powers of g.
     square = cam.activation_gradient**2
     denominator = 2 * square + cam.activation_gradient**3 * cam.activation.sum(
@@ -39,19 +45,19 @@ def grad_cam_plus_plus(engine: Engine, batch: Batch, target: Targets) -> Maps:
     return _scaled((weights * cam.activation).sum(1), batch.shape[1:3])
 
 
-def layer_cam(engine: Engine, batch: Batch, target: Targets) -> Maps:
+def layer_cam(engine: Engine, batch: Batch, target: Targets, layer: str = LAST) -> Maps:
     """Σ_c relu(g_c) · A_c, cell by cell: finer than Grad-CAM.
 
     Jiang et al., "LayerCAM", IEEE TIP 2021.
     """
-    cam = _cam(engine, batch, target)
+    cam = _cam(engine, batch, target, layer)
     return _scaled(
         (np.maximum(cam.activation_gradient, 0) * cam.activation).sum(1), batch.shape[1:3]
     )
 
 
-def _cam(engine: Engine, batch: Batch, target: Targets) -> Cam:
-    return engine.cam(engine.normalise(batch), target)
+def _cam(engine: Engine, batch: Batch, target: Targets, layer: str) -> Cam:
+    return engine.cam(engine.normalise(batch), target, layer)
 
 
 def _scaled(maps: LayerMaps, shape: tuple[int, ...]) -> Maps:

@@ -33,6 +33,13 @@ def test_the_heading_names_method_target_and_probability():
     )
 
 
+def test_the_heading_names_an_earlier_layer():
+    question = Question(METHODS["layer_cam"], None, {"layer": "early"})
+    result = Attribution(question, Target(0), np.eye(8, dtype=np.float32), {})
+    heading = legend.legend_of(result, MANIFEST, LOGITS).heading
+    assert heading == "LayerCAM at the early layer for ship (56.4%)"
+
+
 @pytest.mark.parametrize(
     ("target", "words"),
     [(2, "for class 2 (7.6%)"), (4, "for sea lion, lying (7.6%)"), (5, "for class 5 (<0.1%)")],

@@ -37,7 +37,7 @@ def test_integrated_gradients_fall_by_halves_to_four_steps_and_then_to_grad_cam(
         ("integrated_gradients", "basic", {"steps": few, "baseline": "blur", "max_steps": few})
         for few in (16, 8, 4)
     ]
-    assert last == ("grad_cam", "basic", {})
+    assert last == ("grad_cam", "basic", {"layer": "last"})
 
 
 def test_samples_fall_to_a_quarter_and_no_further(embedded):
@@ -63,7 +63,7 @@ def test_full_measures_are_dropped_first(embedded):
 
 
 def test_nothing_is_cheaper_than_grad_cam(embedded):
-    assert cheaper(embedded.manifest, "grad_cam") == [("grad_cam", "basic", {})]
+    assert cheaper(embedded.manifest, "grad_cam") == [("grad_cam", "basic", {"layer": "last"})]
 
 
 @pytest.mark.parametrize("method", OF_CNNS)

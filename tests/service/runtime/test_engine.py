@@ -104,8 +104,8 @@ def test_the_number_of_cores_chooses_the_sessions(embedded):
     sessions = engine._sessions
     for name in ("all_cores", "one_core"):
         program = getattr(sessions, name)[folder.PREDICT]
-        getattr(sessions, name)[folder.PREDICT] = lambda feeds, name=name, program=program: (
-            calls.append(name) or program(feeds)
+        getattr(sessions, name)[folder.PREDICT] = lambda *given, name=name, program=program: (
+            calls.append(name) or program(*given)
         )
     engine.predict(BATCH[:1])
     engine.on_one_core().predict(BATCH[:1])

@@ -80,13 +80,13 @@ def test_beside_other_workers_the_graphs_of_explanations_are_open_once(embedded)
 def test_the_parts_of_a_batch_run_at_once_and_keep_their_order():
     together = threading.Barrier(2)
 
-    def double(feeds):
+    def double(feeds, _asked):
         together.wait(10)
         return {"y": 2 * feeds["x"]}
 
     run = shared_out(double, 2)
     assert run({"x": np.arange(5)})["y"].tolist() == [0, 2, 4, 6, 8]
-    assert shared_out(lambda feeds: feeds, 2)({"x": np.arange(1)})["x"].tolist() == [0]
+    assert shared_out(lambda feeds, _: feeds, 2)({"x": np.arange(1)})["x"].tolist() == [0]
 
 
 def test_of_large_images_fewer_run_together_on_a_cpu():

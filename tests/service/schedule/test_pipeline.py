@@ -164,8 +164,8 @@ def test_a_worker_beside_another_that_computes_predicts_on_one_core(embedded, tm
     calls = []
     for cores in ("all_cores", "one_core"):
         programs = getattr(engine._sessions, cores)
-        programs[QUICK] = lambda feeds, cores=cores, program=programs[QUICK]: (
-            calls.append(cores) or program(feeds)
+        programs[QUICK] = lambda *given, cores=cores, program=programs[QUICK]: (
+            calls.append(cores) or program(*given)
         )
 
     async def steps(timing):
