@@ -34,7 +34,7 @@ MAX_FEATURES = 2**20
 # bundles keep their versions.
 LATER = (
     *("head", "entropy_power", "int8", "prediction_sets", "familiarity", "distribution"),
-    *("title", "description", "samples", "platt"),
+    *("title", "description", "samples", "platt", "unrelated"),
 )
 
 Evidence = Literal["neighbours", "energy"]
@@ -173,6 +173,19 @@ class Distribution:
 
 
 @dataclass(frozen=True)
+class Unrelated:
+    """Cosines of a method's maps of different images, each about its predicted class.
+
+    `median` and `high`, the 95th percentile, over all pairs of `pictures` test images. Maps of two
+    classes that are no more alike than `high` differ as much as maps can.
+    """
+
+    pictures: int
+    median: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Digest:
     """A file of the bundle: its sha256 in hex and its `length` in bytes."""
 
@@ -202,6 +215,7 @@ class Manifest:
     `int8`: given with predict.int8.onnx. `prediction_sets`, `familiarity`, `distribution`: given if
     there were held-out images to fit them on. `platt`: the same, for sigmoids.
     `title`, `description`, `samples`: for the page.
+    `unrelated`: by method, written by an audit.
     """
 
     name: str
@@ -223,6 +237,7 @@ class Manifest:
     samples: tuple[Sample, ...] = ()
     head: Head = "softmax"
     platt: Platt | None = None
+    unrelated: Mapping[str, Unrelated] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(self.labels) < 2:  # noqa: PLR2004
@@ -412,6 +427,9 @@ def _typed(document: dict[str, Any]) -> dict[str, Any]:
         },
         "files": {name: Digest(**values) for name, values in document["files"].items()},
         "samples": tuple(Sample(**values) for values in document.get("samples", ())),
+        "unrelated": {
+            method: Unrelated(**values) for method, values in document.get("unrelated", {}).items()
+        },
     }
 
 
