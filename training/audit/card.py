@@ -32,15 +32,15 @@ MEASURED = {  # images of each measure
 
 OPPONENT_COLUMNS = ("random orders", "centred blob", "edges")
 RACES = (
-    "Mean probability while the strongest blocks go first (deletion: lower is better) or come first "
-    "(insertion: higher is better). The blob and the edges of the image know nothing of the "
-    "network: a map that does not beat them on most images shows little of it. The last column has "
-    "the shares of the images on which the map is better than random orders, blob and edges."
+    "Mean probability while the strongest blocks go first (deletion: lower is better) or come "
+    "first (insertion: higher is better). The blob and the edges of the image know nothing of the "
+    "network: a map that does not beat them on most images shows little of it. The last column "
+    "has the shares of the images on which the map is better than random orders, blob and edges."
 )
 DEPENDENCE = (
-    "Cosines of a map with that of the next class (median), with those of other images (median, and "
-    "the 95th percentile), and with those of the network after a share of its weights was shuffled, "
-    "the last ones first (mean). Near 1, the map hardly depends on what was changed."
+    "Cosines of a map with that of the next class (median), with those of other images (median, "
+    "and the 95th percentile), and with those of the network after a share of its weights was "
+    "shuffled, the last ones first (mean). Near 1, the map hardly depends on what was changed."
 )
 
 
