@@ -1,6 +1,6 @@
 """The answer to a question: an attribution map with measures of its own quality."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,8 +153,17 @@ def explain(
     if question.quality == "basic":
         return Attribution(question, target, values, measured)
     trial = Trial(engine, pixels, target, unit_of(target, ranked))
-    measured |= faithfulness.measures(trial.areas(values), trial.opponents())
-    measured["sensitivity"] = quality.sensitivity(
-        pixels, values, lambda noisy: compute(noisy, target)[0]
-    )
+    measured |= _in_full(trial, values, lambda noisy: compute(noisy, target)[0])
     return Attribution(question, target, values, measured, areas_unit=trial.unit)
+
+
+def _in_full(
+    trial: Trial,
+    values: Float32[np.ndarray, "H W"],
+    again: Callable[[InputPixels], Float32[np.ndarray, "H W"]],
+) -> dict[str, float]:
+    """The measures that cost passes of their own; `again` explains another image."""
+    return {
+        **faithfulness.measures(trial.areas(values), trial.opponents()),
+        "sensitivity": quality.sensitivity(trial.pixels, values, again),
+    }
