@@ -162,7 +162,7 @@ def _race(attribution: Attribution, side: Side) -> str:
 
 
 def _area_of(value: float, unit: Unit) -> str:
-    return _percent(value) if unit == "probability" else f"{value:.1f}"
+    return _percent(value) if unit == "probability" else f"{value:.2f}"
 
 
 MEASURES: Mapping[str, Callable[[Attribution], str]] = {

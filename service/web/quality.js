@@ -57,7 +57,7 @@ export function unbeaten(quality, side) {
 /** The map beside its opponents: faster than all of them, or no faster than the strongest. */
 function race(quality, side, unit) {
   if (quality[side] === undefined) return null;
-  const shown = (value) => (unit === "probability" ? percent(value) : number(value, 1));
+  const shown = (value) => (unit === "probability" ? percent(value) : number(value));
   const areas = Object.fromEntries(OPPONENTS.map((name) => [name, shown(quality[`${side}_${name}`])]));
   areas.random += ` ± ${shown(quality[`${side}_random_sd`])}`;
   const values = { score: t(`quality.score.${unit}`), own: shown(quality[side]), ...areas };

@@ -156,7 +156,7 @@ def test_a_map_that_beats_its_opponents_is_said_to_and_another_names_the_winner(
 def test_areas_of_logits_are_said_to_be_of_logits(manifest):
     found = attribution(manifest, np.ones((4, 4)), **AREAS, deletion=-1.25, insertion=2.3)
     said = words.quality(replace(found, areas_unit="difference of logits"))
-    assert "lowers the difference of logits faster (-1.2) than random orders (0.6 ± 0.1)" in said
+    assert "lowers the difference of logits faster (-1.25) than random orders (0.60 ± 0.05)" in said
     assert "%" not in said
 
 

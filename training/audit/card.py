@@ -279,7 +279,7 @@ def _explanations(report: Report) -> str:
     else:
         lines += [*_random_orders(section), ""]
     if "unrelated" in section:
-        lines += [*_dependence(section), _paragraph(DEPENDENCE)]
+        lines += [*_dependence(section), "", _paragraph(DEPENDENCE)]
     return "\n".join(
         [
             *lines,
