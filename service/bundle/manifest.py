@@ -174,10 +174,11 @@ class Distribution:
 
 @dataclass(frozen=True)
 class Unrelated:
-    """Cosines of a method's maps of different images, each about its predicted class.
+    """Cosines of a method's maps of different images, as of two classes of one image.
 
+    One map is about its image's predicted class, the other about the next class of another image.
     `median` and `high`, the 95th percentile, over all pairs of `pictures` test images. Maps of two
-    classes that are no more alike than `high` differ as much as maps can.
+    classes of one image that are no more alike than `high` differ as much as unrelated ones.
     """
 
     pictures: int

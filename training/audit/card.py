@@ -38,9 +38,10 @@ RACES = (
     "has the shares of the images on which the map is better than random orders, blob and edges."
 )
 DEPENDENCE = (
-    "Cosines of a map with that of the next class (median), with those of other images (median, "
-    "and the 95th percentile), and with those of the network after a share of its weights was "
-    "shuffled, the last ones first (mean). Near 1, the map hardly depends on what was changed."
+    "Cosines of a map with that of the next class (median), with those of other images for their "
+    "next class (median, and the 95th percentile), and with those of the network after a share of "
+    "its weights was shuffled, the last ones first (mean). Near 1, the map hardly depends on what "
+    "was changed."
 )
 
 
