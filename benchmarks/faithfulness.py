@@ -10,11 +10,11 @@ from pathlib import Path
 
 import click
 import numpy as np
-from jaxtyping import Float32, Float64, UInt8
-from scipy import ndimage
+from jaxtyping import Float64, UInt8
 
 from service.bundle import folder as bundle_folder
-from service.explain import METHODS, Question, Target, ask, quality
+from service.explain import METHODS, Question, Target, ask, faithfulness
+from service.explain.faithfulness import NAMES, Trial
 from service.runtime.engine import Engine
 from service.settings import EMBEDDED_BUNDLE
 from training.data.images import in_threads
@@ -22,12 +22,9 @@ from training.data.read import read
 from training.figures.intervals import bootstrap, wilson
 
 Pixels = UInt8[np.ndarray, "height width 3"]
-Map = Float32[np.ndarray, "height width"]
 Values = Float64[np.ndarray, " images"]
 Areas = Mapping[str, tuple[Values, Values]]  # deletion and insertion, by name of the map
 
-BLOB = 0.25  # its standard deviation, as a share of the shorter side
-RANDOM = "random orders"
 DEFAULT = ("integrated_gradients", "grad_cam", "occlusion")
 
 
@@ -79,36 +76,22 @@ def areas_of(
     """The areas of every image: of random orders, of a blob, of edges, and of each method's map."""
     alone = engine.on_one_core()
 
-    def of_image(pixels: Pixels) -> list[quality.Areas]:
+    def of_image(pixels: Pixels) -> list[faithfulness.Areas]:
         target = Target(int(alone.predict(pixels[None]).logits[0].argmax()))
-        maps = [blob(pixels), edges(pixels)]
-        maps += [
+        trial = Trial(alone, pixels, target, "probability")
+        maps = [
             each.method.compute(alone, pixels, target, None, **each.parameters).map
             for each in questions
         ]
+        opponents = trial.opponents()
         return [
-            quality.random_areas(alone, pixels, target.index),
-            *(quality.areas(alone, pixels, values, target.index) for values in maps),
+            *(opponents.random, opponents.blob, opponents.edges),
+            *(trial.areas(values) for values in maps),
         ]
 
     rows = np.array(list(in_threads(of_image, list(images))))
-    names = [RANDOM, "a centred blob", "edges of the image", *(q.method.name for q in questions)]
+    names = [*NAMES.values(), *(each.method.name for each in questions)]
     return {name: (rows[:, place, 0], rows[:, place, 1]) for place, name in enumerate(names)}
-
-
-def blob(pixels: Pixels) -> Map:
-    """A Gaussian at the centre, the same for each image of a size."""
-    height, width = pixels.shape[:2]
-    rows, columns = np.mgrid[:height, :width]
-    squares = (rows - (height - 1) / 2) ** 2 + (columns - (width - 1) / 2) ** 2
-    spread = BLOB * min(height, width)
-    return np.asarray(np.exp(-squares / (2 * spread**2)), np.float32)
-
-
-def edges(pixels: Pixels) -> Map:
-    """The length of the brightness's gradient by Sobel's filters."""
-    grey = pixels.mean(axis=2)
-    return np.asarray(np.hypot(ndimage.sobel(grey, 0), ndimage.sobel(grey, 1)), np.float32)
 
 
 def mean(values: Values) -> str:

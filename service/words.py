@@ -11,6 +11,7 @@ from jaxtyping import Float32
 
 from service.bundle.manifest import Manifest
 from service.explain import Attribution
+from service.explain.faithfulness import NAMES, Side, Unit, unbeaten
 from service.predictions import Class, Prediction
 
 HALF = 0.5
@@ -27,6 +28,8 @@ LIMITS = {
     "agreement": (0.1, 0.5),
     "class_cosine": (0.5, 0.9),
 }
+# Of the way from the cosine of unrelated maps to 1, where two maps are nearly the same.
+REST = 0.2
 
 
 def classes(prediction: Prediction) -> str:
@@ -75,11 +78,7 @@ def place(attribution: Attribution, manifest: Manifest) -> str:
 
 def quality(attribution: Attribution) -> str:
     """What makes the map unfit for use, if anything does, and its measures in words."""
-    judged = [
-        judge(attribution.quality[name])
-        for name, judge in MEASURES.items()
-        if name in attribution.quality
-    ]
+    judged = [judge(attribution) for name, judge in MEASURES.items() if name in attribution.quality]
     return "; ".join([*attribution.warnings, *judged]) or "no measure of this map"
 
 
@@ -108,31 +107,70 @@ def _where(positive: Float32[np.ndarray, "height width"]) -> str:
     return "in the middle" if name == "middle" else f"at the {name}"
 
 
-def _gap(value: float) -> str:
-    good, fair = LIMITS["completeness_gap"]
+def _gap(attribution: Attribution) -> str:
+    value, (good, fair) = attribution.quality["completeness_gap"], LIMITS["completeness_gap"]
     if value <= good:
         return f"it adds up (gap {_percent(value)})"
     much = "nearly" if value <= fair else "does not"
     return f"it {much} add{'s' if value <= fair else ''} up (gap {_percent(value)})"
 
 
-def _agreement(value: float) -> str:
-    good, fair = LIMITS["agreement"]
+def _agreement(attribution: Attribution) -> str:
+    value, (good, fair) = attribution.quality["agreement"], LIMITS["agreement"]
     lacks = 1 - value
     much = "nearly the same" if lacks <= good else "similar" if lacks <= fair else "another"
     return f"with other random samples the map would be {much} (agreement {value:.2f})"
 
 
-def _cosine(value: float) -> str:
+def _cosine(attribution: Attribution) -> str:
+    """Beside the cosine of unrelated maps of the method; without it, of maps with signs alone."""
+    value = attribution.quality["class_cosine"]
+    unrelated = attribution.quality.get("class_cosine_unrelated")
     good, fair = LIMITS["class_cosine"]
+    beside = ""
+    if unrelated is not None:
+        good, fair = unrelated, 1 - REST * (1 - unrelated)
+        beside = f"; of unrelated images up to {unrelated:.2f}"
+    elif attribution.question.method.is_rectified:
+        return (
+            "maps without a sign are alike whatever the class "
+            f"(cosine {value:.2f} with that of the next class)"
+        )
     much = "differs" if value <= good else "is similar" if value <= fair else "is nearly the same"
-    return f"the map of the next class {much} (cosine {value:.2f})"
+    return f"the map of the next class {much} (cosine {value:.2f}{beside})"
 
 
-MEASURES: Mapping[str, Callable[[float], str]] = {
+def _deletion(attribution: Attribution) -> str:
+    return f"deleting its strongest parts first lowers {_race(attribution, 'deletion')}"
+
+
+def _insertion(attribution: Attribution) -> str:
+    return f"inserting its strongest parts first raises {_race(attribution, 'insertion')}"
+
+
+def _race(attribution: Attribution, side: Side) -> str:
+    """The map beside its opponents: faster than all of them, or no faster than the strongest."""
+    measured, unit = attribution.quality, attribution.areas_unit or "probability"
+    shown = {name: _area_of(measured[f"{side}_{name}"], unit) for name in NAMES}
+    shown["random"] += f" ± {_area_of(measured[f'{side}_random_sd'], unit)}"
+    own, score = _area_of(measured[side], unit), f"the {unit}"
+    rivals = unbeaten(measured, side)
+    if not rivals:
+        listed = ", ".join(f"{NAMES[name]} ({area})" for name, area in shown.items())
+        return f"{score} faster ({own}) than {listed}"
+    return f"{score} no faster ({own}) than {NAMES[rivals[0]]} ({shown[rivals[0]]})"
+
+
+def _area_of(value: float, unit: Unit) -> str:
+    return _percent(value) if unit == "probability" else f"{value:.2f}"
+
+
+MEASURES: Mapping[str, Callable[[Attribution], str]] = {
     "completeness_gap": _gap,
     "agreement": _agreement,
     "class_cosine": _cosine,
+    "deletion": _deletion,
+    "insertion": _insertion,
 }
 
 

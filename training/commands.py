@@ -198,7 +198,8 @@ def audit_bundle(
     files = {name: bundle.read(name) for name in bundle.manifest.files if not name.endswith(".png")}
     files[contract.REPORT] = (json.dumps(report, indent=1) + "\n").encode()
     files[CARD] = card(bundle.manifest, report).encode()
-    audited = contract.write(folder, bundle.manifest, files | plots(report))
+    manifest = replace(bundle.manifest, unrelated=audit.unrelated(report))
+    audited = contract.write(folder, manifest, files | plots(report))
     if board_folder is not None:
         board.show(board_folder, audited, report)
     click.echo(audited.read(CARD).decode())

@@ -93,6 +93,7 @@ def explanation(
         "degraded_from": _degraded_from(attribution.degraded_from),
         "map": _map(attribution, array=array),
         "quality": dict(attribution.quality),
+        "areas_unit": attribution.areas_unit,
         "warnings": list(attribution.warnings),
     }
     if overlay is not None:

@@ -34,7 +34,7 @@ MAX_FEATURES = 2**20
 # bundles keep their versions.
 LATER = (
     *("head", "entropy_power", "int8", "prediction_sets", "familiarity", "distribution"),
-    *("title", "description", "samples", "platt", "layers"),
+    *("title", "description", "samples", "platt", "layers", "unrelated"),
 )
 # The layers of class activation maps, last first; tensors and parity have these names, too.
 LAST = "last"
@@ -185,6 +185,20 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Unrelated:
+    """Cosines of a method's maps of different images, as of two classes of one image.
+
+    One map is about its image's predicted class, the other about the next class of another image.
+    `median` and `high`, the 95th percentile, over all pairs of `pictures` test images. Maps of two
+    classes of one image that are no more alike than `high` differ as much as unrelated ones.
+    """
+
+    pictures: int
+    median: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Digest:
     """A file of the bundle: its sha256 in hex and its `length` in bytes."""
 
@@ -215,6 +229,7 @@ class Manifest:
     there were held-out images to fit them on. `platt`: the same, for sigmoids.
     `title`, `description`, `samples`: for the page.
     `layers`: those for class activation maps, last first, if there are several.
+    `unrelated`: by method, written by an audit.
     """
 
     name: str
@@ -237,6 +252,7 @@ class Manifest:
     head: Head = "softmax"
     platt: Platt | None = None
     layers: tuple[Layer, ...] = ()
+    unrelated: Mapping[str, Unrelated] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(self.labels) < 2:  # noqa: PLR2004
@@ -441,6 +457,9 @@ def _typed(document: dict[str, Any]) -> dict[str, Any]:
         "files": {name: Digest(**values) for name, values in document["files"].items()},
         "samples": tuple(Sample(**values) for values in document.get("samples", ())),
         "layers": tuple(Layer(**values) for values in document.get("layers", ())),
+        "unrelated": {
+            method: Unrelated(**values) for method, values in document.get("unrelated", {}).items()
+        },
     }
 
 

@@ -1,6 +1,6 @@
 """The answer to a question: an attribution map with measures of its own quality."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from service.errors import DeadlineExceeded
-from service.explain import cells, quality
+from service.explain import cells, faithfulness, quality
+from service.explain.faithfulness import Trial, Unit, unit_of
 from service.explain.maps.sampling import cosine
 from service.explain.maps.segments import cells as count_of
 from service.explain.maps.target import Target, ranking, rival_of
@@ -28,7 +29,8 @@ class Attribution:
     """A `map` float32 (H, W) in the method's unit, positive where it speaks for `target`.
 
     `quality`: measures of the map by name. `question` is the one that was answered;
-    `degraded_from` is the one that was sent, if its answer would have taken too long.
+    `degraded_from` is the one that was sent, if its answer would have taken too long. `areas_unit`
+    is that of deletion and insertion, where `quality` has them.
     """
 
     question: Question
@@ -36,6 +38,7 @@ class Attribution:
     map: Float32[np.ndarray, "H W"]
     quality: Mapping[str, float]
     degraded_from: Question | None = None
+    areas_unit: Unit | None = None
 
     @property
     def cell(self) -> int:
@@ -83,11 +86,17 @@ def _surrogate(quality: Mapping[str, float]) -> str:
 def _order(quality: Mapping[str, float]) -> str:
     if "deletion" not in quality:
         return ""
-    worse = (
-        quality["deletion"] >= quality["deletion_random"]
-        and quality["insertion"] <= quality["insertion_random"]
+    rivals = [faithfulness.unbeaten(quality, side) for side in faithfulness.SIDES]
+    if not all(rivals):
+        return ""
+    by = " and ".join(
+        f"{faithfulness.NAMES[found[0]]} by {side}"
+        for side, found in zip(faithfulness.SIDES, rivals, strict=True)
     )
-    return "a random order of blocks is as good as that of the map: ask another method" * worse
+    return (
+        f"an order of blocks that knows nothing of the network is as good as the map's ({by}): "
+        "ask another method"
+    )
 
 
 def _unstable(quality: Mapping[str, float]) -> str:
@@ -138,9 +147,23 @@ def explain(
                 raise
         else:
             measured["class_cosine"] = cosine(values, other)
-    if question.quality == "full":
-        measured |= quality.faithfulness(engine, pixels, values, target.index)
-        measured["sensitivity"] = quality.sensitivity(
-            pixels, values, lambda noisy: compute(noisy, target)[0]
-        )
-    return Attribution(question, target, values, measured)
+    unrelated = engine.manifest.unrelated.get(question.method.name)
+    if unrelated and "class_cosine" in measured:
+        measured["class_cosine_unrelated"] = unrelated.high
+    if question.quality == "basic":
+        return Attribution(question, target, values, measured)
+    trial = Trial(engine, pixels, target, unit_of(target, ranked))
+    measured |= _in_full(trial, values, lambda noisy: compute(noisy, target)[0])
+    return Attribution(question, target, values, measured, areas_unit=trial.unit)
+
+
+def _in_full(
+    trial: Trial,
+    values: Float32[np.ndarray, "H W"],
+    again: Callable[[InputPixels], Float32[np.ndarray, "H W"]],
+) -> dict[str, float]:
+    """The measures that cost passes of their own; `again` explains another image."""
+    return {
+        **faithfulness.measures(trial.areas(values), trial.opponents()),
+        "sensitivity": quality.sensitivity(trial.pixels, values, again),
+    }

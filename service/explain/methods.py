@@ -92,6 +92,11 @@ class Method:
         return self.graph in (folder.GRADIENT, folder.LRP)
 
     @property
+    def is_rectified(self) -> bool:
+        """True if its maps have one sign, by the method's definition: they are alike by that."""
+        return self.sign == "positive" or self.name in ("grad_cam_plus_plus", "layer_cam")
+
+    @property
     def takes_mask(self) -> bool:
         """True if the method uses segments, which a caller may draw as a mask."""
         return SEGMENTS in self.parameters

@@ -1,26 +1,17 @@
 """Measures of a map's own quality, which an answer carries; docs/explanations.md explains each.
 
-Basic measures cost no forward pass of their own. Full ones cost about 170, and four times those of
-the method.
+Basic measures cost no forward pass of their own. Sensitivity costs four times those of the method;
+`service.explain.faithfulness` has the other full ones.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int
+from jaxtyping import Float32
 
-from service.explain.maps.baselines import baseline_pixels
-from service.explain.maps.segments import Segments, count, grid
 from service.image.resize import InputPixels
-from service.runtime.engine import Engine
 
-# Blocks a side of the image. Single pixels would be noise to the network rather than a loss.
-BLOCKS = 8
-LEVELS = 17  # shares of the blocks that are tried, from none to all
-RANDOM_ORDERS = 4
 NOISY_COPIES, NOISE = 4, 3  # NOISE in grey levels of 255
-FAITHFULNESS_PASSES = 2 * LEVELS * (1 + RANDOM_ORDERS)
 
 Map = Float32[np.ndarray, "H W"]
 
@@ -29,83 +20,6 @@ def completeness_gap(total: float, difference: float) -> float:
     """|Σ map − (f(x) − f(baseline))| / |f(x) − f(baseline)|; 0 is perfect."""
     # Bounded, since the difference may be zero.
     return abs(total - difference) / max(abs(difference), 1e-6)
-
-
-class Areas(NamedTuple):
-    """The mean probability of a class, 0…1, while blocks are deleted and while they are inserted.
-
-    Petsiuk et al., "RISE", arXiv 1806.07421, on 8 × 8 blocks. Deletion replaces them by the mean
-    colour, the strongest first: the mean on the way should be low. Insertion puts them onto the
-    mean colour in the same order: it should be high.
-    """
-
-    deletion: float
-    insertion: float
-
-
-def faithfulness(
-    engine: Engine, pixels: InputPixels, values: Map, index: int, seed: int = 0
-) -> dict[str, float]:
-    """The areas of the map `values` for class `index`, and those of random orders of blocks."""
-    return beside(areas(engine, pixels, values, index), random_areas(engine, pixels, index, seed))
-
-
-def beside(own: Areas, random: Areas) -> dict[str, float]:
-    """The measures of an answer: areas of its own map, and those of random orders."""
-    return {
-        "deletion": own.deletion,
-        "deletion_random": random.deletion,
-        "insertion": own.insertion,
-        "insertion_random": random.insertion,
-    }
-
-
-def areas(engine: Engine, pixels: InputPixels, values: Map, index: int) -> Areas:
-    """The areas of the map `values` for class `index`."""
-    cut = grid(pixels.shape[:2], BLOCKS)
-    blocks = np.bincount(cut.ravel(), values.ravel()) / np.bincount(cut.ravel())
-    # Stable, so that equal blocks have the same order on every machine.
-    return _areas(engine, pixels, cut, np.argsort(-blocks, kind="stable"), index)
-
-
-def random_areas(engine: Engine, pixels: InputPixels, index: int, seed: int = 0) -> Areas:
-    """The mean areas of RANDOM_ORDERS orders: they depend on the image, and on no map of it."""
-    cut, rng = grid(pixels.shape[:2], BLOCKS), np.random.default_rng(seed)
-    orders = [rng.permutation(count(cut)) for _ in range(RANDOM_ORDERS)]
-    each = [_areas(engine, pixels, cut, order, index) for order in orders]
-    return Areas(*(float(np.mean(values)) for values in zip(*each, strict=True)))
-
-
-def _areas(
-    engine: Engine,
-    pixels: InputPixels,
-    cut: Segments,
-    order: Int[np.ndarray, " blocks"],
-    index: int,
-) -> Areas:
-    background = baseline_pixels(engine, pixels, "mean")
-    return Areas(
-        _area(engine, pixels, background, cut, order, index),
-        _area(engine, background, pixels, cut, order, index),
-    )
-
-
-def _area(
-    engine: Engine,
-    before: InputPixels,
-    after: InputPixels,
-    cut: Segments,
-    order: Int[np.ndarray, " blocks"],
-    index: int,
-) -> float:
-    """The mean probability of `index` while the blocks of `before` become those of `after`."""
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    shares = np.linspace(0, len(order), LEVELS)
-    batch = np.stack([np.where((rank[cut] < share)[:, :, None], after, before) for share in shares])
-    return float(
-        engine.manifest.calibration.probabilities(engine.predict(batch).logits)[:, index].mean()
-    )
 
 
 def sensitivity(

@@ -10,10 +10,11 @@ from typing import Any, Literal, get_args
 from service.bundle import folder
 from service.bundle.manifest import LAST, Manifest
 from service.errors import InvalidParameter, MethodUnavailable, short
+from service.explain.faithfulness import FAITHFULNESS_PASSES
 from service.explain.maps.segments import Segments
 from service.explain.maps.target import Target, find_target
 from service.explain.methods import METHODS, Method, Parameter, available
-from service.explain.quality import FAITHFULNESS_PASSES, NOISY_COPIES
+from service.explain.quality import NOISY_COPIES
 
 Quality = Literal["basic", "full"]
 Defaults = Mapping[str, Mapping[str, Any]]  # the values of parameters, by method

@@ -159,7 +159,7 @@ export class Panel {
 
   #quality() {
     const item = ({ tone, text }) => el("li", { class: tone }, el("b", {}, t(`tone.${tone}`)), " ", text);
-    const list = el("ul", {}, sentences(this.explanation.quality).map(item));
+    const list = el("ul", {}, sentences(this.explanation).map(item));
     const caution = translated(`beware.${this.method.name}`, null);
     return el("div", { class: "quality" }, el("h3", {}, t("quality.title")), list, caution && paragraph(caution, "quiet"));
   }

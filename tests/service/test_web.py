@@ -508,9 +508,11 @@ def test_quality_is_shown_in_words(visit):
     page = visit.explained("Grad-CAM")
     quality = page.locator(".quality")
     expect(quality).to_contain_text("cosine")
-    expect(quality).not_to_contain_text("random order")
+    expect(quality).not_to_contain_text("strongest parts first")
     page.get_by_label("Measure the map").check()
-    expect(quality).to_contain_text("random order")
+    expect(quality).to_contain_text("Removing its strongest parts first lowers the probability")
+    expect(quality).to_contain_text("Showing its strongest parts first raises the probability")
+    expect(quality).not_to_contain_text("{")
     expect(quality).to_contain_text("invisible noise")
     expect(page.locator(".caveat")).to_contain_text("331 people")
 

@@ -1,13 +1,15 @@
 """Sentences say what the numbers say."""
 
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from service import open_model, words
-from service.explain import Attribution, ask
+from service.explain import METHODS, Attribution, ask, faithfulness
 from service.explain.maps.target import Target
 from service.predictions import Class, Familiarity, Prediction, PredictionSet
 
@@ -105,8 +107,80 @@ def test_quality_is_judged_by_its_limits(manifest, measures, sentence):
 def test_the_page_judges_by_the_same_limits():
     judged = re.findall(JUDGED, PAGE.read_text())
     page = {measure: (float(good), float(fair)) for measure, _, good, fair in judged}
-    assert set(words.LIMITS) == set(words.MEASURES)
-    assert {measure: page[measure] for measure in words.LIMITS} == words.LIMITS
+    good, fair = words.LIMITS["class_cosine"]
+    assert f": toneOf(cosine, {good}, {fair})," in PAGE.read_text()
+    assert set(words.LIMITS) <= set(words.MEASURES)
+    others = {measure: limits for measure, limits in words.LIMITS.items() if measure in page}
+    assert len(others) == len(words.LIMITS) - 1
+    assert {measure: page[measure] for measure in others} == others
+
+
+def test_the_page_judges_by_the_same_rules():
+    page = PAGE.read_text()
+    rectified = [name for name, method in METHODS.items() if method.is_rectified]
+    for line in (
+        f"const RECTIFIED = {json.dumps(rectified)};",
+        f"const REST = {words.REST};",
+        f"const SPREAD = {faithfulness.SPREAD:g}, ROUNDING = 1e-6;",
+        f"const OPPONENTS = {json.dumps(list(faithfulness.OPPONENTS))};",
+    ):
+        assert line in page
+    assert faithfulness.ROUNDING == 1e-6
+
+
+AREAS = {
+    f"{side}{name}": value
+    for side in ("deletion", "insertion")
+    for name, value in {
+        "_random": 0.6,
+        "_random_sd": 0.05,
+        "_blob": 0.44 if side == "deletion" else 0.7,
+        "_edges": 0.47 if side == "deletion" else 0.65,
+    }.items()
+}
+
+
+def test_a_map_that_beats_its_opponents_is_said_to_and_another_names_the_winner(manifest):
+    found = attribution(manifest, np.ones((4, 4)), **AREAS, deletion=0.39, insertion=0.68)
+    deleted, inserted = words.quality(found).split("; ")
+    assert deleted == (
+        "deleting its strongest parts first lowers the probability faster (39 %) "
+        "than random orders (60 % ± 5 %), a centred blob (44 %), the edges of the image (47 %)"
+    )
+    assert inserted == (
+        "inserting its strongest parts first raises the probability no faster (68 %) "
+        "than a centred blob (70 %)"
+    )
+
+
+def test_areas_of_logits_are_said_to_be_of_logits(manifest):
+    found = attribution(manifest, np.ones((4, 4)), **AREAS, deletion=-1.25, insertion=2.3)
+    said = words.quality(replace(found, areas_unit="difference of logits"))
+    assert "lowers the difference of logits faster (-1.25) than random orders (0.60 ± 0.05)" in said
+    assert "%" not in said
+
+
+@pytest.mark.parametrize(
+    ("method", "unrelated", "cosine", "said"),
+    [
+        ("layer_cam", 0.85, 0.83, "differs (cosine 0.83; of unrelated images up to 0.85)"),
+        ("layer_cam", 0.85, 0.93, "is similar (cosine 0.93; of unrelated images up to 0.85)"),
+        ("layer_cam", 0.85, 0.98, "is nearly the same"),
+        ("grad_cam", 0.3, 0.4, "is similar (cosine 0.40"),
+        ("grad_cam", None, 0.4, "differs (cosine 0.40)"),
+        ("layer_cam", None, 0.93, "maps without a sign are alike whatever the class"),
+        ("saliency", None, 0.2, "maps without a sign are alike whatever the class"),
+    ],
+)
+def test_the_cosine_of_classes_is_judged_beside_that_of_unrelated_maps(
+    method, unrelated, cosine, said, manifest
+):
+    beside = {} if unrelated is None else {"class_cosine_unrelated": unrelated}
+    question = ask(manifest, method, None, {})
+    found = Attribution(
+        question, Target(3), np.ones((4, 4), np.float32), {"class_cosine": cosine} | beside
+    )
+    assert said in words.quality(found)
 
 
 @pytest.mark.parametrize(("labels", "listed"), [(("sea", "ship"), "sea, ship"), ((), "no class")])

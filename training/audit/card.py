@@ -11,6 +11,7 @@ from typing import Any
 
 from service.bundle.folder import PREDICT
 from service.bundle.manifest import Manifest
+from service.explain.faithfulness import OPPONENTS, SIDES
 from service.image.resize import described
 from training.audit.comparison import table
 from training.audit.findings import P_VALUE
@@ -28,6 +29,20 @@ MEASURED = {  # images of each measure
     "cascade": "explained with shuffled weights",
     "edits": "edited, recoloured or without a part",
 }
+
+OPPONENT_COLUMNS = ("random orders", "centred blob", "edges")
+RACES = (
+    "Mean probability while the strongest blocks go first (deletion: lower is better) or come "
+    "first (insertion: higher is better). The blob and the edges of the image know nothing of the "
+    "network: a map that does not beat them on most images shows little of it. The last column "
+    "has the shares of the images on which the map is better than random orders, blob and edges."
+)
+DEPENDENCE = (
+    "Cosines of a map with that of the next class (median), with those of other images for their "
+    "next class (median, and the 95th percentile), and with those of the network after a share of "
+    "its weights was shuffled, the last ones first (mean). Near 1, the map hardly depends on what "
+    "was changed."
+)
 
 
 class CardError(Exception):
@@ -259,6 +274,42 @@ def _explanations(report: Report) -> str:
     if "explanations" not in report:
         return "## Explanations\n\nThis bundle has no gradients; perturbation methods explain it.\n"
     section = report["explanations"]
+    lines = [f"## Explanations\n\n{section['pictures']} test images, for the predicted class.\n"]
+    if "deletion_blob" in next(iter(section["methods"].values()), {}):
+        lines += [*_races(section), _paragraph(RACES)]
+    else:
+        lines += [*_random_orders(section), ""]
+    if "unrelated" in section:
+        lines += [*_dependence(section), "", _paragraph(DEPENDENCE)]
+    return "\n".join(
+        [
+            *lines,
+            _paragraph(
+                "A map shows what the answer depends on, and not that the answer is right. With a "
+                "class cosine near 1 the map of another class would look the same. "
+                "docs/explanations.md explains each figure."
+            ),
+        ]
+    )
+
+
+def _races(section: Mapping[str, Any]) -> Iterator[str]:
+    """For deletion and insertion, the areas of each method beside those of its opponents."""
+    for side in SIDES:
+        rows = []
+        for name, figures in section["methods"].items():
+            areas = [
+                _figure(figures[f"{side}{of}"], figures[f"{side}{of}_interval"])
+                for of in ("", *(f"_{opponent}" for opponent in OPPONENTS))
+            ]
+            won = " / ".join(f"{figures[f'{side}_better_than_{of}']:.0%}" for of in OPPONENTS)
+            rows.append((name, *areas, won))
+        yield from _table((side, "map", *OPPONENT_COLUMNS, "better than each on"), rows)
+        yield ""
+
+
+def _random_orders(section: Mapping[str, Any]) -> list[str]:
+    """The same of an older report, which has random orders alone."""
     rows = [
         (
             name,
@@ -269,19 +320,29 @@ def _explanations(report: Report) -> str:
         )
         for name, figures in section["methods"].items()
     ]
-    head = ("method", "deletion", "random order", "better than random", "class cosine")
-    return "\n".join(
-        [
-            f"## Explanations\n\n{section['pictures']} test images, for the predicted class.\n",
-            *_table(head, rows),
-            "",
-            _paragraph(
-                "A map shows what the answer depends on, and not that the answer is right. With a "
-                "class cosine near 1 the map of another class would look the same. "
-                "docs/explanations.md explains each figure."
-            ),
-        ]
+    return _table(
+        ("method", "deletion", "random order", "better than random", "class cosine"), rows
     )
+
+
+def _dependence(section: Mapping[str, Any]) -> list[str]:
+    """For every method, the cosines of a map with others: class, images, shuffled weights."""
+    rows = [
+        (
+            name,
+            _cosine(section["methods"].get(name, {}).get("class_cosine")),
+            *(_cosine(section["unrelated"].get(name, {}).get(of)) for of in ("median", "high")),
+            *(f"{value:.2f}" for value in by_depth.values()),
+        )
+        for name, by_depth in section["cascade"].items()
+    ]
+    depths = next(iter(section["cascade"].values()))
+    shuffled = (f"{float(depth):.0%} shuffled" for depth in depths)
+    return _table(("cosine", "class", "other images", "of 95% up to", *shuffled), rows)
+
+
+def _cosine(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
 
 
 def _comparison(manifest: Manifest, report: Report) -> list[str]:

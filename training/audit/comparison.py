@@ -82,7 +82,7 @@ def figures(report: Report) -> Iterator[Figure]:
     yield from _of_bias(report["bias"])
     for method, values in report.get("explanations", {}).get("methods", {}).items():
         for name in ("deletion", "insertion", "class_cosine", "border_share"):
-            yield f"{_words(method)}: {_words(name)}", values[name], None
+            yield f"{_words(method)}: {_words(name)}", values[name], values.get(f"{name}_interval")
 
 
 def _of_answers(report: Report) -> Iterator[Figure]:

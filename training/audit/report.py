@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from service.bundle.folder import GRADIENT, PREDICT, Bundle
+from service.bundle.manifest import Unrelated
 from service.runtime.engine import Engine
 from training.audit.budget import counts
 from training.audit.findings import findings
@@ -31,7 +32,7 @@ from training.figures.intervals import bootstrap
 from training.figures.labels import label_issues
 from training.figures.outputs import outputs_of
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 Section = Callable[[], Any]
 Runner = Callable[[Mapping[str, Section]], Mapping[str, Any]]
@@ -92,6 +93,12 @@ def audit(
     }
     report = about | {"files": {PREDICT: manifest.files[PREDICT].sha256}} | dict(run(sections))
     return report | {"findings": findings(report)}
+
+
+def unrelated(report: Mapping[str, Any]) -> dict[str, Unrelated]:
+    """What a manifest keeps of `report`: how alike maps of unrelated images are, by method."""
+    section = report.get("explanations", {}).get("unrelated", {})
+    return {name: Unrelated(**figures) for name, figures in section.items()}
 
 
 def _counts(bundle: Bundle, test_images: int, minutes: float) -> dict[str, int]:

@@ -340,7 +340,10 @@ def _explanation(request: OutputRequest, maps: Sequence[Attribution]) -> Output:
         values = np.stack([each.map for each in maps]).astype(np.float32)
         return Output(request, values, map_parameters(maps))
     measures, values = _quality(maps)
-    return Output(request, values, {"measures": ",".join(measures)})
+    # The unit of deletion and insertion is another where the target is not predicted.
+    units = [f"row {row}: {each.areas_unit}" for row, each in enumerate(maps) if each.areas_unit]
+    noted = {"areas_unit": "; ".join(units)} if units else {}
+    return Output(request, values, {"measures": ",".join(measures)} | noted)
 
 
 def _quality(

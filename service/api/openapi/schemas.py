@@ -8,6 +8,7 @@ from typing import Any, get_args
 from service.bundle.calibration import Head
 from service.bundle.manifest import Manifest
 from service.errors import MethodNotAllowed, NotFound, RequestError, Unauthorized
+from service.explain.faithfulness import Unit
 from service.predictions import LIKELY, SET_LABELS
 
 Schema = dict[str, Any]
@@ -194,6 +195,10 @@ def _explanation(manifest: Manifest) -> Schema:
         ),
         map=_map(),
         quality=_described(measures, "Measures of the map's quality"),
+        areas_unit=any_of(
+            _described({"enum": list(get_args(Unit))}, "Of deletion and insertion, where measured"),
+            NOTHING,
+        ),
         warnings=_described(array_of(TEXT), "What makes the map unfit for use, by its measures"),
     )
     schema["properties"]["overlay"] = _described(

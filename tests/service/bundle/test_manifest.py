@@ -6,7 +6,16 @@ from dataclasses import replace
 import pytest
 
 from service.bundle.folder import PREDICT
-from service.bundle.manifest import MANIFEST, Bins, Digest, Distribution, Int8, Manifest, Parity
+from service.bundle.manifest import (
+    MANIFEST,
+    Bins,
+    Digest,
+    Distribution,
+    Int8,
+    Manifest,
+    Parity,
+    Unrelated,
+)
 from service.bundle.presentation import Sample
 from service.errors import ManifestError, SchemaVersionError
 from service.image.resize import Input
@@ -57,6 +66,12 @@ def test_a_distribution_survives_and_its_absence_leaves_no_trace():
     manifest = replace(TWO, distribution=distribution)
     assert Manifest.parse(manifest.canonical()) == manifest
     assert b"distribution" not in TWO.canonical()
+
+
+def test_cosines_of_unrelated_maps_survive_and_their_absence_leaves_no_trace():
+    manifest = replace(TWO, unrelated={"saliency": Unrelated(16, 0.7, 0.85)})
+    assert Manifest.parse(manifest.canonical()) == manifest
+    assert b"unrelated" not in TWO.canonical()
 
 
 def test_a_head_of_sigmoids_survives_and_that_of_a_softmax_leaves_no_trace():

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -13,6 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from service.bundle import folder as contract
 from service.bundle.manifest import Digest
+from service.explain import ask, available, explain
+from service.runtime.engine import Engine
 from support.servers import ROOT
 from training.audit import board, comparison, findings, schema
 from training.audit.card import CardError, card
@@ -73,9 +75,49 @@ def test_two_audits_with_one_seed_write_the_same_report(audited, reports):
     )
 
 
-@pytest.mark.parametrize("method", ["integrated_gradients", "grad_cam", "occlusion"])
-def test_every_map_changes_with_a_broken_network(reports, method):
-    assert reports[0]["explanations"]["cascade"][method]["1.0"] < 0.9
+def test_every_map_with_a_sign_changes_with_a_broken_network(audited, reports):
+    cascade = reports[0]["explanations"]["cascade"]
+    methods = available(audited[0].manifest)
+    assert set(cascade) == {method.name for method in methods}
+    for method in methods:
+        assert method.is_rectified or cascade[method.name]["1.0"] < 0.9, method.name
+
+
+def test_an_audit_writes_how_alike_unrelated_maps_are_into_the_manifest(audited, reports):
+    kept = audited[0].manifest.unrelated
+    assert {name: asdict(each) for name, each in kept.items()} == (
+        reports[0]["explanations"]["unrelated"]
+    )
+    engine = Engine(audited[0], "cpu", 1)
+    pixels = np.full((*audited[0].manifest.input.shape, 3), 90, np.uint8)
+    pixels[8:20, 4:12] = (200, 30, 30)
+    answer = explain(
+        engine,
+        pixels,
+        ask(engine.manifest, "saliency", None, {}),
+        engine.predict(pixels[None]).logits[0],
+    )
+    assert answer.quality["class_cosine_unrelated"] == kept["saliency"].high
+
+
+def test_the_card_has_blob_and_edges_with_their_intervals(audited, reports):
+    shown = audited[0].read(contract.CARD).decode()
+    figures = reports[0]["explanations"]["methods"]["grad_cam"]
+    for side in ("deletion", "insertion"):
+        head = f"| {side} | map | random orders | centred blob | edges | better than each on |"
+        assert head in shown
+        for opponent in ("blob", "edges"):
+            low, high = figures[f"{side}_{opponent}_interval"]
+            assert f"| {figures[f'{side}_{opponent}']:.3f} ({low:.3f}–{high:.3f}) |" in shown
+
+
+def test_an_older_report_makes_a_card_too():
+    embedded = contract.load(ROOT / "service" / "model")
+    older = json.loads(embedded.read(contract.REPORT))
+    assert "deletion_blob" not in older["explanations"]["methods"]["grad_cam"]
+    assert "| method | deletion | random order | better than random | class cosine |" in card(
+        embedded.manifest, older
+    )
 
 
 def test_two_models_stand_side_by_side_in_report_and_card(audited, reports):

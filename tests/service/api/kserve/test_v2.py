@@ -292,6 +292,15 @@ def test_the_quality_of_an_attribution_is_an_output(infer, server):
         )
 
 
+def test_the_unit_of_deletion_and_insertion_stands_beside_their_quality(infer):
+    asked = {"method": "grad_cam", "quality": "full", "target": "truck,ship"}
+    outputs = [{"name": "quality"}, {"name": "attribution", "parameters": asked}]
+    document, _ = parsed(infer(asking(texts(GOOD), outputs=outputs)))
+    parameters = document["outputs"][0]["parameters"]
+    assert parameters["areas_unit"] == "row 0: difference of logits"
+    assert "deletion_blob" in parameters["measures"].split(",")
+
+
 def test_optional_outputs_follow_the_bundle(embedded):
     plain = replace(embedded.manifest, prediction_sets=None, familiarity=None)
     assert outputs_of(plain) == (*DEFAULT, "attribution", "quality")
