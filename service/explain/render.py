@@ -1,18 +1,20 @@
 """Overlays: a map drawn over the sent image, in the image's own coordinates.
 
-The image becomes a pale grey print and the map an ink upon it (`service.explain.colours`): each
-pixel of the print is multiplied by the colour of the map there. So the image stays recognisable
-below the strongest colour, and a zero draws nothing. Images are uint8 (height, width, 3); maps
-float32 (H, W).
+Where the map says nothing the image keeps its colours. Where it is strong, a pale grey print of the
+image takes their place, multiplied by the colour of the map (`service.explain.colours`): so light
+and shade show through the strongest colour. What the network did not see is dark behind a white
+frame. What speaks against the target is hatched, for eyes and prints without colours. Images are
+uint8 (height, width, 3); maps float32 (H, W).
 """
 
 import io
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 
-from service.explain.colours import Scale, ink
+from service.explain.colours import Scale, ink, opacity
 from service.image.resize import Box, Pixels
 
 DARKEST = 0.5  # grey of the print where the image is black, 0…1: on black no ink would show
@@ -20,6 +22,11 @@ PERCENTILE = 99.5  # so that a single pixel does not set the scale
 MAX_PIXELS = 4_000_000  # a larger image is drawn smaller: an overlay is for the eye
 STRIP_PIXELS = 2**16  # that are drawn at once
 LEAST_SIDE = 256  # a smaller image is magnified for a person
+DIMMED = 0.4  # of the light of what the network did not see
+FRAME = 1 / 160  # the width of the frame, as a share of the overlay's shorter side
+HATCHED_SIDE = 96  # pixels of the shorter side: lines would hide a smaller image
+HATCHES = 36  # lines along the shorter side
+HATCH = 0.45  # the light that a line takes
 
 Map = Float32[np.ndarray, "H W"]
 Ground = UInt8[np.ndarray, "ground_height ground_width 3"]
@@ -41,26 +48,85 @@ def magnified(pixels: Pixels) -> Ground:
     return pixels.repeat(times, axis=0).repeat(times, axis=1)
 
 
-def overlay(pixels: Pixels, values: Map, box: Box, scale: Scale) -> Pixels:
-    """Draws `values`, a map of the part `box` of `pixels`, over `pixels`."""
+def overlay(
+    pixels: Pixels, values: Map, box: Box, scale: Scale, most: float | None = None
+) -> Pixels:
+    """Draws `values`, a map of the part `box` of `pixels`, over `pixels`.
+
+    `most` is the value of the strongest colour, that of `limit` if not given.
+    """
     height, width = pixels.shape[:2]
-    canvas = _placed(_relative(values, scale), (width, height), box)
+    seen = _whole(box)
+    most = limit(values, scale) if most is None else most
+    canvas = _placed(_relative(values, scale, most), (width, height), seen)
     drawn, rows = np.empty_like(pixels), max(1, STRIP_PIXELS // width)
+    lines = hatch(min(width, height))
     # Drawn whole, the steps would hold 50 bytes a pixel.
     for top in range(0, height, rows):
         strip = slice(top, top + rows)
         strength = np.asarray(canvas.crop((0, top, width, min(top + rows, height))))
-        drawn[strip] = _inked(pixels[strip], strength, scale)
+        drawn[strip] = inked(pixels[strip], strength, scale, lines, top)
+    _frame(drawn, seen)
     return drawn
 
 
-def _inked(
-    pixels: Pixels, strength: Float[np.ndarray, "height width"], scale: Scale
+class Hatch(NamedTuple):
+    """Lines from the lower left to the upper right, `period` pixels apart, or none if it is 0."""
+
+    period: int
+    width: float
+
+
+def hatch(shorter: int) -> Hatch:
+    """The lines on an overlay with so many pixels along its shorter side."""
+    period = 0 if shorter < HATCHED_SIDE else max(6, round(shorter / HATCHES))
+    return Hatch(period, period / 5)
+
+
+def inked(
+    pixels: Pixels,
+    strength: Float[np.ndarray, "height width"],
+    scale: Scale,
+    lines: Hatch,
+    top: int = 0,
 ) -> Float32[np.ndarray, "height width 3"]:
-    """The print of `pixels` under the ink of `strength`; whole numbers, 0…255."""
+    """`pixels` under the ink of `strength`; whole numbers, 0…255. `top` is their row."""
     grey = np.asarray(Image.fromarray(pixels).convert("L"), np.float32)[:, :, None]
     pale = 255 * DARKEST + grey * np.float32(1 - DARKEST)
-    return np.asarray(np.rint(pale * ink(strength, scale)))
+    colour = ink(strength, scale)
+    if lines.period:
+        colour = colour * _lines(strength, lines, top)[:, :, None]
+    share = opacity(strength)[:, :, None]
+    return np.asarray(np.rint(pixels + share * (pale * colour - pixels)))
+
+
+def _lines(
+    strength: Float[np.ndarray, "height width"], lines: Hatch, top: int
+) -> Float32[np.ndarray, "height width"]:
+    """The light that lines leave of the ink, 0…1, where the strength is negative."""
+    height, width = strength.shape
+    along = (np.arange(width) + np.arange(top, top + height)[:, None]) % lines.period
+    off = np.abs(along - lines.period / 2)
+    covered = np.clip(lines.width / 2 + 0.5 - off, 0, 1).astype(np.float32)
+    return np.asarray(1 - HATCH * covered * (strength < 0), np.float32)
+
+
+def _frame(drawn: Pixels, seen: tuple[int, int, int, int]) -> None:
+    """Darkens what is outside of `seen`, and draws a white line around it."""
+    height, width = drawn.shape[:2]
+    left, top, right, bottom = (
+        int(np.clip(edge, 0, most))
+        for edge, most in zip(seen, (width, height, width, height), strict=True)
+    )
+    inside = drawn[top:bottom, left:right].copy()
+    dimmed = np.rint(DIMMED * np.arange(256)).astype(np.uint8)
+    line = max(1, round(FRAME * min(width, height)))
+    around = slice(max(0, top - line), bottom + line), slice(max(0, left - line), right + line)
+    rows = max(1, STRIP_PIXELS // width)
+    for first in range(0, height, rows):
+        drawn[first : first + rows] = dimmed[drawn[first : first + rows]]
+    drawn[around] = 255
+    drawn[top:bottom, left:right] = inside
 
 
 def limit(values: Map, scale: Scale) -> float:
@@ -73,9 +139,9 @@ def limit(values: Map, scale: Scale) -> float:
     return float(np.percentile(shown, PERCENTILE)) or float(shown.max())
 
 
-def exceeds(values: Map, scale: Scale) -> tuple[bool, bool]:
-    """(Below, above): whether values lie beyond the lower and the upper end of the scale."""
-    shown, most = _shown(values, scale), limit(values, scale)
+def exceeds(values: Map, scale: Scale, most: float) -> tuple[bool, bool]:
+    """(Below, above): whether values lie beyond the ends of a scale from −`most` to `most`."""
+    shown = _shown(values, scale)
     return bool(shown.min() < -most), bool(shown.max() > most)
 
 
@@ -91,16 +157,24 @@ def _shown(values: Map, scale: Scale) -> Map:
     return values if scale == "diverging" else np.maximum(values, 0)
 
 
-def _relative(values: Map, scale: Scale) -> Map:
-    """`values` as strengths, −1…1 (0…1 on a sequential scale); all zeros stay zeros."""
-    shown, most = _shown(values, scale), limit(values, scale)
+def _relative(values: Map, scale: Scale, most: float) -> Map:
+    """`values` as strengths, −1…1 (0…1 on a sequential scale); all zeros if `most` is zero."""
+    shown = _shown(values, scale)
     return np.clip(shown / np.float32(most), -1, 1) if most > 0 else np.zeros_like(shown)
 
 
-def _placed(values: Float32[np.ndarray, "H W"], size: tuple[int, int], box: Box) -> Image.Image:
-    """`values` scaled to `box` on a canvas of `size` (width, height), zero outside."""
+def _whole(box: Box) -> tuple[int, int, int, int]:
+    """`box` in whole pixels, at least one wide and high."""
     left, top = round(box.left), round(box.top)
-    width, height = max(1, round(box.right) - left), max(1, round(box.bottom) - top)
+    return left, top, max(left + 1, round(box.right)), max(top + 1, round(box.bottom))
+
+
+def _placed(
+    values: Float32[np.ndarray, "H W"], size: tuple[int, int], seen: tuple[int, int, int, int]
+) -> Image.Image:
+    """`values` scaled to `seen` on a canvas of `size` (width, height), zero outside."""
+    left, top, right, bottom = seen
+    width, height = right - left, bottom - top
     # Of a box that reaches far beyond the canvas only the part inside is made.
     x, y = max(0, -left), max(0, -top)
     across, down = min(width, size[0] - left) - x, min(height, size[1] - top) - y
