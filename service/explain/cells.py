@@ -1,9 +1,9 @@
 """Cells of a map: means of its pixels, which an eye can read.
 
 At 224 pixels a map of gradients is a grain of opposite signs that an overlay draws as a grey veil.
-It is drawn by the means of cells, 8 pixels wide there, or 16 where signs have to cancel, with smooth
-ways from cell to cell. A class activation map, which comes from a few cells, has no creases then.
-The raw map stays what it is.
+It is drawn by the means of cells, 8 pixels wide there, or 16 where signs have to cancel, on a
+smooth surface. A class activation map, which comes from a few cells, has no creases then. The raw
+map stays what it is.
 """
 
 import numpy as np

@@ -153,10 +153,11 @@ def _bar(strip: Image.Image, legend: Legend, start: tuple[int, int], end: tuple[
     (left, top), (right, bottom) = start, end
     strengths = np.linspace(-1 if legend.scale == "diverging" else 0, 1, right - left)
     white = np.full((bottom - top, right - left, 3), 255, np.uint8)
-    # The drawing of a white image: the bar has the lines of an overlay as large as its own.
-    colours = render.inked(
-        white, np.tile(strengths, (bottom - top, 1)), legend.scale, render.hatch(right - left)
-    )
+    # The drawing of a white image. The bar has lines as an overlay of its width does.
+    marks = render.marks_of(right - left)
+    border = (marks.outline,) * 2
+    bordered = np.pad(np.tile(strengths, (bottom - top, 1)), (border, border), mode="edge")
+    colours = render.inked(white, bordered, legend.scale, marks)
     strip.paste(Image.fromarray(colours.astype(np.uint8)), (left, top))
     draw, middle, point = ImageDraw.Draw(strip), (top + bottom) // 2, (bottom - top) // 2
     for beyond, tip, inner in (

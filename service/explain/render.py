@@ -1,13 +1,15 @@
 """Overlays: a map drawn over the sent image, in the image's own coordinates.
 
-Where the map says nothing the image keeps its colours. Where it is strong, a pale grey print of the
-image takes their place, multiplied by the colour of the map (`service.explain.colours`): so light
-and shade show through the strongest colour. What the network did not see is dark behind a white
-frame. What speaks against the target is hatched, for eyes and prints without colours. Images are
-uint8 (height, width, 3); maps float32 (H, W).
+Where the map says nothing the image keeps its colours, below a signed map half of them. Where it is
+strong, a pale grey print of the image takes their place, multiplied by the colour of the map
+(`service.explain.colours`): so light and shade show through the strongest colour. For eyes and
+prints without colours, what speaks against the target is hatched, and a line runs around what has
+half of the strongest colour for it. What the network did not see is dark behind a white frame.
+Images are uint8 (height, width, 3); maps float32 (H, W).
 """
 
 import io
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -24,11 +26,17 @@ STRIP_PIXELS = 2**16  # that are drawn at once
 LEAST_SIDE = 256  # a smaller image is magnified for a person
 DIMMED = 0.4  # of the light of what the network did not see
 FRAME = 1 / 160  # the width of the frame, as a share of the overlay's shorter side
-HATCHED_SIDE = 96  # pixels of the shorter side: lines would hide a smaller image
+# Of the image's colours, the share that goes: orange and blue ink have to differ from them, violet
+# hardly ever is one.
+MUTED: Mapping[Scale, float] = {"diverging": 0.5, "sequential": 0.0}
+MARKED_SIDE = 96  # pixels of the shorter side: lines would hide a smaller image
 HATCHES = 36  # lines along the shorter side
-HATCH = 0.45  # the light that a line takes
+OUTLINED = 0.5  # the strength that a line runs around
+OUTLINE = 1 / 300  # its width, as a share of the shorter side
+LINE = 0.45  # the light that a line takes
 
 Map = Float32[np.ndarray, "H W"]
+Strengths = Float[np.ndarray, "rows columns"]
 Ground = UInt8[np.ndarray, "ground_height ground_width 3"]
 
 
@@ -58,57 +66,66 @@ def overlay(
     height, width = pixels.shape[:2]
     seen = _whole(box)
     most = limit(values, scale) if most is None else most
-    canvas = _placed(_relative(values, scale, most), (width, height), seen)
+    marks = marks_of(min(width, height))
+    canvas = _placed(_relative(values, scale, most), (width, height), seen, marks.outline)
     drawn, rows = np.empty_like(pixels), max(1, STRIP_PIXELS // width)
-    lines = hatch(min(width, height))
     # Drawn whole, the steps would hold 50 bytes a pixel.
     for top in range(0, height, rows):
-        strip = slice(top, top + rows)
-        strength = np.asarray(canvas.crop((0, top, width, min(top + rows, height))))
-        drawn[strip] = inked(pixels[strip], strength, scale, lines, top)
+        strip = pixels[top : top + rows]
+        part = (0, top, canvas.width, top + len(strip) + 2 * marks.outline)
+        drawn[top : top + rows] = inked(strip, np.asarray(canvas.crop(part)), scale, marks, top)
     _frame(drawn, seen)
     return drawn
 
 
-class Hatch(NamedTuple):
-    """Lines from the lower left to the upper right, `period` pixels apart, or none if it is 0."""
+class Marks(NamedTuple):
+    """Widths in pixels: from one line of the hatching to the next, and of an outline; 0 is none."""
 
     period: int
-    width: float
+    outline: int
 
 
-def hatch(shorter: int) -> Hatch:
-    """The lines on an overlay with so many pixels along its shorter side."""
-    period = 0 if shorter < HATCHED_SIDE else max(6, round(shorter / HATCHES))
-    return Hatch(period, period / 5)
+def marks_of(shorter: int) -> Marks:
+    """The marks on an overlay with so many pixels along its shorter side."""
+    if shorter < MARKED_SIDE:
+        return Marks(0, 0)
+    return Marks(max(6, round(shorter / HATCHES)), max(1, round(OUTLINE * shorter)))
 
 
 def inked(
-    pixels: Pixels,
-    strength: Float[np.ndarray, "height width"],
-    scale: Scale,
-    lines: Hatch,
-    top: int = 0,
+    pixels: Pixels, bordered: Strengths, scale: Scale, marks: Marks, top: int = 0
 ) -> Float32[np.ndarray, "height width 3"]:
-    """`pixels` under the ink of `strength`; whole numbers, 0…255. `top` is their row."""
+    """`pixels` under the ink of strengths; whole numbers, 0…255. `top` is their row.
+
+    `bordered` are the strengths with those of as many pixels around as an outline is wide.
+    """
+    height, width = pixels.shape[:2]
+    edge = marks.outline
+    strength = bordered[edge : edge + height, edge : edge + width]
     grey = np.asarray(Image.fromarray(pixels).convert("L"), np.float32)[:, :, None]
     pale = 255 * DARKEST + grey * np.float32(1 - DARKEST)
     colour = ink(strength, scale)
-    if lines.period:
-        colour = colour * _lines(strength, lines, top)[:, :, None]
-    share = opacity(strength)[:, :, None]
-    return np.asarray(np.rint(pixels + share * (pale * colour - pixels)))
+    if marks.period:
+        colour = colour * (1 - np.float32(LINE) * _marked(bordered, strength, marks, top))
+    muted = pixels + np.float32(MUTED[scale]) * (grey - pixels)
+    return np.asarray(
+        np.rint(muted + opacity(strength, scale)[:, :, None] * (pale * colour - muted))
+    )
 
 
-def _lines(
-    strength: Float[np.ndarray, "height width"], lines: Hatch, top: int
-) -> Float32[np.ndarray, "height width"]:
-    """The light that lines leave of the ink, 0…1, where the strength is negative."""
+def _marked(
+    bordered: Strengths, strength: Strengths, marks: Marks, top: int
+) -> Float32[np.ndarray, "height width 1"]:
+    """The share 0…1 of each pixel that lines take: hatching below zero, outlines above."""
     height, width = strength.shape
-    along = (np.arange(width) + np.arange(top, top + height)[:, None]) % lines.period
-    off = np.abs(along - lines.period / 2)
-    covered = np.clip(lines.width / 2 + 0.5 - off, 0, 1).astype(np.float32)
-    return np.asarray(1 - HATCH * covered * (strength < 0), np.float32)
+    along = (np.arange(width) + np.arange(top, top + height)[:, None]) % marks.period
+    off = np.abs(along - marks.period / 2)
+    hatching = np.clip(marks.period / 10 + 0.5 - off, 0, 1) * (strength < 0)
+    strong, edge = bordered >= OUTLINED, marks.outline
+    rows, columns = slice(edge, edge + height), slice(edge, edge + width)
+    within = strong[:height, columns] & strong[2 * edge :, columns]
+    within &= strong[rows, :width] & strong[rows, 2 * edge :]
+    return np.asarray(hatching + (strong[rows, columns] & ~within), np.float32)[:, :, None]
 
 
 def _frame(drawn: Pixels, seen: tuple[int, int, int, int]) -> None:
@@ -170,9 +187,12 @@ def _whole(box: Box) -> tuple[int, int, int, int]:
 
 
 def _placed(
-    values: Float32[np.ndarray, "H W"], size: tuple[int, int], seen: tuple[int, int, int, int]
+    values: Map, size: tuple[int, int], seen: tuple[int, int, int, int], border: int
 ) -> Image.Image:
-    """`values` scaled to `seen` on a canvas of `size` (width, height), zero outside."""
+    """`values` scaled to `seen` on a canvas of `size` (width, height), zero outside.
+
+    The canvas has `border` more pixels on every side.
+    """
     left, top, right, bottom = seen
     width, height = right - left, bottom - top
     # Of a box that reaches far beyond the canvas only the part inside is made.
@@ -181,6 +201,6 @@ def _placed(
     columns, rows = values.shape[1] / width, values.shape[0] / height
     part = (x * columns, y * rows, (x + across) * columns, (y + down) * rows)
     patch = Image.fromarray(values).resize((across, down), Image.Resampling.BILINEAR, box=part)
-    canvas = Image.new("F", size, 0.0)
-    canvas.paste(patch, (left + x, top + y))
+    canvas = Image.new("F", (size[0] + 2 * border, size[1] + 2 * border), 0.0)
+    canvas.paste(patch, (left + x + border, top + y + border))
     return canvas
