@@ -19,7 +19,7 @@ from PIL import Image
 from service.explain.colours import Scale, ink, opacity
 from service.image.resize import Box, Pixels
 
-DARKEST = 0.5  # grey of the print where the image is black, 0…1: on black no ink would show
+DARKEST = 0.4  # grey of the print where the image is black, 0…1: on black no ink would show
 PERCENTILE = 99.5  # so that a single pixel does not set the scale
 MAX_PIXELS = 4_000_000  # a larger image is drawn smaller: an overlay is for the eye
 STRIP_PIXELS = 2**16  # that are drawn at once
@@ -36,7 +36,7 @@ OUTLINE = 1 / 300  # its width, as a share of the shorter side
 LINE = 0.45  # the light that a line takes
 
 Map = Float32[np.ndarray, "H W"]
-Strengths = Float[np.ndarray, "rows columns"]
+Bordered = Float[np.ndarray, "rows columns"]  # strengths, with those of pixels around
 Ground = UInt8[np.ndarray, "ground_height ground_width 3"]
 
 
@@ -93,7 +93,7 @@ def marks_of(shorter: int) -> Marks:
 
 
 def inked(
-    pixels: Pixels, bordered: Strengths, scale: Scale, marks: Marks, top: int = 0
+    pixels: Pixels, bordered: Bordered, scale: Scale, marks: Marks, top: int = 0
 ) -> Float32[np.ndarray, "height width 3"]:
     """`pixels` under the ink of strengths; whole numbers, 0…255. `top` is their row.
 
@@ -114,7 +114,7 @@ def inked(
 
 
 def _marked(
-    bordered: Strengths, strength: Strengths, marks: Marks, top: int
+    bordered: Bordered, strength: Float[np.ndarray, "height width"], marks: Marks, top: int
 ) -> Float32[np.ndarray, "height width 1"]:
     """The share 0…1 of each pixel that lines take: hatching below zero, outlines above."""
     height, width = strength.shape

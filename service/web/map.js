@@ -3,7 +3,7 @@
 
 import { colourIndex, colours, opacity } from "/web/colours.js";
 
-const DARKEST = 0.5; // of the print: black becomes mid-grey, so that colours stay visible
+const DARKEST = 0.4; // of the print, where the image is black: on black no colour would show
 const DIMMED = 0.4; // of the light of what the network did not see
 const FRAME = 1 / 160; // the width of the frame, as a share of the shorter side
 const MUTED = { diverging: 0.5, sequential: 0 }; // the share of the image's colours that goes

@@ -101,7 +101,9 @@ def _method_figures(rows: Sequence[Explained]) -> Mapping[str, float]:
     figures = {name: float(np.mean([entry[name] for entry in areas])) for name in areas[0]}
     # a median: a completeness gap is large where the logit hardly differs from the baseline's
     for name in sorted({key for each in attributions for key in each.quality}):
-        figures[name] = float(np.median([each.quality[name] for each in attributions]))
+        # a map that is nothing has no measures
+        found = [each.quality[name] for each in attributions if name in each.quality]
+        figures[name] = float(np.median(found))
     return figures | {
         "deletion_better_than_random": float(
             np.mean([entry["deletion"] < entry["deletion_random"] for entry in areas])
