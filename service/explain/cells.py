@@ -37,7 +37,7 @@ def means(values: Map, cell: int) -> Float32[np.ndarray, "cells_high cells_wide"
     return sums.astype(np.float32)
 
 
-def smooth(values: Map) -> Map:
+def smooth(values: Map) -> Float32[np.ndarray, "rows_shown columns_shown"]:
     """`values` with eight times as many cells a side, on a smooth surface through their means.
 
     Doubling linearly again and again leads to the quadratic B-spline, which has no creases and

@@ -87,7 +87,7 @@ def of_replacement(attribution: Attribution) -> Legend | None:
         return None
     title = _plain(attribution.question.method.title)
     scale = attribution.question.method.scale
-    return Legend(f"{title}, {words}", "", scale, 0, "", below=False, above=False)
+    return Legend(f"{title}, {words}", "", scale, 0.0, "", below=False, above=False)
 
 
 def _replaced(attribution: Attribution) -> str:
