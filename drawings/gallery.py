@@ -21,9 +21,9 @@ from service.explain import (
     legend,
     masked,
     render,
-    segments,
 )
 from service.explain.legend import Legend
+from service.explain.maps import segments
 from service.image import resize
 from service.image.resize import Pixels
 from service.runtime.engine import Engine
