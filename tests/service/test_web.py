@@ -471,20 +471,21 @@ def test_the_map_is_drawn_as_the_service_draws_it(visit, server):
 def test_frame_lines_and_cells_are_those_of_the_service(visit, scale, cell):
     rng, box = np.random.default_rng(0), Box(60, 20, 300, 200)
     image = np.asarray(Image.fromarray(draw("red", size=64)).resize((360, 220)))
-    values = np.cumsum(rng.normal(size=(224, 224)), 1).astype(np.float32)
+    side = 32 if cell == 1 else 224
+    values = np.cumsum(rng.normal(size=(side, side)), 1).astype(np.float32)
     shown = values if cell == 1 else smooth(means(values, cell))
     most = render.limit(shown, scale)
     theirs = render.overlay(image, shown, box, scale, most).astype(int)
     opaque = np.dstack([image, np.full(image.shape[:2], 255, np.uint8)])
     url = visit.open().evaluate(
-        """async ([bytes, size, box, values, cell, limit, scale]) => {
+        """async ([bytes, size, box, values, side, cell, limit, scale]) => {
             const { gathered, overlay, strengths } = await import("/web/map.js");
             const { loadColours } = await import("/web/colours.js");
             await loadColours();
             const decoded = (text) => Uint8Array.from(atob(text), (each) => each.charCodeAt(0));
             const pixels = new ImageData(new Uint8ClampedArray(decoded(bytes)), ...size);
             const floats = new Float32Array(decoded(values).buffer);
-            const [drawn, shape] = gathered(floats, [224, 224], cell);
+            const [drawn, shape] = gathered(floats, [side, side], cell);
             const strength = strengths(drawn, limit, scale, { favour: true, against: true });
             return overlay({ pixels, box }, strength, shape, scale).toDataURL("image/png");
         }""",
@@ -493,6 +494,7 @@ def test_frame_lines_and_cells_are_those_of_the_service(visit, scale, cell):
             [360, 220],
             box._asdict(),
             base64.b64encode(values.tobytes()).decode(),
+            side,
             cell,
             most,
             scale,
