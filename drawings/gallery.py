@@ -108,7 +108,9 @@ def contact_sheet(
         explanation = explain(engine, fitted, question, row.logits)
         height, width = drawing.pixels.shape[:2]
         box = resize.visible_box(width, height, engine.manifest.input)
-        overlay = render.overlay(drawing.pixels, explanation.shown, box, question.method.scale)
+        overlay = render.overlay(
+            drawing.pixels, explanation.shown, box, question.method.scale, explanation.limit
+        )
         caption = legend.legend_of(explanation, engine.manifest, row.logits)
         cells.append(legend.below(overlay, replace(caption, note=note or caption.note)))
     return tiled(cells), sentence

@@ -140,9 +140,10 @@ def _cell(engine: Engine, photograph: Photograph, pixels: Pixels) -> Pixels:
     names = ", ".join(f"{entry.label} {entry.probability:.2f}" for entry in top)
     click.echo(f"{photograph.name}: {names}")
     question = ask(engine.manifest, "grad_cam", None, {})
-    values = explain(engine, fitted, question, row.logits).map
-    whole = Box(0, 0, *values.shape)
-    overlay = render.overlay(fitted, values, whole, question.method.scale)
+    found = explain(engine, fitted, question, row.logits)
+    height, width = fitted.shape[:2]
+    whole = Box(0, 0, width, height)
+    overlay = render.overlay(fitted, found.shown, whole, question.method.scale, found.limit)
     heading = f"{top[0].label} ({top[0].probability:.0%})"
     caption = Legend(heading, "", question.method.scale, 0, "", below=False, above=False)
     return legend.below(np.concatenate([fitted, overlay]), caption)

@@ -19,7 +19,6 @@ from service.explain import (
     Question,
     ask,
     available,
-    render,
 )
 from service.explain.maps.segments import count
 from service.predictions import Class, Familiarity, Prediction, PredictionSet
@@ -110,7 +109,7 @@ def _map(attribution: Attribution, *, array: bool) -> dict[str, Any]:
         "unit": method.unit,
         "scale": float(np.abs(values).max()),
         "colours": method.scale,
-        "limit": render.limit(attribution.shown, method.scale),
+        "limit": attribution.limit,
         "cell": attribution.cell,
     }
     if array:

@@ -1,18 +1,18 @@
 """The answer to a question: an attribution map with measures of its own quality."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 
 from service.errors import DeadlineExceeded
-from service.explain import cells, faithfulness, quality
+from service.explain import cells, faithfulness, quality, render
 from service.explain.faithfulness import Trial, Unit, unit_of
 from service.explain.maps.sampling import cosine
 from service.explain.maps.segments import cells as count_of
 from service.explain.maps.target import Target, ranking, rival_of
+from service.explain.methods import Map
 from service.explain.question import Question, quartered
 from service.image.resize import InputPixels
 from service.runtime.engine import Engine
@@ -21,6 +21,8 @@ NOISE_GAP = 0.5  # the completeness gap above which a map is mostly error
 NOISE_AGREEMENT = 0.5  # below it, another seed gives a map that is mostly different
 NOISE_R2 = 0.1  # of LIME's linear model, below which it describes nothing
 NOISE_SENSITIVITY = 1.0  # a change as large as the map, under noise that nobody sees
+COUNTS = ("steps", "samples")  # measures of the work, which hold of a map that is nothing, too
+NOTHING = "there is nothing to explain: the map is zero or rounding beside the spread of the logits"
 MORE = "ask for more steps or samples, or give more time"
 
 
@@ -30,7 +32,8 @@ class Attribution:
 
     `quality`: measures of the map by name. `question` is the one that was answered;
     `degraded_from` is the one that was sent, if its answer would have taken too long. `areas_unit`
-    is that of deletion and insertion, where `quality` has them.
+    is that of deletion and insertion, where `quality` has them. `spread` is
+    that of the image's logits; 0 if it is not known.
     """
 
     question: Question
@@ -39,22 +42,43 @@ class Attribution:
     quality: Mapping[str, float]
     degraded_from: Question | None = None
     areas_unit: Unit | None = None
+    spread: float = 0.0
 
     @property
     def cell(self) -> int:
         """The side in pixels of the cells that the map is drawn by; 1: pixel by pixel."""
         method = self.question.method
-        signed = method.sign == "signed"
-        return cells.cell_of(self.map.shape, signed=signed) if method.of_pixels else 1
+        if not (method.of_pixels or method.of_cells):
+            return 1
+        return cells.cell_of(self.map.shape, signed=method.sign == "signed")
 
     @property
-    def shown(self) -> Float32[np.ndarray, "cells_high cells_wide"]:
-        """What an overlay shows of the map: the means of its cells."""
-        return cells.means(self.map, self.cell)
+    def shown(self) -> Float32[np.ndarray, "rows_shown columns_shown"]:
+        """What an overlay shows of the map: a smooth surface through the means of its cells."""
+        return self.map if self.cell == 1 else cells.smooth(cells.means(self.map, self.cell))
+
+    @property
+    def nothing(self) -> bool:
+        """True if the map is zero, or rounding beside the spread of the logits."""
+        return quality.is_nothing(self.map, self.spread, summed=self.question.method.summed)
+
+    @property
+    def limit(self) -> float:
+        """The value of the strongest colour of an overlay; 0 if nothing is drawn.
+
+        Of a map that hardly moves the logits it is above every value, so that it is drawn faint.
+        """
+        if self.nothing:
+            return 0.0
+        method = self.question.method
+        faintness = quality.faintness(self.map, self.spread, summed=method.summed)
+        return faintness * render.limit(self.shown, method.scale)
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """Sentences on what makes the map unfit for use, by its own measures."""
+        if self.nothing:
+            return (NOTHING,)
         faults = [
             judge(self.quality) for judge in (_gap, _disagreement, _surrogate, _order, _unstable)
         ]
@@ -123,46 +147,52 @@ def explain(
 
     A question without a target is about the predicted class.
     """
-    ranked = ranking(logits, engine.manifest)
+    manifest = engine.manifest
+    ranked = ranking(logits, manifest)
     target = question.target or Target(int(ranked.argmax()))
     rival = rival_of(target, ranked)
-
-    def compute(
-        image: InputPixels,
-        explained: Target,
-        beside: Target | None = None,
-        parameters: Mapping[str, Any] = question.parameters,
-    ) -> tuple[np.ndarray, dict[str, float]]:
-        result = question.method.compute(engine, image, explained, beside, **parameters)
-        return result.map, result.quality
-
-    values, measured = compute(pixels, target, rival)
-    if rival and "class_cosine" not in measured:
-        # The rival's map is only compared, never shown: a quarter of the steps is enough.
-        fewer = {**question.parameters, **quartered(question.parameters)}
-        try:
-            other, _ = compute(pixels, rival, parameters=fewer)
-        except DeadlineExceeded:
-            if "steps" not in measured:  # of a map that took the time there was, and is complete
-                raise
-        else:
-            measured["class_cosine"] = cosine(values, other)
-    unrelated = engine.manifest.unrelated.get(question.method.name)
-    if unrelated and "class_cosine" in measured:
-        measured["class_cosine_unrelated"] = unrelated.high
+    spread = quality.spread(logits, sigmoid=manifest.head == "sigmoid")
+    method = question.method
+    result = method.compute(engine, pixels, target, rival, **question.parameters)
+    values, measured = result.map, result.quality
+    if quality.is_nothing(values, spread, summed=method.summed):
+        counts = {name: measured[name] for name in COUNTS if name in measured}
+        return Attribution(question, target, values, counts, spread=spread)
+    other = result.rival
+    if rival and other is None:
+        other = _rival_map(engine, pixels, question, rival, may_lack="steps" in measured)
+    if other is not None and not quality.is_nothing(other, spread, summed=method.summed):
+        measured = measured | {"class_cosine": cosine(values, other)}
+        if method.name in manifest.unrelated:
+            measured["class_cosine_unrelated"] = manifest.unrelated[method.name].high
     if question.quality == "basic":
-        return Attribution(question, target, values, measured)
+        return Attribution(question, target, values, measured, spread=spread)
     trial = Trial(engine, pixels, target, unit_of(target, ranked))
-    measured |= _in_full(trial, values, lambda noisy: compute(noisy, target)[0])
-    return Attribution(question, target, values, measured, areas_unit=trial.unit)
+    measured = measured | _in_full(trial, question, values)
+    return Attribution(question, target, values, measured, areas_unit=trial.unit, spread=spread)
 
 
-def _in_full(
-    trial: Trial,
-    values: Float32[np.ndarray, "H W"],
-    again: Callable[[InputPixels], Float32[np.ndarray, "H W"]],
-) -> dict[str, float]:
-    """The measures that cost passes of their own; `again` explains another image."""
+def _rival_map(
+    engine: Engine, pixels: InputPixels, question: Question, rival: Target, *, may_lack: bool
+) -> Map | None:
+    """The map of `rival`; None if it takes too long and `may_lack`."""
+    # It is only compared, never shown: a quarter of the steps is enough.
+    fewer = {**question.parameters, **quartered(question.parameters)}
+    try:
+        return question.method.compute(engine, pixels, rival, None, **fewer).map
+    except DeadlineExceeded:
+        if not may_lack:  # the map of the target took the time there was, and is complete
+            raise
+        return None
+
+
+def _in_full(trial: Trial, question: Question, values: Map) -> dict[str, float]:
+    """The measures that cost passes of their own."""
+
+    def again(noisy: InputPixels) -> Map:
+        compute = question.method.compute
+        return compute(trial.engine, noisy, trial.target, None, **question.parameters).map
+
     return {
         **faithfulness.measures(trial.areas(values), trial.opponents()),
         "sensitivity": quality.sensitivity(trial.pixels, values, again),

@@ -1,15 +1,19 @@
 """Cells of a map: means of its pixels, which an eye can read.
 
 At 224 pixels a map of gradients is a grain of opposite signs that an overlay draws as a grey veil.
-It is drawn by the means of cells, 8 pixels wide there, or 16 where signs have to cancel. The raw
+It is drawn by the means of cells, 8 pixels wide there, or 16 where signs have to cancel, on a
+smooth surface. A class activation map, which comes from a few cells, has no creases then. The raw
 map stays what it is.
 """
 
 import numpy as np
 from jaxtyping import Float, Float32
+from PIL import Image
 
 LEAST_SIDE = 96  # pixels of the shorter side; below it a pixel can be seen
 CELLS, SIGNED_CELLS = 28, 14  # of the shorter side
+
+DOUBLINGS = 3
 
 Map = Float32[np.ndarray, "H W"]
 
@@ -31,6 +35,18 @@ def means(values: Map, cell: int) -> Float32[np.ndarray, "cells_high cells_wide"
         starts = -(-np.arange(count) * side // count)
         sums = np.add.reduceat(sums, starts, axis) / _along(np.diff(starts, append=side), axis)
     return sums.astype(np.float32)
+
+
+def smooth(values: Map) -> Float32[np.ndarray, "rows_shown columns_shown"]:
+    """`values` with eight times as many cells a side, on a smooth surface through their means.
+
+    Doubling linearly again and again leads to the quadratic B-spline, which has no creases and
+    never goes beyond its values: a cubic one would draw signs that the map does not have.
+    """
+    for _ in range(DOUBLINGS):
+        size = 2 * values.shape[1], 2 * values.shape[0]
+        values = np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BILINEAR))
+    return values
 
 
 def _along(lengths: np.ndarray, axis: int) -> np.ndarray:

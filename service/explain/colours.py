@@ -1,4 +1,4 @@
-"""Colour scales: the strength of an attribution as an ink that multiplies the image below it.
+"""Colour scales: the strength of an attribution as an ink, and how much of the image it covers.
 
 A strength is −1…1 (0…1 on the sequential scale); zero is white, an ink that changes nothing.
 Diverging: white to orange for the target, white to blue against it. Sequential: white to violet.
@@ -8,6 +8,7 @@ The stops are our own, in Oklab (Björn Ottosson, "A perceptual color space for 
 2020, https://bottosson.github.io/posts/oklab/), with straight lines between them.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -15,6 +16,9 @@ from jaxtyping import Float, Float32, Float64
 
 Scale = Literal["diverging", "sequential"]
 STEPS = 256  # colours from white to either end
+# The strength from which on no colour of the image itself is left. A map of one sign has hardly any
+# zeros, and would hide the image if its weak parts took much.
+SOLID: Mapping[Scale, float] = {"diverging": 0.5, "sequential": 0.9}
 
 # Stops are (lightness 0…1, chroma, hue in degrees). Orange and blue stay apart for every common
 # kind of colour blindness, and are equally light, so that neither side looks stronger. Lightness
@@ -45,6 +49,11 @@ Colours = Float64[np.ndarray, "*shape 3"]
 def ink(strength: Float[np.ndarray, "*shape"], scale: Scale) -> Float32[np.ndarray, "*shape 3"]:
     """The colour of each strength −1…1."""
     return np.asarray(_TABLES[scale][np.rint((strength + 1) * (STEPS - 1)).astype(np.int64)])
+
+
+def opacity(strength: Float[np.ndarray, "*shape"], scale: Scale) -> Float32[np.ndarray, "*shape"]:
+    """The share 0…1 of a pixel that the ink of each strength −1…1 takes from the image."""
+    return np.asarray(np.minimum(np.abs(strength) / SOLID[scale], 1), np.float32)
 
 
 def tables() -> dict[str, list[str]]:

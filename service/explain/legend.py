@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from service.bundle.manifest import Manifest
 from service.explain import render
 from service.explain.attribution import Attribution
-from service.explain.colours import Scale, ink
+from service.explain.colours import Scale
 from service.image.resize import Pixels
 
 LEAST_WIDTH = 256  # pixels
@@ -61,16 +61,40 @@ def legend_of(
 
     rival = "" if target.against is None else f" rather than {name_of(target.against)}"
     hidden = method.scale == "sequential" and bool(values.min() < 0)
-    limit = render.limit(values, method.scale)
-    note = "what speaks against it is not shown" if hidden else ""
-    if limit == 0:
-        note = "nothing speaks for it" if hidden else "the map is zero everywhere"
-    elif attribution.cell > 1:
-        note = f"means of cells of {attribution.cell} pixels of the network's input"
+    limit = attribution.limit
+    notes = [_replaced(attribution)]
+    if attribution.nothing:
+        notes.append("there is nothing to explain")
+    elif hidden:
+        notes.append("what speaks against it is not shown" if limit else "nothing speaks for it")
+    if limit and attribution.cell > 1:
+        notes.append(f"means of cells of {attribution.cell} pixels of the network's input")
     heading = f"{_plain(attribution.question.title)} for {name_of(target.index)}{rival}"
     return Legend(
-        heading, note, method.scale, limit, method.unit, *render.exceeds(values, method.scale)
+        heading,
+        "; ".join(note for note in notes if note),
+        method.scale,
+        limit,
+        method.unit,
+        *render.exceeds(values, method.scale, limit),
     )
+
+
+def of_replacement(attribution: Attribution) -> Legend | None:
+    """The line of an overlay without a legend if another method was asked for; else None."""
+    words = _replaced(attribution)
+    if not words:
+        return None
+    title = _plain(attribution.question.method.title)
+    scale = attribution.question.method.scale
+    return Legend(f"{title}, {words}", "", scale, 0.0, "", below=False, above=False)
+
+
+def _replaced(attribution: Attribution) -> str:
+    asked = attribution.degraded_from
+    if asked is None or asked.method is attribution.question.method:
+        return ""
+    return f"not {_plain(asked.method.title)} as asked: there was no time"
 
 
 def below(pixels: Pixels, legend: Legend) -> Sheet:
@@ -128,10 +152,13 @@ def _bar(strip: Image.Image, legend: Legend, start: tuple[int, int], end: tuple[
     """Draws the colours from the least to the most; an end is pointed if values lie beyond it."""
     (left, top), (right, bottom) = start, end
     strengths = np.linspace(-1 if legend.scale == "diverging" else 0, 1, right - left)
-    colours = np.rint(255 * ink(np.tile(strengths, (bottom - top, 1)), legend.scale)).astype(
-        np.uint8
-    )
-    strip.paste(Image.fromarray(colours), (left, top))
+    white = np.full((bottom - top, right - left, 3), 255, np.uint8)
+    # The drawing of a white image. The bar has lines as an overlay of its width does.
+    marks = render.marks_of(right - left)
+    border = (marks.outline,) * 2
+    bordered = np.pad(np.tile(strengths, (bottom - top, 1)), (border, border), mode="edge")
+    colours = render.inked(white, bordered, legend.scale, marks)
+    strip.paste(Image.fromarray(colours.astype(np.uint8)), (left, top))
     draw, middle, point = ImageDraw.Draw(strip), (top + bottom) // 2, (bottom - top) // 2
     for beyond, tip, inner in (
         (legend.below, left, left + point),

@@ -19,7 +19,7 @@ from service.explain.maps import cam, gradients, perturbation
 from service.explain.maps.baselines import BASELINES
 from service.explain.maps.gradients import RowAttributions, SampleSums
 from service.explain.maps.perturbation import TargetMaps
-from service.explain.maps.sampling import GOOD_AGREEMENT, cosine, until_agreed
+from service.explain.maps.sampling import GOOD_AGREEMENT, until_agreed
 from service.explain.maps.segments import cells
 from service.explain.maps.target import Target
 from service.explain.quality import completeness_gap
@@ -52,10 +52,14 @@ class Parameter:
 
 @dataclass(frozen=True)
 class MethodResult:
-    """A `map` float32 (H, W), and the `quality` measures that came with it for free."""
+    """A `map` float32 (H, W), and the `quality` measures that came with it for free.
+
+    `rival` is the map of another class, where the method has it from the same passes.
+    """
 
     map: Map
     quality: dict[str, float] = field(default_factory=dict)
+    rival: Map | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,12 @@ class Method:
     parameters: tuple[Parameter, ...] = ()
     operations: Callable[[Mapping[str, Any]], int] = lambda _: 0
     fewer: Rung = rungs.none
+    divides: bool = False
+
+    @property
+    def summed(self) -> bool:
+        """True if the pixels of a map count together; else each value stands for itself."""
+        return self.of_pixels or self.divides
 
     def graph_of(self, parameters: Mapping[str, Any]) -> str:
         """The graph that runs for `parameters`."""
@@ -95,6 +105,11 @@ class Method:
     def is_rectified(self) -> bool:
         """True if its maps have one sign, by the method's definition: they are alike by that."""
         return self.sign == "positive" or self.name in ("grad_cam_plus_plus", "layer_cam")
+
+    @property
+    def of_cells(self) -> bool:
+        """True if the map comes from the few cells of a layer, scaled up."""
+        return self.graph == folder.CAM
 
     @property
     def takes_mask(self) -> bool:
@@ -287,10 +302,8 @@ def _perturbing(compute: Callable[..., TargetMaps]) -> Callable[..., MethodResul
         engine: Engine, pixels: InputPixels, target: Target, rival: Target | None, **parameters: Any
     ) -> MethodResult:
         result = compute(engine, pixels, [target, *([rival] if rival else [])], **parameters)
-        quality = dict(result.quality)
-        if rival:
-            quality["class_cosine"] = cosine(result.maps[0], result.maps[1])
-        return MethodResult(result.maps[0], quality)
+        other = result.maps[1] if rival else None
+        return MethodResult(result.maps[0], dict(result.quality), other)
 
     return run
 
@@ -492,6 +505,7 @@ _ALL: tuple[Method, ...] = (
         "the map sums to the difference",
         "Lundberg and Lee 2017, arXiv 1705.07874",
         unit=LOGIT,
+        divides=True,
         compute=perturbation.kernel_shap,
         passes=lambda given: given["samples"] + 2,
         operations=_regression,

@@ -12,8 +12,39 @@ from jaxtyping import Float32
 from service.image.resize import InputPixels
 
 NOISY_COPIES, NOISE = 4, 3  # NOISE in grey levels of 255
+# Shares of the spread of the logits. Of 17 photographs and CIFAR-10 test images, all maps by all
+# methods summed to at least 0.9 of it, or had a value of 0.026 (0.1 / the cells of a class
+# activation map); those of a mean-grey image came to 0.03 and 0.0005, rounding to 0.0000001.
+NOTHING = 1e-4  # up to it a map is nothing
+FULL_SUM, FULL_VALUE = 0.5, 0.005  # from it on a map is drawn in full ink
 
 Map = Float32[np.ndarray, "H W"]
+
+
+def spread(logits: Float32[np.ndarray, " classes"], *, sigmoid: bool) -> float:
+    """The spread of the logits of an image, which the weight of its maps is compared with.
+
+    A sigmoid compares each logit with zero. Equal logits have the spread of their rounding.
+    """
+    compared = np.append(logits, 0) if sigmoid else logits
+    return max(float(np.ptp(compared)), float(np.abs(compared).max()) / 10)
+
+
+def weight(values: Map, *, summed: bool) -> float:
+    """What a map moves in all, in logits: its sum without signs, or its largest value."""
+    sizes = np.abs(values)
+    return float(sizes.sum(dtype=np.float64) if summed else sizes.max())
+
+
+def is_nothing(values: Map, spread: float, *, summed: bool) -> bool:
+    """True if a map is zero, or rounding beside the `spread` of the logits."""
+    return weight(values, summed=summed) <= NOTHING * spread
+
+
+def faintness(values: Map, spread: float, *, summed: bool) -> float:
+    """How many times a map is below one in full ink; 1 for a map that is not."""
+    full = (FULL_SUM if summed else FULL_VALUE) * spread
+    return max(1.0, full / weight(values, summed=summed))
 
 
 def completeness_gap(total: float, difference: float) -> float:

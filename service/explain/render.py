@@ -1,27 +1,42 @@
 """Overlays: a map drawn over the sent image, in the image's own coordinates.
 
-The image becomes a pale grey print and the map an ink upon it (`service.explain.colours`): each
-pixel of the print is multiplied by the colour of the map there. So the image stays recognisable
-below the strongest colour, and a zero draws nothing. Images are uint8 (height, width, 3); maps
-float32 (H, W).
+Where the map says nothing the image keeps its colours, below a signed map half of them. Where it is
+strong, a pale grey print of the image takes their place, multiplied by the colour of the map
+(`service.explain.colours`): so light and shade show through the strongest colour. For eyes and
+prints without colours, what speaks against the target is hatched, and a line runs around what has
+half of the strongest colour for it. What the network did not see is dark behind a white frame.
+Images are uint8 (height, width, 3); maps float32 (H, W).
 """
 
 import io
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 
-from service.explain.colours import Scale, ink
+from service.explain.colours import Scale, ink, opacity
 from service.image.resize import Box, Pixels
 
-DARKEST = 0.5  # grey of the print where the image is black, 0…1: on black no ink would show
+DARKEST = 0.4  # grey of the print where the image is black, 0…1: on black no ink would show
 PERCENTILE = 99.5  # so that a single pixel does not set the scale
 MAX_PIXELS = 4_000_000  # a larger image is drawn smaller: an overlay is for the eye
 STRIP_PIXELS = 2**16  # that are drawn at once
 LEAST_SIDE = 256  # a smaller image is magnified for a person
+DIMMED = 0.4  # of the light of what the network did not see
+FRAME = 1 / 160  # the width of the frame, as a share of the overlay's shorter side
+# Of the image's colours, the share that goes: orange and blue ink have to differ from them, violet
+# hardly ever is one.
+MUTED: Mapping[Scale, float] = {"diverging": 0.5, "sequential": 0.0}
+MARKED_SIDE = 96  # pixels of the shorter side: lines would hide a smaller image
+HATCHES = 36  # lines along the shorter side
+OUTLINED = 0.5  # the strength that a line runs around
+OUTLINE = 1 / 300  # its width, as a share of the shorter side
+LINE = 0.45  # the light that a line takes
 
 Map = Float32[np.ndarray, "H W"]
+Bordered = Float[np.ndarray, "rows columns"]  # strengths, with those of pixels around
 Ground = UInt8[np.ndarray, "ground_height ground_width 3"]
 
 
@@ -41,26 +56,94 @@ def magnified(pixels: Pixels) -> Ground:
     return pixels.repeat(times, axis=0).repeat(times, axis=1)
 
 
-def overlay(pixels: Pixels, values: Map, box: Box, scale: Scale) -> Pixels:
-    """Draws `values`, a map of the part `box` of `pixels`, over `pixels`."""
+def overlay(
+    pixels: Pixels, values: Map, box: Box, scale: Scale, most: float | None = None
+) -> Pixels:
+    """Draws `values`, a map of the part `box` of `pixels`, over `pixels`.
+
+    `most` is the value of the strongest colour, that of `limit` if not given.
+    """
     height, width = pixels.shape[:2]
-    canvas = _placed(_relative(values, scale), (width, height), box)
+    seen = _whole(box)
+    most = limit(values, scale) if most is None else most
+    marks = marks_of(min(width, height))
+    canvas = _placed(_relative(values, scale, most), (width, height), seen, marks.outline)
     drawn, rows = np.empty_like(pixels), max(1, STRIP_PIXELS // width)
     # Drawn whole, the steps would hold 50 bytes a pixel.
     for top in range(0, height, rows):
-        strip = slice(top, top + rows)
-        strength = np.asarray(canvas.crop((0, top, width, min(top + rows, height))))
-        drawn[strip] = _inked(pixels[strip], strength, scale)
+        strip = pixels[top : top + rows]
+        part = (0, top, canvas.width, top + len(strip) + 2 * marks.outline)
+        drawn[top : top + rows] = inked(strip, np.asarray(canvas.crop(part)), scale, marks, top)
+    _frame(drawn, seen)
     return drawn
 
 
-def _inked(
-    pixels: Pixels, strength: Float[np.ndarray, "height width"], scale: Scale
+class Marks(NamedTuple):
+    """Widths in pixels: from one line of the hatching to the next, and of an outline; 0 is none."""
+
+    period: int
+    outline: int
+
+
+def marks_of(shorter: int) -> Marks:
+    """The marks on an overlay with so many pixels along its shorter side."""
+    if shorter < MARKED_SIDE:
+        return Marks(0, 0)
+    return Marks(max(6, round(shorter / HATCHES)), max(1, round(OUTLINE * shorter)))
+
+
+def inked(
+    pixels: Pixels, bordered: Bordered, scale: Scale, marks: Marks, top: int = 0
 ) -> Float32[np.ndarray, "height width 3"]:
-    """The print of `pixels` under the ink of `strength`; whole numbers, 0…255."""
+    """`pixels` under the ink of strengths; whole numbers, 0…255. `top` is their row.
+
+    `bordered` are the strengths with those of as many pixels around as an outline is wide.
+    """
+    height, width = pixels.shape[:2]
+    edge = marks.outline
+    strength = bordered[edge : edge + height, edge : edge + width]
     grey = np.asarray(Image.fromarray(pixels).convert("L"), np.float32)[:, :, None]
     pale = 255 * DARKEST + grey * np.float32(1 - DARKEST)
-    return np.asarray(np.rint(pale * ink(strength, scale)))
+    colour = ink(strength, scale)
+    if marks.period:
+        colour = colour * (1 - np.float32(LINE) * _marked(bordered, strength, marks, top))
+    muted = pixels + np.float32(MUTED[scale]) * (grey - pixels)
+    return np.asarray(
+        np.rint(muted + opacity(strength, scale)[:, :, None] * (pale * colour - muted))
+    )
+
+
+def _marked(
+    bordered: Bordered, strength: Float[np.ndarray, "height width"], marks: Marks, top: int
+) -> Float32[np.ndarray, "height width 1"]:
+    """The share 0…1 of each pixel that lines take: hatching below zero, outlines above."""
+    height, width = strength.shape
+    along = (np.arange(width) + np.arange(top, top + height)[:, None]) % marks.period
+    off = np.abs(along - marks.period / 2)
+    hatching = np.clip(marks.period / 10 + 0.5 - off, 0, 1) * (strength < 0)
+    strong, edge = bordered >= OUTLINED, marks.outline
+    rows, columns = slice(edge, edge + height), slice(edge, edge + width)
+    within = strong[:height, columns] & strong[2 * edge :, columns]
+    within &= strong[rows, :width] & strong[rows, 2 * edge :]
+    return np.asarray(hatching + (strong[rows, columns] & ~within), np.float32)[:, :, None]
+
+
+def _frame(drawn: Pixels, seen: tuple[int, int, int, int]) -> None:
+    """Darkens what is outside of `seen`, and draws a white line around it."""
+    height, width = drawn.shape[:2]
+    left, top, right, bottom = (
+        int(np.clip(edge, 0, most))
+        for edge, most in zip(seen, (width, height, width, height), strict=True)
+    )
+    inside = drawn[top:bottom, left:right].copy()
+    dimmed = np.rint(DIMMED * np.arange(256)).astype(np.uint8)
+    line = max(1, round(FRAME * min(width, height)))
+    around = slice(max(0, top - line), bottom + line), slice(max(0, left - line), right + line)
+    rows = max(1, STRIP_PIXELS // width)
+    for first in range(0, height, rows):
+        drawn[first : first + rows] = dimmed[drawn[first : first + rows]]
+    drawn[around] = 255
+    drawn[top:bottom, left:right] = inside
 
 
 def limit(values: Map, scale: Scale) -> float:
@@ -73,9 +156,9 @@ def limit(values: Map, scale: Scale) -> float:
     return float(np.percentile(shown, PERCENTILE)) or float(shown.max())
 
 
-def exceeds(values: Map, scale: Scale) -> tuple[bool, bool]:
-    """(Below, above): whether values lie beyond the lower and the upper end of the scale."""
-    shown, most = _shown(values, scale), limit(values, scale)
+def exceeds(values: Map, scale: Scale, most: float) -> tuple[bool, bool]:
+    """(Below, above): whether values lie beyond the ends of a scale from −`most` to `most`."""
+    shown = _shown(values, scale)
     return bool(shown.min() < -most), bool(shown.max() > most)
 
 
@@ -91,22 +174,33 @@ def _shown(values: Map, scale: Scale) -> Map:
     return values if scale == "diverging" else np.maximum(values, 0)
 
 
-def _relative(values: Map, scale: Scale) -> Map:
-    """`values` as strengths, −1…1 (0…1 on a sequential scale); all zeros stay zeros."""
-    shown, most = _shown(values, scale), limit(values, scale)
+def _relative(values: Map, scale: Scale, most: float) -> Map:
+    """`values` as strengths, −1…1 (0…1 on a sequential scale); all zeros if `most` is zero."""
+    shown = _shown(values, scale)
     return np.clip(shown / np.float32(most), -1, 1) if most > 0 else np.zeros_like(shown)
 
 
-def _placed(values: Float32[np.ndarray, "H W"], size: tuple[int, int], box: Box) -> Image.Image:
-    """`values` scaled to `box` on a canvas of `size` (width, height), zero outside."""
+def _whole(box: Box) -> tuple[int, int, int, int]:
+    """`box` in whole pixels, at least one wide and high."""
     left, top = round(box.left), round(box.top)
-    width, height = max(1, round(box.right) - left), max(1, round(box.bottom) - top)
+    return left, top, max(left + 1, round(box.right)), max(top + 1, round(box.bottom))
+
+
+def _placed(
+    values: Map, size: tuple[int, int], seen: tuple[int, int, int, int], border: int
+) -> Image.Image:
+    """`values` scaled to `seen` on a canvas of `size` (width, height), zero outside.
+
+    The canvas has `border` more pixels on every side.
+    """
+    left, top, right, bottom = seen
+    width, height = right - left, bottom - top
     # Of a box that reaches far beyond the canvas only the part inside is made.
     x, y = max(0, -left), max(0, -top)
     across, down = min(width, size[0] - left) - x, min(height, size[1] - top) - y
     columns, rows = values.shape[1] / width, values.shape[0] / height
     part = (x * columns, y * rows, (x + across) * columns, (y + down) * rows)
     patch = Image.fromarray(values).resize((across, down), Image.Resampling.BILINEAR, box=part)
-    canvas = Image.new("F", size, 0.0)
-    canvas.paste(patch, (left + x, top + y))
+    canvas = Image.new("F", (size[0] + 2 * border, size[1] + 2 * border), 0.0)
+    canvas.paste(patch, (left + x + border, top + y + border))
     return canvas

@@ -497,13 +497,23 @@ def draw_overlay(
     attribution: Attribution,
     below: Legend | None = None,
 ) -> bytes:
-    """The map over `ground` as a PNG file, with the legend `below` it if there is one."""
+    """The map over `ground` as a PNG file, with the legend `below` it if there is one.
+
+    Without one, a line below the image names a method that was not asked for.
+    """
+    below = below or legend.of_replacement(attribution)
     if below is not None:
         ground = render.ground(ground, legend.LEAST_WIDTH)
     box = resize.visible_box(sent.width, sent.height, engine.manifest.input)
     across, down = ground.shape[1] / sent.width, ground.shape[0] / sent.height
     placed = resize.Box(box.left * across, box.top * down, box.right * across, box.bottom * down)
-    overlay = render.overlay(ground, attribution.shown, placed, attribution.question.method.scale)
+    overlay = render.overlay(
+        ground,
+        attribution.shown,
+        placed,
+        attribution.question.method.scale,
+        attribution.limit,
+    )
     return render.png(overlay if below is None else legend.below(overlay, below))
 
 

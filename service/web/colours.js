@@ -2,6 +2,7 @@
 
 import { getJson } from "/web/api.js";
 
+const SOLID = { diverging: 0.5, sequential: 0.9 }; // the strength from which on no colour of the image itself is left
 let scales = null;
 
 /** Loads the scales; call it before `colours`. */
@@ -19,3 +20,6 @@ export const colours = (scale) => scales[scale];
 
 /** The index in `table`, a scale, of the colour of a strength −1…1. */
 export const colourIndex = (table, strength) => 3 * Math.round(((strength + 1) / 2) * (table.length / 3 - 1));
+
+/** The share 0…1 of a pixel that the ink of a strength −1…1 takes from the image, as service/explain/colours.py. */
+export const opacity = (strength, scale) => Math.min(Math.abs(strength) / SOLID[scale], 1);

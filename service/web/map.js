@@ -1,9 +1,18 @@
-// A map over an image, as service/explain/render.py draws it: the image is a pale grey print, and
-// the colours of the map multiply it.
+// A map over an image, as service/explain/render.py draws it: where the map is strong, a pale grey
+// print in its colours takes the place of the image's own.
 
-import { colourIndex, colours } from "/web/colours.js";
+import { colourIndex, colours, opacity } from "/web/colours.js";
 
-const DARKEST = 0.5; // of the print: black becomes mid-grey, so that colours stay visible
+const DARKEST = 0.4; // of the print, where the image is black: on black no colour would show
+const DIMMED = 0.4; // of the light of what the network did not see
+const FRAME = 1 / 160; // the width of the frame, as a share of the shorter side
+const MUTED = { diverging: 0.5, sequential: 0 }; // the share of the image's colours that goes
+const MARKED_SIDE = 96; // pixels of the shorter side: lines would hide a smaller image
+const HATCHES = 36; // lines along the shorter side
+const OUTLINED = 0.5; // the strength that a line runs around
+const OUTLINE = 1 / 300; // its width, as a share of the shorter side
+const LINE = 0.45; // the light that a line takes
+const DOUBLINGS = 3; // of the cells, as in service/explain/cells.py
 const SIDE = 480; // pixels of the longer side
 const COARSE = 4; // from this magnification on, pixels are drawn as squares
 
@@ -46,9 +55,22 @@ export function emptyCanvas(width, height) {
   return canvas;
 }
 
-/** The means of a map over cells of about `cell` pixels a side, as the service draws them; [values, shape]. */
-export function gathered(values, [height, width], cell) {
-  if (!(cell > 1)) return [values, [height, width]];
+/** What is drawn of a map by cells of about `cell` pixels a side: a smooth surface through their means; [values, shape]. */
+export function gathered(values, shape, cell) {
+  if (!(cell > 1)) return [values, shape];
+  let [drawn, sides] = means(values, shape, cell);
+  for (let times = 0; times < DOUBLINGS; times++) [drawn, sides] = doubled(drawn, sides);
+  return [drawn, sides];
+}
+
+function doubled(values, [height, width]) {
+  const [rows, columns] = [cellsOf(2 * height, 0, 2 * height, height), cellsOf(2 * width, 0, 2 * width, width)];
+  const drawn = new Float32Array(4 * height * width);
+  rows.forEach((row, y) => columns.forEach((column, x) => (drawn[2 * width * y + x] = interpolated(values, width, column, row))));
+  return [drawn, [2 * height, 2 * width]];
+}
+
+function means(values, [height, width], cell) {
   const [rows, columns] = [height, width].map((side) => Math.max(1, Math.floor(side / cell)));
   const [sums, counts] = [new Float64Array(rows * columns), new Float64Array(rows * columns)];
   for (let y = 0, at = 0; y < height; y++) {
@@ -68,26 +90,64 @@ export function strengths(values, limit, scale, visible) {
   return values.map((value) => (limit > 0 ? Math.min(high, Math.max(low, value / limit)) : 0));
 }
 
-/** The print of a drawn image in the colours of `strength`, on a canvas of the same size. */
-export function overlay({ pixels, box }, strength, shape, scale) {
+/** A drawn image under the colours of `strength`, on a canvas of the same size, with lines as for `shorter` pixels of a side. */
+export function overlay({ pixels, box }, strength, shape, scale, shorter = Math.min(pixels.width, pixels.height)) {
   const { width, height } = pixels;
   const image = new ImageData(new Uint8ClampedArray(pixels.data), width, height);
-  const [columns, rows] = [cellsOf(width, box.left, box.right, shape[1]), cellsOf(height, box.top, box.bottom, shape[0])];
-  const table = colours(scale);
-  for (let y = 0, at = 0; y < height; y++) {
-    for (let x = 0; x < width; x++, at += 4) {
-      multiply(image.data, at, table, colourIndex(table, interpolated(strength, shape[1], columns[x], rows[y])));
-    }
-  }
+  const values = placed(strength, shape, width, height, box);
+  const [table, light] = [colours(scale), marks(values, width, height, shorter)];
+  values.forEach((value, place) => {
+    cover(image.data, 4 * place, opacity(value, scale), table, colourIndex(table, value), light(value, place), MUTED[scale]);
+  });
+  frame(image, box);
   const canvas = emptyCanvas(width, height);
   canvas.getContext("2d").putImageData(image, 0, 0);
   return canvas;
 }
 
-function multiply(data, at, table, colour) {
+/** The strength of each pixel of a canvas, zero outside of the view. */
+function placed(strength, shape, width, height, box) {
+  const [columns, rows] = [cellsOf(width, box.left, box.right, shape[1]), cellsOf(height, box.top, box.bottom, shape[0])];
+  return Float32Array.from({ length: width * height }, (_, place) => {
+    const [column, row] = [columns[place % width], rows[Math.floor(place / width)]];
+    return column === null || row === null ? 0 : interpolated(strength, shape[1], column, row);
+  });
+}
+
+/** The light 0…1 that lines leave of each pixel: hatching of what speaks against the target, outlines of what is strong for it. */
+function marks(values, width, height, shorter) {
+  if (shorter < MARKED_SIDE) return () => 1;
+  const [period, edge] = [Math.max(6, Math.round(shorter / HATCHES)), Math.max(1, Math.round(OUTLINE * shorter))];
+  const strong = (x, y) => x >= 0 && y >= 0 && x < width && y < height && values[y * width + x] >= OUTLINED;
+  const within = (x, y) => strong(x - edge, y) && strong(x + edge, y) && strong(x, y - edge) && strong(x, y + edge);
+  return (value, place) => {
+    const [x, y] = [place % width, Math.floor(place / width)];
+    if (value >= OUTLINED) return within(x, y) ? 1 : 1 - LINE;
+    if (value >= 0) return 1;
+    return 1 - LINE * Math.min(1, Math.max(0, period / 10 + 0.5 - Math.abs(((x + y) % period) - period / 2)));
+  };
+}
+
+function cover(data, at, share, table, colour, light, muted) {
   const grey = 0.299 * data[at] + 0.587 * data[at + 1] + 0.114 * data[at + 2]; // ITU-R BT.601, as Pillow
-  const print = 255 * DARKEST + grey * (1 - DARKEST);
-  for (let channel = 0; channel < 3; channel++) data[at + channel] = print * table[colour + channel];
+  const print = light * (255 * DARKEST + grey * (1 - DARKEST));
+  for (let channel = 0; channel < 3; channel++) {
+    const own = data[at + channel] + muted * (grey - data[at + channel]);
+    data[at + channel] = own + share * (print * table[colour + channel] - own);
+  }
+}
+
+/** Darkens what the network did not see, and draws a white line around the rest. */
+function frame({ data, width, height }, box) {
+  const line = Math.max(1, Math.round(FRAME * Math.min(width, height)));
+  const [left, right, top, bottom] = [box.left, box.right, box.top, box.bottom].map(Math.round);
+  const beyond = (value, first, end) => Math.max(first - value, value - end + 1); // pixels; 0 or less inside
+  for (let y = 0, at = 0; y < height; y++) {
+    for (let x = 0; x < width; x++, at += 4) {
+      const distance = Math.max(beyond(x, left, right), beyond(y, top, bottom));
+      for (let channel = at; channel < at + 3 && distance > 0; channel++) data[channel] = distance <= line ? 255 : DIMMED * data[channel];
+    }
+  }
 }
 
 /** For each pixel of a line: the two cells of the map around it, and its position between them; null outside the view. */
@@ -103,7 +163,6 @@ function cellsOf(count, start, end, side) {
 
 /** Bilinear interpolation. */
 function interpolated(values, width, column, row) {
-  if (column === null || row === null) return 0;
   const [left, right, x] = column;
   const [above, below, y] = [row[0] * width, row[1] * width, row[2]];
   const top = values[above + left] * (1 - x) + values[above + right] * x;
@@ -120,20 +179,13 @@ export function show(target, image, layer, opacity) {
   context.drawImage(layer, 0, 0);
 }
 
-/** A canvas with the colours of a scale, from the lowest to the highest. */
+/** A canvas with the colours of a scale, from the lowest to the highest: the drawing of a white image. */
 export function colourBar(scale) {
   const [width, height] = [256, 12];
-  const canvas = emptyCanvas(width, height);
-  const context = canvas.getContext("2d");
-  const image = context.createImageData(width, height);
-  const [table, lowest] = [colours(scale), scale === "diverging" ? -1 : 0];
-  for (let at = 0; at < width * height; at++) {
-    const colour = colourIndex(table, lowest + ((at % width) / (width - 1)) * (1 - lowest));
-    for (let channel = 0; channel < 3; channel++) image.data[4 * at + channel] = 255 * table[colour + channel];
-    image.data[4 * at + 3] = 255;
-  }
-  context.putImageData(image, 0, 0);
-  return canvas;
+  const pixels = new ImageData(new Uint8ClampedArray(4 * width * height).fill(255), width, height);
+  const lowest = scale === "diverging" ? -1 : 0;
+  const strength = Float32Array.from({ length: width }, (_, at) => lowest + (at / (width - 1)) * (1 - lowest));
+  return overlay({ pixels, box: { left: 0, top: 0, right: width, bottom: height } }, strength, [1, width], scale, width);
 }
 
 /** The ninth of the view (0…8, row by row) with most of the support, and its share; null without support. */

@@ -15,7 +15,7 @@ import { rounded, t } from "/web/text.js";
 const MAX_PANELS = 3;
 const FIRST_METHODS = ["grad_cam", "attn_lrp", "integrated_gradients", "occlusion"];
 /** The visitor's choices, which hold for the next image, too. */
-const choices = { methods: null, target: "", against: "", opacity: 0.85, visible: { favour: true, against: true }, quality: "basic" };
+const choices = { methods: null, target: "", against: "", opacity: 1, visible: { favour: true, against: true }, quality: "basic" };
 const parts = {};
 let panels = [];
 let root = null;

@@ -216,7 +216,7 @@ def _map() -> Schema:
         unit=TEXT,
         scale=_described(NUMBER, "The largest absolute value"),
         colours={"enum": ["diverging", "sequential"]},
-        limit=_described(NUMBER, "The value of the strongest colour"),
+        limit=_described(NUMBER, "The value of the strongest colour; 0 if nothing is drawn"),
         cell=_described(
             WHOLE, "Pixels a side of the cells whose means are drawn; 1: each pixel is drawn"
         ),

@@ -1,13 +1,16 @@
-"""A map whose own measures say noise says so first, whichever the measure is."""
+"""A map whose own measures say noise says so first, and one that is nothing has no measures."""
 
 import numpy as np
 import pytest
 
 from service import words
-from service.explain import Attribution, ask
+from service.explain import Attribution, ask, explain, render
 from service.explain.maps.target import Target
+from service.image.resize import Box
+from support.images import draw
 
-MAP = np.zeros((32, 32), np.float32)
+MAP = np.ones((32, 32), np.float32)
+FEW = {"lime": {"samples": 16}, "kernel_shap": {"samples": 16}, "rise": {"samples": 16}}
 OPPONENTS = {"random": 0.5, "random_sd": 0.05, "blob": 0.45, "edges": 0.48}
 GOOD = {"deletion": 0.2, "insertion": 0.8} | {
     f"{side}_{name}": area for side in ("deletion", "insertion") for name, area in OPPONENTS.items()
@@ -69,3 +72,44 @@ def test_fewer_coalitions_than_segments_are_named(embedded):
     found = attribution(embedded, "kernel_shap", {"completeness_gap": 0.0}, samples=32, segments=8)
     assert found.warnings[0].startswith("32 samples cannot tell 64 segments apart")
     assert attribution(embedded, "kernel_shap", {}, samples=64, segments=8).warnings == ()
+
+
+def answered(engine, pixels, method, quality="basic", **given):
+    logits = engine.predict(pixels[None]).logits[0]
+    return explain(engine, pixels, ask(engine.manifest, method, None, given, quality), logits)
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["lime", "kernel_shap", "integrated_gradients", "occlusion", "feature_ablation", "rise"],
+)
+def test_an_image_equal_to_its_baseline_has_no_measures_and_no_ink(method, engine):
+    black = np.zeros((32, 32, 3), np.uint8)
+    found = answered(
+        engine, black, method, "full", baseline="black", **_at_most(FEW.get(method, {}))
+    )
+    assert set(found.quality) <= {"steps", "samples"}
+    assert "there is nothing to explain" in found.warnings[0]
+    assert found.limit == 0
+    scale = found.question.method.scale
+    drawn = render.overlay(black, found.shown, Box(0, 0, 32, 32), scale, found.limit)
+    assert np.array_equal(drawn, black)
+
+
+def _at_most(given):
+    return given | {f"max_{name}": value for name, value in given.items()}
+
+
+@pytest.mark.parametrize("method", ["integrated_gradients", "input_x_gradient"])
+def test_a_map_that_hardly_moves_the_logits_is_drawn_faint(method, engine):
+    mean = np.rint(255 * np.array(engine.manifest.input.mean)).astype(np.uint8)
+    flat = np.broadcast_to(mean, (32, 32, 3)).copy()
+    weak, strong = (answered(engine, pixels, method) for pixels in (flat, draw("red", size=32)))
+    strength = [np.percentile(np.abs(found.shown), 99.5) / found.limit for found in (weak, strong)]
+    assert strength[0] < 0.1
+    assert strength[1] == pytest.approx(1)
+
+
+def test_no_class_is_compared_where_the_other_map_is_nothing(engine):
+    found = answered(engine, draw("red", size=32), "grad_cam")
+    assert -1 <= found.quality["class_cosine"] <= 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from service.explain import ask, explain
-from service.explain.cells import cell_of, means
+from service.explain.cells import cell_of, means, smooth
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,17 @@ def test_each_cell_has_the_mean_of_its_pixels(shape):
         assert shown[row, column] == pytest.approx(cell.mean(), abs=1e-6)
 
 
+def test_the_surface_has_no_creases_and_no_sign_of_its_own():
+    cells = np.zeros((6, 6), np.float32)
+    cells[2, 2], cells[3, 3] = 1, 0.5
+    surface = smooth(cells)
+    assert surface.shape == (48, 48)
+    assert (surface >= 0).all()
+    assert surface.max() <= 1
+    slopes = np.diff(surface, axis=1)
+    assert np.abs(np.diff(slopes, axis=1)).max() < 0.25 * np.abs(slopes).max()
+
+
 def test_of_a_cell_of_one_pixel_the_map_is_drawn_itself():
     values = np.eye(4, dtype=np.float32)
     assert means(values, 1) is values
@@ -36,7 +47,11 @@ def test_of_a_cell_of_one_pixel_the_map_is_drawn_itself():
 def test_only_maps_of_pixels_are_gathered_and_their_values_stay(engine):
     pixels = np.zeros((32, 32, 3), np.uint8)
     logits = engine.predict(pixels[None]).logits[0]
-    for method, shape in (("input_x_gradient", (14, 14)), ("saliency", (28, 28))):
+    for method, shape in (
+        ("input_x_gradient", (112, 112)),
+        ("saliency", (224, 224)),
+        ("grad_cam", (112, 112)),
+    ):
         found = explain(engine, pixels, ask(engine.manifest, method, None, {}), logits)
         large = replace(found, map=np.ones((224, 224), np.float32))
         assert found.shown is found.map

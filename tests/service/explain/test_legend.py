@@ -56,7 +56,7 @@ def test_every_title_and_unit_can_be_drawn(method):
 
 def test_a_map_of_zeros_has_a_note_and_no_bar():
     zero = legend_for(values=np.zeros((8, 8), np.float32))
-    assert (zero.note, zero.limit) == ("the map is zero everywhere", 0)
+    assert (zero.note, zero.limit) == ("there is nothing to explain", 0)
     result = legend.below(IMAGE, zero)[40:]
     assert np.ptp(result.astype(int), axis=2).max() == 0
     assert len(result) < len(legend.below(IMAGE, legend_for())[40:])
@@ -68,9 +68,21 @@ def test_the_note_names_values_that_a_sequential_scale_hides():
     assert legend_for("grad_cam", values=negative).note == "nothing speaks for it"
     assert (
         legend_for("grad_cam", values=np.zeros((8, 8), np.float32)).note
-        == "the map is zero everywhere"
+        == "there is nothing to explain"
     )
     assert not legend_for("saliency", values=np.abs(signed)).note
+
+
+def test_an_answer_by_another_method_says_so_with_and_without_a_legend():
+    asked = Question(METHODS["lime"], None, {})
+    values = np.ones((8, 8), np.float32)
+    other = Question(METHODS["grad_cam"], None, {})
+    found = Attribution(other, Target(0, None), values, {}, degraded_from=asked)
+    words = "not LIME as asked: there was no time"
+    assert legend.legend_of(found, MANIFEST, LOGITS).note == words
+    assert legend.of_replacement(found).heading == f"Grad-CAM, {words}"
+    for same in (replace(found, degraded_from=None), replace(found, degraded_from=other)):
+        assert legend.of_replacement(same) is None
 
 
 @pytest.mark.parametrize(

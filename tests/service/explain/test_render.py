@@ -1,4 +1,4 @@
-"""Overlays keep the image's coordinates and leave it recognisable; a zero draws nothing."""
+"""Overlays keep the coordinates and colours of the image and leave it recognisable."""
 
 import io
 
@@ -19,11 +19,60 @@ def colours(overlay):
     return np.ptp(overlay.astype(int), axis=2)
 
 
-def test_an_all_zero_map_leaves_the_pale_image():
-    result = render.overlay(GREY, np.zeros((8, 8), np.float32), WHOLE, "diverging")
-    assert result.shape == GREY.shape
-    assert (colours(result) == 0).all()
-    assert np.ptp(result) == 0
+def test_an_all_zero_map_leaves_the_image_with_its_colours():
+    pixels = draw(size=64)
+    zeros, whole = np.zeros((8, 8), np.float32), Box(0, 0, 64, 64)
+    assert np.array_equal(render.overlay(pixels, zeros, whole, "sequential"), pixels)
+    muted = colours(render.overlay(pixels, zeros, whole, "diverging"))
+    assert (2 * muted >= colours(pixels) - 2).all()
+
+
+def test_a_weaker_map_leaves_more_of_the_image():
+    values = np.ones((8, 8), np.float32)
+    strong, weak = (render.overlay(GREY, values, WHOLE, "diverging", most) for most in (1.0, 20.0))
+    nothing = render.overlay(GREY, values, WHOLE, "diverging", 0.0)
+    assert np.array_equal(nothing, GREY)
+    assert 0 < colours(weak).max() < 10
+    assert colours(strong).min() > 60
+
+
+def test_what_the_network_did_not_see_is_dark_behind_a_white_frame():
+    result = render.overlay(GREY, np.zeros((8, 8), np.float32), Box(10, 0, 50, 40), "diverging")
+    assert (result[:, 10:50] == 100).all()
+    assert (result[:, [9, 50]] == 255).all()
+    assert (result[:, :9] == 40).all()
+    assert (result[:, 51:] == 40).all()
+
+
+@pytest.mark.parametrize("box", [WHOLE, Box(-10, 0, 70, 40), Box(0.3, 0.2, 59.8, 39.7)])
+def test_an_image_that_was_seen_whole_has_no_frame(box):
+    result = render.overlay(GREY, np.zeros((8, 8), np.float32), box, "diverging")
+    assert (result == 100).all()
+
+
+def test_the_sign_is_read_without_colours():
+    large, whole = np.full((200, 200, 3), 150, np.uint8), Box(0, 0, 200, 200)
+    values = np.zeros((8, 8), np.float32)
+    values[:, :3], values[:, 5:] = 1, -1
+    grey = render.overlay(large, values, whole, "diverging").astype(float).mean(2)
+    favour, zero, against = grey[20:180, 20:50], grey[20:180, 95:105], grey[20:180, 150:180]
+    assert favour.std() < 1
+    assert against.std() > 10, "hatched"
+    assert zero.std() < 6
+    assert np.abs(np.diff(grey[100, 50:100])).max() > 30, "a line runs around what is strong"
+
+
+def test_small_images_have_no_lines():
+    values = np.full((8, 8), -1, np.float32)
+    assert np.ptp(render.overlay(GREY, values, WHOLE, "diverging"), axis=(0, 1)).max() == 0
+
+
+def test_lines_go_on_from_strip_to_strip(monkeypatch):
+    pixels, whole = draw(size=256), Box(0, 0, 256, 256)
+    values = np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)
+    once = render.overlay(pixels, values, whole, "diverging")
+    monkeypatch.setattr(render, "STRIP_PIXELS", 256 * 7)
+    assert np.array_equal(render.overlay(pixels, values, whole, "diverging"), once)
 
 
 def test_for_is_orange_and_against_is_blue():
@@ -105,9 +154,9 @@ def test_the_limit_is_what_the_strongest_colour_stands_for():
     values = np.full((32, 32), -1, np.float32)
     values[0, 0] = 1000
     assert (render.limit(values, "diverging"), render.limit(values, "sequential")) == (1.0, 1000.0)
-    assert render.exceeds(values, "diverging") == (False, True)
+    assert render.exceeds(values, "diverging", 1.0) == (False, True)
     assert render.limit(np.zeros((8, 8), np.float32), "diverging") == 0
-    assert render.exceeds(np.zeros((8, 8), np.float32), "diverging") == (False, False)
+    assert render.exceeds(np.zeros((8, 8), np.float32), "diverging", 0.0) == (False, False)
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,9 @@ def _method_figures(rows: Sequence[Explained], seed: int) -> Mapping[str, Any]:
         figures[f"{name}_interval"] = mean_interval(values, seed)
     # a median: a completeness gap is large where the logit hardly differs from the baseline's
     for name in sorted({key for each in attributions for key in each.quality}):
-        figures[name] = float(np.median([each.quality[name] for each in attributions]))
+        # a map that is nothing has no measures
+        found = [each.quality[name] for each in attributions if name in each.quality]
+        figures[name] = float(np.median(found))
     return figures | {
         **_better(areas),
         "border_share": float(np.mean([border_share(each.map) for each in attributions])),
