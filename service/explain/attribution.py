@@ -1,7 +1,8 @@
 """The answer to a question: an attribution map with measures of its own quality."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -112,7 +113,8 @@ def explain(
 ) -> Attribution:
     """Answers `question` about the network input `pixels` and its known `logits`.
 
-    A question without a target is about the predicted class.
+    A question without a target is about the predicted class. If time is up once the map stands,
+    measures are left out; without the full ones the answer's question asks for basic ones.
     """
     ranked = ranking(logits, engine.manifest)
     target = question.target or Target(int(ranked.argmax()))
@@ -131,16 +133,18 @@ def explain(
     if rival and "class_cosine" not in measured:
         # The rival's map is only compared, never shown: a quarter of the steps is enough.
         fewer = {**question.parameters, **quartered(question.parameters)}
-        try:
+        # The map stands: without time for another it is answered as it is.
+        with suppress(DeadlineExceeded):
             other, _ = compute(pixels, rival, parameters=fewer)
-        except DeadlineExceeded:
-            if "steps" not in measured:  # of a map that took the time there was, and is complete
-                raise
-        else:
             measured["class_cosine"] = cosine(values, other)
     if question.quality == "full":
-        measured |= quality.faithfulness(engine, pixels, values, target.index)
-        measured["sensitivity"] = quality.sensitivity(
-            pixels, values, lambda noisy: compute(noisy, target)[0]
-        )
+        try:
+            found = quality.faithfulness(engine, pixels, values, target.index)
+            found["sensitivity"] = quality.sensitivity(
+                pixels, values, lambda noisy: compute(noisy, target)[0]
+            )
+        except DeadlineExceeded:
+            question = replace(question, quality="basic")
+        else:
+            measured |= found
     return Attribution(question, target, values, measured)

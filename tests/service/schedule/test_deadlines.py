@@ -84,7 +84,7 @@ def test_with_little_time_the_answer_is_cheaper_and_names_the_question(room):
     answer = room.explainer(room.ticket("kernel_shap", PASS_SECONDS * 10))
     assert answer.question.method.name == "grad_cam"
     assert answer.degraded_from.method.name == "kernel_shap"
-    assert answer.degraded_from.parameters["samples"] == 1024
+    assert answer.degraded_from.parameters["samples"] == 512
 
 
 def test_a_wrong_forecast_ends_in_the_cheapest_answer_before_the_deadline(engine):
@@ -138,7 +138,7 @@ def test_the_forecast_holds_the_algebra(room):
     task = room.task("kernel_shap", samples=1024, segments=32)
     passes = PASS_SECONDS * forward_passes(task.question)
     algebra = room.explainer.expected_seconds(task, 60.0) - passes
-    assert algebra == pytest.approx(OPERATION_SECONDS * (1024 + 1024) * 1024**2)
+    assert algebra == pytest.approx(OPERATION_SECONDS * (2 * 1024 + 4 * 1024) * 1024**2)
     assert algebra > 0.2
     room.explainer(room.ticket("kernel_shap", 60.0, samples=1024, segments=32))
     assert room.explainer._pass.seconds < PASS_SECONDS, "the algebra counts as passes"
@@ -149,7 +149,7 @@ def test_the_forecast_is_that_of_the_answer_that_fits(room):
     dear, quarter, cheapest = (
         room.explainer.expected_seconds(task, seconds) for seconds in (60.0, 0.5, 0.01)
     )
-    assert dear > 1.0
+    assert dear > 0.5
     assert 0.5 > quarter > 0.1 > cheapest
     assert cheapest == room.explainer.least_seconds(task)
 
@@ -170,7 +170,7 @@ def test_the_forecast_follows_the_explanations(engine):
     room = Room(engine, step=0.01)
     passes = forward_passes(room.task("grad_cam").question)
     room.explainer(room.ticket("grad_cam", 60.0))
-    took = 5 * room.clock.step  # two maps, each in a piece that reads the clock twice, and the end
+    took = 4 * room.clock.step  # one piece: two reads before it, one after it, and the end
     assert room.explainer._pass.seconds == pytest.approx(
         PASS_SECONDS + 0.2 * (took / passes - PASS_SECONDS)
     )
