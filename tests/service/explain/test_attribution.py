@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 
 from service import words
-from service.explain import Attribution, ask
+from service.errors import DeadlineExceeded
+from service.explain import Attribution, ask, explain
 from service.explain.maps.target import Target
+from service.runtime.engine import Piece
+from support.images import draw
 
 MAP = np.zeros((32, 32), np.float32)
 GOOD = {"deletion": 0.2, "deletion_random": 0.5, "insertion": 0.8, "insertion_random": 0.5}
@@ -56,3 +59,26 @@ def test_fewer_coalitions_than_segments_are_named(embedded):
     found = attribution(embedded, "kernel_shap", {"completeness_gap": 0.0}, samples=32, segments=8)
     assert found.warnings[0].startswith("32 samples cannot tell 64 segments apart")
     assert attribution(embedded, "kernel_shap", {}, samples=64, segments=8).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("method", "pieces", "left_out"),
+    [("grad_cam", 1, "deletion"), ("saliency", 3, "deletion"), ("smooth_grad", 2, "class_cosine")],
+)
+def test_a_map_that_stands_when_time_is_up_is_answered_with_the_measures_it_has(
+    method, pieces, left_out, engine
+):
+    given = {"samples": 4, "max_samples": 4} if method == "smooth_grad" else {}
+    question, pixels = ask(engine.manifest, method, "0", given, "full"), draw()
+    logits, left = engine.predict(pixels[None]).logits[0], iter(range(pieces))
+
+    def pacer(remaining):
+        if next(left, None) is None:
+            raise DeadlineExceeded("time is up")
+        return Piece(remaining, all_cores=True)
+
+    answer = explain(engine.paced(pacer), pixels, question, logits)
+    whole = explain(engine, pixels, question, logits)
+    np.testing.assert_array_equal(answer.map, whole.map)
+    assert left_out in whole.quality.keys() - answer.quality.keys()
+    assert (answer.question.quality, whole.question.quality) == ("basic", "full")

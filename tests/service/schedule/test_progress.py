@@ -42,7 +42,7 @@ def test_a_slow_first_piece_is_no_pace(clock):
 
 
 def test_it_is_hopeless_without_time_for_a_cheaper_answer_at_the_pace_that_is_seen(clock):
-    fits, short = (Progress({}, 100.0, clock.now + 11.0, clock, kept=kept) for kept in (9, 11))
+    fits, short = (Progress({}, 100.0, clock.now + 11.0, clock, kept=kept) for kept in (9.0, 11.0))
     clock.sleep(1.0)
     for each in (fits, short):
         each.ran(folder.PREDICT, 10)
