@@ -67,7 +67,7 @@ def main(
     """
     content = image.read_bytes()
     if url is not None:
-        report(url, list(asked(url, content, methods, brief=brief)))
+        report(url, list(followed(asked(url, content, methods, brief=brief))))
         return
     for name in only or (VIT, RESNET, IMAGENET):
         with ExitStack() as stack:
@@ -76,8 +76,15 @@ def main(
             server = stack.enter_context(
                 servers.Server(scratch, ready_seconds=START, bundle=bundle, workers=workers)
             )
-            rows = list(asked(server.url, content, methods, brief=brief))
+            rows = list(followed(asked(server.url, content, methods, brief=brief)))
         report(f"{name}, ready in {server.seconds_to_ready:.1f} s", rows)
+
+
+def followed(rows: Iterator[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+    """`rows`, each on standard error as it comes."""
+    for each in rows:
+        quiet_say(" | ".join(map(str, each)))
+        yield each
 
 
 def report(title: str, rows: list[tuple[Any, ...]]) -> None:
@@ -107,6 +114,7 @@ def made(name: str, folder: Path) -> Path:
         network, head = (net := torchvision.models.resnet50()), net.fc
     rows = torch.from_numpy(np.moveaxis(drawn_images(16, SIZE).astype(np.float32) / 255, -1, 1))
     x = (rows - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    settle_norms(network, x)
     spread_logits(network.eval(), head, x)
     path = folder / f"{name}.onnx"
     with quiet():
@@ -120,6 +128,20 @@ def made(name: str, folder: Path) -> Path:
             dynamic_axes={"image": {0: "N"}},
         )
     return path
+
+
+@torch.no_grad()
+def settle_norms(network: nn.Module, x: torch.Tensor) -> None:
+    """Gives batch norms the statistics of the images `x`, as training would.
+
+    Without, activations grow from block to block, and float32 rounds off what tells images apart.
+    """
+    norms = [each for each in network.modules() if isinstance(each, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean of what it has seen
+    if norms:
+        network.train()(x)
 
 
 @torch.no_grad()
