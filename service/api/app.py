@@ -61,7 +61,10 @@ def build(pipeline: Pipeline, bundle: Bundle, settings: Settings, drain: Drain) 
         *KServeV1(pipeline, native, limits).routes(),
     ]
     openapi = openapi_document.document(
-        bundle.manifest, settings.max_body_bytes, shown=native.shows_references
+        bundle.manifest,
+        settings.max_body_bytes,
+        shown=native.shows_references,
+        defaults=pipeline.defaults,
     )
     if settings.keys is not None:
         openapi = with_keys(openapi, _needs(described))

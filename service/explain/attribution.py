@@ -1,7 +1,8 @@
 """The answer to a question: an attribution map with measures of its own quality."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float32
@@ -145,7 +146,8 @@ def explain(
 ) -> Attribution:
     """Answers `question` about the network input `pixels` and its known `logits`.
 
-    A question without a target is about the predicted class.
+    A question without a target is about the predicted class. If time is up once the map stands,
+    measures are left out; without the full ones the answer's question asks for basic ones.
     """
     manifest = engine.manifest
     ranked = ranking(logits, manifest)
@@ -160,7 +162,7 @@ def explain(
         return Attribution(question, target, values, counts, spread=spread)
     other = result.rival
     if rival and other is None:
-        other = _rival_map(engine, pixels, question, rival, may_lack="steps" in measured)
+        other = _rival_map(engine, pixels, question, rival)
     if other is not None and not quality.is_nothing(other, spread, summed=method.summed):
         measured = measured | {"class_cosine": cosine(values, other)}
         if method.name in manifest.unrelated:
@@ -168,22 +170,23 @@ def explain(
     if question.quality == "basic":
         return Attribution(question, target, values, measured, spread=spread)
     trial = Trial(engine, pixels, target, unit_of(target, ranked))
-    measured = measured | _in_full(trial, question, values)
+    try:
+        measured = measured | _in_full(trial, question, values)
+    except DeadlineExceeded:
+        answered = replace(question, quality="basic")
+        return Attribution(answered, target, values, measured, spread=spread)
     return Attribution(question, target, values, measured, areas_unit=trial.unit, spread=spread)
 
 
 def _rival_map(
-    engine: Engine, pixels: InputPixels, question: Question, rival: Target, *, may_lack: bool
+    engine: Engine, pixels: InputPixels, question: Question, rival: Target
 ) -> Map | None:
-    """The map of `rival`; None if it takes too long and `may_lack`."""
+    """The map of `rival`; None if it takes too long, for the map of the target stands."""
     # It is only compared, never shown: a quarter of the steps is enough.
     fewer = {**question.parameters, **quartered(question.parameters)}
-    try:
+    with suppress(DeadlineExceeded):
         return question.method.compute(engine, pixels, rival, None, **fewer).map
-    except DeadlineExceeded:
-        if not may_lack:  # the map of the target took the time there was, and is complete
-            raise
-        return None
+    return None
 
 
 def _in_full(trial: Trial, question: Question, values: Map) -> dict[str, float]:

@@ -26,7 +26,7 @@ from service.explain.quality import completeness_gap
 from service.explain.rungs import Rung
 from service.image.resize import InputPixels
 from service.runtime.engine import Engine
-from service.runtime.graphs import Rows
+from service.runtime.graphs import Rows, Targets
 
 Sign = Literal["signed", "positive"]
 Map = Float32[np.ndarray, "H W"]
@@ -195,16 +195,25 @@ def _gradient(
         engine: Engine,
         pixels: InputPixels,
         target: Target,
-        _rival: Target | None,
+        rival: Target | None,
         **parameters: Any,
     ) -> MethodResult:
-        rows = target.rows
+        # The rival's row runs beside the target's: two cores take no longer for both.
+        rows = _rows(target, rival)
         result = compute(engine, np.repeat(pixels[None], len(rows), 0), rows, **parameters)
+        own = len(target.rows)
         # The classes are subtracted before `reduce`, which may take absolute values.
-        values = reduce(_contrast(result.attribution))
-        return MethodResult(values, _gap(values, result))
+        values = reduce(_contrast(result.attribution[:own]))
+        difference = None if result.difference is None else result.difference[:own]
+        other = reduce(result.attribution[own:]) if rival else None
+        return MethodResult(values, _gap(values, difference), other)
 
     return run
+
+
+def _rows(target: Target, rival: Target | None) -> Targets:
+    """The classes that need a gradient; the rival's comes last."""
+    return np.concatenate([target.rows, *([rival.rows] if rival else [])])
 
 
 def _sampled(
@@ -241,19 +250,19 @@ def _sampled(
             reduce,
         )
         values = reduce(values_of(found.evidence))
-        gap = _gap(values, found.evidence.mean) if adds_up else {}
+        gap = _gap(values, found.evidence.mean.difference) if adds_up else {}
         return MethodResult(values, gap | found.measures)
 
     return run
 
 
-def _gap(values: Map, result: RowAttributions) -> dict[str, float]:
+def _gap(values: Map, difference: Float32[np.ndarray, " rows"] | None) -> dict[str, float]:
     """The completeness gap of a map, by name, if its sum has a number to reach."""
-    if result.difference is None:
+    if difference is None:
         return {}
-    difference = float(_contrast(result.difference)[0])
+    reached = float(_contrast(difference)[0])
     # Summed in float64: the rounding of thousands of float32 sums would count as a gap.
-    return {"completeness_gap": completeness_gap(float(values.sum(dtype=np.float64)), difference)}
+    return {"completeness_gap": completeness_gap(float(values.sum(dtype=np.float64)), reached)}
 
 
 def _contrast(rows: np.ndarray) -> np.ndarray:
@@ -265,11 +274,11 @@ _fixed_steps = _gradient(gradients.integrated_gradients, _sum)
 
 
 def _integrated_gradients(
-    engine: Engine, pixels: InputPixels, target: Target, rival: Target | None, **given: Any
+    engine: Engine, pixels: InputPixels, target: Target, _rival: Target | None, **given: Any
 ) -> MethodResult:
     """Doubles the steps while the gap exceeds 5 %, to `max_steps` or what fits the deadline."""
     most, steps = given.pop("max_steps"), given.pop("steps")
-    result = _fixed_steps(engine, pixels, target, rival, steps=steps, **given)
+    result = _fixed_steps(engine, pixels, target, None, steps=steps, **given)
     copies = len(target.rows)
     while (
         result.quality["completeness_gap"] > LARGEST_GAP
@@ -277,7 +286,7 @@ def _integrated_gradients(
         and engine.has_time_for(folder.GRADIENT, 2 * steps * copies)
     ):
         try:
-            result = _fixed_steps(engine, pixels, target, rival, steps=2 * steps, **given)
+            result = _fixed_steps(engine, pixels, target, None, steps=2 * steps, **given)
         except DeadlineExceeded:
             break  # the map of fewer steps has its gap beside it
         steps *= 2
@@ -286,11 +295,12 @@ def _integrated_gradients(
 
 def _cam(compute: Callable[..., np.ndarray]) -> Callable[..., MethodResult]:
     def run(
-        engine: Engine, pixels: InputPixels, target: Target, _rival: Target | None, layer: str
+        engine: Engine, pixels: InputPixels, target: Target, rival: Target | None, layer: str
     ) -> MethodResult:
-        rows = target.rows
-        batch = np.repeat(pixels[None], len(rows), 0)
-        return MethodResult(_contrast(compute(engine, batch, rows, layer))[0])
+        rows = _rows(target, rival)
+        maps = compute(engine, np.repeat(pixels[None], len(rows), 0), rows, layer)
+        own = len(target.rows)
+        return MethodResult(_contrast(maps[:own])[0], rival=maps[own] if rival else None)
 
     return run
 

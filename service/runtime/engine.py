@@ -110,6 +110,11 @@ class Engine:
         return self._sessions.quick_seconds
 
     @property
+    def rows_at_once(self) -> int:
+        """The rows of an explanation that run side by side, where cores take a row each."""
+        return self._sessions.rows_at_once
+
+    @property
     def mean_logits(self) -> Float32[np.ndarray, " classes"]:
         """The logits (K,) of x = 0, computed once.
 

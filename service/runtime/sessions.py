@@ -132,6 +132,11 @@ class Sessions:
             self._row_seconds[graph] = seconds / self.most_rows
         return self._row_seconds[graph]
 
+    @property
+    def rows_at_once(self) -> int:
+        """The rows of an explanation that run side by side, where cores take a row each."""
+        return min(self.threads, self.most_rows) if self.device == "cpu" else 1
+
     @cached_property
     def mean_logits(self) -> Float32[np.ndarray, " classes"]:
         """The logits (K,) of x = 0, the mean colour, which is the baseline of most explanations.

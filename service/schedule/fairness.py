@@ -3,7 +3,8 @@
 Of each caller the ticket with the earliest deadline is next. Of these the one goes first that
 leaves its caller with the least of the lane after its turn, so that a cheap one need not wait for
 dear ones. Seconds in the lane are forgotten over SPAN_SECONDS. A running explanation gives way once
-its caller is more than TURN_SECONDS ahead of another caller that waits.
+its caller is more than TURN_SECONDS ahead of another caller that waits, or before a ticket that
+waits, of any caller, would be late even with its cheapest answer.
 
 What takes at most a tenth (BRIEF) of the running explanation does not wait for its end, even if one
 caller asks for both: it runs between two pieces of it (`interject`), and the same between its own.
@@ -25,6 +26,8 @@ BRIEF = 0.1  # of the running explanation's seconds
 PIECE_SECONDS = 0.15  # that a brief explanation waits for the end of a piece, at most
 CALLERS = 1_000  # beyond so many, those with a negligible share are forgotten
 NEGLIGIBLE_SECONDS = 0.001
+# Of the least seconds of tickets: a forecast may be wrong, and a piece is not interrupted.
+HASTE = 2.0
 
 
 class Shares:
@@ -84,12 +87,30 @@ class FairQueue(Queue[Item, Result], Generic[Item, Result]):
             if running is not self._running[0]:
                 return False  # it is brief
             now = self.clock()
+            if self._endangers(running, now):
+                return True
             ran = now - self._started - self._runs[0].elsewhere_seconds
             own = self._shares.of(running.caller, now) + ran
             return any(
                 own - self._shares.of(caller, now) > TURN_SECONDS
                 for caller in {ticket.caller for ticket in self._waiting} - {running.caller}
             )
+
+    def _endangers(self, running: Ticket[Item, Result], now: float) -> bool:
+        """True if a ticket that waits would be late unless `running` and all before it hurry."""
+        if not self._waiting:
+            return False
+        own = self._least_seconds(running.item)
+        # The pace may have changed since they joined.
+        haste = HASTE * max(1.0, own / running.least if running.least else 1.0)
+        ends = now + HASTE * own
+        for ticket in sorted(self._waiting, key=lambda ticket: ticket.deadline):
+            if now + ticket.least > ticket.deadline:
+                continue  # nothing saves it
+            ends += haste * ticket.least
+            if ends > ticket.deadline:
+                return True
+        return False
 
     @property
     def interjected_at(self) -> float:
@@ -113,6 +134,9 @@ class FairQueue(Queue[Item, Result], Generic[Item, Result]):
 
     def _pop_brief(self) -> Ticket[Item, Result] | None:
         running = self._running[-1]
+        left = running.deadline - self.clock()
+        if left < HASTE * self._least_seconds(running.item):
+            return None  # it has no time for others
         while brief := [ticket for ticket in self._waiting if self._is_brief(ticket, running)]:
             now = self.clock()
             ticket = self._first(brief, now)
@@ -131,6 +155,7 @@ class FairQueue(Queue[Item, Result], Generic[Item, Result]):
 
     def _needed_seconds(self, ticket: Ticket[Item, Result], remaining: float) -> float:
         ticket.cost = self._expected_seconds(ticket.item, remaining)
+        ticket.least = self._least_seconds(ticket.item)
         if self._running and self._is_brief(ticket, self._running[0]):
             ahead = PIECE_SECONDS + self._brief_seconds(self._running[0])
         else:
@@ -146,7 +171,7 @@ class FairQueue(Queue[Item, Result], Generic[Item, Result]):
     def _ahead_seconds(self, ticket: Ticket[Item, Result]) -> float:
         now = ticket.joined
         # Its own cost is not known yet, and the least puts it where it will be at best.
-        ticket.cost = self._least_seconds(ticket.item)
+        ticket.cost = ticket.least
         first = sum(
             (self._charge(t, ticket) for t in self._waiting if self._before(t, ticket, now)), 0.0
         )
@@ -163,7 +188,7 @@ class FairQueue(Queue[Item, Result], Generic[Item, Result]):
 
     def _turn(self, ticket: Ticket[Item, Result]) -> float:
         """The seconds that `ticket` takes at most while other callers wait."""
-        return min(ticket.cost, TURN_SECONDS + self._least_seconds(ticket.item))
+        return min(ticket.cost, TURN_SECONDS + ticket.least)
 
     def _pop(self) -> Ticket[Item, Result]:
         now = self._started = self.clock()

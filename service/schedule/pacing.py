@@ -46,11 +46,12 @@ class Pacer:
         pressed: Callable[[], bool] = lambda: False,
         hopeless: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.perf_counter,
+        rows_at_once: int = 1,
         rest: Callable[[float], float] = _sleep,
         interjected_at: Callable[[], float] = lambda: -math.inf,
     ) -> None:
         """Paces pieces of up to `most_rows`, until `deadline`, `cancelled()`, `pressed()` or
-        `hopeless()`.
+        `hopeless()`. On all cores `rows_at_once` take no longer than one.
 
         `rest` lets so many seconds pass, with a brief explanation if one waits, and returns the
         seconds that those took; one last ran at the time `interjected_at()`.
@@ -63,6 +64,7 @@ class Pacer:
         self._hopeless = hopeless
         self._shared_state = shared_state
         self._clock = clock
+        self._rows_at_once = rows_at_once
         self._rest = rest
         self._interjected_at = interjected_at
         self._rows = 1
@@ -100,7 +102,10 @@ class Pacer:
         self.interjected_seconds += self._rest(seconds)
         all_cores = quiet and self._shared_state.idle
         expecting = now - self._interjected_at() <= EXPECTING_SECONDS
-        self._rows = min(remaining, self._next_rows(took, short=expecting or not quiet))
+        short = expecting or not quiet
+        # With fewer rows than run side by side a core would have nothing to do.
+        least = self._rows_at_once if all_cores and not short else 1
+        self._rows = min(remaining, max(least, self._next_rows(took, short=short)))
         self._piece_started = self._clock()
         return Piece(self._rows, all_cores)
 

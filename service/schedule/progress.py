@@ -11,8 +11,9 @@ from service.explain.methods import GRADIENT_PASSES
 from service.runtime.engine import Budget, Engine
 from service.runtime.graphs import PATH_GRADIENT
 
-# Of the work, or of the time, before the pace is believed: the first piece of a moment may be slow.
-BELIEVED_WORK, BELIEVED_TIME = 0.05, 0.15
+# Of the work, or of the time, before the pace is believed: a moment may be slow, and what is given
+# up begins anew.
+BELIEVED_WORK, BELIEVED_TIME = 0.1, 0.15
 # The rival's map follows Integrated Gradients, with a quarter of the steps.
 WITH_RIVAL = 1.25
 PASSES_A_ROW = {folder.GRADIENT: GRADIENT_PASSES, folder.LRP: GRADIENT_PASSES}
@@ -29,7 +30,11 @@ def weights_of(engine: Engine) -> dict[str, float]:
 
 
 class Progress(Budget):
-    """The progress of one explanation, which must end `until` a time of `clock`."""
+    """The progress of one explanation, which must end `until` a time of `clock`.
+
+    Before that time so many weighed passes as `kept` must fit, too, at the pace so far: they are
+    those of a cheaper answer.
+    """
 
     def __init__(
         self,
@@ -38,6 +43,8 @@ class Progress(Budget):
         until: float,
         clock: Callable[[], float],
         elsewhere: Callable[[], float] = lambda: 0.0,
+        *,
+        kept: float = 0.0,
     ) -> None:
         """Begins now. `work`: the weighed passes that are expected; `elsewhere()`: the seconds
         since the start that went into other explanations.
@@ -47,13 +54,26 @@ class Progress(Budget):
         self._until = until
         self._clock = clock
         self._elsewhere = elsewhere
+        self._kept = kept
         self._started = clock()
+        self._first = 0.0, 0.0  # the passes and the seconds of the first piece
         self.done = 0.0
 
     @property
     def seconds(self) -> float:
         """The seconds so far, rests for predictions included."""
         return self._clock() - self._started - self._elsewhere()
+
+    @property
+    def pace(self) -> float:
+        """The seconds of a weighed pass so far; 0 before the first piece has ended."""
+        seconds, (first, first_seconds) = self.seconds, self._first
+        if not self.done:
+            return 0.0
+        whole = seconds / max(1.0, self.done)
+        # The first piece of a shape, or after a rest, is slower than what follows.
+        later = self.done - first
+        return min(whole, (seconds - first_seconds) / later) if later >= 1 else whole
 
     @property
     def hopeless(self) -> bool:
@@ -73,9 +93,11 @@ class Progress(Budget):
     def ran(self, graph: str, rows: int) -> None:
         """Notes that so many rows of `graph` have run."""
         self.done += self._work_of(graph, rows)
+        if not self._first[0]:
+            self._first = self.done, self.seconds
 
     def _fits(self, work: float) -> bool:
-        return self._clock() + work * self.seconds / max(1.0, self.done) <= self._until
+        return self._clock() + (max(0.0, work) + self._kept) * self.pace <= self._until
 
     def _work_of(self, graph: str, rows: int) -> float:
         named = folder.GRADIENT if graph == PATH_GRADIENT else graph

@@ -65,7 +65,8 @@ class Done(NamedTuple, Generic[Result]):
 class Ticket(Generic[Item, Result]):
     """One item in a queue: when it `joined`, its `deadline` and its expected seconds, `cost`.
 
-    `caller` is a key that tickets of one caller share.
+    `least` are those of its cheapest answer, where there are several, as it joined. `caller` is a
+    key that tickets of one caller share.
     """
 
     item: Item
@@ -74,6 +75,7 @@ class Ticket(Generic[Item, Result]):
     joined: float
     future: "asyncio.Future[Done[Result]]"
     caller: str = ""
+    least: float = 0.0
 
     @property
     def settled(self) -> bool:

@@ -1,6 +1,7 @@
 """GET /openapi.json: the API in OpenAPI 3.1, with the labels and the methods of this model."""
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import service
@@ -21,7 +22,7 @@ from service.api.openapi.schemas import (
 from service.api.parameters import DEFAULT_METHOD, MAX_DEADLINE_MS, OF_EXPLANATIONS
 from service.bundle.manifest import Manifest
 from service.errors import NotAcceptable, NotFound, RequestError, TooManyRequests, Unavailable
-from service.explain import Parameter, available
+from service.explain import NOMINAL, Defaults, Parameter, available
 from service.explain.maps.segments import LEAST, MOST
 from service.image.decode import MEDIA_TYPES
 from service.predictions import COVERAGE, MOST_CLASSES, TOP_K, most_top_k
@@ -41,8 +42,17 @@ _MASK = (
 )
 
 
-def document(manifest: Manifest, max_body_bytes: int, *, shown: bool = False) -> dict[str, Any]:
-    """The whole document, as JSON values; `shown` if the service shows reference images."""
+def document(
+    manifest: Manifest,
+    max_body_bytes: int,
+    *,
+    shown: bool = False,
+    defaults: Defaults = NOMINAL,
+) -> dict[str, Any]:
+    """The whole document, as JSON values; `shown` if the service shows reference images.
+
+    `defaults` stand before those of the methods.
+    """
     return {
         "openapi": "3.1.0",
         "info": {
@@ -51,7 +61,7 @@ def document(manifest: Manifest, max_body_bytes: int, *, shown: bool = False) ->
             "description": _description(max_body_bytes),
         },
         "paths": {
-            **_native_paths(manifest),
+            **_native_paths(manifest, defaults),
             **({"/reference/{row}": {"get": _reference()}} if shown else {}),
             **kserve.paths(manifest),
         },
@@ -59,15 +69,16 @@ def document(manifest: Manifest, max_body_bytes: int, *, shown: bool = False) ->
     }
 
 
-def of_predict(manifest: Manifest) -> list[dict[str, Any]]:
+def of_predict(manifest: Manifest, defaults: Defaults = NOMINAL) -> list[dict[str, Any]]:
     """The parameters of POST /predict."""
-    return [*_of_predictions(manifest), _method("explain", manifest), *_of_explanations(manifest)]
+    method = _method("explain", manifest)
+    return [*_of_predictions(manifest), method, *_of_explanations(manifest, defaults)]
 
 
-def of_explain(manifest: Manifest) -> list[dict[str, Any]]:
+def of_explain(manifest: Manifest, defaults: Defaults = NOMINAL) -> list[dict[str, Any]]:
     """The parameters of POST /explain."""
     method = _method("method", manifest, DEFAULT_METHOD)
-    return [*_of_predictions(manifest), method, *_of_explanations(manifest)]
+    return [*_of_predictions(manifest), method, *_of_explanations(manifest, defaults)]
 
 
 def _description(max_body_bytes: int) -> str:
@@ -78,12 +89,12 @@ def _description(max_body_bytes: int) -> str:
     )
 
 
-def _native_paths(manifest: Manifest) -> dict[str, Any]:
+def _native_paths(manifest: Manifest, defaults: Defaults) -> dict[str, Any]:
     answer = _answer(manifest)
     explanation = answer | _map_files(manifest)
     return {
-        "/predict": {"post": _post("Predict", of_predict(manifest), answer)},
-        "/explain": {"post": _post("Explain", of_explain(manifest), explanation)},
+        "/predict": {"post": _post("Predict", of_predict(manifest, defaults), answer)},
+        "/explain": {"post": _post("Explain", of_explain(manifest, defaults), explanation)},
         "/model": {"get": _get("The public manifest of the model", _JSON, ref("Manifest"))},
         "/model/card": {"get": _card()},
         "/methods": {
@@ -261,7 +272,7 @@ def _method(name: str, manifest: Manifest, default: str | None = None) -> dict[s
     return _query(name, "The method of the explanation; GET /methods describes each.", schema)
 
 
-def _of_explanations(manifest: Manifest) -> list[dict[str, Any]]:
+def _of_explanations(manifest: Manifest, defaults: Defaults) -> list[dict[str, Any]]:
     target, form, quality, legend = OF_EXPLANATIONS
     return [
         _query(
@@ -287,7 +298,7 @@ def _of_explanations(manifest: Manifest) -> list[dict[str, Any]]:
         ),
         *(
             _query(name, _meaning(uses), _schema([parameter for _, parameter in uses]))
-            for name, uses in _by_name(manifest).items()
+            for name, uses in _by_name(manifest, defaults).items()
         ),
     ]
 
@@ -295,12 +306,14 @@ def _of_explanations(manifest: Manifest) -> list[dict[str, Any]]:
 Uses = list[tuple[str, Parameter]]
 
 
-def _by_name(manifest: Manifest) -> dict[str, Uses]:
+def _by_name(manifest: Manifest, defaults: Defaults) -> dict[str, Uses]:
     """The parameters of all methods by name, each with the name of its method."""
     uses: dict[str, Uses] = {}
     for method in available(manifest):
+        own = defaults.get(method.name, {})
         for parameter in method.parameters:
-            uses.setdefault(parameter.name, []).append((method.name, parameter))
+            here = replace(parameter, default=own.get(parameter.name, parameter.default))
+            uses.setdefault(parameter.name, []).append((method.name, here))
     return uses
 
 

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from service import words
+from service.errors import DeadlineExceeded
 from service.explain import Attribution, ask, explain, render
 from service.explain.maps.target import Target
 from service.image.resize import Box
+from service.runtime.engine import Piece
 from support.images import draw
 
 MAP = np.ones((32, 32), np.float32)
@@ -113,3 +115,26 @@ def test_a_map_that_hardly_moves_the_logits_is_drawn_faint(method, engine):
 def test_no_class_is_compared_where_the_other_map_is_nothing(engine):
     found = answered(engine, draw("red", size=32), "grad_cam")
     assert -1 <= found.quality["class_cosine"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("method", "pieces", "left_out"),
+    [("grad_cam", 1, "deletion"), ("saliency", 3, "deletion"), ("smooth_grad", 2, "class_cosine")],
+)
+def test_a_map_that_stands_when_time_is_up_is_answered_with_the_measures_it_has(
+    method, pieces, left_out, engine
+):
+    given = {"samples": 4, "max_samples": 4} if method == "smooth_grad" else {}
+    question, pixels = ask(engine.manifest, method, "0", given, "full"), draw()
+    logits, left = engine.predict(pixels[None]).logits[0], iter(range(pieces))
+
+    def pacer(remaining):
+        if next(left, None) is None:
+            raise DeadlineExceeded("time is up")
+        return Piece(remaining, all_cores=True)
+
+    answer = explain(engine.paced(pacer), pixels, question, logits)
+    whole = explain(engine, pixels, question, logits)
+    np.testing.assert_array_equal(answer.map, whole.map)
+    assert left_out in whole.quality.keys() - answer.quality.keys()
+    assert (answer.question.quality, whole.question.quality) == ("basic", "full")

@@ -5,7 +5,14 @@ import asyncio
 import pytest
 
 from service.errors import Unavailable
-from service.schedule.fairness import CALLERS, SPAN_SECONDS, TURN_SECONDS, FairQueue, Shares
+from service.schedule.fairness import (
+    CALLERS,
+    HASTE,
+    SPAN_SECONDS,
+    TURN_SECONDS,
+    FairQueue,
+    Shares,
+)
 from service.schedule.queue import QueueMetrics
 from service.telemetry.metrics import Metrics
 from support.clock import Clock
@@ -121,6 +128,42 @@ def test_a_caller_that_had_much_gives_way_at_once(room):
     room.take()
     room.join(1.0, caller="b")
     assert room.queue.presses(dear)
+
+
+@in_loop
+def test_a_running_ticket_gives_way_before_another_of_its_caller_would_be_late(room):
+    dear = room.join(8.0, 10)
+    room.take()
+    room.join(8.0, 9)
+    room.join(8.0, 9.5)
+    room.clock.sleep(9 - 2 * HASTE * LEAST - 0.01)
+    assert not room.queue.presses(dear)
+    room.clock.sleep(0.02)
+    assert room.queue.presses(dear)
+    room.clock.sleep(9)
+    assert not room.queue.presses(dear), "nothing saves them"
+
+
+@in_loop
+def test_what_waits_is_saved_at_the_pace_of_what_runs(room):
+    dear = room.join(8.0, 10)
+    room.take()
+    room.join(8.0, 9)
+    room.clock.sleep(9 - 8 * HASTE * LEAST)
+    assert not room.queue.presses(dear)
+    room.queue._least_seconds = lambda _item: 5 * LEAST
+    assert room.queue.presses(dear)
+
+
+@in_loop
+def test_a_ticket_that_has_little_time_itself_lets_nothing_run_within_it(room):
+    room.join(15.0, 20)
+    room.take()
+    brief = room.join(0.1, 60)
+    room.clock.sleep(20 - HASTE * LEAST + 0.01)
+    assert room.queue.interject(room.clock.now) is None
+    room.clock.sleep(-0.02)
+    assert room.queue.interject(room.clock.now) is brief
 
 
 @in_loop

@@ -25,9 +25,29 @@ def test_it_is_hopeless_once_the_pace_is_known_to_be_too_slow(clock):
     clock.sleep(0.6)
     assert found.hopeless  # but not for long
     quick = progress(clock, 100.0, 10.0)
-    clock.sleep(0.6)
-    quick.ran(folder.PREDICT, 5)
+    clock.sleep(1.2)
+    quick.ran(folder.PREDICT, 10)
     assert quick.hopeless
+
+
+def test_a_slow_first_piece_is_no_pace(clock):
+    found = progress(clock, 100.0, 10.0)
+    clock.sleep(3.0)
+    found.ran(folder.PREDICT, 2)
+    assert found.pace == 1.5
+    clock.sleep(0.5)
+    found.ran(folder.PREDICT, 10)
+    assert found.pace == pytest.approx(0.05)
+    assert not found.hopeless
+
+
+def test_it_is_hopeless_without_time_for_a_cheaper_answer_at_the_pace_that_is_seen(clock):
+    fits, short = (Progress({}, 100.0, clock.now + 11.0, clock, kept=kept) for kept in (9.0, 11.0))
+    clock.sleep(1.0)
+    for each in (fits, short):
+        each.ran(folder.PREDICT, 10)
+    assert not fits.hopeless
+    assert short.hopeless
 
 
 def test_at_a_pace_that_fits_it_goes_on(clock):
