@@ -17,12 +17,22 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
+from training.autodiff import constants_of, opset_of
+from training.autodiff.model import SMALL
 from training.export.ends import CHANNELS, IMAGE_RANK
 from training.export.source import Source, triple
 
 TO_LAST, TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 ARITHMETIC = ("Add", "BatchNormalization", "Clip", "Div", "Mul", "Sub")
+# What is computed of constants before it reaches the image.
+# fmt: off
+COMPUTED = {
+    "Add", "Cast", "Concat", "Div", "Expand", "Flatten", "Gather", "Identity", "Mul", "Neg", "Pow",
+    "Reciprocal", "Reshape", "Slice", "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze",
+}
+# fmt: on
 ROUNDING = 1e-3  # of the largest pixel, to which a Clip may cut
 # Of pixels in 0…255: below them the values of a BatchNormalization are those of a normalised image.
 LEAST_MEAN, LEAST_DEVIATION = 8, 16
@@ -248,17 +258,20 @@ def _by_channel(
 
 
 def _constants(model: ModelProto) -> Constants:
-    """The values of weights and constants, by name, of at most a value for each channel."""
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer} | {
-        node.output[0]: node.attribute[0].t
-        for node in model.graph.node
-        if node.op_type == "Constant" and node.attribute[0].name == "value"
-    }
-    return {
+    """The values of small weights and constants, by name, and of what is computed of them alone."""
+    constants = {
         name: numpy_helper.to_array(tensor)
-        for name, tensor in tensors.items()
-        if np.prod(tensor.dims) <= CHANNELS
+        for name, tensor in constants_of(model).items()
+        if np.prod(tensor.dims) <= SMALL
     }
+    opsets = {"": opset_of(model)}
+    for node in model.graph.node:
+        if node.op_type in COMPUTED and all(name in constants for name in node.input if name):
+            # Exporters write −mean as Neg, and 1/std as Reciprocal or Div.
+            inputs = {name: constants[name] for name in node.input if name}
+            answers = ReferenceEvaluator(node, opsets).run(None, inputs)
+            constants |= dict(zip(node.output, map(np.asarray, answers), strict=True))
+    return constants
 
 
 def unit_of(tensor: Tensor, *, is_uint8: bool) -> float:

@@ -32,7 +32,15 @@ CONSTANTS = {
     "squares": np.square([58.4, 57.1, 57.4]),
     "small": [0.1, -0.2, 0.05],
 }
-PLACES = {"turn": [2, 1, 0], "-1": [-1], "-9": [-9], "3": [3], "1": [1], "0 and 0": [0]}
+PLACES = {
+    "turn": [2, 1, 0],
+    "-1": [-1],
+    "-9": [-9],
+    "3": [3],
+    "1": [1],
+    "0 and 0": [0],
+    "1 and 2": [1, 2],
+}
 IMAGENET_TAIL = [("Sub", ["u", "mean"], ["v"]), ("Div", ["v", "std"], ["x"])]
 LAST = {"perm": [0, 3, 1, 2]}
 # By the way that it is written: nodes from i to x, mean and std (None: not the file's word), last.
@@ -79,6 +87,23 @@ WRITTEN = {
             ("Sub", ["u", "red first"], ["x"]),
         ],
         CAFFE,
+        False,
+    ),
+    "by constants of constants": (
+        [
+            ("Neg", ["red first"], ["minus"]),
+            ("Add", ["i", "minus"], ["t"]),
+            ("Reciprocal", ["white"], ["share"]),
+            ("Mul", ["t", "share"], ["u"]),
+            ("Mul", ["squares", "squares"], ["fourth"]),
+            ("Sqrt", ["fourth"], ["flat"]),
+            ("Unsqueeze", ["flat", "1 and 2"], ["std of levels"]),
+            ("Div", ["u", "std of levels"], ["x"]),
+        ],
+        (
+            (123.68 / 255, 116.779 / 255, 103.939 / 255),
+            tuple(float(each) for each in np.square([58.4, 57.1, 57.4])),
+        ),
         False,
     ),
     "by a norm of levels": (
