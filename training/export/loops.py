@@ -90,7 +90,7 @@ def _scanned(node: NodeProto, rounds: int, graph: GraphProto) -> Iterator[NodePr
         for name, made, axis, is_back in zip(
             node.input[-count:], slices, axes, directions, strict=True
         ):
-            index = numpy_helper.from_array(np.int64(rounds - 1 - number if is_back else number))
+            index = numpy_helper.from_array(np.array(rounds - 1 - number if is_back else number))
             yield helper.make_node("Constant", [], [f"{made}/place"], value=index)
             yield helper.make_node("Gather", [name, f"{made}/place"], [made], axis=axis)
         made_here = [name for inner in body.node for name in inner.output if name]

@@ -155,9 +155,15 @@ def _drawn(model: ModelProto, image: str, rows: int) -> Images:
 
 
 def _tensors(model: ModelProto) -> list[str]:
-    """The tensors that nodes compute."""
-    nodes = (node for node in model.graph.node if node.op_type not in LISTS)
-    return [name for node in nodes for name in node.output if name]
+    """The tensors that nodes compute, lists of tensors left out."""
+    lists, found = set[str](), []
+    for node in model.graph.node:
+        is_alias = node.op_type == "Identity" and node.input[0] in lists
+        if node.op_type in LISTS or is_alias:
+            lists.update(node.output)
+        else:
+            found.extend(name for name in node.output if name)
+    return found
 
 
 def _run(model: ModelProto, image: str, rows: int) -> Seen:
