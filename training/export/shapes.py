@@ -156,7 +156,7 @@ def _drawn(model: ModelProto, image: str, rows: int) -> Images:
 
 def _tensors(model: ModelProto) -> list[str]:
     """The tensors that nodes compute, lists of tensors left out."""
-    lists, found = set[str](), []
+    lists, found = set[str](), list[str]()
     for node in model.graph.node:
         is_alias = node.op_type == "Identity" and node.input[0] in lists
         if node.op_type in LISTS or is_alias:
