@@ -346,7 +346,8 @@ def test_the_command_makes_a_bundle_and_checks_it(tmp_path):
     first, note, *others = done.stderr.splitlines()
     assert "are assumed, which are ImageNet's" in note
     steps = [line.split()[2] for line in (first, *others)]  # behind "0.3 s"
-    assert steps == ["runs", "derives", "runs", "proves", "writes", "is"], done.stderr
+    proofs = ["proves", "proves"]  # the gradient and the class activation map
+    assert steps == ["runs", "derives", "runs", *proofs, "writes", "is"], done.stderr
     assert contract.load(tmp_path / "out").manifest.labels[2] == "cat"
     failed = CliRunner().invoke(main, [*command, "--mean", "1,2"])
     assert failed.exit_code == 1
