@@ -22,6 +22,7 @@ from onnx import NodeProto
 
 from training.autodiff import rules  # noqa: F401 - registers the rules of the gradient
 from training.autodiff.graph import Graph, active_tensors
+from training.autodiff.model import inputs_of
 from training.autodiff.registry import RULES, Context, Rule
 from training.autodiff.rules import normalization
 
@@ -92,12 +93,26 @@ def gates(nodes: Sequence[NodeProto], x: str) -> list[NodeProto]:
     """The nodes that do nothing but scale something else that depends on `x`, by Mul or Div."""
     found: list[NodeProto] = []
     candidates = [node for node in nodes if node.op_type in GATES]
-    readers = _readers(nodes)
+    readers, active = _readers(nodes), active_tensors(nodes, [x])
     for node in sorted(candidates, key=lambda node: GATES.index(node.op_type)):
-        active = active_tensors(nodes, [x], [gate.output[0] for gate in found])
-        if node.output[0] in active and _scales(node.output[0], readers, active):
+        name = node.output[0]
+        if name in active and _scales(name, readers, active):
             found.append(node)
+            _make_constant(name, readers, active)
     return found
+
+
+def _make_constant(name: str, readers: Mapping[str, list[NodeProto]], active: set[str]) -> None:
+    """Takes `name`, and what depends on the image by it alone, out of `active`, in place."""
+    # Only these are visited: unrolled networks have thousands of gates among ten thousands of
+    # nodes.
+    waiting = [name]
+    while waiting:
+        name = waiting.pop()
+        active.discard(name)
+        for node in readers.get(name, []):
+            if active.isdisjoint(inputs_of(node)):
+                waiting.extend(active.intersection(node.output))
 
 
 def differs(nodes: Sequence[NodeProto], x: str) -> bool:
@@ -113,7 +128,7 @@ def differs(nodes: Sequence[NodeProto], x: str) -> bool:
 def _readers(nodes: Iterable[NodeProto]) -> dict[str, list[NodeProto]]:
     readers: dict[str, list[NodeProto]] = {}
     for node in nodes:
-        for name in dict.fromkeys(node.input):
+        for name in inputs_of(node):
             readers.setdefault(name, []).append(node)
     return readers
 

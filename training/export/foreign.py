@@ -13,6 +13,7 @@ class activation map.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from training.export import layers
 from training.export.core import ACTIVATION, EARLIER, IR_VERSION, Core, name_layers, rename
 from training.export.ends import (
     CHANNELS,
+    IMAGE_RANK,
     LOGITS_RANK,
     Dims,
     ForeignError,
@@ -44,6 +46,8 @@ __all__ = ["CHANNELS", "ForeignCore", "ForeignError", "Names", "read_core", "wei
 PUBLISHED = re.compile("(?P<name>.+) sha256 (?P<sha256>[0-9a-f]{64})")  # training.export.weights
 
 RESERVED = ("x", "logits", "features", ACTIVATION, *EARLIER.values())  # tensors of a core
+ENDS = ("x", "logits")
+SHOWN = 3  # tensors in a message
 
 Shapes = dict[str, Dims]
 
@@ -91,8 +95,7 @@ def _read(
     model = settled(model, image, source.batch, output)
     renamed = _rename_ends(model, image, output)
     _set_ends(model, source.size, head.classes)
-    cam_layer = names.cam_layer and renamed.get(names.cam_layer, names.cam_layer)
-    core = _core(model, head.classes, cam_layer)
+    core = _core(model, head.classes, names.cam_layer, renamed)
     original = Original.opened(path, source, head)
     return ForeignCore(core.model, core.width, head.kind, source, original)
 
@@ -117,7 +120,7 @@ def _set_ends(model: ModelProto, size: Size, classes: int) -> None:
     """Makes `model`, in place, a graph from x to logits, and drops all that logits do not need."""
     graph = model.graph
     # Shapes of tensors that are ends now: ends have theirs below.
-    inside = [info for info in graph.value_info if info.name not in ("x", "logits")]
+    inside = [info for info in graph.value_info if info.name not in ENDS]
     del graph.input[:], graph.output[:], graph.value_info[:]
     graph.value_info.extend(inside)
     graph.input.append(_float32("x", "N", CHANNELS, *sides(size)))
@@ -129,22 +132,40 @@ def _float32(name: str, *shape: int | str | None) -> ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
 
-def _core(model: ModelProto, classes: int, cam_layer: str | None) -> Core:
+def _core(model: ModelProto, classes: int, asked: str | None, renamed: Mapping[str, str]) -> Core:
+    """The core, with the layer `asked` for; `renamed` maps names of the file to those of `model`.
+
+    Raises:
+        ForeignError: there is no such layer.
+    """
     shapes = _shapes(model, classes)
     features, width = _features(model, shapes)
-    chosen = layers.named(model, cam_layer, shapes) if cam_layer else None
-    if cam_layer and chosen is None:
-        raise ForeignError(
-            f"--cam-layer {cam_layer} names no tensor (N, C, h, w) of the graph, and no tokens "
-            "(N, T, D) of a grid"
-        )
+    if asked:
+        chosen = layers.named(model, renamed.get(asked, asked), shapes)
+        if chosen is None:
+            raise ForeignError(f"--cam-layer {asked} {_unfit(renamed.get(asked, asked), shapes)}")
+        found = [chosen]
+    else:
+        found = layers.find(model, shapes)
     if features is not None:
         model.graph.node.append(helper.make_node("Identity", [features], ["features"]))
         model.graph.output.append(_float32("features", "N", width))
-    name_layers(model, [chosen] if chosen else layers.find(model, shapes))
+    name_layers(model, found)
     model.ir_version, model.producer_name, model.producer_version = IR_VERSION, "candor", ""
     onnx.checker.check_model(model, full_check=True)
     return Core(model, width)
+
+
+def _unfit(layer: str, shapes: Shapes) -> str:
+    """The reason why a tensor is no layer of a class activation map, and which might be one."""
+    images = [n for n, dims in shapes.items() if len(dims) == IMAGE_RANK and n not in ENDS]
+    there = f"; the last such are {', '.join(images[-SHOWN:])}" if images else ""
+    if layer == "x":
+        return f"is the image itself{there}"
+    if layer in shapes:
+        sizes = ", ".join("N" if size is None else str(size) for size in shapes[layer])
+        return f"is ({sizes}), neither (N, C, h, w) nor tokens (N, T, D) of a grid{there}"
+    return f"names no tensor (N, C, h, w) of the graph, and no tokens (N, T, D) of a grid{there}"
 
 
 def _shapes(model: ModelProto, classes: int) -> Shapes:

@@ -82,11 +82,11 @@ def find(model: ModelProto, shapes: Shapes) -> list[str]:
         convolved = last_with_pixels(model, shapes, frozenset())
     if convolved is not None:
         return with_earlier(model, convolved, shapes)
-    grids = [
-        grid
-        for grid in (grid_of(name, shapes) for name in _normalised(model, shapes))
-        if grid is not None
-    ]
+    norms = list(_normalised(model, shapes))
+    if not norms:  # no transformer: an early convolution is better than no layer
+        early = last_with_pixels(model, shapes, frozenset(), late=0.0)
+        return [] if early is None else with_earlier(model, early, shapes)
+    grids = [grid for grid in (grid_of(name, shapes) for name in norms) if grid is not None]
     counting = _that_count(model, grids[-MOST_CANDIDATES:], shapes)
     return _grid_with_earlier(model, counting[-1], shapes) if counting else []
 
@@ -195,11 +195,13 @@ def grid_of(name: str, shapes: Shapes) -> Grid | None:
     return None
 
 
-def last_with_pixels(model: ModelProto, shapes: Shapes, turned: frozenset[str]) -> str | None:
+def last_with_pixels(
+    model: ModelProto, shapes: Shapes, turned: frozenset[str], late: float = LATE
+) -> str | None:
     """The last tensor with pixels, h and w > 1, behind the last such convolution.
 
     It is (N, C, h, w), or (N, h, w, C) if it is one of `turned`. Only pointwise operators lie
-    between them. None if there is no such convolution, or if it is not late in the network.
+    between them. None if there is no such convolution, or none behind the part `late` of the nodes.
     """
     nodes = list(model.graph.node)
     places = [
@@ -207,7 +209,7 @@ def last_with_pixels(model: ModelProto, shapes: Shapes, turned: frozenset[str]) 
         for index, node in enumerate(nodes)
         if node.op_type == "Conv" and _pixels(shapes, node.output[0])
     ]
-    if not places or places[-1] < LATE * len(nodes):
+    if not places or places[-1] < late * len(nodes):
         return None
     last = str(nodes[places[-1]].output[0])
     reached, pixels, weights = {last}, _pixels(shapes, last), _matrices(model)

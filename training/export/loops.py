@@ -1,6 +1,9 @@
-"""Loops of a known number of rounds, unrolled: the differentiation knows no subgraphs."""
+"""Loops of a known number of rounds, unrolled: the differentiation knows no subgraphs.
 
-from collections.abc import Iterator, Mapping
+A Loop has its number as a constant, a Scan as the size of what it reads.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from onnx import (
@@ -52,6 +55,62 @@ def _rounds(node: NodeProto, constants: Constants) -> int | None:
     return rounds if goes_on else None
 
 
+def unroll_scans(model: ModelProto, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Replaces each Scan by its rounds, in place, where `shapes` has a size for what it reads."""
+    graph = model.graph
+    nodes = list(graph.node)
+    del graph.node[:]
+    for node in nodes:
+        rounds = _scan_rounds(node, shapes)
+        graph.node.extend([node] if rounds is None else _scanned(node, rounds, graph))
+
+
+def _scan_rounds(node: NodeProto, shapes: Mapping[str, Sequence[int]]) -> int | None:
+    """The number of rounds of a Scan that collects along the first axis; None for others."""
+    given = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+    unusual = any(any(given.get(f"scan_output_{name}", ())) for name in ("axes", "directions"))
+    if node.op_type != "Scan" or node.domain or unusual:
+        return None
+    axis, name = given.get("scan_input_axes", [0])[0], node.input[-given["num_scan_inputs"]]
+    rounds = shapes[name][axis] if name in shapes else 0
+    return rounds if 0 < rounds <= MOST_ROUNDS else None
+
+
+def _scanned(node: NodeProto, rounds: int, graph: GraphProto) -> Iterator[NodeProto]:
+    """The nodes of all rounds of a Scan; weights of the body are added to `graph`."""
+    given = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+    body, count = given["body"], given["num_scan_inputs"]
+    axes = given.get("scan_input_axes", [0] * count)
+    directions = given.get("scan_input_directions", [0] * count)
+    prefix = f"{node.name or node.output[0]}/"
+    shared = _adopted(body, prefix, graph)
+    state, collected = list(node.input[:-count]), []
+    for number in range(rounds):
+        slices = [f"{prefix}{number}/read {place}" for place in range(count)]
+        for name, made, axis, is_back in zip(
+            node.input[-count:], slices, axes, directions, strict=True
+        ):
+            index = numpy_helper.from_array(np.array(rounds - 1 - number if is_back else number))
+            yield helper.make_node("Constant", [], [f"{made}/place"], value=index)
+            yield helper.make_node("Gather", [name, f"{made}/place"], [made], axis=axis)
+        made_here = [name for inner in body.node for name in inner.output if name]
+        names = shared | {name: f"{prefix}{number}/{name}" for name in made_here}
+        names |= dict(zip((info.name for info in body.input), [*state, *slices], strict=True))
+        yield from (renamed(inner, names) for inner in body.node)
+        results = [names.get(output.name, output.name) for output in body.output]
+        state = results[: len(state)]
+        collected.append(results[len(state) :])
+    yield from _results(node, state, collected)
+
+
+def _adopted(body: GraphProto, prefix: str, graph: GraphProto) -> dict[str, str]:
+    """Adds the weights of `body` to `graph`; their new names by their old ones."""
+    for tensor in body.initializer:
+        graph.initializer.add().CopyFrom(tensor)
+        graph.initializer[-1].name = f"{prefix}{tensor.name}"
+    return {tensor.name: f"{prefix}{tensor.name}" for tensor in body.initializer}
+
+
 def _is_true(name: str, constants: Constants) -> bool:
     return not name or (name in constants and bool(numpy_helper.to_array(constants[name]).all()))
 
@@ -63,10 +122,7 @@ def _constants(body: GraphProto) -> dict[str, TensorProto]:
 def _unrolled(node: NodeProto, rounds: int, graph: GraphProto) -> Iterator[NodeProto]:
     """The nodes of all rounds; weights of the body are added to `graph`."""
     body, prefix = node.attribute[0].g, f"{node.name or node.output[0]}/"
-    shared = {tensor.name: f"{prefix}{tensor.name}" for tensor in body.initializer}
-    for tensor in body.initializer:
-        graph.initializer.add().CopyFrom(tensor)
-        graph.initializer[-1].name = shared[tensor.name]
+    shared = _adopted(body, prefix, graph)
     state = list(node.input[STATE:])
     collected: list[list[str]] = []
     for number in range(rounds):

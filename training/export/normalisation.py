@@ -6,8 +6,10 @@ a Clip, a Cast. `behind_constants` follows them to the last tensor that is still
     scale · input + offset        for each channel
 
 so that they can be replaced by the normalisation of a bundle. A Clip that cuts no pixel changes
-nothing. A BatchNormalization is one of pixels where its mean and its deviation are those of levels
-of 0…255 (MXNet begins with such a one); else it is a layer.
+nothing. A BatchNormalization, or a convolution of single pixels and channels, is one of pixels
+where its mean and its deviation are those of levels of 0…255 (MXNet and Caffe begin with such a
+one); else it is a layer. Channels that are split, scaled each for itself and joined again are
+followed, too.
 """
 
 from collections.abc import Sequence
@@ -17,12 +19,22 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
+from training.autodiff import constants_of, opset_of
+from training.autodiff.model import SMALL
 from training.export.ends import CHANNELS, IMAGE_RANK
 from training.export.source import Source, triple
 
 TO_LAST, TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
-ARITHMETIC = ("Add", "BatchNormalization", "Clip", "Div", "Mul", "Sub")
+ARITHMETIC = ("Add", "BatchNormalization", "Clip", "Concat", "Conv", "Div", "Mul", "Sub")
+# What is computed of constants before it reaches the image.
+# fmt: off
+COMPUTED = {
+    "Add", "Cast", "Concat", "Div", "Expand", "Flatten", "Gather", "Identity", "Mul", "Neg", "Pow",
+    "Reciprocal", "Reshape", "Slice", "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze",
+}
+# fmt: on
 ROUNDING = 1e-3  # of the largest pixel, to which a Clip may cut
 # Of pixels in 0…255: below them the values of a BatchNormalization are those of a normalised image.
 LEAST_MEAN, LEAST_DEVIATION = 8, 16
@@ -129,17 +141,28 @@ def behind_constants(
     constants = _constants(model)
     ends = {output.name for output in model.graph.output}
     found = tensor
-    while tensor.name not in ends and len(readers := readers_of(model.graph, tensor.name)) == 1:
-        following = _step(readers[0], tensor, constants, channels)
-        if following is None or (following.is_cut and not cut):
+    while tensor.name not in ends:
+        node, following = _following(model.graph, tensor, constants, channels)
+        if node is None or following is None or (following.is_cut and not cut):
             break
         if not (scaled or following.is_same):
             break
         before, tensor = tensor, following
         is_ordered = tensor.turned != before.turned or (before.last and not tensor.last)
-        if readers[0].op_type in ARITHMETIC or is_ordered:
+        if node.op_type in ARITHMETIC or is_ordered:
             found = tensor
     return found
+
+
+def _following(
+    graph: GraphProto, tensor: Tensor, constants: Constants, channels: int
+) -> tuple[NodeProto | None, Tensor | None]:
+    """The node behind `tensor`, or behind its channels, and what it makes; None if none fits."""
+    joined = _joined(graph, tensor, constants, channels)
+    readers = readers_of(graph, tensor.name)
+    if joined is not None or len(readers) != 1:
+        return joined or (None, None)
+    return readers[0], _step(readers[0], tensor, constants, channels)
 
 
 def _step(node: NodeProto, tensor: Tensor, constants: Constants, channels: int) -> Tensor | None:
@@ -156,7 +179,7 @@ def _step(node: NodeProto, tensor: Tensor, constants: Constants, channels: int) 
             following = _turned(node, result, constants, channels)
         case "Clip":
             following = _cut(node, result, constants)
-        case "BatchNormalization":
+        case "BatchNormalization" | "Conv":
             following = _normalised(node, result, constants)
         case _:
             following = _scaled(node, tensor, constants, channels)
@@ -222,17 +245,86 @@ def _cut(node: NodeProto, tensor: Tensor, constants: Constants) -> Tensor | None
 
 
 def _normalised(node: NodeProto, tensor: Tensor, constants: Constants) -> Tensor | None:
-    """`tensor` behind the BatchNormalization `node`, if it normalises pixels of 0…255 (MXNet)."""
-    if not (tensor.is_same and all(name in constants for name in node.input[1:])):
+    """`tensor` behind a layer that normalises pixels of 0…255: the first one of MXNet and Caffe.
+
+    It is a BatchNormalization, or a convolution that sees each pixel of each channel alone.
+    """
+    if tensor.last or not (tensor.is_same and all(name in constants for name in node.input[1:])):
         return None
-    weight, bias, mean, variance = (constants[n].astype(np.float64) for n in node.input[1:])
-    epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
-    scale = weight / np.sqrt(variance + epsilon)
+    values = [constants[name].astype(np.float64) for name in node.input[1:]]
+    if node.op_type == "Conv":
+        is_pixelwise = values[0].shape == (CHANNELS, 1, 1, 1) and not any(ints_of(node, "pads"))
+        if not is_pixelwise or len(values) == 1 or {*ints_of(node, "strides")} - {1}:
+            return None
+        scale, offset = values[0].reshape(-1), values[1]
+    else:
+        weight, bias, mean, variance = values
+        epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
+        scale = weight / np.sqrt(variance + epsilon)
+        offset = bias - mean * scale
     if not (scale > 0).all():
         return None
-    found = tensor._replace(scale=scale, offset=bias - mean * scale)
+    found = tensor._replace(scale=scale, offset=offset)
     middle, deviation = found.mean_and_std
     return found if middle.max() >= LEAST_MEAN and deviation.min() >= LEAST_DEVIATION else None
+
+
+def _joined(
+    graph: GraphProto, tensor: Tensor, constants: Constants, channels: int
+) -> tuple[NodeProto, Tensor] | None:
+    """The Concat that joins the channels again, each scaled for itself, and its tensor."""
+    axis = 3 if tensor.last else 1
+    names = _split(graph, tensor, axis, constants, channels)
+    scales, offsets = (np.broadcast_to(v, channels) for v in (tensor.scale, tensor.offset))
+    parts = []
+    for name, scale, offset in zip(names, scales, offsets, strict=False):
+        part = tensor._replace(name=name, scale=scale[None], offset=offset[None])
+        while len(readers := readers_of(graph, part.name)) == 1:
+            following = _scaled(readers[0], part, constants, 1)
+            if following is None:
+                break
+            part = following
+        parts.append((part, readers))
+    ends = [readers[0] if len(readers) == 1 else None for _, readers in parts]
+    join = ends[0] if ends else None
+    if join is None or join.op_type != "Concat" or any(end is not join for end in ends):
+        return None
+    made = [part.name for part, _ in parts]
+    turned = list(join.input) == made[::-1]
+    at = next(a.i for a in join.attribute if a.name == "axis")
+    if at % IMAGE_RANK != axis or not (turned or list(join.input) == made):
+        return None
+    order = -1 if turned else 1
+    joined = tensor._replace(
+        name=join.output[0],
+        scale=np.concatenate([part.scale for part, _ in parts])[::order],
+        offset=np.concatenate([part.offset for part, _ in parts])[::order],
+        turned=tensor.turned != turned,
+    )
+    return join, joined
+
+
+def _split(
+    graph: GraphProto, tensor: Tensor, axis: int, constants: Constants, channels: int
+) -> list[str]:
+    """The tensors of the single channels of `tensor`, in their order; none if it is not split."""
+    readers = readers_of(graph, tensor.name)
+    if channels != CHANNELS:
+        return []
+    if len(readers) == 1 and readers[0].op_type == "Split":
+        (node,) = readers
+        at = next((a.i for a in node.attribute if a.name == "axis"), 0)
+        is_even = at % IMAGE_RANK == axis and len(node.output) == CHANNELS
+        return list(node.output) if is_even else []
+    found: dict[int, str] = {}
+    for node in readers:
+        values = [constants.get(name, np.ones(0)).reshape(-1).tolist() for name in node.input[1:4]]
+        if node.op_type == "Slice" and [len(each) for each in values] == [1, 1, 1]:
+            (start,), (end,), (at,) = values
+            if at % IMAGE_RANK == axis and end == start + 1:
+                found[start] = node.output[0]
+    is_whole = sorted(found) == list(range(CHANNELS)) and len(readers) == CHANNELS
+    return [found[start] for start in range(CHANNELS)] if is_whole else []
 
 
 def _by_channel(
@@ -248,17 +340,20 @@ def _by_channel(
 
 
 def _constants(model: ModelProto) -> Constants:
-    """The values of weights and constants, by name, of at most a value for each channel."""
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer} | {
-        node.output[0]: node.attribute[0].t
-        for node in model.graph.node
-        if node.op_type == "Constant" and node.attribute[0].name == "value"
-    }
-    return {
+    """The values of small weights and constants, by name, and of what is computed of them alone."""
+    constants = {
         name: numpy_helper.to_array(tensor)
-        for name, tensor in tensors.items()
-        if np.prod(tensor.dims) <= CHANNELS
+        for name, tensor in constants_of(model).items()
+        if np.prod(tensor.dims) <= SMALL
     }
+    opsets = {"": opset_of(model)}
+    for node in model.graph.node:
+        if node.op_type in COMPUTED and all(name in constants for name in node.input if name):
+            # Exporters write −mean as Neg, and 1/std as Reciprocal or Div.
+            inputs = {name: constants[name] for name in node.input if name}
+            answers = ReferenceEvaluator(node, opsets).run(None, inputs)
+            constants |= dict(zip(node.output, map(np.asarray, answers), strict=True))
+    return constants
 
 
 def unit_of(tensor: Tensor, *, is_uint8: bool) -> float:

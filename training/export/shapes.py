@@ -28,7 +28,9 @@ from training.autodiff import prune, with_shapes
 from training.autodiff.model import constants_of, inputs_of
 from training.export.ends import ForeignError
 from training.export.faults import FREE_BATCH, worded
+from training.export.loops import unroll, unroll_scans
 from training.export.original import session_of
+from training.export.sequences import take_apart
 
 ONE, FEW, MORE = 1, 2, 3  # rows of a run
 SMALL = 4096  # elements of a tensor that is folded: shapes are small, weights are not
@@ -75,15 +77,21 @@ def settled(model: ModelProto, image: str, batch: int | None, output: str) -> Mo
     rows = batch or MORE
     parts = np.split(_drawn(model, image, rows * -(-MORE // rows)), -(-MORE // rows))
     expected = np.concatenate([_answers(model, image, output, part) for part in parts])
-    _count_rows(model, image)
     if batch is not None:
+        _count_rows(model, image)
         _free(model, image, _run(model, image, batch))
     for _ in range(ROUNDS):
+        if COUNT not in _tensors(model):  # pruned, but what was folded may ask for it
+            _count_rows(model, image)
         few, more = (_run(model, image, rows) for rows in (FEW, MORE))
         _freeze(model, few, more)
         _rewrite(model, few, more)
+        sizes = {name: _fixed(*pair) for name, pair in _pairs(few, more)}
+        take_apart(model, sizes)
+        unroll_scans(model, sizes)
         prune(model)
         model = folded(model)
+        unroll(model)  # a number of rounds may have been a size
         # Nodes of a branch that replaced its If, for example, have not been seen yet.
         if all(name in few.shapes or name.startswith(OURS) for name in _tensors(model)):
             break
@@ -147,9 +155,15 @@ def _drawn(model: ModelProto, image: str, rows: int) -> Images:
 
 
 def _tensors(model: ModelProto) -> list[str]:
-    """The tensors that nodes compute."""
-    nodes = (node for node in model.graph.node if node.op_type not in LISTS)
-    return [name for node in nodes for name in node.output if name]
+    """The tensors that nodes compute, lists of tensors left out."""
+    lists, found = set[str](), list[str]()
+    for node in model.graph.node:
+        is_alias = node.op_type == "Identity" and node.input[0] in lists
+        if node.op_type in LISTS or is_alias:
+            lists.update(node.output)
+        else:
+            found.extend(name for name in node.output if name)
+    return found
 
 
 def _run(model: ModelProto, image: str, rows: int) -> Seen:
@@ -267,6 +281,15 @@ def _rewrite_reshape(model: ModelProto, node: NodeProto, few: Seen, more: Seen) 
     if target.count(-1) <= 1 and 0 not in target:
         node.input[1] = _constant(model, f"target/{name}", np.array(target, np.int64))
         del node.attribute[:]
+
+
+def _pairs(few: Seen, more: Seen) -> Iterator[tuple[str, tuple[Shape, Shape]]]:
+    return ((n, (shape, more.shapes[n])) for n, shape in few.shapes.items() if n in more.shapes)
+
+
+def _fixed(few: Shape, more: Shape) -> Shape:
+    """The sizes that do not grow with the rows; 0 for those that do."""
+    return tuple(size if size == other else 0 for size, other in zip(few, more, strict=True))
 
 
 def _keeps_shape(node: NodeProto, *runs: Seen) -> bool:

@@ -532,6 +532,38 @@ POOLS = [
     ),
     Case("MaxPool", (1, 2, 9), attributes={"kernel_shape": [3], "strides": [2]}, label="1d"),
     Case(
+        "MaxPool",
+        (1, 2, 6, 7),
+        attributes={"kernel_shape": [6, 7]},
+        against=lambda x: functional.max_pool2d(x, (6, 7)),
+        label="whole",
+    ),
+    Case(
+        "MaxPool",
+        (1, 2, 13, 12),
+        attributes={"kernel_shape": [7, 5], "strides": [2, 3], "pads": [3, 2, 3, 2]},
+        against=lambda x: functional.max_pool2d(x, (7, 5), (2, 3), (3, 2)),
+        label="axis by axis",
+    ),
+    Case(
+        "MaxPool",
+        (1, 2, 12, 14),
+        attributes={
+            "kernel_shape": [6, 6],
+            "strides": [5, 5],
+            "pads": [1, 1, 1, 1],
+            "ceil_mode": 1,
+        },
+        against=lambda x: functional.max_pool2d(x, 6, 5, 1, ceil_mode=True),
+        label="axis by axis, ceil",
+    ),
+    Case(
+        "MaxPool",
+        (1, 1, 4, 5, 6),
+        attributes={"kernel_shape": [3, 3, 3], "dilations": [1, 2, 1]},
+        label="axis by axis, 3d",
+    ),
+    Case(
         "AveragePool",
         attributes={"kernel_shape": [2, 2], "strides": [2, 2]},
         against=lambda x: functional.avg_pool2d(x, 2),
@@ -1284,6 +1316,26 @@ AT_THEIR_CONVENTIONS = [
             label="at ties",
         ),
         np.array([[[[1, 1, 2, 2], [0, 1, 2, 1], [2, 2, 2, 0], [1, 1, 1, 1]]]], np.float32),
+    ),
+    (
+        Case(
+            "MaxPool",
+            (1, 1, 4, 4),
+            attributes={"kernel_shape": [4, 4]},
+            against=lambda x: functional.max_pool2d(x, 4),
+            label="at ties of a whole image",
+        ),
+        np.array([[[[1, 1, 0, 0], [0, 1, 1, 2], [2, 1, 2, 0], [1, 1, 1, 1]]]], np.float32),
+    ),
+    (
+        Case(
+            "MaxPool",
+            (1, 1, 6, 6),
+            attributes={"kernel_shape": [6, 5]},
+            against=lambda x: functional.max_pool2d(x, (6, 5), 1),
+            label="at ties, axis by axis",
+        ),
+        np.tile(np.array([[0, 1, 1, 0, 2, 2], [2, 1, 2, 0, 1, 1]], np.float32), (1, 1, 3, 1)),
     ),
     (
         Case(

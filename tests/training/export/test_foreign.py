@@ -246,6 +246,17 @@ def test_the_cam_layer_may_have_a_reserved_name(tmp_path):
         assert node.op_type == maker
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_an_unfit_cam_layer_is_called_as_the_file_calls_it(network, tmp_path):
+    older(network, tmp_path / "net.onnx")
+    model = onnx.load(tmp_path / "net.onnx")
+    *_, before, last = model.graph.node
+    before.output[0] = last.input[0] = "features"
+    onnx.save(model, tmp_path / "net.onnx")
+    with pytest.raises(ForeignError, match=r"--cam-layer features is \(N, 12\), neither"):
+        read_core(tmp_path / "net.onnx", SIZE, CLASSES, Names(cam_layer="features"))
+
+
 @pytest.mark.parametrize(
     ("size", "classes", "names", "message"),
     [
@@ -267,7 +278,7 @@ def test_the_cam_layer_may_have_a_reserved_name(tmp_path):
         (SIZE, CLASSES, Names(cam_layer="nope"), "--cam-layer nope names no tensor"),
         (SIZE, CLASSES, Names(output="o"), r"o has 5 × 22 × 22 values for an image"),
         (SIZE, CLASSES, Names(cam_layer="y"), "--cam-layer y names no tensor"),
-        (SIZE, CLASSES, Names(cam_layer="x"), "--cam-layer x names no tensor"),
+        (SIZE, CLASSES, Names(cam_layer="x"), "--cam-layer x is the image itself; .* c, o, p"),
     ],
 )
 def test_an_error_lists_the_tensors_of_the_file(size, classes, names, message, tmp_path):
@@ -335,7 +346,8 @@ def test_the_command_makes_a_bundle_and_checks_it(tmp_path):
     first, note, *others = done.stderr.splitlines()
     assert "are assumed, which are ImageNet's" in note
     steps = [line.split()[2] for line in (first, *others)]  # behind "0.3 s"
-    assert steps == ["runs", "derives", "runs", "proves", "writes", "is"], done.stderr
+    proofs = ["proves", "proves"]  # the gradient and the class activation map
+    assert steps == ["runs", "derives", "runs", *proofs, "writes", "is"], done.stderr
     assert contract.load(tmp_path / "out").manifest.labels[2] == "cat"
     failed = CliRunner().invoke(main, [*command, "--mean", "1,2"])
     assert failed.exit_code == 1

@@ -130,6 +130,18 @@ def test_the_map_of_the_last_image_sums_to_the_logit_whichever_way_it_lies(name,
     assert np.abs(logits - theirs).max() < 1e-5
 
 
+def test_an_early_convolution_is_the_layer_of_a_network_without_tokens(tmp_path):
+    tail = [
+        ("Relu", ["c"], ["map"], {}),
+        ("ReduceMean", ["map"], ["f0"], {"axes": [2, 3], "keepdims": 0}),
+        *(("Tanh", [f"f{number}"], [f"f{number + 1}"], {}) for number in range(12)),
+        ("Identity", ["f12"], ["f"], {}),
+    ]
+    core = read_core(turning(tmp_path / "net.onnx", tail), PIXELS, CLASSES, Names())
+    (maker,) = [node for node in core.model.graph.node if ACTIVATION in node.output]
+    assert maker.op_type == "Relu"
+
+
 def test_an_image_that_the_logits_do_not_depend_on_is_not_taken(tmp_path):
     tail = [
         ("Transpose", ["c"], ["t"], {"perm": [0, 2, 3, 1]}),

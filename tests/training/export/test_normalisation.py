@@ -31,8 +31,23 @@ CONSTANTS = {
     "levels": [123.68, 116.779, 103.939],
     "squares": np.square([58.4, 57.1, 57.4]),
     "small": [0.1, -0.2, 0.05],
+    "level 0": 123.68,
+    "level 1": 116.779,
+    "level 2": 103.939,
+    "shares": np.full((3, 1, 1, 1), 1 / 255),
+    "shifts": np.array([-123.68, -116.779, -103.939]) / 255,
 }
-PLACES = {"turn": [2, 1, 0], "-1": [-1], "-9": [-9], "3": [3], "1": [1], "0 and 0": [0]}
+PLACES = {
+    "turn": [2, 1, 0],
+    "-1": [-1],
+    "-9": [-9],
+    "3": [3],
+    "1": [1],
+    "0 and 0": [0],
+    "1 and 2": [1, 2],
+    "0": [0],
+    "2": [2],
+}
 IMAGENET_TAIL = [("Sub", ["u", "mean"], ["v"]), ("Div", ["v", "std"], ["x"])]
 LAST = {"perm": [0, 3, 1, 2]}
 # By the way that it is written: nodes from i to x, mean and std (None: not the file's word), last.
@@ -79,6 +94,63 @@ WRITTEN = {
             ("Sub", ["u", "red first"], ["x"]),
         ],
         CAFFE,
+        False,
+    ),
+    "by constants of constants": (
+        [
+            ("Neg", ["red first"], ["minus"]),
+            ("Add", ["i", "minus"], ["t"]),
+            ("Reciprocal", ["white"], ["share"]),
+            ("Mul", ["t", "share"], ["u"]),
+            ("Mul", ["squares", "squares"], ["fourth"]),
+            ("Sqrt", ["fourth"], ["flat"]),
+            ("Unsqueeze", ["flat", "1 and 2"], ["std of levels"]),
+            ("Div", ["u", "std of levels"], ["x"]),
+        ],
+        (
+            (123.68 / 255, 116.779 / 255, 103.939 / 255),
+            tuple(float(each) for each in np.square([58.4, 57.1, 57.4])),
+        ),
+        False,
+    ),
+    "channel by channel": (
+        [
+            ("Split", ["i"], ["red", "green", "blue"], {"axis": 1}),
+            ("Sub", ["red", "level 0"], ["red1"]),
+            ("Sub", ["green", "level 1"], ["green1"]),
+            ("Sub", ["blue", "level 2"], ["blue1"]),
+            ("Concat", ["red1", "green1", "blue1"], ["u"], {"axis": 1}),
+            ("Div", ["u", "white"], ["x"]),
+        ],
+        (CAFFE[0], (1.0, 1.0, 1.0)),
+        False,
+    ),
+    "channel by channel, blue first": (
+        [
+            ("Slice", ["i", "0", "1", "-1"], ["red"]),
+            ("Slice", ["i", "1", "2", "-1"], ["green"]),
+            ("Slice", ["i", "2", "3", "-1"], ["blue"]),
+            ("Sub", ["red", "level 0"], ["red1"]),
+            ("Sub", ["green", "level 1"], ["green1"]),
+            ("Sub", ["blue", "level 2"], ["blue1"]),
+            ("Concat", ["blue1", "green1", "red1"], ["u"], {"axis": 3}),
+            ("Transpose", ["u"], ["x"], LAST),
+        ],
+        CAFFE,
+        True,
+    ),
+    "channels that differ in more": (
+        [
+            ("Split", ["i"], ["red", "green", "blue"], {"axis": 1}),
+            ("Relu", ["red"], ["red1"]),
+            ("Concat", ["red1", "green", "blue"], ["x"], {"axis": 1}),
+        ],
+        None,
+        False,
+    ),
+    "by a convolution of single pixels": (
+        [("Conv", ["i", "shares", "shifts"], ["x"], {"group": 3})],
+        (CAFFE[0], (1.0, 1.0, 1.0)),
         False,
     ),
     "by a norm of levels": (

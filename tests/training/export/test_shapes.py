@@ -301,3 +301,54 @@ def test_a_second_input_is_named(tmp_path):
     onnx.save(model, path)
     with pytest.raises(ForeignError, match="depends on a second input, sizes: make it a constant"):
         read_core(path, SIZE, CLASSES, Names())
+
+
+def test_a_mask_of_ones_grows_with_the_batch(tmp_path):
+    nodes = [
+        node("Dropout", "c", "d mask"),
+        node("Cast", "mask", "ones", to=TensorProto.FLOAT),
+        node("Mul", "d ones", "m"),
+        node("ReduceMean", "m", "f", axes=[2, 3], keepdims=0),
+    ]
+    assert_same_answers(file_of(nodes, tmp_path))
+
+
+@pytest.mark.parametrize("back", [0, 1], ids=["forwards", "backwards"])
+def test_a_scan_over_pixels_is_unrolled(back, tmp_path):
+    def info(name):
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+
+    body = helper.make_graph(
+        [node("Add", "h r", "s"), node("Tanh", "s", "next"), node("Identity", "next", "kept")],
+        "body",
+        [info("h"), info("r")],
+        [info("next"), info("kept")],
+    )
+    nodes = [
+        node("ReduceMean", "c", "rows", axes=[3], keepdims=0),
+        node("Transpose", "rows", "steps", perm=[2, 0, 1]),
+        node("ReduceMax", "steps", "start", axes=[0], keepdims=0),
+        node(
+            "Scan",
+            "start steps",
+            "end all",
+            num_scan_inputs=1,
+            scan_input_directions=[back],
+            body=body,
+        ),
+        node("ReduceMean", "all", "middle", axes=[0], keepdims=0),
+        node("Add", "end middle", "f"),
+    ]
+    assert_same_answers(file_of(nodes, tmp_path))
+
+
+def assert_same_answers(path):
+    core = read_core(path, SIZE, CLASSES, Names()).model
+    assert not {"Dropout", "Scan"} & {each.op_type for each in core.graph.node}
+    x = np.random.default_rng(1).standard_normal((3, 3, SIZE, SIZE)).astype(np.float32)
+    (expected,) = ort.InferenceSession(path).run(None, {"x": x})
+    graph = gradient_graph(core).SerializeToString()
+    session = ort.InferenceSession(graph)
+    logits, gradient = session.run(["logits", "gradient"], {"x": x, "target": np.full(3, -1)})
+    assert np.abs(logits - expected).max() < 1e-5
+    assert np.abs(gradient).max() > 0

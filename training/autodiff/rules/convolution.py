@@ -48,6 +48,25 @@ class Windows:
         after = [t - b for t, b in zip(total, before, strict=True)]
         return cls(tuple(kernel), tuple(strides), tuple(dilations), tuple(before), tuple(after))
 
+    def along(self, axis: int) -> "Windows":
+        """The windows along `axis` alone, one element wide on the others."""
+
+        def alone(values: Sequence[int], other: int) -> tuple[int, ...]:
+            return tuple(v if place == axis else other for place, v in enumerate(values))
+
+        return Windows(
+            alone(self.kernel, 1),
+            alone(self.strides, 1),
+            alone(self.dilations, 1),
+            alone(self.before, 0),
+            alone(self.after, 0),
+        )
+
+    def is_whole(self, sizes: Sequence[int]) -> bool:
+        """True if one window covers all of an image of `sizes`, and nothing else."""
+        is_plain = {*self.before, *self.after} == {0} and set(self.dilations) == {1}
+        return is_plain and self.kernel == tuple(sizes)
+
     @property
     def strides_per_kernel(self) -> int:
         """The number of strides that make up a kernel, for `_by_phases`; 0 where it does not apply.

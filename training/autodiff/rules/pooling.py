@@ -9,26 +9,70 @@ from training.autodiff.builder import Builder
 from training.autodiff.registry import Context, rule
 from training.autodiff.rules.convolution import Windows, full_pads
 
+MANY_PLACES = 25  # in a window, above which it is pooled axis by axis
+
 
 @rule("MaxPool")
 def _max_pool(ctx: Context) -> dict[int, str]:
     """Gradient of the maximum of each window: g for the first element that equals y, else 0.
 
-    Each place in the window sees x through a strided slice. Where the slice equals y, it takes what
-    is left of g. One place equals y, so the last takes what no other did. A transposed convolution
-    with a kernel for each place puts the shares where they belong.
+    Elements count in the order of rows. A large window is pooled axis by axis, the last axis first,
+    which keeps that order and needs k + k places instead of k · k.
     """
     # No scatter and no MaxUnpool: neither has a kernel on every GPU provider.
     if len(ctx.gradients) > 1 and ctx.gradients[1] is not None:
         raise ctx.unsupported("its indices are used")
     graph, windows = ctx.graph, Windows.of(ctx, ctx.attribute("kernel_shape"))
-    counts = [graph.size(ctx.y, (axis + 2,)) for axis in range(len(windows.kernel))]
-    padded = _padded(graph, ctx.x, windows, float("-inf"))
+    axes = range(len(windows.kernel))
+    sizes = [graph.size(ctx.x, (axis + 2,)) for axis in axes]
+    counts = [graph.size(ctx.y, (axis + 2,)) for axis in axes]
+    if windows.is_whole(sizes):
+        return {0: _first_of_all(ctx, sizes)}
+    if np.prod(windows.kernel) <= MANY_PLACES:
+        padded = _padded(graph, ctx.x, windows, float("-inf"))
+        whole = _to_first(graph, padded, ctx.y, ctx.gradient, windows, counts)
+        return {0: graph.like(whole, ctx.x)}
+    steps, x, channels = [], ctx.x, graph.size(ctx.x, (1,))
+    for axis in reversed(axes):
+        alone = windows.along(axis)
+        padded = _padded(graph, x, alone, float("-inf"))
+        attributes = {"strides": list(alone.strides), "dilations": list(alone.dilations)}
+        x = graph.node("MaxPool", padded, kernel_shape=list(alone.kernel), **attributes)
+        steps.append((padded, x, alone, [*sizes[:axis], *counts[axis:]]))
+    gradient = ctx.gradient
+    for axis, (padded, y, alone, places) in zip(axes, reversed(steps), strict=True):
+        rows = _to_first(graph, padded, y, gradient, alone, places)
+        shape = graph.integers(-1, channels, *sizes[: axis + 1], *counts[axis + 1 :])
+        gradient = graph.node("Reshape", rows, shape)
+    return {0: gradient}
+
+
+def _first_of_all(ctx: Context, sizes: list[int]) -> str:
+    """The gradient where one window covers all elements of a channel."""
+    graph, count = ctx.graph, int(np.prod(sizes))
+    flat = graph.node("Reshape", ctx.x, graph.integers(0, 0, count))
+    first = graph.node("ArgMax", flat, axis=2)
+    equal = graph.node("Equal", first, graph.constant(np.arange(count)))
+    shape = graph.integers(0, 0, *sizes)
+    mask = graph.node("Reshape", graph.node("Where", equal, 1.0, 0.0), shape)
+    return graph.node("Mul", mask, ctx.gradient)
+
+
+def _to_first(
+    graph: Builder, x: str, y: str, gradient: str, windows: Windows, counts: list[int]
+) -> str:
+    """`gradient`, shaped like y, at the first element of each window of the padded x.
+
+    Its result has the elements of x without padding, but all channels are rows (N · C, 1, …). Each
+    place in the window sees x through a strided slice. Where the slice equals y, it takes what is
+    left of g. One place equals y, so the last takes what no other did. A transposed convolution
+    with a kernel for each place puts the shares where they belong.
+    """
     places = list(product(*(range(k) for k in windows.kernel)))
-    left, shares = ctx.gradient, []
+    left, shares = gradient, []
     for place in places[:-1]:
         offsets = [i * d for i, d in zip(place, windows.dilations, strict=True)]
-        equal = graph.node("Equal", _strided(graph, padded, offsets, windows, counts), ctx.y)
+        equal = graph.node("Equal", _strided(graph, x, offsets, windows, counts), y)
         shares.append(graph.node("Where", equal, left, 0.0))
         left = graph.node("Where", equal, 0.0, left)
     beside = graph.node("Concat", *shares, left, axis=2) if shares else left
@@ -36,8 +80,7 @@ def _max_pool(ctx: Context) -> dict[int, str]:
     rows = graph.node("Reshape", beside, graph.integers(-1, len(places), *counts))
     kernels = np.eye(len(places), dtype=np.float32).reshape(-1, 1, *windows.kernel)
     attributes = {"kernel_shape": list(windows.kernel), **windows.transposed}
-    whole = graph.node("ConvTranspose", rows, graph.constant(kernels), **attributes)
-    return {0: graph.like(whole, ctx.x)}
+    return graph.node("ConvTranspose", rows, graph.constant(kernels), **attributes)
 
 
 def _padded(graph: Builder, x: str, windows: Windows, value: float) -> str:
