@@ -59,6 +59,7 @@ def test_a_file_becomes_a_bundle_without_torch_and_the_steps_are_said(file, tmp_
         "derives the graphs of explanations",
         "runs the graphs, beside the file",
         "proves gradient.onnx in float64",
+        "proves cam.onnx",
         "writes the bundle",
         "is done",
     ]
