@@ -135,15 +135,22 @@ def _frame(drawn: Pixels, seen: tuple[int, int, int, int]) -> None:
         int(np.clip(edge, 0, most))
         for edge, most in zip(seen, (width, height, width, height), strict=True)
     )
-    inside = drawn[top:bottom, left:right].copy()
-    dimmed = np.rint(DIMMED * np.arange(256)).astype(np.uint8)
+    outside = (
+        np.s_[:top],
+        np.s_[bottom:],
+        np.s_[top:bottom, :left],
+        np.s_[top:bottom, right:],
+    )
+    for part in outside:
+        # In place: an overlay may have 4 megapixels.
+        np.multiply(drawn[part], DIMMED, out=drawn[part], casting="unsafe")
     line = max(1, round(FRAME * min(width, height)))
-    around = slice(max(0, top - line), bottom + line), slice(max(0, left - line), right + line)
-    rows = max(1, STRIP_PIXELS // width)
-    for first in range(0, height, rows):
-        drawn[first : first + rows] = dimmed[drawn[first : first + rows]]
-    drawn[around] = 255
-    drawn[top:bottom, left:right] = inside
+    first, last = max(0, top - line), bottom + line
+    start, end = max(0, left - line), right + line
+    drawn[first:top, start:end] = 255
+    drawn[bottom:last, start:end] = 255
+    drawn[first:last, start:left] = 255
+    drawn[first:last, right:end] = 255
 
 
 def limit(values: Map, scale: Scale) -> float:

@@ -145,7 +145,7 @@ function frame({ data, width, height }, box) {
   for (let y = 0, at = 0; y < height; y++) {
     for (let x = 0; x < width; x++, at += 4) {
       const distance = Math.max(beyond(x, left, right), beyond(y, top, bottom));
-      for (let channel = at; channel < at + 3 && distance > 0; channel++) data[channel] = distance <= line ? 255 : DIMMED * data[channel];
+      for (let channel = at; channel < at + 3 && distance > 0; channel++) data[channel] = distance <= line ? 255 : Math.floor(DIMMED * data[channel]);
     }
   }
 }

@@ -338,7 +338,7 @@ def test_rows_whose_map_is_mostly_error_are_named(embedded):
     from service.explain.maps.target import Target
 
     asked = ask(embedded.manifest, "integrated_gradients", None, {})
-    values = np.zeros((32, 32), np.float32)
+    values = np.ones((32, 32), np.float32)
     maps = [Attribution(asked, Target(0), values, {"completeness_gap": gap}) for gap in (0.1, 0.9)]
     assert "warnings" not in map_parameters(maps[:1])
     assert map_parameters(maps)["warnings"].startswith("row 1: the map misses")
