@@ -26,11 +26,23 @@ export function decodeMap(map) {
 export function visibleBox(width, height, input) {
   if (input.resize === "stretch") return { left: 0, top: 0, right: width, bottom: height };
   const [rows, columns = rows] = [input.size].flat();
-  const scales = [width / columns, height / rows];
-  const scale = input.resize === "pad" ? Math.max(...scales) : (Math.min(...scales) * Math.min(rows, columns)) / input.short_side;
+  if (input.resize === "pad") return paddedBox(width, height, rows, columns);
+  const scale = (Math.min(width / columns, height / rows) * Math.min(rows, columns)) / input.short_side;
   const [left, top] = [(width - columns * scale) / 2, (height - rows * scale) / 2];
   return { left, top, right: width - left, bottom: height - top };
 }
+
+/** The same of a padded image, which lies on whole pixels of the input. */
+function paddedBox(width, height, rows, columns) {
+  const scale = Math.min(columns / width, rows / height);
+  const [across, down] = [Math.max(1, even(width * scale)), Math.max(1, even(height * scale))];
+  const [x, y] = [even((columns - width * scale) / 2), even((rows - height * scale) / 2)];
+  const [wide, high] = [width / across, height / down];
+  return { left: -x * wide, top: -y * high, right: (columns - x) * wide, bottom: (rows - y) * high };
+}
+
+/** The nearest whole number, of two the even one, as Python rounds. */
+const even = (value) => (Math.abs(value % 1) === 0.5 ? 2 * Math.round(value / 2) : Math.round(value));
 
 /** Draws an image, its longer side SIDE pixels: its `canvas`, its `pixels` and the network's view `box`. */
 export async function drawImage(blob, input) {
@@ -43,9 +55,12 @@ export async function drawImage(blob, input) {
   context.fillStyle = "white"; // below transparent pixels, as in the service
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  const view = visibleBox(bitmap.width, bitmap.height, input);
+  const [across, down] = [canvas.width / bitmap.width, canvas.height / bitmap.height];
+  const box = { left: view.left * across, top: view.top * down, right: view.right * across, bottom: view.bottom * down };
   bitmap.close();
   const pixels = context.getImageData(0, 0, canvas.width, canvas.height);
-  return { canvas, pixels, box: visibleBox(canvas.width, canvas.height, input) };
+  return { canvas, pixels, box };
 }
 
 /** An empty canvas. */

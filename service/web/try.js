@@ -1,7 +1,6 @@
 // The tab Try: images in, predictions out.
 
 import { el, fill } from "/web/dom.js";
-import { drawGrid } from "/web/grid.js";
 import { acceptEverywhere, imageSources, onImages } from "/web/images.js";
 import { bars, errorNotice, guessingNotice, heading } from "/web/parts.js";
 import { nameOf, selectedImage, state } from "/web/state.js";
@@ -33,8 +32,14 @@ function show() {
   fill(parts.frame, image ? figure(image) : el("p", { class: "drop" }, t("try.drop")));
   parts.stage.classList.toggle("given", image !== undefined);
   fill(parts.answer, image ? answerOf(image) : help());
-  if (state.images.length > 1) drawGrid(parts.grid);
+  if (state.images.length > 1) showGrid();
   else fill(parts.grid);
+}
+
+/** Draws the grid; its module is loaded with the first several images, and then at once. */
+async function showGrid() {
+  parts.drawGrid ??= (await import("/web/grid.js")).drawGrid;
+  if (state.images.length > 1) parts.drawGrid(parts.grid);
 }
 
 function figure({ url, name }) {

@@ -22,7 +22,7 @@ from service.errors import RequestError
 from service.explain import METHODS, render
 from service.explain.cells import means, smooth
 from service.explain.colours import ink, tables
-from service.image.resize import Box
+from service.image.resize import Box, visible_box
 from service.settings import EMBEDDED_BUNDLE
 from support.browser import TABS, Visit, chromium
 from support.images import draw, encode
@@ -503,6 +503,19 @@ def test_frame_lines_and_cells_are_those_of_the_service(visit, scale, cell):
     with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) as drawn:
         difference = np.abs(np.asarray(drawn.convert("RGB")).astype(int) - theirs)
     assert difference.mean() < 0.5, (scale, cell, difference.mean(), difference.max())
+
+
+@pytest.mark.parametrize("rule", ["crop", "stretch", "pad"])
+def test_the_page_knows_what_the_network_sees(rule, visit, embedded):
+    page = visit.open()
+    spec = replace(embedded.manifest.input, size=(24, 32), resize=rule, short_side=0)
+    for size in ((447, 696), (40, 41), (1000, 3), (31, 33), (32, 21)):
+        given = {"size": [24, 32], "resize": rule, "short_side": spec.short_side}
+        found = page.evaluate(
+            "async ([size, input]) => (await import('/web/map.js')).visibleBox(...size, input)",
+            [size, given],
+        )
+        assert list(found.values()) == pytest.approx(visible_box(*size, spec))
 
 
 def test_strength_and_sides_change_the_drawing_without_a_request(visit):
