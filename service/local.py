@@ -142,9 +142,9 @@ class Model:
     @property
     def methods(self) -> tuple[str, ...]:
         """The methods that this model can be explained by; the first one is the default."""
-        methods, cheapest = available(self.manifest), cheapest_method(self.manifest)
-        ordered = sorted(methods, key=lambda method: method is not cheapest)
-        return tuple(method.name for method in ordered)
+        cheapest = cheapest_method(self.manifest)
+        names = [method.name for method in available(self.manifest)]
+        return tuple(sorted(names, key=lambda name: cheapest is None or name != cheapest.name))
 
     def predict(self, image: Source, top_k: int = predictions.TOP_K) -> Answer:
         """The `top_k` most probable classes of an image.

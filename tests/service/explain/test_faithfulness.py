@@ -125,7 +125,8 @@ def test_only_the_predicted_class_is_judged_by_its_probability():
 
 @pytest.mark.parametrize(
     ("target", "unit"),
-    [(None, "probability"), ("b", "logit"), ("a,b", "difference of logits"), ("a", "probability")],
+    # The map of b is nothing, and has no areas.
+    [(None, "probability"), ("b", None), ("a,b", "difference of logits"), ("a", "probability")],
 )
 def test_an_answer_says_the_unit_of_its_areas(target, unit, central):
     question = ask(central.manifest, "saliency", target, {}, "full")

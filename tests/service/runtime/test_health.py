@@ -91,7 +91,7 @@ def test_an_engine_notes_its_runs_and_answers_for_its_device(embedded, monkeypat
     engine = Engine(embedded, "cpu", 1)
     batch = draw("red")[None]
 
-    def broken(_feeds):
+    def broken(*_):
         raise FAILURE
 
     with monkeypatch.context() as patched:
