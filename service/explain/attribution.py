@@ -135,7 +135,7 @@ def _coalitions(question: Question) -> str:
     samples, segments = (question.parameters.get(name) for name in ("samples", "segments"))
     if samples is None or segments is None or samples >= count_of(segments):
         return ""
-    return f"{samples} samples cannot tell {count_of(segments)} segments apart: {MORE}"
+    return f"{samples} samples are too few for {count_of(segments)} segments: {MORE}"
 
 
 def explain(

@@ -391,6 +391,10 @@ def test_an_unreachable_service_is_reported_for_files_and_samples(visit):
 
 
 def test_up_to_three_methods_explain_one_image_side_by_side(visit):
+    # A busy machine would answer LIME, beside two others, by a cheaper question.
+    visit.page.route(
+        "**/explain?*", lambda route: route.continue_(url=f"{route.request.url}&deadline_ms=60000")
+    )
     page = visit.explained("Integrated Gradients", "Grad-CAM", "LIME")
     panels = page.locator(".panel")
     expect(panels).to_have_count(3)
@@ -401,9 +405,8 @@ def test_up_to_three_methods_explain_one_image_side_by_side(visit):
     assert "opposes it" in texts[0]
     assert "logits: the score before it becomes a probability" in texts[0]
     assert "It adds up" in texts[0]
-    if "There was no time for LIME" not in texts[2]:  # beside two others, on a busy machine
-        assert "Its simple model explains" in texts[2]
-        assert "logits for each segment" in texts[2]
+    assert "Its simple model explains" in texts[2]
+    assert "logits for each segment" in texts[2]
     for text in texts:
         assert "Beware" in text
         assert re.search(r"the support is strongest .+ \([\d.]+% of it", text, re.IGNORECASE)

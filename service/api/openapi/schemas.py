@@ -218,7 +218,7 @@ def _map() -> Schema:
         colours={"enum": ["diverging", "sequential"]},
         limit=_described(NUMBER, "The value of the strongest colour; 0 if nothing is drawn"),
         cell=_described(
-            WHOLE, "Pixels a side of the cells whose means are drawn; 1: each pixel is drawn"
+            WHOLE, "The side, in pixels, of the cells whose means are drawn; 1: each pixel is drawn"
         ),
     )
     schema["properties"]["data"] = _described(BASE64, "float32, little-endian, row by row")

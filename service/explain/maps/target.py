@@ -62,9 +62,10 @@ def find_target(given: Any, manifest: Manifest) -> Target:
 def ranking(
     logits: Float32[np.ndarray, " classes"], manifest: Manifest
 ) -> Float[np.ndarray, " classes"]:
-    """Values whose largest is that of the predicted class, as answers name it.
+    """A value for each class: the predicted class has the largest.
 
-    Sigmoids are calibrated each for itself, which may change their order.
+    These are the logits. The classes of a multi-label model are calibrated each for itself, which
+    may change their order: so these are its probabilities.
     """
     return manifest.calibration.probabilities(logits) if manifest.is_multi_label else logits
 
