@@ -5,7 +5,8 @@ commas or semicolons. Paths are relative to the folder of the CSV. A split is on
 """
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path, PurePosixPath
 
 from training.data import DataError
@@ -23,7 +24,7 @@ def read(source: Path) -> tuple[list[Placed], list[Skipped]]:
     """
     placed: dict[str, Placed] = {}
     skipped = []
-    for number, row in _rows(source):
+    for number, row in rows_of(source, COLUMNS, "path,label or path,label,split"):
         found = _placed(source, number, row)
         if isinstance(found, Skipped):
             skipped.append(found)
@@ -37,19 +38,30 @@ def read(source: Path) -> tuple[list[Placed], list[Skipped]]:
     return sorted(placed.values(), key=lambda item: item.file.name), skipped
 
 
-def _rows(source: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
+def rows_of(
+    source: Path, known: Collection[AbstractSet[str]], expected: str
+) -> Iterator[tuple[int, Mapping[str, str]]]:
+    """The number of each line that is not empty, and its values by column.
+
+    The first line must name one of the sets of columns in `known`, which `expected` says in words.
+    It may do so in capital letters.
+
+    Raises:
+        DataError: it does not, a line has another number of values, or it is no CSV in UTF-8.
+    """
     try:
         # Excel begins UTF-8 with a mark, and separates by semicolons where the comma is decimal
         with source.open(newline="", encoding="utf-8-sig") as file:
             head = file.readline()
-            names = [name.strip().lower() for name in head.replace(";", ",").split(",")]
-            if len(names) != len(set(names)) or set(names) not in COLUMNS:
+            separator = ";" if ";" in head else ","
+            names = [name.strip() for name in next(csv.reader([head], delimiter=separator), [])]
+            if set(names) not in known:
+                names = [name.lower() for name in names]
+            if len(names) != len(set(names)) or set(names) not in known:
                 raise DataError(
-                    f"{source} begins with {head.strip()[:80]!r}: the first line must be "
-                    "path,label or path,label,split"
+                    f"{source} begins with {head.strip()[:80]!r}: the first line must be {expected}"
                 )
-            rows = csv.reader(file, delimiter=";" if ";" in head else ",")
-            for number, row in enumerate(rows, 2):
+            for number, row in enumerate(csv.reader(file, delimiter=separator), 2):
                 if row and len(row) != len(names):
                     raise DataError(
                         f"{source}, line {number} has {len(row)} values; the first line names "

@@ -5,11 +5,11 @@ The first line names the columns, in one of two forms:
     path,labels        red.jpg,ball;toy      the classes of an image, with semicolons between them
     path,ball,toy,…    red.jpg,1,1,…         a column for each class of the model, 1 or 0
 
-Paths are relative to the folder of the CSV. An image without a class has an empty cell, or zeros.
+Semicolons may separate the columns, too, as Excel writes them. Paths are relative to the folder of
+the CSV. An image without a class has an empty cell, or zeros.
 """
 
-import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -19,9 +19,11 @@ from training.data import DataError
 from training.data.files import Skipped, is_image, on_disk
 from training.data.images import Tagged
 from training.data.layout import Placed
+from training.data.listed import rows_of
 from training.data.scan import scan
 
 LISTED = {"path", "labels"}
+EXPECTED = "path,labels, or path and a column for each class of the model"
 YES, NO = ("1", "true", "yes"), ("0", "false", "no", "")
 
 
@@ -34,7 +36,8 @@ def read(source: Path, spec: Input, classes: Sequence[str]) -> tuple[Tagged, lis
     """
     found: dict[str, list[bool]] = {}
     placed, skipped = [], []
-    for number, row in _rows(source, classes):
+    known = (LISTED, {"path", *classes})
+    for number, row in rows_of(source, known, EXPECTED):
         name = PurePosixPath(row["path"])
         if str(name) in found:
             raise DataError(f"{source}, line {number}: {name} is listed twice: leave one line out")
@@ -51,28 +54,6 @@ def read(source: Path, spec: Input, classes: Sequence[str]) -> tuple[Tagged, lis
         raise DataError(f"{source} lists no image that can be read")
     has_of = np.array([found[str(name)] for name in images.names], bool)
     return Tagged(images, has_of), skipped + scanned.skipped
-
-
-def _rows(source: Path, classes: Sequence[str]) -> Iterator[tuple[int, Mapping[str, str]]]:
-    try:
-        with source.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.reader(file)
-            names = [name.strip() for name in next(rows, [])]
-            if len(names) != len(set(names)) or set(names) not in (LISTED, {"path", *classes}):
-                raise DataError(
-                    f"{source} begins with {','.join(names)[:80]!r}: the first line must be "
-                    "path,labels, or path and a column for each class of the model"
-                )
-            for number, row in enumerate(rows, 2):
-                if row and len(row) != len(names):
-                    raise DataError(
-                        f"{source}, line {number} has {len(row)} values; the first line names "
-                        f"{len(names)} columns"
-                    )
-                if row:
-                    yield number, {key: v.strip() for key, v in zip(names, row, strict=True)}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{source} cannot be read as CSV in UTF-8 ({error})") from None
 
 
 def _classes(row: Mapping[str, str], classes: Sequence[str], place: str) -> list[bool]:

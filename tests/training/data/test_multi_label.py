@@ -30,6 +30,7 @@ def listed(folder, text):
     "text",
     [
         'path,labels\nb.png,\na.png,"toy; red, or so"\nc.png,ball\n',
+        'path;labels\nb.png;\na.png;"toy; red, or so"\nc.png;ball\n',
         '\ufeffpath,toy,"red, or so",ball\na.png,1,1,0\nb.png,0,0,\n\nc.png,no,False,yes\n',
     ],
 )
