@@ -9,7 +9,7 @@ from training.autodiff.builder import Builder
 from training.autodiff.registry import Context, rule
 from training.autodiff.rules.convolution import Windows, full_pads
 
-MANY_PLACES = 25  # in a window, above which it is pooled axis by axis
+MANY_PLACES = 4  # in a window, above which it is pooled axis by axis
 
 
 @rule("MaxPool")
@@ -30,21 +30,26 @@ def _max_pool(ctx: Context) -> dict[int, str]:
         return {0: _first_of_all(ctx, sizes)}
     if np.prod(windows.kernel) <= MANY_PLACES:
         padded = _padded(graph, ctx.x, windows, float("-inf"))
-        whole = _to_first(graph, padded, ctx.y, ctx.gradient, windows, counts)
+        whole = _to_first(ctx, padded, ctx.y, ctx.gradient, windows, counts)
         return {0: graph.like(whole, ctx.x)}
     steps, x, channels = [], ctx.x, graph.size(ctx.x, (1,))
     for axis in reversed(axes):
         alone = windows.along(axis)
         padded = _padded(graph, x, alone, float("-inf"))
-        attributes = {"strides": list(alone.strides), "dilations": list(alone.dilations)}
-        x = graph.node("MaxPool", padded, kernel_shape=list(alone.kernel), **attributes)
+        x = _pooled(graph, padded, alone) if axis else ctx.y
         steps.append((padded, x, alone, [*sizes[:axis], *counts[axis:]]))
     gradient = ctx.gradient
     for axis, (padded, y, alone, places) in zip(axes, reversed(steps), strict=True):
-        rows = _to_first(graph, padded, y, gradient, alone, places)
+        rows = _to_first(ctx, padded, y, gradient, alone, places)
         shape = graph.integers(-1, channels, *sizes[: axis + 1], *counts[axis + 1 :])
         gradient = graph.node("Reshape", rows, shape)
     return {0: gradient}
+
+
+def _pooled(graph: Builder, x: str, windows: Windows) -> str:
+    """The maxima of the windows of the padded x."""
+    attributes = {"strides": list(windows.strides), "dilations": list(windows.dilations)}
+    return graph.node("MaxPool", x, kernel_shape=list(windows.kernel), **attributes)
 
 
 def _first_of_all(ctx: Context, sizes: list[int]) -> str:
@@ -59,7 +64,7 @@ def _first_of_all(ctx: Context, sizes: list[int]) -> str:
 
 
 def _to_first(
-    graph: Builder, x: str, y: str, gradient: str, windows: Windows, counts: list[int]
+    ctx: Context, x: str, y: str, gradient: str, windows: Windows, counts: list[int]
 ) -> str:
     """`gradient`, shaped like y, at the first element of each window of the padded x.
 
@@ -68,13 +73,14 @@ def _to_first(
     left of g. One place equals y, so the last takes what no other did. A transposed convolution
     with a kernel for each place puts the shares where they belong.
     """
-    places = list(product(*(range(k) for k in windows.kernel)))
+    graph, dtype = ctx.graph, ctx.graph.dtype(ctx.y)
+    places = list(product(*map(range, windows.kernel)))
     left, shares = gradient, []
     for place in places[:-1]:
         offsets = [i * d for i, d in zip(place, windows.dilations, strict=True)]
         equal = graph.node("Equal", _strided(graph, x, offsets, windows, counts), y)
-        shares.append(graph.node("Where", equal, left, 0.0))
-        left = graph.node("Where", equal, 0.0, left)
+        shares.append(graph.masked(left, equal, dtype))
+        left = graph.node("Sub", left, shares[-1])
     beside = graph.node("Concat", *shares, left, axis=2) if shares else left
     # All channels become rows: so the kernels of one channel serve all.
     rows = graph.node("Reshape", beside, graph.integers(-1, len(places), *counts))
