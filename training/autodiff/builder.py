@@ -149,11 +149,6 @@ class Builder:
         """Zeros in the shape of `name`."""
         return self.node("Mul", name, 0.0)
 
-    def masked(self, gradient: str, condition: str, dtype: int) -> str:
-        """`gradient`, of the ONNX element type `dtype`, where `condition` holds, 0 elsewhere."""
-        # A Where does it, too, but passes three times over its elements.
-        return self.node("Mul", self.node("Cast", condition, to=dtype), gradient)
-
     def sum(self, name: str, axes: Sequence[int], *, keep: bool = True) -> str:
         """The sum over `axes`."""
         return self.node("ReduceSum", name, self.integers(*axes), keepdims=int(keep))

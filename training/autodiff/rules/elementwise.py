@@ -24,8 +24,6 @@ def _times(slope: Slope) -> Rule:
 
 def _gate(ctx: Context, condition: str, otherwise: str | float = 0.0) -> dict[int, str]:
     """The gradient: g where `condition` holds, `otherwise` elsewhere."""
-    if otherwise == 0.0:
-        return {0: ctx.graph.masked(ctx.gradient, condition, ctx.graph.dtype(ctx.y))}
     return {0: ctx.graph.node("Where", condition, ctx.gradient, otherwise)}
 
 

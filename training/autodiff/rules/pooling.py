@@ -79,7 +79,8 @@ def _to_first(
     for place in places[:-1]:
         offsets = [i * d for i, d in zip(place, windows.dilations, strict=True)]
         equal = graph.node("Equal", _strided(graph, x, offsets, windows, counts), y)
-        shares.append(graph.masked(left, equal, dtype))
+        # A Where takes its share, too, but passes three times over its elements.
+        shares.append(graph.node("Mul", graph.node("Cast", equal, to=dtype), left))
         left = graph.node("Sub", left, shares[-1])
     beside = graph.node("Concat", *shares, left, axis=2) if shares else left
     # All channels become rows: so the kernels of one channel serve all.
