@@ -77,14 +77,18 @@ def until_agreed(
 ) -> Sampled[E]:
     """Doubles the samples until the agreement is good, there would be over `most`, or time is up.
 
+    A map of zeros alone, as of an image like its baseline, is not sampled on.
+
     `draw(first, count)` gives the evidence of the samples from `first` on, in two halves, and
     `map_of(values_of(evidence))` its map; `has_time_for(count)` is true if so many more fit the
     deadline. Samples that did not come to an end before it are left out.
     """
     halves = draw(0, samples)
     while True:
-        agreed = agreement(values_of(halves[0]), values_of(halves[1]), map_of)
-        if agreed >= GOOD_AGREEMENT or 2 * samples > most or not has_time_for(samples):
+        first, second = (values_of(half) for half in halves)
+        agreed = agreement(first, second, map_of)
+        enough = agreed >= GOOD_AGREEMENT or not (first.any() or second.any())  # or all zeros
+        if enough or 2 * samples > most or not has_time_for(samples):
             break
         try:
             more = draw(samples, samples)

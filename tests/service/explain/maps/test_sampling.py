@@ -72,3 +72,15 @@ def test_doubling_ends_at_the_limit_or_with_the_time(limit):
     found, _ = sampled(**limit)
     assert found.samples == 32
     assert found.agreement < GOOD_AGREEMENT
+
+
+def test_a_map_of_zeros_is_not_sampled_on():
+    drawn = []
+
+    def draw(first, count):
+        drawn.append((first, count))
+        return Sums(np.zeros(9), count / 2), Sums(np.zeros(9), count / 2)
+
+    found = until_agreed(draw, lambda sums: sums.total, 8, 10**6, lambda _: True)
+    assert drawn == [(0, 8)]
+    assert found.agreement == 0
