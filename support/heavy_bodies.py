@@ -3,10 +3,12 @@
 import io
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from PIL import Image
+
+from support.images import draw, encode
 
 MOST_BYTES = 10 * 2**20 - 1000
 INFER = "/v2/models/cifar10/infer"
@@ -61,6 +63,31 @@ def webp(count: int) -> bytes:
     return body[:4] + struct.pack("<I", len(body) - 8) + body[8:]
 
 
+def gif(blocks: int) -> bytes:
+    """A GIF with a comment of so many blocks before its image."""
+    body = encode(draw(), "GIF")
+    start = 13 + (3 << (body[10] & 7) + 1)
+    return body[:start] + b"\x21\xfe" + b"\x01a" * blocks + b"\0" + body[start:]
+
+
+def tiff(tags: Mapping[int, int], count: int = 1) -> bytes:
+    """A TIFF whose directory has these tags, too, of `count` values of 32 bits each.
+
+    Those of several values begin where the file does.
+    """
+    body = encode(draw(), "TIFF")
+    place = int.from_bytes(body[4:8], "little")
+    found = int.from_bytes(body[place : place + 2], "little")
+    own = body[place + 2 : place + 2 + 12 * found]
+    entries = sorted(
+        [own[start : start + 12] for start in range(0, len(own), 12)]
+        + [struct.pack("<HHII", tag, 4, count, value) for tag, value in tags.items()],
+        key=lambda entry: int.from_bytes(entry[:2], "little"),
+    )
+    directory = struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+    return body[:4] + struct.pack("<I", len(body)) + body[8:] + directory
+
+
 def scans() -> bytes:
     """A progressive JPEG of 2,048² pixels, its last scan as often as 10 MB hold it."""
     buffer = io.BytesIO()
@@ -98,6 +125,8 @@ HEAVY = {
     "jpeg of junk": _predict("image/jpeg", lambda: jpeg(b"\x01" * M)),
     "jpeg of scans": _predict("image/jpeg", scans),
     "webp of chunks": _predict("image/webp", lambda: webp((M - 1000) // 8)),
+    "gif of comments": _predict("image/gif", lambda: gif(M // 2 - 1000)),
+    "tiff of tags": _predict("image/tiff", lambda: tiff(dict.fromkeys(range(2**15, 2**16 - 1), 0))),
     "json of lists": _predict(
         "application/json", lambda: b'{"image":"","a":[' + b"[]," * (M // 3) + b"[]]}"
     ),

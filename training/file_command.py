@@ -9,7 +9,7 @@ import click
 from service.bundle.folder import Bundle
 from service.bundle.manifest import Manifest
 from service.explain import available
-from service.image.decode import SUFFIXES
+from service.image.kinds import SUFFIXES
 from service.image.resize import Input
 from service.runtime.engine import Engine
 from training.data import multi_label, read

@@ -4,12 +4,9 @@ Images stay encoded here: `service.image.decode` opens them. JSON holds files as
 """
 
 import asyncio
-import base64
-import binascii
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import orjson
 from starlette.datastructures import UploadFile
@@ -17,6 +14,14 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from service.api import large
+from service.api.payload import (
+    MAX_IMAGES,
+    EncodedImage,
+    Payload,
+    check_counts,
+    from_base64,
+    with_query,
+)
 from service.errors import (
     BodyTooLarge,
     InvalidParameter,
@@ -26,34 +31,27 @@ from service.errors import (
     short,
 )
 from service.image.budget import Budget, Lease
-from service.image.decode import MEDIA_TYPES
+from service.image.kinds import MEDIA_TYPES
 from service.workers import protocol
 
-MAX_IMAGES = 64  # in one request
 MAX_FIELDS = 100  # in a form or a query
 READ_SECONDS = 30
 LEASE = "body_lease"  # key of a request's state: the memory of its body
 # A smaller body that has arrived at once is charged nothing: the queue has few places for those.
 FREE_BYTES = 2**16
-FORM, JSON = "multipart/form-data", "application/json"
-SUPPORTED = ", ".join((*MEDIA_TYPES, FORM, JSON))
-# Browsers send octet-stream for files that they do not know; the decoder looks at the bytes.
-RAW = (*MEDIA_TYPES, "application/octet-stream")
-
-EncodedImage = bytes | MalformedRequest
-
-
-class Payload(NamedTuple):
-    """Images and parameters of one request, and the mask of its only image.
-
-    `images` holds encoded images, or the error in the place of an unreadable one. `is_list`: the
-    caller sent a list and gets one back. `parameters`: text from query and form, JSON values.
-    """
-
-    images: tuple[EncodedImage, ...]
-    is_list: bool
-    parameters: Mapping[str, Any] = MappingProxyType({})
-    mask: bytes | None = None
+FORM, JSON, BYTES = "multipart/form-data", "application/json", "application/octet-stream"
+SUPPORTED = ", ".join((*MEDIA_TYPES, BYTES, FORM, JSON))
+# The bytes decide. These types say nothing of them: what S3 keeps without a type, what curl sends
+# of itself, what fetch() sends of a text. An empty one stands for no header.
+_UNSAID = (
+    "",
+    "*/*",
+    BYTES,
+    "binary/octet-stream",
+    "text/plain",
+    "application/x-www-form-urlencoded",
+)
+_BOM = b"\xef\xbb\xbf"  # which some programs put before UTF-8
 
 
 class Limits(NamedTuple):
@@ -76,20 +74,23 @@ async def read(request: Request, limits: Limits) -> Payload:
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     query = query_of(request)  # first, so that a bad query costs no body
-    if kind not in (*RAW, FORM, JSON):
-        problem = f"Content-Type {short(kind)} is not supported"
+    if kind not in (FORM, *_UNSAID) and not kind.startswith("image/") and not _is_json(kind):
         raise UnsupportedFormat(
-            f"{problem if kind else 'the request has no Content-Type'}; "
-            f"supported are {SUPPORTED}: name the type of the body"
+            f"Content-Type {short(kind)} is not supported; supported are {SUPPORTED}: "
+            "name the type of the body, or leave it out"
         )
     body = await body_of(request, limits)
     if not body:
         raise MalformedRequest("the body is empty (0 bytes): send an image")
     if kind == FORM:
         return with_query(await _form(request, body), query)
-    if kind == JSON:
+    if _is_json(kind) or (kind in _UNSAID and body[:8].removeprefix(_BOM).lstrip()[:1] == b"{"):
         return with_query(await large.parse(body, lambda: _json(body)), query)
     return Payload((body,), is_list=False, parameters=query)
+
+
+def _is_json(kind: str) -> bool:
+    return kind in (JSON, "text/json") or kind.endswith("+json")
 
 
 def query_of(request: Request) -> Mapping[str, str]:
@@ -216,18 +217,21 @@ async def _form(request: Request, body: bytes) -> Payload:
 
 
 async def _form_payload(parts: list[tuple[str, UploadFile | str]]) -> Payload:
-    files: dict[str, list[EncodedImage]] = {"image": [], "mask": []}
+    images, masks = [], []
     fields: list[tuple[str, str]] = []
+    name_of_images = _name_of_images(parts)
     for name, value in parts:
-        if name in files:
-            files[name].append(await _part(name, value))
+        if name == name_of_images:
+            images.append(await _part(name, value))
+        elif name == "mask":
+            masks.append(await _part(name, value))
         elif isinstance(value, UploadFile):
             raise MalformedRequest(
-                f"the form has a file named {short(name)}: name images 'image' and a mask 'mask'"
+                f"the form has a file named {short(name)} beside {short(name_of_images)}: "
+                "name images 'image' and a mask 'mask'"
             )
         else:
             fields.append((name, _unquote(value)))
-    images, masks = files["image"], files["mask"]
     if not images:
         raise MalformedRequest("the form has no part named 'image': send one or more")
     if len(masks) > 1:
@@ -237,11 +241,20 @@ async def _form_payload(parts: list[tuple[str, UploadFile | str]]) -> Payload:
     return check_counts(payload)
 
 
+def _name_of_images(parts: list[tuple[str, UploadFile | str]]) -> str:
+    """'image', or the one name that all files have where there is no such part."""
+    names = {name for name, value in parts if isinstance(value, UploadFile)} - {"mask"}
+    is_named = any(name == "image" for name, _ in parts)
+    return "image" if is_named or len(names) != 1 else names.pop()
+
+
 async def _part(name: str, value: UploadFile | str) -> EncodedImage:
-    # A part without a file name arrives as text; surrogateescape gives its bytes back.
     if isinstance(value, UploadFile):
         body = await value.read()
+    elif value.startswith("data:"):
+        return from_base64(name, value)
     else:
+        # A part without a file name arrives as text; surrogateescape gives its bytes back.
         body = value.encode("utf-8", "surrogateescape")
     return body or MalformedRequest(f"a part named '{name}' is empty (0 bytes): send a file")
 
@@ -264,7 +277,7 @@ def _valid(file: EncodedImage) -> bytes:
 def _json(body: bytes) -> Payload:
     large.check_values(body)
     try:
-        document = orjson.loads(body)
+        document = orjson.loads(body.removeprefix(_BOM))
     except orjson.JSONDecodeError as error:
         raise MalformedRequest(
             f'the body is not JSON ({error}): send {{"image": "<base64>"}}'
@@ -280,58 +293,6 @@ def _json(body: bytes) -> Payload:
     mask = _valid(from_base64("mask", document.pop("mask"))) if "mask" in document else None
     images = tuple(from_base64("image", text) for text in texts)
     return check_counts(Payload(images, is_list, document, mask))
-
-
-def from_base64(name: str, text: object) -> EncodedImage:
-    """Decodes a file in JSON, called `name` in messages; returns an error if it is unreadable."""
-    if not isinstance(text, str):
-        return MalformedRequest(
-            f"the {name} is given as {type(text).__name__}: in JSON, send base64 text (RFC 4648)"
-        )
-    try:
-        # Without validation b64decode skips all characters that are not base64.
-        return base64.b64decode(text, validate=True) or MalformedRequest(
-            f"the {name} is empty (0 bytes): send one"
-        )
-    except (binascii.Error, ValueError) as error:
-        return MalformedRequest(
-            f"the {name} of {len(text):,} characters is not base64 ({error}): "
-            "encode it by RFC 4648, without line breaks"
-        )
-
-
-def check_counts(payload: Payload) -> Payload:
-    """Returns `payload` if one request may hold so many images.
-
-    Raises:
-        InvalidParameter: more than MAX_IMAGES, or several images with a mask.
-    """
-    count = len(payload.images)
-    if count > MAX_IMAGES:
-        raise InvalidParameter(
-            f"{count} or more images in one request; the limit is {MAX_IMAGES}: "
-            "send several requests"
-        )
-    if payload.mask is not None and count > 1:
-        raise InvalidParameter(
-            f"a mask was sent with {count} images, but belongs to one: "
-            "send a request for each image"
-        )
-    return payload
-
-
-def with_query(payload: Payload, query: Mapping[str, Any]) -> Payload:
-    """Adds the parameters of the query to `payload`.
-
-    Raises:
-        InvalidParameter: the query and the body give the same parameter.
-    """
-    twice = set(query) & set(payload.parameters)
-    if twice:
-        raise InvalidParameter(
-            f"{', '.join(sorted(twice))} is given in the query and in the body: give it once"
-        )
-    return payload._replace(parameters={**payload.parameters, **query})
 
 
 def _unique(pairs: list[tuple[str, str]], place: str) -> dict[str, str]:

@@ -12,16 +12,18 @@ from starlette.responses import Response
 
 from service.api import body as request_body
 from service.api import parameters, problems, responses
+from service.api.accept import ANY, preferred
 from service.api.access import guard
 from service.api.access.guard import GuardedRoute
-from service.api.body import EncodedImage, Limits, Payload
+from service.api.body import Limits
 from service.api.card import HTML, MARKDOWN, Card
 from service.api.parameters import Options
+from service.api.payload import EncodedImage, Payload
 from service.api.tasks import cancel_on_disconnect, gather_rows, timing_of
 from service.bundle.folder import Bundle
 from service.bundle.manifest import Manifest
 from service.bundle.reference import Reference
-from service.errors import InvalidParameter, MalformedRequest, NotAcceptable, NotFound, RequestError
+from service.errors import InvalidParameter, MalformedRequest, NotFound, RequestError
 from service.explain import Attribution
 from service.explain.legend import legend_of
 from service.image.budget import ANSWER_COPIES, Lease
@@ -33,7 +35,6 @@ from service.settings import Settings
 from service.telemetry.metrics import CONTENT_TYPE
 
 JSON, PNG, NPY = "application/json", "image/png", "application/x-npy"
-ANY = "*/*"
 # Reference images belong to the bundle: they cannot change while it is served.
 REFERENCE_HEADERS = {
     "Cache-Control": "private, max-age=86400",
@@ -182,7 +183,7 @@ class Native:
         self._pipeline.charge(options.question, len(payload.images), timing)
         if not payload.is_list:
             result = await self._result(payload.images[0], options, timing)
-            return {"model": self._model, **self._document(result, options)}
+            return {"model": self._model, **self._document(result, options), **_warned(options)}
         with self._limits.budget.take() as answers:
             results = await asyncio.gather(
                 *(
@@ -190,7 +191,7 @@ class Native:
                     for image, each in _shared(payload.images, options)
                 )
             )
-        return {"model": self._model, "results": results}
+        return {"model": self._model, "results": results, **_warned(options)}
 
     async def _json(self, payload: Payload, options: Options, timing: Timing) -> Response:
         return self._encode(await self.answer(payload, options, timing), timing)
@@ -277,6 +278,10 @@ class Native:
             return Response(orjson.dumps(document), media_type=JSON)
 
 
+def _warned(options: Options) -> Mapping[str, Any]:
+    return {"warnings": list(options.warnings)} if options.warnings else {}
+
+
 def _shared(
     images: Sequence[EncodedImage], options: Options
 ) -> Iterator[tuple[EncodedImage, Options]]:
@@ -286,21 +291,7 @@ def _shared(
 
 
 def _accepted_type(request: Request, offered: tuple[str, ...]) -> str:
-    """The first of `offered` in the order of the Accept header.
-
-    Raises:
-        NotAcceptable: the header names none of them.
-    """
-    header = request.headers.get("accept", ANY)
-    if header == ANY:
-        return offered[0]
-    # Weights (q=) are ignored: clients that send them list their first choice first.
-    for entry in header.split(","):
-        kind = entry.partition(";")[0].strip().lower()
-        match = next((o for o in offered if kind in (o, o.partition("/")[0] + "/*", ANY, "")), None)
-        if match:
-            return match
-    raise NotAcceptable(f"Accept is {header[:80]!r}; this route offers {', '.join(offered)}")
+    return preferred(request.headers.get("accept", ANY), offered)
 
 
 def document(body: bytes) -> Callable[[Request], Any]:

@@ -1,11 +1,17 @@
-"""The parameters of a request as checked `Options`, before any image is decoded."""
+"""The parameters of a request as checked `Options`, before any image is decoded.
 
-from collections.abc import Mapping
+Nothing is refused that changes nothing: an empty value, a parameter at its default where it has no
+meaning, a name that nobody here knows, as of a cache-buster or a form's token. Such a name is
+ignored with a warning, unless it is close to a known one: then it is likely misspelt.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
 from service.bundle.manifest import Manifest
-from service.errors import InvalidParameter, short
+from service.errors import SHOWN, InvalidParameter, short
 from service.explain import METHODS, NOMINAL, Defaults, Question, ask, check_masked
 from service.predictions import (
     COVERAGE,
@@ -22,7 +28,11 @@ DEFAULT_METHOD = "grad_cam"
 MAX_DEADLINE_MS = 60_000
 MAX_DIGITS = 19  # of a whole number in text; int() takes seconds for millions of them
 
+LIKE = 0.75  # of two names, 0…1 (difflib), from which one may be the other misspelt
+MOST_WARNINGS = 5
+
 MapForm = Literal["overlay", "array", "both"]
+Usual = Mapping[str, set[str]]
 
 # Names of parameters, by what they belong to.
 OF_PREDICTIONS = ("top_k", "classes", "coverage", "by_class", "nearest", "deadline_ms")
@@ -35,6 +45,7 @@ OF_METHODS = tuple(
 OF_INFER = ("deadline_ms",)
 OF_SETS = ("coverage", "by_class")
 OF_ATTRIBUTIONS = ("method", "target", "quality", *OF_METHODS)
+EVERYWHERE = frozenset((*OF_PREDICT, "method", *OF_EXPLANATIONS, *OF_METHODS))
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,8 @@ class Options:
 
     `question` is None without an explanation; `map` and `legend` are about its form. `mask` is the
     file that `question` takes its segments from. `deadline_ms` counts from the first byte. Of an
-    image beside others, the explanation should end within `share` of the time left.
+    image beside others, the explanation should end within `share` of the time left. `warnings` name
+    what was ignored.
     """
 
     prediction: PredictionOptions
@@ -53,6 +65,7 @@ class Options:
     legend: bool = False
     deadline_ms: int = DEADLINE_MS
     share: float = 1.0
+    warnings: tuple[str, ...] = ()
 
 
 def of_predict(
@@ -69,7 +82,7 @@ def of_predict(
         InvalidParameter: unknown, out of its range, or a mask without an explanation.
         MethodUnavailable: the model cannot be explained by that method.
     """
-    method = given.get("explain")
+    method = given.get("explain") or None
     known = (*OF_PREDICT, *OF_EXPLANATIONS, *OF_METHODS) if method is not None else OF_PREDICT
     if mask is not None and method is None:
         raise InvalidParameter("a mask was sent without an explanation: add explain=METHOD")
@@ -89,7 +102,7 @@ def of_explain(
         MethodUnavailable: the model cannot be explained by that method.
     """
     known = (*OF_EXPLAIN, *OF_EXPLANATIONS, *OF_METHODS)
-    return _options(manifest, given, given.get("method", DEFAULT_METHOD), known, mask, defaults)
+    return _options(manifest, given, given.get("method") or DEFAULT_METHOD, known, mask, defaults)
 
 
 def of_infer(
@@ -108,6 +121,9 @@ def of_infer(
         MethodUnavailable: the model cannot be explained by that method.
     """
     known = (*OF_INFER, *(OF_SETS if sets else ()), *(OF_ATTRIBUTIONS if explained else ()))
+    for name in given:
+        if name not in known:
+            raise InvalidParameter(f"unknown parameter {short(name)}; {_listed(known)}")
     method = given.get("method", DEFAULT_METHOD) if explained else None
     return _options(manifest, given, method, known, None, defaults)
 
@@ -120,25 +136,67 @@ def _options(
     mask: bytes | None,
     defaults: Defaults,
 ) -> Options:
-    for name in given:
-        if name not in known:
-            raise InvalidParameter(
-                f"unknown parameter {short(name)}; the parameters here are {', '.join(known)}"
-            )
+    given, warnings = _meant(given, known, lambda: _usual(defaults))
     # Values are text in a query or a form, and may be numbers and booleans in JSON.
     prediction = _prediction(manifest, given)
     deadline_ms = _deadline(_whole("deadline_ms", given.get("deadline_ms", DEADLINE_MS)))
     if method is None:
-        return Options(prediction, None, deadline_ms=deadline_ms)
+        return Options(prediction, None, deadline_ms=deadline_ms, warnings=warnings)
     form, legend = _map_form(given)
     question = _question(manifest, given, str(method), defaults, masked=mask is not None)
-    return Options(prediction, question, form, mask, legend, deadline_ms)
+    return Options(prediction, question, form, mask, legend, deadline_ms, warnings=warnings)
+
+
+def _meant(
+    given: Mapping[str, Any], known: tuple[str, ...], usual: Callable[[], Usual]
+) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """The parameters of `given` that are `known`, and warnings of others.
+
+    Of one that is known elsewhere, its `usual` values pass.
+    """
+    meant = {name: value for name, value in given.items() if value not in ("", None)}
+    ignored = []
+    for name in [name for name in meant if name not in known]:
+        text = str(meant.pop(name)).lower()
+        if name in EVERYWHERE:
+            if text not in usual().get(name, ()):
+                raise InvalidParameter(f"{name} has no meaning here; {_listed(known)}")
+        elif like := get_close_matches(str(name)[:SHOWN].lower(), known, 1, LIKE):
+            raise InvalidParameter(
+                f"unknown parameter {short(name)}: did you mean {like[0]}? {_listed(known)}"
+            )
+        else:
+            ignored.append(f"the parameter {short(name)} is not known here and was ignored")
+    more = len(ignored) - MOST_WARNINGS
+    rest = [f"{more} more were ignored, too"] if more > 0 else []
+    return meant, (*ignored[:MOST_WARNINGS], *rest)
+
+
+def _listed(known: tuple[str, ...]) -> str:
+    return f"the parameters here are {', '.join(known)}"
+
+
+def _usual(defaults: Defaults) -> Usual:
+    """The defaults of the parameters of explanations by name, as texts: a name may have several."""
+    usual: dict[str, set[str]] = {
+        "map": {"both"},
+        "quality": {"basic"},
+        "legend": {"false"},
+        "method": {DEFAULT_METHOD},
+    }
+    for each in METHODS.values():
+        for parameter in each.parameters:
+            own = defaults.get(each.name, {}).get(parameter.name, parameter.default)
+            usual.setdefault(parameter.name, set()).update((str(own), str(parameter.default)))
+    return usual
 
 
 def _prediction(manifest: Manifest, given: Mapping[str, Any]) -> PredictionOptions:
     default = min(TOP_K, len(manifest.labels))  # a model may have two classes
     top_k = check_top_k(_whole("top_k", given.get("top_k", default)), manifest)
-    coverage = check_coverage(str(given["coverage"]), manifest) if "coverage" in given else COVERAGE
+    coverage = str(given.get("coverage", COVERAGE))
+    if coverage != COVERAGE:
+        coverage = check_coverage(coverage, manifest)
     by_class = _boolean("by_class", given.get("by_class", False))
     if by_class and manifest.prediction_sets is None:
         raise InvalidParameter(
@@ -169,6 +227,16 @@ def _question(
 ) -> Question:
     target = given.get("target")
     parameters = {name: value for name, value in given.items() if name in OF_METHODS}
+    own = (
+        {parameter.name for parameter in METHODS[method].parameters} if method in METHODS else set()
+    )
+    if not own.issuperset(parameters):
+        usual = _usual(defaults)
+        parameters = {
+            name: value
+            for name, value in parameters.items()
+            if name in own or str(value).lower() not in usual[name]
+        }
     question = ask(
         manifest,
         method,
@@ -199,9 +267,11 @@ def _boolean(name: str, value: Any) -> bool:
 
 
 def _whole(name: str, value: Any) -> int:
-    # In Python true is an int.
+    # In Python true is an int; in JavaScript 2.0 is one.
     if isinstance(value, int) and not isinstance(value, bool):
         return value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     if (
         isinstance(value, str)
         and value.strip().removeprefix("-").isdecimal()

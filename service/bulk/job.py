@@ -28,7 +28,7 @@ from service.bulk import parquet
 from service.bundle.manifest import Manifest
 from service.errors import BulkError, InvalidParameter, short
 from service.explain import Question, Target
-from service.image.decode import SUFFIXES
+from service.image.kinds import SUFFIXES
 from service.predictions import TOP_K
 
 FILES_A_PART = 256

@@ -278,12 +278,9 @@ def _value(parameter: Parameter, given: Any) -> int | float | str:
 
 def _number(given: Any, *, whole: bool) -> int | float | None:
     """Text or a JSON value as a number; None if it is none."""
-    # To Python, True is a whole number.
-    if (
-        isinstance(given, bool)
-        or not isinstance(given, int | float | str)
-        or (whole and isinstance(given, float))
-    ):
+    # To Python, True is a whole number; to JavaScript, 2.0 is one.
+    broken = whole and isinstance(given, float) and not given.is_integer()
+    if isinstance(given, bool) or not isinstance(given, int | float | str) or broken:
         return None
     try:
         return int(given) if whole else float(given)

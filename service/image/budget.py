@@ -27,8 +27,16 @@ IMAGES, BODIES = "images", "bodies"
 TOO_LARGE, FULL, LATE = "too_large", "full", "deadline"  # reasons of rejections
 # Bytes a pixel while an image is decoded and fitted to the network. Pixels take 3, their copy in
 # Pillow 4; libjpeg keeps the coefficients of an image in several scans, 2 each; libwebp two
-# canvases of 4, and Pillow two more.
-PLAIN_BYTES, SCANS_BYTES, CMYK_SCANS_BYTES, WEBP_BYTES = 7.5, 10.5, 12.5, 16.5
+# canvases of 4, and Pillow two more; libavif planes of up to 16 bits and a canvas; libtiff a tile.
+PLAIN_BYTES, SCANS_BYTES, CMYK_SCANS_BYTES = 7.5, 10.5, 12.5
+BYTES_A_PIXEL = {
+    "PNG": PLAIN_BYTES,
+    "WEBP": 16.5,
+    "AVIF": 16.5,
+    "GIF": PLAIN_BYTES,
+    "BMP": PLAIN_BYTES,
+    "TIFF": 12.5,
+}
 MASK_BYTES = 9
 OVERLAY_BYTES = 15  # a pixel of an overlay, from its ground to its PNG file
 LEGEND_BYTES = 2_600  # a pixel of an overlay's width

@@ -1,7 +1,8 @@
 """Bytes → pixels: uint8 (H, W, 3), RGB, 0…255, as the image is displayed.
 
-`decode` reads JPEG, PNG and WebP, of an animation the first frame. It applies EXIF orientation,
-lays transparency over white, scales 16-bit samples to 8 and converts palettes, grey and CMYK.
+`decode` reads JPEG, PNG, WebP, AVIF, GIF, BMP and TIFF, of several frames the first. It applies
+EXIF orientation (one in XMP alone turns nothing, as in browsers), lays transparency over white,
+scales 16-bit samples to 8 and converts palettes, grey and CMYK.
 It ignores colour profiles: data sets come without them, and a network sees what its training saw.
 
 Damaged bytes raise a `RequestError`, whatever the decoders raise. Most images are plain JPEGs: in
@@ -20,15 +21,13 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import simplejpeg
-from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
+from PIL import AvifImagePlugin, ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
 from service.errors import ImageTooLarge, RequestError, UndecodableImage, UnsupportedFormat
 from service.image import budget, header
+from service.image.kinds import FORMATS, unreadable
 from service.image.resize import Pixels
 
-FORMATS = ("JPEG", "PNG", "WEBP")
-MEDIA_TYPES = {"image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP"}
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 # For files that an operator names, such as a data set. Bodies of requests have their own limit,
 # CANDOR_MAX_PIXELS.
 MAX_LOCAL_PIXELS = 100_000_000
@@ -43,6 +42,10 @@ _JPEG = b"\xff\xd8\xff"
 _SCAN, _SEGMENTS, _MOST_SEGMENTS = b"\xff\xda", bytes(range(0xE0, 0xF0)), 64
 # A JPEG with these is no plain one: EXIF may turn it, and an MPF index means several images.
 _NOT_PLAIN = (b"Exif\0\0", b"MPF\0")
+_XMP = ("xmp", "XML:com.adobe.xmp")
+_BMP_COMPRESSION, _BMP_RUNS = 30, (1, 2)  # a byte of the header; RLE8 and RLE4
+_TILE = (322, 323)  # tags of a TIFF: width and length of a tile
+_TILE_PIXELS = 2**20
 _PLAIN_COLOUR_SPACES = ("YCbCr", "Gray", "RGB")
 # The pixels of an image by its EXIF orientation (Exif 3.0, 4.6.5): from rows as stored to rows as
 # displayed.
@@ -55,19 +58,9 @@ _TURNS: dict[int, Callable[[Pixels], Pixels]] = {
     7: lambda pixels: np.rot90(pixels, 2).transpose(1, 0, 2),
     8: np.rot90,
 }
-_OTHER_FORMATS = (
-    (b"GIF8", "a GIF"),
-    (b"BM", "a BMP"),
-    (b"II*\0", "a TIFF"),
-    (b"MM\0*", "a TIFF"),
-    (b"%PDF", "a PDF"),
-    (b"PK\x03\x04", "a ZIP archive"),
-    (b"\0\0\1\0", "an icon"),
-    (b"\x93NUMPY", "a numpy array"),
-)
-
 # Pillow's own limit would only warn; `max_pixels` is checked before anything is unpacked.
 Image.MAX_IMAGE_PIXELS = None
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # requests run beside each other
 # Of texts in a PNG, unpacked with its header: 64 MB of them would fit into 63 kB.
 PngImagePlugin.MAX_TEXT_MEMORY = 4 * PngImagePlugin.MAX_TEXT_CHUNK
 # Pillow warns of odd metadata, which changes no pixel.
@@ -113,7 +106,7 @@ def open_header(body: bytes, max_pixels: int) -> Opened:
     """Reads the header of the image in `body` and unpacks nothing.
 
     Raises:
-        UnsupportedFormat: the bytes are neither JPEG nor PNG nor WebP.
+        UnsupportedFormat: the bytes are of none of `kinds.FORMATS`, or of a rare kind of one.
         ImageTooLarge: the header announces more than `max_pixels`.
         UndecodableImage: the bytes begin like an image and cannot be decoded, or have too many
             parts.
@@ -131,7 +124,7 @@ def decode(body: bytes, max_pixels: int) -> Decoded:
     """Unpacks the image in `body`.
 
     Raises:
-        UnsupportedFormat: the bytes are neither JPEG nor PNG nor WebP.
+        UnsupportedFormat: the bytes are of none of `kinds.FORMATS`, or of a rare kind of one.
         ImageTooLarge: the header announces more than `max_pixels`.
         UndecodableImage: the bytes begin like an image and cannot be decoded.
     """
@@ -178,6 +171,7 @@ def _open_with_pillow(body: bytes, max_pixels: int) -> Opened:
     except UnidentifiedImageError:
         raise _unidentified(body, max_pixels) from None
     check_size(image.width, image.height, max_pixels)
+    _check_rare(image, body)
     kind, size, cost = str(image.format), image.size, _bytes_a_pixel(image, body)
     # Held until it is unpacked, and no longer: libwebp's canvases end with it.
     held = [image]
@@ -185,10 +179,31 @@ def _open_with_pillow(body: bytes, max_pixels: int) -> Opened:
     return Opened(*size, cost, lambda: _guarded(len(body), lambda: Decoded(_rgb(held.pop()), kind)))
 
 
+def _check_rare(image: Image.Image, body: bytes) -> None:
+    """Checks that Pillow decodes the opened image in C, within memory, to samples of 8 or 16 bits.
+
+    Raises:
+        UnsupportedFormat: it does not.
+    """
+    problem = None
+    # Pillow reads runs in Python, a tile of a TIFF into a buffer of any size that the file names.
+    if image.format == "BMP" and body[_BMP_COMPRESSION] in _BMP_RUNS:
+        problem = "a BMP of runs (RLE)"
+    elif image.format == "TIFF":
+        tags = getattr(image, "tag_v2", {})
+        width, height = (tags.get(tag, 0) for tag in _TILE)
+        if width * height > max(image.width * image.height, _TILE_PIXELS):
+            problem = f"a TIFF with tiles of {width}×{height} px"
+        elif image.mode in ("F", "I"):
+            problem = "a TIFF of 32 bits a sample"
+    if problem:
+        raise UnsupportedFormat(f"{problem} is not supported: save it as PNG")
+
+
 def _bytes_a_pixel(image: Image.Image, body: bytes) -> float:
-    if image.format == "PNG":
-        return budget.PLAIN_BYTES
-    return budget.WEBP_BYTES if image.format == "WEBP" else _jpeg_bytes(body, image.mode)
+    if image.format in ("JPEG", "MPO"):
+        return _jpeg_bytes(body, image.mode)
+    return budget.BYTES_A_PIXEL[str(image.format)]
 
 
 def _jpeg_bytes(body: bytes, mode: str) -> float:
@@ -216,18 +231,35 @@ def _guarded(body_bytes: int, work: Callable[[], Result]) -> Result:
     # Decoders leak SyntaxError, ValueError, struct.error and more.
     except Exception as error:  # noqa: BLE001
         raise UndecodableImage(
-            f"the image of {body_bytes:,} bytes is damaged or cut off ({error}): send it whole"
+            f"the image of {body_bytes:,} bytes is damaged or cut off, or of a rare kind "
+            f"({error}): send it whole, or save it anew"
         ) from None
 
 
 def _rgb(image: Image.Image) -> Pixels:
+    tiles = getattr(image, "tile", [])  # of an image that is not unpacked yet
+    if image.mode == "RGB" and any("16" in str(tile.args) for tile in tiles):
+        _narrow_transparency(image)
     small = image.width * image.height <= STRIP_PIXELS
     pixels = _converted(image) if small else _converted_by_strips(image)
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    orientation = _orientation(image)
     if orientation not in _TURNS:
         return pixels
     image.close()  # its memory is free before the turned copy is made
     return np.ascontiguousarray(_TURNS[orientation](pixels))
+
+
+def _orientation(image: Image.Image) -> int:
+    """The orientation in EXIF; Pillow's own takes that in XMP where EXIF has none."""
+    packed = image.info.get("exif")
+    if packed:
+        exif = Image.Exif()
+        exif.load(packed)
+    else:
+        for key in _XMP:
+            image.info.pop(key, None)
+        exif = image.getexif()
+    return int(exif.get(ExifTags.Base.Orientation, 1))
 
 
 def _converted_by_strips(image: Image.Image) -> Pixels:
@@ -250,10 +282,21 @@ def _converted(image: Image.Image) -> Pixels:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Scales grey of 16 bits to 8."""
+    """Scales grey of 16 bits to 8, with what is transparent white."""
     # Pillow's convert() would clip at 255 instead of scaling.
     samples = np.asarray(image).astype(np.uint32)
-    return Image.fromarray(((samples * 255 + 32_767) // 65_535).astype(np.uint8))
+    scaled = ((samples * 255 + 32_767) // 65_535).astype(np.uint8)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        scaled[samples == transparent] = 255
+    return Image.fromarray(scaled)
+
+
+def _narrow_transparency(image: Image.Image) -> None:
+    """Brings a transparent colour of 16 bits to the 8 that Pillow unpacks."""
+    colour = image.info.get("transparency")
+    if isinstance(colour, tuple):
+        image.info["transparency"] = tuple(sample >> 8 for sample in colour)
 
 
 def _over_white(image: Image.Image) -> Pixels:
@@ -284,28 +327,4 @@ def _unidentified(body: bytes, max_pixels: int) -> RequestError:
     # Pillow identifies no PNG that is damaged behind its first chunk, IHDR, which holds the size.
     if body[12:16] == b"IHDR":
         check_size(int.from_bytes(body[16:20]), int.from_bytes(body[20:24]), max_pixels)
-    begins_like_an_image = (
-        body[:2] == _JPEG[:2]
-        or body[:4] == b"\x89PNG"
-        or (body[:4] == b"RIFF" and body[8:12] == b"WEBP")
-    )
-    if begins_like_an_image:
-        return UndecodableImage(
-            f"the image of {len(body):,} bytes is damaged or cut off: send it whole"
-        )
-    return UnsupportedFormat(
-        f"the {len(body):,} bytes look like {_looks_like(body)}; "
-        "JPEG, PNG and WebP are supported: convert it"
-    )
-
-
-def _looks_like(body: bytes) -> str:
-    if b"ftyp" in body[4:12]:
-        return "an HEIC, AVIF or MP4 file"
-    head = body[:1000]
-    if b"<svg" in head.lower():
-        return "an SVG"
-    for beginning, name in _OTHER_FORMATS:
-        if body.startswith(beginning):
-            return name
-    return "text" if head.isascii() and head.decode("ascii").isprintable() else "no image"
+    return unreadable(body)

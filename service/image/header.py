@@ -1,4 +1,5 @@
-"""The parts of an image file before it is decoded: markers of JPEG, chunks of PNG and WebP.
+"""The parts of an image file before it is decoded: markers of JPEG, chunks of PNG and WebP, blocks
+of GIF, tags of TIFF.
 
 Pillow walks through them in Python, about 1 µs each: a file of 10 MB can hold millions, and hold
 the event loop for seconds. Here a walk counts them and gives up early.
@@ -22,13 +23,19 @@ MOST: dict[Kind, int] = {
     "pixels": 10_000,  # a PNG of 10 MB has about 1,300 of the usual 8 kB
 }
 NAMES: dict[Kind, str] = {
-    "other": "markers or chunks",
+    "other": "markers, chunks, blocks or tags",
     "packed": "chunks of packed text",
     "pixels": "chunks of pixels",
 }
 MOST_SCANS = 100  # of a progressive JPEG; encoders write about 10, and each costs a whole pass
 
 _JPEG, _PNG, _RIFF = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF"
+_GIF = b"GIF8"
+_TIFFS: dict[bytes, Literal["big", "little"]] = {b"II*\0": "little", b"MM\0*": "big"}
+_EXTENSION = 0x21  # begins a block of a GIF that is no image
+_TAG_BYTES = 12  # of a TIFF
+# Bytes of a value by the type of a tag (TIFF 6.0, section 2).
+_VALUE_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
 _SCAN = b"\xff\xda"
 _START_OF_SCAN, _STUFFED, _FILL = 0xDA, 0x00, 0xFF
 _WITHOUT_LENGTH = range(0xD0, 0xDA)  # restarts, start and end of an image
@@ -57,6 +64,10 @@ def check(body: bytes) -> None:
         counts[kind] += 1
         if counts[kind] > MOST[kind]:
             raise _too_many(NAMES[kind], MOST[kind])
+    if body[:4] in _TIFFS and (named := _value_bytes(body, _TIFFS[body[:4]])) > len(body):
+        raise UndecodableImage(
+            f"the tags of the TIFF name {named:,} bytes, and it has {len(body):,}: save it anew"
+        )
     # A scan's own bytes never hold its marker: 0xFF is followed by 0 there.
     if body.startswith(_JPEG) and body.count(_SCAN) > MOST_SCANS:
         raise _too_many("scans", MOST_SCANS)
@@ -70,6 +81,10 @@ def parts(body: bytes) -> Iterator[Kind]:
         return _chunks(body, 8, "big")
     if body.startswith(_RIFF):
         return _chunks(body, 12, "little")
+    if body.startswith(_GIF):
+        return _blocks(body)
+    if body[:4] in _TIFFS:
+        return _tags(body, _TIFFS[body[:4]])
     return iter(())
 
 
@@ -100,6 +115,43 @@ def _chunks(body: bytes, place: int, order: Literal["big", "little"]) -> Iterato
             size = int.from_bytes(length, "little")
             place += 8 + size + size % 2
         yield "pixels" if name in _PIXELS else "packed" if name in _PACKED else "other"
+
+
+def _blocks(body: bytes) -> Iterator[Kind]:
+    """The blocks of a GIF's extensions up to its first image: Pillow joins those of a comment."""
+    if len(body) <= 13:  # noqa: PLR2004 - the header and the screen
+        return
+    place = 13 + (3 << (body[10] & 7) + 1 if body[10] & 0x80 else 0)
+    while place + 2 < len(body) and body[place] == _EXTENSION:
+        place += 2
+        while place < len(body) and body[place]:
+            yield "other"
+            place += 1 + body[place]
+        place += 1
+
+
+def _tags(body: bytes, order: Literal["big", "little"]) -> Iterator[Kind]:
+    """The tags of the first directory of a TIFF."""
+    for _ in _directory(body, order):
+        yield "other"
+
+
+def _value_bytes(body: bytes, order: Literal["big", "little"]) -> int:
+    """The bytes of the values of a TIFF's first directory: Pillow has a copy of each."""
+    return sum(
+        _VALUE_BYTES.get(int.from_bytes(tag[2:4], order), 1) * int.from_bytes(tag[4:8], order)
+        for tag in _directory(body, order)
+    )
+
+
+def _directory(body: bytes, order: Literal["big", "little"]) -> Iterator[bytes]:
+    place = int.from_bytes(body[4:8], order)
+    count = int.from_bytes(body[place : place + 2], order)
+    for start in range(place + 2, place + 2 + count * _TAG_BYTES, _TAG_BYTES):
+        tag = body[start : start + _TAG_BYTES]
+        if len(tag) < _TAG_BYTES:
+            return
+        yield tag
 
 
 def _too_many(parts_name: str, limit: int) -> UndecodableImage:

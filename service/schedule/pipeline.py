@@ -31,6 +31,7 @@ from service.image import budget, decode, header, resize
 from service.image import mask as image_mask
 from service.image.budget import Budget, Budgets, Lease
 from service.image.decode import Opened
+from service.image.kinds import USUAL
 from service.image.resize import Input, Pixels
 from service.predictions import Calibrated, Prediction, PredictionOptions, calibrate, prediction_of
 from service.runtime.engine import Engine
@@ -335,10 +336,10 @@ class Pipeline:
         )
 
     def _rehearse(self) -> None:
-        """Decodes every format and writes a PNG once."""
+        """Decodes every usual format and writes a PNG once."""
         # Pillow loads its codecs at their first use, and no request should wait for that.
         image = self_test_image(self.engine.manifest.input.size)[0]
-        for kind in decode.FORMATS:
+        for kind in USUAL:
             body = decode.encode(image, kind)
             sent = fit_image(body, self.engine.manifest.input, self.max_pixels, keep=True)
         assert sent.ground is not None

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from service.image.decode import SUFFIXES
+from service.image.kinds import SUFFIXES
 from training.data import DataError
 
 MAX_FILE_BYTES = 100_000_000  # of one image; cameras write less

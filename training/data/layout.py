@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from service.image.decode import SUFFIXES
+from service.image.kinds import SUFFIXES
 from training.data import DataError
 from training.data.files import OTHER_FORMATS, File, Listing, Skipped
 

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from service.api import body, parameters
+from service.api import parameters
 from service.api.bento.files import file_bytes
-from service.api.body import Payload
 from service.api.native import Native
 from service.api.parameters import Options
+from service.api.payload import Payload, check_counts
 from service.bundle.manifest import Manifest
 from service.errors import MalformedRequest
 from service.explain import Defaults
@@ -49,7 +49,7 @@ class Calls:
         self, choose: Choose, image: Any, mask: Any, given: Mapping[str, Any]
     ) -> dict[str, Any]:
         timing = Timing(self._metrics)
-        payload = body.check_counts(_payload(image, mask))
+        payload = check_counts(_payload(image, mask))
         options = choose(self._manifest, given, payload.mask, self._defaults)
         timing.allow(options.deadline_ms)
         return await self._native.answer(payload, options, timing)

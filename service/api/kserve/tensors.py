@@ -21,9 +21,8 @@ import orjson
 from jaxtyping import Bool, Float32, UInt8
 from starlette.responses import Response
 
-from service.api import body as request_body
 from service.api import large
-from service.api.body import EncodedImage
+from service.api.payload import MAX_IMAGES, EncodedImage, from_base64
 from service.errors import InvalidParameter, MalformedRequest, short
 from service.image.decode import check_size
 from service.image.resize import Pixels
@@ -32,7 +31,7 @@ BYTES, UINT8, FP32, BOOL = "BYTES", "UINT8", "FP32", "BOOL"
 HEADER = "Inference-Header-Content-Length"
 EXTENSIONS = ("binary_tensor_data", "classification")
 LENGTH_BYTES = 4
-MAX_ROWS = request_body.MAX_IMAGES
+MAX_ROWS = MAX_IMAGES
 MAX_DIGITS = 15  # of HEADER; int() takes seconds for thousands of digits
 INPUTS = "send BYTES (N,) of encoded images, or UINT8 (N, H, W, 3) of pixels"
 
@@ -263,7 +262,7 @@ def _encoded(
 def _encoded_image(element: object) -> EncodedImage:
     if isinstance(element, bytes):
         return element or MalformedRequest("the image is empty (0 bytes): send one")
-    return request_body.from_base64("image", element)
+    return from_base64("image", element)
 
 
 def _elements(data: memoryview, rows: int) -> list[bytes]:

@@ -1,7 +1,8 @@
 """KServe's V1 protocol: POST /v1/models/NAME:predict and :explain, over the native endpoints.
 
-The body is JSON: {"instances": [image, …]}, an image as {"image_bytes": {"b64": base64}},
-{"b64": base64} or the base64 text itself. Parameters are further fields, or part of the query.
+The body is JSON: {"instances": [image, …]}, an image as {"b64": base64}, the base64 text itself, or
+either of them under "image_bytes", "image" or "data". Parameters are further fields, or part of the
+query.
 One bad instance fails the request: the protocol has no error for one instance.
 
 Source: https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol; "b64" is
@@ -19,14 +20,17 @@ from service.api import body as request_body
 from service.api import large, parameters
 from service.api.access import guard
 from service.api.access.guard import GuardedRoute
-from service.api.body import EncodedImage, Limits, Payload
+from service.api.body import Limits
 from service.api.native import JSON, Native
 from service.api.parameters import Options
+from service.api.payload import EncodedImage, Payload, check_counts, from_base64, with_query
 from service.api.tasks import cancel_on_disconnect, timing_of
 from service.errors import MalformedRequest, NotFound, short
 from service.schedule.pipeline import Pipeline
 
 PREFIX = "/v1"
+# Of an image in an instance: TensorFlow Serving's, KServe's samples', TorchServe's.
+KEYS = ("image_bytes", "image", "data")
 
 Documents = list[dict[str, Any]]
 
@@ -78,7 +82,7 @@ class KServeV1:
         with timing.of("read"):
             body = await request_body.body_of(request, self._limits)
             query = request_body.query_of(request)
-            payload = request_body.with_query(await large.parse(body, lambda: read(body)), query)
+            payload = with_query(await large.parse(body, lambda: read(body)), query)
         defaults = self._pipeline.defaults
         options = options_of(self._manifest, payload.parameters, defaults=defaults)
         if options.question is not None:
@@ -116,12 +120,13 @@ def read(body: bytes) -> Payload:
             '"instances" is empty, or not a list: send {"instances": [{"b64": "<base64>"}]}'
         )
     images = tuple(_image(instance) for instance in instances)
-    return request_body.check_counts(Payload(images, is_list=True, parameters=document))
+    return check_counts(Payload(images, is_list=True, parameters=document))
 
 
 def _image(instance: object) -> EncodedImage:
-    inner = instance.get("image_bytes", instance) if isinstance(instance, dict) else instance
-    return request_body.from_base64("image", inner.get("b64") if isinstance(inner, dict) else inner)
+    if isinstance(instance, dict) and "b64" not in instance:
+        instance = next((instance[key] for key in KEYS if key in instance), instance)
+    return from_base64("image", instance)
 
 
 def _predictions(documents: Documents) -> Mapping[str, Any]:

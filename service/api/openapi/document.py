@@ -24,7 +24,7 @@ from service.bundle.manifest import Manifest
 from service.errors import NotAcceptable, NotFound, RequestError, TooManyRequests, Unavailable
 from service.explain import NOMINAL, Defaults, Parameter, available
 from service.explain.maps.segments import LEAST, MOST
-from service.image.decode import MEDIA_TYPES
+from service.image.kinds import MEDIA_TYPES
 from service.predictions import COVERAGE, MOST_CLASSES, TOP_K, most_top_k
 from service.schedule.timing import DEADLINE_MS
 

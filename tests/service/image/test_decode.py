@@ -1,6 +1,8 @@
 """Images of every kind become plain RGB; anything else is rejected with a request error."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps, PngImagePlugin
 
 from service.errors import ImageTooLarge, RequestError, UndecodableImage, UnsupportedFormat
-from service.image import decode
+from service.image import decode, kinds
+from support.heavy_bodies import chunk, tiff
 from support.images import draw, encode, header_of, saved
 
 MOST = 50_000_000
@@ -20,7 +23,18 @@ def decoded(body):
     return decode.decode(body, MOST).pixels.astype(int)
 
 
-@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("WEBP", {"lossless": True})])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("PNG", {}),
+        ("WEBP", {"lossless": True}),
+        ("BMP", {}),
+        *(
+            ("TIFF", {"compression": each})
+            for each in ("raw", "tiff_lzw", "tiff_deflate", "packbits")
+        ),
+    ],
+)
 def test_lossless_images_come_back_as_they_were(kind, options):
     image = decode.decode(encode(draw(), kind, **options), MOST)
     assert np.array_equal(image.pixels, draw())
@@ -29,6 +43,15 @@ def test_lossless_images_come_back_as_they_were(kind, options):
 
 def test_a_jpeg_comes_back_nearly():
     assert np.abs(decoded(encode(draw(), "JPEG", quality=95)) - draw().astype(int)).mean() < 8
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [("AVIF", {"quality": 95}), ("TIFF", {"compression": "jpeg"}), ("GIF", {})]
+)
+def test_other_images_come_back_nearly(kind, options):
+    image = decode.decode(encode(draw(size=64), kind, **options), MOST)
+    assert np.abs(image.pixels.astype(int) - draw(size=64)).mean() < 12
+    assert image.format == kind
 
 
 def test_grey_becomes_three_equal_channels():
@@ -103,6 +126,81 @@ def test_an_animation_gives_its_first_frame():
     assert np.array_equal(decoded(body), draw("red").astype(int))
 
 
+def test_what_is_transparent_in_sixteen_bits_is_white():
+    samples = np.arange(64, dtype=np.uint16).reshape(8, 8) * 257
+    found = decoded(saved(Image.fromarray(samples), transparency=5 * 257))
+    assert (found[0, 5] == 255).all()
+    assert np.array_equal(found[0, [0, 1, 2, 3, 4, 6, 7], 0], [0, 1, 2, 3, 4, 6, 7])
+
+
+def test_so_it_is_in_colours_of_sixteen_bits():
+    rows = np.full((4, 4, 3), 40_000, ">u2")
+    rows[:, 2:] = (1_000, 2_000, 3_000)
+    packed = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    head = struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)
+    chunks = (chunk(b"tRNS", struct.pack(">HHH", 1_000, 2_000, 3_000)), chunk(b"IDAT", packed))
+    body = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + b"".join(chunks) + chunk(b"IEND")
+    found = decoded(body)
+    assert (found[:, 2:] == 255).all()
+    assert (found[:, :2] == 40_000 >> 8).all()
+
+
+XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-'
+    b'syntax-ns#"><rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"'
+    b"/></rdf:RDF></x:xmpmeta>"
+)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "PNG", "AVIF"])
+@pytest.mark.parametrize("exif", [False, True])
+def test_an_orientation_in_xmp_turns_nothing(kind, exif):
+    of_camera = Image.Exif()
+    of_camera[0x010F] = "a camera"
+    if kind == "PNG":
+        text = PngImagePlugin.PngInfo()
+        text.add_itxt("XML:com.adobe.xmp", XMP.decode())
+        options = {"pnginfo": text}
+    else:
+        options = {"xmp": XMP}
+    body = encode(draw(width=48), kind, **options, **({"exif": of_camera} if exif else {}))
+    assert decode.decode(body, MOST).pixels.shape == (32, 48, 3)
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "AVIF", "TIFF", "PNG"])
+def test_the_orientation_of_exif_is_applied_once(kind):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert decode.decode(encode(draw(width=48), kind, exif=exif), MOST).pixels.shape == (48, 32, 3)
+
+
+def test_a_jpeg_of_twelve_bits_is_whole_and_not_supported():
+    body = encode(draw(), "JPEG")
+    place = body.index(b"\xff\xc0") + 4
+    with pytest.raises(UnsupportedFormat, match="a JPEG of 12 bits a sample is not supported"):
+        decode.decode(body[:place] + b"\x0c" + body[place + 1 :], MOST)
+
+
+def test_what_pillow_would_unpack_in_python_is_rejected():
+    body = bytearray(encode(draw()[..., 0], "BMP"))
+    body[30] = 1
+    with pytest.raises(UnsupportedFormat, match=r"a BMP of runs \(RLE\)"):
+        decode.decode(bytes(body), MOST)
+
+
+def test_a_tile_far_larger_than_the_image_is_rejected():
+    body = tiff({322: 2**15, 323: 2**15})
+    with pytest.raises(UnsupportedFormat, match="a TIFF with tiles of 32768×32768 px"):
+        decode.decode(body, MOST)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_a_tiff_of_32_bits_a_sample_is_rejected(dtype):
+    body = saved(Image.fromarray(np.zeros((8, 8), dtype)), "TIFF")
+    with pytest.raises(UnsupportedFormat, match="a TIFF of 32 bits a sample"):
+        decode.decode(body, MOST)
+
+
 def test_the_size_is_checked_before_anything_is_unpacked():
     with pytest.raises(
         ImageTooLarge, match=r"40000×40000 px \(1,600 MP\); the limit is 50 MP: send a smaller one"
@@ -113,13 +211,12 @@ def test_the_size_is_checked_before_anything_is_unpacked():
 @pytest.mark.parametrize(
     ("body", "looks"),
     [
-        (saved(Image.fromarray(draw()), "GIF"), "a GIF"),
-        (saved(Image.fromarray(draw()), "BMP"), "a BMP"),
-        (saved(Image.fromarray(draw()), "TIFF"), "a TIFF"),
         (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', "an SVG"),
         (b"hello, this is text", "text"),
         (bytes(range(200, 220)), "no image"),
-        (b"\0\0\0\x18ftypheic" + b"\0" * 20, "HEIC"),
+        (b"\0\0\0\x18ftypheic" + b"\0" * 20, r"an HEIC \(HEIF\)"),
+        (b"\0\0\0\x18ftypisom" + b"\0" * 20, "an MP4"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL"),
     ],
 )
 def test_other_formats_are_named_and_rejected(body, looks):
@@ -127,7 +224,7 @@ def test_other_formats_are_named_and_rejected(body, looks):
         decode.decode(body, MOST)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kind", kinds.FORMATS)
 def test_an_image_cut_off_is_rejected(kind):
     body = encode(draw(size=64), kind)
     with pytest.raises(UndecodableImage, match="send it whole"):
@@ -136,7 +233,7 @@ def test_an_image_cut_off_is_rejected(kind):
 
 @hypothesis_settings(max_examples=300, deadline=None)
 @given(
-    st.sampled_from(["JPEG", "PNG", "WEBP"]),
+    st.sampled_from(kinds.FORMATS),
     st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=8),
 )
 def test_damaged_images_raise_request_errors_alone(kind, changes):
@@ -284,6 +381,8 @@ def test_strips_give_the_pixels_of_the_whole_image(image, orientation, monkeypat
     [
         (encode(draw(), "PNG"), 7.5),
         (encode(draw(), "WEBP"), 16.5),
+        (encode(draw(), "AVIF"), 16.5),
+        (encode(draw(), "TIFF"), 12.5),
         (encode(draw(), "JPEG"), 7.5),
         (encode(draw(), "JPEG", progressive=True), 10.5),
         (with_orientation(6), 7.5),

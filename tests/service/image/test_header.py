@@ -3,27 +3,31 @@
 import pytest
 
 from service.errors import InvalidParameter, UndecodableImage
-from service.image import decode, header, mask
-from support.heavy_bodies import chunk, jpeg, packed_texts, png, webp
+from service.image import decode, header, kinds, mask
+from support.heavy_bodies import chunk, gif, jpeg, packed_texts, png, tiff, webp
 from support.images import draw, encode
 
 LIMIT = 1_000_000
 COMMENT = b"\xff\xfe\x00\x02"
+MANY_TAGS = dict.fromkeys(range(40_000, 41_001), 0)
+OTHERS = "1,000 markers, chunks, blocks or tags"
 
 
 @pytest.mark.parametrize(
     ("body", "name"),
     [
-        (png(chunk(b"teSt") * 1_001), "1,000 markers or chunks"),
-        (png(after=chunk(b"teSt") * 1_001), "1,000 markers or chunks"),
+        (png(chunk(b"teSt") * 1_001), OTHERS),
+        (png(after=chunk(b"teSt") * 1_001), OTHERS),
         (png(chunk(b"IDAT") * 10_001), "10,000 chunks of pixels"),
         (png(packed_texts(17)), "16 chunks of packed text"),
-        (jpeg(COMMENT * 1_001), "1,000 markers or chunks"),
-        (jpeg(b"\xff" * 1_001), "1,000 markers or chunks"),
-        (jpeg(COMMENT + b"\x00" * 1_001), "1,000 markers or chunks"),
-        (jpeg(b"\xff\x00" * 1_001), "1,000 markers or chunks"),
-        (webp(1_001), "1,000 markers or chunks"),
+        (jpeg(COMMENT * 1_001), OTHERS),
+        (jpeg(b"\xff" * 1_001), OTHERS),
+        (jpeg(COMMENT + b"\x00" * 1_001), OTHERS),
+        (jpeg(b"\xff\x00" * 1_001), OTHERS),
+        (webp(1_001), OTHERS),
         (encode(draw(), "JPEG") + b"\xff\xda" * 101, "100 scans"),
+        (gif(1_001), OTHERS),
+        (tiff(MANY_TAGS), OTHERS),
     ],
 )
 def test_absurd_numbers_are_rejected_with_the_limit(body, name):
@@ -39,6 +43,8 @@ def test_absurd_numbers_are_rejected_with_the_limit(body, name):
         jpeg(COMMENT * 900),
         jpeg(b"\xff" * 900),
         webp(900),
+        gif(900),
+        tiff(dict.fromkeys(range(40_000, 40_900), 0)),
         encode(draw(size=512), "JPEG", progressive=True),
     ],
 )
@@ -47,7 +53,7 @@ def test_unusual_files_are_decoded(body):
     assert decode.decode(body, LIMIT).pixels.size
 
 
-@pytest.mark.parametrize("kind", decode.FORMATS)
+@pytest.mark.parametrize("kind", kinds.FORMATS)
 @pytest.mark.parametrize("size", [1, 32, 128])
 def test_a_usual_small_image_is_quick(kind, size):
     assert header.is_quick(encode(draw(size=size), kind))
@@ -62,12 +68,20 @@ def test_other_files_are_not(body):
 
 
 def test_the_open_of_a_file_of_absurd_numbers_is_rejected():
-    with pytest.raises(UndecodableImage, match="markers or chunks"):
+    with pytest.raises(UndecodableImage, match="markers, chunks"):
         decode.open_header(jpeg(COMMENT * 1_001), LIMIT)
 
 
+def test_tags_that_name_the_whole_file_again_and_again_are_rejected():
+    body = tiff(dict.fromkeys(range(40_000, 40_020), 0), count=2_000)
+    with pytest.raises(
+        UndecodableImage, match="the tags of the TIFF name 160,0.. bytes, and it has 3,"
+    ):
+        header.check(body)
+
+
 def test_so_is_a_mask():
-    with pytest.raises(InvalidParameter, match="markers or chunks"):
+    with pytest.raises(InvalidParameter, match="markers, chunks"):
         mask.decode(png(chunk(b"teSt") * 1_001), 8, 8)
 
 
