@@ -16,7 +16,7 @@ FORMATS = tuple(KINDS)
 USUAL = ("JPEG", "PNG", "WEBP")
 MEDIA_TYPES = {media: kind for kind, (types, _) in KINDS.items() for media in types}
 SUFFIXES = tuple(suffix for _, suffixes in KINDS.values() for suffix in suffixes)
-LISTED = f"{', '.join(FORMATS[:-1])} and {FORMATS[-1]}"
+LISTED = "JPEG, PNG, WebP, AVIF, GIF, BMP and TIFF"
 
 _JPEG, _PNG, _RIFF = b"\xff\xd8", b"\x89PNG", b"RIFF"
 _BEGINNINGS = (_JPEG, _PNG, b"GIF8", b"BM", b"II*\0", b"MM\0*")

@@ -6,6 +6,7 @@ from typing import Any
 
 import service
 from service.api import problems
+from service.api.body import BYTES
 from service.api.card import HTML, MARKDOWN
 from service.api.openapi import kserve
 from service.api.openapi.schemas import (
@@ -121,7 +122,7 @@ def _post(
     }
     image = {"schema": _FILE}
     content = {
-        **dict.fromkeys(MEDIA_TYPES, image),
+        **dict.fromkeys((*MEDIA_TYPES, BYTES), image),
         "multipart/form-data": {"schema": form},
         _JSON: {"schema": ref("Submission"), "examples": _submissions()},
     }

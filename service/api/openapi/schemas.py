@@ -138,6 +138,7 @@ def _prediction(manifest: Manifest, image: Schema) -> Schema:
         "classes": _described(array_of(ref("Class")), "Those that the request names"),
         "explanation": ref("Explanation"),
         "nearest": array_of(_nearest(manifest)),
+        "warnings": _described(array_of(TEXT), "What of the request was ignored"),
     }
     return schema
 

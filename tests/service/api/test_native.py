@@ -266,7 +266,7 @@ def test_a_parameter_given_in_two_places_is_refused(server):
     )
 
 
-@pytest.mark.parametrize("top_k", ["--5", "5-", "1_0", "9" * 30, "²", ""])
+@pytest.mark.parametrize("top_k", ["--5", "5-", "1_0", "9" * 30, "²", 2.5])
 def test_text_that_is_not_a_whole_number_is_refused(top_k, server):
     detail = problem(
         server.client.post("/predict", json={"image": b64(GOOD), "top_k": top_k}),
@@ -285,10 +285,68 @@ def test_too_many_images_at_once_are_refused(server):
     )
 
 
-def test_a_form_file_of_another_name_is_refused(server):
-    assert "'photo'" in problem(
-        server.client.post("/predict", files={"photo": GOOD}), 400, "malformed_request"
+@pytest.mark.parametrize("name", ["file", "photo", "upload[]"])
+def test_the_only_files_of_a_form_may_have_any_name(name, server):
+    expected = plain(answered(post(server)))
+    alone = answered(server.client.post("/predict", files={name: GOOD}))
+    assert plain(alone) == expected
+    both = answered(server.client.post("/predict", files=[(name, GOOD), (name, GOOD)]))
+    assert [result["label"] for result in both["results"]] == [expected["label"]] * 2
+
+
+def test_a_file_beside_an_image_is_refused(server):
+    files = {"image": GOOD, "photo": GOOD}
+    assert "'photo' beside 'image'" in problem(
+        server.client.post("/predict", files=files), 400, "malformed_request"
     )
+
+
+def test_fields_of_a_form_that_nobody_knows_are_ignored_with_a_warning(server):
+    fields = {"csrf_token": "abc", "submit": "Go", "top_k": ""}
+    found = answered(server.client.post("/predict?_=17", files={"image": GOOD}, data=fields))
+    assert found["warnings"] == [
+        f"the parameter {name!r} is not known here and was ignored"
+        for name in ("csrf_token", "submit", "_")
+    ]
+    assert len(found["top"]) == 3
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["image/jpg", "image/pjpeg", "image/*", "binary/octet-stream", "application/octet-stream",
+     "application/x-www-form-urlencoded", "text/plain", None],
+)  # fmt: skip
+def test_the_bytes_decide_what_an_image_is(kind, server):
+    headers = {} if kind is None else {"content-type": kind}
+    found = answered(server.client.post("/predict", content=GOOD, headers=headers))
+    assert found["image"]["format"] == "PNG"
+
+
+@pytest.mark.parametrize("kind", [None, "text/plain;charset=UTF-8", "application/vnd.api+json"])
+@pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf"])
+def test_json_may_come_under_any_name(kind, before, server):
+    headers = {} if kind is None else {"content-type": kind}
+    body = before + json.dumps({"image": "data:image/png;base64," + b64(GOOD)}).encode()
+    assert answered(server.client.post("/predict", content=body, headers=headers))["label"]
+
+
+def test_a_form_may_hold_a_data_url(server):
+    part = {"image": (None, "data:image/png;base64," + b64(GOOD))}
+    assert answered(server.client.post("/predict", files=part))["image"]["format"] == "PNG"
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "GIF", "BMP", "TIFF"])
+def test_other_formats_are_answered(kind, server):
+    body = encode(draw(size=48), kind)
+    found = answered(post(server, body=body, kind=f"image/{kind.lower()}"))
+    assert found["image"] == {"width": 48, "height": 48, "format": kind}
+
+
+def test_declared_defaults_are_accepted_where_they_have_no_meaning(server):
+    query = "map=both&steps=32&quality=basic&legend=false&seed=0&layer=last"
+    assert answered(post(server, f"/predict?{query}"))["label"]
+    found = answered(post(server, f"/explain?method=grad_cam&{query}"))
+    assert found["explanation"]["parameters"] == {"layer": "last"}
 
 
 def test_two_images_cannot_become_one_png(server):

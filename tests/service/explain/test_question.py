@@ -97,7 +97,7 @@ def test_every_question_is_cheaper_than_the_one_before(method, quality, embedded
             "steps is 1000000000; give a whole number from 1 to 512",
         ),
         ("integrated_gradients", None, {"steps": "1.5"}, "steps is '1.5'; give a whole number"),
-        ("integrated_gradients", None, {"steps": 1.0}, "steps is 1.0; give a whole number"),
+        ("integrated_gradients", None, {"steps": 1.5}, "steps is 1.5; give a whole number"),
         ("integrated_gradients", None, {"steps": True}, "steps is True; give a whole number"),
         ("integrated_gradients", None, {"steps": None}, "steps is None"),
         (

@@ -75,7 +75,7 @@ def test_the_open_of_a_file_of_absurd_numbers_is_rejected():
 def test_tags_that_name_the_whole_file_again_and_again_are_rejected():
     body = tiff(dict.fromkeys(range(40_000, 40_020), 0), count=2_000)
     with pytest.raises(
-        UndecodableImage, match="the tags of the TIFF name 160,0.. bytes, and it has 3,"
+        UndecodableImage, match=r"the tags of the TIFF name 160,0.. bytes, and it has 3,"
     ):
         header.check(body)
 
