@@ -44,7 +44,7 @@ def test_images_are_listed_and_other_files_have_a_reason(folder):
     listing = in_folder(folder)
     assert {str(file.name): file.read() for file in listing.files} == IMAGES
     assert sorted(listing.skipped) == [
-        ("a/moving.HEIC", "is .GIF: convert it to JPEG, PNG or WebP"),
+        ("a/moving.HEIC", "is .HEIC: convert it to JPEG, PNG or WebP"),
         ("a/no suffix", "is no image by its suffix"),
         ("a/notes.txt", "is no image by its suffix"),
         ("empty class", "is an empty folder"),
