@@ -4,8 +4,10 @@ The agreement is compared with the cosine of the maps of two seeds, and LIME's R
 linear model on fresh coalitions, which the fit never saw.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -13,7 +15,7 @@ from jaxtyping import Float64, UInt8
 from scipy.stats import spearmanr
 
 from service.bundle import folder as bundle_folder
-from service.explain import Target, ask, explain
+from service.explain import METHODS, Target, ask, explain
 from service.explain.maps.perturbation import LIME_SHOWN, coalition_scores, proximity
 from service.explain.maps.sampling import cosine
 from service.explain.maps.segments import count, grid
@@ -39,19 +41,25 @@ Image = UInt8[np.ndarray, "height width 3"]
     default=EMBEDDED_BUNDLE,
     help="The bundle; the embedded one if not given.",
 )
-def main(data: str, images: int, folder: Path) -> None:
+@click.option("--only", multiple=True, help="Methods of the first table; all if not given.")
+@click.option("--doubled", is_flag=True, help="Let the samples grow, as they do by default.")
+def main(data: str, images: int, folder: Path, only: tuple[str, ...], *, doubled: bool) -> None:
     """Prints both tables for the test images of DATA: a folder, a tar of one, or cifar10."""
     engine = Engine(bundle_folder.load(folder), "cpu").on_one_core()
     test = read(data, engine.manifest.input).test
     pixels = test.rows(np.random.default_rng(0).permutation(len(test))[:images])
     click.echo("| method | samples | agreement | two seeds | too good | rank correlation |")
     click.echo("| --- | --- | --- | --- | --- | --- |")
-    for method in SAMPLED:
-        pairs = in_threads(partial(pair, engine, method), list(pixels))
+    for method in only or SAMPLED:
+        usual = {p.name: p.default for p in METHODS[method].parameters}
+        given = {} if doubled else {"samples": usual["samples"]}  # those named are not doubled
+        pairs = in_threads(partial(pair, engine, method, given), list(pixels))
         samples, told, true = np.array(list(pairs)).T
         row = f"{np.median(samples):.0f} | {np.median(told):.3f} | {np.median(true):.3f}"
         ranks = spearmanr(told, true).statistic
         click.echo(f"| {method} | {row} | {np.median(told - true):+.3f} | {ranks:.2f} |")
+    if only:
+        return
     click.echo("\n| samples of LIME | `surrogate_r2` | on fresh coalitions | difference |")
     click.echo("| --- | --- | --- | --- |")
     for samples in SAMPLES:
@@ -62,11 +70,13 @@ def main(data: str, images: int, folder: Path) -> None:
         )
 
 
-def pair(engine: Engine, method: str, image: Image) -> tuple[float, float, float]:
+def pair(
+    engine: Engine, method: str, given: Mapping[str, Any], image: Image
+) -> tuple[float, float, float]:
     """The samples, the agreement of seed 0, and the cosine of its map with that of seed 1."""
     logits = engine.predict(image[None]).logits[0]
     first, second = (
-        explain(engine, image, ask(engine.manifest, method, None, {"seed": seed}), logits)
+        explain(engine, image, ask(engine.manifest, method, None, {"seed": seed, **given}), logits)
         for seed in (0, 1)
     )
     told = first.quality

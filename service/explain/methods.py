@@ -232,11 +232,15 @@ def _sampled(
     ) -> MethodResult:
         rows = target.rows
         batch = np.repeat(pixels[None], len(rows), 0)
+        # The points of two halves are spread evenly; independent ones need not be halved alone.
+        groups = 2 if adds_up or samples % 4 else 4
 
-        def draw(first: int, count: int) -> tuple[SampleSums, SampleSums]:
+        def draw(first: int, count: int) -> list[SampleSums]:
             numbers = np.arange(first, first + count)
-            even, odd = (compute(engine, batch, rows, numbers[i::2], **parameters) for i in (0, 1))
-            return even, odd
+            return [
+                compute(engine, batch, rows, numbers[i::groups], **parameters)
+                for i in range(groups)
+            ]
 
         def values_of(sums: SampleSums) -> Rows:
             return _contrast(sums.mean.attribution)

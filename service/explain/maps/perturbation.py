@@ -225,14 +225,13 @@ def rise(
     """
     background = baseline_pixels(engine, pixels, baseline).astype(np.float32)
 
-    def draw(first: int, count_: int) -> tuple[MaskSums, MaskSums]:
-        second = count_ // 2
-        rngs = np.random.default_rng((seed, first)).spawn(2)
-        a, b = (
+    def draw(first: int, count_: int) -> list[MaskSums]:
+        rngs = np.random.default_rng((seed, first)).spawn(4)
+        numbers = [len(range(i, count_, 4)) for i in range(4)]
+        return [
             _mask_sums(engine, pixels, background, targets, cells, number, rng)
-            for number, rng in zip((count_ - second, second), rngs, strict=True)
-        )
-        return a, b
+            for number, rng in zip(numbers, rngs, strict=True)
+        ]
 
     found = until_agreed(
         draw,

@@ -1,11 +1,12 @@
-"""Maps from random samples, drawn in rounds until the two halves of the samples agree.
+"""Maps from random samples, drawn in rounds until the halves of the samples agree.
 
-The halves are drawn alike and independently. The cosine of their maps tells how far the map of
-another seed would differ, at no pass of its own.
+The groups of samples that make up the halves are drawn alike and independently: two of them, or
+four, which pair up in three ways. The cosine of two halves' maps tells how far the map of another
+seed would differ, at no pass of its own; the mean over the ways tells it more precisely.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -67,8 +68,17 @@ def agreement(first: Map, second: Map, map_of: Callable[[Map], Map] = np.asarray
     return cosine(map_of(alpha * mean + shifted), map_of(alpha * mean - shifted))
 
 
+def _halvings(groups: Sequence[E]) -> list[tuple[E, E]]:
+    """The ways to make two halves of two or four groups."""
+    first, *others = groups
+    if len(others) == 1:
+        return [(first, others[0])]
+    b, c, d = others
+    return [(first + b, c + d), (first + c, b + d), (first + d, b + c)]
+
+
 def until_agreed(
-    draw: Callable[[int, int], tuple[E, E]],
+    draw: Callable[[int, int], Sequence[E]],
     values_of: Callable[[E], Map],
     samples: int,
     most: int,
@@ -79,21 +89,22 @@ def until_agreed(
 
     A map of zeros alone, as of an image like its baseline, is not sampled on.
 
-    `draw(first, count)` gives the evidence of the samples from `first` on, in two halves, and
-    `map_of(values_of(evidence))` its map; `has_time_for(count)` is true if so many more fit the
+    `draw(first, count)` gives the evidence of the samples from `first` on, in two or four groups,
+    and `map_of(values_of(evidence))` its map; `has_time_for(count)` is true if so many more fit the
     deadline. Samples that did not come to an end before it are left out.
     """
-    halves = draw(0, samples)
+    groups = tuple(draw(0, samples))
     while True:
-        first, second = (values_of(half) for half in halves)
-        agreed = agreement(first, second, map_of)
-        enough = agreed >= GOOD_AGREEMENT or not (first.any() or second.any())  # or all zeros
+        halves = [(values_of(a), values_of(b)) for a, b in _halvings(groups)]
+        agreed = float(np.mean([agreement(a, b, map_of) for a, b in halves]))
+        enough = agreed >= GOOD_AGREEMENT or not np.any(halves)  # or all zeros
         if enough or 2 * samples > most or not has_time_for(samples):
             break
         try:
             more = draw(samples, samples)
         except DeadlineExceeded:
             break
-        halves = halves[0] + more[0], halves[1] + more[1]
+        groups = tuple(a + b for a, b in zip(groups, more, strict=True))
         samples *= 2
-    return Sampled(halves[0] + halves[1], agreed, samples)
+    first, *others = groups
+    return Sampled(sum(others, start=first), agreed, samples)
