@@ -13,7 +13,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from service.api import large
+from service.api import large, negotiation
 from service.api.payload import (
     MAX_IMAGES,
     EncodedImage,
@@ -36,6 +36,7 @@ from service.workers import protocol
 
 MAX_FIELDS = 100  # in a form or a query
 READ_SECONDS = 30
+MOST_UNPACKED = 1_032  # bytes, from one of a deflated body
 LEASE = "body_lease"  # key of a request's state: the memory of its body
 # A smaller body that has arrived at once is charged nothing: the queue has few places for those.
 FREE_BYTES = 2**16
@@ -120,9 +121,32 @@ async def body_of(request: Request, limits: Limits) -> bytes:
     Raises:
         BodyTooLarge: the body exceeds `limits`.
         TooManyRequests: there is no memory for it now.
-        UnsupportedFormat: the body is compressed.
+        UnsupportedFormat: the body is compressed in another way than by gzip or deflate.
+        MalformedRequest: it cannot be unpacked.
         SlowRequest: the body is incomplete after READ_SECONDS.
     """
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    negotiation.check_encoding(encoding)
+    if encoding != "identity":
+        return await _unpacked(request, limits, encoding)
+    return await _sent_body(request, limits)
+
+
+async def _unpacked(request: Request, limits: Limits, encoding: str) -> bytes:
+    """A compressed body; its memory, too, is charged before it is taken."""
+    packed = await _sent_body(request, limits)
+    lease = request.scope.setdefault("state", {}).get(LEASE)
+    if lease is None:
+        lease = request.scope["state"][LEASE] = limits.budget.take(0)
+    # A deflated byte unpacks to 1,032 at the most.
+    lease.grow(min(limits.max_bytes, len(packed) * MOST_UNPACKED))
+    body = await asyncio.to_thread(negotiation.unpack, packed, encoding, limits.max_bytes)
+    if body is None:
+        raise _too_large(limits.max_bytes, limits.max_bytes)
+    return body
+
+
+async def _sent_body(request: Request, limits: Limits) -> bytes:
     size = _announced_bytes(request, limits.max_bytes)
     caller = protocol.of(request.scope)
     arrived = caller is not None and caller.body_received
@@ -146,12 +170,6 @@ async def body_of(request: Request, limits: Limits) -> bytes:
 
 def _announced_bytes(request: Request, max_bytes: int) -> int | None:
     """The Content-Length of a body that may be read; None of a chunked one."""
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding != "identity":
-        raise UnsupportedFormat(
-            f"Content-Encoding {short(encoding)} is not supported: images are compressed already; "
-            "send the body as it is"
-        )
     announced = request.headers.get("content-length", "")
     if not announced.isdecimal():
         return None

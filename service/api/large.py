@@ -5,6 +5,7 @@ of text take 10 ms, 10 MB of empty lists take a second.
 """
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -12,9 +13,9 @@ from service.errors import InvalidParameter
 from service.image.header import LARGE_BYTES
 
 MAX_VALUES = 10_000  # in a JSON body of images as text, with their parameters
-# In one of pixels as UINT8 in JSON: 640 × 480 images of 3 channels have 921,600 values.
+# In one of numbers in JSON: 640 × 480 images of 3 channels have 921,600 values.
 MAX_PIXEL_VALUES, MAX_PIXEL_LISTS = 1_000_000, 200_000
-PIXELS_TYPE = b'"UINT8"'
+NUMBERS_TYPE = re.compile(rb'"(U?INT|FP)(8|16|32|64)"')
 PIECE_BYTES = 128 * 1024  # of a form, parsed in one turn of the event loop
 
 Result = TypeVar("Result")
@@ -28,14 +29,14 @@ async def parse(body: bytes, work: Callable[[], Result]) -> Result:
 
 
 def check_values(json: bytes, *, pixels: bool = False) -> None:
-    """Checks the number of values in `json` without parsing it; `pixels` allows UINT8 data.
+    """Checks the number of values in `json` without parsing it; `pixels` allows numbers.
 
     Raises:
         InvalidParameter: more than MAX_VALUES, or than MAX_PIXEL_VALUES and MAX_PIXEL_LISTS.
     """
     if len(json) <= LARGE_BYTES:
         return
-    pixels = pixels and PIXELS_TYPE in json
+    pixels = pixels and NUMBERS_TYPE.search(json) is not None
     most_values = MAX_PIXEL_VALUES if pixels else MAX_VALUES
     most_lists = MAX_PIXEL_LISTS if pixels else MAX_VALUES
     # Counts one more for each comma in a text; images as base64 have none.

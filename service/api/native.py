@@ -12,11 +12,11 @@ from starlette.responses import Response
 
 from service.api import body as request_body
 from service.api import parameters, problems, responses
-from service.api.accept import ANY, preferred
 from service.api.access import guard
 from service.api.access.guard import GuardedRoute
 from service.api.body import Limits
 from service.api.card import HTML, MARKDOWN, Card
+from service.api.negotiation import ANY, preferred
 from service.api.parameters import Options
 from service.api.payload import EncodedImage, Payload
 from service.api.tasks import cancel_on_disconnect, gather_rows, timing_of

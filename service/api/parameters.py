@@ -43,6 +43,7 @@ OF_METHODS = tuple(
     sorted({parameter.name for method in METHODS.values() for parameter in method.parameters})
 )
 OF_INFER = ("deadline_ms",)
+TIMEOUT = "timeout"  # Triton's name of the same, in microseconds; 0 for none
 OF_SETS = ("coverage", "by_class")
 OF_ATTRIBUTIONS = ("method", "target", "quality", *OF_METHODS)
 EVERYWHERE = frozenset((*OF_PREDICT, "method", *OF_EXPLANATIONS, *OF_METHODS))
@@ -121,11 +122,19 @@ def of_infer(
         MethodUnavailable: the model cannot be explained by that method.
     """
     known = (*OF_INFER, *(OF_SETS if sets else ()), *(OF_ATTRIBUTIONS if explained else ()))
-    for name in given:
-        if name not in known:
-            raise InvalidParameter(f"unknown parameter {short(name)}; {_listed(known)}")
-    method = given.get("method", DEFAULT_METHOD) if explained else None
+    if TIMEOUT in given:
+        rest = {name: value for name, value in given.items() if name != TIMEOUT}
+        given = {**rest, **_deadline_of(given)}
+    method = given.get("method") or DEFAULT_METHOD if explained else None
     return _options(manifest, given, method, known, None, defaults)
+
+
+def _deadline_of(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The deadline that Triton's `timeout` stands for, as near as the limits let it."""
+    microseconds = _whole(TIMEOUT, given[TIMEOUT])
+    if microseconds <= 0 or "deadline_ms" in given:
+        return {}
+    return {"deadline_ms": min(max(1, microseconds // 1000), MAX_DEADLINE_MS)}
 
 
 def _options(

@@ -1,4 +1,7 @@
-"""Calls a server by tritonclient: HOST:PORT MODEL IMAGE PIXELS.npy → JSON on standard output."""
+"""Calls a server by tritonclient, and prints what it answers as JSON.
+
+HOST:PORT MODEL IMAGE PIXELS.npy [MEAN, STD]
+"""
 
 import base64
 import json
@@ -9,7 +12,8 @@ import numpy as np
 from tritonclient import http as triton
 from tritonclient.utils import InferenceServerException
 
-address, model, image, pixels = sys.argv[1:]
+address, model, image, pixels, normalisation = sys.argv[1:]
+NORMALISATION = json.loads(normalisation)  # mean and std
 body, array = Path(image).read_bytes(), np.load(pixels)
 client = triton.InferenceServerClient(address, network_timeout=120, connection_timeout=120)
 
@@ -32,11 +36,19 @@ def raw(values, *, binary=True):
     ]
 
 
+def floats(values):
+    """The network's own input, channels first, as another server of the ONNX file takes it."""
+    mean, std = (np.array(each, np.float32) for each in NORMALISATION)
+    x = np.moveaxis((values.astype(np.float32) / 255 - mean) / std, 3, 1)
+    tensor = triton.InferInput("x", list(x.shape), "FP32")
+    return [tensor.set_data_from_numpy(np.ascontiguousarray(x))]
+
+
 def contents(answer):
     response = answer.get_response()
     found = {entry["name"]: answer.as_numpy(entry["name"]) for entry in response["outputs"]}
     texts = {
-        name: [text.decode() if isinstance(text, bytes) else text for text in values]
+        name: [text.decode() if isinstance(text, bytes) else text for text in values.ravel()]
         for name, values in found.items()
         if values.dtype == object
     }
@@ -70,6 +82,10 @@ def trusted(binary):
     )
 
 
+config = client.get_model_config(f"{model}.logits")
+height, width, _ = config["input"][0]["dims"]
+own_size = np.ascontiguousarray(array[:, :height, :width])
+
 json.dump(
     {
         "live": client.is_server_live(),
@@ -94,11 +110,33 @@ json.dump(
         "trusted": trusted(binary=True),
         "trusted_json": trusted(binary=False),
         "bad_image": refused(lambda: client.infer(model, encoded(body, b"noise"))),
-        "compressed": refused(
-            lambda: client.infer(model, encoded(body), request_compression_algorithm="gzip")
+        **{
+            packed: contents(
+                client.infer(
+                    model,
+                    encoded(body),
+                    request_compression_algorithm=packed,
+                    response_compression_algorithm="gzip",
+                )
+            )
+            for packed in ("gzip", "deflate")
+        },
+        "config": config,
+        "index": client.get_model_repository_index(),
+        "statistics": client.get_inference_statistics(model),
+        "classes": contents(
+            client.infer(
+                f"{model}.logits",
+                raw(array),
+                outputs=[triton.InferRequestedOutput("logits", class_count=3)],
+                priority=1,
+                timeout=5_000_000,
+            )
         ),
+        "own_size": contents(client.infer(model, raw(own_size))),
+        "floats": contents(client.infer(model, floats(own_size))),
         "other_model": refused(lambda: client.infer("other", encoded(body))),
-        "other_version": refused(lambda: client.infer(model, encoded(body), model_version="1")),
+        "other_version": refused(lambda: client.infer(model, encoded(body), model_version="2")),
     },
     sys.stdout,
 )

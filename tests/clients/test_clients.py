@@ -46,7 +46,7 @@ def run(python, *arguments):
 def triton(server, embedded, tmp_path_factory):
     """The answers to tritonclient."""
     pixels = tmp_path_factory.mktemp("triton") / "pixels.npy"
-    np.save(pixels, np.asarray(Image.open(IMAGE).resize((40, 30)))[None])
+    np.save(pixels, np.asarray(Image.open(IMAGE).resize((40, 36)))[None])
     address, name = server.url.removeprefix("http://"), embedded.manifest.name
     return json.loads(
         run(
@@ -56,6 +56,7 @@ def triton(server, embedded, tmp_path_factory):
             name,
             IMAGE,
             pixels,
+            json.dumps([embedded.manifest.input.mean, embedded.manifest.input.std]),
         )
     )
 
@@ -81,7 +82,12 @@ def test_tritonclient_finds_server_and_model(triton, embedded):
         True,
         False,
     )
-    assert triton["server"]["extensions"] == ["binary_tensor_data", "classification"]
+    assert {"binary_tensor_data", "classification"} < set(triton["server"]["extensions"])
+    assert [entry["name"] for entry in triton["index"]] == [
+        embedded.manifest.name,
+        f"{embedded.manifest.name}.logits",
+    ]
+    assert triton["statistics"]["model_stats"][0]["inference_stats"]["success"]["count"] > 0
     assert triton["model"]["versions"] == [embedded.manifest.version]
 
 
@@ -135,12 +141,25 @@ def test_tritonclient_gets_sets_familiarity_and_quality(call, triton, server, em
 def test_tritonclient_gets_errors_with_status_and_message(triton):
     assert triton["bad_image"]["status"] == "415"
     assert triton["bad_image"]["message"].startswith("row 1: the 5 bytes look like text")
-    assert [triton[call]["status"] for call in ("compressed", "other_model", "other_version")] == [
-        "415",
-        "404",
-        "404",
-    ]
-    assert "Content-Encoding 'gzip' is not supported" in triton["compressed"]["message"]
+    assert [triton[call]["status"] for call in ("other_model", "other_version")] == ["404"] * 2
+
+
+def test_tritonclient_may_compress(triton):
+    for packed in ("gzip", "deflate"):
+        assert triton[packed]["values"]["label"] == triton["encoded"]["values"]["label"][:1]
+
+
+def test_tritonclient_gets_the_best_classes_of_the_plain_model(triton):
+    best, *others = triton["classes"]["values"]["logits"]
+    assert len(others) == 2
+    assert best.endswith(f":{triton['pixels']['values']['label'][0]}")
+    assert "'priority'" in triton["classes"]["parameters"]["warnings"]
+
+
+def test_tritonclient_may_send_the_networks_own_input(triton):
+    np.testing.assert_array_equal(
+        triton["floats"]["values"]["logits"], triton["own_size"]["values"]["logits"]
+    )
 
 
 def test_kserves_client_finds_server_and_model(kserve):

@@ -1,6 +1,7 @@
 """Tensors of the Open Inference Protocol (KServe's V2): a JSON document, then binary data.
 
-Input, one image a row: BYTES (N,) or (N, 1) of encoded images, or UINT8 (N, H, W, 3) of RGB pixels.
+Input, one image a row: BYTES (N,) or (N, 1) of encoded images, or numbers (N, H, W, 3) or
+(N, 3, H, W), see `service.api.kserve.arrays`. A raw binary request is one encoded image alone.
 Output: FP32 or BOOL of any shape, or BYTES (N,) or (N, k) of texts. Binary data is little-endian
 and row-major; a length of 4 bytes precedes each element of BYTES.
 
@@ -11,32 +12,36 @@ Triton's "binary tensor data extension".
 """
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import orjson
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, Float32
 from starlette.responses import Response
 
 from service.api import large
+from service.api.kserve import arrays
 from service.api.payload import MAX_IMAGES, EncodedImage, from_base64
 from service.errors import InvalidParameter, MalformedRequest, short
-from service.image.decode import check_size
-from service.image.resize import Pixels
+from service.image.resize import Input, Pixels
 
 BYTES, UINT8, FP32, BOOL = "BYTES", "UINT8", "FP32", "BOOL"
-HEADER = "Inference-Header-Content-Length"
-EXTENSIONS = ("binary_tensor_data", "classification")
+HEADER, RAW = "Inference-Header-Content-Length", "0"
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "statistics",
+)
 LENGTH_BYTES = 4
 MAX_ROWS = MAX_IMAGES
 MAX_DIGITS = 15  # of HEADER; int() takes seconds for thousands of digits
-INPUTS = "send BYTES (N,) of encoded images, or UINT8 (N, H, W, 3) of pixels"
+INPUTS = f"send BYTES (N,) of encoded images, or UINT8 {arrays.SHAPES} of pixels"
 
 Row = EncodedImage | Pixels
-Images = UInt8[np.ndarray, "rows height width 3"]
 Values = Float32[np.ndarray, "..."] | Bool[np.ndarray, "..."] | Sequence[str]
 
 
@@ -74,8 +79,9 @@ class Output:
     columns: int = 0
 
 
-def read(body: bytes, json_length: str | None, max_pixels: int) -> InferenceRequest:
-    """Reads a request; `json_length` is the value of HEADER, None if all of `body` is JSON.
+def read(body: bytes, json_length: str | None, spec: Input, max_pixels: int) -> InferenceRequest:
+    """Reads a request; `json_length` is the value of HEADER, None if all of `body` is JSON, "0" if
+    it is an image. `spec` is the network's input, for tensors that are already its own.
 
     Raises:
         MalformedRequest: the body breaks the protocol.
@@ -83,13 +89,15 @@ def read(body: bytes, json_length: str | None, max_pixels: int) -> InferenceRequ
             fails.
         ImageTooLarge: images of more than `max_pixels` pixels.
     """
+    if json_length == RAW and body:
+        return InferenceRequest(None, (body,), (), {}, binary=False)
     document, binary = _split(body, json_length)
     identity = document.get("id")
     if not isinstance(identity, str | None):
         raise MalformedRequest(f'"id" is {short(identity)}: give text')
     parameters = dict(_object(document, "parameters", "the request"))
     all_binary = _flag(parameters, "binary_data_output", default=False)
-    rows = _rows(_only_input(document), binary, max_pixels)
+    rows = _rows(_only_input(document), binary, spec, max_pixels)
     outputs = _output_requests(document.get("outputs"), all_binary=all_binary)
     return InferenceRequest(identity, rows, outputs, parameters, all_binary)
 
@@ -170,27 +178,35 @@ def _json_length(text: str, body_bytes: int) -> int:
 
 def _only_input(document: Mapping[str, Any]) -> Mapping[str, Any]:
     inputs = document.get("inputs")
-    if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
+    if isinstance(inputs, list) and len(inputs) > 1:
+        raise MalformedRequest(f"{len(inputs):,} inputs were sent, and one is taken: {INPUTS}")
+    if not isinstance(inputs, list) or not inputs or not isinstance(inputs[0], dict):
         raise MalformedRequest(f'"inputs" is not a list of one tensor: {INPUTS}')
     return dict(inputs[0])
 
 
-def _rows(tensor: Mapping[str, Any], binary: memoryview, max_pixels: int) -> tuple[Row, ...]:
+def _rows(
+    tensor: Mapping[str, Any], binary: memoryview, spec: Input, max_pixels: int
+) -> tuple[Row, ...]:
     if not isinstance(tensor.get("name"), str):
         raise MalformedRequest(f"the input's name is {short(tensor.get('name'))}: give text")
     kind, shape = tensor.get("datatype"), _shape(tensor.get("shape"))
     if kind == BYTES and (len(shape) == 1 or shape[1:] == (1,)):
+        _check_rows(shape[0])
         return _encoded(tensor, _data(tensor, binary), shape[0])
-    if kind == UINT8 and _is_rgb(shape):
-        # By the shape alone, before the data become an array.
-        check_size(shape[2], shape[1], max_pixels)
-        return tuple(_pixels(_data(tensor, binary), shape))
+    if isinstance(kind, str) and kind in arrays.DTYPES:
+        arrays.check_shape(shape, spec, max_pixels, is_float=kind.startswith("FP"))
+        _check_rows(shape[0])
+        return tuple(arrays.images(_data(tensor, binary), shape, kind, spec))
     raise InvalidParameter(f"the input is {short(kind)} of shape {short(list(shape))}: {INPUTS}")
 
 
-def _is_rgb(shape: tuple[int, ...]) -> bool:
-    """True for (N, H, W, 3) with at least one image of one pixel."""
-    return len(shape) == 4 and shape[3] == 3 and min(shape) > 0  # noqa: PLR2004
+def _check_rows(rows: int) -> None:
+    if not 1 <= rows <= MAX_ROWS:
+        raise InvalidParameter(
+            f"the input has {rows:,} rows; the limit is {MAX_ROWS}, the least is 1: "
+            "send several requests"
+        )
 
 
 def _shape(value: Any) -> tuple[int, ...]:
@@ -201,11 +217,6 @@ def _shape(value: Any) -> tuple[int, ...]:
         or not all(type(length) is int and length >= 0 for length in value)
     ):
         raise MalformedRequest(f"the input's shape is {short(value)}: give a list of whole numbers")
-    if not 1 <= value[0] <= MAX_ROWS:
-        raise InvalidParameter(
-            f"the input has {value[0]:,} rows; the limit is {MAX_ROWS}, the least is 1: "
-            "send several requests"
-        )
     return tuple(value)
 
 
@@ -282,21 +293,6 @@ def _elements(data: memoryview, rows: int) -> list[bytes]:
         elements.append(bytes(data[start : start + size]))
         start += size
     return elements
-
-
-def _pixels(data: memoryview | list[Any], shape: tuple[int, ...]) -> Images:
-    if len(data) != math.prod(shape):
-        raise MalformedRequest(
-            f"the input has {len(data):,} values, but its shape has {math.prod(shape):,}: "
-            "make them agree"
-        )
-    try:
-        raw = data if isinstance(data, memoryview) else bytes(data)
-    except (TypeError, ValueError) as error:
-        raise MalformedRequest(
-            f"the input's data are not pixels ({error}): give whole numbers from 0 to 255"
-        ) from None
-    return np.frombuffer(raw, np.uint8).reshape(shape)
 
 
 def _output_requests(value: Any, *, all_binary: bool) -> tuple[OutputRequest, ...]:

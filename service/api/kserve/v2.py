@@ -22,6 +22,7 @@ for one row.
 Source: https://github.com/kserve/open-inference-protocol, inference_rest.md.
 """
 
+import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -39,8 +40,9 @@ from service.api import parameters as request_parameters
 from service.api.access import guard
 from service.api.access.guard import GuardedRoute
 from service.api.body import Limits
-from service.api.kserve import tensors
+from service.api.kserve import repository, tensors
 from service.api.kserve.tensors import InferenceRequest, Output, OutputRequest, Row
+from service.api.negotiation import compressed
 from service.api.parameters import Options
 from service.api.tasks import cancel_on_disconnect, gather_rows, timing_of
 from service.bundle.folder import Bundle
@@ -49,7 +51,7 @@ from service.errors import InvalidParameter, NotFound, RequestError, short
 from service.explain import Attribution, Question
 from service.predictions import LIKELY, Prediction, PredictionSet, most_probable, most_top_k
 from service.runtime.graphs import Logits
-from service.schedule.pipeline import PIXELS, Pipeline, Sent
+from service.schedule.pipeline import Pipeline, Sent
 from service.schedule.timing import Timing
 
 PREFIX = "/v2"
@@ -62,6 +64,7 @@ PARAMETERS_OF = {
     ATTRIBUTION: (*request_parameters.OF_ATTRIBUTIONS, *request_parameters.OF_INFER),
 }
 PLATFORM = "onnx_onnxv1"
+VERSION = "1"  # taken for the served one: clients of numbered versions ask for the first
 
 
 class OpenInference:
@@ -75,6 +78,7 @@ class OpenInference:
     def routes(self) -> list[GuardedRoute]:
         """The routes of these endpoints."""
         models = (f"{PREFIX}/models/{{name}}", f"{PREFIX}/models/{{name}}/versions/{{version}}")
+        every = f"{PREFIX}/models/stats"
         return [
             GuardedRoute(PREFIX, guard.DOCUMENTS, self.server),
             GuardedRoute(f"{PREFIX}/health/live", guard.OPEN, self.live),
@@ -84,6 +88,10 @@ class OpenInference:
                 for model in models
             ),
             *(GuardedRoute(f"{model}/ready", guard.OPEN, self.model_ready) for model in models),
+            *(GuardedRoute(f"{model}/config", guard.DOCUMENTS, self.config) for model in models),
+            GuardedRoute(every, guard.DOCUMENTS, self.statistics),  # before a model of that name
+            *(GuardedRoute(f"{model}/stats", guard.DOCUMENTS, self.statistics) for model in models),
+            GuardedRoute(f"{PREFIX}/repository/index", guard.DOCUMENTS, self.index, ["POST"]),
             *(GuardedRoute(model, guard.DOCUMENTS, self.model) for model in models),
         ]
 
@@ -107,34 +115,59 @@ class OpenInference:
 
     async def model(self, request: Request) -> Response:
         """GET /v2/models/NAME."""
-        self._check_model(request)
-        return _json(metadata(self._manifest))
+        return _json(metadata(self._manifest, self._name_of(request)))
 
     async def model_ready(self, request: Request) -> Response:
         """GET /v2/models/NAME/ready."""
-        self._check_model(request)
-        return _json({"name": self._manifest.name, "ready": True})
+        return _json({"name": self._name_of(request), "ready": True})
+
+    async def config(self, request: Request) -> Response:
+        """GET /v2/models/NAME/config."""
+        described = metadata(self._manifest, self._name_of(request))
+        return _json(repository.configuration(described))
+
+    async def index(self, _request: Request) -> Response:
+        """POST /v2/repository/index."""
+        return Response(
+            orjson.dumps(repository.index(self._manifest)), media_type="application/json"
+        )
+
+    async def statistics(self, request: Request) -> Response:
+        """GET /v2/models/NAME/stats, and of all models."""
+        if "name" in request.path_params:
+            self._name_of(request)
+        # The text of all workers' metrics takes milliseconds to write and to read.
+        found = await asyncio.to_thread(
+            lambda: repository.statistics(self._manifest, self._pipeline.metrics.text())
+        )
+        return _json({"model_stats": [found]})
 
     async def infer(self, request: Request) -> Response:
         """POST /v2/models/NAME/infer."""
-        self._check_model(request)
+        name = self._name_of(request)
         timing = timing_of(request, self._pipeline)
         with timing.of("read"):
             body = await request_body.body_of(request, self._limits)
             json_length = request.headers.get(tensors.HEADER)
             inference = await large.parse(
-                body, lambda: tensors.read(body, json_length, self._pipeline.max_pixels)
+                body,
+                lambda: tensors.read(
+                    body, json_length, self._manifest.input, self._pipeline.max_pixels
+                ),
             )
+        default = DEFAULT[:1] if repository.is_plain(name, self._manifest) else DEFAULT
         outputs = inference.outputs or tuple(
-            OutputRequest(name, inference.binary) for name in DEFAULT
+            OutputRequest(output, inference.binary) for output in default
         )
         options = self._options(inference, outputs)
         if options.question is not None:
             guard.require(request, guard.EXPLAIN)
         timing.allow(options.deadline_ms)
-        return await cancel_on_disconnect(
-            request, self._answer(inference, outputs, options, timing)
+        head = self._head(name, inference.id, options)
+        answer = await cancel_on_disconnect(
+            request, self._answer(inference, outputs, options, timing, head)
         )
+        return await compressed(answer, request.headers.get("accept-encoding", ""))
 
     async def _answer(
         self,
@@ -142,6 +175,7 @@ class OpenInference:
         outputs: Sequence[OutputRequest],
         options: Options,
         timing: Timing,
+        head: Mapping[str, Any],
     ) -> Response:
         # The outputs hold all logits and one label: a longer list would be made for nothing.
         question, first_class = options.question, replace(options.prediction, top_k=1)
@@ -168,16 +202,18 @@ class OpenInference:
             )
         with timing.of("encode"):
             written = [self._output(output, predictions, maps) for output in outputs]
-            return tensors.write(self._head(inference.id), written)
+            return tensors.write(head, written)
 
-    def _check_model(self, request: Request) -> None:
-        served = (self._manifest.name, self._manifest.version)
-        name, version = request.path_params["name"], request.path_params.get("version", served[1])
-        if (name, version) != served:
+    def _name_of(self, request: Request) -> str:
+        """The name of the model in the path, which is served."""
+        served, names = self._manifest.version, repository.names(self._manifest)
+        name, version = request.path_params["name"], request.path_params.get("version", served)
+        if name not in names or version not in (served, VERSION):
             raise NotFound(
                 f"there is no model {short(name)} of version {short(version)}; "
-                f"{served[0]!r} of version {served[1]!r} is served"
+                f"{' and '.join(map(repr, names))} of version {served!r} are served"
             )
+        return str(name)
 
     def _options(self, inference: InferenceRequest, outputs: Sequence[OutputRequest]) -> Options:
         """Merges the parameters of the request with those of its outputs.
@@ -246,9 +282,13 @@ class OpenInference:
             return await self._pipeline.receive(row, timing, keep=False)
         return await self._pipeline.receive_pixels(row, timing)
 
-    def _head(self, identity: str | None) -> dict[str, str]:
-        model = {"model_name": self._manifest.name, "model_version": self._manifest.version}
-        return model if identity is None else {**model, "id": identity}
+    def _head(self, name: str, identity: str | None, options: Options) -> Mapping[str, Any]:
+        head: dict[str, Any] = {"model_name": name, "model_version": self._manifest.version}
+        if identity is not None:
+            head["id"] = identity
+        if options.warnings:
+            head["parameters"] = {"warnings": "; ".join(options.warnings)}
+        return head
 
     def _output(
         self,
@@ -307,8 +347,11 @@ def outputs_of(manifest: Manifest) -> tuple[str, ...]:
     return (*DEFAULT, *present, ATTRIBUTION, QUALITY)
 
 
-def metadata(manifest: Manifest) -> dict[str, Any]:
-    """GET /v2/models/NAME; a request has one of the two inputs."""
+def metadata(manifest: Manifest, name: str) -> dict[str, Any]:
+    """GET /v2/models/NAME. Its input is what a request must have; numbers may stand in for it."""
+    head = {"name": name, "versions": [manifest.version], "platform": PLATFORM}
+    if repository.is_plain(name, manifest):
+        return {**head, **repository.plain_metadata(manifest)}
     classes = len(manifest.labels)
     kinds = {
         "logits": (tensors.FP32, [-1, classes]),
@@ -321,13 +364,8 @@ def metadata(manifest: Manifest) -> dict[str, Any]:
         QUALITY: (tensors.FP32, [-1, -1]),
     }
     return {
-        "name": manifest.name,
-        "versions": [manifest.version],
-        "platform": PLATFORM,
-        "inputs": [
-            {"name": "image", "datatype": tensors.BYTES, "shape": [-1]},
-            {"name": PIXELS, "datatype": tensors.UINT8, "shape": [-1, -1, -1, 3]},
-        ],
+        **head,
+        "inputs": [{"name": "image", "datatype": tensors.BYTES, "shape": [-1]}],
         "outputs": [
             {"name": name, "datatype": kinds[name][0], "shape": kinds[name][1]}
             for name in outputs_of(manifest)

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from service.api.kserve.tensors import BOOL, BYTES, FP32, HEADER, UINT8
+from service.api.kserve import repository
+from service.api.kserve.arrays import DTYPES
+from service.api.kserve.tensors import BOOL, BYTES, HEADER
 from service.api.kserve.v2 import ATTRIBUTION, outputs_of
 from service.api.openapi.schemas import (
     BASE64,
@@ -25,14 +27,17 @@ _JSON, _BINARY = "application/json", "application/octet-stream"
 
 def paths(manifest: Manifest) -> dict[str, Any]:
     """The paths of both protocols, with their operations."""
-    name = _path_parameter("name", manifest.name)
+    name = _path_parameter("name", *repository.names(manifest))
+    only = _path_parameter("name", manifest.name)
     version = _path_parameter("version", manifest.version)
     model = record("", name=TEXT, ready=FLAG)
     documents: dict[str, Any] = {
         "/v2": {"get": _get("The server", [], _server())},
         "/v2/health/live": {"get": _get("Liveness of the server", [], record("", live=FLAG))},
         "/v2/health/ready": {"get": _get("Readiness of the server", [], record("", ready=FLAG))},
-        **_v1_paths(name, model),
+        **_v1_paths(only, model),
+        "/v2/repository/index": {"post": _index()},
+        "/v2/models/stats": {"get": _get("What was inferred", [], _statistics())},
     }
     for path, parameters in (
         ("/v2/models/{name}", [name]),
@@ -40,6 +45,10 @@ def paths(manifest: Manifest) -> dict[str, Any]:
     ):
         documents[path] = {"get": _get("The tensors of the model", parameters, _metadata())}
         documents[f"{path}/ready"] = {"get": _get("Readiness of the model", parameters, model)}
+        documents[f"{path}/config"] = {
+            "get": _get("The configuration of the model (Triton's extension)", parameters, OBJECT)
+        }
+        documents[f"{path}/stats"] = {"get": _get("What was inferred", parameters, _statistics())}
         documents[f"{path}/infer"] = {"post": _infer(parameters, manifest)}
     return documents
 
@@ -60,9 +69,19 @@ def _server() -> Schema:
     return record("", name=TEXT, version=TEXT, extensions=array_of(TEXT))
 
 
-def _path_parameter(name: str, value: str) -> dict[str, Any]:
-    # One model is served, so there is one value; the documentation page fills it in.
-    schema = {"type": "string", "enum": [value]}
+def _index() -> dict[str, Any]:
+    entry = record("", name=TEXT, version=TEXT, state=TEXT, reason=TEXT)
+    answer = {"description": "The models", "content": {_JSON: {"schema": array_of(entry)}}}
+    return {"summary": "The models that are served", "responses": {"200": answer}}
+
+
+def _statistics() -> Schema:
+    return record("", model_stats=array_of(OBJECT))
+
+
+def _path_parameter(name: str, *values: str) -> dict[str, Any]:
+    # The values are known; the documentation page fills the first in.
+    schema = {"type": "string", "enum": list(values)}
     return {"name": name, "in": "path", "required": True, "schema": schema}
 
 
@@ -117,13 +136,14 @@ def _infer(parameters: list[dict[str, Any]], manifest: Manifest) -> dict[str, An
         "A tensor",
         name=TEXT,
         shape=array_of(WHOLE),
-        datatype={"enum": [BYTES, UINT8, FP32, BOOL]},
+        datatype={"enum": [BYTES, BOOL, *DTYPES]},
     )
-    tensor["properties"] |= {"parameters": scalars, "data": {"type": "array"}}
+    data = {"type": "array", "items": {}}
+    tensor["properties"] |= {"parameters": scalars, "data": data}
     output = record("A requested output", name={"enum": list(outputs_of(manifest))})
     output["properties"] |= {"parameters": scalars}
     request = record(
-        "One tensor: BYTES (N,) of encoded images, or UINT8 (N, H, W, 3) of pixels",
+        "One tensor: BYTES (N,) of encoded images, or numbers (N, H, W, 3) or (N, 3, H, W)",
         inputs=array_of(tensor),
     )
     request["properties"] |= {"id": TEXT, "parameters": scalars, "outputs": array_of(output)}
@@ -141,7 +161,7 @@ def _json_length() -> dict[str, Any]:
     return {
         "name": HEADER,
         "in": "header",
-        "description": "The length of the JSON in bytes; binary tensors follow.",
+        "description": "The length of the JSON in bytes; binary tensors follow. 0: an image.",
         "schema": WHOLE,
     }
 

@@ -1,0 +1,138 @@
+"""The model as Triton describes one: configuration, index of the repository, statistics.
+
+It is served twice. NAME has all outputs, and takes encoded images. NAME.logits has one input, of
+pixels, and one output, the logits, for clients that take only such models, as Triton's own image
+client: the same network, answered in the same way.
+
+Sources: Triton's extensions "model configuration", "model repository" and "statistics",
+https://github.com/triton-inference-server/server/tree/main/docs/protocol.
+"""
+
+import re
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.api.kserve import tensors
+from service.bundle.manifest import Manifest
+
+PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"
+PLAIN_SUFFIX = ".logits"
+_INFER = "/v2/.*/infer"
+_STAGES = {
+    "queue": "queue",
+    "compute_input": "decode",
+    "compute_infer": "infer",
+    "compute_output": "encode",
+}
+
+
+def names(manifest: Manifest) -> tuple[str, str]:
+    """The names under which the model is served."""
+    return manifest.name, manifest.name + PLAIN_SUFFIX
+
+
+def is_plain(name: str, manifest: Manifest) -> bool:
+    """True of the name whose model has one input of pixels and the logits alone."""
+    return name == manifest.name + PLAIN_SUFFIX
+
+
+def plain_metadata(manifest: Manifest) -> dict[str, Any]:
+    """The inputs and outputs of NAME.logits."""
+    height, width = manifest.input.shape
+    return {
+        "inputs": [{"name": "pixels", "datatype": tensors.UINT8, "shape": [-1, height, width, 3]}],
+        "outputs": [
+            {"name": "logits", "datatype": tensors.FP32, "shape": [-1, len(manifest.labels)]}
+        ],
+    }
+
+
+def index(manifest: Manifest) -> list[dict[str, str]]:
+    """POST /v2/repository/index."""
+    return [
+        {"name": name, "version": manifest.version, "state": "READY", "reason": ""}
+        for name in names(manifest)
+    ]
+
+
+def configuration(described: dict[str, Any]) -> dict[str, Any]:
+    """GET /v2/models/NAME/config, of its metadata."""
+    return {
+        "name": described["name"],
+        "platform": PLATFORM,
+        "backend": BACKEND,
+        "version_policy": {"latest": {"num_versions": 1}},
+        "max_batch_size": tensors.MAX_ROWS,
+        "input": [
+            {
+                "name": each["name"],
+                "data_type": _type(each["datatype"]),
+                "format": "FORMAT_NHWC" if len(each["shape"]) == 4 else "FORMAT_NONE",  # noqa: PLR2004
+                "dims": each["shape"][1:] or [1],
+            }
+            for each in described["inputs"]
+        ],
+        "output": [
+            {
+                "name": each["name"],
+                "data_type": _type(each["datatype"]),
+                "dims": each["shape"][1:] or [1],
+            }
+            for each in described["outputs"]
+        ],
+        "dynamic_batching": {},
+    }
+
+
+def _type(datatype: str) -> str:
+    return "TYPE_STRING" if datatype == tensors.BYTES else f"TYPE_{datatype}"
+
+
+def statistics(manifest: Manifest, metrics: bytes) -> dict[str, Any]:
+    """GET /v2/models/NAME/stats: of all workers, from the text of GET /metrics.
+
+    An execution is a batch. Times are nanoseconds, summed; those of `success` are of failures, too.
+    """
+    found = _Samples(metrics.decode())
+
+    def figure(name: str, **labels: str) -> dict[str, int]:
+        seconds = found.total(f"{name}_sum", **labels)
+        return {"count": int(found.total(f"{name}_count", **labels)), "ns": round(seconds * 10**9)}
+
+    answers = found.total("candor_requests_total", route=_INFER)
+    good = found.total("candor_requests_total", route=_INFER, code="2..")
+    whole = figure("candor_request_duration_seconds", route=_INFER)
+    return {
+        "name": manifest.name,
+        "version": manifest.version,
+        "last_inference": 0,
+        "inference_count": int(found.total("candor_batch_size_sum", lane="predict")),
+        "execution_count": int(found.total("candor_batch_size_count", lane="predict")),
+        "inference_stats": {
+            "success": {"count": int(good), "ns": whole["ns"]},
+            "fail": {"count": int(answers - good), "ns": 0},
+            **{
+                of: figure("candor_stage_duration_seconds", stage=stage)
+                for of, stage in _STAGES.items()
+            },
+        },
+        "batch_stats": [],
+    }
+
+
+class _Samples:
+    """The samples of a text of metrics."""
+
+    def __init__(self, text: str) -> None:
+        families = text_string_to_metric_families(text)
+        self._samples = [sample for family in families for sample in family.samples]
+
+    def total(self, name: str, **patterns: str) -> float:
+        """The sum of the samples of `name` whose labels match."""
+        return sum(
+            sample.value
+            for sample in self._samples
+            if sample.name == name
+            and all(re.fullmatch(p, sample.labels.get(key, "")) for key, p in patterns.items())
+        )
