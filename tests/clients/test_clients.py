@@ -162,6 +162,28 @@ def test_tritonclient_may_send_the_networks_own_input(triton):
     )
 
 
+@pytest.fixture(scope="session")
+def generated(server, tmp_path_factory):
+    """The answers to a client that is generated from /openapi.json."""
+    folder = tmp_path_factory.mktemp("generated")
+    script = "tests/clients/call_generated.py"
+    return json.loads(run(python_of("openapi"), script, server.url, IMAGE, folder))
+
+
+def test_a_generated_client_predicts_and_explains(generated, server):
+    label = native(server, "/predict")["label"]
+    assert [generated[call]["label"] for call in ("raw", "json")] == [label] * 2
+    for call in ("form", "several"):
+        assert [result["label"] for result in generated[call]["results"]] == [label] * 2
+    assert generated["json"]["explanation"]["method"] == "grad_cam"
+    assert generated["tensors"]["outputs"][2]["data"] == [label]
+
+
+def test_a_generated_client_gets_problems(generated):
+    assert generated["rejected"]["status"] == 415
+    assert generated["rejected"]["code"] == "unsupported_format"
+
+
 def test_kserves_client_finds_server_and_model(kserve):
     assert [kserve[call] for call in ("ready", "live", "model_ready", "v1_ready")] == [True] * 4
 

@@ -9,6 +9,7 @@ from service.api import problems
 from service.api.body import BYTES
 from service.api.card import HTML, MARKDOWN
 from service.api.openapi import kserve
+from service.api.openapi.names import TAGS, named
 from service.api.openapi.schemas import (
     BASE64,
     IMAGE,
@@ -18,6 +19,7 @@ from service.api.openapi.schemas import (
     array_of,
     components,
     errors,
+    record,
     ref,
 )
 from service.api.parameters import DEFAULT_METHOD, MAX_DEADLINE_MS, OF_EXPLANATIONS
@@ -31,6 +33,10 @@ from service.schedule.timing import DEADLINE_MS
 
 _JSON = "application/json"
 _FILE = {"type": "string", "format": "binary"}
+_FILES = (
+    "An image; the bytes decide its format. Content-Type may be any image type, too: "
+    f"{', '.join(MEDIA_TYPES)}."
+)
 _ROW = {
     "parameters": [
         {"name": "row", "in": "path", "required": True, "schema": {"type": "integer", "minimum": 0}}
@@ -61,12 +67,16 @@ def document(
             "version": service.__version__,
             "description": _description(max_body_bytes),
         },
-        "paths": {
-            **_native_paths(manifest, defaults),
-            **({"/reference/{row}": {"get": _reference()}} if shown else {}),
-            **kserve.paths(manifest),
-        },
-        "components": {"schemas": {**components(manifest), "Submission": _submission()}},
+        "servers": [{"url": "/", "description": "The server that gave this document"}],
+        "tags": [{"name": name, "description": text} for name, (_, text) in TAGS.items()],
+        "paths": named(
+            {
+                **_native_paths(manifest, defaults),
+                **({"/reference/{row}": {"get": _reference()}} if shown else {}),
+                **kserve.paths(manifest),
+            }
+        ),
+        "components": {"schemas": {**components(manifest), **_submission_schemas()}},
     }
 
 
@@ -120,11 +130,14 @@ def _post(
         "required": ["image"],
         "properties": {"image": array_of(_FILE), "mask": _FILE | {"description": _MASK}},
     }
-    image = {"schema": _FILE}
     content = {
-        **dict.fromkeys((*MEDIA_TYPES, BYTES), image),
+        # Any of MEDIA_TYPES does, too; generators give up at types that they do not know.
+        BYTES: {"schema": _FILE | {"description": _FILES}},
         "multipart/form-data": {"schema": form},
-        _JSON: {"schema": ref("Submission"), "examples": _submissions()},
+        _JSON: {
+            "schema": any_of(ref("OneImage"), ref("SeveralImages")),
+            "examples": _submissions(),
+        },
     }
     return {
         "summary": summary,
@@ -164,19 +177,14 @@ def _problems() -> dict[str, Any]:
 
 
 def problem(leaves: list[type[RequestError]]) -> dict[str, Any]:
-    """The response of one status, with the codes and an example of each error."""
-    codes = {
-        "properties": {
-            "status": {"const": leaves[0].status},
-            "code": {"enum": [leaf.code for leaf in leaves]},
-        }
-    }
+    """The response of one status, with an example of each error and its code."""
     # A real detail has values; the docstring of the error is the sentence without them.
     examples = {
         leaf.code: {"value": problems.problem(leaf(inspect.getdoc(leaf) or leaf.title))}
         for leaf in leaves
     }
-    media = {"schema": {"allOf": [ref("Problem"), codes]}, "examples": examples}
+    # A schema of its own for each status would keep generators from sharing one class.
+    media = {"schema": ref("Problem"), "examples": examples}
     response: dict[str, Any] = {
         "description": "; ".join(leaf.title for leaf in leaves),
         "content": {problems.MEDIA_TYPE: media},
@@ -362,14 +370,10 @@ def _submissions() -> dict[str, Any]:
     }
 
 
-def _submission() -> dict[str, Any]:
-    return {
-        "type": "object",
-        "description": "One `image` or several `images`; further fields are parameters.",
-        "properties": {
-            "image": BASE64,
-            "images": array_of(BASE64),
-            "mask": BASE64 | {"description": _MASK},
-        },
-        "oneOf": [{"required": ["image"]}, {"required": ["images"]}],
-    }
+def _submission_schemas() -> dict[str, Any]:
+    """The JSON bodies; both have the parameters of the query as further fields."""
+    parameters = {"additionalProperties": {"type": ["string", "number", "boolean"]}}
+    one = record("An image; further fields are parameters", image=BASE64) | parameters
+    one["properties"] |= {"mask": BASE64 | {"description": _MASK}}
+    several = record("Images; further fields are parameters", images=array_of(BASE64)) | parameters
+    return {"OneImage": one, "SeveralImages": several}

@@ -18,6 +18,7 @@ from service.api.openapi.schemas import (
     array_of,
     errors,
     record,
+    ref,
 )
 from service.bundle.manifest import Manifest
 from service.errors import NotAcceptable
@@ -87,7 +88,7 @@ def _path_parameter(name: str, *values: str) -> dict[str, Any]:
 
 def error(description: str) -> dict[str, Any]:
     """The response of an error in the form of both protocols."""
-    return {"description": description, "content": {_JSON: {"schema": record("", error=TEXT)}}}
+    return {"description": description, "content": {_JSON: {"schema": ref("ProtocolError")}}}
 
 
 def _get(summary: str, parameters: list[dict[str, Any]], schema: Schema) -> dict[str, Any]:

@@ -36,6 +36,7 @@ def components(manifest: Manifest) -> dict[str, Schema]:
     )
     return {
         "Problem": _problem(),
+        "ProtocolError": _protocol_error(),
         "Class": record(
             "A class and its calibrated probability",
             label=_label(manifest),
@@ -95,6 +96,10 @@ def errors() -> dict[int, list[type[RequestError]]]:
 
 def _described(schema: Schema, description: str) -> Schema:
     return schema | {"description": description}
+
+
+def _protocol_error() -> Schema:
+    return record("An error of KServe's protocols", error=TEXT)
 
 
 def _problem() -> Schema:
