@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from service.bundle import folder as contract
-from service.image.decode import SUFFIXES
+from service.image.kinds import SUFFIXES
 from service.runtime.engine import Engine
 from service.settings import EMBEDDED
 from support import servers
