@@ -44,7 +44,7 @@ class Start:
     random: bool = True
 
 
-# The start at the image breaks most; the others find a third of the rest (docs/trust.md).
+# The start at the image breaks most; the others find some of what it leaves.
 STARTS = (Start(random=False), *(Start(rival) for rival in (1, 2, 3, 4)), Start())
 
 
