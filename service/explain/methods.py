@@ -153,8 +153,8 @@ LAYER = Parameter(
 )
 # Of methods of class activation.
 SAME = (
-    "where a mean of each channel and a linear layer follow the last layer, it is there nearly "
-    "Grad-CAM without the channels that speak against the target"
+    "where a mean of each channel and a linear layer follow the last layer, Grad-CAM++ and "
+    "LayerCAM are one map there: Grad-CAM without the channels that speak against the target"
 )
 
 
