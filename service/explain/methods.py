@@ -153,8 +153,8 @@ LAYER = Parameter(
 )
 # Of methods of class activation.
 SAME = (
-    "where a mean of each channel and a linear layer follow the last layer, it is there nearly "
-    "Grad-CAM without the channels that speak against the target"
+    "where a mean of each channel and a linear layer follow the last layer, Grad-CAM++ and "
+    "LayerCAM are one map there: Grad-CAM without the channels that speak against the target"
 )
 
 
@@ -301,10 +301,12 @@ def _cam(compute: Callable[..., np.ndarray]) -> Callable[..., MethodResult]:
     def run(
         engine: Engine, pixels: InputPixels, target: Target, rival: Target | None, layer: str
     ) -> MethodResult:
+        if target.against is not None:
+            first, second = target.rows[:1], target.rows[1:]
+            return MethodResult(compute(engine, pixels[None], first, layer, second)[0])
         rows = _rows(target, rival)
         maps = compute(engine, np.repeat(pixels[None], len(rows), 0), rows, layer)
-        own = len(target.rows)
-        return MethodResult(_contrast(maps[:own])[0], rival=maps[own] if rival else None)
+        return MethodResult(maps[0], rival=maps[1] if rival else None)
 
     return run
 
@@ -424,7 +426,8 @@ _ALL: tuple[Method, ...] = (
     _slope(
         "smooth_grad",
         "SmoothGrad",
-        "saliency, averaged over noisy copies of the image so that single pixels count less",
+        "absolute value of the mean gradient over noisy copies of the image; slopes of opposite "
+        "signs cancel, as in the paper",
         "Smilkov et al. 2017, arXiv 1706.03825",
         compute=_sampled(gradients.smooth_grad, _strongest),
         passes=lambda given: GRADIENT_PASSES * given["samples"],
@@ -529,7 +532,8 @@ _ALL: tuple[Method, ...] = (
     _perturbation(
         "rise",
         "RISE",
-        "how the target's logit depends on each pixel's being shown, over smooth random masks",
+        "how the target's logit goes with each pixel's being shown, over smooth random masks; "
+        "logits, less than half of those between masks that show the pixel and masks that hide it",
         "Petsiuk et al. 2018, arXiv 1806.07421",
         unit=LOGIT,
         compute=perturbation.rise,

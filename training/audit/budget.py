@@ -28,10 +28,10 @@ class Measure(NamedTuple):
 
 # A gradient takes about 3.6 passes. Integrated Gradients doubles its steps to at most 224 in all,
 # which is most of what explanations take. The cascade asks every method eight times, for a quarter
-# of its steps and samples. Attacks end early: few images take all 2,000 passes.
+# of its steps and samples. Attacks end early: few images take all 3,300 passes.
 MEASURES: Mapping[str, Measure] = {
     "familiarity": Measure(1000, 0.03, 4),
-    "attacks": Measure(200, 0.2, 500),
+    "attacks": Measure(200, 0.2, 600),
     "corruptions": Measure(500, 0.2, 76),
     "explanations": Measure(60, 0.25, 1400),
     "cascade": Measure(16, 0.25, 4900),

@@ -37,6 +37,11 @@ RACES = (
     "network: a map that does not beat them on most images shows little of it. The last column "
     "has the shares of the images on which the map is better than random orders, blob and edges."
 )
+ATTACKS = (
+    "Attacked images are 8-bit images. The worst of attacks leaves those that outlast all of "
+    "{starts} starts of APGD (arXiv 2003.01690), at this radius and at smaller ones. It is an "
+    "upper bound: a stronger attack leaves no more."
+)
 DEPENDENCE = (
     "Cosines of a map with that of the next class (median), with those of other images for their "
     "next class (median, and the 95th percentile), and with those of the network after a share of "
@@ -207,12 +212,13 @@ def _robustness(report: Report) -> str:
     ]
     if "attacks" in report:
         attacks = report["attacks"]
+        ends = attacks.get("interval", {})  # not in an older report
         rows = [
             (
-                name,
+                name.replace("_", " "),
                 *(
-                    _figure(value, wilson_of(value, attacks["pictures"]))
-                    for value in by_radius.values()
+                    _figure(value, ends.get(name, {}).get(radius))
+                    for radius, value in by_radius.items()
                 ),
             )
             for name, by_radius in attacks["accuracy"].items()
@@ -223,6 +229,7 @@ def _robustness(report: Report) -> str:
                 f"{attacks['clean']:.3f} before): accuracy by radius, in grey levels of 255."
             ),
             *_table(("attack", *map(str, attacks["radius_levels"])), rows),
+            *([f"\n{_paragraph(ATTACKS.format(**attacks))}".rstrip()] if ends else []),
             "\nThis model has no protection against attackers that choose the images.\n",
         ]
     return "\n".join(lines)

@@ -11,7 +11,6 @@ from typing import Any
 
 from service.bundle.folder import PREDICT, REPORT, Bundle
 from training.audit.report import SCHEMA_VERSION
-from training.figures.intervals import wilson_of
 
 Report = Mapping[str, Any]
 Figure = tuple[str, float, list[float] | None]  # name, value, interval
@@ -106,8 +105,8 @@ def _of_robustness(report: Report) -> Iterator[Figure]:
         yield f"corrupted by {_words(kind)}: mean accuracy", sum(values) / len(values), None
     for attack, by_radius in report.get("attacks", {}).get("accuracy", {}).items():
         for radius, value in by_radius.items():
-            interval = wilson_of(value, report["attacks"]["pictures"])
-            yield f"{attack}, radius {radius}/255: accuracy", value, interval
+            interval = report["attacks"].get("interval", {}).get(attack, {}).get(radius)
+            yield f"{_words(attack)}, radius {radius}/255: accuracy", value, interval
 
 
 def _of_bias(bias: Mapping[str, Any]) -> Iterator[Figure]:

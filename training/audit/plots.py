@@ -96,6 +96,7 @@ def _attacks(axes: Axes, report: Report) -> None:
     radii = [0, *attacks["radius_levels"]]
     colours = SECOND, ACCENT, INK
     for (name, by_radius), colour in zip(attacks["accuracy"].items(), colours, strict=False):
-        axes.plot(radii, [attacks["clean"], *by_radius.values()], "o-", color=colour, label=name)
+        label = name.replace("_", " ")
+        axes.plot(radii, [attacks["clean"], *by_radius.values()], "o-", color=colour, label=label)
     axes.set(xlabel="radius, grey levels of 255", ylabel="accuracy", title="Attacks", ylim=(0, 1))
     axes.legend()

@@ -2,7 +2,9 @@
 
 They are numpy over cam.onnx, or for an earlier layer over gradient.onnx. `batch` uint8
 (N, H, W, 3), `target` int64 (N,), `layer` a name of the manifest's; maps float32 (N, H, W), scaled
-bilinearly from the layer's (h, w).
+bilinearly from the layer's (h, w). With `against` int64 (N,), another class of each row, the
+explained score is the difference of the two logits, and g its gradient. What rectifies g then
+rectifies that of the difference: the difference of two rectified maps is no map of either.
 
 Behind a mean of each channel and a linear head, g_c is one number at all cells of the last layer.
 Grad-CAM++ and LayerCAM then weigh the same channels, those with g_c > 0, and LayerCAM is Grad-CAM
@@ -21,20 +23,24 @@ Maps = Float32[np.ndarray, "rows H W"]
 LayerMaps = Float32[np.ndarray, "rows height width"]
 
 
-def grad_cam(engine: Engine, batch: Batch, target: Targets, layer: str = LAST) -> Maps:
+def grad_cam(
+    engine: Engine, batch: Batch, target: Targets, layer: str = LAST, against: Targets | None = None
+) -> Maps:
     """Σ_c mean(g_c) · A_c. Selvaraju et al., "Grad-CAM", arXiv 1610.02391."""
     # Signed, without the paper's rectifier: an overlay shows the positive part, a reader of
     # numbers gets both.
-    return _scaled(_cam(engine, batch, target, layer).cam[:, 0], batch.shape[1:3])
+    return _scaled(_cam(engine, batch, target, layer, against).cam[:, 0], batch.shape[1:3])
 
 
-def grad_cam_plus_plus(engine: Engine, batch: Batch, target: Targets, layer: str = LAST) -> Maps:
+def grad_cam_plus_plus(
+    engine: Engine, batch: Batch, target: Targets, layer: str = LAST, against: Targets | None = None
+) -> Maps:
     """Σ_c w_c · A_c, w_c = Σ relu(g_c) · α_c, α = g² / (2g² + g³ Σ A).
 
     Chattopadhay et al., "Grad-CAM++", arXiv 1710.11063: better where a class shows several times.
     """
-    cam = _cam(engine, batch, target, layer)
-    # The paper's score is the exponential of the logit; its higher derivatives are powers of g.
+    cam = _cam(engine, batch, target, layer, against)
+    # The paper's score is the exponential of this one; its higher derivatives are powers of g.
     square = cam.activation_gradient**2
     denominator = 2 * square + cam.activation_gradient**3 * cam.activation.sum(
         (2, 3), keepdims=True
@@ -45,19 +51,33 @@ def grad_cam_plus_plus(engine: Engine, batch: Batch, target: Targets, layer: str
     return _scaled((weights * cam.activation).sum(1), batch.shape[1:3])
 
 
-def layer_cam(engine: Engine, batch: Batch, target: Targets, layer: str = LAST) -> Maps:
+def layer_cam(
+    engine: Engine, batch: Batch, target: Targets, layer: str = LAST, against: Targets | None = None
+) -> Maps:
     """Σ_c relu(g_c) · A_c, cell by cell: finer than Grad-CAM.
 
     Jiang et al., "LayerCAM", IEEE TIP 2021.
     """
-    cam = _cam(engine, batch, target, layer)
+    cam = _cam(engine, batch, target, layer, against)
     return _scaled(
         (np.maximum(cam.activation_gradient, 0) * cam.activation).sum(1), batch.shape[1:3]
     )
 
 
-def _cam(engine: Engine, batch: Batch, target: Targets, layer: str) -> Cam:
-    return engine.cam(engine.normalise(batch), target, layer)
+def _cam(engine: Engine, batch: Batch, target: Targets, layer: str, against: Targets | None) -> Cam:
+    """Activation, gradient and Grad-CAM of the score of each row; `logits` are of all classes."""
+    x = engine.normalise(batch)
+    if against is None:
+        return engine.cam(x, target, layer)
+    # Both rows run together; Grad-CAM is linear in the gradient.
+    both = engine.cam(np.concatenate([x, x]), np.concatenate([target, against]), layer)
+    rows = len(x)
+    return Cam(
+        both.logits[:rows],
+        both.cam[:rows] - both.cam[rows:],
+        both.activation[:rows],
+        both.activation_gradient[:rows] - both.activation_gradient[rows:],
+    )
 
 
 def _scaled(maps: LayerMaps, shape: tuple[int, ...]) -> Maps:

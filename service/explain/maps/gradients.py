@@ -127,7 +127,9 @@ def smooth_grad(
 ) -> SampleSums:
     """The gradients of copies with noise of standard deviation `noise` · range(x), one a number.
 
-    Smilkov et al., "SmoothGrad", arXiv 1706.03825: their mean.
+    Smilkov et al., "SmoothGrad", arXiv 1706.03825: their mean, with its sign. The map of
+    the method is its absolute value, where slopes of opposite signs have cancelled. Captum's
+    NoiseTunnel over Saliency averages absolute gradients instead.
     """
     x = engine.normalise(batch)
     spread, total = noise * _range(x), np.zeros(x.shape)

@@ -134,7 +134,7 @@ def test_two_models_stand_side_by_side_in_report_and_card(audited, reports):
         "accuracy",
         "calibration error",
         "area under ROC, noise",
-        "pgd20, radius 8/255: accuracy",
+        "worst of attacks, radius 8/255: accuracy",
         "grad cam: deletion",
     } <= names
     assert (
