@@ -28,7 +28,7 @@ export function language() {
 
 /** Loads the strings of a language, and fills the texts of the HTML document. */
 export async function loadLanguage(tag = language()) {
-  const files = [`/web/${tag}.json`, ...(hasMore ? [`/web/${tag}.more.json`] : [])];
+  const files = [`/web/${tag}.json`, ...(hasMore ? [`/web/${tag}-more.json`] : [])];
   strings = Object.assign({}, ...(await Promise.all(files.map(stringsOf))));
   document.documentElement.lang = tag;
   for (const node of document.querySelectorAll("[data-text]")) node.textContent = t(node.dataset.text);
@@ -38,7 +38,7 @@ export async function loadLanguage(tag = language()) {
 /** Loads the strings of all parts of the page, which stay loaded in every language. */
 export async function loadMore() {
   if (hasMore) return;
-  Object.assign(strings, await stringsOf(`/web/${document.documentElement.lang}.more.json`));
+  Object.assign(strings, await stringsOf(`/web/${document.documentElement.lang}-more.json`));
   hasMore = true;
 }
 

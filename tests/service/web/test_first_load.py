@@ -117,7 +117,7 @@ def test_no_string_is_missing(locale, visitor):
 
 def strings_of(server):
     """All strings of both languages, those of the first load and the others."""
-    files = [[f"/web/{tag}.json", f"/web/{tag}.more.json"] for tag in ("en", "zh")]
+    files = [[f"/web/{tag}.json", f"/web/{tag}-more.json"] for tag in ("en", "zh")]
     first, more = [
         [server.client.get(path).json() for path in pair] for pair in zip(*files, strict=True)
     ]
