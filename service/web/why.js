@@ -203,11 +203,11 @@ function referenceImage(path, alt) {
   return image;
 }
 
-/** The nearest reference images, which help people more than maps do (see `why.caveat`). */
+/** The nearest reference images, which help people more than maps do (see `why.caveat`); their names alone help nobody. */
 function nearest({ answer }) {
-  const entries = answer.nearest ?? [];
+  const entries = (answer.nearest ?? []).filter(({ picture }) => picture);
   if (entries.length === 0) return null;
-  const image = ({ picture, name }) => picture && referenceImage(picture, name);
+  const image = ({ picture, name }) => referenceImage(picture, name);
   const origin = ({ name, distance }) => ` ${t("why.nearest.one", { name, distance: rounded(distance) })}`;
   const item = (entry) => el("li", {}, image(entry), el("b", {}, entry.label), origin(entry));
   return el("section", { class: "nearest" }, el("h2", {}, t("why.nearest")), el("ol", {}, entries.map(item)));

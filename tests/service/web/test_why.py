@@ -214,10 +214,26 @@ def test_quality_is_shown_in_words(visit):
     expect(page.locator(".caveat")).to_contain_text("331 people")
 
 
-def test_the_nearest_training_images_are_listed_if_the_model_has_any(visit, server):
-    known = server.client.get("/model").json().get("familiarity")
+def test_the_nearest_training_images_are_shown_where_there_are_images_of_them(visit):
     page = visit.explained("Grad-CAM")
-    assert page.locator(".nearest li").count() == (min(5, known["neighbours"]) if known else 0)
+    expect(page.locator(".nearest")).to_have_count(0)
+
+    def illustrated(route):
+        response = route.fetch()
+        answer = response.json()
+        for entry in answer["nearest"]:
+            entry["picture"] = "/model/samples/ship.webp"
+        route.fulfill(response=response, json=answer)
+
+    page.route("**/predict*", illustrated)
+    page.locator("#tab-try").click()
+    visit.sample("Airplane")
+    page.locator("#tab-why").click()
+    visit.settle()
+    images = page.locator(".nearest li img")
+    expect(images).to_have_count(5)
+    expect(images.first).to_have_js_property("naturalWidth", 32)
+    expect(page.locator(".nearest li").first).to_contain_text("distance")
 
 
 def test_parameters_can_be_changed_and_a_bad_one_shows_its_limits(visit):
