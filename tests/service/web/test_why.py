@@ -232,7 +232,7 @@ def test_the_nearest_training_images_are_shown_where_there_are_images_of_them(vi
     visit.settle()
     images = page.locator(".nearest li img")
     expect(images).to_have_count(5)
-    expect(images.first).to_have_js_property("naturalWidth", 32)
+    expect(images.first).to_have_js_property("naturalWidth", 224)
     expect(page.locator(".nearest li").first).to_contain_text("distance")
 
 
