@@ -100,7 +100,7 @@ function likely({ likely: classes }) {
 /** The prediction set and the familiarity, or a sentence that the model has none; what an unfamiliar image makes untrue is left out. */
 function trust(answer) {
   const { prediction_set: set, familiarity } = answer;
-  if (isUnfamiliar(answer)) return el("p", { class: "quiet" }, t("try.withheld"));
+  if (isUnfamiliar(answer)) return el("p", { class: "meaning" }, t("try.withheld"));
   return el(
     "dl",
     { class: "trust" },

@@ -39,8 +39,9 @@ def test_the_nearest_folder_that_is_called_like_a_class_is_the_truth(tmp_path, e
         Mistake("dog/cat/3.jpg", "cat", "dog", 0.8),
         Mistake("test/Cat/2.jpg", "cat", "dog", 0.6),
     )
-    one_class = {"entropy_power": 0.0, "familiarity": None, "distribution": None}
-    assert judge(rows, replace(embedded.manifest, head="sigmoid", **one_class)) is None
+    of_one_class = ("familiarity", "distribution", "prediction_sets")
+    plain = {"entropy_power": 0.0} | dict.fromkeys(of_one_class)
+    assert judge(rows, replace(embedded.manifest, head="sigmoid", **plain)) is None
 
 
 def test_labels_of_several_words_may_have_underscores(tmp_path, embedded):
