@@ -56,7 +56,8 @@ async function showMaps(image) {
   panels = methods.map((method) => newPanel(method, image, drawn));
   const head = heading(t("why.title"), t("why.lead"));
   const caveat = paragraph(t("why.caveat"), "caveat");
-  fill(root, head, controls(image), parts.question, parts.panels, nearest(image), caveat, parts.probe.node);
+  const unfamiliar = image.answer.familiarity?.familiar === false && paragraph(t("why.unfamiliar"), "notice");
+  fill(root, head, unfamiliar, controls(image), parts.question, parts.panels, nearest(image), caveat, parts.probe.node);
   arrangePanels();
   requestMaps();
 }

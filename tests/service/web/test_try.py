@@ -10,7 +10,16 @@ import pytest
 from playwright.sync_api import expect
 
 from support.images import draw, encode
-from support.page import SHIP, shares
+from support.page import SHIP, findings, shares
+
+
+def barriers(page):
+    """What axe-core finds, and too little contrast in the dark."""
+    found = findings(page)
+    page.emulate_media(color_scheme="dark")
+    found += findings(page, ["color-contrast"])
+    page.emulate_media(color_scheme="light")
+    return found
 
 
 def test_a_sample_is_answered_with_bars_and_times(visit, server):
@@ -80,6 +89,11 @@ def test_what_an_unfamiliar_image_makes_untrue_is_not_said(visit):
     expect(answer).to_contain_text("do not rely on this answer")
     expect(answer).not_to_contain_text("Calibrated:")
     expect(answer).not_to_contain_text("hold the right answer")
+    assert barriers(page) == []
+    page.locator("#tab-why").click()
+    visit.settle()
+    expect(page.locator("#why .notice").first).to_contain_text("knows nothing like this image")
+    assert barriers(page) == []
 
 
 def test_a_grid_says_what_is_doubtful_and_keeps_the_visitors_judgement(visit, tmp_path):
@@ -122,6 +136,7 @@ def test_a_grid_says_what_is_doubtful_and_keeps_the_visitors_judgement(visit, tm
     entries = json.loads(Path(saved.value.path()).read_text())
     assert entries[0]["truth"] == "wrong"
     assert not entries[0]["answer"]["familiarity"]["familiar"]
+    assert barriers(page) == []
 
 
 def test_several_images_make_a_grid_and_a_bad_one_shows_its_error(visit, tmp_path):
