@@ -25,7 +25,7 @@ export async function prepare(image) {
     const sides = [width, height].map((side) => Math.round(side * scale));
     const blob = await drawn(bitmap, sides);
     image.blob = blob;
-    const sizes = (pixels, { size }) => `${pixels.map((side) => number(side)).join(" × ")}, ${number(size / 1e6, 1)} MB`;
+    const sizes = (pixels, { size }) => `${pixels.map((side) => number(side)).join(" × ")} (${number(size / 1e6, 1)} MB)`;
     image.note = (sendFile) => note(isHeic, sizes([width, height], file), sizes(sides, blob), sendFile);
   }
   bitmap.close();

@@ -51,7 +51,8 @@ async function showGrid() {
 
 function figure({ url, name, note }) {
   const onload = (event) => event.target.classList.toggle("small", event.target.naturalWidth < SMALL);
-  const image = el("img", { src: url, alt: t("image.given", { name }), onload });
+  const onerror = (event) => event.target.remove(); // the name below remains
+  const image = el("img", { src: url, alt: t("image.given", { name }), onload, onerror });
   return el("figure", {}, image, el("figcaption", { class: "quiet" }, name, note?.(sendFile)));
 }
 

@@ -209,7 +209,7 @@ function nearest({ answer }) {
   const entries = (answer.nearest ?? []).filter(({ picture }) => picture);
   if (entries.length === 0) return null;
   const image = ({ picture, name }) => referenceImage(picture, name);
-  const origin = ({ name, distance }) => ` ${t("why.nearest.one", { name, distance: rounded(distance) })}`;
+  const origin = ({ name, distance }) => ` ${t("why.nearest.one", { name: name.split("/").at(-1), distance: rounded(distance) })}`;
   const item = (entry) => el("li", {}, image(entry), el("b", {}, entry.label), origin(entry));
   return el("section", { class: "nearest" }, el("h2", {}, t("why.nearest")), el("ol", {}, entries.map(item)));
 }

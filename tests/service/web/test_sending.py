@@ -71,8 +71,8 @@ def test_a_large_photograph_is_shrunk_and_turned_unless_the_visitor_wants_the_fi
         expected = image.convert("L").transpose(Image.Transpose.ROTATE_270).resize((1638, 2048))
     assert np.abs(turned - np.asarray(expected, float)).mean() < 4
     note = page.locator("figcaption")
-    expect(note).to_contain_text("Shrunk before sending: 1,638 × 2,048")
-    expect(note).to_contain_text("instead of 2,400 × 3,000")
+    expect(note).to_contain_text("Shrunk before sending, in pixels: 1,638 × 2,048 (")
+    expect(note).to_contain_text("instead of 2,400 × 3,000 (")
     page.get_by_role("button", name="Send the file as it is").click()
     expect(page.locator(".verdict")).to_be_visible()
     assert sent(page)[2] == file
