@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -29,11 +30,15 @@ def pixels(page, selector="#why .panel canvas[role=img]"):
         return np.asarray(image.convert("RGB"))
 
 
+def without_haste(route):
+    """Sends an explanation with much time, and LIME with few samples."""
+    few = "&samples=64&max_samples=64" if "method=lime" in route.request.url else ""
+    route.continue_(url=f"{route.request.url}&deadline_ms=60000{few}")
+
+
 def test_up_to_three_methods_explain_one_image_side_by_side(visit):
     # A busy machine would answer LIME, beside two others, by a cheaper question.
-    visit.page.route(
-        "**/explain?*", lambda route: route.continue_(url=f"{route.request.url}&deadline_ms=60000")
-    )
+    visit.page.route("**/explain?*", without_haste)
     page = visit.explained("Integrated Gradients", "Grad-CAM", "LIME")
     panels = page.locator(".panel")
     expect(panels).to_have_count(3)
@@ -148,17 +153,17 @@ def test_frame_lines_and_cells_are_those_of_the_service(visit, scale, cell):
     assert difference.mean() < 0.5, (scale, cell, difference.mean(), difference.max())
 
 
-@pytest.mark.parametrize("rule", ["crop", "stretch", "pad"])
-def test_the_page_knows_what_the_network_sees(rule, visit, embedded):
+def test_the_page_knows_what_the_network_sees(visit, embedded):
     page = visit.open()
-    spec = replace(embedded.manifest.input, size=(24, 32), resize=rule, short_side=0)
-    for size in ((447, 696), (40, 41), (1000, 3), (31, 33), (32, 21)):
+    sizes = ((447, 696), (40, 41), (1000, 3), (31, 33), (32, 21))
+    for rule, size in product(("crop", "stretch", "pad"), sizes):
+        spec = replace(embedded.manifest.input, size=(24, 32), resize=rule, short_side=0)
         given = {"size": [24, 32], "resize": rule, "short_side": spec.short_side}
         found = page.evaluate(
             "async ([size, input]) => (await import('/web/map.js')).visibleBox(...size, input)",
             [size, given],
         )
-        assert list(found.values()) == pytest.approx(visible_box(*size, spec))
+        assert list(found.values()) == pytest.approx(visible_box(*size, spec)), (rule, size)
 
 
 def test_strength_and_sides_change_the_drawing_without_a_request(visit):
