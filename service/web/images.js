@@ -1,6 +1,6 @@
 // The sources of images: files, clipboard, drag and drop, the camera, and samples.
 
-import { getBlob, loaded, predictAll, showImage } from "/web/api.js";
+import { getBlob, loaded, mayPass, predictAll, showImage } from "/web/api.js";
 import { button, el, fill } from "/web/dom.js";
 import { errorNotice } from "/web/parts.js";
 import { predictionParameters, state } from "/web/state.js";
@@ -120,12 +120,13 @@ export function samples() {
 
 const sampleUrl = (file) => `/model/samples/${file}`;
 
-/** Requests the prediction of the shown image again. */
+/** Requests the prediction of the shown image again, and those of all others that failed for a reason that may pass. */
 export async function predictAgain() {
-  const image = state.images[state.selected];
-  image.answer = null;
+  const hasFailed = ({ answer }) => answer?.error && mayPass({ problem: answer.error });
+  const images = state.images.filter((image, index) => index === state.selected || hasFailed(image));
+  for (const image of images) image.answer = null;
   changed();
-  [image.answer] = await predictAll([image.blob], predictionParameters());
+  await predictImages(images);
   changed();
 }
 

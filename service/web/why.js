@@ -5,7 +5,7 @@ import { showImage } from "/web/api.js";
 import { classField } from "/web/classes.js";
 import { loadColours } from "/web/colours.js";
 import { button, checkBox, el, fill, labelled } from "/web/dom.js";
-import { onImages, samples } from "/web/images.js";
+import { onImages, predictAgain, samples } from "/web/images.js";
 import { drawImage } from "/web/map.js";
 import { Panel } from "/web/panel.js";
 import { alertNotice, errorNotice, heading, paragraph } from "/web/parts.js";
@@ -39,6 +39,7 @@ export function enter() {
   panels.forEach((panel) => panel.cancel());
   panels = [];
   if (image?.answer && !image.answer.error) showMaps(image);
+  else if (image?.answer?.error) fill(root, heading(t("why.title"), t("why.lead")), errorNotice({ problem: image.answer.error }, t("try.failed", image), predictAgain));
   else fill(root, heading(t("why.title"), t(image?.answer === null ? "try.waiting" : "why.empty")), samples());
 }
 

@@ -141,19 +141,26 @@ def test_a_failure_has_a_sentence_and_a_button_where_trying_again_may_help(visit
 
 
 def test_an_unreachable_service_is_reported_for_files_and_samples(visit):
-    page = visit.open()
-    file = given("a.png", "image/png", SMALL)
+    page = visit.explained("Grad-CAM")  # its module is loaded, as a browser loads none twice
+    page.locator("#tab-try").click()
+    files = [given(name, "image/png", SMALL) for name in ("a.png", "b.png")]
+    page.locator("#files").set_input_files(files)
+    expect(page.locator(".grid li b")).to_have_count(2)
     visit.context.set_offline(True)
     page.get_by_role("button", name="Ship").click()
     expect(page.locator(".samples").get_by_role("alert")).to_contain_text(
         "The service cannot be reached"
     )
-    page.locator("#files").set_input_files(file)
+    page.locator("#files").set_input_files(files)
     expect(page.locator(".answer").get_by_role("alert")).to_contain_text(
         "The service cannot be reached"
     )
+    page.locator("#tab-why").click()
+    expect(page.locator("#why").get_by_role("alert")).to_contain_text("No answer for a.png")
+    page.locator("#tab-try").click()
     visit.context.set_offline(False)
     page.locator(".answer").get_by_role("button", name="Try again").click()
     expect(page.locator(".verdict")).to_be_visible()
+    expect(page.locator(".grid .truths")).to_have_count(2)
     assert any("ERR_INTERNET_DISCONNECTED" in error for error in visit.errors)
     visit.errors.clear()
