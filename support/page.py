@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped] - has none
+from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 from playwright.sync_api import Page
 
 from service.settings import EMBEDDED_BUNDLE
