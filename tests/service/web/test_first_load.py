@@ -10,7 +10,6 @@ from playwright.sync_api import expect
 from service.errors import RequestError
 from service.explain import METHODS
 from support.browser import TABS
-from support.images import draw, encode
 
 WEB = Path(__file__).parents[3] / "service" / "web"
 MOST_BYTES, MOST_SECONDS = 110_000, 1.0
@@ -158,12 +157,12 @@ def test_a_map_is_never_called_a_mere_picture_in_chinese(server):
 def test_errors_of_the_service_are_shown_in_chinese_with_their_details(visitor):
     visit = visitor(locale="zh-CN")
     page = visit.open()
-    file = {"name": "旧.gif", "mimeType": "image/gif", "buffer": encode(draw("red"), "GIF")}
+    file = {"name": "旧.pdf", "mimeType": "application/pdf", "buffer": b"%PDF-1.7 no image"}
     page.locator("#files").set_input_files(file)
     error = page.locator(".answer").get_by_role("alert")
-    expect(error).to_contain_text("无法处理 旧.gif")
+    expect(error).to_contain_text("无法处理 旧.pdf")
     expect(error).to_contain_text("不支持这种格式")
     expect(error).to_contain_text("请将图片转换为 JPEG、PNG 或 WebP 格式后再发送")
-    expect(error.locator("[lang=en]")).to_contain_text("look like a GIF")
+    expect(error.locator("[lang=en]")).to_contain_text("look like a PDF")
     assert any("415" in message for message in visit.errors)
     visit.errors.clear()

@@ -20,7 +20,7 @@ def test_watch_draws_the_metrics_of_the_service(visit, server):
         server.client.post(
             "/predict", content=SHIP.read_bytes(), headers={"content-type": "image/webp"}
         )
-    server.client.post("/predict", content=b"GIF8", headers={"content-type": "image/png"})
+    server.client.post("/predict", content=b"%PDF", headers={"content-type": "image/png"})
     explained(server, "method=grad_cam")
     expect(page.locator(".rate svg")).to_be_visible()
     errors = page.locator(".tile").nth(1)
