@@ -19,7 +19,7 @@ from support.servers import ROOT, Server
 WIDTHS = {1280: 1.0, 390: 2.0}  # CSS pixels, and device pixels for each
 HEIGHTS = {"try": 990, "why": 1420, "watch": 1080, "model": 900}
 NARROW_HEIGHT = 844
-METHODS = ("Integrated Gradients", "Grad-CAM", "Occlusion")
+METHODS = ("Grad-CAM", "Integrated Gradients", "Occlusion")  # as the page begins
 SCHEMES = ("light", "dark")
 SHOWN = ("try", "why")  # in the documents
 SHOWN_SAMPLES = {"cifar10": "Ship", "imagenet": "Coffee"}

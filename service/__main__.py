@@ -6,22 +6,18 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from service.api.access.keys import SCOPES
-from service.errors import CandorError, Stopped
+from service.errors import CandorError
 from service.settings import Settings, describe
-
-if TYPE_CHECKING:
-    from service.bulk.run import Run
 
 SETTINGS_HELP = "\b\nSettings come from the environment:\n" + describe()
 PATH = click.Path(path_type=Path, exists=True, dir_okay=False)
 FILE = click.argument("file", type=PATH)
-STOPPED = 130  # the exit status of a shell command that SIGINT ended, 128 + 2
 
 
 class Command(click.Group):
@@ -258,13 +254,17 @@ def predict(
     """Predicts the classes of an image, or of all images in a folder.
 
     PATH is an image or a folder. The most probable classes of an image are printed as JSON; the
-    predictions of a folder are written to a table. A run of a folder that was stopped or killed
+    predictions of a folder are written to a table; where its folders are called like classes, the
+    accuracy and the worst mistakes are printed, too. A run of a folder that was stopped or killed
     continues when it is started again.
     """
     from service.local import open_model
 
     if path.is_dir():
-        _predict_folder(path, top_k, out, **folder_options)
+        from service.bulk.command import predict_folder
+
+        parameters = _parameters(folder_options.pop("given"))
+        predict_folder(path, top_k, out, parameters=parameters, **folder_options)
         return
     for parameter in ctx.command.params:
         given = ctx.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
@@ -274,67 +274,6 @@ def predict(
                 "leave it out, or use `explain`"
             )
     _print(open_model().predict(path, top_k).document())
-
-
-def _predict_folder(
-    folder: Path,
-    top_k: int,
-    out: Path | None,
-    *,
-    overwrite: bool,
-    shard: str,
-    method: str | None,
-    target: str | None,
-    given: tuple[str, ...],
-    quality: str,
-    maps: Path | None,
-) -> None:
-    from service.bulk.job import Job, Shard
-    from service.bulk.run import Run
-    from service.bundle.folder import load
-    from service.explain import ask
-    from service.image.budget import MAX_PIXELS
-    from service.predictions import check_top_k
-    from service.runtime.engine import Engine
-    from service.workers import host
-
-    if out is None:
-        raise click.UsageError(f"{folder} is a folder: name the table to write with --out")
-    if out.exists() and not overwrite:
-        raise click.UsageError(f"{out} exists: give --overwrite to replace it, or another --out")
-    if method is None and (target or given or maps or quality != "basic"):
-        raise click.UsageError(
-            "--target, --set, --quality and --maps are for explanations: give --explain METHOD, too"
-        )
-    settings = Settings.from_environment()
-    bundle = load(settings.bundle, settings.bundle_digest)
-    question = ask(bundle.manifest, method, target, _parameters(given), quality) if method else None
-    job = Job(folder, out, question, maps, Shard.parse(shard), check_top_k(top_k, bundle.manifest))
-    engine = Engine(bundle, settings.device, settings.threads)
-    run = Run(
-        engine,
-        job,
-        settings.max_pixels or MAX_PIXELS,
-        settings.threads or host.cores(),
-        settings.decode_memory,
-    )
-    _show(run, out)
-
-
-def _show(run: "Run", out: Path) -> None:
-    """Does the work of `run` behind a progress bar."""
-    try:
-        with click.progressbar(
-            length=run.total, label="Predicting", show_pos=True, file=sys.stderr
-        ) as bar:
-            bar.update(run.done)
-            for files in run.work():
-                bar.update(files)
-    except Stopped as stopped:
-        click.echo(str(stopped), err=True)
-        sys.exit(STOPPED)
-    errors = run.finish()
-    click.echo(f"{out}: {run.total:,} files, {errors:,} of them with an error")
 
 
 def _check_suffix(_ctx: click.Context, _option: click.Parameter, out: Path) -> Path:

@@ -365,7 +365,15 @@ def _check_network(
     is_flag=True,
     help="With --run: make the bundle even if the network is no better than guessing.",
 )
-def bundle(*, run_folder: Path | None, file: Path | None, anyway: bool, **options: Any) -> None:
+@click.option(
+    "--with-pictures",
+    "pictures",
+    is_flag=True,
+    help="With --run: add small views of the reference images, which everybody who asks then sees.",
+)
+def bundle(
+    *, run_folder: Path | None, file: Path | None, anyway: bool, pictures: bool, **options: Any
+) -> None:
     """Makes a bundle of a run, or of any ONNX classifier: graphs for prediction and explanation.
 
     \b
@@ -380,14 +388,16 @@ def bundle(*, run_folder: Path | None, file: Path | None, anyway: bool, **option
         raise click.UsageError("give one of --run and --onnx")
     if run_folder is not None and options["calibrate"] is not None:
         raise click.UsageError("--calibrate is for --onnx: a run has held-out images of its own")
+    if file is not None and pictures:
+        raise click.UsageError("--with-pictures is for --run: a file comes without training images")
     if run_folder is not None:
-        _bundle_run(run_folder, options, anyway=anyway)
+        _bundle_run(run_folder, options, anyway=anyway, pictures=pictures)
     else:
         assert file is not None
         _bundle_file(file, **{name: value for name, value in options.items() if name != "source"})
 
 
-def _bundle_run(run_folder: Path, options: dict[str, Any], *, anyway: bool) -> None:
+def _bundle_run(run_folder: Path, options: dict[str, Any], *, anyway: bool, pictures: bool) -> None:
     from service.errors import BundleError
     from training import commands
     from training.autodiff import DifferentiationError
@@ -398,7 +408,15 @@ def _bundle_run(run_folder: Path, options: dict[str, Any], *, anyway: bool) -> N
 
     folder, source, name = (options[key] for key in ("folder", "source", "name"))
     try:
-        commands.bundle_run(run_folder, folder, source, name, half=options["half"], anyway=anyway)
+        commands.bundle_run(
+            run_folder,
+            folder,
+            source,
+            name,
+            half=options["half"],
+            anyway=anyway,
+            pictures=pictures,
+        )
     except (
         DataError,
         NetworkError,

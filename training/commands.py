@@ -149,6 +149,7 @@ def bundle_run(
     *,
     half: bool,
     anyway: bool,
+    pictures: bool,
 ) -> None:
     """Exports a run; one that is no better than guessing only `anyway`.
 
@@ -166,7 +167,8 @@ def bundle_run(
     )
     # reliability is fitted on the validation images: the network must not have learnt from them
     read.check_same(dataset, run.subject.fingerprint, run_folder)
-    bundle = make_bundle(run, dataset, folder, name or dataset.name, halves=half)
+    name = name or dataset.name
+    bundle = make_bundle(run, dataset, folder, name, halves=half, with_pictures=pictures)
     print_summary(bundle)
     click.echo(bundle.read(CARD).decode())
 

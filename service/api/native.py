@@ -90,8 +90,8 @@ class Native:
 
     @property
     def shows_references(self) -> bool:
-        """True if the operator supplies the reference images: then /reference/{row} is served."""
-        return self._reference.folder is not None
+        """True if the bundle or its operator has the reference images: then they are served."""
+        return self._reference.has_images
 
     async def predict(self, request: Request) -> Response:
         """POST /predict."""

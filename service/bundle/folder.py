@@ -55,6 +55,7 @@ HALVES = {PREDICT: "predict.half.onnx", GRADIENT: "gradient.half.onnx", CAM: "ca
 INT8 = "predict.int8.onnx"
 MAX_MANIFEST_BYTES = 2**26
 REFERENCE, REPORT, CARD = "reference.npz", "report.json", "CARD.md"
+PICTURES = "reference.zip"  # small views of the reference images, where the bundle may show them
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Reference images: the training images that a sent image is compared with.
 
-A bundle holds their features, labels and names, and not the images, which often may not be passed
-on. An operator with the data set names its folder with CANDOR_REFERENCE; an image is then served at
-the network's input size.
+A bundle holds their features, labels and names. The images often may not be passed on: a bundle
+that was made `--with-pictures` has small views of them, in reference.zip. An operator with the data
+set names its folder with CANDOR_REFERENCE; an image is then served at the network's input size.
 """
 
 import io
@@ -22,6 +22,8 @@ from service.image.resize import Input
 
 # Of an array when it is unpacked: names of 1,000,000 images take less.
 MAX_ARRAY_BYTES = 2**28
+PICTURE = "{row}.webp"  # in reference.zip
+MAX_PICTURE = 2**20  # bytes of a view, and pixels
 
 
 class Nearest(NamedTuple):
@@ -33,12 +35,16 @@ class Nearest(NamedTuple):
 
 @dataclass(frozen=True)
 class Reference:
-    """The rows of reference.npz: `labels` and `names`, paths in `folder` if there is one."""
+    """The rows of reference.npz: `labels` and `names`, paths in `folder` if there is one.
+
+    `pictures` are the small views of the bundle, if it has some.
+    """
 
     labels: tuple[str, ...]
     names: tuple[str, ...]
     spec: Input
     folder: Path | None
+    pictures: zipfile.ZipFile | None = None
 
     @classmethod
     def of(cls, bundle: Bundle, folder: Path | None) -> "Reference":
@@ -57,7 +63,12 @@ class Reference:
                 f"{bundle.folder / contract.REFERENCE} has no reference images ({error}): "
                 "export the bundle again"
             ) from None
-        return cls(labels, names, bundle.manifest.input, folder)
+        return cls(labels, names, bundle.manifest.input, folder, _pictures(bundle, len(names)))
+
+    @property
+    def has_images(self) -> bool:
+        """True if the images can be shown."""
+        return self.folder is not None or self.pictures is not None
 
     def describe(self, nearest: Nearest) -> dict[str, Any]:
         """A row as JSON values for an answer; `distance` is 1 − cosine, in 0…2."""
@@ -68,19 +79,22 @@ class Reference:
             "name": self.names[row],
             "distance": 1 - nearest.similarity,
         }
-        return description | ({"picture": f"/reference/{row}"} if self.folder else {})
+        return description | ({"picture": f"/reference/{row}"} if self.has_images else {})
 
     def image(self, row: int) -> bytes:
-        """The image of a row as a PNG file of the network's input size.
+        """The image of a row as a PNG file, of the network's input size or a small view.
 
         Raises:
             NotFound: there is no such row, or the folder does not hold its image.
         """
-        assert self.folder is not None
         if row >= len(self.names):
             raise NotFound(
                 f"there is no reference image {row}; there are {len(self.names)}, counted from 0"
             )
+        if self.folder is None:
+            assert self.pictures is not None
+            view = decode.decode(self.pictures.read(PICTURE.format(row=row)), MAX_PICTURE)
+            return decode.encode(view.pixels, "PNG")
         path = (self.folder / self.names[row]).resolve()
         # The names come from a bundle, which must not read outside the folder.
         if not path.is_relative_to(self.folder.resolve()) or not path.is_file():
@@ -90,6 +104,31 @@ class Reference:
             )
         image = decode.decode(path.read_bytes(), decode.MAX_LOCAL_PIXELS)
         return decode.encode(resize.to_input(image.pixels, self.spec), "PNG")
+
+
+def _pictures(bundle: Bundle, rows: int) -> zipfile.ZipFile | None:
+    """The small views of `bundle`, one for each row; None if it has none.
+
+    Raises:
+        BundleError: the file is damaged, or lacks a view.
+    """
+    if not bundle.has(contract.PICTURES):
+        return None
+    try:
+        # Several threads may read an open archive: it has a lock.
+        archive = zipfile.ZipFile(io.BytesIO(bundle.read(contract.PICTURES)))
+        sizes = [archive.getinfo(PICTURE.format(row=row)).file_size for row in range(rows)]
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise BundleError(
+            f"{bundle.folder / contract.PICTURES} lacks views of reference images ({error}): "
+            "export the bundle again"
+        ) from None
+    if max(sizes, default=0) > MAX_PICTURE:
+        raise BundleError(
+            f"{bundle.folder / contract.PICTURES} has a view of {max(sizes):,} bytes; "
+            f"the limit is {MAX_PICTURE:,}: export the bundle again"
+        )
+    return archive
 
 
 def _check_arrays(content: bytes) -> None:

@@ -6,6 +6,9 @@ import { t } from "/web/text.js";
 const SUPPORTED = ["image/jpeg", "image/png", "image/webp"];
 const IMAGES_PER_REQUEST = 64;
 const BYTES_PER_REQUEST = 8 * 2 ** 20; // less than the service's limit, which includes the form
+/** What a proxy or a server in front of the service means, which gives no reason. */
+const CODES = { 401: "unauthorized", 403: "forbidden", 413: "body_too_large", 429: "too_many_requests", 502: "unavailable", 503: "unavailable", 504: "deadline_exceeded" };
+const PASSING = ["unreachable", "not_loaded", "unauthorized", "unknown", "slow_request", "too_many_requests", "unavailable", "deadline_exceeded", "internal_error"];
 
 /** An error with the problem document of the service (RFC 9457), or one that the page made. */
 export class ProblemError extends Error {
@@ -16,6 +19,15 @@ export class ProblemError extends Error {
 }
 
 const unreachable = () => new ProblemError({ code: "unreachable" });
+
+/** True of an error that another attempt may not meet. */
+export const mayPass = ({ problem }) => !problem || PASSING.includes(problem.code);
+
+/** A module of the page that is being imported; a browser tries each only once. */
+export const loaded = (module) =>
+  module.catch(() => {
+    throw new ProblemError({ code: "not_loaded" });
+  });
 
 async function request(path, options = {}) {
   let response = await send(path, options);
@@ -35,18 +47,27 @@ export async function send(path, options) {
 }
 
 async function problemOf(response) {
-  const unknown = { code: "unknown", status: response.status };
-  return response.json().catch(() => unknown);
+  const { status } = response;
+  const problem = await response.json().catch(() => null);
+  return typeof problem?.code === "string" ? problem : { code: CODES[status] ?? "unknown", status };
+}
+
+/** The answer to a request as "json", "text" or "blob"; one that is cut off is none. */
+async function read(kind, path, options) {
+  const response = await request(path, options);
+  return response[kind]().catch((error) => {
+    throw error.name === "AbortError" ? error : unreachable();
+  });
 }
 
 /** A JSON document of the service. */
-export const getJson = async (path) => (await request(path)).json();
+export const getJson = (path) => read("json", path);
 
 /** A text of the service. */
-export const getText = async (path) => (await request(path)).text();
+export const getText = (path) => read("text", path);
 
 /** A file of the service. */
-export const getBlob = async (path) => (await request(path)).blob();
+export const getBlob = (path) => read("blob", path);
 
 /** Shows an image of the service in `image`; the browser itself would send no key. */
 export async function showImage(image, path) {
@@ -87,16 +108,16 @@ export function query(parameters) {
 export const contentType = (blob) => (SUPPORTED.includes(blob.type) ? blob.type : "application/octet-stream");
 
 /** The explanation of one image as JSON, as the overlay (image/png) or the map (application/x-npy). */
-export async function explain(blob, parameters, accept = "application/json", signal = undefined) {
+export function explain(blob, parameters, accept = "application/json", signal = undefined) {
   const headers = { "Content-Type": contentType(blob), Accept: accept };
-  const response = await request(`/explain?${query(parameters)}`, { method: "POST", body: blob, headers, signal });
-  return accept === "application/json" ? response.json() : response.blob();
+  const kind = accept === "application/json" ? "json" : "blob";
+  return read(kind, `/explain?${query(parameters)}`, { method: "POST", body: blob, headers, signal });
 }
 
 /** The prediction of one image. */
-export async function predict(blob, parameters, signal = undefined) {
+export function predict(blob, parameters, signal = undefined) {
   const headers = { "Content-Type": contentType(blob) };
-  return (await request(`/predict?${query(parameters)}`, { method: "POST", body: blob, headers, signal })).json();
+  return read("json", `/predict?${query(parameters)}`, { method: "POST", body: blob, headers, signal });
 }
 
 /** The predictions of all images in their order; {error: problem} in the place of a failed one. */
@@ -112,8 +133,9 @@ async function predictGroup(blobs, parameters) {
   for (const [name, value] of Object.entries(parameters)) form.append(name, value);
   for (const blob of blobs) form.append("image", blob);
   try {
-    return (await (await request("/predict", { method: "POST", body: form })).json()).results;
-  } catch {
+    return (await read("json", "/predict", { method: "POST", body: form })).results;
+  } catch (error) {
+    if (mayPass(error)) return blobs.map(() => ({ error: error.problem ?? { title: error.message } }));
     return Promise.all(blobs.map(predictOne)); // each image then has its own error
   }
 }

@@ -1,10 +1,11 @@
 // The start of the page, and its tabs; the module of a tab is loaded when the tab is first opened.
 
-import { getJson } from "/web/api.js";
-import { byId, fill } from "/web/dom.js";
+import { getJson, loaded } from "/web/api.js";
+import { byId, el, fill } from "/web/dom.js";
+import { onImages } from "/web/images.js";
 import { errorNotice } from "/web/parts.js";
-import { state } from "/web/state.js";
-import { connectControls, loadLanguage, t } from "/web/text.js";
+import { PAGE, state } from "/web/state.js";
+import { connectControls, loadLanguage, loadMore, t } from "/web/text.js";
 
 const TABS = {
   try: () => import("/web/try.js"),
@@ -14,39 +15,86 @@ const TABS = {
 };
 const drawnTabs = new Set();
 let openTab = null; // {name, module}
+let way = Promise.resolve(); // to the address
+let goings = 0; // that are not over
 
 async function start() {
-  await loadLanguage();
+  try {
+    await loadLanguage();
+  } catch {
+    fill(byId("start-error"), "The service cannot be reached: load the page again."); // in no other language yet
+    return;
+  }
   connectControls(redraw);
   connectKeys();
-  addEventListener("hashchange", showTab);
   try {
     [state.manifest, state.methods] = await Promise.all([getJson("/model"), getJson("/methods").then(({ methods }) => methods)]);
     byId("model-name").textContent = state.manifest.name;
   } catch (error) {
-    fill(byId("start-error"), errorNotice(error));
+    fill(byId("start-error"), errorNotice(error, null, () => location.reload()));
     return;
   }
+  addEventListener("popstate", goThere);
+  onImages(remember);
+  await goThere();
+}
+
+/** The module of the address; a visitor who has asked for nothing yet needs none. */
+const address = () => loaded(import("/web/address.js"));
+
+/** Writes what is shown into the address, unless it is on the way to it; without the module only that is missing. */
+const remember = () => address().then((module) => goings === 0 && module.remember(tabOfAddress()), () => {});
+
+/** Brings the page to its address, one after the other: a visitor may go back twice at once. */
+function goThere() {
+  goings += 1;
+  way = way.then(arrive).finally(() => (goings -= 1)).then(() => (state.images.length > 0 || location.hash.includes("?")) && remember());
+  return way;
+}
+
+async function arrive() {
+  const place = byId("start-error");
+  const isPlain = state.images.length === 0 && !location.hash.includes("?");
+  let notice = null;
+  try {
+    const strange = isPlain ? [] : await (await address()).follow();
+    if (strange.length > 0) await loadMore();
+    notice = strange.length > 0 && el("p", { class: "notice" }, t("address.strange", { names: strange.join(", ") }));
+  } catch (error) {
+    notice = errorNotice(error, null, goThere);
+  }
+  fill(place, notice);
   await showTab();
+  if (isPlain && history.state?.page !== PAGE) history.replaceState({ page: PAGE, set: -1 }, "");
+}
+
+/** The tab that the address names; the open one if it names none, as #main of the skip link. */
+function tabOfAddress() {
+  const name = location.hash.slice(1).split("?")[0];
+  return Object.hasOwn(TABS, name) ? name : (openTab?.name ?? "try");
 }
 
 /** Draws the page in another language; hidden tabs are drawn when they are opened. */
 async function redraw() {
-  await loadLanguage();
   drawnTabs.clear();
   await showTab();
 }
 
 async function showTab() {
-  const hash = location.hash.slice(1);
-  const name = hash in TABS ? hash : (openTab?.name ?? "try"); // #main is the target of the skip link
+  const name = tabOfAddress();
   for (const tab of Object.keys(TABS)) markTab(tab, tab === name);
   document.title = `Candor: ${t(`tab.${name}`)}`;
   if (openTab !== null && openTab.name !== name) {
     openTab.module.leave?.();
     scrollTo(0, 0);
   }
-  const module = await TABS[name]();
+  let module;
+  try {
+    [module] = await loaded(Promise.all([TABS[name](), name !== "try" && loadMore()]));
+  } catch (error) {
+    fill(byId(name), errorNotice(error, null, () => location.reload()));
+    return;
+  }
   openTab = { name, module };
   if (!drawnTabs.has(name)) module.draw(byId(name));
   drawnTabs.add(name);

@@ -4,7 +4,7 @@ import { getJson, send } from "/web/api.js";
 import { button, byId, el, fill, labelled, select } from "/web/dom.js";
 import { code, errorNotice, paragraph } from "/web/parts.js";
 import { table } from "/web/tables.js";
-import { connectControls, duration, loadLanguage, t } from "/web/text.js";
+import { connectControls, duration, loadLanguage, loadMore, t } from "/web/text.js";
 
 const MAX_TEXT = 120; // characters of one text in an answer
 const MAX_ANSWER = 20_000; // characters
@@ -13,15 +13,13 @@ let api = null;
 
 async function start() {
   await loadLanguage();
-  connectControls(async () => {
-    await loadLanguage();
-    draw();
-  });
+  connectControls(draw);
   try {
+    await loadMore();
     api = await getJson("/openapi.json");
     draw();
   } catch (error) {
-    fill(byId("main"), errorNotice(error));
+    fill(byId("main"), errorNotice(error, null, () => location.reload()));
   }
 }
 

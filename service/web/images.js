@@ -1,11 +1,13 @@
 // The sources of images: files, clipboard, drag and drop, the camera, and samples.
 
-import { getBlob, predictAll, showImage } from "/web/api.js";
+import { getBlob, loaded, mayPass, predictAll, showImage } from "/web/api.js";
 import { button, el, fill } from "/web/dom.js";
 import { errorNotice } from "/web/parts.js";
-import { clearImages, predictionParameters, state } from "/web/state.js";
-import { ofLanguage, t } from "/web/text.js";
+import { predictionParameters, state } from "/web/state.js";
+import { loadMore, ofLanguage, t } from "/web/text.js";
 
+const LARGE = 2 * 2 ** 20; // bytes: a larger file is shrunk before it is sent
+const REJECTED = [413, 415]; // too large, or of a format that perhaps the browser can read
 const listeners = new Set();
 let latest = 0; // number of the latest submission: answers to earlier ones are dropped
 
@@ -16,30 +18,65 @@ const changed = () => listeners.forEach((listener) => listener());
 
 /** Shows the image at `index`. */
 export function selectImage(index) {
+  if (index !== state.selected) forgetClasses();
   state.selected = index;
   changed();
 }
+
+/** Shows `images` that were there before. */
+export function showImages(images) {
+  latest += 1;
+  Object.assign(state, { images, selected: 0 });
+  changed();
+}
+
+/** The classes of a question belong to one image. */
+const forgetClasses = () => Object.assign(state.question, { target: "", against: "" });
 
 /** Sorts the images by a number that `key` gives each, the largest first; the shown one stays shown. */
 export function sortImages(key) {
   const shown = state.images[state.selected];
   state.images.sort((a, b) => key(b) - key(a));
-  selectImage(state.images.indexOf(shown));
+  state.selected = state.images.indexOf(shown);
+  changed();
 }
 
-/** Replaces the images by `files`, and requests their predictions. */
-export async function submit(files) {
+/** Replaces the images by `files`, and requests their predictions; `sample` is its name if it is one of the bundle. */
+export async function submit(files, sample = null) {
   if (files.length === 0) return;
-  const submission = ++latest;
-  clearImages();
-  const image = (blob) => ({ name: blob.name ?? t("image.unnamed"), blob, url: URL.createObjectURL(blob), answer: null });
-  state.images = files.map(image);
-  changed();
-  const answers = await predictAll(files, predictionParameters());
+  const image = (file) => ({ name: file.name ?? t("image.unnamed"), file, blob: file, url: URL.createObjectURL(file), sample, answer: null });
+  const images = files.map(image);
+  forgetClasses();
+  showImages(images);
+  const submission = latest;
+  await prepareAll(images.filter(({ file }) => file.size > LARGE || /hei[cf]/i.test(`${file.type} ${file.name}`)));
+  await predictImages(images);
+  const rejected = images.filter(({ answer, blob, file }) => REJECTED.includes(answer.error?.status) && blob === file);
+  await prepareAll(rejected);
+  await predictImages(rejected.filter(({ blob, file }) => blob !== file));
   if (submission !== latest) return;
-  answers.forEach((answer, index) => (state.images[index].answer = answer));
-  state.selected = Math.max(0, answers.findIndex((answer) => !answer.error));
+  state.selected = Math.max(0, images.findIndex(({ answer }) => !answer.error));
   changed();
+}
+
+/** Makes smaller images of large files, one after the other: an image takes much memory. */
+async function prepareAll(images) {
+  if (images.length === 0) return;
+  const [module] = await Promise.all([import("/web/prepare.js"), loadMore()]).catch(() => []); // then they are sent as they are
+  for (const image of images) await module?.prepare(image);
+}
+
+/** Requests the predictions of images that have no error yet. */
+async function predictImages(images) {
+  const asked = images.filter(({ blob, file, answer }) => answer === null || blob !== file);
+  const answers = await predictAll(asked.map(({ blob }) => blob), predictionParameters());
+  answers.forEach((answer, index) => (asked[index].answer = answer));
+}
+
+/** Requests the prediction of the shown image by the file as it is. */
+export function sendFile() {
+  Object.assign(state.images[state.selected], { blob: state.images[state.selected].file, note: null });
+  return predictAgain();
 }
 
 /** The buttons for files and the camera, and the samples. */
@@ -61,7 +98,7 @@ async function submitPhoto(capture) {
     capture.click(); // a phone's own camera takes better photos
     return;
   }
-  const { takePhoto } = await import("/web/camera.js");
+  const { takePhoto } = await loaded(import("/web/camera.js"));
   const file = await takePhoto();
   if (file) await submit([file]);
 }
@@ -83,13 +120,29 @@ export function samples() {
 
 const sampleUrl = (file) => `/model/samples/${file}`;
 
+/** Requests the prediction of the shown image again, and those of all others that failed for a reason that may pass. */
+export async function predictAgain() {
+  const hasFailed = ({ answer }) => answer?.error && mayPass({ problem: answer.error });
+  const images = state.images.filter((image, index) => index === state.selected || hasFailed(image));
+  for (const image of images) image.answer = null;
+  changed();
+  await predictImages(images);
+  changed();
+}
+
+/** Submits the sample `file` of the bundle; resolves when it is shown, before its answer. */
+export async function openSample(file) {
+  const wish = ++latest;
+  const blob = await getBlob(sampleUrl(file));
+  if (wish === latest) submit([new File([blob], file, { type: blob.type })], file);
+}
+
 async function submitSample(file, message) {
   fill(message);
   try {
-    const blob = await getBlob(sampleUrl(file));
-    await submit([new File([blob], file, { type: blob.type })]);
+    await openSample(file);
   } catch (error) {
-    fill(message, errorNotice(error));
+    fill(message, errorNotice(error, null, () => submitSample(file, message)));
   }
 }
 

@@ -27,7 +27,7 @@ export async function draw(root) {
     for (const image of article.querySelectorAll("img")) showImage(image, image.getAttribute("src"));
     fill(card, !hasKey() && paragraph(link, "quiet"), el("div", { class: "card-text", lang: article.lang }, [...demoted(article).childNodes]));
   } catch (error) {
-    fill(card, errorNotice(error));
+    fill(card, errorNotice(error, null, () => draw(root)));
   }
 }
 

@@ -34,10 +34,10 @@ export class Panel {
     this.#clearCanvas();
   }
 
-  /** Sets the method; `request` then gets its map. */
-  setMethod(name) {
+  /** Sets the method and its parameters; `request` then gets its map. */
+  setMethod(name, parameters = {}) {
     this.method = state.methods.find((method) => method.name === name);
-    this.parameters = {};
+    this.parameters = { ...parameters };
     this.picker.value = name;
     this.description.textContent = describe(this.method);
   }
@@ -93,7 +93,7 @@ export class Panel {
     this.map = this.explanation = null;
     this.#clearCanvas();
     this.canvas.setAttribute("aria-label", errorText(error).title);
-    fill(this.findings, errorNotice(error), this.#parameters());
+    fill(this.findings, errorNotice(error, null, () => this.request()), this.#parameters());
     this.tab.onMap();
   }
 
@@ -175,7 +175,8 @@ export class Panel {
 
   #field({ name, description, default: initial, choices, minimum, maximum }) {
     const change = (value) => {
-      this.parameters[name] = value;
+      this.parameters = { ...this.parameters, [name]: value };
+      this.tab.onMethod();
       this.request();
     };
     const value = this.parameters[name] ?? initial;
@@ -189,24 +190,25 @@ export class Panel {
 
   /** The overlay and the map as files, and the request as a command. */
   #downloads() {
-    const { blob, name } = this.image;
+    const { file, name } = this.image;
     const stem = `${name.replace(/\.\w+$/, "")}-${this.method.name}`;
     const overlayFile = this.#downloadButton(t("panel.overlay"), "image/png", `${stem}.png`);
     const mapFile = this.#downloadButton(t("panel.map"), "application/x-npy", `${stem}.npy`);
-    const command = code(curlCommand(blob, name, this.query()));
+    const command = code(curlCommand(file, name, this.query()));
     const copyButton = button(t("panel.copy"), () => copy(command, copyButton));
     const same = el("details", {}, el("summary", {}, t("panel.curl")), command, copyButton);
-    return el("div", { class: "downloads" }, el("div", { class: "row" }, overlayFile, mapFile), same);
+    return el("div", { class: "downloads" }, el("div", { class: "row" }, overlayFile, mapFile), same, el("div", { class: "failed" }));
   }
 
   #downloadButton(text, kind, name) {
     const query = kind === "image/png" ? { ...this.query(), legend: true } : this.query();
     return button(text, async (event) => {
-      const place = event.target.closest(".downloads");
+      const failure = event.target.closest(".downloads").querySelector(".failed");
       try {
         download(await explain(this.image.blob, query, kind), name);
+        fill(failure);
       } catch (error) {
-        place.append(errorNotice(error));
+        fill(failure, errorNotice(error));
       }
     });
   }

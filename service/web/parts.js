@@ -1,6 +1,7 @@
 // Parts that several tabs use.
 
-import { el } from "/web/dom.js";
+import { mayPass } from "/web/api.js";
+import { button, el } from "/web/dom.js";
 import { errorText, percent, t } from "/web/text.js";
 
 /** A paragraph. */
@@ -15,14 +16,15 @@ export const section = (title, ...children) => el("section", { class: "sheet" },
 /** A message that screen readers read at once. */
 export const alertNotice = (...children) => el("div", { class: "notice bad", role: "alert" }, ...children);
 
-/** An error in words: title, remedy and, small, the sentence of the service. */
-export function errorNotice(error, subject = null) {
+/** An error in words: title, remedy and, small, the sentence of the service; a button for `retry` where that may help. */
+export function errorNotice(error, subject = null, retry = null) {
   const { title, remedy, detail } = errorText(error);
   return alertNotice(
     subject && el("h2", {}, subject),
     el("p", {}, el("b", {}, title)),
     remedy && paragraph(remedy),
     detail && el("p", { class: remedy && "quiet", lang: "en" }, detail),
+    retry && mayPass(error) && button(t("retry"), retry),
   );
 }
 

@@ -158,7 +158,7 @@ export class Probe {
       this.after = await predict(await pngOf(this.#changedImage()), asked, controller.signal);
       if (controller === this.controller) this.compare();
     } catch (error) {
-      if (error.name !== "AbortError") fill(this.result, errorNotice(error));
+      if (error.name !== "AbortError") fill(this.result, errorNotice(error, null, () => this.#onStroke()));
     }
     if (controller === this.controller) this.node.removeAttribute("aria-busy");
   }

@@ -1,9 +1,21 @@
 // The state that the tabs share: the model, the visitor's images with their answers, the selection.
 
+/** The number of this load of the page, in the browser's history. */
+export const PAGE = performance.timeOrigin;
 const LISTED = 5; // classes and reference images in an answer
 
-/** `images` are {name, blob, url, answer}; `answer` is null until it arrives, {error} on failure. */
-export const state = { manifest: null, methods: [], images: [], selected: 0 };
+/**
+ * `images` are {name, blob, url, sample, answer}; `answer` is null until it arrives, {error} on failure.
+ *
+ * `question` is what the tab Why explains: `methods` are {name, parameters}, or null before a choice;
+ * `target` and `against` are indices of classes as text, "" for the prediction and for nothing.
+ */
+export const state = { manifest: null, methods: [], images: [], selected: 0, question: asked() };
+
+/** A question with `given` choices; the others are those of a newcomer. */
+export function asked(given = {}) {
+  return { methods: null, target: "", against: "", quality: "basic", ...given };
+}
 
 /** The image that the page shows, or undefined. */
 export const selectedImage = () => state.images[state.selected];
@@ -37,11 +49,4 @@ export function inRequest(index, inList = false) {
 export function predictionParameters() {
   const nearest = Math.min(LISTED, state.manifest.familiarity?.neighbours ?? 0);
   return { top_k: Math.min(LISTED, state.manifest.labels.length), ...(nearest > 0 ? { nearest } : {}) };
-}
-
-/** Removes all images, and frees the browser's memory of them. */
-export function clearImages() {
-  for (const { url } of state.images) URL.revokeObjectURL(url);
-  state.images = [];
-  state.selected = 0;
 }

@@ -9,6 +9,7 @@ const storage = {
   set: (key, value) => nullOnError(() => localStorage.setItem(key, value)),
 };
 let strings = {};
+let hasMore = false; // the strings of the parts that the first load does without
 
 function nullOnError(work) {
   try {
@@ -27,10 +28,24 @@ export function language() {
 
 /** Loads the strings of a language, and fills the texts of the HTML document. */
 export async function loadLanguage(tag = language()) {
-  strings = await (await fetch(`/web/${tag}.json`)).json();
+  const files = [`/web/${tag}.json`, ...(hasMore ? [`/web/${tag}-more.json`] : [])];
+  strings = Object.assign({}, ...(await Promise.all(files.map(stringsOf))));
   document.documentElement.lang = tag;
   for (const node of document.querySelectorAll("[data-text]")) node.textContent = t(node.dataset.text);
   for (const node of document.querySelectorAll("[data-label]")) node.setAttribute("aria-label", t(node.dataset.label));
+}
+
+/** Loads the strings of all parts of the page, which stay loaded in every language. */
+export async function loadMore() {
+  if (hasMore) return;
+  Object.assign(strings, await stringsOf(`/web/${document.documentElement.lang}-more.json`));
+  hasMore = true;
+}
+
+async function stringsOf(path) {
+  const response = await fetch(path);
+  if (!response.ok) throw new TypeError(`${path}: ${response.status}`);
+  return response.json();
 }
 
 /** The string called `key`; {name} becomes `values.name`. */
@@ -77,9 +92,10 @@ export function duration(milliseconds) {
   return milliseconds < 1000 ? `${rounded(milliseconds)} ms` : `${rounded(milliseconds / 1000)} s`;
 }
 
-/** Connects the buttons for language and theme; `redraw` draws the page in the new language. */
+/** Connects the buttons for language and theme; `redraw` draws the page in the new language, which is loaded. */
 export function connectControls(redraw) {
   const [languageButton, themeButton] = [byId("language"), byId("theme")];
+  const failure = el("span", { role: "alert" });
   const label = () => {
     const names = Object.entries(LANGUAGES).map(([tag, name]) => el("span", { lang: tag, class: tag === language() && "on" }, name));
     fill(languageButton, names[0], " / ", names[1]);
@@ -87,7 +103,15 @@ export function connectControls(redraw) {
     themeButton.textContent = t(`theme.${theme()}`);
   };
   languageButton.addEventListener("click", async () => {
-    storage.set("language", language() === "en" ? "zh" : "en");
+    const next = language() === "en" ? "zh" : "en";
+    try {
+      await loadLanguage(next);
+    } catch {
+      languageButton.after(fill(failure, t("problem.unreachable"))); // the page stays in the language that it has
+      return;
+    }
+    failure.remove();
+    storage.set("language", next);
     await redraw();
     label();
   });

@@ -1,10 +1,11 @@
 // The tab Try: images in, predictions out.
 
+import { loaded } from "/web/api.js";
 import { el, fill } from "/web/dom.js";
-import { acceptEverywhere, imageSources, onImages } from "/web/images.js";
+import { acceptEverywhere, imageSources, onImages, predictAgain, sendFile } from "/web/images.js";
 import { bars, errorNotice, guessingNotice, heading } from "/web/parts.js";
 import { nameOf, selectedImage, state } from "/web/state.js";
-import { duration, number, ofLanguage, percent, rounded, t } from "/web/text.js";
+import { duration, loadMore, number, ofLanguage, percent, rounded, t } from "/web/text.js";
 
 const STAGES = ["read", "decode", "queue", "infer", "encode"];
 const SMALL = 120; // pixels: a smaller image is shown in squares, because blur would hide them
@@ -38,14 +39,21 @@ function show() {
 
 /** Draws the grid; its module is loaded with the first several images, and then at once. */
 async function showGrid() {
-  parts.drawGrid ??= (await import("/web/grid.js")).drawGrid;
+  try {
+    const [{ drawGrid }] = await loaded(Promise.all([import("/web/grid.js"), loadMore()]));
+    parts.drawGrid = drawGrid;
+  } catch (error) {
+    fill(parts.grid, errorNotice(error, null, () => location.reload()));
+    return;
+  }
   if (state.images.length > 1) parts.drawGrid(parts.grid);
 }
 
-function figure({ url, name }) {
+function figure({ url, name, note }) {
   const onload = (event) => event.target.classList.toggle("small", event.target.naturalWidth < SMALL);
-  const image = el("img", { src: url, alt: t("image.given", { name }), onload });
-  return el("figure", {}, image, el("figcaption", { class: "quiet" }, name));
+  const onerror = (event) => event.target.remove(); // the name below remains
+  const image = el("img", { src: url, alt: t("image.given", { name }), onload, onerror });
+  return el("figure", {}, image, el("figcaption", { class: "quiet" }, name, note?.(sendFile)));
 }
 
 function help() {
@@ -55,7 +63,7 @@ function help() {
 
 function answerOf({ answer, name }) {
   if (answer === null) return el("p", { class: "quiet" }, t("try.waiting"));
-  if (answer.error) return errorNotice({ problem: answer.error }, t("try.failed", { name }));
+  if (answer.error) return errorNotice({ problem: answer.error }, t("try.failed", { name }), predictAgain);
   const shares = answer.top.map(({ index, probability }) => [nameOf(index), probability]);
   const why = el("a", { class: "button main", href: "#why" }, t("try.why", { label: nameOf(answer.index) }));
   return el(
@@ -93,7 +101,7 @@ function likely({ likely: classes }) {
 /** The prediction set and the familiarity, or a sentence that the model has none; what an unfamiliar image makes untrue is left out. */
 function trust(answer) {
   const { prediction_set: set, familiarity } = answer;
-  if (isUnfamiliar(answer)) return el("p", { class: "quiet" }, t("try.withheld"));
+  if (isUnfamiliar(answer)) return el("p", { class: "meaning" }, t("try.withheld"));
   return el(
     "dl",
     { class: "trust" },

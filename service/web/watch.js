@@ -100,16 +100,17 @@ function rates(name, matches) {
   });
 }
 
-const isError = ({ code }) => code >= "400";
+const isError = ({ code }) => code >= "500";
+const isRejected = ({ code }) => code >= "400" && code < "500"; // the caller has to change something, or to wait
 
 function tiles() {
   const recent = (values) => mean(values.slice(-TEN_SECONDS));
   const [rate, errorRate] = [recent(rates(REQUESTS)), recent(rates(REQUESTS, isError))];
-  const [requests, errors] = [total(latest(), REQUESTS), total(latest(), REQUESTS, isError)];
+  const [requests, errors, rejected] = [undefined, isError, isRejected].map((matches) => total(latest(), REQUESTS, matches));
   const [waiting, running] = [total(latest(), "candor_queue_depth"), total(latest(), "candor_in_flight")];
   return [
     tile("rate", Number.isFinite(rate) ? `${rounded(rate)}/s` : "–", { count: number(requests) }),
-    tile("errors", ratio(errorRate, rate), { share: ratio(errors, requests) }),
+    tile("errors", ratio(errorRate, rate), { share: ratio(errors, requests), rejected: number(rejected) }),
     tile("latency", duration(1000 * quantile(imageLatencies(), 0.99))),
     tile("queue", number(waiting), { running: number(running) }),
   ];

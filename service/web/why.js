@@ -1,10 +1,11 @@
 // The tab Why: up to three maps of one image side by side, for any class, and the brush.
 
+import { remember } from "/web/address.js";
 import { showImage } from "/web/api.js";
 import { classField } from "/web/classes.js";
 import { loadColours } from "/web/colours.js";
 import { button, checkBox, el, fill, labelled } from "/web/dom.js";
-import { onImages, samples } from "/web/images.js";
+import { onImages, predictAgain, samples } from "/web/images.js";
 import { drawImage } from "/web/map.js";
 import { Panel } from "/web/panel.js";
 import { alertNotice, errorNotice, heading, paragraph } from "/web/parts.js";
@@ -14,13 +15,12 @@ import { rounded, t } from "/web/text.js";
 
 const MAX_PANELS = 3;
 const FIRST_METHODS = ["grad_cam", "attn_lrp", "integrated_gradients", "occlusion"];
-/** The visitor's choices, which hold for the next image, too. */
-const choices = { methods: null, target: "", against: "", opacity: 1, visible: { favour: true, against: true }, quality: "basic" };
+/** The look of the maps, which holds for the next image, too. */
+const look = { opacity: 1, visible: { favour: true, against: true } };
 const parts = {};
 let panels = [];
 let root = null;
-let shown = null; // {url, answer} of the image in the tab
-let targetsUrl = null; // of the image that the classes were chosen for
+let shown = null; // {url, answer, question} of the image in the tab
 
 onImages(() => root && !root.hidden && enter());
 
@@ -33,29 +33,32 @@ export function draw(place) {
 /** Shows the selected image, whenever the tab is opened. */
 export function enter() {
   const image = selectedImage();
-  const next = image && { url: image.url, answer: image.answer };
-  if (shown && next && shown.url === next.url && shown.answer === next.answer) return;
+  const next = image && { url: image.url, answer: image.answer, question: state.question };
+  if (shown && next && Object.keys(next).every((key) => shown[key] === next[key])) return;
   shown = next ?? {};
   panels.forEach((panel) => panel.cancel());
   panels = [];
   if (image?.answer && !image.answer.error) showMaps(image);
+  else if (image?.answer?.error) fill(root, heading(t("why.title"), t("why.lead")), errorNotice({ problem: image.answer.error }, t("try.failed", image), predictAgain));
   else fill(root, heading(t("why.title"), t(image?.answer === null ? "try.waiting" : "why.empty")), samples());
 }
 
 async function showMaps(image) {
+  const expected = shown;
   const drawn = await prepared(image);
-  if (drawn === null || shown.url !== image.url) return;
-  if (targetsUrl !== image.url) Object.assign(choices, { target: "", against: "" });
-  targetsUrl = image.url;
-  choices.methods ??= methodNames().slice(0, 1);
+  if (drawn === null || shown !== expected) return;
+  const { question: asked } = state;
+  asked.against = allowedAgainst(asked.target, asked.against);
   parts.panels = el("div", { class: "panels" });
   parts.add = button(t("why.compare"), addPanel);
   parts.probe = new Probe(drawn, () => panels, question);
   parts.question = el("p", { class: "question", "aria-live": "polite" });
-  panels = choices.methods.map((method) => newPanel(method, image, drawn));
+  const methods = asked.methods ?? [{ name: methodNames()[0] }];
+  panels = methods.map((method) => newPanel(method, image, drawn));
   const head = heading(t("why.title"), t("why.lead"));
   const caveat = paragraph(t("why.caveat"), "caveat");
-  fill(root, head, controls(image), parts.question, parts.panels, nearest(image), caveat, parts.probe.node);
+  const unfamiliar = image.answer.familiarity?.familiar === false && paragraph(t("why.unfamiliar"), "notice");
+  fill(root, head, unfamiliar, controls(image), parts.question, parts.panels, nearest(image), caveat, parts.probe.node);
   arrangePanels();
   requestMaps();
 }
@@ -69,7 +72,7 @@ async function prepared(image) {
   try {
     await loadColours();
   } catch (error) {
-    return fail(errorNotice(error));
+    return fail(errorNotice(error, null, () => showMaps(image)));
   }
   return drawImage(image.blob, state.manifest.input).catch(() => fail(alertNotice(t("why.undrawable"))));
 }
@@ -81,15 +84,15 @@ function methodNames() {
 }
 
 function newPanel(method, image, drawn) {
-  const tab = { question, look: choices, onMap: () => parts.probe.compare(), onMethod: storeMethods, onRemove: () => removePanel(panel) };
+  const tab = { question, look, onMap: () => parts.probe.compare(), onMethod: storeMethods, onRemove: () => removePanel(panel) };
   const panel = new Panel(image, drawn, tab);
-  panel.setMethod(method);
+  panel.setMethod(method.name, method.parameters);
   return panel;
 }
 
 function addPanel() {
-  const method = methodNames().find((name) => !panels.some((panel) => panel.method.name === name)) ?? methodNames()[0];
-  const panel = newPanel(method, panels[0].image, panels[0].drawn);
+  const name = methodNames().find((name) => !panels.some((panel) => panel.method.name === name)) ?? methodNames()[0];
+  const panel = newPanel({ name }, panels[0].image, panels[0].drawn);
   panels.push(panel);
   storeMethods();
   arrangePanels();
@@ -107,7 +110,13 @@ function removePanel(removed) {
 }
 
 function storeMethods() {
-  choices.methods = panels.map((panel) => panel.method.name);
+  change({ methods: panels.map(({ method, parameters }) => ({ name: method.name, parameters })) });
+}
+
+/** Changes the question, and the address with it. */
+function change(values) {
+  Object.assign(state.question, values);
+  remember("why");
 }
 
 function arrangePanels() {
@@ -119,25 +128,26 @@ function arrangePanels() {
 
 /** Requests all maps again, after a change of the question. */
 function requestMaps() {
-  const names = { label: nameOf(target()), other: choices.against === "" ? "" : nameOf(Number(choices.against)) };
-  parts.question.textContent = t(choices.against === "" ? "why.question" : "why.contrast", names);
+  const { against } = state.question;
+  const names = { label: nameOf(target()), other: against === "" ? "" : nameOf(Number(against)) };
+  parts.question.textContent = t(against === "" ? "why.question" : "why.contrast", names);
   panels.forEach((panel) => panel.request());
   parts.probe.clear();
 }
 
 const repaint = () => panels.forEach((panel) => panel.paint());
-const target = () => (choices.target === "" ? shown.answer.index : Number(choices.target));
+const target = () => (state.question.target === "" ? shown.answer.index : Number(state.question.target));
 
 /** The classes that all panels explain, and their part of the request. */
 function question() {
   const index = target();
-  const against = choices.against === "" ? null : Number(choices.against);
+  const against = state.question.against === "" ? null : Number(state.question.against);
   const value = against === null ? inRequest(index) : `${inRequest(index, true)},${inRequest(against, true)}`;
-  return { index, against, query: { target: value, quality: choices.quality } };
+  return { index, against, query: { target: value, quality: state.question.quality } };
 }
 
 function controls(image) {
-  const full = checkBox(t("why.full"), choices.quality === "full", (checked) => change({ quality: checked ? "full" : "basic" }));
+  const full = checkBox(t("why.full"), state.question.quality === "full", (checked) => ask({ quality: checked ? "full" : "basic" }));
   return el(
     "div",
     { class: "controls" },
@@ -146,20 +156,21 @@ function controls(image) {
   );
 }
 
-function change(values) {
-  Object.assign(choices, values);
+function ask(values) {
+  change(values);
   requestMaps();
 }
 
 function targetField({ answer }) {
   const none = t("why.predicted", { label: nameOf(answer.index) });
-  const onchange = (target) => change({ target, against: allowedAgainst(target, choices.against) });
-  return classField(t("why.target"), "target", { none, top: answer.top, value: choices.target, onchange }).node;
+  const { target: value } = state.question;
+  const onchange = (target) => ask({ target, against: allowedAgainst(target, state.question.against) });
+  return classField(t("why.target"), "target", { none, top: answer.top, value, onchange }).node;
 }
 
 function againstField({ answer }) {
-  const onchange = (against) => change({ against: allowedAgainst(choices.target, against) });
-  parts.against = classField(t("why.against"), "against", { none: t("why.nothing"), top: answer.top, value: choices.against, onchange });
+  const onchange = (against) => ask({ against: allowedAgainst(state.question.target, against) });
+  parts.against = classField(t("why.against"), "against", { none: t("why.nothing"), top: answer.top, value: state.question.against, onchange });
   return parts.against.node;
 }
 
@@ -173,16 +184,16 @@ function allowedAgainst(target, against) {
 
 function opacityRange() {
   const oninput = (event) => {
-    choices.opacity = Number(event.target.value);
+    look.opacity = Number(event.target.value);
     repaint();
   };
-  return labelled(t("why.opacity"), el("input", { type: "range", min: 0, max: 1, step: 0.05, value: choices.opacity, oninput }));
+  return labelled(t("why.opacity"), el("input", { type: "range", min: 0, max: 1, step: 0.05, value: look.opacity, oninput }));
 }
 
 function sideBoxes() {
   const side = (name) =>
-    checkBox(t(`side.${name}`), choices.visible[name], (checked) => {
-      choices.visible[name] = checked;
+    checkBox(t(`side.${name}`), look.visible[name], (checked) => {
+      look.visible[name] = checked;
       repaint();
     });
   return el("fieldset", { class: "row" }, el("legend", {}, t("why.shown")), side("favour"), side("against"));
@@ -194,12 +205,12 @@ function referenceImage(path, alt) {
   return image;
 }
 
-/** The nearest reference images, which help people more than maps do (see `why.caveat`). */
+/** The nearest reference images, which help people more than maps do (see `why.caveat`); their names alone help nobody. */
 function nearest({ answer }) {
-  const entries = answer.nearest ?? [];
+  const entries = (answer.nearest ?? []).filter(({ picture }) => picture);
   if (entries.length === 0) return null;
-  const image = ({ picture, name }) => picture && referenceImage(picture, name);
-  const origin = ({ name, distance }) => ` ${t("why.nearest.one", { name, distance: rounded(distance) })}`;
+  const image = ({ picture, name }) => referenceImage(picture, name);
+  const origin = ({ name, distance }) => ` ${t("why.nearest.one", { name: name.split("/").at(-1), distance: rounded(distance) })}`;
   const item = (entry) => el("li", {}, image(entry), el("b", {}, entry.label), origin(entry));
   return el("section", { class: "nearest" }, el("h2", {}, t("why.nearest")), el("ol", {}, entries.map(item)));
 }

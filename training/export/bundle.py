@@ -30,19 +30,26 @@ from training.export.proof import points, prove
 from training.export.report import card, report
 from training.figures.guessing import guessing
 from training.fit.runs import Run
-from training.reliability.fitting import fit_reliability
+from training.reliability.fitting import fit_reliability, reference_images
+from training.reliability.pictures import pictures
 
 VERSIONS = (*FOREIGN_VERSIONS, "torch", "captum")
 
 
 def make_bundle(
-    run: Run, dataset: Dataset, folder: Path, name: str, *, halves: bool = False
+    run: Run,
+    dataset: Dataset,
+    folder: Path,
+    name: str,
+    *,
+    halves: bool = False,
+    with_pictures: bool = False,
 ) -> Bundle:
     """The bundle of `run` in `folder`.
 
     Reliability is fitted on the validation images, the report is of the test images, and parity
     is measured on the first validation images. With `halves` the bundle has graphs in half
-    precision, too.
+    precision, too; `with_pictures`, small views of the reference images.
 
     Raises:
         DifferentiationError: the network has an operator without a rule.
@@ -60,6 +67,8 @@ def make_bundle(
         layers=layers_of(made),
     )
     manifest, files = fit_reliability(manifest, made, dataset.validation, dataset.training)
+    if with_pictures and contract.REFERENCE in files:
+        files[contract.PICTURES] = pictures(reference_images(manifest, dataset.training))
     count = reference.images(run.input.size, len(dataset.validation))
     batch = dataset.validation.rows(np.arange(count))
     with tempfile.TemporaryDirectory() as scratch:

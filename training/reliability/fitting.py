@@ -114,9 +114,14 @@ def outputs_for(manifest: Manifest, files: Files, images: Images) -> Outputs:
         return outputs_of(Engine(draft, "cpu"), images)
 
 
-def _reference(manifest: Manifest, files: Files, training: Images) -> Reference:
+def reference_images(manifest: Manifest, training: Images) -> Images:
+    """The training images that are the reference, in the order of its rows."""
     assert manifest.features is not None
-    chosen = training.take(familiarity.sample(training, manifest.features, SEED))
+    return training.take(familiarity.sample(training, manifest.features, SEED))
+
+
+def _reference(manifest: Manifest, files: Files, training: Images) -> Reference:
+    chosen = reference_images(manifest, training)
     features = outputs_for(manifest, files, chosen).features
     assert features is not None
     return Reference.of(features, chosen.labels, chosen.names)

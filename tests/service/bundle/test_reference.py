@@ -1,15 +1,16 @@
 """Reference images are described by label, name and distance, and read from their folder alone."""
 
 import io
+import zipfile
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from service.bundle.folder import REFERENCE
+from service.bundle.folder import PICTURES, PREDICT, REFERENCE, write
 from service.bundle.reference import Nearest, Reference
-from service.errors import NotFound
+from service.errors import BundleError, NotFound
 from support.images import draw, encode
 
 
@@ -46,3 +47,20 @@ def test_an_image_is_read_from_the_folder_alone(embedded, tmp_path):
             reference.image(row)
     with pytest.raises(NotFound, match="there is no reference image 4; there are 4"):
         reference.image(4)
+
+
+@pytest.mark.parametrize(
+    ("views", "message"),
+    [(None, "File is not a zip file"), (10, "'10.webp'"), (10**6, "view of 1,048,577 bytes")],
+)
+def test_a_bundle_with_too_few_or_too_large_views_is_rejected(views, message, embedded, tmp_path):
+    rows = len(Reference.of(embedded, None).names)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for row in range(min(views or 0, rows)):
+            archive.writestr(f"{row}.webp", bytes(2**20 + 1) if row == rows - 1 else b"")
+    content = b"no archive" if views is None else buffer.getvalue()
+    files = {name: embedded.read(name) for name in (PREDICT, REFERENCE)} | {PICTURES: content}
+    bundle = write(tmp_path / "bundle", replace(embedded.manifest, samples=()), files)
+    with pytest.raises(BundleError, match=message):
+        Reference.of(bundle, None)

@@ -1,5 +1,6 @@
 """A run becomes a bundle that answers as its network does, proven against Captum."""
 
+import io
 import json
 import subprocess
 import sys
@@ -10,8 +11,10 @@ import onnx
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 
 from service.bundle import folder as contract
+from service.bundle.reference import Nearest, Reference
 from service.runtime.engine import Engine
 from support.servers import ROOT
 from support.watch import Watch
@@ -171,8 +174,15 @@ def test_the_command_line_trains_and_exports_and_calls_nobody(drawn, tmp_path):
     )
     assert fitted.returncode == 0, fitted.stderr
     assert "macro avg" in fitted.stdout
-    done = command("bundle", "--run", folder, "--out", out, "--name", "discs", "--half")
+    options = ("--name", "discs", "--half", "--with-pictures")
+    done = command("bundle", "--run", folder, "--out", out, *options)
     assert done.returncode == 0, done.stderr
+    reference = Reference.of(contract.load(out), None)
+    assert reference.describe(Nearest(0, 1.0))["picture"] == "/reference/0"
+    with Image.open(drawn / reference.names[0]) as original:
+        expected = np.asarray(original.convert("RGB"), float)
+    with Image.open(io.BytesIO(reference.image(0))) as view:
+        assert np.abs(np.asarray(view, float) - expected).mean() < 12, "a small view of it"
     assert "differs from captum by" in done.stdout
     assert "half/saliency          differs from float32 by" in done.stdout
     assert contract.load(out).manifest.name == "discs"
