@@ -630,6 +630,45 @@ def audit(
         raise click.ClickException(str(error)) from None
 
 
+@main.command("planted")
+@click.option(
+    "--out",
+    "folder",
+    required=True,
+    type=FOLDER,
+    help="Folder of the network, its bundle and the figures. A bundle that is there is measured.",
+)
+@click.option(
+    "--images", type=click.IntRange(1, 100_000), default=1000, show_default=True, help="Measured."
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**31),
+    default=0,
+    show_default=True,
+    help="Draws the images and the first weights.",
+)
+def planted(*, folder: Path, images: int, seed: int) -> None:
+    """Measures every method where the truth is known: on images that one patch decides.
+
+    \b
+    python -m training planted --out planted
+    CANDOR_BUNDLE=planted/bundle scripts/serve
+
+    A network is trained on drawn images, of which a coloured square at a random place is the class.
+    How often does the strongest pixel of a map lie in it? Writes planted.md and planted.json.
+    """
+    from service.errors import BundleError
+    from training.data import DataError
+    from training.export.parity import ParityError
+    from training.planted_command import planted as measure
+
+    try:
+        measure(folder, images, seed)
+    except (BundleError, DataError, ParityError) as error:
+        raise click.ClickException(str(error)) from None
+
+
 @main.command("plant-bias")
 @click.option(
     "--data",

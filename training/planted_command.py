@@ -1,0 +1,94 @@
+"""The work of `planted`: draws planted images, trains a network on them, measures every method.
+
+    FOLDER/run, FOLDER/bundle   the training, and what is served; a bundle that is there is kept
+    FOLDER/planted.json         the figures (`training.audit.measures.pointing.figures`)
+    FOLDER/planted.md           the same as a table
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+from service.bundle import folder as contract
+from service.bundle.folder import Bundle
+from service.runtime.engine import Engine
+from training.audit.measures import pointing
+from training.data import DataError, patches
+from training.export.bundle import make_bundle
+from training.file_command import print_version
+from training.fit import loop
+from training.fit.recipes import RECIPES
+
+RUN, BUNDLE, JSON, TABLE = "run", "bundle", "planted.json", "planted.md"
+# A narrow candor_net knows the colours after an epoch. Holes would hide the patch, and leave a
+# label without a cause.
+RECIPE = replace(
+    RECIPES["candor_net"],
+    options={"widths": (32, 64, 64), "depths": (2, 2, 2)},
+    epochs=3,
+    finetune_epochs=1,
+    batch=100,
+    ghost_batch=100,
+    holes=0.0,
+    precision="32-true",
+)
+
+
+def planted(folder: Path, images: int, seed: int) -> None:
+    """Measures every method on so many planted images, which no network was trained on.
+
+    Raises:
+        DataError: the bundle in `folder` is of other classes.
+    """
+    test = patches.draw(images, [seed, 2])
+    bundle = _bundle(folder, test, seed)
+    if bundle.manifest.labels != patches.CLASSES or bundle.manifest.input.size != patches.SIZE:
+        raise DataError(
+            f"{folder / BUNDLE} is no bundle of planted images: name another folder, or a new one"
+        )
+    asked = pointing.questions(bundle.manifest)
+    with tqdm(total=images, unit="image", disable=None) as bar:
+        found = pointing.figures(Engine(bundle, "cpu"), test, asked, seed, bar.update)
+    found = {"bundle": bundle.manifest.version, "seed": seed, **found}
+    (folder / JSON).write_text(json.dumps(found, indent=1) + "\n")
+    (folder / TABLE).write_text(table(found))
+    click.echo(table(found))
+    print_version(bundle)
+
+
+def _bundle(folder: Path, test: patches.Planted, seed: int) -> Bundle:
+    """The bundle in `folder`; a network is trained for it where there is none."""
+    if (folder / BUNDLE).exists():
+        return contract.load(folder / BUNDLE)
+    dataset = patches.dataset(seed, test)
+    run = loop.train(dataset, "planted", replace(RECIPE, seed=seed), folder / RUN)
+    return make_bundle(run, dataset, folder / BUNDLE, "planted")
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """The figures as a table in Markdown, the best pointing first."""
+    lines = [
+        f"{found['pictures']:,} planted images; the network is right about {found['accuracy']:.1%} "
+        f"of them. A map of chance gets {found['patch_share']:.3f} in each column.",
+        "",
+        "| map | forward passes | pointing | energy | precision |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    rows = sorted(found["maps"].items(), key=lambda row: -row[1]["pointing"])
+    for name, each in rows:
+        method, _, choice = name.partition(", ")
+        passes = f"{each['forward_passes']:,}" if each["forward_passes"] else "none"
+        called = f"`{method}`, {choice}" if choice else f"`{method}`"
+        cells = " | ".join(_with_interval(each, column) for column in pointing.Scores._fields)
+        lines.append(f"| {called if each['forward_passes'] else method} | {passes} | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
+def _with_interval(each: Mapping[str, Any], column: str) -> str:
+    low, high = each[f"{column}_interval"]
+    return f"{each[column]:.3f} ({low:.3f}–{high:.3f})"
