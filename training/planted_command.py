@@ -1,8 +1,8 @@
 """The work of `planted`: draws planted images, trains a network on them, measures every method.
 
-    FOLDER/run, FOLDER/bundle   the training, and what is served; a bundle that is there is kept
-    FOLDER/planted.json         the figures (`training.audit.measures.pointing.figures`)
-    FOLDER/planted.md           the same as a table
+FOLDER/run, FOLDER/bundle   the training, and what is served; a bundle that is there is kept
+FOLDER/planted.json         the figures (`training.audit.measures.pointing.figures`)
+FOLDER/planted.md           the same as a table
 """
 
 import json
@@ -15,7 +15,6 @@ import click
 from tqdm import tqdm
 
 from service.bundle import folder as contract
-from service.bundle.folder import Bundle
 from service.runtime.engine import Engine
 from training.audit.measures import pointing
 from training.data import DataError, patches
@@ -24,6 +23,7 @@ from training.file_command import print_version
 from training.fit import loop
 from training.fit.recipes import RECIPES
 
+TEST = 3  # draws images that are in no part of the training
 RUN, BUNDLE, JSON, TABLE = "run", "bundle", "planted.json", "planted.md"
 # A narrow candor_net knows the colours after an epoch. Holes would hide the patch, and leave a
 # label without a cause.
@@ -45,12 +45,14 @@ def planted(folder: Path, images: int, seed: int) -> None:
     Raises:
         DataError: the bundle in `folder` is of other classes.
     """
-    test = patches.draw(images, [seed, 2])
-    bundle = _bundle(folder, test, seed)
-    if bundle.manifest.labels != patches.CLASSES or bundle.manifest.input.size != patches.SIZE:
+    if not (folder / BUNDLE).exists():
+        _make(folder, seed)
+    bundle = contract.load(folder / BUNDLE)
+    if bundle.manifest.labels != patches.CLASSES:
         raise DataError(
             f"{folder / BUNDLE} is no bundle of planted images: name another folder, or a new one"
         )
+    test = patches.draw(images, [seed, TEST], bundle.manifest.input.size)
     asked = pointing.questions(bundle.manifest)
     with tqdm(total=images, unit="image", disable=None) as bar:
         found = pointing.figures(Engine(bundle, "cpu"), test, asked, seed, bar.update)
@@ -61,20 +63,19 @@ def planted(folder: Path, images: int, seed: int) -> None:
     print_version(bundle)
 
 
-def _bundle(folder: Path, test: patches.Planted, seed: int) -> Bundle:
-    """The bundle in `folder`; a network is trained for it where there is none."""
-    if (folder / BUNDLE).exists():
-        return contract.load(folder / BUNDLE)
-    dataset = patches.dataset(seed, test)
+def _make(folder: Path, seed: int) -> None:
+    """Trains a network on planted images, and makes its bundle."""
+    dataset = patches.dataset(seed)
     run = loop.train(dataset, "planted", replace(RECIPE, seed=seed), folder / RUN)
-    return make_bundle(run, dataset, folder / BUNDLE, "planted")
+    make_bundle(run, dataset, folder / BUNDLE, "planted")
 
 
 def table(found: Mapping[str, Any]) -> str:
     """The figures as a table in Markdown, the best pointing first."""
+    count, accuracy, share = (found[name] for name in ("pictures", "accuracy", "patch_share"))
     lines = [
-        f"{found['pictures']:,} planted images; the network is right about {found['accuracy']:.1%} "
-        f"of them. A map of chance gets {found['patch_share']:.3f} in each column.",
+        f"{count:,} planted images, of which the network knows {accuracy:.1%}.",
+        f"A map of chance gets {share:.3f} in each column.",
         "",
         "| map | forward passes | pointing | energy | precision |",
         "| --- | --- | --- | --- | --- |",

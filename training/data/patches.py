@@ -31,7 +31,7 @@ RECTANGLES = 3
 GREYS = (48, 208)  # levels, from and to
 TINT, NOISE = 10, 8  # standard deviations in levels, of a cell or rectangle and of a pixel
 STRENGTH = 0.75  # weight of the colour in the patch; the rest is mean grey
-TRAINING, VALIDATION = 3000, 500  # images
+TRAINING, HELD_OUT = 3000, 500  # images; as many for validation and for the test
 
 Canvas = Float64[np.ndarray, "H W 3"]
 
@@ -54,7 +54,8 @@ def draw(rows: int, seed: int | Sequence[int], size: Size = SIZE) -> Planted:
     pixels, patches = np.empty((rows, *shape, 3), np.uint8), np.zeros((rows, *shape), bool)
     for image, patch, label in zip(pixels, patches, labels.tolist(), strict=True):
         canvas = _soft(shape, rng)
-        for height, width in [*rng.integers(side // 2, 2 * side + 1, (RECTANGLES, 2)), (side, side)]:
+        rectangles = rng.integers(side // 2, 2 * side + 1, (RECTANGLES, 2)).tolist()
+        for height, width in [*rectangles, [side, side]]:
             canvas[_box(shape, (height, width), rng)] = _grey(rng)
         place = _box(shape, (side, side), rng)
         canvas[place], patch[place] = palette[label], True
@@ -62,22 +63,23 @@ def draw(rows: int, seed: int | Sequence[int], size: Size = SIZE) -> Planted:
     return Planted(pixels, labels, patches)
 
 
-def dataset(seed: int, test: Planted) -> Dataset:
-    """A data set that ends with the images `test`, and trains and validates on others."""
-    drawn = (draw(TRAINING, [seed, 0]), draw(VALIDATION, [seed, 1]), test)
-    training, validation, held = (Images(each.pixels, each.labels) for each in drawn)
-    splits = {"train": training, "validation": validation, "test": held}
-    return Dataset(
-        "planted", CLASSES, training, validation, held, fingerprint(CLASSES, splits)
-    )
+def dataset(seed: int) -> Dataset:
+    """Images to train, to validate and to test a network."""
+    counts = {"train": TRAINING, "validation": HELD_OUT, "test": HELD_OUT}
+    drawn = (draw(count, [seed, part]) for part, count in enumerate(counts.values()))
+    images = [Images(each.pixels, each.labels) for each in drawn]
+    splits = dict(zip(counts, images, strict=True))
+    return Dataset("planted", CLASSES, *images, fingerprint(CLASSES, splits))
 
 
 def _soft(shape: tuple[int, int], rng: np.random.Generator) -> Canvas:
     """Greys that change slowly, each channel a little by itself."""
     coarse = rng.uniform(*GREYS, (SOFT, SOFT, 1)) + rng.normal(0, TINT, (SOFT, SOFT, 3))
-    channels = (Image.fromarray(channel.astype(np.float32)) for channel in np.moveaxis(coarse, 2, 0))
-    fine = [channel.resize(shape[::-1], Image.Resampling.BICUBIC) for channel in channels]
-    return np.stack([np.asarray(channel) for channel in fine], 2).astype(np.float64)
+    fine = [
+        Image.fromarray(channel.astype(np.float32)).resize(shape[::-1], Image.Resampling.BICUBIC)
+        for channel in np.moveaxis(coarse, 2, 0)
+    ]
+    return np.stack(fine, 2).astype(np.float64)
 
 
 def _grey(rng: np.random.Generator) -> Float64[np.ndarray, "3"]:
@@ -85,15 +87,10 @@ def _grey(rng: np.random.Generator) -> Float64[np.ndarray, "3"]:
 
 
 def _box(
-    shape: tuple[int, int], size: Sequence[int], rng: np.random.Generator
+    shape: tuple[int, int], size: tuple[int, int], rng: np.random.Generator
 ) -> tuple[slice, slice]:
     """A rectangle of `size` at any place inside `shape`."""
-    (top, bottom), (left, right) = (
-        (start, start + length)
-        for start, length in zip(
-            (int(rng.integers(whole - part + 1)) for whole, part in zip(shape, size, strict=True)),
-            (int(part) for part in size),
-            strict=True,
-        )
+    top, left = (
+        int(rng.integers(whole - part + 1)) for whole, part in zip(shape, size, strict=True)
     )
-    return np.s_[top:bottom, left:right]
+    return np.s_[top : top + size[0], left : left + size[1]]

@@ -73,7 +73,9 @@ def _lab(pixels: InputPixels) -> Float32[np.ndarray, "H W 3"]:
     assert image is not None
     values: UInt8[np.ndarray, "H W 3"] = np.array(image)
     return np.concatenate(
-        [values[..., :1] / np.float32(2.55), values[..., 1:].view(np.int8)], axis=2, dtype=np.float32
+        [values[..., :1] / np.float32(2.55), values[..., 1:].view(np.int8)],
+        axis=2,
+        dtype=np.float32,
     )
 
 
@@ -94,4 +96,3 @@ def _around(start: Segments) -> Int64[np.ndarray, "9 pixels"]:
             for down, across in product((-1, 0, 1), repeat=2)
         ]
     )
-
