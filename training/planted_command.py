@@ -25,9 +25,9 @@ from training.fit.recipes import RECIPES
 
 TEST = 3  # draws images that are in no part of the training
 RUN, BUNDLE, JSON, TABLE = "run", "bundle", "planted.json", "planted.md"
-# A narrow candor_net knows the colours after an epoch. Of its layers a cell sees 5, 11 and 23 pixels:
-# with more convolutions each cell of the last would see the whole image, and its place mean little.
-# Holes would hide the patch, and leave a label without a cause.
+# A narrow candor_net knows the colours after an epoch. The cells of its layers see 5, 11 and 23
+# pixels: with more convolutions a cell of the last would see the whole image, and its place say
+# little. Holes would hide the patch, and leave a label without a cause.
 RECIPE = replace(
     RECIPES["candor_net"],
     options={"widths": (32, 64, 64), "depths": (1, 1, 1)},
