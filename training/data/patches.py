@@ -67,9 +67,10 @@ def dataset(seed: int) -> Dataset:
     """Images to train, to validate and to test a network."""
     counts = {"train": TRAINING, "validation": HELD_OUT, "test": HELD_OUT}
     drawn = (draw(count, [seed, part]) for part, count in enumerate(counts.values()))
-    images = [Images(each.pixels, each.labels) for each in drawn]
-    splits = dict(zip(counts, images, strict=True))
-    return Dataset("planted", CLASSES, *images, fingerprint(CLASSES, splits))
+    training, validation, test = (Images(each.pixels, each.labels) for each in drawn)
+    splits = dict(zip(counts, (training, validation, test), strict=True))
+    digest = fingerprint(CLASSES, splits)
+    return Dataset("planted", CLASSES, training, validation, test, digest)
 
 
 def _soft(shape: tuple[int, int], rng: np.random.Generator) -> Canvas:
@@ -79,7 +80,7 @@ def _soft(shape: tuple[int, int], rng: np.random.Generator) -> Canvas:
         Image.fromarray(channel.astype(np.float32)).resize(shape[::-1], Image.Resampling.BICUBIC)
         for channel in np.moveaxis(coarse, 2, 0)
     ]
-    return np.stack(fine, 2).astype(np.float64)
+    return np.stack([np.asarray(channel, np.float64) for channel in fine], 2)
 
 
 def _grey(rng: np.random.Generator) -> Float64[np.ndarray, "3"]:

@@ -41,7 +41,7 @@ def superpixels(pixels: InputPixels, cells: int) -> Segments:
     found = _clusters(_points(small, start), start.ravel(), _around(start))
     _, numbers = np.unique(found, return_inverse=True)
     down, across = (np.arange(side) // step for side in shape)
-    return numbers.reshape(start.shape).astype(np.int64)[down[:, None], across]
+    return np.asarray(numbers.reshape(start.shape)[down[:, None], across], np.int64)
 
 
 def _clusters(points: Points, begun: Cells, around: Int64[np.ndarray, "9 pixels"]) -> Cells:
@@ -81,8 +81,8 @@ def _lab(pixels: InputPixels) -> Float32[np.ndarray, "H W 3"]:
 
 @cache
 def _to_lab() -> ImageCms.ImageCmsTransform:
-    profiles = (ImageCms.createProfile(space) for space in ("sRGB", "LAB"))
-    return ImageCms.buildTransform(*profiles, "RGB", "LAB")
+    srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    return ImageCms.buildTransform(srgb, lab, "RGB", "LAB")
 
 
 def _around(start: Segments) -> Int64[np.ndarray, "9 pixels"]:

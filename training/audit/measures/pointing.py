@@ -38,6 +38,8 @@ OPPONENTS: Mapping[str, Callable[[InputPixels], Float32[np.ndarray, "H W"]]] = {
     "edges": edges,
 }
 
+MOST_SAMPLES = 256  # four for each segment: a thousand images take minutes then, and not hours
+
 Map = Float32[np.ndarray, "H W"]
 Patch = Bool[np.ndarray, "H W"]
 
@@ -64,7 +66,7 @@ def scores(values: Map, patch: Patch) -> Scores:
 def questions(manifest: Manifest) -> Mapping[str, Question]:
     """A question for each method of a bundle, at each of its layers and by each segmentation.
 
-    Parameters are the defaults; samples are not doubled, and steps are.
+    Parameters are the defaults, but for samples: MOST_SAMPLES at most, and not doubled.
     """
     found = {}
     for method in available(manifest):
@@ -80,8 +82,9 @@ def questions(manifest: Manifest) -> Mapping[str, Question]:
         for value in values:
             question = ask(manifest, method.name, None, {name: value} if name else {})
             given = question.parameters
-            if "max_samples" in given:
-                given = {**given, "max_samples": given["samples"]}
+            if "samples" in given:
+                samples = min(given["samples"], MOST_SAMPLES)
+                given = {**given, "samples": samples, "max_samples": samples}
             label = f"{method.name}, {value}" if name else method.name
             found[label] = replace(question, parameters=given)
     return found

@@ -159,9 +159,9 @@ def test_a_folder_with_a_bundle_is_measured_and_gets_a_table(folder, tmp_path):
     assert gradients["pointing"] == 1
     assert gradients["pointing_interval"] == pytest.approx([0.4385, 1], abs=1e-4)
     assert gradients["energy_interval"][0] <= gradients["energy"] <= 1
-    assert found["maps"]["rise"]["forward_passes"] == 512  # which are not doubled
+    assert found["maps"]["rise"]["forward_passes"] == 256  # which are not doubled
     rows = (tmp_path / "planted.md").read_text().splitlines()
-    assert "| `kernel_shap`, superpixels | 514 | 1.000 (0.439–1.000)" in "\n".join(rows)
+    assert "| `kernel_shap`, superpixels | 258 | 1.000 (0.439–1.000)" in "\n".join(rows)
     assert {row.split(" | ")[0] for row in rows[-2:]} <= {"| blob", "| edges", "| `occlusion`"}
 
 
