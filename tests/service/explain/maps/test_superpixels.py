@@ -6,7 +6,7 @@ import pytest
 from service.errors import InvalidParameter
 from service.explain import ask
 from service.explain.maps.segments import areas, grid
-from service.explain.maps.superpixels import MOST_SIDE, superpixels
+from service.explain.maps.superpixels import MOST_SIDE, _lab, superpixels
 
 
 def two_colours(height, width, edge):
@@ -49,6 +49,13 @@ def test_of_a_large_image_a_small_copy_is_cut(side):
     assert np.array_equal(cut, cut[blocks[:, None], blocks[: side // 2]])
     across = np.abs(np.diff(cut[side // 2])) > 0
     assert across[side // 3 - step : side // 3 + step].any()  # the edge is cut along
+
+
+def test_colours_are_compared_in_cielab():
+    corners = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]]], np.uint8)
+    # CSS Color 4 has these of the corners of sRGB, with the white point D50.
+    expected = [[54.29, 80.8, 69.89], [87.82, -79.27, 80.99], [29.57, 68.3, -112.03], [100, 0, 0]]
+    assert np.abs(_lab(corners)[0] - expected).max() < 1
 
 
 @pytest.mark.parametrize("given", ["slic", "", 8, None])
