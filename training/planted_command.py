@@ -17,7 +17,7 @@ from tqdm import tqdm
 from service.bundle import folder as contract
 from service.runtime.engine import Engine
 from training.audit.measures import pointing
-from training.data import DataError, patches
+from training.data import DataError, patches, read
 from training.export.bundle import make_bundle
 from training.file_command import print_version
 from training.fit import loop
@@ -40,35 +40,37 @@ RECIPE = replace(
 )
 
 
-def planted(folder: Path, images: int, seed: int) -> None:
+def planted(folder: Path, bundle_folder: Path | None, images: int, seed: int) -> None:
     """Measures every method on so many planted images, which no network was trained on.
 
+    By the bundle in `bundle_folder`, else by that of `folder`, which is made if it is missing.
+
     Raises:
-        DataError: the bundle in `folder` is of other classes.
+        BundleError: `bundle_folder` holds no bundle.
+        DataError: the bundle is of other classes.
     """
-    if not (folder / BUNDLE).exists():
-        _make(folder, seed)
-    bundle = contract.load(folder / BUNDLE)
+    own = folder / BUNDLE
+    if bundle_folder is None and not own.exists():
+        dataset = read.read(read.PLANTED, RECIPE.input(), seed=seed)
+        run = loop.train(dataset, read.PLANTED, replace(RECIPE, seed=seed), folder / RUN)
+        make_bundle(run, dataset, own, dataset.name)
+    bundle = contract.load(bundle_folder or own)
+    read.check_head(bundle.manifest)
     if bundle.manifest.labels != patches.CLASSES:
         raise DataError(
-            f"{folder / BUNDLE} is no bundle of planted images: name another folder, or a new one"
+            f"{bundle.folder} is no bundle of planted images: its labels are not those of "
+            f"--data {read.PLANTED}, {', '.join(patches.CLASSES)}"
         )
     test = patches.draw(images, [seed, TEST], bundle.manifest.input.size)
     asked = pointing.questions(bundle.manifest)
     with tqdm(total=images, unit="image", disable=None) as bar:
         found = pointing.figures(Engine(bundle, "cpu"), test, asked, seed, bar.update)
     found = {"bundle": bundle.manifest.version, "seed": seed, **found}
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / JSON).write_text(json.dumps(found, indent=1) + "\n")
     (folder / TABLE).write_text(table(found))
     click.echo(table(found))
     print_version(bundle)
-
-
-def _make(folder: Path, seed: int) -> None:
-    """Trains a network on planted images, and makes its bundle."""
-    dataset = patches.dataset(seed)
-    run = loop.train(dataset, "planted", replace(RECIPE, seed=seed), folder / RUN)
-    make_bundle(run, dataset, folder / BUNDLE, "planted")
 
 
 def table(found: Mapping[str, Any]) -> str:

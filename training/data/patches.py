@@ -9,7 +9,7 @@ Images are uint8 (N, H, W, 3), RGB; labels are positions in CLASSES; patches are
 True in the square.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +20,6 @@ from service.image.resize import Size, sides
 from training.data import ClassIndices, Pixels
 from training.data.images import Images
 from training.data.planted import colours
-from training.data.read import Dataset
-from training.data.scan import fingerprint
 
 CLASSES = ("red", "yellow", "green", "cyan", "blue", "magenta")
 SIZE = 32  # that of this project's networks
@@ -63,14 +61,13 @@ def draw(rows: int, seed: int | Sequence[int], size: Size = SIZE) -> Planted:
     return Planted(pixels, labels, patches)
 
 
-def dataset(seed: int) -> Dataset:
-    """Images to train, to validate and to test a network."""
+def splits(size: Size = SIZE) -> Mapping[str, Images]:
+    """Images to train, to validate and to test a network of that input: always the same ones."""
     counts = {"train": TRAINING, "validation": HELD_OUT, "test": HELD_OUT}
-    drawn = (draw(count, [seed, part]) for part, count in enumerate(counts.values()))
-    training, validation, test = (Images(each.pixels, each.labels) for each in drawn)
-    splits = dict(zip(counts, (training, validation, test), strict=True))
-    digest = fingerprint(CLASSES, splits)
-    return Dataset("planted", CLASSES, training, validation, test, digest)
+    drawn = {
+        name: draw(count, [0, part], size) for part, (name, count) in enumerate(counts.items())
+    }
+    return {name: Images(each.pixels, each.labels) for name, each in drawn.items()}
 
 
 def _soft(shape: tuple[int, int], rng: np.random.Generator) -> Canvas:

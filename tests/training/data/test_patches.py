@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from training.data import patches
+from service.image.resize import Input
+from training.data import patches, read
 from training.data.planted import colours
 
 
@@ -45,11 +46,13 @@ def test_the_same_seed_draws_the_same_images_and_each_part_has_its_own():
     assert first.pixels.tobytes() != other.pixels.tobytes()
 
 
-def test_a_data_set_has_three_parts_without_an_image_in_common(monkeypatch):
+def test_the_source_planted_has_three_parts_without_an_image_in_common(monkeypatch):
     monkeypatch.setattr(patches, "TRAINING", 40)
     monkeypatch.setattr(patches, "HELD_OUT", 20)
-    made = patches.dataset(0)
+    spec = Input((16, 24), (0.5,) * 3, (0.25,) * 3)
+    made, again = (read.read("planted", spec, seed=seed) for seed in (0, 1))
     parts = [made.training, made.validation, made.test]
     assert [len(part) for part in parts] == [40, 20, 20]
+    assert [part.shape for part in parts] == [(16, 24)] * 3
     assert len({image.tobytes() for part in parts for image in part.pixels}) == 80
-    assert made.fingerprint != patches.dataset(1).fingerprint
+    assert (made.fingerprint, made.classes) == (again.fingerprint, patches.CLASSES)

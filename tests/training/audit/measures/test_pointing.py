@@ -167,7 +167,8 @@ def test_a_folder_with_a_bundle_is_measured_and_gets_a_table(folder, tmp_path):
 
 def test_a_bundle_of_other_classes_is_rejected(tmp_path):
     toys.linear(tmp_path)
-    (tmp_path / "toy").rename(tmp_path / "bundle")
-    done = CliRunner().invoke(main, ["planted", "--out", str(tmp_path)])
+    given = ["planted", "--out", str(tmp_path / "out"), "--bundle", str(tmp_path / "toy")]
+    done = CliRunner().invoke(main, given)
     assert done.exit_code == 1
-    assert "bundle is no bundle of planted images: name another folder" in done.output
+    assert "toy is no bundle of planted images: its labels are not those of --data" in done.output
+    assert not (tmp_path / "out").exists()
