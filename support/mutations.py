@@ -22,6 +22,7 @@ ODD_TEXTS = ("", "-1", "--5", "1e308", "inf", "%00", "9" * 40, "cat,dog", ",", "
 PARAMETERS = (
     "method", "target", "against", "steps", "samples", "quality", "map", "legend", "mask",
     "deadline_ms", "top_k", "coverage", "by_class", "nearest", "segments", "explain", "seed",
+    "segmentation",
 )  # fmt: skip
 ODD_HEADERS = (
     b"Accept: text/html;q=\xff", b"Accept: image/png", b"X-Request-Id: \xff<b>", b"Expect: x",

@@ -86,7 +86,7 @@ def main() -> None:
     "source",
     required=True,
     help="A folder CLASS/*.jpg or {train,val,test}/CLASS/*.jpg, a tar of one, a CSV of path,label, "
-    "or cifar10 (downloaded).",
+    "or cifar10 (downloaded), or planted (drawn).",
 )
 @click.option(
     "--out",
@@ -579,7 +579,7 @@ def quantise(*, bundle_folder: Path, source: str, folder: Path, images: int, see
     "--data",
     "source",
     required=True,
-    help="Data that the bundle was made for: cifar10, a folder, or a tar of one.",
+    help="Data that the bundle was made for: cifar10, planted, a folder, or a tar of one.",
 )
 @click.option(
     "--out",
@@ -645,6 +645,53 @@ def audit(
             board_folder=board,
         )
     except (DataError, BundleError, FileExistsError) as error:
+        raise click.ClickException(str(error)) from None
+
+
+@main.command("planted")
+@click.option(
+    "--out",
+    "folder",
+    required=True,
+    type=FOLDER,
+    help="Folder of the figures, and of a network that is trained for them and its bundle, unless "
+    "they are there.",
+)
+@click.option(
+    "--bundle",
+    "bundle_folder",
+    type=FOLDER,
+    help="Measure this bundle, of a network trained on --data planted. Default: that in --out.",
+)
+@click.option(
+    "--images", type=click.IntRange(1, 100_000), default=1000, show_default=True, help="Measured."
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**31),
+    default=0,
+    show_default=True,
+    help="Draws the images and the first weights.",
+)
+def planted(*, folder: Path, bundle_folder: Path | None, images: int, seed: int) -> None:
+    """Measures every method where the truth is known: on images that one patch decides.
+
+    \b
+    python -m training planted --out planted
+    CANDOR_BUNDLE=planted/bundle scripts/serve
+
+    A network is trained on drawn images, of which a coloured square at a random place is the class.
+    How often does the strongest pixel of a map lie in it? Writes planted.md and planted.json.
+    Networks of your own: fit --data planted, then bundle, then planted --bundle.
+    """
+    from service.errors import BundleError
+    from training.data import DataError
+    from training.export.parity import ParityError
+    from training.planted_command import planted as measure
+
+    try:
+        measure(folder, bundle_folder, images, seed)
+    except (BundleError, DataError, ParityError) as error:
         raise click.ClickException(str(error)) from None
 
 

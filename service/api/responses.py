@@ -206,7 +206,8 @@ def _parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(segments, np.ndarray):
         return dict(parameters)
     # The segments of a mask are an array (H, W): the answer holds their number instead.
-    rest = {name: value for name, value in parameters.items() if name != "segments"}
+    made = ("segments", "segmentation")
+    rest = {name: value for name, value in parameters.items() if name not in made}
     return {"mask": {"segments": count(segments)}, **rest}
 
 

@@ -20,7 +20,7 @@ from service.explain.maps.baselines import BASELINES
 from service.explain.maps.gradients import RowAttributions, SampleSums
 from service.explain.maps.perturbation import TargetMaps
 from service.explain.maps.sampling import GOOD_AGREEMENT, until_agreed
-from service.explain.maps.segments import cells
+from service.explain.maps.segments import GRID, SEGMENTATIONS, cells
 from service.explain.maps.target import Target
 from service.explain.quality import completeness_gap
 from service.explain.rungs import Rung
@@ -137,9 +137,16 @@ BASELINE = Parameter(
 SEGMENTS = Parameter(
     "segments",
     8,
-    "cells a side of the grid of segments; a mask sent with the image replaces the grid",
+    "cells a side of the grid of segments; a mask sent with the image replaces them",
     2,
     32,
+)
+SEGMENTATION = Parameter(
+    "segmentation",
+    GRID,
+    "how the image is cut into segments: by the grid, or into as many superpixels at most, along "
+    "the edges in the image",
+    choices=SEGMENTATIONS,
 )
 WINDOW = Parameter("window", 0.375, "side of the window, as a share of the input's side", 0.05, 1.0)
 STRIDE = Parameter("stride", 0.125, "step of the window, as a share of the input's side", 0.05, 1.0)
@@ -499,7 +506,7 @@ _ALL: tuple[Method, ...] = (
         unit=DROP,
         compute=perturbation.feature_ablation,
         passes=lambda given: cells(given["segments"]) + 1,
-        parameters=(SEGMENTS, BASELINE),
+        parameters=(SEGMENTS, SEGMENTATION, BASELINE),
         fewer=rungs.fewer_cells,
     ),
     _perturbation(
@@ -512,7 +519,7 @@ _ALL: tuple[Method, ...] = (
         compute=perturbation.lime,
         passes=lambda given: int(given["samples"]),
         operations=_regression,
-        parameters=(SEGMENTS, *_coalitions(512), BASELINE, SEED),
+        parameters=(SEGMENTS, SEGMENTATION, *_coalitions(512), BASELINE, SEED),
         fewer=rungs.fewer_coalitions("segments"),
     ),
     _perturbation(
@@ -526,7 +533,7 @@ _ALL: tuple[Method, ...] = (
         compute=perturbation.kernel_shap,
         passes=lambda given: given["samples"] + 2,
         operations=_regression,
-        parameters=(SEGMENTS, *_coalitions(512), BASELINE, SEED),
+        parameters=(SEGMENTS, SEGMENTATION, *_coalitions(512), BASELINE, SEED),
         fewer=rungs.fewer_coalitions("segments"),
     ),
     _perturbation(

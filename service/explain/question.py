@@ -113,21 +113,22 @@ def check_masked(method: str, given: Mapping[str, Any]) -> None:
     """Checks that `method` with the parameters `given` can use a mask.
 
     Raises:
-        InvalidParameter: the method does not use segments, or `given` has a number of cells.
+        InvalidParameter: the method does not use segments, or `given` says how to cut the image.
     """
     if not METHODS[method].takes_mask:
         listed = ", ".join(name for name, known in METHODS.items() if known.takes_mask)
         raise InvalidParameter(
             f"a mask was sent, and {method} does not use segments; the methods that do are {listed}"
         )
-    if "segments" in given:
-        raise InvalidParameter(
-            f"segments is {short(given['segments'])} and a mask was sent: give one of them"
-        )
+    for name in ("segments", "segmentation"):
+        if name in given:
+            raise InvalidParameter(
+                f"{name} is {short(given[name])} and a mask was sent: give one of them"
+            )
 
 
 def masked(question: Question, segments: Segments) -> Question:
-    """`question` about the `segments` of a mask instead of those of a grid."""
+    """`question` about the `segments` of a mask instead of those that are made."""
     return replace(question, parameters={**question.parameters, "segments": segments})
 
 

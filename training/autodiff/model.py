@@ -16,7 +16,8 @@ from onnx import (
 
 # onnx has no shape inference for these; their output is shaped like their first input.
 UNINFERRED = {"GroupNormalization"}
-SMALL = 4096  # elements of a tensor whose values may be a shape
+SMALL = 4096  # elements of a weight that is copied whole
+SHAPES = {TensorProto.INT32, TensorProto.INT64}  # the inference reads values of any number of them
 
 
 def opset_of(model: ModelProto) -> int:
@@ -62,7 +63,7 @@ def _without_weights(model: ModelProto) -> ModelProto:
     graph.value_info.extend(model.graph.value_info)
     graph.node.extend(model.graph.node)
     for tensor in model.graph.initializer:
-        is_small = np.prod(tensor.dims) <= SMALL
+        is_small = np.prod(tensor.dims) <= SMALL or tensor.data_type in SHAPES
         graph.initializer.append(
             tensor
             if is_small

@@ -1,7 +1,7 @@
 """Labelled images from a source, in three splits, resized as the service resizes them.
 
-A source is the word `cifar10` (downloaded by torchvision), a folder of images or a tar of one
-(`training.data.layout`), or a CSV (`training.data.listed`).
+A source is the word `cifar10` (downloaded by torchvision) or `planted` (`training.data.patches`), a
+folder of images or a tar of one (`training.data.layout`), or a CSV (`training.data.listed`).
 
 Splits that the source lacks are drawn from its training images, a tenth of each class. The test
 split serves reports alone, and is drawn in the same way whatever the seed.
@@ -16,14 +16,14 @@ import numpy as np
 
 from service.bundle.manifest import Manifest
 from service.image.resize import Input
-from training.data import DataError, files, listed
+from training.data import DataError, files, listed, patches
 from training.data.files import Skipped
 from training.data.images import Images, joined
 from training.data.layout import Placed, arrange, check
 from training.data.scan import fingerprint, scan
 from training.data.split import SHARE, HeldOut, hold_out
 
-CIFAR10 = "cifar10"
+CIFAR10, PLANTED = "cifar10", "planted"
 TEST_SEED = 0
 SHOWN = 20  # skipped files in a message
 
@@ -187,6 +187,9 @@ def check_head(manifest: Manifest) -> None:
 def _found(source: str, spec: Input) -> Found:
     if source == CIFAR10:
         return _cifar10(Path(source))
+    if source == PLANTED:
+        splits = patches.splits(spec.size)
+        return Found(splits, patches.CLASSES, fingerprint(patches.CLASSES, splits), [])
     placed, skipped = find(Path(source))
     labels: dict[str, set[str]] = {}
     for item in placed:

@@ -25,8 +25,8 @@ from service.explain.maps.regression import (
     shapley_coalitions,
 )
 from service.explain.maps.sampling import until_agreed
-from service.explain.maps.segments import Segments, areas, count
-from service.explain.maps.segments import cut as segments_of
+from service.explain.maps.segments import SUPERPIXELS, Segments, areas, count, grid
+from service.explain.maps.superpixels import superpixels
 from service.explain.maps.target import Target
 from service.image.resize import InputPixels
 from service.runtime.engine import Engine
@@ -110,10 +110,11 @@ def feature_ablation(
     pixels: InputPixels,
     targets: Sequence[Target],
     segments: int | Segments,
+    segmentation: str,
     baseline: str,
 ) -> TargetMaps:
     """The drop of the score when a segment is removed; each pixel has its segment's drop."""
-    cut = segments_of(pixels.shape[:2], segments)
+    cut = segments_of(pixels, segments, segmentation)
     background = baseline_pixels(engine, pixels, baseline)
     drops = _drops(
         engine,
@@ -129,6 +130,7 @@ def lime(
     pixels: InputPixels,
     targets: Sequence[Target],
     segments: int | Segments,
+    segmentation: str,
     samples: int,
     max_samples: int,
     baseline: str,
@@ -140,7 +142,7 @@ def lime(
     exp(−d² / 0.25²)^½ with d the cosine distance to the whole image. `surrogate_r2` is of
     coalitions that are left out of the fit, each in its turn.
     """
-    cut = segments_of(pixels.shape[:2], segments)
+    cut = segments_of(pixels, segments, segmentation)
 
     def draw(first: int, count_: int) -> tuple[Coalitions, Coalitions]:
         coins = np.random.default_rng((seed, first)).random((count_, count(cut)))
@@ -173,6 +175,7 @@ def kernel_shap(
     pixels: InputPixels,
     targets: Sequence[Target],
     segments: int | Segments,
+    segmentation: str,
     samples: int,
     max_samples: int,
     baseline: str,
@@ -183,7 +186,7 @@ def kernel_shap(
     Lundberg and Lee, arXiv 1705.07874; Covert and Lee, arXiv 2012.01536. Coalitions are drawn from
     the Shapley kernel, each with its complement; the values sum to f(x) − f(baseline) exactly.
     """
-    cut = segments_of(pixels.shape[:2], segments)
+    cut = segments_of(pixels, segments, segmentation)
     ends = np.stack([np.ones(count(cut), bool), np.zeros(count(cut), bool)])
     whole, empty = coalition_scores(engine, pixels, targets, cut, ends, baseline)
 
@@ -244,6 +247,15 @@ def rise(
         partial(engine.has_time_for, folder.PREDICT),
     )
     return TargetMaps(found.evidence.maps, found.measures)
+
+
+def segments_of(pixels: InputPixels, segments: int | Segments, segmentation: str) -> Segments:
+    """The segments of an image: those of a mask as they are, else a grid or superpixels."""
+    if not isinstance(segments, int):
+        return segments
+    if segmentation == SUPERPIXELS:
+        return superpixels(pixels, segments)
+    return grid((pixels.shape[0], pixels.shape[1]), segments)
 
 
 def _windows(size: int, window: float, stride: float) -> list[slice]:

@@ -1,6 +1,7 @@
 """Segments of an image: int64 (H, W), numbers from 0 to M − 1, each of them used.
 
-They come from a grid, given as its number of cells a side, or from a mask that a caller sent.
+They come from a grid, given as its number of cells a side, from superpixels that grow out of its
+cells (`service.explain.maps.superpixels`), or from a mask that a caller sent.
 """
 
 import numpy as np
@@ -11,17 +12,13 @@ from service.image.resize import Size, sides
 
 # Of a mask. As many as the finest grid has (32 × 32), so that a mask never costs more than a grid.
 LEAST, MOST = 2, 1024
+GRID, SUPERPIXELS = SEGMENTATIONS = ("grid", "superpixels")
 
 Segments = Int64[np.ndarray, "H W"]
 
 
-def cut(size: Size, segments: int | Segments) -> Segments:
-    """The segments of an input of `size`: those of a mask as they are, or a grid."""
-    return grid(size, segments) if isinstance(segments, int) else segments
-
-
 def cells(segments: int | Segments) -> int:
-    """The number of segments that `cut` makes of a large enough image."""
+    """The number of segments of a large enough image: of superpixels, at most."""
     return segments**2 if isinstance(segments, int) else count(segments)
 
 

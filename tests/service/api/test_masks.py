@@ -28,7 +28,7 @@ def test_every_way_in_explains_the_segments_of_a_mask(method, server):
     assert plain(form) == plain(body) == plain(beside)
     explanation = form["explanation"]
     assert explanation["parameters"]["mask"] == {"segments": 4}
-    assert "segments" not in explanation["parameters"]
+    assert not {"segments", "segmentation"} & set(explanation["parameters"])
     values = np.frombuffer(base64.b64decode(explanation["map"]["data"]), "<f4").reshape(32, 32)
     assert (values == values[0]).all()
     columns = values[0]
@@ -87,6 +87,12 @@ MISPLACED = {
         {},
         422,
         "segments is '8' and a mask was sent: give one of them",
+    ),
+    "superpixels as well": (
+        "/explain?method=lime&segmentation=superpixels",
+        {},
+        422,
+        "segmentation is 'superpixels' and a mask was sent: give one of them",
     ),
     "in the query": ("/explain?method=lime&mask=a", {}, 422, "mask is in the query"),
     "no base64": (

@@ -60,6 +60,6 @@ def test_defaults_of_a_dear_pass_fit_the_seconds(embedded):
         assert question.parameters == parameters
         assert seconds(question) <= 6.0
     few = {"segments": 4, "samples": 64, "max_samples": 64}
-    assert found["kernel_shap"] == {**few, "baseline": "mean", "seed": 0}
+    assert found["kernel_shap"] == {**few, "segmentation": "grid", "baseline": "mean", "seed": 0}
     given = ask(embedded.manifest, "kernel_shap", None, {"samples": 900}, defaults=found)
     assert given.parameters["samples"] == 900

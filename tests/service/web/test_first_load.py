@@ -162,7 +162,9 @@ def test_errors_of_the_service_are_shown_in_chinese_with_their_details(visitor):
     error = page.locator(".answer").get_by_role("alert")
     expect(error).to_contain_text("无法处理 旧.pdf")
     expect(error).to_contain_text("不支持这种格式")
-    expect(error).to_contain_text("请将图片转换为 JPEG、PNG、WebP、AVIF、GIF、BMP 或 TIFF 格式后再发送")
+    expect(error).to_contain_text(
+        "请将图片转换为 JPEG、PNG、WebP、AVIF、GIF、BMP 或 TIFF 格式后再发送"
+    )
     expect(error.locator("[lang=en]")).to_contain_text("look like a PDF")
     assert any("415" in message for message in visit.errors)
     visit.errors.clear()

@@ -5,7 +5,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from training.autodiff import Graph, prune
-from training.autodiff.model import sort
+from training.autodiff.model import sort, with_shapes
 
 FLOAT = TensorProto.FLOAT
 
@@ -67,3 +67,24 @@ def test_shapes_are_known_behind_a_group_normalization():
     )
     assert built.shape("normed") == built.shape("y") == (None, 4, 6, 6)
     assert [node.op_type for node in built.model.graph.node] == ["GroupNormalization", "Conv"]
+
+
+def test_many_whole_numbers_behind_an_unsqueeze_are_no_contradiction():
+    places = np.arange(5_000) % 7
+    nodes = [
+        helper.make_node("Unsqueeze", ["places", "axes"], ["column"]),
+        helper.make_node("GatherND", ["x", "column"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "gathered",
+        [helper.make_tensor_value_info("x", FLOAT, [7])],
+        [helper.make_tensor_value_info("y", FLOAT, [5_000])],
+        [numpy_helper.from_array(places, "places"), numpy_helper.from_array(np.array([1]), "axes")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    shapes = {
+        info.name: [dim.dim_value for dim in info.type.tensor_type.shape.dim]
+        for info in with_shapes(model, strict=True).graph.value_info
+    }
+    assert shapes["column"] == [5_000, 1]

@@ -7,6 +7,7 @@ from service.errors import InvalidParameter
 from service.explain import METHODS, ask, explain, masked
 from service.explain.maps.baselines import baseline_pixels
 from service.explain.maps.segments import areas, count, grid, of_labels
+from service.explain.maps.superpixels import superpixels
 from support import toys
 from support.images import draw
 
@@ -61,6 +62,17 @@ def test_of_a_linear_network_each_segment_gets_the_sum_of_its_pixels(seed, basel
         np.abs(np.bincount(cut.ravel(), shapley.ravel()) - sums).max() < 1e-4 * np.abs(sums).max()
     )
     assert np.ptp([np.ptp(shapley[cut == number]) for number in range(12)]) == 0
+
+
+@pytest.mark.parametrize("method", ["feature_ablation", "kernel_shap"])
+def test_of_a_linear_network_each_superpixel_gets_the_sum_of_its_pixels(method, tmp_path):
+    engine, pixels = toys.linear(tmp_path), toys.image()
+    cut = superpixels(pixels, 3)
+    sums = np.bincount(cut.ravel(), terms_of(engine, pixels, toys.weights_of()[0], "mean").ravel())
+    question = ask(engine.manifest, method, "0", {"segments": 3, "segmentation": "superpixels"})
+    found = explain(engine, pixels, question, engine.predict(pixels[None]).logits[0]).map
+    expected = sums[cut] if method == "feature_ablation" else (sums / areas(cut))[cut]
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
 
 
 def test_a_mask_of_two_halves_is_enough(tmp_path):
