@@ -198,6 +198,7 @@ def without_trust(bundle: Path, folder: Path) -> Path:
         known.manifest,
         temperature=1.0,
         entropy_power=0.0,
+        class_temperatures=(),
         features=None,
         prediction_sets=None,
         familiarity=None,

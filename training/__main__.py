@@ -512,6 +512,36 @@ def page(*, bundle_folder: Path, page_folder: Path, folder: Path | None) -> None
     "--data",
     "source",
     required=True,
+    help="Data that the bundle was made for, of which the images that the training held out are "
+    "taken; or images that it was not trained on, in a folder for each label: all are taken.",
+)
+@click.option(
+    "--out",
+    "folder",
+    type=FOLDER,
+    help="Folder of the new bundle. Default: BUNDLE.",
+)
+def calibrate(*, bundle_folder: Path, source: str, folder: Path | None) -> None:
+    """Fits what BUNDLE promises again: calibration, prediction sets, familiarity, drift.
+
+    Its graphs stay as they are. Its report and card are of the calibration before: audit it again.
+    """
+    from service.errors import BundleError
+    from training import commands
+    from training.data import DataError
+
+    try:
+        commands.calibrate(bundle_folder, source, folder or bundle_folder)
+    except (DataError, BundleError, FileExistsError) as error:
+        raise click.ClickException(str(error)) from None
+
+
+@main.command()
+@click.argument("bundle_folder", metavar="BUNDLE", type=FOLDER)
+@click.option(
+    "--data",
+    "source",
+    required=True,
     help="Data that the bundle was made for: cifar10, a folder, or a tar of one.",
 )
 @click.option(

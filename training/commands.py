@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from service.bundle import folder as contract
-from service.bundle.folder import CARD, Bundle
+from service.bundle.folder import CARD, INT8, Bundle
 from service.image.resize import scaled
 from training import audit
 from training.audit import board, comparison, schema
@@ -22,6 +22,7 @@ from training.data import planted, read, subset, table
 from training.data.read import Dataset
 from training.export import int8
 from training.export.bundle import make_bundle
+from training.export.recalibrated import recalibrate
 from training.file_command import print_summary, print_version
 from training.fit import defaults, loop, runs
 from training.fit.recipes import RECIPES, Recipe
@@ -251,6 +252,16 @@ def draw(source: Path, folder: Path, each: int, classes: list[str], seed: int) -
     click.echo(f"{folder}: {written.training:,} training images and {written.test:,} test images")
     if written.skipped:
         click.echo(read.describe(written.skipped))
+
+
+def calibrate(bundle_folder: Path, source: str, folder: Path) -> None:
+    """Calibrates a bundle again."""
+    calibrated, without_int8 = recalibrate(contract.load(bundle_folder), source, folder)
+    if without_int8:
+        click.echo(f"{INT8} is left out: nobody knows what it loses on other data", err=True)
+    if calibrated.has(contract.REPORT):
+        click.echo("report and card are of the calibration before: audit the bundle", err=True)
+    print_version(calibrated)
 
 
 def quantise(bundle_folder: Path, source: str, folder: Path, images: int, seed: int) -> None:
