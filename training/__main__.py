@@ -622,6 +622,13 @@ def quantise(*, bundle_folder: Path, source: str, folder: Path, images: int, see
     "minutes give the same images on every machine.",
 )
 @click.option(
+    "--strangers",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True),
+    help="Images of another kind, CLASS/*.jpg in a folder or a tar, to judge familiarity with. May "
+    "be given several times.",
+)
+@click.option(
     "--tensorboard",
     "board",
     type=FOLDER,
@@ -636,6 +643,7 @@ def audit(
     other: Path | None,
     minutes: float,
     board: Path | None,
+    strangers: tuple[Path, ...],
 ) -> None:
     """Measures BUNDLE on the test images, as it is served; adds report.json, plots and CARD.md.
 
@@ -655,6 +663,7 @@ def audit(
             minutes,
             other_folder=other,
             board_folder=board,
+            strangers=strangers,
         )
     except (DataError, BundleError, FileExistsError) as error:
         raise click.ClickException(str(error)) from None

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from training import audit
 from training.audit import board, comparison, schema
 from training.audit.card import card
 from training.audit.plots import plots
-from training.data import planted, read, subset, table
+from training.data import DataError, planted, read, subset, table
 from training.data.read import Dataset
 from training.export import int8
 from training.export.bundle import make_bundle
@@ -181,6 +181,7 @@ def audit_bundle(
     *,
     other_folder: Path | None,
     board_folder: Path | None,
+    strangers: Sequence[Path] = (),
 ) -> None:
     """Measures a bundle; writes report, plots and card, to `folder` with the rest of the bundle."""
     # both bundles and both data sets are read first: an error there comes before the long audit
@@ -188,12 +189,22 @@ def audit_bundle(
     other = None if other_folder is None else contract.load(other_folder)
     dataset = _data_for(bundle, source, seed)
     other_dataset = None if other is None else _data_for(other, source, seed)
-    report = audit.audit(bundle, dataset, seed, _run_sections, minutes)
+    strange = {
+        read.name_of(path): read.read_strangers(path, bundle.manifest.input) for path in strangers
+    }
+    if len(strange) < len(strangers):
+        raise DataError("two --strangers have one name, and the report has a row by name: rename")
+    report = audit.audit(bundle, dataset, seed, _run_sections, minutes, strange)
     if other is not None and other_dataset is not None:
         other_report = comparison.report_of(
             other, other_dataset.fingerprint, seed, minutes
         ) or audit.audit(other, other_dataset, seed, _run_sections, minutes)
-        report["comparison"] = comparison.comparison(report, other_report, other)
+        both = (
+            comparison.answers_of(bundle, dataset.test),
+            comparison.answers_of(other, other_dataset.test),
+        )
+        pairs = comparison.paired(*both, dataset.test.labels, seed)
+        report["comparison"] = comparison.comparison(report, other_report, other, pairs)
     schema.check(report)
     # plots of an earlier audit are left out: this one may have fewer
     files = {name: bundle.read(name) for name in bundle.manifest.files if not name.endswith(".png")}

@@ -214,5 +214,6 @@ def test_the_set_of_a_multi_label_model_holds_each_class_for_itself(labels, list
     answer = prediction(("sea", 0.97), ("ship", 0.4), labels=labels)
     found = answer.prediction_set._replace(by_class=True)
     assert words.trust(answer._replace(likely=answer.top[:1], prediction_set=found)) == (
-        f"prediction set: {listed}; each class, by itself, is in it for 95 % of the images that have the class"
+        f"prediction set: {listed}; "
+        "each class, by itself, is in it for 95 % of the images that have the class"
     )

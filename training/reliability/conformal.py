@@ -109,7 +109,7 @@ def members(
 def _counts(inside: Bool[np.ndarray, "rows classes"], labels: ClassIndices) -> Iterator[Counted]:
     """Sizes of at least LEAST_SETS sets, the last open above; then the classes that stood alone."""
     sizes, held = inside.sum(1), inside[np.arange(len(labels)), labels]
-    yield from _by_size(sizes, held)
+    yield from sets_by_size(sizes, held)
     alone = inside[sizes == 1].argmax(1)
     sets, right = np.bincount(alone), np.bincount(alone, held[sizes == 1])
     frequent = np.argsort(-sets, kind="stable")[:MOST_ALONE]
@@ -117,9 +117,13 @@ def _counts(inside: Bool[np.ndarray, "rows classes"], labels: ClassIndices) -> I
         yield Counted(1, 1, int(sets[label]), int(right[label]), label)
 
 
-def _by_size(
+def sets_by_size(
     sizes: Int64[np.ndarray, " rows"], held: Bool[np.ndarray, " rows"]
 ) -> Iterator[Counted]:
+    """The counts of sets with these sizes, of which those that `held` their class are marked.
+
+    Ranges of sizes have at least LEAST_SETS sets; the last range is open above.
+    """
     least, sets, right = 1, 0, 0
     counts = np.bincount(sizes), np.bincount(sizes, held).astype(int)
     rest = len(sizes)

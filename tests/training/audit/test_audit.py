@@ -56,6 +56,8 @@ def reports(audited):
 def test_two_audits_with_one_seed_write_the_same_report(audited, reports):
     first, second = reports
     assert first == {name: section for name, section in second.items() if name != "comparison"}
+    plots = [name for name in audited[0].manifest.files if name.endswith(".png")]
+    assert all(audited[0].read(name) == audited[1].read(name) for name in plots)
     shown = audited[0].read(contract.CARD).decode()
     assert f"**{first['test']['accuracy']:.4f}**" in shown
     assert audited[0].read("reliability.png").startswith(b"\x89PNG")
@@ -141,6 +143,15 @@ def test_two_models_stand_side_by_side_in_report_and_card(audited, reports):
         f"| figure | {manifest.name} | {manifest.name} {manifest.version} | difference |" in shown
     )
     assert "| +0.0000 |" in shown
+    assert section["paired"]["p_value"] == 1.0
+    assert "McNemar's exact test: p = 1" in " ".join(shown.split())
+
+
+def test_figures_of_the_comparison_have_intervals_that_hold_them(reports):
+    for name, value, interval in comparison.figures(reports[0]):
+        assert interval is not None, name
+        low, high = interval
+        assert low - 0.02 <= value <= high + 0.02, name
 
 
 def test_tensorboard_gets_figures_plots_and_card(audited, reports, tmp_path):
