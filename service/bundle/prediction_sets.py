@@ -48,7 +48,8 @@ class Counted:
             / (1 + square)
             * math.sqrt(self.share * (1 - self.share) / self.sets + square / (4 * self.sets))
         )
-        return max(0.0, middle - half), min(1.0, middle + half)
+        # of none or of all the ends are 0 and 1, which rounding misses
+        return max(0.0, min(self.share, middle - half)), min(1.0, max(self.share, middle + half))
 
 
 @dataclass(frozen=True)
