@@ -182,7 +182,7 @@ def sentences(answered: Sequence[Mapping[str, Any]], truth: Sequence[int]) -> li
     for answer, label in zip(answered, truth, strict=True):
         found = answer["prediction_set"]
         measured = found["measured"]
-        name = f"{measured['least_size']} to {measured['most_size'] or 'any'} classes"
+        name = f"classes: {measured['least_size']} to {measured['most_size'] or 'any'}"
         if measured["same_label"]:
             name = f"only {found['labels'][0]}"
         least = math.floor(100 * measured["interval"][0]) / 100  # as page and `why` say it
