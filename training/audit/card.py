@@ -255,7 +255,8 @@ def _conflicts(colour: Mapping[str, Any]) -> str:
     return (
         f"Of {colour['pairs']:,} images in the colours of one with another answer, "
         f"{colour['colour']:.1%} ({low:.1%} to {high:.1%}) got that answer and "
-        f"{colour['thing']:.1%} kept their own."
+        f"{percentage(colour['thing'], wilson_of(colour['thing'], colour['pairs']), 1)} kept "
+        "their own."
     )
 
 
@@ -291,7 +292,10 @@ def _races(section: Mapping[str, Any]) -> Iterator[str]:
                 figure(figures[f"{side}{of}"], figures[f"{side}{of}_interval"])
                 for of in ("", *(f"_{opponent}" for opponent in OPPONENTS))
             ]
-            won = " / ".join(f"{figures[f'{side}_better_than_{of}']:.0%}" for of in OPPONENTS)
+            won = " / ".join(
+                percentage_of(figures[f"{side}_better_than_{of}"], section["pictures"])
+                for of in OPPONENTS
+            )
             rows.append((name, *areas, won))
         yield from table((side, "map", *OPPONENT_COLUMNS, "better than each on"), rows)
         yield ""
@@ -315,6 +319,7 @@ def _random_orders(section: Mapping[str, Any]) -> list[str]:
 def _dependence(section: Mapping[str, Any]) -> list[str]:
     """For every method, the cosines of a map with others: class, images, shuffled weights."""
     intervals = section.get("cascade_intervals", {})
+    others = section.get("unrelated_intervals", {})
     rows = [
         (
             name,
@@ -322,7 +327,10 @@ def _dependence(section: Mapping[str, Any]) -> list[str]:
                 section["methods"].get(name, {}).get("class_cosine"),
                 section["methods"].get(name, {}).get("class_cosine_interval"),
             ),
-            *(_cosine(section["unrelated"].get(name, {}).get(of)) for of in ("median", "high")),
+            *(
+                _cosine(section["unrelated"].get(name, {}).get(of), others.get(name, {}).get(of))
+                for of in ("median", "high")
+            ),
             *(_cosine(value, intervals.get(name, {}).get(at)) for at, value in by_depth.items()),
         )
         for name, by_depth in section["cascade"].items()
@@ -357,6 +365,9 @@ def _reproduction(manifest: Manifest, report: Report) -> str:
     )
     if "minutes" in report:
         command += f" --minutes {report['minutes']:g}"
+    for name, entry in report["familiarity"].get("strangers", {}).items():
+        if not entry.get("tuned", True):
+            command += f" --strangers {name}"
     made = (
         f"`{command}` writes report.json and this card again. predict.onnx has sha256 "
         f"`{manifest.files[PREDICT].sha256}`."

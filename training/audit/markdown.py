@@ -19,7 +19,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def figure(value: float, ends: list[float] | None, digits: int = 3) -> str:
     """A figure with its interval, if it has one: "0.949 (0.944–0.954)"."""
     shown = f"{value:.{digits}f}"
-    return shown + (f" ({ends[0]:.{digits}f}–{ends[1]:.{digits}f})" if ends else "")
+    if ends is None:
+        return shown
+    between = "–" if ends[0] >= 0 else " to "  # a dash beside a minus is hard to read
+    return f"{shown} ({ends[0]:.{digits}f}{between}{ends[1]:.{digits}f})"
 
 
 def percentage(share: float, ends: list[float] | None, digits: int = 0) -> str:

@@ -148,7 +148,13 @@ def _familiarity(section: Mapping[str, Any]) -> Iterator[str]:
         )
         for kind, entry in strangers.items()
     ]
-    head = ("images of another kind", "tuned with", "images", "area under ROC", "called unfamiliar")
+    head = (
+        "images of another kind",
+        "tuned with it",
+        "images",
+        "area under ROC",
+        "called unfamiliar",
+    )
     yield from table(head, rows)
     yield ""
     yield paragraph(

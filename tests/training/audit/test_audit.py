@@ -38,6 +38,8 @@ def audited(bundle, drawn, tmp_path_factory):
             str(drawn),
             "--out",
             str(root / name),
+            "--strangers",
+            str(drawn),
             *more,
         ]
         done = subprocess.run(
@@ -75,6 +77,14 @@ def test_two_audits_with_one_seed_write_the_same_report(audited, reports):
             "attacks",
         )
     )
+
+
+def test_strangers_of_the_callers_own_are_judged_and_marked(drawn, reports):
+    found = reports[0]["familiarity"]["strangers"]
+    assert {name for name, entry in found.items() if not entry["tuned"]} == {drawn.name}
+    assert found[drawn.name]["pictures"] == 150
+    assert found[drawn.name]["auroc"] < 0.7, "images of the training are no strangers"
+    assert found["noise"]["tuned"]
 
 
 def test_every_map_with_a_sign_changes_with_a_broken_network(audited, reports):
@@ -202,7 +212,7 @@ def test_report_and_card_say_how_many_images_each_measure_had(audited, reports):
     assert first["images"]["explanations"] == first["explanations"]["pictures"]
     assert f"{first['images']['corruptions']} corrupted" in shown
     assert f"{first['images']['explanations']} explained, " in shown
-    assert "--minutes 20" in shown
+    assert "--minutes 20 --strangers discs`" in shown
 
 
 def test_a_report_of_another_bundle_makes_no_card(audited, reports):

@@ -12,6 +12,7 @@ of few samples is nearer to 0. The same seed draws the samples of both maps.
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -65,11 +66,14 @@ def figures(bundle: Bundle, engine: Engine, pixels: Pixels, seed: int) -> Mappin
             intervals[name][str(depth)] = _mean_interval(by_image, seed)
     found = {"cascade": cosines, "cascade_intervals": intervals}
     if len(pixels) < 2:  # noqa: PLR2004
-        return {**found, "unrelated": {}}
+        return {**found, "unrelated": {}, "unrelated_intervals": {}}
     others = {name: _maps(engine, pixels, rivals, each) for name, each in questions.items()}
     return {
         **found,
         "unrelated": {name: unrelated(maps, others[name]) for name, maps in plain.items()},
+        "unrelated_intervals": {
+            name: unrelated_intervals(maps, others[name], seed) for name, maps in plain.items()
+        },
     }
 
 
@@ -80,6 +84,22 @@ def unrelated(maps: Maps, others: Maps) -> Mapping[str, Any]:
         "pictures": len(maps),
         "median": float(np.median(found)),
         "high": float(np.percentile(found, HIGH)),
+    }
+
+
+def unrelated_intervals(maps: Maps, others: Maps, seed: int) -> Mapping[str, list[float]]:
+    """The intervals of `unrelated`, over images that are drawn again with all their pairs."""
+    every = np.array([[cosine(own, other) for other in others] for own in maps])
+
+    def of(rows: ClassIndices, percentile: float) -> float:
+        first, second = np.meshgrid(rows, rows)
+        # an image beside itself is no pair, drawn twice or not; some draws have no other
+        pairs = every[first, second][first != second]
+        return float(np.percentile(pairs if len(pairs) else every, percentile))
+
+    return {
+        name: bootstrap(partial(of, percentile=at), len(maps), seed)
+        for name, at in (("median", 50.0), ("high", float(HIGH)))
     }
 
 
