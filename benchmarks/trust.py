@@ -1,17 +1,19 @@
 """Calibration, prediction sets and familiarity, measured over HTTP on every test image.
 
-The figures are the calibration error in 15 bins, the coverage of prediction sets, and the area
-under the ROC curve of familiarity for out-of-distribution images. All come from /predict of a real
-server with default settings. The last figure is their cost: throughput beside a bundle without.
+The figures are the calibration error in 15 bins of equally many images, the coverage of prediction
+sets, the truth of the sentence of each set ("of sets like this one at least …"), and the area under
+the ROC curve of familiarity for out-of-distribution images. All come from /predict of a real server
+with default settings. The last figure is their cost: throughput beside a bundle without.
 """
 
 import json
+import math
 import statistics
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
@@ -30,9 +32,10 @@ from training.audit.measures.familiarity import auroc
 from training.audit.measures.out_of_distribution import out_of_distribution
 from training.autodiff import prune
 from training.data.read import read
+from training.figures.intervals import wilson
 
 OUT_OF_DISTRIBUTION, SEED = 1000, 0
-COVERAGE = "0.95"
+COVERAGE, COVERAGES = "0.95", ("0.90", "0.95", "0.99")
 CONNECTIONS, WARM_SECONDS = 16, 2
 
 
@@ -73,23 +76,36 @@ def main(data: Path, bundle: Path, rounds: int, seconds: float) -> None:
         )
         with load.candor_running(folder, bundle, load.image("/predict", bodies[0])) as server:
             paths = {
-                kind: f"/predict?top_k={len(labels)}&coverage={COVERAGE}&by_class={kind}"
+                (
+                    coverage,
+                    kind,
+                ): f"/predict?top_k={len(labels)}&coverage={coverage}&by_class={kind}"
+                for coverage in COVERAGES
                 for kind in ("false", "true")
             }
-            predicted = {
-                kind: answers(server, path, bodies, "jpeg") for kind, path in paths.items()
-            }
+            every = {key: answers(server, path, bodies, "jpeg") for key, path in paths.items()}
+            predicted = {kind: every[COVERAGE, kind] for kind in ("false", "true")}
             strange = {
                 kind: answers(server, "/predict", pngs, "png") for kind, pngs in drawn(data, bundle)
             }
     click.echo(f"{load.machine()}\n\n{len(files):,} test images over HTTP.\n")
     error = calibration_error(probabilities(predicted["false"], len(labels)), np.array(truth))
-    click.echo(f"Expected calibration error (15 bins): {error:.2%}.\n")
+    click.echo(f"Expected calibration error (15 bins of equally many): {error:.2%}.\n")
     rows = [
         (kind, *covered(predicted[key], truth, labels))
         for key, kind in (("false", "over all"), ("true", "by class"))
     ]
     click.echo(table((f"prediction sets of {COVERAGE}", "cover", "worst class", "mean size"), rows))
+    judged = {key: sentences(answered, truth) for key, answered in every.items()}
+    shown = [entry.row() for kind in ("false", "true") for entry in judged[COVERAGE, kind]]
+    click.echo("\n" + table(("the set", "says at least", "images", "held the class"), shown))
+    said = [entry for entries in judged.values() for entry in entries]
+    click.echo(
+        f"\n{len(said)} sentences of {len(COVERAGES)} coverages and both kinds: "
+        f"{sum(entry.high < entry.least for entry in said)} are contradicted by the interval of "
+        f"their test images, {sum(entry.share >= entry.least for entry in said)} have a share that "
+        "is not below the one that is said."
+    )
     header = ("out of distribution", "images", "AUROC")
     click.echo("\n" + table(header, familiar(predicted["false"], strange)))
     click.echo("\n" + cost(bundle, rounds, seconds))
@@ -141,6 +157,40 @@ def covered(
     inside = np.array([labels[index] in held for index, held in zip(truth, sets, strict=True)])
     worst = min(float(inside[np.array(truth) == index].mean()) for index in range(len(labels)))
     return f"{inside.mean():.4f}", f"{worst:.4f}", f"{np.mean([len(held) for held in sets]):.2f}"
+
+
+class Sentence(NamedTuple):
+    """The words on `images` sets of one kind, and the share of them that held the true class.
+
+    `least` is the share that is said, `high` the upper end of the interval of the `share`.
+    """
+
+    name: str
+    least: float
+    images: int
+    share: float
+    high: float
+
+    def row(self) -> tuple[str, str, int, str]:
+        """A row of the table."""
+        return self.name, f"{self.least:.0%}", self.images, f"{self.share:.3f}"
+
+
+def sentences(answered: Sequence[Mapping[str, Any]], truth: Sequence[int]) -> list[Sentence]:
+    """The sentence of each size and of each class alone, against the test images that got it."""
+    held: dict[tuple[str, float], list[bool]] = {}
+    for answer, label in zip(answered, truth, strict=True):
+        found = answer["prediction_set"]
+        measured = found["measured"]
+        name = f"classes: {measured['least_size']} to {measured['most_size'] or 'any'}"
+        if measured["same_label"]:
+            name = f"only {found['labels'][0]}"
+        least = math.floor(100 * measured["interval"][0]) / 100  # as page and `why` say it
+        held.setdefault((name, least), []).append(label in found["indices"])
+    return [
+        Sentence(name, least, len(rows), sum(rows) / len(rows), wilson(sum(rows), len(rows))[1])
+        for (name, least), rows in sorted(held.items())
+    ]
 
 
 def familiar(
@@ -198,6 +248,7 @@ def without_trust(bundle: Path, folder: Path) -> Path:
         known.manifest,
         temperature=1.0,
         entropy_power=0.0,
+        class_temperatures=(),
         features=None,
         prediction_sets=None,
         familiarity=None,

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
 from service.bundle.manifest import Manifest
+from service.bundle.prediction_sets import Counted
 from service.bundle.reference import Nearest
 from service.errors import InvalidParameter, short
 from service.runtime.graphs import Logits, OutputRow
@@ -59,9 +60,11 @@ class Class:
 
 
 class PredictionSet(NamedTuple):
-    """The classes that hold the true one with probability `coverage`, most probable first.
+    """The classes that may be the true one, most probable first.
 
-    In a multi-label model each class is in it for so many of the images that have the class.
+    Of the sets of all images a share `coverage` holds the true class. Sets of one class hold it
+    more often than large ones: `counted` are the held-out images' sets like this one, if they were
+    counted. In a multi-label model each class is in it for so many of the images that have it.
 
     `labels` are those of the first SET_LABELS or `top_k`, whichever is more; `indices` int64 (n,)
     are all. With `by_class` the coverage holds for the images of each class.
@@ -71,6 +74,7 @@ class PredictionSet(NamedTuple):
     coverage: float
     by_class: bool
     indices: Indices
+    counted: Counted | None = None
 
 
 class Familiarity(NamedTuple):
@@ -198,7 +202,12 @@ def _set(
     indices = _ordered(members, probabilities)
     listed = indices[: max(SET_LABELS, options.top_k)].tolist()
     labels = tuple(manifest.labels[index] for index in listed)
-    return PredictionSet(labels, float(options.coverage), by_class, indices)
+    counted = (
+        sets.like(len(indices), int(indices[0]), options.coverage, by_class=by_class)
+        if len(indices)
+        else None
+    )
+    return PredictionSet(labels, float(options.coverage), by_class, indices, counted)
 
 
 def _familiarity(row: OutputRow, manifest: Manifest) -> Familiarity | None:

@@ -4,6 +4,7 @@ Each function gives one sentence, for a terminal or a notebook. The page has sen
 its visitor's language.
 """
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -12,7 +13,7 @@ from jaxtyping import Float32
 from service.bundle.manifest import Manifest
 from service.explain import Attribution
 from service.explain.faithfulness import NAMES, Side, Unit, unbeaten
-from service.predictions import Class, Prediction
+from service.predictions import Class, Prediction, PredictionSet
 
 HALF = 0.5
 LISTED = 5  # classes of a prediction set
@@ -55,13 +56,31 @@ def trust(prediction: Prediction) -> str:
         more = f" and {len(found.indices) - LISTED} more" if len(found.indices) > LISTED else ""
         share, listed = _percent(float(found.coverage)), ", ".join(found.labels[:LISTED])
         words = f"prediction set: {listed or 'no class'}{more}; " + (
-            f"over all images, {share} of such sets hold the right class"
-            if prediction.likely is None
-            else f"each class is in it for {share} of the images that have the class"
+            f"each class, by itself, is in it for {share} of the images that have the class"
+            if found.by_class
+            else f"of all sets {share} hold the right class{_like_it(found)}"
         )
     if familiarity is not None and not familiarity.familiar:
         words = f"unlike the images that the network knows: do not rely on it; {words}"
     return words
+
+
+def _like_it(found: PredictionSet) -> str:
+    """The lower end of the share of held-out sets like this one, where they were counted."""
+    counted = found.counted
+    if counted is None:
+        return ""
+    # rounded down, so that "at least" stays true
+    least = f"{math.floor(100 * counted.interval[0])} %"
+    if counted.label is not None:
+        return f", of those that are only {found.labels[0]} at least {least}"
+    if counted.most is None:
+        size = f"{counted.least} or more classes" if counted.least > 1 else "any size"
+    elif counted.most == counted.least:
+        size = "one class" if counted.least == 1 else f"{counted.least} classes"
+    else:
+        size = f"{counted.least} to {counted.most} classes"
+    return f", of those of {size} at least {least}"
 
 
 def place(attribution: Attribution, manifest: Manifest) -> str:

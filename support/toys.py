@@ -11,7 +11,8 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from service.bundle import folder as contract
-from service.bundle.manifest import Bins, Distribution, Familiarity, Manifest, PredictionSets
+from service.bundle.manifest import Bins, Distribution, Familiarity, Manifest
+from service.bundle.prediction_sets import PredictionSets
 from service.image.resize import Input
 from service.runtime.engine import Engine
 from training.export.core import Core, graphs

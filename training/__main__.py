@@ -530,6 +530,36 @@ def page(*, bundle_folder: Path, page_folder: Path, folder: Path | None) -> None
     "--data",
     "source",
     required=True,
+    help="Data that the bundle was made for, of which the images that the training held out are "
+    "taken; or images that it was not trained on, in a folder for each label: all are taken.",
+)
+@click.option(
+    "--out",
+    "folder",
+    type=FOLDER,
+    help="Folder of the new bundle. Default: BUNDLE.",
+)
+def calibrate(*, bundle_folder: Path, source: str, folder: Path | None) -> None:
+    """Fits what BUNDLE promises again: calibration, prediction sets, familiarity, drift.
+
+    Its graphs stay as they are. Its report and card are of the calibration before: audit it again.
+    """
+    from service.errors import BundleError
+    from training import commands
+    from training.data import DataError
+
+    try:
+        commands.calibrate(bundle_folder, source, folder or bundle_folder)
+    except (DataError, BundleError, FileExistsError) as error:
+        raise click.ClickException(str(error)) from None
+
+
+@main.command()
+@click.argument("bundle_folder", metavar="BUNDLE", type=FOLDER)
+@click.option(
+    "--data",
+    "source",
+    required=True,
     help="Data that the bundle was made for: cifar10, a folder, or a tar of one.",
 )
 @click.option(
@@ -610,6 +640,13 @@ def quantise(*, bundle_folder: Path, source: str, folder: Path, images: int, see
     "minutes give the same images on every machine.",
 )
 @click.option(
+    "--strangers",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True),
+    help="Images of another kind, CLASS/*.jpg in a folder or a tar, to judge familiarity with. May "
+    "be given several times.",
+)
+@click.option(
     "--tensorboard",
     "board",
     type=FOLDER,
@@ -624,6 +661,7 @@ def audit(
     other: Path | None,
     minutes: float,
     board: Path | None,
+    strangers: tuple[Path, ...],
 ) -> None:
     """Measures BUNDLE on the test images, as it is served; adds report.json, plots and CARD.md.
 
@@ -643,6 +681,7 @@ def audit(
             minutes,
             other_folder=other,
             board_folder=board,
+            strangers=strangers,
         )
     except (DataError, BundleError, FileExistsError) as error:
         raise click.ClickException(str(error)) from None

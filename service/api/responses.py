@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from service.bundle.manifest import Manifest
+from service.bundle.prediction_sets import Counted
 from service.bundle.reference import Reference
 from service.explain import (
     Attribution,
@@ -67,6 +68,19 @@ def _set(result: PredictionSet | None) -> dict[str, Any] | None:
         "size": len(result.indices),
         "coverage": result.coverage,
         "by_class": result.by_class,
+        **({"measured": _counted(result.counted)} if result.counted else {}),
+    }
+
+
+def _counted(counted: Counted) -> dict[str, Any]:
+    low, high = counted.interval
+    return {
+        "sets": counted.sets,
+        "share": counted.share,
+        "interval": [low, high],
+        "least_size": counted.least,
+        "most_size": counted.most,
+        "same_label": counted.label is not None,
     }
 
 

@@ -6,6 +6,11 @@ plain temperature of Guo et al. (ICML 2017, arXiv 1706.04599). A power above 0 t
 that the network is sure of more than the others (after Balanya, Maroñas, Ramos, arXiv 2208.00461,
 without their softplus).
 
+A network may be too sure of its dogs and not sure enough of its horses, which one T cannot correct.
+T then has a factor for each class, too: Π `class_temperatures`[k]^p[k], with p = softmax(logits),
+so that the factor of a class counts as far as the network sees that class. A bias for each class
+(vector scaling, Guo et al.) would do so by changing decisions.
+
 Classes that do not exclude each other have a head of sigmoids, each calibrated for itself:
 sigmoid(`scale` · logit / `temperature` + `bias`), which is Platt's (Advances in Large Margin
 Classifiers, 1999).
@@ -32,8 +37,9 @@ Logits = Num[np.ndarray, "*rows classes"]
 
 @dataclass(frozen=True)
 class Calibration:
-    """The two numbers: `temperature` above 0, `entropy_power` in 0…1, which sigmoids do without.
+    """The numbers: `temperature` above 0, `entropy_power` in 0…1, which sigmoids do without.
 
+    `class_temperatures` are factors of the temperature, above 0, one for each class, or none.
     Sigmoids may have a `scale` above 0 and a `bias` for each class instead.
     """
 
@@ -42,10 +48,11 @@ class Calibration:
     head: Head = "softmax"
     scale: tuple[float, ...] = ()
     bias: tuple[float, ...] = ()
+    class_temperatures: tuple[float, ...] = ()
 
     def temperatures(self, logits: Logits) -> Float64[np.ndarray, "*rows 1"]:
         """The divisor of each image's logits."""
-        return self._temperatures(_below_largest(logits))
+        return self._temperatures(below_largest(logits))
 
     def probabilities(self, logits: Logits) -> Float64[np.ndarray, "*rows classes"]:
         """The calibrated probabilities of the classes."""
@@ -55,14 +62,11 @@ class Calibration:
         self, logits: Logits
     ) -> tuple[Float64[np.ndarray, "*rows 1"], Float64[np.ndarray, "*rows classes"]]:
         """Temperatures and probabilities."""
-        below = _below_largest(logits)
+        below = below_largest(logits)
         temperatures = self._temperatures(below)
         if self.head == "sigmoid":
             return temperatures, _sigmoid(self._scaled(logits.astype(np.float64) / temperatures))
-        exponentials = np.exp(below / temperatures)
-        return temperatures, np.asarray(
-            exponentials / np.add.reduce(exponentials, -1, keepdims=True)
-        )
+        return temperatures, shares(below / temperatures)
 
     def _scaled(
         self, values: Float64[np.ndarray, "*rows classes"]
@@ -79,11 +83,18 @@ class Calibration:
     def _temperatures(
         self, below: Float64[np.ndarray, "*rows classes"]
     ) -> Float64[np.ndarray, "*rows 1"]:
-        if not self.entropy_power:
-            return np.full((*below.shape[:-1], 1), self.temperature)
-        return np.asarray(
-            self.temperature * np.maximum(_entropy(below), LEAST_ENTROPY) ** self.entropy_power
-        )
+        if self.entropy_power:
+            share = np.maximum(entropy_share(below), LEAST_ENTROPY)
+            temperatures = np.asarray(self.temperature * share**self.entropy_power)
+        else:
+            temperatures = np.full((*below.shape[:-1], 1), self.temperature)
+        if self.class_temperatures:
+            temperatures *= np.exp(shares(below) @ self._log_factors[:, None])
+        return temperatures
+
+    @cached_property
+    def _log_factors(self) -> Float64[np.ndarray, " classes"]:
+        return np.log(self.class_temperatures)
 
 
 def _sigmoid(values: Float64[np.ndarray, "*rows classes"]) -> Float64[np.ndarray, "*rows classes"]:
@@ -91,12 +102,18 @@ def _sigmoid(values: Float64[np.ndarray, "*rows classes"]) -> Float64[np.ndarray
     return np.asarray(np.exp(-np.logaddexp(0, -values)))
 
 
-def _below_largest(logits: Logits) -> Float64[np.ndarray, "*rows classes"]:
+def below_largest(logits: Logits) -> Float64[np.ndarray, "*rows classes"]:
     """Each logit minus the largest of its image, so that no exponential overflows."""
     return np.asarray(logits.astype(np.float64) - np.maximum.reduce(logits, -1, keepdims=True))
 
 
-def _entropy(below: Float64[np.ndarray, "*rows classes"]) -> Float64[np.ndarray, "*rows 1"]:
+def shares(below: Float64[np.ndarray, "*rows classes"]) -> Float64[np.ndarray, "*rows classes"]:
+    """softmax(`below`), of logits that are nowhere above 0."""
+    exponentials = np.exp(below)
+    return np.asarray(exponentials / np.add.reduce(exponentials, -1, keepdims=True))
+
+
+def entropy_share(below: Float64[np.ndarray, "*rows classes"]) -> Float64[np.ndarray, "*rows 1"]:
     """The entropy of softmax(`below`) as a share of log K, 0…1."""
     exponentials = np.exp(below)
     total = np.add.reduce(exponentials, -1, keepdims=True)

@@ -15,11 +15,9 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal, get_args
 
-import numpy as np
-from jaxtyping import Float64
-
 from service.bundle import presentation, types
 from service.bundle.calibration import Calibration, Head
+from service.bundle.prediction_sets import PredictionSets
 from service.bundle.presentation import Sample, Texts
 from service.errors import ManifestError, SchemaVersionError, short
 from service.image.resize import Input, Resize
@@ -34,14 +32,13 @@ MAX_FEATURES = 2**20
 # bundles keep their versions.
 LATER = (
     *("head", "entropy_power", "int8", "prediction_sets", "familiarity", "distribution"),
-    *("title", "description", "samples", "platt", "layers", "unrelated"),
+    *("title", "description", "samples", "platt", "layers", "unrelated", "class_temperatures"),
 )
 # The layers of class activation maps, last first; tensors and parity have these names, too.
 LAST = "last"
 LAYERS = (LAST, "middle", "early")
 
 Evidence = Literal["neighbours", "energy"]
-Thresholds = Float64[np.ndarray, "*classes"]
 
 
 @dataclass(frozen=True)
@@ -93,33 +90,6 @@ class Platt:
     pictures: int
     scale: tuple[float, ...]
     bias: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class PredictionSets:
-    """Thresholds of prediction sets, fitted on `pictures` held-out images.
-
-    A set holds each class with a probability not below the threshold. By coverage, for example
-    "0.90", `marginal` has one threshold and `by_class` one for each class, in the labels' order.
-    A multi-label model has those by class alone: each covers the images that have the class.
-    """
-
-    pictures: int
-    marginal: Mapping[str, float]
-    by_class: Mapping[str, tuple[float, ...]]
-
-    @property
-    def coverages(self) -> tuple[str, ...]:
-        """The coverages that there are thresholds for."""
-        return tuple(self.by_class)
-
-    def thresholds(self, coverage: str, *, by_class: bool) -> Thresholds:
-        """The least probability of a member: one of each class (K,), or one of all ()."""
-        return self._by_class[coverage] if by_class else np.array(self.marginal[coverage])
-
-    @cached_property
-    def _by_class(self) -> Mapping[str, Thresholds]:
-        return {coverage: np.array(thresholds) for coverage, thresholds in self.by_class.items()}
 
 
 @dataclass(frozen=True)
@@ -213,7 +183,10 @@ class Digest:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A classifier, its calibration (`temperature`, `entropy_power`) and the digests of its files.
+    """A classifier, its calibration and the digests of its files.
+
+    The calibration: `temperature`, `entropy_power` and `class_temperatures`, of which a bundle has
+    none, or one for each class.
 
     `labels`: those of the classes in their order. Several classes may share one, as in ImageNet.
     `head`: "softmax" if an image has one class, "sigmoid" if it may have several or none
@@ -253,6 +226,7 @@ class Manifest:
     platt: Platt | None = None
     layers: tuple[Layer, ...] = ()
     unrelated: Mapping[str, Unrelated] = field(default_factory=dict)
+    class_temperatures: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.labels) < 2:  # noqa: PLR2004
@@ -261,6 +235,12 @@ class Manifest:
             raise ManifestError(f"temperature is {self.temperature}; it must be above 0")
         if not 0 <= self.entropy_power <= 1:
             raise ManifestError(f"entropy_power is {self.entropy_power}; it must be in 0…1")
+        classes = len(self.class_temperatures)
+        if classes and (classes != len(self.labels) or not min(self.class_temperatures) > 0):
+            raise ManifestError(
+                f"class_temperatures has {classes} numbers, of which the least is "
+                f"{min(self.class_temperatures)}; {len(self.labels)} above 0 are needed, or none"
+            )
         self._check_head()
         self._check_trust()
         self._check_layers()
@@ -272,7 +252,7 @@ class Manifest:
                 )
 
     def _check_head(self) -> None:
-        promises = ("entropy_power", "familiarity", "distribution")
+        promises = ("entropy_power", "class_temperatures", "familiarity", "distribution")
         given = [name for name in promises if getattr(self, name)]
         if self.is_multi_label and given:
             raise ManifestError(
@@ -330,7 +310,10 @@ class Manifest:
     def calibration(self) -> Calibration:
         """The calibration of its logits."""
         by_class = (self.platt.scale, self.platt.bias) if self.platt else ((), ())
-        return Calibration(self.temperature, self.entropy_power, self.head, *by_class)
+        return Calibration(
+            *(self.temperature, self.entropy_power, self.head, *by_class),
+            class_temperatures=self.class_temperatures,
+        )
 
     @property
     def is_multi_label(self) -> bool:
@@ -371,6 +354,7 @@ class Manifest:
         """This manifest as JSON values."""
         document = {"schema_version": SCHEMA_VERSION} | asdict(self)
         document["head"] = "sigmoid" if self.is_multi_label else None
+        document["prediction_sets"] = self.prediction_sets and self.prediction_sets.document()
         for entry in document["parity"].values():
             if not entry["left_out"]:
                 del entry["left_out"]  # as in older bundles
@@ -442,12 +426,13 @@ def _typed(document: dict[str, Any]) -> dict[str, Any]:
         )
     return document | {
         "labels": tuple(document["labels"]),
+        "class_temperatures": tuple(document.get("class_temperatures", ())),
         "input": Input(**spec),
         "self_test": _self_test(document.get("self_test")),
         "int8": None
         if int8 is None
         else Int8(**int8 | {"self_test": _self_test(int8["self_test"])}),
-        "prediction_sets": None if sets is None else _prediction_sets(**sets),
+        "prediction_sets": None if sets is None else PredictionSets.parse(**sets),
         "platt": None if platt is None else _platt(**platt),
         "familiarity": None if familiarity is None else Familiarity(**familiarity),
         "distribution": None if distribution is None else _distribution(**distribution),
@@ -465,16 +450,6 @@ def _typed(document: dict[str, Any]) -> dict[str, Any]:
 
 def _platt(pictures: int, scale: Iterable[float], bias: Iterable[float]) -> Platt:
     return Platt(pictures, tuple(scale), tuple(bias))
-
-
-def _prediction_sets(
-    pictures: int, marginal: Mapping[str, float], by_class: Mapping[str, Iterable[float]]
-) -> PredictionSets:
-    return PredictionSets(
-        pictures,
-        dict(marginal),
-        {coverage: tuple(thresholds) for coverage, thresholds in by_class.items()},
-    )
 
 
 def _distribution(pictures: int, **aspects: Any) -> Distribution:

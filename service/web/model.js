@@ -51,9 +51,12 @@ function plots() {
   return section(t("model.plots"), el("div", { class: "plots" }, names.map(plot)));
 }
 
-function calibration({ temperature, entropy_power: power = 0 }) {
-  if (power) return t("model.entropy", { temperature: number(temperature, 3), power: number(power, 3) });
-  return temperature === 1 ? t("model.uncalibrated") : number(temperature, 3);
+function calibration({ temperature, entropy_power: power = 0, class_temperatures: factors = [] }) {
+  const base = { temperature: number(temperature, 3), power: number(power, 3) };
+  const rest = power ? t("model.entropy", base) : base.temperature;
+  const ends = { least: number(Math.min(...factors), 2), most: number(Math.max(...factors), 2) };
+  if (factors.length > 0) return t("model.by-class", { rest, ...ends });
+  return temperature === 1 && !power ? t("model.uncalibrated") : rest;
 }
 
 /** Height and width of the network's input. */

@@ -123,7 +123,17 @@ function setText(set) {
   const labels = set.size > MAX_NAMES ? t("set.more", { labels: names, more: number(set.size - MAX_NAMES) }) : names;
   const values = { labels, coverage: percent(set.coverage), count: number(set.size) };
   if (state.manifest.head === "sigmoid") return t(set.size > 0 ? "set.each" : "set.empty", values);
-  return t(set.size === 1 ? "set.one" : "set.several", values);
+  const sentence = t(set.size === 1 ? "set.one" : "set.several", values);
+  return `${sentence}${t("set.and")}${set.measured ? likeIt(set.measured, labels) : t("set.like.unknown")}`;
+}
+
+/** Of held-out sets like this one, the least share that held the right class; rounded down, so that "at least" stays true. */
+function likeIt({ interval, sets, least_size: least, most_size: most, same_label: same }, labels) {
+  const values = { labels, share: percent(Math.floor(interval[0] * 100) / 100), sets: number(sets), least: number(least), most: number(most) };
+  if (same) return t("set.like.label", values);
+  if (most === null) return t("set.like.from", values);
+  if (most > least) return t("set.like.range", values);
+  return t(most === 1 ? "set.like.one" : "set.like.size", values);
 }
 
 function familiarityText(familiarity) {

@@ -65,6 +65,8 @@ CASES = [
     ("temperature", True),
     ("temperature", float("inf")),
     ("entropy_power", "0"),
+    ("class_temperatures", [float("nan")]),
+    ("class_temperatures", 0.5),
     ("input/size", 32.5),
     ("input/mean", [0.5, 0.5, float("nan")]),
     ("self_test", [0, float("inf")]),

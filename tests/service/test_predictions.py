@@ -8,7 +8,8 @@ from scipy.special import expit, logsumexp, softmax
 
 from service.api import responses
 from service.api.kserve import v2
-from service.bundle.manifest import Familiarity, Platt, PredictionSets
+from service.bundle.manifest import Familiarity, Platt
+from service.bundle.prediction_sets import PredictionSets
 from service.errors import InvalidParameter
 from service.explain.maps.target import find_target, ranking
 from service.predictions import (
@@ -43,6 +44,7 @@ def manifest(embedded):
         labels=tuple(LABELS),
         temperature=1.0,
         entropy_power=0.0,
+        class_temperatures=(),
         prediction_sets=None,
         familiarity=None,
     )

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from service import open_model, words
+from service.bundle.prediction_sets import Counted
 from service.explain import METHODS, Attribution, ask, faithfulness
 from service.explain.maps.target import Target
 from service.predictions import Class, Familiarity, Prediction, PredictionSet
@@ -49,7 +50,32 @@ def test_classes_that_stand_for_themselves_are_listed_if_they_are_likely():
 
 def test_an_unfamiliar_image_is_warned_of_first():
     assert words.trust(prediction(("cat", 0.9), familiar=False)).startswith("unlike the images")
-    assert words.trust(prediction(("cat", 0.9))).startswith("prediction set: cat, dog; over all")
+    assert words.trust(prediction(("cat", 0.9))).startswith("prediction set: cat, dog; of all sets")
+
+
+@pytest.mark.parametrize(
+    ("counted", "said"),
+    [
+        (None, "of all sets 95 % hold the right class"),
+        (Counted(1, 1, 361, 320, label=3), ", of those that are only cat at least 84 %"),
+        (Counted(1, 1, 4291, 4116), ", of those of one class at least 95 %"),
+        (Counted(2, 2, 570, 512), ", of those of 2 classes at least 87 %"),
+        (Counted(2, 4, 570, 512), ", of those of 2 to 4 classes at least 87 %"),
+        (Counted(3, None, 139, 124), ", of those of 3 or more classes at least 82 %"),
+    ],
+)
+def test_a_set_says_what_held_out_sets_like_it_were_worth(counted, said):
+    answer = prediction(("cat", 0.9))
+    found = answer.prediction_set._replace(counted=counted)
+    assert words.trust(answer._replace(prediction_set=found)).endswith(said)
+
+
+def test_a_promise_by_class_is_said_to_be_one_of_each_class():
+    answer = prediction(("cat", 0.9))
+    found = answer.prediction_set._replace(by_class=True, counted=Counted(2, 2, 570, 512))
+    assert words.trust(answer._replace(prediction_set=found)).endswith(
+        "each class, by itself, is in it for 95 % of the images that have the class"
+    )
 
 
 def test_a_large_set_names_five_classes_and_counts_the_rest():
@@ -186,6 +212,8 @@ def test_the_cosine_of_classes_is_judged_beside_that_of_unrelated_maps(
 @pytest.mark.parametrize(("labels", "listed"), [(("sea", "ship"), "sea, ship"), ((), "no class")])
 def test_the_set_of_a_multi_label_model_holds_each_class_for_itself(labels, listed):
     answer = prediction(("sea", 0.97), ("ship", 0.4), labels=labels)
-    assert words.trust(answer._replace(likely=answer.top[:1])) == (
-        f"prediction set: {listed}; each class is in it for 95 % of the images that have the class"
+    found = answer.prediction_set._replace(by_class=True)
+    assert words.trust(answer._replace(likely=answer.top[:1], prediction_set=found)) == (
+        f"prediction set: {listed}; "
+        "each class, by itself, is in it for 95 % of the images that have the class"
     )

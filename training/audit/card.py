@@ -6,21 +6,24 @@ so a report of another bundle makes no card.
 
 import json
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from service.bundle.folder import PREDICT
 from service.bundle.manifest import Manifest
 from service.explain.faithfulness import OPPONENTS, SIDES
 from service.image.resize import described
-from training.audit.comparison import table
+from training.audit.comparison import sentences
+from training.audit.comparison import table as comparison_table
 from training.audit.findings import P_VALUE
+from training.audit.markdown import figure, interval, paragraph, percentage, percentage_of, table
+from training.audit.reliability_card import reliability
 from training.figures.accuracy import class_figures
 from training.figures.intervals import wilson_of
-from training.reliability.fitting import held_out_sentence
 
 Report = Mapping[str, Any]
 SHOWN = 20  # labels
+CLASS_FIGURES = ("precision", "recall", "f1-score")
 MEASURED = {  # images of each measure
     "familiarity": "of each other kind",
     "attacks": "attacked",
@@ -71,7 +74,7 @@ def card(manifest: Manifest, report: Report) -> str:
             _metadata(manifest, report),
             _introduction(manifest, report),
             _accuracy(report),
-            _reliability(manifest, report),
+            reliability(manifest, report),
             _robustness(report),
             _bias(report),
             _explanations(report),
@@ -117,17 +120,17 @@ def _introduction(manifest: Manifest, report: Report) -> str:
     return "\n".join(
         [
             f"# {manifest.name}\n",
-            _paragraph(
+            paragraph(
                 f"{origin}. It distinguishes {len(manifest.labels)} classes: {shown}. Input: "
                 f"{described(manifest.input.size)} pixels, RGB."
             ),
-            _paragraph(
+            paragraph(
                 "**Meant for** trying out and teaching explanations, calibration and audits of "
                 "image classifiers. **Not meant for** decisions about people or safety, nor for "
                 "images of anything but these classes: every image gets one of them. Familiarity, "
                 "below, shows if an image is unlike the training images."
             ),
-            _paragraph(
+            paragraph(
                 f"Data: {report['data']['name']}, fingerprint "
                 f"`{report['data']['fingerprint'][:12]}…`. Its own licence decides what it may be "
                 "used for, not this card."
@@ -138,64 +141,26 @@ def _introduction(manifest: Manifest, report: Report) -> str:
 
 def _accuracy(report: Report) -> str:
     test = report["test"]
+    intervals = test.get("class_intervals", {})
     rows = [
-        (name, *(f"{entry[figure]:.3f}" for figure in ("precision", "recall", "f1-score")))
+        (name, *(figure(entry[of], intervals.get(name, {}).get(of)) for of in CLASS_FIGURES))
         for name, entry in class_figures(test).items()
     ]
     shown = rows if len(rows) <= SHOWN else [*rows[:SHOWN], ("…", "", "", "")]
     return "\n".join(
         [
             "## Accuracy\n",
-            _paragraph(
+            paragraph(
                 f"On {test['pictures']:,} test images, one view: "
-                f"accuracy **{test['accuracy']:.4f}** ({_interval(test['accuracy_interval'])}), "
-                f"macro F1 **{test['macro_f1']:.4f}** ({_interval(test['macro_f1_interval'])}). "
-                "In brackets 95% intervals: Wilson's of the accuracy, a bootstrap's of macro F1."
+                f"accuracy **{test['accuracy']:.4f}** ({interval(test['accuracy_interval'])}), "
+                f"macro F1 **{test['macro_f1']:.4f}** ({interval(test['macro_f1_interval'])}). "
+                "In brackets 95% intervals: Wilson's of shares of images, DeLong's of areas under "
+                "ROC, and a bootstrap's of all else."
             ),
-            *_table(("class", "precision", "recall", "F1"), shown),
+            *table(("class", "precision", "recall", "F1"), shown),
             "",
         ]
     )
-
-
-def _reliability(manifest: Manifest, report: Report) -> str:
-    calibration = report["calibration"]
-    lines = [
-        "## Reliability\n",
-        _paragraph(
-            f"Probabilities are {_calibration(manifest)}. The expected calibration error in 15 "
-            f"bins is {calibration['ece']:.2%} ({calibration['ece_before']:.2%} before "
-            f"calibration). {held_out_sentence(manifest)}"
-        ),
-    ]
-    if report["prediction_sets"]:
-        lines += [
-            *_table(
-                ("prediction sets of", "coverage", "worst class", "mean size"), _set_rows(report)
-            ),
-            "\nThe coverage is promised for images like the held-out ones, and for no others.\n",
-        ]
-    if report["familiarity"]:
-        kinds = report["familiarity"]["strangers"]
-        rows = [(kind, f"{f['auroc']:.3f}", f"{f['rate']:.0%}") for kind, f in kinds.items()]
-        lines += [
-            *_table(("images of another kind", "area under ROC", "called unfamiliar"), rows),
-            f"\n{report['familiarity']['test_familiar']:.1%} of the test images are familiar.\n",
-        ]
-    return "\n".join(lines)
-
-
-def _set_rows(report: Report) -> list[tuple[str, ...]]:
-    return [
-        (
-            f"{coverage}, {kind.replace('_', ' ')}",
-            f"{figures['coverage']:.3f}",
-            f"{figures['worst_class']:.3f}",
-            f"{figures['mean_size']:.2f}",
-        )
-        for coverage, kinds in report["prediction_sets"].items()
-        for kind, figures in kinds.items()
-    ]
 
 
 def _robustness(report: Report) -> str:
@@ -203,12 +168,14 @@ def _robustness(report: Report) -> str:
     hardest = sorted(section["accuracy"], key=lambda name: section["accuracy"][name][-1])[:3]
     lines = [
         "## Robustness\n",
-        _paragraph(
+        paragraph(
             f"Corrupted images (15 kinds, 5 severities, {section['pictures']:,} images): mean "
-            f"accuracy {_figure(section['mean'], section.get('mean_interval'))}; "
-            f"{section['clean']:.3f} without corruption. "
+            f"accuracy {figure(section['mean'], section.get('mean_interval'))}; "
+            f"{_clean(section)} without corruption. "
             f"Hardest at the highest severity: {', '.join(hardest)}."
         ),
+        *table(("corruption", "mean of the severities", "at the highest"), _corruptions(section)),
+        "",
     ]
     if "attacks" in report:
         attacks = report["attacks"]
@@ -217,37 +184,54 @@ def _robustness(report: Report) -> str:
             (
                 name.replace("_", " "),
                 *(
-                    _figure(value, ends.get(name, {}).get(radius))
+                    figure(value, ends.get(name, {}).get(radius))
                     for radius, value in by_radius.items()
                 ),
             )
             for name, by_radius in attacks["accuracy"].items()
         ]
         lines += [
-            _paragraph(
+            paragraph(
                 f"Attacks through the model's own gradient ({attacks['pictures']} images, accuracy "
                 f"{attacks['clean']:.3f} before): accuracy by radius, in grey levels of 255."
             ),
-            *_table(("attack", *map(str, attacks["radius_levels"])), rows),
-            *([f"\n{_paragraph(ATTACKS.format(**attacks))}".rstrip()] if ends else []),
+            *table(("attack", *map(str, attacks["radius_levels"])), rows),
+            *([f"\n{paragraph(ATTACKS.format(**attacks))}".rstrip()] if ends else []),
             "\nThis model has no protection against attackers that choose the images.\n",
         ]
     return "\n".join(lines)
+
+
+def _clean(section: Mapping[str, Any]) -> str:
+    return figure(section["clean"], wilson_of(section["clean"], section["pictures"]))
+
+
+def _corruptions(section: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    intervals = section.get("kind_intervals", {})
+    return [
+        (
+            kind.replace("_", " "),
+            figure(sum(values) / len(values), intervals.get(kind)),
+            figure(values[-1], wilson_of(values[-1], section["pictures"])),
+        )
+        for kind, values in section["accuracy"].items()
+    ]
 
 
 def _bias(report: Report) -> str:
     bias = report["bias"]
     uneven = [entry for entry in bias["slices"] if entry["p_value"] < P_VALUE]
     slices = "; ".join(
-        f"{entry['property']} {entry['slice']}, accuracy {entry['accuracy']:.3f} "
+        f"{entry['property']} {entry['slice']}, accuracy "
+        f"{figure(entry['accuracy'], entry['accuracy_interval'])} "
         f"({100 * entry['excess']:+.1f} points)"
         for entry in uneven
     )
     rows = [
         (
             name.replace("_", " "),
-            f"{figures['flip_rate']:.1%}",
-            f"{figures['accuracy']:.3f}",
+            percentage(figures["flip_rate"], figures.get("flip_rate_interval"), 1),
+            figure(figures["accuracy"], figures.get("accuracy_interval")),
             figures["most_hit"] if figures["flip_rate"] else "–",
         )
         for name, figures in bias["edits"].items()
@@ -255,17 +239,22 @@ def _bias(report: Report) -> str:
     return "\n".join(
         [
             "## Bias\n",
-            _paragraph(
-                f"The best and the worst class differ by {100 * bias['classes']['gap']:.1f} points "
+            paragraph(
+                f"The best and the worst class differ by {_points(bias['classes'])} points "
                 "of accuracy. Slices of similar images with another accuracy than their classes "
                 f"(5%, corrected for the number of slices): {slices or 'none'}."
             ),
-            *_table(("edit", "answers that change", "accuracy after it", "most affected"), rows),
+            *table(("edit", "answers that change", "accuracy after it", "most affected"), rows),
             "",
-            _paragraph(_conflicts(bias["colour"])),
-            *(_paragraph(f"**Finding:** {finding}.") for finding in report["findings"]),
+            paragraph(_conflicts(bias["colour"])),
+            *(paragraph(f"**Finding:** {finding}.") for finding in report["findings"]),
         ]
     )
+
+
+def _points(classes: Mapping[str, Any]) -> str:
+    ends = classes.get("gap_interval")
+    return figure(100 * classes["gap"], ends and [100 * end for end in ends], 1)
 
 
 def _conflicts(colour: Mapping[str, Any]) -> str:
@@ -273,7 +262,8 @@ def _conflicts(colour: Mapping[str, Any]) -> str:
     return (
         f"Of {colour['pairs']:,} images in the colours of one with another answer, "
         f"{colour['colour']:.1%} ({low:.1%} to {high:.1%}) got that answer and "
-        f"{colour['thing']:.1%} kept their own."
+        f"{percentage(colour['thing'], wilson_of(colour['thing'], colour['pairs']), 1)} kept "
+        "their own."
     )
 
 
@@ -283,15 +273,15 @@ def _explanations(report: Report) -> str:
     section = report["explanations"]
     lines = [f"## Explanations\n\n{section['pictures']} test images, for the predicted class.\n"]
     if "deletion_blob" in next(iter(section["methods"].values()), {}):
-        lines += [*_races(section), _paragraph(RACES)]
+        lines += [*_races(section), paragraph(RACES)]
     else:
         lines += [*_random_orders(section), ""]
     if "unrelated" in section:
-        lines += [*_dependence(section), "", _paragraph(DEPENDENCE)]
+        lines += [*_dependence(section), "", paragraph(DEPENDENCE)]
     return "\n".join(
         [
             *lines,
-            _paragraph(
+            paragraph(
                 "A map shows what the answer depends on, and not that the answer is right. With a "
                 "class cosine near 1 the map of another class would look the same. "
                 "docs/explanations.md explains each figure."
@@ -306,12 +296,15 @@ def _races(section: Mapping[str, Any]) -> Iterator[str]:
         rows = []
         for name, figures in section["methods"].items():
             areas = [
-                _figure(figures[f"{side}{of}"], figures[f"{side}{of}_interval"])
+                figure(figures[f"{side}{of}"], figures[f"{side}{of}_interval"])
                 for of in ("", *(f"_{opponent}" for opponent in OPPONENTS))
             ]
-            won = " / ".join(f"{figures[f'{side}_better_than_{of}']:.0%}" for of in OPPONENTS)
+            won = " / ".join(
+                percentage_of(figures[f"{side}_better_than_{of}"], section["pictures"])
+                for of in OPPONENTS
+            )
             rows.append((name, *areas, won))
-        yield from _table((side, "map", *OPPONENT_COLUMNS, "better than each on"), rows)
+        yield from table((side, "map", *OPPONENT_COLUMNS, "better than each on"), rows)
         yield ""
 
 
@@ -322,34 +315,40 @@ def _random_orders(section: Mapping[str, Any]) -> list[str]:
             name,
             f"{figures['deletion']:.3f}",
             f"{figures['deletion_random']:.3f}",
-            _percentage(figures["deletion_better_than_random"], section["pictures"]),
+            percentage_of(figures["deletion_better_than_random"], section["pictures"]),
             f"{figures['class_cosine']:.2f}",
         )
         for name, figures in section["methods"].items()
     ]
-    return _table(
-        ("method", "deletion", "random order", "better than random", "class cosine"), rows
-    )
+    return table(("method", "deletion", "random order", "better than random", "class cosine"), rows)
 
 
 def _dependence(section: Mapping[str, Any]) -> list[str]:
     """For every method, the cosines of a map with others: class, images, shuffled weights."""
+    intervals = section.get("cascade_intervals", {})
+    others = section.get("unrelated_intervals", {})
     rows = [
         (
             name,
-            _cosine(section["methods"].get(name, {}).get("class_cosine")),
-            *(_cosine(section["unrelated"].get(name, {}).get(of)) for of in ("median", "high")),
-            *(f"{value:.2f}" for value in by_depth.values()),
+            _cosine(
+                section["methods"].get(name, {}).get("class_cosine"),
+                section["methods"].get(name, {}).get("class_cosine_interval"),
+            ),
+            *(
+                _cosine(section["unrelated"].get(name, {}).get(of), others.get(name, {}).get(of))
+                for of in ("median", "high")
+            ),
+            *(_cosine(value, intervals.get(name, {}).get(at)) for at, value in by_depth.items()),
         )
         for name, by_depth in section["cascade"].items()
     ]
     depths = next(iter(section["cascade"].values()))
     shuffled = (f"{float(depth):.0%} shuffled" for depth in depths)
-    return _table(("cosine", "class", "other images", "of 95% up to", *shuffled), rows)
+    return table(("cosine", "class", "other images", "of 95% up to", *shuffled), rows)
 
 
-def _cosine(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+def _cosine(value: float | None, ends: list[float] | None = None) -> str:
+    return "–" if value is None else figure(value, ends, 2)
 
 
 def _comparison(manifest: Manifest, report: Report) -> list[str]:
@@ -359,9 +358,10 @@ def _comparison(manifest: Manifest, report: Report) -> list[str]:
     section = report["comparison"]
     lines = [
         f"## Comparison with {section['with']['name']} {section['with']['version']}\n",
-        table(section, manifest.name),
+        paragraph(sentences(section)),
+        comparison_table(section, manifest.name),
         "",
-        *(_paragraph(f"**Finding on the other:** {finding}.") for finding in section["findings"]),
+        *(paragraph(f"**Finding on the other:** {finding}.") for finding in section["findings"]),
     ]
     return ["\n".join(lines)]
 
@@ -372,11 +372,14 @@ def _reproduction(manifest: Manifest, report: Report) -> str:
     )
     if "minutes" in report:
         command += f" --minutes {report['minutes']:g}"
+    for name, entry in report["familiarity"].get("strangers", {}).items():
+        if not entry.get("tuned", True):
+            command += f" --strangers {name}"
     made = (
         f"`{command}` writes report.json and this card again. predict.onnx has sha256 "
         f"`{manifest.files[PREDICT].sha256}`."
     )
-    return "## Reproduction\n\n" + "\n".join(map(_paragraph, (made, *_images(report))))
+    return "## Reproduction\n\n" + "\n".join(map(paragraph, (made, *_images(report))))
 
 
 def _images(report: Report) -> Iterator[str]:
@@ -394,35 +397,3 @@ def _images(report: Report) -> Iterator[str]:
         f"The other measures have all {report['test']['pictures']:,} test images. In brackets are "
         "95% intervals; those of fewer images are wider."
     )
-
-
-def _calibration(manifest: Manifest) -> str:
-    if not manifest.entropy_power:
-        return f"softmax(logits / {manifest.temperature:.3f})"
-    return (
-        f"softmax(logits / T), T = {manifest.temperature:.3f} · H^{manifest.entropy_power:.3f}, "
-        "H the entropy of softmax(logits) as a share of its maximum"
-    )
-
-
-def _paragraph(text: str) -> str:
-    """The text in lines of at most 100 characters, with an empty line behind it."""
-    return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False) + "\n"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a Markdown table."""
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
-
-
-def _figure(value: float, ends: list[float] | None) -> str:
-    return f"{value:.3f}" + (f" ({ends[0]:.3f}–{ends[1]:.3f})" if ends else "")
-
-
-def _percentage(share: float, count: int) -> str:
-    low, high = wilson_of(share, count)
-    return f"{share:.0%} ({low:.0%}–{high:.0%})"
-
-
-def _interval(ends: list[float]) -> str:
-    return f"{ends[0]:.4f}–{ends[1]:.4f}"

@@ -4,6 +4,7 @@ A second audit with the same seed gives the same report.
 """
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,32 +21,38 @@ from training.audit.measures.colour import conflicts
 from training.audit.measures.corruptions import CORRUPTIONS, SEVERITIES, corrupted
 from training.audit.measures.edits import edits
 from training.audit.measures.explanations import explanations
-from training.audit.measures.familiarity import familiarity
+from training.audit.measures.familiarity import familiarity, left_out
 from training.audit.measures.importance import importance
 from training.audit.measures.out_of_distribution import out_of_distribution
 from training.audit.measures.sets import sets
 from training.audit.measures.slices import slices
 from training.data.images import Images, in_threads
 from training.data.read import Dataset
-from training.figures.accuracy import accuracy
+from training.figures.accuracy import accuracy, class_intervals
 from training.figures.intervals import bootstrap
 from training.figures.labels import label_issues
 from training.figures.outputs import outputs_of
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 Section = Callable[[], Any]
 Runner = Callable[[Mapping[str, Section]], Mapping[str, Any]]
 
 
 def audit(
-    bundle: Bundle, dataset: Dataset, seed: int, run: Runner, minutes: float
+    bundle: Bundle,
+    dataset: Dataset,
+    seed: int,
+    run: Runner,
+    minutes: float,
+    strangers: Mapping[str, Images] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """The report on `bundle`, from the test images of `dataset`.
 
-    `minutes` bound the images of each measure (training/audit/budget.py); one pass over all images
-    comes on top. `run` calls the sections, which are given by name, and returns their results; it
-    may show progress.
+    `strangers` are further images of other kinds, by name, to judge familiarity with. `minutes`
+    bound the images of each measure (training/audit/budget.py); one pass over all images comes on
+    top. `run` calls the sections, which are given by name, and returns their results; it may show
+    progress.
     """
     # on the CPU, which every machine has: reports compare
     engine, test = Engine(bundle, "cpu"), dataset.test
@@ -58,16 +65,26 @@ def audit(
         for name in ("attacks", "corruptions", "edits", "explanations")
     )
     strange = images["familiarity"]
+    given = {name: _drawn(found, strange, seed).pixels for name, found in strangers.items()}
     first = test.rows(np.arange(min(strange, len(test))))
     sections: dict[str, Section] = {
-        "test": lambda: accuracy(predicted, test.labels, manifest.labels, seed),
-        "calibration": lambda: calibration(outputs.logits, test.labels, manifest.calibration),
-        "prediction_sets": lambda: sets(outputs, test.labels, manifest),
-        "familiarity": lambda: familiarity(
-            engine,
-            outputs,
-            out_of_distribution(first, manifest.input, strange, seed),
+        "test": lambda: {
+            **accuracy(predicted, test.labels, manifest.labels, seed),
+            "class_intervals": class_intervals(predicted, test.labels, manifest.labels, seed),
+        },
+        "calibration": lambda: calibration(
+            outputs.logits, test.labels, manifest.calibration, manifest.labels, seed
         ),
+        "prediction_sets": lambda: sets(outputs, test.labels, manifest, seed),
+        "familiarity": lambda: {
+            **familiarity(
+                engine,
+                outputs,
+                {**given, **out_of_distribution(first, manifest.input, strange, seed)},
+                given,
+            ),
+            **left_out(bundle, outputs, test.labels),
+        },
         "bias": lambda: {
             **slices(test, predicted, manifest, seed),
             "edits": edits(engine, edited.pixels, edited.labels),
@@ -129,14 +146,21 @@ def _corruptions(engine: Engine, images: Images, seed: int) -> Mapping[str, Any]
     rows = np.stack(list(in_threads(correct, kinds)))
     accuracy = [float(row.mean()) for row in rows]
     levels = len(SEVERITIES)
-    by_kind = {
-        name: accuracy[levels * place : levels * (place + 1)]
-        for place, name in enumerate(CORRUPTIONS)
+    places = {
+        name: slice(levels * place, levels * (place + 1)) for place, name in enumerate(CORRUPTIONS)
     }
+    by_kind = {name: accuracy[place] for name, place in places.items()}
+
+    def interval(place: slice) -> list[float]:
+        # the same image in all severities: it is drawn with all of them
+        right = rows[place].mean(0)
+        return bootstrap(lambda drawn: float(right[drawn].mean()), len(images), seed)
+
     return {
         "pictures": len(images),
         "clean": float((engine.predict(pixels).logits.argmax(1) == images.labels).mean()),
         "accuracy": by_kind,
         "mean": float(np.mean(list(by_kind.values()))),
-        "mean_interval": bootstrap(lambda drawn: float(rows[:, drawn].mean()), len(images), seed),
+        "mean_interval": interval(slice(None)),
+        "kind_intervals": {name: interval(place) for name, place in places.items()},
     }

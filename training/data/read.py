@@ -76,7 +76,7 @@ def read(
         splits |= {"train": training, "validation": validation}
     drawn = tuple(split for split in ("validation", "test") if split not in found.splits)
     return Dataset(
-        Path(source).name.split(".")[0],
+        name_of(Path(source)),
         found.classes,
         splits["train"],
         splits["validation"],
@@ -117,6 +117,22 @@ def read_labelled(
         )
     scanned = scan(placed, spec, classes)
     return joined(list(scanned.splits.values())), skipped + scanned.skipped
+
+
+def read_strangers(source: Path, spec: Input) -> Images:
+    """All images of a folder, a tar or a CSV, whatever their labels; other files are left out.
+
+    Raises:
+        DataError: the source is missing, or holds no images.
+    """
+    placed, _ = find(source)
+    classes = tuple(sorted({item.label for item in placed}))
+    return joined(list(scan(placed, spec, classes).splits.values()))
+
+
+def name_of(source: Path) -> str:
+    """The name of the data in `source`: that of the file or folder, up to the first dot."""
+    return source.name.split(".")[0]
 
 
 def describe(skipped: list[Skipped] | tuple[Skipped, ...]) -> str:

@@ -21,6 +21,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from sklearn.metrics import f1_score
 
 from service.bundle import folder as contract
+from service.bundle.calibration import Calibration
 from service.bundle.folder import Bundle
 from service.bundle.manifest import Int8
 from service.runtime.engine import Engine
@@ -146,6 +147,20 @@ def measure(
         machine=_machine(),
         date=datetime.now(UTC).date().isoformat(),
     )
+
+
+def losses(bundle: Bundle, calibration: Calibration, test: Images) -> tuple[float, float]:
+    """The log losses of predict.int8.onnx and predict.onnx of `bundle` with another calibration."""
+    plain = replace(bundle.manifest, self_test=None, int8=None)
+
+    def loss(name: str) -> float:
+        with tempfile.TemporaryDirectory() as scratch:
+            files = {contract.PREDICT: bundle.read(name)}
+            engine = Engine(contract.write(Path(scratch) / "draft", plain, files), "cpu")
+            logits = outputs_of(engine, test).logits
+        return negative_log_likelihood(logits, test.labels, calibration)
+
+    return loss(contract.INT8), loss(contract.PREDICT)
 
 
 def check(figures: Int8) -> None:

@@ -34,6 +34,7 @@ def card(run: Run, manifest: Manifest, figures: Mapping[str, Any]) -> str:
         for low, high in (test["accuracy_interval"], test["macro_f1_interval"])
     )
     remark = guessing(test)
+    factors = ", times a factor for each class" if manifest.class_temperatures else ""
     return (
         f"# {manifest.name}\n\n"
         f"{recipe.network}, trained on {run.subject.name} ({len(manifest.labels)} classes: "
@@ -42,7 +43,7 @@ def card(run: Run, manifest: Manifest, figures: Mapping[str, Any]) -> str:
         f"accuracy {test['accuracy']:.4f} ({accuracy_interval}) and macro F1 "
         f"{test['macro_f1']:.4f} ({macro_f1_interval}). "
         "Probabilities are calibrated on held-out training images "
-        f"(temperature {manifest.temperature:.3f}). {held_out_sentence(manifest)}\n\n"
+        f"(temperature {manifest.temperature:.3f}{factors}). {held_out_sentence(manifest)}\n\n"
         + ("" if remark is None else f"**Do not rely on it:** it is {remark}.\n\n")
         + "It knows these classes only: an image of anything else gets one of them, too.\n"
     )

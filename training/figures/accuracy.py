@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float64
 from sklearn.metrics import classification_report, confusion_matrix
 
 from training.data import ClassIndices
-from training.figures.intervals import bootstrap, wilson
+from training.figures.intervals import PERCENTILES, RESAMPLES, bootstrap, wilson
 
 MOST_CLASSES = 1000  # of a matrix: more would be a file of a gigabyte
 AVERAGES = ("accuracy", "micro avg", "macro avg", "weighted avg")  # of scikit-learn's report
@@ -65,6 +66,38 @@ def macro_f1(predicted: ClassIndices, labels: ClassIndices, classes: int) -> flo
     both = np.bincount(labels, minlength=classes) + np.bincount(predicted, minlength=classes)
     # a small class is absent from some samples: it must not count as a class that all fail
     return float((2 * hits[both > 0] / both[both > 0]).mean())
+
+
+def class_intervals(
+    predicted: ClassIndices, labels: ClassIndices, classes: Sequence[str], seed: int
+) -> dict[str, dict[str, list[float]]]:
+    """The intervals of precision and recall of each class, Wilson's, and of F1, a bootstrap's."""
+    count = len(classes)
+    hits = np.bincount(labels[predicted == labels], minlength=count).tolist()
+    answers, truth = (np.bincount(each, minlength=count).tolist() for each in (predicted, labels))
+    rng = np.random.default_rng(seed)
+    drawn = [
+        _f1(predicted[rows], labels[rows], count)
+        for rows in (rng.integers(len(labels), size=len(labels)) for _ in range(RESAMPLES))
+    ]
+    ends = np.percentile(drawn, PERCENTILES, axis=0).T.tolist()
+    return {
+        name: {
+            "precision": wilson(hits[index], answers[index]),
+            "recall": wilson(hits[index], truth[index]),
+            "f1-score": ends[index],
+        }
+        for index, name in enumerate(classes)
+    }
+
+
+def _f1(
+    predicted: ClassIndices, labels: ClassIndices, classes: int
+) -> Float64[np.ndarray, " classes"]:
+    """The F1 of each class; 0 of a class that occurs in neither."""
+    hits = np.bincount(labels[predicted == labels], minlength=classes)
+    both = np.bincount(labels, minlength=classes) + np.bincount(predicted, minlength=classes)
+    return np.asarray(2 * hits / np.maximum(both, 1))
 
 
 def class_figures(figures: Figures) -> dict[str, Mapping[str, float]]:

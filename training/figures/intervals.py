@@ -8,12 +8,13 @@ from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float64
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
 
 from training.data import ClassIndices
 
 RESAMPLES = 1000
 PERCENTILES = (2.5, 97.5)
+NORMAL = float(norm.ppf(0.975))  # standard errors
 
 
 def wilson(hits: int, count: int) -> list[float]:

@@ -24,7 +24,7 @@ from training.data.split import Positions, hold_out
 from training.figures.outputs import outputs_of
 from training.reliability import familiarity
 from training.reliability.calibration import fit_calibration
-from training.reliability.conformal import fit_sets
+from training.reliability.conformal import count_sets, fit_sets
 from training.reliability.distribution import fit_distribution
 from training.reliability.familiarity import Reference
 
@@ -53,6 +53,7 @@ def fit_reliability(
     labels, (first, second) = held_out.labels, halves(held_out.labels, len(manifest.labels))
     calibration = fit_calibration(outputs.logits[first], labels[first])
     probabilities = calibration.probabilities(outputs.logits)
+    sets = fit_sets(probabilities[second], labels[second])
     counts = {
         "temperature": len(first),
         "prediction_sets": len(second),
@@ -62,7 +63,9 @@ def fit_reliability(
         manifest,
         temperature=calibration.temperature,
         entropy_power=calibration.entropy_power,
-        prediction_sets=fit_sets(probabilities[second], labels[second]),
+        class_temperatures=calibration.class_temperatures,
+        # both halves: for so many images a few fitted numbers change no share
+        prediction_sets=count_sets(sets, probabilities, labels),
         familiarity=_familiarity(outputs, result),
         distribution=fit_distribution(
             probabilities.max(1),

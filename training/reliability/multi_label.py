@@ -21,7 +21,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64
 from scipy.optimize import minimize
 
-from service.bundle.manifest import Manifest, Platt, PredictionSets
+from service.bundle.manifest import Manifest, Platt
+from service.bundle.prediction_sets import PredictionSets
 from training.data.split import Positions
 from training.figures.intervals import wilson
 from training.reliability.conformal import COVERAGES, sure_rank, threshold

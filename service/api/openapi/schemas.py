@@ -153,9 +153,13 @@ def _set(manifest: Manifest) -> Schema:
     if manifest.is_multi_label:
         text = "Classes; each is among them for a share `coverage` of the images that have it"
     else:
-        text = "Classes that include the true one with probability `coverage`"
+        text = (
+            "Classes that may be the true one. Of the sets of all images a share `coverage` holds "
+            "the true class, of large sets fewer; with `by_class`, of those of each class, each "
+            "class for itself"
+        )
         labels["minItems"] = 1
-    return record(
+    schema = record(
         text,
         labels=_described(labels, f"The most probable {SET_LABELS} or `top_k`, if there are more"),
         indices=_described(array_of(WHOLE), "The indices of these classes"),
@@ -163,11 +167,27 @@ def _set(manifest: Manifest) -> Schema:
         coverage=_share(),
         by_class=FLAG,
     )
+    schema["properties"]["measured"] = _counted()
+    return schema
+
+
+def _counted() -> Schema:
+    whole = any_of(WHOLE, NOTHING)
+    return record(
+        "Held-out images' sets like this one, in bundles that counted them",
+        sets=_described(WHOLE, "The number of these sets"),
+        share=_described(_share(), "The share of them that held the true class"),
+        interval=_described(array_of(_share()), "The 95 % interval of the share"),
+        least_size=WHOLE,
+        most_size=_described(whole, "null: of any size from `least_size` on"),
+        same_label=_described(FLAG, "True: those that held this class alone"),
+    )
 
 
 def _familiarity() -> Schema:
     return record(
-        "Likeness to the training images: familiar from `threshold` on",
+        "Likeness to the training images: familiar from `threshold` on, which 95 % of the held-out "
+        "images reach, and images of something else may",
         score=NUMBER,
         threshold=NUMBER,
         familiar=FLAG,

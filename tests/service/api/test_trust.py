@@ -49,6 +49,19 @@ def test_a_set_may_be_by_class(server):
     assert found["prediction_set"]["by_class"] is True
 
 
+def test_a_set_says_how_often_held_out_sets_like_it_were_right(server, embedded):
+    for by_class in ("false", "true"):
+        path = f"/predict?by_class={by_class}&coverage=0.99"
+        found = answered(server.client.post(path, content=GOOD, headers=PNG))["prediction_set"]
+        measured = found["measured"]
+        low, high = measured["interval"]
+        assert low <= measured["share"] <= high
+        assert measured["least_size"] <= found["size"] <= (measured["most_size"] or 10)
+        sets = embedded.manifest.prediction_sets
+        counted = sets.like(found["size"], found["indices"][0], "0.99", by_class=found["by_class"])
+        assert (measured["sets"], measured["share"]) == (counted.sets, counted.share)
+
+
 def test_noise_is_unfamiliar_and_counted(server):
     noise = encode(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))
     found = answered(server.client.post("/predict", content=noise, headers=PNG))

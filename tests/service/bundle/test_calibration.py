@@ -32,9 +32,18 @@ def test_surer_images_have_lower_temperatures():
     assert result[0] > result[1] > result[2] > 0
 
 
+def test_the_factor_of_a_class_counts_as_far_as_the_network_sees_the_class():
+    factors = tuple(np.linspace(0.5, 2, 10).tolist())
+    seen = softmax(LOGITS.astype(np.float64), axis=1)
+    expected = 0.7 * np.prod(np.array(factors) ** seen, axis=1)
+    found = Calibration(0.7, class_temperatures=factors).temperatures(LOGITS)[:, 0]
+    assert np.allclose(found, expected)
+
+
+@pytest.mark.parametrize("factors", [(), (0.8, 1.25) * 5])
 @pytest.mark.parametrize("power", [0.0, 0.2, 1.0])
-def test_no_decision_changes(power):
-    result = Calibration(0.5, power).probabilities(LOGITS)
+def test_no_decision_changes(power, factors):
+    result = Calibration(0.5, power, class_temperatures=factors).probabilities(LOGITS)
     assert np.array_equal(np.argsort(result, axis=1), np.argsort(LOGITS, axis=1))
     assert np.allclose(result.sum(1), 1)
 
@@ -47,7 +56,8 @@ def test_large_logits_do_not_overflow(size, power):
 
 
 def test_a_prediction_names_the_temperature_of_its_logits(embedded):
-    manifest = replace(embedded.manifest, temperature=0.7, entropy_power=0.2)
+    plain = replace(embedded.manifest, class_temperatures=())
+    manifest = replace(plain, temperature=0.7, entropy_power=0.2)
     result = predict(OutputRow(LOGITS[0]), manifest)
     assert result.temperature == pytest.approx(
         float(Calibration(0.7, 0.2).temperatures(LOGITS[0])[0])

@@ -91,10 +91,20 @@ def test_the_calibration_of_each_class_survives_and_its_absence_leaves_no_trace(
     assert b"platt" not in replace(TWO, head="sigmoid").canonical()
 
 
+def test_factors_of_the_classes_survive_and_their_absence_leaves_no_trace():
+    manifest = parse(TWO.document() | {"class_temperatures": [0.5, 2.0]})
+    assert manifest.calibration.class_temperatures == (0.5, 2.0)
+    assert Manifest.parse(manifest.canonical()) == manifest
+    assert b"class_temperatures" not in TWO.canonical()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"head": "tanh"}, "head"),
+        ({"class_temperatures": [1.0]}, "class_temperatures has 1 numbers"),
+        ({"class_temperatures": [1.0, 0.0]}, "of which the least is 0.0"),
+        ({"head": "sigmoid", "class_temperatures": [1.0, 1.0]}, "there is class_temperatures"),
         ({"head": "sigmoid", "entropy_power": 0.5}, "head is sigmoid and there is entropy_power"),
         ({"platt": PLATT}, "platt has 2 numbers and head is softmax"),
         ({"head": "sigmoid", "platt": PLATT | {"bias": [0.0]}}, "platt has 1 and 2 numbers"),

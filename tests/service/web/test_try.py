@@ -75,8 +75,34 @@ def test_prediction_sets_and_familiarity_are_shown_in_words(visit):
     page = visit.sample()
     trust = page.locator(".trust")
     expect(trust).to_contain_text("One of 2: ship, airplane. Of all sets, large and small, 95%")
-    expect(trust).to_contain_text("looks like the training images")
+    expect(trust).to_contain_text("How many sets of this size do was not measured.")
+    expect(trust).to_contain_text("in the range of 95 % of the images held out")
     expect(page.locator(".meaning")).to_contain_text("Calibrated")
+
+
+SETS_LIKE_IT = [
+    (1, (1, 1, True), "Of those that are only ship, at least 84% do (361 images held out)."),
+    (1, (1, 1, False), "Of those with one label, at least 84% do"),
+    (2, (2, 2, False), "Of those with 2 labels, at least 84% do"),
+    (2, (2, 4, False), "Of those with 2 to 4 labels, at least 84% do"),
+    (2, (2, None, False), "Of those with 2 labels or more, at least 84% do"),
+]
+
+
+def test_a_set_says_the_least_share_of_sets_like_it(visit):
+    names, given = ("least_size", "most_size", "same_label"), {}
+    like_it = {"sets": 361, "share": 0.886, "interval": [0.8496, 0.915]}
+
+    def answer(route):
+        response = route.fetch()
+        route.fulfill(response=response, json=response.json() | given)
+
+    visit.page.route("**/predict*", answer)
+    visit.open()
+    for size, counted, sentence in SETS_LIKE_IT:
+        given |= trust_of(True, size)
+        given["prediction_set"]["measured"] = like_it | dict(zip(names, counted, strict=True))
+        expect(visit.sample().locator(".trust")).to_contain_text(sentence)
 
 
 def test_what_an_unfamiliar_image_makes_untrue_is_not_said(visit):

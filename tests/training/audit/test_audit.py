@@ -38,6 +38,8 @@ def audited(bundle, drawn, tmp_path_factory):
             str(drawn),
             "--out",
             str(root / name),
+            "--strangers",
+            str(drawn),
             *more,
         ]
         done = subprocess.run(
@@ -56,6 +58,8 @@ def reports(audited):
 def test_two_audits_with_one_seed_write_the_same_report(audited, reports):
     first, second = reports
     assert first == {name: section for name, section in second.items() if name != "comparison"}
+    plots = [name for name in audited[0].manifest.files if name.endswith(".png")]
+    assert all(audited[0].read(name) == audited[1].read(name) for name in plots)
     shown = audited[0].read(contract.CARD).decode()
     assert f"**{first['test']['accuracy']:.4f}**" in shown
     assert audited[0].read("reliability.png").startswith(b"\x89PNG")
@@ -73,6 +77,14 @@ def test_two_audits_with_one_seed_write_the_same_report(audited, reports):
             "attacks",
         )
     )
+
+
+def test_strangers_of_the_callers_own_are_judged_and_marked(drawn, reports):
+    found = reports[0]["familiarity"]["strangers"]
+    assert {name for name, entry in found.items() if not entry["tuned"]} == {drawn.name}
+    assert found[drawn.name]["pictures"] == 150
+    assert found[drawn.name]["auroc"] < 0.7, "images of the training are no strangers"
+    assert found["noise"]["tuned"]
 
 
 def test_every_map_with_a_sign_changes_with_a_broken_network(audited, reports):
@@ -111,13 +123,27 @@ def test_the_card_has_blob_and_edges_with_their_intervals(audited, reports):
             assert f"| {figures[f'{side}_{opponent}']:.3f} ({low:.3f}–{high:.3f}) |" in shown
 
 
-def test_an_older_report_makes_a_card_too():
-    embedded = contract.load(ROOT / "service" / "model")
-    older = json.loads(embedded.read(contract.REPORT))
+LATER = ("blob", "edges", "interval", "unrelated", "by_answer", "short", "by_size", "left_out")
+
+
+def without_later(value):
+    """A report without the figures that an older one lacks."""
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: without_later(part)
+        for key, part in value.items()
+        if not any(word in key for word in (*LATER, "ece_perfect", "brier", "tuned"))
+        or key in ("accuracy_interval", "macro_f1_interval", "colour_interval")
+    }
+
+
+def test_an_older_report_makes_a_card_too(audited, reports):
+    older = without_later(reports[0])
     assert "deletion_blob" not in older["explanations"]["methods"]["grad_cam"]
-    assert "| method | deletion | random order | better than random | class cosine |" in card(
-        embedded.manifest, older
-    )
+    shown = card(audited[0].manifest, older)
+    assert "| method | deletion | random order | better than random | class cosine |" in shown
+    assert f"| noise | – | {reports[0]['images']['familiarity']:,} |" in shown
 
 
 def test_two_models_stand_side_by_side_in_report_and_card(audited, reports):
@@ -141,6 +167,15 @@ def test_two_models_stand_side_by_side_in_report_and_card(audited, reports):
         f"| figure | {manifest.name} | {manifest.name} {manifest.version} | difference |" in shown
     )
     assert "| +0.0000 |" in shown
+    assert section["paired"]["p_value"] == 1.0
+    assert "McNemar's exact test: p = 1" in " ".join(shown.split())
+
+
+def test_figures_of_the_comparison_have_intervals_that_hold_them(reports):
+    for name, value, interval in comparison.figures(reports[0]):
+        assert interval is not None, name
+        low, high = interval
+        assert low - 0.02 <= value <= high + 0.02, name
 
 
 def test_tensorboard_gets_figures_plots_and_card(audited, reports, tmp_path):
@@ -191,7 +226,7 @@ def test_report_and_card_say_how_many_images_each_measure_had(audited, reports):
     assert first["images"]["explanations"] == first["explanations"]["pictures"]
     assert f"{first['images']['corruptions']} corrupted" in shown
     assert f"{first['images']['explanations']} explained, " in shown
-    assert "--minutes 20" in shown
+    assert "--minutes 20 --strangers discs`" in shown
 
 
 def test_a_report_of_another_bundle_makes_no_card(audited, reports):

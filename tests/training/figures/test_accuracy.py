@@ -9,6 +9,7 @@ from training.figures.accuracy import (
     Confusion,
     accuracy,
     class_figures,
+    class_intervals,
     confusions,
     macro_f1,
 )
@@ -20,6 +21,17 @@ def test_macro_f1_equals_that_of_scikit_learn():
     assert macro_f1(predicted, truth, 5) == pytest.approx(
         f1_score(truth, predicted, average="macro")
     )
+
+
+def test_the_intervals_of_a_class_hold_its_figures():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 3, 400)
+    predicted = np.where(rng.uniform(size=400) < 0.8, truth, rng.integers(0, 3, 400))
+    figures = class_figures(accuracy(predicted, truth, "abc", seed=0))
+    for name, ends in class_intervals(predicted, truth, "abc", seed=0).items():
+        for figure, (low, high) in ends.items():
+            assert low < figures[name][figure] < high
+            assert high - low < 0.2
 
 
 def test_a_class_that_a_sample_lacks_does_not_lower_its_macro_f1():

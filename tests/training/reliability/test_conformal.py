@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-from training.reliability.conformal import COVERAGES, expected_rank, fit_sets, sure_rank, threshold
+from training.reliability.conformal import (
+    COVERAGES,
+    LEAST_SETS,
+    count_sets,
+    expected_rank,
+    fit_sets,
+    members,
+    sure_rank,
+    threshold,
+)
 
 CLASSES = 5
 
@@ -89,3 +98,34 @@ def test_marginal_sets_equal_those_of_mapie():
     sets = fit_sets(*drawn(777, 0))
     for number, coverage in enumerate(COVERAGES):
         assert np.array_equal(probabilities >= sets.marginal[coverage], expected[:, :, number])
+
+
+def test_every_set_is_counted_by_its_size_and_once():
+    probabilities, labels = drawn(3000, 0)
+    sets = count_sets(fit_sets(probabilities, labels), probabilities, labels)
+    for coverage in COVERAGES:
+        counted = [each for each in sets.by_size[coverage]["marginal"] if each.label is None]
+        assert sum(each.sets for each in counted) == 3000
+        assert sum(each.held for each in counted) >= float(coverage) * 3000
+        assert all(each.sets >= LEAST_SETS for each in counted)
+        assert counted[-1].most is None, "a larger set may come"
+    assert [each.least for each in counted] == [1, *(each.most + 1 for each in counted[:-1])]
+
+
+def test_the_share_of_sets_like_it_holds_for_other_images():
+    probabilities, labels = drawn(3000, 0)
+    sets = count_sets(fit_sets(probabilities, labels), probabilities, labels)
+    fresh, truth = drawn(20_000, 1)
+    inside = members(fresh, sets.thresholds("0.95", by_class=False))
+    held, sizes = inside[np.arange(len(truth)), truth], inside.sum(1)
+    for each in sets.by_size["0.95"]["marginal"]:
+        rows = (sizes >= each.least) & (sizes <= (each.most or CLASSES))
+        if each.label is not None:
+            rows &= inside.argmax(1) == each.label
+        low, high = each.interval
+        assert low - 0.02 <= held[rows].mean() <= high + 0.02
+
+
+def test_few_images_are_not_counted():
+    probabilities, labels = drawn(LEAST_SETS - 1, 0)
+    assert not count_sets(fit_sets(probabilities, labels), probabilities, labels).by_size

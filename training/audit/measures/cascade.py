@@ -12,13 +12,14 @@ of few samples is nearer to 0. The same seed draws the samples of both maps.
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 from onnx import ModelProto, numpy_helper
 
 from service.bundle import folder as contract
@@ -32,6 +33,7 @@ from service.runtime.engine import Engine
 from training.autodiff import FORWARD
 from training.data import ClassIndices, Pixels
 from training.data.images import in_threads
+from training.figures.intervals import bootstrap
 
 DEPTHS = (0.25, 0.5, 1.0)  # shares of the weights, from the head on
 DRAWS = 2  # networks of a depth, shuffled independently
@@ -53,19 +55,25 @@ def figures(bundle: Bundle, engine: Engine, pixels: Pixels, seed: int) -> Mappin
     targets, rivals = ranked[:, -1], ranked[:, -2]
     plain = {name: _maps(engine, pixels, targets, each) for name, each in questions.items()}
     cosines: dict[str, dict[str, float]] = {name: {} for name in plain}
+    intervals: dict[str, dict[str, list[float]]] = {name: {} for name in plain}
     for depth in DEPTHS:
         draws = [_broken(bundle, depth, [seed, draw]) for draw in range(DRAWS)]
         for name, question in questions.items():
             broken = [_maps(each, pixels, targets, question) for each in draws]
-            cosines[name][str(depth)] = float(
-                np.mean([_mean_cosine(plain[name], maps) for maps in broken])
-            )
+            # the same images with each draw: the mean of an image is what is drawn again
+            by_image = np.mean([_cosines(plain[name], maps) for maps in broken], axis=0)
+            cosines[name][str(depth)] = float(by_image.mean())
+            intervals[name][str(depth)] = _mean_interval(by_image, seed)
+    found = {"cascade": cosines, "cascade_intervals": intervals}
     if len(pixels) < 2:  # noqa: PLR2004
-        return {"cascade": cosines, "unrelated": {}}
+        return {**found, "unrelated": {}, "unrelated_intervals": {}}
     others = {name: _maps(engine, pixels, rivals, each) for name, each in questions.items()}
     return {
-        "cascade": cosines,
+        **found,
         "unrelated": {name: unrelated(maps, others[name]) for name, maps in plain.items()},
+        "unrelated_intervals": {
+            name: unrelated_intervals(maps, others[name], seed) for name, maps in plain.items()
+        },
     }
 
 
@@ -76,6 +84,22 @@ def unrelated(maps: Maps, others: Maps) -> Mapping[str, Any]:
         "pictures": len(maps),
         "median": float(np.median(found)),
         "high": float(np.percentile(found, HIGH)),
+    }
+
+
+def unrelated_intervals(maps: Maps, others: Maps, seed: int) -> Mapping[str, list[float]]:
+    """The intervals of `unrelated`, over images that are drawn again with all their pairs."""
+    every = np.array([[cosine(own, other) for other in others] for own in maps])
+
+    def of(rows: ClassIndices, percentile: float) -> float:
+        first, second = np.meshgrid(rows, rows)
+        # an image beside itself is no pair, drawn twice or not; some draws have no other
+        pairs = every[first, second][first != second]
+        return float(np.percentile(pairs if len(pairs) else every, percentile))
+
+    return {
+        name: bootstrap(partial(of, percentile=at), len(maps), seed)
+        for name, at in (("median", 50.0), ("high", float(HIGH)))
     }
 
 
@@ -95,8 +119,12 @@ def _maps(engine: Engine, pixels: Pixels, targets: ClassIndices, question: Quest
     return np.stack(list(in_threads(of_image, list(zip(pixels, targets.tolist(), strict=True)))))
 
 
-def _mean_cosine(first: Maps, second: Maps) -> float:
-    return float(np.mean([cosine(*pair) for pair in zip(first, second, strict=True)]))
+def _cosines(first: Maps, second: Maps) -> Float64[np.ndarray, " rows"]:
+    return np.array([cosine(*pair) for pair in zip(first, second, strict=True)], np.float64)
+
+
+def _mean_interval(values: Float64[np.ndarray, " rows"], seed: int) -> list[float]:
+    return bootstrap(lambda rows: float(values[rows].mean()), len(values), seed)
 
 
 def _broken(bundle: Bundle, depth: float, seed: Sequence[int]) -> Engine:

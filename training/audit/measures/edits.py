@@ -12,6 +12,7 @@ import numpy as np
 
 from service.runtime.engine import Engine
 from training.data import ClassIndices, Pixels
+from training.figures.intervals import wilson
 
 BORDER = 8  # an eighth of a side
 # brightness as people see it, so that grey images keep their contrast
@@ -41,8 +42,10 @@ def _edit_figures(
     }
     return {
         "flip_rate": float(changed.mean()),
+        "flip_rate_interval": wilson(int(changed.sum()), len(changed)),
         "flip_rate_of_right": float(changed[correct].mean()) if correct.any() else 0.0,
         "accuracy": float((after == labels).mean()),
+        "accuracy_interval": wilson(int((after == labels).sum()), len(labels)),
         "most_hit": max(shares, key=lambda name: shares[name]),
         "by_class": shares,
     }

@@ -93,11 +93,14 @@ def _method_figures(rows: Sequence[Explained], seed: int) -> Mapping[str, Any]:
     # a median: a completeness gap is large where the logit hardly differs from the baseline's
     for name in sorted({key for each in attributions for key in each.quality}):
         # a map that is nothing has no measures
-        found = [each.quality[name] for each in attributions if name in each.quality]
+        found = np.array([each.quality[name] for each in attributions if name in each.quality])
         figures[name] = float(np.median(found))
+        figures[f"{name}_interval"] = _median_interval(found, seed)
+    shares = np.array([border_share(each.map) for each in attributions])
     return figures | {
         **_better(areas),
-        "border_share": float(np.mean([border_share(each.map) for each in attributions])),
+        "border_share": float(shares.mean()),
+        "border_share_interval": mean_interval(shares, seed),
     }
 
 
@@ -120,6 +123,10 @@ def _better(areas: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def mean_interval(values: Float64[np.ndarray, " images"], seed: int) -> list[float]:
     """The 95 % interval of the mean of `values`, a bootstrap's over the images."""
     return bootstrap(lambda drawn: float(values[drawn].mean()), len(values), seed)
+
+
+def _median_interval(values: Float64[np.ndarray, " images"], seed: int) -> list[float]:
+    return bootstrap(lambda drawn: float(np.median(values[drawn])), len(values), seed)
 
 
 def border_share(values: Float32[np.ndarray, "H W"]) -> float:

@@ -23,7 +23,7 @@ from sklearn.metrics import accuracy_score
 from service.bundle.manifest import Manifest
 from training.data import ClassIndices, Pixels
 from training.data.images import Images
-from training.figures.intervals import wilson
+from training.figures.intervals import bootstrap, wilson
 
 PART = 128  # images that are measured together: in float64 they take eight times the memory
 SHUFFLES = 500
@@ -51,11 +51,21 @@ def slices(
         "classes": {
             "accuracy": {str(key): float(value) for key, value in classes.by_group.items()},
             "gap": float(classes.difference()),
+            "gap_interval": bootstrap(
+                lambda rows: _gap(correct[rows], labels[rows]), len(labels), seed
+            ),
         },
         "slices": _slice_figures(
             grouped(images), correct, correct - of_class[labels], labels, seed
         ),
     }
+
+
+def _gap(correct: Bool[np.ndarray, " rows"], labels: ClassIndices) -> float:
+    """The accuracy of the best class minus that of the worst."""
+    count = np.bincount(labels)
+    accuracy = np.bincount(labels, correct)[count > 0] / count[count > 0]
+    return float(accuracy.max() - accuracy.min())
 
 
 def grouped(images: Images) -> dict[str, np.ndarray]:

@@ -64,3 +64,13 @@ def test_tensors_of_one_size_are_shuffled_independently_and_alike_in_all_graphs(
     assert (kept == values).all()
     assert (np.sort(first, axis=None) == values.ravel()).all()
     assert (shuffled("forward/a")[0] == first).all()
+
+
+def test_intervals_of_the_cosines_hold_them_and_no_image_is_beside_itself(figures):
+    for name, by_depth in figures["cascade"].items():
+        for depth, value in by_depth.items():
+            low, high = figures["cascade_intervals"][name][depth]
+            assert low - 1e-9 <= value <= high + 1e-9
+    maps = np.eye(8, dtype=np.float32)[:, None]
+    ends = cascade.unrelated_intervals(maps, maps, seed=0)
+    assert ends == {"median": [0.0, 0.0], "high": [0.0, 0.0]}, "1 would be an image beside itself"
