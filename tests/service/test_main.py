@@ -83,7 +83,7 @@ def test_a_file_that_is_no_image_ends_with_a_sentence(tmp_path):
     path.write_bytes(b"noise")
     done = run(tmp_path, "predict", path)
     assert done.returncode == 1
-    assert "JPEG, PNG and WebP are supported" in done.stderr
+    assert "JPEG, PNG, WebP, AVIF, GIF, BMP and TIFF are supported" in done.stderr
 
 
 def test_the_command_line_takes_a_mask(tmp_path):

@@ -101,7 +101,7 @@ MISPLACED = {
         400,
         "the mask of 3 characters is not base64",
     ),
-    "a number": ("/explain?method=lime", {"mask": 5}, 400, "the mask is given as int"),
+    "a number": ("/explain?method=lime", {"mask": 5}, 400, "the mask is given as a number"),
     "nothing": ("/explain?method=lime", {"mask": ""}, 400, "the mask is empty"),
 }
 
@@ -142,7 +142,7 @@ def test_the_methods_and_the_document_name_the_places_of_a_mask(server):
     document = answered(server.client.get("/openapi.json"))
     assert (
         "greyscale"
-        in document["components"]["schemas"]["Submission"]["properties"]["mask"]["description"]
+        in document["components"]["schemas"]["OneImage"]["properties"]["mask"]["description"]
     )
     for path in ("/predict", "/explain"):
         form = document["paths"][path]["post"]["requestBody"]["content"]["multipart/form-data"][

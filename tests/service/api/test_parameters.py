@@ -59,6 +59,19 @@ def test_a_whole_number_may_have_a_point(value, embedded):
     assert of_predict(embedded, top_k=value).prediction.top_k == 2
 
 
-def test_an_inference_by_tensors_stays_strict(embedded):
-    with pytest.raises(InvalidParameter, match="unknown parameter 'utm_source'"):
-        parameters.of_infer(embedded.manifest, {"utm_source": 1}, explained=False, sets=False)
+def of_infer(embedded, **given):
+    return parameters.of_infer(embedded.manifest, given, explained=False, sets=False)
+
+
+def test_an_inference_by_tensors_is_as_forgiving(embedded):
+    assert "'priority'" in of_infer(embedded, priority=1).warnings[0]
+    with pytest.raises(InvalidParameter, match="did you mean deadline_ms"):
+        of_infer(embedded, deadline=1)
+
+
+@pytest.mark.parametrize(
+    ("microseconds", "milliseconds"),
+    [(5_000_000, 5_000), ("2500", 2), (1, 1), (10**12, 60_000), (0, 10_000)],
+)
+def test_the_timeout_of_triton_is_a_deadline(microseconds, milliseconds, embedded):
+    assert of_infer(embedded, timeout=microseconds).deadline_ms == milliseconds
