@@ -150,6 +150,11 @@ def _cosine(attribution: Attribution) -> str:
     if unrelated is not None:
         good, fair = unrelated, 1 - REST * (1 - unrelated)
         beside = f"; of unrelated images up to {unrelated:.2f}"
+        if value <= good:
+            return (
+                "the map of the next class is no more like it than maps of unrelated images "
+                f"(cosine {value:.2f}, theirs up to {unrelated:.2f})"
+            )
     elif attribution.question.method.is_rectified:
         return (
             "maps without a sign are alike whatever the class "

@@ -89,7 +89,9 @@ def read(body: bytes, json_length: str | None, spec: Input, max_pixels: int) -> 
             fails.
         ImageTooLarge: images of more than `max_pixels` pixels.
     """
-    if json_length == RAW and body:
+    if json_length == RAW and body.startswith(b"{"):
+        json_length = None  # JSON has some length: a client may send the header with a default
+    elif json_length == RAW and body:
         return InferenceRequest(None, (body,), (), {}, binary=False)
     document, binary = _split(body, json_length)
     identity = document.get("id")

@@ -145,7 +145,7 @@ def _infer(parameters: list[dict[str, Any]], manifest: Manifest) -> dict[str, An
     output["properties"] |= {"parameters": scalars}
     request = record(
         "One tensor: BYTES (N,) of encoded images, or numbers (N, H, W, 3) or (N, 3, H, W)",
-        inputs=array_of(tensor),
+        inputs=array_of(tensor) | {"minItems": 1, "maxItems": 1},
     )
     request["properties"] |= {"id": TEXT, "parameters": scalars, "outputs": array_of(output)}
     answer = record("Tensors", model_name=TEXT, model_version=TEXT, outputs=array_of(tensor))
