@@ -302,6 +302,13 @@ def _check_network(
     help="With --resize crop: pixels that the shorter side is scaled to. Default: that of --size.",
 )
 @click.option(
+    "--colour",
+    type=click.Choice(["as-sent", "srgb"]),
+    default="as-sent",
+    show_default=True,
+    help="Whether colour profiles (ICC) are applied, as the network's training did or did not.",
+)
+@click.option(
     "--resize",
     type=click.Choice(["crop", "stretch", "pad"]),
     default="crop",

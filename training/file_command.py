@@ -119,7 +119,9 @@ def _manifest(
     source = core.source
     assert source is not None
     short_side = options["short_side"] or 0
-    spec = Input(source.size, source.mean, source.std, options["resize"], short_side)
+    spec = Input(
+        source.size, source.mean, source.std, options["resize"], short_side, options["colour"]
+    )
     return manifest_of(file, core, given, options["name"], spec)
 
 

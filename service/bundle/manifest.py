@@ -20,6 +20,7 @@ from service.bundle.calibration import Calibration, Head
 from service.bundle.prediction_sets import PredictionSets
 from service.bundle.presentation import Sample, Texts
 from service.errors import ManifestError, SchemaVersionError, short
+from service.image.colour import Colour
 from service.image.resize import Input, Resize
 
 SCHEMA_VERSION = 1
@@ -355,6 +356,8 @@ class Manifest:
         document = {"schema_version": SCHEMA_VERSION} | asdict(self)
         document["head"] = "sigmoid" if self.is_multi_label else None
         document["prediction_sets"] = self.prediction_sets and self.prediction_sets.document()
+        if self.input.colour == "as-sent":
+            del document["input"]["colour"]  # as in older bundles
         for entry in document["parity"].values():
             if not entry["left_out"]:
                 del entry["left_out"]  # as in older bundles
@@ -423,6 +426,10 @@ def _typed(document: dict[str, Any]) -> dict[str, Any]:
     if spec["resize"] not in get_args(Resize):
         raise ValueError(
             f"input.resize is {spec['resize']!r}, not one of {', '.join(get_args(Resize))}"
+        )
+    if spec.get("colour", "as-sent") not in get_args(Colour):
+        raise ValueError(
+            f"input.colour is {spec['colour']!r}, not one of {', '.join(get_args(Colour))}"
         )
     return document | {
         "labels": tuple(document["labels"]),

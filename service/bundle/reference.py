@@ -102,7 +102,7 @@ class Reference:
                 f"reference image {row}, {self.names[row]}, "
                 "is not in the folder that CANDOR_REFERENCE names"
             )
-        image = decode.decode(path.read_bytes(), decode.MAX_LOCAL_PIXELS)
+        image = decode.decode(path.read_bytes(), decode.MAX_LOCAL_PIXELS, self.spec.colour)
         return decode.encode(resize.to_input(image.pixels, self.spec), "PNG")
 
 

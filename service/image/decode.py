@@ -3,7 +3,8 @@
 `decode` reads JPEG, PNG, WebP, AVIF, GIF, BMP and TIFF, of several frames the first. It applies
 EXIF orientation (one in XMP alone turns nothing, as in browsers), lays transparency over white,
 scales 16-bit samples to 8 and converts palettes, grey and CMYK.
-It ignores colour profiles: data sets come without them, and a network sees what its training saw.
+Colour profiles are applied if `colour` is "srgb", which a manifest says: a network sees what its
+training saw.
 
 Damaged bytes raise a `RequestError`, whatever the decoders raise. Most images are plain JPEGs: in
 colour or grey, without EXIF, one to a file. libjpeg-turbo (simplejpeg) unpacks them in a fifth to
@@ -25,6 +26,7 @@ from PIL import AvifImagePlugin, ExifTags, Image, PngImagePlugin, UnidentifiedIm
 
 from service.errors import ImageTooLarge, RequestError, UndecodableImage, UnsupportedFormat
 from service.image import budget, header
+from service.image.colour import MODES, Colour, differs, profile_of_jpeg, to_srgb
 from service.image.kinds import FORMATS, unreadable
 from service.image.resize import Pixels
 
@@ -102,7 +104,7 @@ class Opened(NamedTuple):
         return self.width * self.height
 
 
-def open_header(body: bytes, max_pixels: int) -> Opened:
+def open_header(body: bytes, max_pixels: int, colour: Colour = "as-sent") -> Opened:
     """Reads the header of the image in `body` and unpacks nothing.
 
     Raises:
@@ -114,13 +116,18 @@ def open_header(body: bytes, max_pixels: int) -> Opened:
     if not header.is_quick(body):
         header.check(body)
     size = _plain_jpeg_size(body)
-    if size is None:
-        return _open_with_pillow(body, max_pixels)
+    if size is None or (colour == "srgb" and _has_other_colours(body)):
+        return _open_with_pillow(body, max_pixels, colour)
     check_size(*size, max_pixels)
     return Opened(*size, _jpeg_bytes(body, "RGB"), lambda: _decode_plain_jpeg(body, max_pixels))
 
 
-def decode(body: bytes, max_pixels: int) -> Decoded:
+def _has_other_colours(body: bytes) -> bool:
+    profile = profile_of_jpeg(body)
+    return profile is not None and (differs(profile, "RGB") or differs(profile, "L"))
+
+
+def decode(body: bytes, max_pixels: int, colour: Colour = "as-sent") -> Decoded:
     """Unpacks the image in `body`.
 
     Raises:
@@ -128,7 +135,7 @@ def decode(body: bytes, max_pixels: int) -> Decoded:
         ImageTooLarge: the header announces more than `max_pixels`.
         UndecodableImage: the bytes begin like an image and cannot be decoded.
     """
-    return open_header(body, max_pixels).decode()
+    return open_header(body, max_pixels, colour).decode()
 
 
 def encode(pixels: Pixels, kind: str) -> bytes:
@@ -165,7 +172,7 @@ def _decode_plain_jpeg(body: bytes, max_pixels: int) -> Decoded:
     return Decoded(pixels, "JPEG")
 
 
-def _open_with_pillow(body: bytes, max_pixels: int) -> Opened:
+def _open_with_pillow(body: bytes, max_pixels: int, colour: Colour = "as-sent") -> Opened:
     try:
         image = _guarded(len(body), lambda: Image.open(io.BytesIO(body), formats=FORMATS))
     except UnidentifiedImageError:
@@ -176,7 +183,11 @@ def _open_with_pillow(body: bytes, max_pixels: int) -> Opened:
     # Held until it is unpacked, and no longer: libwebp's canvases end with it.
     held = [image]
     del image
-    return Opened(*size, cost, lambda: _guarded(len(body), lambda: Decoded(_rgb(held.pop()), kind)))
+
+    def unpacked() -> Decoded:
+        return Decoded(_rgb(held.pop(), colour), kind)
+
+    return Opened(*size, cost, lambda: _guarded(len(body), unpacked))
 
 
 def _check_rare(image: Image.Image, body: bytes) -> None:
@@ -236,12 +247,13 @@ def _guarded(body_bytes: int, work: Callable[[], Result]) -> Result:
         ) from None
 
 
-def _rgb(image: Image.Image) -> Pixels:
+def _rgb(image: Image.Image, colour: Colour) -> Pixels:
     tiles = getattr(image, "tile", [])  # of an image that is not unpacked yet
     if image.mode == "RGB" and any("16" in str(tile.args) for tile in tiles):
         _narrow_transparency(image)
     small = image.width * image.height <= STRIP_PIXELS
-    pixels = _converted(image) if small else _converted_by_strips(image)
+    profile = image.info.get("icc_profile") if colour == "srgb" else None
+    pixels = _converted(image, profile) if small else _converted_by_strips(image, profile)
     orientation = _orientation(image)
     if orientation not in _TURNS:
         return pixels
@@ -262,22 +274,25 @@ def _orientation(image: Image.Image) -> int:
     return int(exif.get(ExifTags.Base.Orientation, 1))
 
 
-def _converted_by_strips(image: Image.Image) -> Pixels:
+def _converted_by_strips(image: Image.Image, profile: bytes | None) -> Pixels:
     # Whole, each step of a conversion would hold a copy of 4 bytes a pixel.
     image.load()
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     rows = max(1, STRIP_PIXELS // image.width)
     for top in range(0, image.height, rows):
         strip = image.crop((0, top, image.width, min(top + rows, image.height)))
-        pixels[top : top + rows] = _converted(strip)
+        pixels[top : top + rows] = _converted(strip, profile)
     return pixels
 
 
-def _converted(image: Image.Image) -> Pixels:
+def _converted(image: Image.Image, profile: bytes | None) -> Pixels:
     if image.mode.startswith("I"):
         image = _eight_bit(image)
     if image.has_transparency_data:
-        return _over_white(image.convert("RGBA"))
+        return _over_white(to_srgb(image.convert("RGBA"), profile))
+    if image.mode not in MODES:
+        image = image.convert("RGB")  # a palette has the colours of the profile
+    image = to_srgb(image, profile)
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 

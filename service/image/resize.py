@@ -15,6 +15,7 @@ from jaxtyping import Int64, UInt8, UInt16
 from PIL import Image
 
 from service.errors import ManifestError
+from service.image.colour import Colour
 
 Pixels = UInt8[np.ndarray, "height width 3"]
 InputPixels = UInt8[np.ndarray, "H W 3"]
@@ -35,7 +36,7 @@ class Input:
     fits, or smaller by as much as the input's shorter side is below `short_side`. `stretch` ignores
     the aspect ratio; `pad` shows the whole image and fills with the mean.
     `mean`, `std`: per channel, RGB, of pixels in 0…1. predict.onnx holds them, too; the manifest
-    repeats them for code that works on normalised pixels.
+    repeats them for code that works on normalised pixels. `colour`: whether profiles are applied.
     """
 
     size: Size
@@ -43,6 +44,7 @@ class Input:
     std: tuple[float, ...]
     resize: Resize = "crop"
     short_side: int = 0
+    colour: Colour = "as-sent"
 
     def __post_init__(self) -> None:
         height, width = self.shape

@@ -160,13 +160,13 @@ class Pipeline:
                 with self._predict.queue.reserve():
                     if header.is_quick(body) and self._loop_time.is_left:
                         with self._loop_time.spend():
-                            opened = decode.open_header(body, self.max_pixels)
+                            opened = decode.open_header(body, self.max_pixels, spec.colour)
                             self._charge_pixels(opened.pixel_count, timing)
                             if opened.pixel_count <= SMALL_PIXELS:
                                 return _fit_opened(opened, spec, keep=keep)
                     else:
                         opened = await self._off_loop(
-                            lambda: decode.open_header(body, self.max_pixels)
+                            lambda: decode.open_header(body, self.max_pixels, spec.colour)
                         )
                         self._charge_pixels(opened.pixel_count, timing)
                 cost = cost_of(opened, spec, keep=keep, masked=masked)
@@ -472,7 +472,7 @@ def fit_image(
     Raises:
         RequestError: the image cannot be decoded.
     """
-    opened = decode.open_header(body, max_pixels)
+    opened = decode.open_header(body, max_pixels, spec.colour)
     if images is None:
         return _fit_opened(opened, spec, keep=keep)
     cost = cost_of(opened, spec)

@@ -17,6 +17,7 @@ from PIL import Image
 
 from service.errors import RequestError
 from service.image import decode, resize
+from service.image.colour import Colour
 from service.image.decode import MAX_LOCAL_PIXELS
 from service.image.resize import Input, InputPixels, Size, pixels_of, sides
 from service.workers import host
@@ -123,7 +124,7 @@ class Images:
             self.aspects[index],
         )
 
-    def stretched(self, size: Size) -> "Images":
+    def stretched(self, size: Size, colour: Colour = "as-sent") -> "Images":
         """The whole images, stretched to `size`; without files the same images, in their shape.
 
         Raises:
@@ -132,7 +133,8 @@ class Images:
         if not self.files:
             height, width = self.shape
             return replace(self, aspects=np.full(len(self), width / height, np.float32))
-        stored = Stored(self.files, Input(size, (0.5,) * 3, (0.5,) * 3, "stretch"))
+        spec = Input(size, (0.5,) * 3, (0.5,) * 3, "stretch", colour=colour)
+        stored = Stored(self.files, spec)
         return replace(self, held=stored[np.arange(len(self))] if fits(len(self), size) else stored)
 
     def moments(self) -> tuple[Channels, Channels]:
@@ -192,7 +194,8 @@ def load_image(name: str, content: bytes, spec: Input) -> InputPixels:
         DataError: the service would reject the image.
     """
     try:
-        return resize.to_input(decode.decode(content, MAX_LOCAL_PIXELS).pixels, spec)
+        image = decode.decode(content, MAX_LOCAL_PIXELS, spec.colour)
+        return resize.to_input(image.pixels, spec)
     except RequestError as error:
         raise DataError(f"{name}: {error}") from None
 
@@ -203,17 +206,17 @@ def load(file: File, spec: Input) -> InputPixels:
     Raises:
         DataError: the file cannot be read, or the service would reject the image.
     """
-    return resize.to_input(decoded(file), spec)
+    return resize.to_input(decoded(file, spec.colour), spec)
 
 
-def decoded(file: File) -> resize.Pixels:
+def decoded(file: File, colour: Colour = "as-sent") -> resize.Pixels:
     """The pixels of `file` in its own size.
 
     Raises:
         DataError: the file cannot be read, or the service would reject the image.
     """
     try:
-        return decode.decode(file.read(), MAX_LOCAL_PIXELS).pixels
+        return decode.decode(file.read(), MAX_LOCAL_PIXELS, colour).pixels
     except RequestError as error:
         raise DataError(f"{file.name}: {error}") from None
     except OSError as error:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 
+from service.image.colour import Colour
 from service.image.resize import Input, Resize, Size
 from training.data.split import SHARE, HeldOut
 from training.networks.catalogue import OWN_SIZE, Normalisation, build, normalisation
@@ -54,12 +55,12 @@ class Recipe:
     With `fixed_norms` batch norms keep the statistics that the training begins with; the first
     layers, a share `frozen` of all, do not learn.
 
-    `size` and `resize` bring images to the network. Training shows parts of `train_size`, 0 for
-    `size`: things look larger in parts, so the network sees them in one size (Touvron et al.,
-    "Fixing the train-test resolution discrepancy", arXiv 1906.06423). `weights` are the name and
-    the SHA-256 of the published weights that the training begins with; the head is then fitted on
-    their features. `start` is the SHA-256 of the weights of a run that it begins with, empty for
-    none.
+    `size` and `resize` bring images to the network, and `profiles` their colours (`Input.colour`).
+    Training shows parts of `train_size`, 0 for `size`: things look larger in parts, so the network
+    sees them in one size (Touvron et al., "Fixing the train-test resolution discrepancy", arXiv
+    1906.06423). `weights` are the name and the SHA-256 of the published weights that the training
+    begins with; the head is then fitted on their features. `start` is the SHA-256 of the weights of
+    a run that it begins with, empty for none.
 
     `precision` is one of Lightning Fabric's, or `auto`: bfloat16 autocast where the processor
     computes in it.
@@ -94,6 +95,7 @@ class Recipe:
     size: Size = OWN_SIZE
     train_size: Size = 0
     resize: Resize = "crop"
+    profiles: Colour = "srgb"
     weights: Mapping[str, str] = field(default_factory=dict)
     held_out: HeldOut = SHARE
     seed: int = 0
@@ -115,6 +117,7 @@ class Recipe:
             name: tuple(value) if isinstance(value, list) else value
             for name, value in values["options"].items()
         }
+        values.setdefault("profiles", "as-sent")  # what releases before 0.3 did
         for name in ("size", "train_size"):
             if isinstance(values.get(name), list):
                 values[name] = tuple(values[name])
@@ -139,7 +142,9 @@ class Recipe:
         Without `mean` and `std` it serves to read images, before those of the data are known.
         """
         known = self.normalisation or GREY
-        return Input(self.size, mean or known.mean, std or known.std, self.resize)
+        return Input(
+            self.size, mean or known.mean, std or known.std, self.resize, colour=self.profiles
+        )
 
     def network_for(self, classes: int) -> Network:
         """The untrained network, its weights drawn from `seed`.

@@ -255,7 +255,8 @@ def _network(
 
 def _whole(images: Images, recipe: Recipe) -> Images:
     """The whole images, a MARGIN larger than their parts that are shown."""
-    return images.stretched(scaled(recipe.size, lambda side: round(side * MARGIN)))
+    size = scaled(recipe.size, lambda side: round(side * MARGIN))
+    return images.stretched(size, recipe.profiles)
 
 
 def _first_images(training: Images, recipe: Recipe) -> UInt8[Tensor, "rows 3 H W"]:
