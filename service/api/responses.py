@@ -150,12 +150,16 @@ def npy(attribution: Attribution) -> bytes:
 
 
 def public_manifest(engine: Engine) -> dict[str, Any]:
-    """GET /model: the manifest and the device, without the answers to the self-test image."""
+    """GET /model: the manifest and the device, without the answers to the self-test image and the
+    counts of sets by size.
+    """
     manifest = engine.manifest
     document = manifest.document()
     # Its logits are for the start of the engine, and hundreds of numbers in a large model.
     for part in (document, document.get("int8", {})):
         part.pop("self_test", None)
+    # An answer has the counts of its own kind of set; all of them are half of the document.
+    (document.get("prediction_sets") or {}).pop("by_size", None)
     return document | {
         "version": manifest.version,
         "head": manifest.head,

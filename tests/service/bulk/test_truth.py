@@ -40,7 +40,7 @@ def test_the_nearest_folder_that_is_called_like_a_class_is_the_truth(tmp_path, e
         Mistake("test/Cat/2.jpg", "cat", "dog", 0.6),
     )
     of_one_class = ("familiarity", "distribution", "prediction_sets")
-    plain = {"entropy_power": 0.0} | dict.fromkeys(of_one_class)
+    plain = {"entropy_power": 0.0, "class_temperatures": ()} | dict.fromkeys(of_one_class)
     assert judge(rows, replace(embedded.manifest, head="sigmoid", **plain)) is None
 
 
