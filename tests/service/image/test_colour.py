@@ -1,6 +1,5 @@
 """Colour profiles are applied where the manifest says so, and only there."""
 
-
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
@@ -63,9 +62,7 @@ def test_transparency_stays_as_it_was():
     assert np.abs(found[24:] - SEEN[24:]).mean() < 3
 
 
-@pytest.mark.parametrize(
-    "profile", [SRGB, b"nonsense", SWAPPED[:200]]
-)
+@pytest.mark.parametrize("profile", [SRGB, b"nonsense", SWAPPED[:200]])
 def test_a_profile_of_srgb_or_of_nonsense_changes_nothing(profile):
     body = encode(draw("red"), "PNG", icc_profile=profile)
     assert np.array_equal(decode.decode(body, MOST, "srgb").pixels, draw("red"))
