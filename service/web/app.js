@@ -54,7 +54,8 @@ function goThere() {
 
 async function arrive() {
   const place = byId("start-error");
-  const isPlain = state.images.length === 0 && !location.hash.includes("?");
+  // Images of the visitor's own are in the history alone.
+  const isPlain = state.images.length === 0 && !location.hash.includes("?") && !(history.state?.set > 0);
   let notice = null;
   try {
     const strange = isPlain ? [] : await (await address()).follow();

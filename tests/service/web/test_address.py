@@ -67,6 +67,10 @@ def test_own_images_are_gone_back_to_and_are_in_no_address(visit):
     page.go_forward()
     page.go_forward()
     expect(page.locator("figcaption")).to_have_text("mine.png")
+    page.evaluate("history.go(-2)")
+    expect(page.locator(".drop")).to_be_visible()
+    page.evaluate("history.go(2)")  # past the sample, which is never shown
+    expect(page.locator("figcaption")).to_have_text("mine.png")
     page.locator("#tab-why").click()
     visit.settle()
     expect(page).to_have_url(re.compile("#why$"))
