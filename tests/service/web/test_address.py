@@ -55,9 +55,14 @@ def test_own_images_are_gone_back_to_and_are_in_no_address(visit):
     expect(page).to_have_url(re.compile(r"#try\?model=cifar10&sample=ship\.webp$"))
     for name, colour in (("mine.png", "red"), ("yours.png", "blue")):
         file = {"name": name, "mimeType": "image/png", "buffer": encode(draw(colour))}
+        entries = page.evaluate("history.length")
         page.locator("#files").set_input_files(file)
         expect(page.locator("figcaption")).to_have_text(name)
         expect(page).to_have_url(re.compile("#try$"))
+        for _ in range(200):  # the address of both is one, and is written a little later
+            if page.evaluate("history.length") > entries:
+                break
+            page.wait_for_timeout(50)
     page.go_back()
     expect(page.locator("figcaption")).to_have_text("mine.png")
     page.go_back()
