@@ -376,7 +376,7 @@ def _check_network(
     "--with-pictures",
     "pictures",
     is_flag=True,
-    help="With --run: add small views of the reference images, which everybody who asks then sees.",
+    help="With --run: add small views of the reference images. Every caller can then see them.",
 )
 def bundle(
     *, run_folder: Path | None, file: Path | None, anyway: bool, pictures: bool, **options: Any

@@ -33,7 +33,7 @@ def names(manifest: Manifest) -> tuple[str, str]:
 
 
 def is_plain(name: str, manifest: Manifest) -> bool:
-    """True of the name whose model has one input of pixels and the logits alone."""
+    """True if `name` is NAME.logits."""
     return name == manifest.name + PLAIN_SUFFIX
 
 
@@ -129,7 +129,7 @@ class _Samples:
         self._samples = [sample for family in families for sample in family.samples]
 
     def total(self, name: str, **patterns: str) -> float:
-        """The sum of the samples of `name` whose labels match."""
+        """The sum of the samples called `name`, of those whose labels match the patterns."""
         return sum(
             sample.value
             for sample in self._samples

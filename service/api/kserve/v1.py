@@ -90,7 +90,8 @@ class KServeV1:
 
         async def work() -> Response:
             documents = self._native.documents("instance", payload.images, options, timing)
-            return _json(body_of(await documents))
+            warned = {"warnings": list(options.warnings)} if options.warnings else {}
+            return _json({**body_of(await documents), **warned})
 
         return await cancel_on_disconnect(request, work())
 

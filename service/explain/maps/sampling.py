@@ -1,8 +1,8 @@
 """Maps from random samples, drawn in rounds until the halves of the samples agree.
 
-The groups of samples that make up the halves are drawn alike and independently: two of them, or
-four, which pair up in three ways. The cosine of two halves' maps tells how far the map of another
-seed would differ, at no pass of its own; the mean over the ways tells it more precisely.
+Samples come in two groups or in four, drawn alike and independently. Two groups are two halves;
+four make two halves in three ways. The cosine of the maps of two halves shows how far the map of
+another seed would differ, and takes no pass of its own. The mean of the three is more precise.
 """
 
 import math

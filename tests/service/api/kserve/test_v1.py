@@ -61,6 +61,12 @@ def test_parameters_may_be_in_the_query(server, model):
     assert answered(response)["explanations"][0]["method"] == "saliency"
 
 
+def test_an_unknown_field_is_ignored_with_a_warning(server, model):
+    asked = {"instances": [TEXT], "signature_name": "serving_default"}
+    found = answered(server.client.post(f"{model}:predict", json=asked))
+    assert found["warnings"] == ["the parameter 'signature_name' is not known here and was ignored"]
+
+
 BAD = [
     ("no JSON", ":predict", b"{", 400, "is not JSON"),
     ("nothing", ":predict", b"", 400, "is not JSON"),
