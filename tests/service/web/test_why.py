@@ -268,7 +268,8 @@ def test_overlay_map_and_command_can_be_saved(visit, server, tmp_path):
         assert image.size > (224, 224), "with its legend"
     expected = explained(server, "method=grad_cam&target=ship&map=array")["map"]
     values = np.frombuffer(base64.b64decode(expected["data"]), "<f4").reshape(expected["shape"])
-    assert np.array_equal(np.load(tmp_path / "map.npy"), values)
+    # Not bit for bit: ONNX Runtime rounds otherwise in another batch or at another address.
+    np.testing.assert_allclose(np.load(tmp_path / "map.npy"), values, rtol=0, atol=1e-5)
     page.get_by_text("The same request by curl").click()
     command = shlex.split(page.locator(".downloads pre").inner_text().replace("\\\n", ""))
     done = subprocess.run(command, cwd=EMBEDDED_BUNDLE, capture_output=True, check=True, timeout=60)
