@@ -71,6 +71,13 @@ ON_FILE = (
         "--mean", help="Of an ONNX file: 0.485,0.456,0.406, of pixels in 0…1. Default: a guess."
     ),
     click.option("--std", help="Of an ONNX file: 0.229,0.224,0.225. Default: a guess."),
+    click.option(
+        "--colour",
+        type=click.Choice(["as-sent", "srgb"]),
+        default="as-sent",
+        show_default=True,
+        help="Of an ONNX file: whether colour profiles (ICC) are applied, as in its training.",
+    ),
 )
 
 

@@ -15,6 +15,7 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from service import __version__
 from service.bundle.manifest import MANIFEST
+from service.image.colour import Colour
 from service.image.resize import Resize, Size
 from service.workers import memory
 from training.export.ends import ForeignError
@@ -33,17 +34,24 @@ class Wishes:
     resize: Resize = "crop"
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    colour: Colour = "as-sent"
 
 
 def wishes(
-    *, labels: Path | None, size: str | None, resize: Resize, mean: str | None, std: str | None
+    *,
+    labels: Path | None,
+    size: str | None,
+    resize: Resize,
+    mean: str | None,
+    std: str | None,
+    colour: Colour,
 ) -> Wishes:
     """What the options of a command line say.
 
     Raises:
         ForeignError: a number cannot be read.
     """
-    return Wishes(labels, _size(size), resize, numbers("mean", mean), numbers("std", std))
+    return Wishes(labels, _size(size), resize, numbers("mean", mean), numbers("std", std), colour)
 
 
 def bundle_of(file: Path, wishes: Wishes, say: Say) -> Path:
@@ -78,7 +86,9 @@ def _make(file: Path, wishes: Wishes, place: Path, say: Say) -> None:
     from training.export import maker  # noqa: PLC0415
 
     asked = Asked(mean=wishes.mean, std=wishes.std)
-    maker.make(file, place, say, wishes.labels, wishes.size, wishes.resize, asked)
+    maker.make(
+        file, place, say, wishes.labels, wishes.size, wishes.resize, asked, wishes.colour
+    )
 
 
 def _key(file: Path, wishes: Wishes) -> str:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from service.bundle.manifest import Manifest
+from service.image.colour import Colour
 from service.image.resize import Input, Resize, Size
 from training.autodiff import DifferentiationError
 from training.export import foreign
@@ -22,6 +23,7 @@ def make(
     size: Size | None,
     resize: Resize,
     asked: Asked,
+    colour: Colour = "as-sent",
 ) -> None:
     """Makes the bundle of `file` in `place`; `say` gets a sentence for each step.
 
@@ -39,7 +41,7 @@ def make(
         say(note)
     if given is None:
         say(f"neither --labels nor the file names the classes: they are 0 to {core.classes - 1}")
-    spec = Input(source.size, source.mean, source.std, resize)
+    spec = Input(source.size, source.mean, source.std, resize, colour=colour)
     manifest = manifest_of(file, core, given, None, spec)
     try:
         make_foreign_bundle(core, manifest, place, say=progress)

@@ -100,6 +100,14 @@ def test_another_file_or_wish_has_a_bundle_of_its_own(cache, image, tmp_path):
     assert len(list(cache.iterdir())) == 3
 
 
+def test_a_file_says_whether_its_training_applied_profiles(cache, image, tmp_path):
+    model = write(tmp_path / "net.onnx")
+    assert why(model, image).exit_code == 0
+    assert why(model, image, "--colour", "srgb").exit_code == 0
+    colours = {load(place).manifest.input.colour for place in cache.iterdir()}
+    assert colours == {"as-sent", "srgb"}
+
+
 def test_a_network_without_gradients_is_explained_by_other_methods(cache, image, tmp_path):
     done = why(
         write(tmp_path / "net.onnx", operator="LpNormalization", p=1),
