@@ -1,8 +1,9 @@
 """Bytes → pixels: uint8 (H, W, 3), RGB, 0…255, as the image is displayed.
 
-`decode` reads JPEG, PNG, WebP, AVIF, GIF, BMP and TIFF, of several frames the first. It applies
-EXIF orientation (one in XMP alone turns nothing, as in browsers), lays transparency over white,
-scales 16-bit samples to 8 and converts palettes, grey and CMYK.
+`decode` reads JPEG, PNG, WebP, AVIF, GIF, BMP and TIFF, of several frames the first, and HEIC where
+the extra is installed. It applies EXIF orientation (one in XMP alone turns nothing, as in browsers;
+an HEIC is turned by its own boxes), lays transparency over white, scales 16-bit samples to 8 and
+converts palettes, grey and CMYK.
 Colour profiles are applied if `colour` is "srgb", which a manifest says: a network sees what its
 training saw.
 
@@ -25,9 +26,9 @@ import simplejpeg
 from PIL import AvifImagePlugin, ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
 from service.errors import ImageTooLarge, RequestError, UndecodableImage, UnsupportedFormat
-from service.image import budget, header
+from service.image import boxes, budget, header, heic
 from service.image.colour import MODES, Colour, differs, profile_of_jpeg, to_srgb
-from service.image.kinds import FORMATS, unreadable
+from service.image.kinds import FORMATS, is_heic, unreadable
 from service.image.resize import Pixels
 
 # For files that an operator names, such as a data set. Bodies of requests have their own limit,
@@ -115,6 +116,8 @@ def open_header(body: bytes, max_pixels: int, colour: Colour = "as-sent") -> Ope
     """
     if not header.is_quick(body):
         header.check(body)
+    if heic.AVAILABLE and is_heic(body):
+        return _open_heic(body, max_pixels, colour)
     size = _plain_jpeg_size(body)
     if size is None or (colour == "srgb" and _has_other_colours(body)):
         return _open_with_pillow(body, max_pixels, colour)
@@ -170,6 +173,17 @@ def _decode_plain_jpeg(body: bytes, max_pixels: int) -> Decoded:
         # Pillow reads some damaged files, and words the error for the others.
         return _open_with_pillow(body, max_pixels).decode()
     return Decoded(pixels, "JPEG")
+
+
+def _open_heic(body: bytes, max_pixels: int, colour: Colour) -> Opened:
+    first = boxes.first_image(body)
+    check_size(first.width, first.height, max_pixels)
+    return Opened(
+        first.width,
+        first.height,
+        heic.cost(body, first) / max(first.pixels, 1),
+        lambda: Decoded(_rgb(heic.image(body, first), colour), heic.KIND),
+    )
 
 
 def _open_with_pillow(body: bytes, max_pixels: int, colour: Colour = "as-sent") -> Opened:

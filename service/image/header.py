@@ -1,5 +1,5 @@
 """The parts of an image file before it is decoded: markers of JPEG, chunks of PNG and WebP, blocks
-of GIF, tags of TIFF.
+of GIF, tags of TIFF, boxes of HEIC.
 
 Pillow walks through them in Python, about 1 µs each: a file of 10 MB can hold millions, and hold
 the event loop for seconds. Here a walk counts them and gives up early.
@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Literal
 
 from service.errors import UndecodableImage
+from service.image import boxes, kinds
 
 Kind = Literal["other", "packed", "pixels"]
 
@@ -23,7 +24,7 @@ MOST: dict[Kind, int] = {
     "pixels": 10_000,  # a PNG of 10 MB has about 1,300 of the usual 8 kB
 }
 NAMES: dict[Kind, str] = {
-    "other": "markers, chunks, blocks or tags",
+    "other": "markers, chunks, blocks, boxes or tags",
     "packed": "chunks of packed text",
     "pixels": "chunks of pixels",
 }
@@ -45,7 +46,7 @@ _PACKED = (b"zTXt", b"iTXt", b"iCCP")
 
 def is_quick(body: bytes) -> bool:
     """True if the header of `body` is read in less time than it takes to hand it to a thread."""
-    if len(body) > LARGE_BYTES:
+    if len(body) > LARGE_BYTES or kinds.is_heic(body):
         return False
     if body.startswith(_JPEG) and 0 < body.find(_SCAN) < QUICK_BYTES:
         return True
@@ -85,6 +86,8 @@ def parts(body: bytes) -> Iterator[Kind]:
         return _blocks(body)
     if body[:4] in _TIFFS:
         return _tags(body, _TIFFS[body[:4]])
+    if kinds.is_heic(body):
+        return ("other" for _ in boxes.walk(body))
     return iter(())
 
 

@@ -1,6 +1,7 @@
 """Kinds of image files: which are decoded, and in words what other bytes are."""
 
 from service.errors import RequestError, UndecodableImage, UnsupportedFormat
+from service.image import heic
 
 # By the name that Pillow gives it: media types, and ends of file names.
 KINDS = {
@@ -15,12 +16,21 @@ KINDS = {
 FORMATS = tuple(KINDS)
 USUAL = ("JPEG", "PNG", "WEBP")
 MEDIA_TYPES = {media: kind for kind, (types, _) in KINDS.items() for media in types}
-SUFFIXES = tuple(suffix for _, suffixes in KINDS.values() for suffix in suffixes)
+HEIC_SUFFIXES = (".heic", ".heif", ".hif")
+SUFFIXES = (
+    *(suffix for _, suffixes in KINDS.values() for suffix in suffixes),
+    *(HEIC_SUFFIXES if heic.AVAILABLE else ()),
+)
 LISTED = "JPEG, PNG, WebP, AVIF, GIF, BMP and TIFF"
+WITHOUT_HEIC = "convert it to JPEG, or install the extra candor[heic] on the server"
 
 _JPEG, _PNG, _RIFF = b"\xff\xd8", b"\x89PNG", b"RIFF"
 _BEGINNINGS = (_JPEG, _PNG, b"GIF8", b"BM", b"II*\0", b"MM\0*")
-_AVIF, _HEIF = (b"avif", b"avis"), (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
+_AVIF = frozenset((b"avif", b"avis"))
+_HEIC = frozenset(
+    (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
+)
+_MOST_BRANDS = 64
 _OTHERS = (
     (b"%PDF", "a PDF"),
     (b"PK\x03\x04", "a ZIP archive"),
@@ -46,8 +56,10 @@ def unreadable(body: bytes) -> RequestError:
         return UnsupportedFormat(
             f"a JPEG of {bits} bits a sample is not supported: save it with 8, or as PNG"
         )
+    if is_heic(body):
+        return UnsupportedFormat(f"the image is an HEIC (HEIF), which is not read: {WITHOUT_HEIC}")
     is_webp = body.startswith(_RIFF) and body[8:12] == b"WEBP"
-    if body.startswith(_BEGINNINGS) or is_webp or _brand(body) in _AVIF:
+    if body.startswith(_BEGINNINGS) or is_webp or _brands(body) & _AVIF:
         return UndecodableImage(
             f"the image of {len(body):,} bytes is damaged or cut off: send it whole"
         )
@@ -68,15 +80,23 @@ def _jpeg_bits(body: bytes) -> int | None:
     return None
 
 
-def _brand(body: bytes) -> bytes:
-    """The major brand of a file in boxes (ISO/IEC 14496-12), else nothing."""
-    return body[8:12] if body[4:8] == b"ftyp" else b""
+def is_heic(body: bytes) -> bool:
+    """True if `body` begins like an HEIC, an image of the HEIF family with pixels of HEVC."""
+    brands = _brands(body)
+    return bool(brands & _HEIC) and not brands & _AVIF
+
+
+def _brands(body: bytes) -> frozenset[bytes]:
+    """The brands of a file in boxes (ISO/IEC 14496-12), of other bytes none."""
+    if body[4:8] != b"ftyp":
+        return frozenset()
+    end = min(int.from_bytes(body[:4]), 16 + 4 * _MOST_BRANDS, len(body))
+    return frozenset(body[start : start + 4] for start in (8, *range(16, end, 4)))
 
 
 def _looks_like(body: bytes) -> str:
-    brand = _brand(body)
-    if brand:
-        return "an HEIC (HEIF)" if brand in _HEIF else "an MP4, or another file of its family"
+    if body[4:8] == b"ftyp":
+        return "an MP4, or another file of its family"
     head = body[:1000]
     if b"<svg" in head.lower():
         return "an SVG"

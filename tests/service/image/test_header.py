@@ -10,7 +10,7 @@ from support.images import draw, encode
 LIMIT = 1_000_000
 COMMENT = b"\xff\xfe\x00\x02"
 MANY_TAGS = dict.fromkeys(range(40_000, 41_001), 0)
-OTHERS = "1,000 markers, chunks, blocks or tags"
+OTHERS = "1,000 markers, chunks, blocks, boxes or tags"
 
 
 @pytest.mark.parametrize(
