@@ -25,8 +25,11 @@ def read(path: str) -> np.ndarray | None:
         return None
     if as_stored.ndim == 3 and as_stored.shape[2] == 4:
         return over_white(levels(as_stored))
-    # With these flags, and no others, OpenCV applies the orientation.
-    turned = cv2.imdecode(content, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH)
+    if as_stored.dtype == np.uint16:
+        # In colour, too: read with other flags, its red and blue are sometimes exchanged.
+        grey = as_stored.ndim == 2
+        return rounded(levels(np.dstack([as_stored] * 3) if grey else as_stored[..., ::-1]))
+    turned = cv2.imdecode(content, cv2.IMREAD_COLOR_RGB)  # which applies the orientation
     return None if turned is None else rounded(levels(turned))
 
 
@@ -53,7 +56,9 @@ def main() -> None:
             pixels = read(line.rstrip("\n"))
         except cv2.error:
             pixels = None
-        sys.stdout.buffer.write(json.dumps(None if pixels is None else pixels.shape).encode() + b"\n")
+        sys.stdout.buffer.write(
+            json.dumps(None if pixels is None else pixels.shape).encode() + b"\n"
+        )
         if pixels is not None:
             sys.stdout.buffer.write(pixels.tobytes())
         sys.stdout.buffer.flush()

@@ -59,7 +59,9 @@ class OpenCV:
         shape = json.loads(self._process.stdout.readline())
         if shape is None:
             return None
-        return np.frombuffer(self._process.stdout.read(int(np.prod(shape))), np.uint8).reshape(shape)
+        return np.frombuffer(self._process.stdout.read(int(np.prod(shape))), np.uint8).reshape(
+            shape
+        )
 
 
 class Canvas:

@@ -1,4 +1,4 @@
-"""Test images of image libraries: source distributions from PyPI, fetched by pip, unpacked once.
+"""Test images of image libraries: source distributions of PyPI, fetched by pip, unpacked once.
 
 They are no part of this repository: each has the licence of its project. A digest pins each file.
 """
@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-SUFFIXES = frozenset(
-    ".apng .avif .bmp .dib .gif .heic .heif .hif .jfif .jpeg .jpg .mpo .png .tif .tiff .webp".split()
+SUFFIXES = (
+    *(".apng", ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".hif"),
+    *(".jfif", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp"),
 )
 
 

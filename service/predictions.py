@@ -11,6 +11,7 @@ threshold. The thresholds are in the manifest; docs/trust.md states what they pr
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from jaxtyping import Float32, Float64, Int64
 from service.bundle.manifest import Manifest
 from service.bundle.prediction_sets import Counted
 from service.bundle.reference import Nearest
-from service.errors import InvalidParameter, short
+from service.errors import SHOWN, InvalidParameter, short
 from service.runtime.graphs import Logits, OutputRow
 
 TOP_K, MOST_TOP_K = 3, 1000
@@ -28,6 +29,7 @@ COVERAGE = "0.95"
 SET_LABELS = 100  # listed of a prediction set; a larger top_k lists more
 MOST_CLASSES = 100  # named by a request
 SHOWN_LABELS = 20  # of a model with more classes, in a message
+MOST_COMPARED = 100  # with a label that is misspelt
 SORTED_CLASSES = 128  # of fewer, all are sorted
 MOST_DIGITS = 9  # of an index
 
@@ -326,8 +328,20 @@ def find_class(target: str, manifest: Manifest, name: str = "target") -> int:
     if target.isdecimal() and len(target) <= MOST_DIGITS and int(target) < len(manifest.labels):
         return int(target)
     more = ", …" if len(manifest.labels) > SHOWN_LABELS else ""
+    like = _like(target[:SHOWN].lower(), manifest.labels)
+    meant = f": did you mean {like}? Name a label" if like else "; name a label"
     raise InvalidParameter(
-        f"{name} is {short(target)}; name a label "
+        f"{name} is {short(target)}{meant} "
         f"({', '.join(manifest.labels[:SHOWN_LABELS])}{more}) or an index from 0 to "
         f"{len(manifest.labels) - 1}"
     )
+
+
+def _like(target: str, labels: Sequence[str]) -> str | None:
+    """The label that `target`, in lower case, may stand for."""
+    lower = {label.lower(): label for label in labels}
+    if target in lower:
+        return lower[target]
+    # Of thousands of labels the comparison would take a second.
+    found = get_close_matches(target, list(lower)[:MOST_COMPARED], 1)
+    return lower[found[0]] if found else None

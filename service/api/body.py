@@ -4,22 +4,23 @@ Images stay encoded here: `service.image.decode` opens them. JSON holds files as
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import orjson
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from service.api import large, negotiation
+from service.api.forms import readers
+from service.api.forms.parts import unique, valid
+from service.api.forms.readers import MAX_FIELDS
+from service.api.parameters import EVERYWHERE
 from service.api.payload import (
-    MAX_IMAGES,
-    EncodedImage,
     Payload,
+    as_file,
     check_counts,
     from_base64,
+    is_text_of_an_image,
     with_query,
 )
 from service.errors import (
@@ -34,7 +35,6 @@ from service.image.budget import Budget, Lease
 from service.image.kinds import MEDIA_TYPES
 from service.workers import protocol
 
-MAX_FIELDS = 100  # in a form or a query
 READ_SECONDS = 30
 MOST_UNPACKED = 1_032  # bytes, from one of a deflated body
 LEASE = "body_lease"  # key of a request's state: the memory of its body
@@ -42,16 +42,17 @@ LEASE = "body_lease"  # key of a request's state: the memory of its body
 FREE_BYTES = 2**16
 FORM, JSON, BYTES = "multipart/form-data", "application/json", "application/octet-stream"
 SUPPORTED = ", ".join((*MEDIA_TYPES, BYTES, FORM, JSON))
-# The bytes decide. These types say nothing of them: what S3 keeps without a type, what curl sends
-# of itself, what fetch() sends of a text. An empty one stands for no header.
-_UNSAID = (
-    "",
-    "*/*",
-    BYTES,
-    "binary/octet-stream",
-    "text/plain",
-    "application/x-www-form-urlencoded",
+PAIRS = "application/x-www-form-urlencoded"  # which curl sends of itself, whatever the body is
+# The bytes decide, unless a type says that they are something else: one that begins like these, but
+# for those of _UNSAID: what fetch() sends of a text.
+_OTHERS = (
+    *("audio/", "video/", "font/", "model/", "message/", "multipart/", "text/"),
+    *(
+        f"application/{name}"
+        for name in ("pdf", "zip", "gzip", "xml", "javascript", "msword", "vnd.", "x-tar", "wasm")
+    ),
 )
+_UNSAID = ("text/plain",)
 _BOM = b"\xef\xbb\xbf"  # which some programs put before UTF-8
 
 
@@ -75,19 +76,26 @@ async def read(request: Request, limits: Limits) -> Payload:
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     query = query_of(request)  # first, so that a bad query costs no body
-    if kind not in (FORM, *_UNSAID) and not kind.startswith("image/") and not _is_json(kind):
+    if kind.startswith(_OTHERS) and kind not in (FORM, *_UNSAID) and not _is_json(kind):
         raise UnsupportedFormat(
-            f"Content-Type {short(kind)} is not supported; supported are {SUPPORTED}: "
-            "name the type of the body, or leave it out"
+            f"Content-Type {short(kind)} says that the body is no image; supported are "
+            f"{SUPPORTED}: name the type of the body, or leave it out"
         )
     body = await body_of(request, limits)
     if not body:
         raise MalformedRequest("the body is empty (0 bytes): send an image")
     if kind == FORM:
-        return with_query(await _form(request, body), query)
-    if _is_json(kind) or (kind in _UNSAID and body[:8].removeprefix(_BOM).lstrip()[:1] == b"{"):
+        return with_query(await readers.multipart(request.headers, body), query)
+    if _is_json(kind) or (not _is_image(kind) and body[:8].removeprefix(_BOM).lstrip()[:1] == b"{"):
         return with_query(await large.parse(body, lambda: _json(body)), query)
-    return Payload((body,), is_list=False, parameters=query)
+    image = as_file(body)
+    if kind == PAIRS and image is body and readers.is_urlencoded(body):
+        return with_query(readers.urlencoded(body), query)
+    return Payload((image,), is_list=False, parameters=query)
+
+
+def _is_image(kind: str) -> bool:
+    return kind.startswith("image/")
 
 
 def _is_json(kind: str) -> bool:
@@ -107,7 +115,7 @@ def query_of(request: Request) -> Mapping[str, str]:
         raise InvalidParameter(
             f"{count:,} parameters in the query; the limit is {MAX_FIELDS}: leave the others out"
         )
-    query = _unique(request.query_params.multi_items(), "the query")
+    query = unique(request.query_params.multi_items(), "the query")
     if "mask" in query:
         raise InvalidParameter(
             "mask is in the query, but a mask is a file: send it as a form part, or in JSON"
@@ -126,6 +134,7 @@ async def body_of(request: Request, limits: Limits) -> bytes:
         SlowRequest: the body is incomplete after READ_SECONDS.
     """
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    encoding = negotiation.ALIASES.get(encoding, encoding)
     negotiation.check_encoding(encoding)
     if encoding != "identity":
         return await _unpacked(request, limits, encoding)
@@ -206,92 +215,6 @@ def _too_large(size: int, max_bytes: int) -> BodyTooLarge:
     )
 
 
-async def _form(request: Request, body: bytes) -> Payload:
-    async def stream() -> AsyncGenerator[bytes, None]:
-        for start in range(0, len(body), large.PIECE_BYTES):
-            if start:
-                await asyncio.sleep(0)  # other callers have their turn
-            yield body[start : start + large.PIECE_BYTES]
-
-    try:
-        # One file more than the limit passes here, so that `check_counts` words the error. The size
-        # of a part needs no limit of its own: the body has one.
-        parser = MultiPartParser(
-            request.headers,
-            stream(),
-            max_files=MAX_IMAGES + 1,
-            max_fields=MAX_FIELDS,
-            max_part_size=len(body),
-        )
-        form = await parser.parse()
-    except (MultiPartException, KeyError, UnicodeDecodeError) as error:
-        raise MalformedRequest(
-            f"the form cannot be read ({error}): send multipart/form-data with parts named 'image'"
-        ) from None
-    try:
-        return await _form_payload(form.multi_items())
-    finally:
-        await form.close()
-
-
-async def _form_payload(parts: list[tuple[str, UploadFile | str]]) -> Payload:
-    images, masks = [], []
-    fields: list[tuple[str, str]] = []
-    name_of_images = _name_of_images(parts)
-    for name, value in parts:
-        if name == name_of_images:
-            images.append(await _part(name, value))
-        elif name == "mask":
-            masks.append(await _part(name, value))
-        elif isinstance(value, UploadFile):
-            raise MalformedRequest(
-                f"the form has a file named {short(name)} beside {short(name_of_images)}: "
-                "name images 'image' and a mask 'mask'"
-            )
-        else:
-            fields.append((name, _unquote(value)))
-    if not images:
-        raise MalformedRequest("the form has no part named 'image': send one or more")
-    if len(masks) > 1:
-        raise InvalidParameter(f"'mask' is given {len(masks)} times in the form: give it once")
-    mask = _valid(masks[0]) if masks else None
-    payload = Payload(tuple(images), len(images) > 1, _unique(fields, "the form"), mask)
-    return check_counts(payload)
-
-
-def _name_of_images(parts: list[tuple[str, UploadFile | str]]) -> str:
-    """'image', or the one name that all files have where there is no such part."""
-    names = {name for name, value in parts if isinstance(value, UploadFile)} - {"mask"}
-    is_named = any(name == "image" for name, _ in parts)
-    return "image" if is_named or len(names) != 1 else names.pop()
-
-
-async def _part(name: str, value: UploadFile | str) -> EncodedImage:
-    if isinstance(value, UploadFile):
-        body = await value.read()
-    elif value.startswith("data:"):
-        return from_base64(name, value)
-    else:
-        # A part without a file name arrives as text; surrogateescape gives its bytes back.
-        body = value.encode("utf-8", "surrogateescape")
-    return body or MalformedRequest(f"a part named '{name}' is empty (0 bytes): send a file")
-
-
-def _unquote(value: str) -> str:
-    # BentoML's client sends the fields of a form as JSON: text comes in quotes.
-    quoted = len(value) > 1 and value[0] == value[-1] == '"'
-    try:
-        return str(orjson.loads(value)) if quoted else value
-    except orjson.JSONDecodeError:
-        return value
-
-
-def _valid(file: EncodedImage) -> bytes:
-    if isinstance(file, MalformedRequest):
-        raise file
-    return file
-
-
 def _json(body: bytes) -> Payload:
     large.check_values(body)
     try:
@@ -300,21 +223,35 @@ def _json(body: bytes) -> Payload:
         raise MalformedRequest(
             f'the body is not JSON ({error}): send {{"image": "<base64>"}}'
         ) from None
+    document = _named(document)
     if not isinstance(document, dict) or ("image" in document) == ("images" in document):
         raise MalformedRequest('send a JSON object with exactly one of "image" and "images"')
-    is_list = "images" in document
-    texts = document.pop("images") if is_list else [document.pop("image")]
-    if not isinstance(texts, list) or not texts:
+    texts = document.pop("images", None) or document.pop("image", [])
+    is_list = isinstance(texts, list) and not (texts and isinstance(texts[0], int))
+    if is_list and not texts:
         raise MalformedRequest(
             '"images" is empty, or not a list: send a list of one or more base64 texts'
         )
-    mask = _valid(from_base64("mask", document.pop("mask"))) if "mask" in document else None
-    images = tuple(from_base64("image", text) for text in texts)
+    mask = valid(from_base64("mask", document.pop("mask"))) if "mask" in document else None
+    images = tuple(from_base64("image", text) for text in (texts if is_list else [texts]))
     return check_counts(Payload(images, is_list, document, mask))
 
 
-def _unique(pairs: list[tuple[str, str]], place: str) -> dict[str, str]:
-    name, times = next(iter(Counter(name for name, _ in pairs).most_common(1)), ("", 0))
-    if times > 1:
-        raise InvalidParameter(f"{short(name)} is given {times} times in {place}: give it once")
-    return dict(pairs)
+def _named(document: object) -> object:
+    """`document` with the images under their name: those of a bare list or text, and of one key
+    that holds images and is no other parameter.
+    """
+    if isinstance(document, str) or (isinstance(document, list) and document):
+        return {"image": document}
+    if not isinstance(document, dict) or "image" in document or "images" in document:
+        return document
+    holding = [
+        name
+        for name, value in document.items()
+        if name not in EVERYWHERE
+        and name != "mask"
+        and is_text_of_an_image(value[0] if isinstance(value, list) and value else value)
+    ]
+    if len(holding) != 1:
+        return document
+    return {"image" if name == holding[0] else name: value for name, value in document.items()}

@@ -16,6 +16,7 @@ ANY = "*/*"
 MOST_ENTRIES = 64  # of a header, beyond which they are not read
 # How zlib reads each; that of deflate is zlib's own form, which clients send under the name.
 WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+ALIASES = {"x-gzip": "gzip", "": "identity"}  # RFC 9110, 8.4.1.3; and a header left empty
 LEAST_BYTES = 4_096  # of an answer: a smaller one fits a packet or two as it is
 LEVEL = 1  # the fastest: maps as base64 shrink by a quarter at any
 
@@ -53,7 +54,8 @@ def _entries(header: str) -> Iterator[tuple[str, float]]:
     for entry in header.split(",")[:MOST_ENTRIES]:
         name, *parameters = (part.strip().lower() for part in entry.split(";"))
         weights = [part[2:] for part in parameters if part.startswith("q=")]
-        yield name or ANY, _weight(weights[0]) if weights else 1.0
+        # Java's own client sends a bare "*".
+        yield ANY if name in ("", "*") else name, _weight(weights[0]) if weights else 1.0
 
 
 def _weight(text: str) -> float:
@@ -82,7 +84,10 @@ def unpack(body: bytes, encoding: str, max_bytes: int) -> bytes | None:
     Raises:
         MalformedRequest: the bytes are damaged, cut off, or followed by others.
     """
-    unpacker = zlib.decompressobj(WINDOWS[encoding])
+    window = WINDOWS[encoding]
+    if encoding == "deflate" and not _has_zlib_header(body):
+        window = -window
+    unpacker = zlib.decompressobj(window)
     try:
         unpacked = unpacker.decompress(body, max_bytes + 1)
     except zlib.error as error:
@@ -97,6 +102,11 @@ def unpack(body: bytes, encoding: str, max_bytes: int) -> bytes | None:
             "its end: send it whole"
         )
     return unpacked
+
+
+def _has_zlib_header(body: bytes) -> bool:
+    """False of bare deflate, which some clients send (RFC 1950, 2.2)."""
+    return body[:1] != b"" and body[0] & 15 == zlib.DEFLATED and int.from_bytes(body[:2]) % 31 == 0
 
 
 async def compressed(answer: Response, accepted: str) -> Response:

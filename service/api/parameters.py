@@ -26,6 +26,8 @@ from service.schedule.timing import DEADLINE_MS
 
 DEFAULT_METHOD = "grad_cam"
 MAX_DEADLINE_MS = 60_000
+# As languages, HTML forms and people write them.
+TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 MAX_DIGITS = 19  # of a whole number in text; int() takes seconds for millions of them
 
 LIKE = 0.75  # of two names, 0…1 (difflib), from which one may be the other misspelt
@@ -270,9 +272,10 @@ def _deadline(milliseconds: int) -> int:
 def _boolean(name: str, value: Any) -> bool:
     if isinstance(value, bool):
         return value
-    if value not in ("true", "false"):
+    text = value.strip().lower() if isinstance(value, str) else None
+    if text not in (*TRUE, *FALSE):
         raise InvalidParameter(f"{name} is {short(value)}; give true or false")
-    return bool(value == "true")
+    return text in TRUE
 
 
 def _whole(name: str, value: Any) -> int:

@@ -97,4 +97,7 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
         )
         response.headers["Allow"] = allowed
         return response
-    return respond(request, NotFound(f"{path} is not served; GET /openapi.json lists all paths"))
+    slash = ": leave out the slash at its end" if path.endswith("/") else ""
+    return respond(
+        request, NotFound(f"{path} is not served{slash}; GET /openapi.json lists all paths")
+    )

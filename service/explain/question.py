@@ -5,11 +5,12 @@ Costs are in forward passes: of all graphs together, or by graph.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
 from service.bundle import folder
 from service.bundle.manifest import LAST, Manifest
-from service.errors import InvalidParameter, MethodUnavailable, short
+from service.errors import SHOWN, InvalidParameter, MethodUnavailable, short
 from service.explain.faithfulness import FAITHFULNESS_PASSES
 from service.explain.maps.segments import Segments
 from service.explain.maps.target import Target, find_target
@@ -250,7 +251,11 @@ def _cheaper_methods(
 
 def _method(name: str, manifest: Manifest) -> Method:
     if name not in METHODS:
-        raise InvalidParameter(f"method is {short(name)}; the methods are {', '.join(METHODS)}")
+        like = _like(name[:SHOWN].lower())
+        meant = f": did you mean {' or '.join(like)}?" if like else ";"
+        raise InvalidParameter(
+            f"method is {short(name)}{meant} the methods are {', '.join(METHODS)}"
+        )
     methods = {method.name: method for method in available(manifest)}
     if name not in methods:
         raise MethodUnavailable(
@@ -258,6 +263,15 @@ def _method(name: str, manifest: Manifest) -> Method:
             f"it can be explained by: {', '.join(methods) or 'none'}"
         )
     return methods[name]
+
+
+def _like(name: str) -> list[str]:
+    """The methods that `name` may stand for: misspelt, a part of theirs, or their initials."""
+    return get_close_matches(name, METHODS, 1) or [
+        method
+        for method in METHODS
+        if name in method.split("_") or name == "".join(part[0] for part in method.split("_"))
+    ]
 
 
 def _value(parameter: Parameter, given: Any) -> int | float | str:

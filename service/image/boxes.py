@@ -14,8 +14,8 @@ from service.errors import UndecodableImage
 _INSIDE = {b"meta": 4, b"iinf": 6, b"iprp": 0, b"ipco": 0, b"iref": 4, b"dinf": 0, b"grpl": 0}
 _DEEPEST = 4
 _LONG, _TO_THE_END = 1, 0  # lengths that stand for something else
-# The byte of hvcC for the sampling of chroma, before that for the bits of a sample beyond 8; and the
-# samples a pixel: of grey, and of colours at a quarter, a half or all of the pixels.
+# The byte of hvcC for the sampling of chroma, before that for the bits of a sample beyond 8; and
+# the samples a pixel: of grey, and of colours at a quarter, a half or all of the pixels.
 _CHROMA, _SAMPLES = 16, (1.0, 1.5, 2.0, 3.0)
 _ALPHA = (b"urn:mpeg:hevc:2015:auxid:1\0", b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha\0")
 _WIDE = 1  # a flag of ipma: two bytes for the number of a property
@@ -53,7 +53,9 @@ def _box(body: bytes, place: int, end: int) -> tuple[Box, int]:
 
 def _inside(body: bytes, box: Box) -> int:
     # Version 1 of iinf has a count of 4 bytes.
-    return 8 if box.name == b"iinf" and body[box.start : box.start + 1] != b"\0" else _INSIDE[box.name]
+    return (
+        8 if box.name == b"iinf" and body[box.start : box.start + 1] != b"\0" else _INSIDE[box.name]
+    )
 
 
 class FirstImage(NamedTuple):

@@ -45,7 +45,8 @@ _JPEG = b"\xff\xd8\xff"
 _SCAN, _SEGMENTS, _MOST_SEGMENTS = b"\xff\xda", bytes(range(0xE0, 0xF0)), 64
 # A JPEG with these is no plain one: EXIF may turn it, and an MPF index means several images.
 _NOT_PLAIN = (b"Exif\0\0", b"MPF\0")
-_XMP = ("xmp", "XML:com.adobe.xmp")
+# Texts in which Pillow finds an orientation, too: XMP, and ImageMagick's in a PNG.
+_OTHER_ORIENTATIONS = ("xmp", "XML:com.adobe.xmp", "Raw profile type exif")
 _BMP_COMPRESSION, _BMP_RUNS = 30, (1, 2)  # a byte of the header; RLE8 and RLE4
 _TILE = (322, 323)  # tags of a TIFF: width and length of a tile
 _TILE_PIXELS = 2**20
@@ -276,16 +277,19 @@ def _rgb(image: Image.Image, colour: Colour) -> Pixels:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The orientation in EXIF; Pillow's own takes that in XMP where EXIF has none."""
+    """The orientation in EXIF, 1 if that is damaged; Pillow takes others where EXIF has none."""
+    for key in _OTHER_ORIENTATIONS:
+        image.info.pop(key, None)
     packed = image.info.get("exif")
-    if packed:
-        exif = Image.Exif()
-        exif.load(packed)
-    else:
-        for key in _XMP:
-            image.info.pop(key, None)
-        exif = image.getexif()
-    return int(exif.get(ExifTags.Base.Orientation, 1))
+    try:
+        if packed:
+            exif = Image.Exif()
+            exif.load(packed)
+        else:
+            exif = image.getexif()
+        return int(exif.get(ExifTags.Base.Orientation, 1))
+    except Exception:  # noqa: BLE001 - of many types; no pixel is lost with it
+        return 1
 
 
 def _converted_by_strips(image: Image.Image, profile: bytes | None) -> Pixels:

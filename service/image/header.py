@@ -76,19 +76,21 @@ def check(body: bytes) -> None:
 
 def parts(body: bytes) -> Iterator[Kind]:
     """The parts of `body` that a decoder walks through; none for other formats."""
+    if body.startswith((_PNG, _RIFF)):
+        return _chunks(body, 8, "big") if body.startswith(_PNG) else _chunks(body, 12, "little")
     if body.startswith(_JPEG):
         return _markers(body)
-    if body.startswith(_PNG):
-        return _chunks(body, 8, "big")
-    if body.startswith(_RIFF):
-        return _chunks(body, 12, "little")
     if body.startswith(_GIF):
         return _blocks(body)
     if body[:4] in _TIFFS:
         return _tags(body, _TIFFS[body[:4]])
-    if kinds.is_heic(body):
-        return ("other" for _ in boxes.walk(body))
-    return iter(())
+    return _boxes(body) if kinds.is_heic(body) else iter(())
+
+
+def _boxes(body: bytes) -> Iterator[Kind]:
+    """The boxes of an HEIC."""
+    for _ in boxes.walk(body):
+        yield "other"
 
 
 def _markers(body: bytes) -> Iterator[Kind]:

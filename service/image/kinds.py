@@ -34,6 +34,7 @@ _MOST_BRANDS = 64
 _OTHERS = (
     (b"%PDF", "a PDF"),
     (b"PK\x03\x04", "a ZIP archive"),
+    (b"\x1f\x8b", "a gzip file"),
     (b"\0\0\1\0", "an icon"),
     (b"\x93NUMPY", "a numpy array"),
     (b"\xff\x0a", "a JPEG XL"),
@@ -58,10 +59,11 @@ def unreadable(body: bytes) -> RequestError:
         )
     if is_heic(body):
         return UnsupportedFormat(f"the image is an HEIC (HEIF), which is not read: {WITHOUT_HEIC}")
-    is_webp = body.startswith(_RIFF) and body[8:12] == b"WEBP"
-    if body.startswith(_BEGINNINGS) or is_webp or _brands(body) & _AVIF:
+    is_film = body[4:8] == b"ftyp" and not _brands(body) & _AVIF
+    if begins_like_an_image(body) and not is_film:
         return UndecodableImage(
-            f"the image of {len(body):,} bytes is damaged or cut off: send it whole"
+            f"the image of {len(body):,} bytes is damaged or cut off, or of a rare kind: "
+            "send it whole, or save it anew"
         )
     return UnsupportedFormat(
         f"the {len(body):,} bytes look like {_looks_like(body)}; {LISTED} are supported: convert it"
@@ -78,6 +80,12 @@ def _jpeg_bits(body: bytes) -> int | None:
             return body[place + 4]
         place += 2 + max(2, int.from_bytes(body[place + 2 : place + 4]))
     return None
+
+
+def begins_like_an_image(body: bytes) -> bool:
+    """True if `body` begins like a file of KINDS or of their families."""
+    is_webp = body.startswith(_RIFF) and body[8:12] == b"WEBP"
+    return body.startswith(_BEGINNINGS) or is_webp or body[4:8] == b"ftyp"
 
 
 def is_heic(body: bytes) -> bool:

@@ -71,7 +71,7 @@ def _no_origin(_origin: str) -> bool:
 def _name_of(host: bytes) -> str | None:
     """The name in a Host header, in lower case; None if the header is malformed."""
     match = HOST.fullmatch(host)
-    return match[1].decode().lower() if match else None
+    return match[1].decode().lower().removesuffix(".") if match else None
 
 
 def _local_address(scope: Scope) -> str | None:

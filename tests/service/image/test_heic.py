@@ -133,13 +133,13 @@ def test_the_size_is_checked_before_anything_is_decoded():
 
 @pytest.mark.parametrize("size", [(0, 0), (1, 1), (64, 1)])
 def test_a_size_smaller_than_the_stream_costs_no_more_than_it_says(size):
-    with pytest.raises(UndecodableImage, match="more time, memory or pixels|damaged"):
+    with pytest.raises(UndecodableImage, match=r"more time, memory or pixels|damaged"):
         decode.decode(with_size(HEIC, *size), MOST)
 
 
 def test_the_process_ends_at_its_limit_of_memory(monkeypatch):
     monkeypatch.setattr(heic, "BYTES", 2**22)
-    with pytest.raises(UndecodableImage, match="send it whole|more time, memory or pixels"):
+    with pytest.raises(UndecodableImage, match=r"send it whole|more time, memory or pixels"):
         decode.decode(HEIC, MOST)
 
 

@@ -1,4 +1,4 @@
-"""A page of another origin asks the service: with CORS set it is answered, without it is refused."""
+"""A page of another origin asks: with CORS set it is answered, without it is refused."""
 
 import base64
 import http.server

@@ -1,0 +1,1 @@
+"""Forms: a body in parts or in pairs → a payload."""
