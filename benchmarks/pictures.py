@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import click
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 from benchmarks.picture_readers import Canvas, OpenCV, Pixels
 from benchmarks.picture_sources import SOURCES, cache_folder, images
@@ -65,13 +65,18 @@ AGREES, PROFILED, CANVAS, ALONE, EXPLAINED, DIFFERS, REFUSED = VERDICTS = (
 
 
 class Outcome(NamedTuple):
-    """What became of a file; `distance`: the mean of 255 from the reader that decided."""
+    """What became of a file; `distance`: the mean of 255 from the reader that decided.
+
+    `profile`: its name, and `change`: what it does to the colours, the mean of 255.
+    """
 
     path: Path
     kind: str
     verdict: str
     distance: float = 0.0
     reason: str = ""
+    profile: str = ""
+    change: float = 0.0
 
 
 class Bench:
@@ -94,7 +99,8 @@ class Bench:
             drawn = distance(colours, self._canvas.read(path))
             if drawn is not None:
                 verdict = PROFILED if drawn <= IN_SRGB else differs
-                return Outcome(path, kind, verdict, drawn, known)
+                change = distance(stored, colours) or 0.0
+                return Outcome(path, kind, verdict, drawn, known, name_of_profile(body), change)
         apart = distance(stored, self._opencv.read(path))
         if apart is not None and apart <= AS_STORED:
             return Outcome(path, kind, AGREES, apart)
@@ -117,6 +123,29 @@ def described(path: Path, body: bytes) -> tuple[str, bool, str]:
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, struct.error):
         return path.suffix.lower(), False, ""
     return f"{image.format} {image.mode}", bool(image.info.get("icc_profile")), known
+
+
+def name_of_profile(body: bytes) -> str:
+    """What the profile in a file calls itself."""
+    packed = Image.open(io.BytesIO(body)).info["icc_profile"]
+    try:
+        return ImageCms.getProfileDescription(io.BytesIO(packed)).strip()
+    except ImageCms.PyCMSError:
+        return "damaged"
+
+
+def profiles(outcomes: Iterable[Outcome]) -> str:
+    """A row a profile, as Markdown: its files, what it changes, how far a browser is."""
+    found = defaultdict(list)
+    for each in outcomes:
+        if each.verdict == PROFILED:
+            found[each.profile].append(each)
+    rows = ["| profile | files | changes colours by, at most | from the canvas, at most |"]
+    rows.append("| --- | ---: | ---: | ---: |")
+    for profile, files in sorted(found.items(), key=lambda item: -max(e.change for e in item[1])):
+        change, apart = max(e.change for e in files), max(e.distance for e in files)
+        rows.append(f"| {profile} | {len(files)} | {change:.1f} | {apart:.2f} |")
+    return "\n".join(rows)
 
 
 def sentence(error: RequestError) -> str:
@@ -166,6 +195,7 @@ def table(outcomes: Iterable[Outcome]) -> str:
 def show(outcomes: Sequence[Outcome]) -> None:
     """Prints the table, the reasons of refusals, and the files that differ the most."""
     print(table(outcomes))
+    print(f"\n{profiles(outcomes)}")
     for verdict in (REFUSED, EXPLAINED):
         print(f"\n{verdict}:")
         reasons = Counter(each.reason for each in outcomes if each.verdict == verdict)

@@ -30,12 +30,20 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     if transform is None:
         return image
     if not alpha:
-        return transform.apply(image)
+        return _applied(transform, image)
     *samples, opacity = image.split()
     plain = Image.merge(image.mode.removesuffix("A"), samples)
-    turned = transform.apply(plain)
+    turned = _applied(transform, plain)
     turned.putalpha(opacity)
     return turned
+
+
+def _applied(transform: ImageCms.ImageCmsTransform, image: Image.Image) -> Image.Image:
+    if image.mode != "L":
+        return transform.apply(image)
+    # Of 256 levels each is computed exactly, and looked up.
+    levels = np.asarray(transform.apply(Image.fromarray(np.arange(256, dtype=np.uint8)[None])))
+    return image.convert("RGB").point(levels[0].T.ravel().tolist())
 
 
 def differs(profile: bytes, mode: str) -> bool:
@@ -65,7 +73,12 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         # The intent of browsers; that in the profile's header leaves the black of SWOP grey.
         transform = ImageCms.buildTransform(
-            source, ImageCms.createProfile("sRGB"), mode, "RGB", ImageCms.Intent.PERCEPTUAL
+            source,
+            ImageCms.createProfile("sRGB"),
+            mode,
+            "RGB",
+            ImageCms.Intent.PERCEPTUAL,
+            ImageCms.Flags.NOOPTIMIZE if mode == "L" else ImageCms.Flags.NONE,
         )
     except (ImageCms.PyCMSError, OSError, ValueError):
         return None

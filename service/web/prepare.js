@@ -16,8 +16,8 @@ export async function prepare(image) {
   const isHeic = HEIC.test(await file.slice(4, 12).text());
   const bitmap = await createImageBitmap(file).catch(() => null); // turned as its EXIF data say
   if (bitmap === null) {
-    if (isHeic) image.answer = { error: { code: "heic" } };
-    return; // the service says what is wrong with any other file
+    if (isHeic && image.answer) image.answer = { error: { code: "heic" } }; // the service rejected it
+    return; // the service may read it, or says what is wrong
   }
   const { width, height } = bitmap;
   const scale = scaleOf(width, height);

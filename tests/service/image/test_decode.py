@@ -174,6 +174,26 @@ def test_the_orientation_of_exif_is_applied_once(kind):
     assert decode.decode(encode(draw(width=48), kind, exif=exif), MOST).pixels.shape == (48, 32, 3)
 
 
+def test_the_text_in_which_imagemagick_keeps_exif_turns_nothing():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    text = PngImagePlugin.PngInfo()
+    packed = exif.tobytes()
+    text.add_text("Raw profile type exif", f"\nexif\n{len(packed):8}\n{packed.hex()}\n", zip=True)
+    body = encode(draw(width=48), "PNG", pnginfo=text)
+    assert decode.decode(body, MOST).pixels.shape == (32, 48, 3)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0nonsense", b"Exif\0\0MM\0*\xff\xff\xff\xff", b"Exif\0\0II*\0"]
+)
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_damaged_exif_costs_no_pixel(kind, exif):
+    body = encode(draw(width=48), kind, exif=exif)
+    assert decode.decode(body, MOST).pixels.shape == (32, 48, 3)
+
+
 def test_a_jpeg_of_twelve_bits_is_whole_and_not_supported():
     body = encode(draw(), "JPEG")
     place = body.index(b"\xff\xc0") + 4

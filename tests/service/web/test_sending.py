@@ -5,6 +5,7 @@ import io
 from functools import partial
 
 import numpy as np
+import pillow_heif
 from PIL import Image
 from playwright.sync_api import expect
 
@@ -79,13 +80,24 @@ def test_a_large_photograph_is_shrunk_and_turned_unless_the_visitor_wants_the_fi
     expect(note).to_have_text("large.jpg")
 
 
-def test_a_heic_photograph_is_explained_before_it_is_sent(visit):
+def test_a_heic_photograph_that_nobody_reads_is_explained(visit):
     page = visit.open()
+    problem = {"title": "", "status": 415, "code": "unsupported_format", "detail": ""}
+    page.route("**/predict?*", lambda route: route.fulfill(status=415, json=problem))
     page.locator("#files").set_input_files(given("IMG_1.HEIC", "image/heic", HEIC))
     error = page.locator(".answer").get_by_role("alert")
     expect(error).to_contain_text("cannot read HEIC photographs")
     expect(error).to_contain_text("Export the photograph as JPEG")
-    assert not any("/predict" in url for url in visit.requests)
+    assert [error for error in visit.errors if "415" not in error] == []
+    visit.errors.clear()
+
+
+def test_a_heic_photograph_is_sent_to_a_service_that_reads_it(visit):
+    buffer = io.BytesIO()
+    pillow_heif.encode("RGB", (64, 64), draw("red", size=64).tobytes(), buffer)
+    page = visit.open()
+    page.locator("#files").set_input_files(given("IMG_1.HEIC", "image/heic", buffer.getvalue()))
+    expect(page.locator(".verdict")).to_be_visible()
 
 
 def test_an_image_of_too_many_pixels_is_shrunk_when_the_service_rejects_it(visit):
