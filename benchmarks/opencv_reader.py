@@ -46,7 +46,8 @@ def over_white(bgra: np.ndarray) -> np.ndarray:
 
 def rounded(pixels: np.ndarray) -> np.ndarray:
     """`pixels` as whole numbers."""
-    return np.rint(np.clip(pixels, 0, WHITE)).astype(np.uint8)
+    whole: np.ndarray = np.rint(np.clip(pixels, 0, WHITE)).astype(np.uint8)
+    return whole
 
 
 def main() -> None:

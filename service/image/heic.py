@@ -69,7 +69,7 @@ def image(body: bytes, first: FirstImage) -> Image.Image:
     with _shared(_samples_bytes(first)) as file:
         answer = _run(body, first, file)
         size = (answer["width"], answer["height"])
-        with mmap.mmap(file, 0, access=mmap.ACCESS_READ) as samples:
+        with mmap.mmap(file, 0, access=mmap.ACCESS_READ) as shared, memoryview(shared) as samples:
             read: Image.Image = Image.frombytes(
                 answer["mode"], size, samples, "raw", answer["mode"], answer["stride"]
             )
@@ -146,7 +146,8 @@ def _decode(body: bytes, file: int) -> None:
         sys.exit(TOO_MUCH)
     with mmap.mmap(file, 0) as shared:
         shared[: len(samples)] = samples
-    profile = (first.info.get("icc_profile") or b"").hex()
+    info: dict[str, Any] = {**first.info}
+    profile = (info.get("icc_profile") or b"").hex()
     answer = {"mode": first.mode, "width": width, "height": height, "stride": first.stride}
     print(json.dumps(answer | {"profile": profile}))  # noqa: T201
 

@@ -16,13 +16,13 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from service.image.kinds import SUFFIXES
+from service.image.kinds import HEIC_SUFFIXES, SUFFIXES
 from training.data import DataError
 
 MAX_FILE_BYTES = 100_000_000  # of one image; cameras write less
 # of operating systems, in folders of images everywhere
 # suffixes of images that are not read
-OTHER_FORMATS = {".avif", ".bmp", ".gif", ".heic", ".heif", ".jp2", ".tif", ".tiff"}
+OTHER_FORMATS = {*HEIC_SUFFIXES, ".jp2", ".jxl", ".psd"}
 IGNORED = {"__MACOSX", "Thumbs.db", "desktop.ini"}
 
 
@@ -108,6 +108,8 @@ def _listing(found: Iterator[File | Skipped]) -> Listing:
 
 
 def _foreign(name: PurePosixPath) -> str:
+    if name.suffix.lower() in HEIC_SUFFIXES:
+        return f"is {name.suffix}: convert it to JPEG, or install the extra candor[heic]"
     if name.suffix.lower() in OTHER_FORMATS:
         return f"is {name.suffix}: convert it to JPEG, PNG or WebP"
     return "is no image by its suffix"

@@ -86,9 +86,7 @@ def _make(file: Path, wishes: Wishes, place: Path, say: Say) -> None:
     from training.export import maker  # noqa: PLC0415
 
     asked = Asked(mean=wishes.mean, std=wishes.std)
-    maker.make(
-        file, place, say, wishes.labels, wishes.size, wishes.resize, asked, wishes.colour
-    )
+    maker.make(file, place, say, wishes.labels, wishes.size, wishes.resize, asked, wishes.colour)
 
 
 def _key(file: Path, wishes: Wishes) -> str:

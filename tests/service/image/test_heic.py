@@ -252,3 +252,22 @@ def test_the_service_imports_no_decoder_of_heic():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout == "False\n"
+
+
+PEAK = """
+import resource, sys
+from service.image import boxes, heic
+body = sys.stdin.buffer.read()
+first = boxes.first_image(body)
+heic.image(body, first)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024, heic.cost(body, first))
+"""
+
+
+def test_decoding_takes_no_more_memory_than_is_charged():
+    body = made(np.zeros((2048, 2048, 3), np.uint8), enc_params={"preset": "ultrafast"})
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK], cwd=ROOT, input=body, capture_output=True, check=True
+    )
+    peak, charged = map(int, done.stdout.split())
+    assert charged / 3 < peak < charged

@@ -19,7 +19,7 @@ OTHERS = {
     ".DS_Store": b"its view",
     "a/Thumbs.db": b"another",
     "a/notes.txt": b"text",
-    "a/moving.HEIC": b"GIF89a",
+    "a/moving.JP2": b"GIF89a",
     "a/no suffix": IMAGES["a/0.jpg"],
 }
 
@@ -44,7 +44,7 @@ def test_images_are_listed_and_other_files_have_a_reason(folder):
     listing = in_folder(folder)
     assert {str(file.name): file.read() for file in listing.files} == IMAGES
     assert sorted(listing.skipped) == [
-        ("a/moving.HEIC", "is .HEIC: convert it to JPEG, PNG or WebP"),
+        ("a/moving.JP2", "is .JP2: convert it to JPEG, PNG or WebP"),
         ("a/no suffix", "is no image by its suffix"),
         ("a/notes.txt", "is no image by its suffix"),
         ("empty class", "is an empty folder"),
