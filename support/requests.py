@@ -244,12 +244,12 @@ BAD = [
     ),
     (
         "a bad legend",
-        "/explain?legend=yes",
+        "/explain?legend=maybe",
         GOOD,
         "image/png",
         422,
         "invalid_parameter",
-        "legend is 'yes'; give true or false",
+        "legend is 'maybe'; give true or false",
     ),
     (
         "a legend of nothing",
