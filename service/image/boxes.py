@@ -95,6 +95,8 @@ def first_image(body: bytes) -> FirstImage:
         extent = own[b"ispe"] + 4
         sides = _number(body, extent, 4), _number(body, extent + 4, 4)
         planes = [_plane_bytes(body, each) for each in properties if each.name == b"hvcC"]
+        if 0 in sides:
+            raise KeyError(b"ispe")
         alpha = any(_is_alpha(body, each) for each in properties if each.name == b"auxC")
         return FirstImage(*sides, max(planes, default=_SAMPLES[-1]), alpha)
     raise UndecodableImage(

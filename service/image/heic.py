@@ -24,7 +24,7 @@ from service.errors import RequestError, UndecodableImage, UnsupportedFormat
 from service.image.boxes import FirstImage
 
 KIND = "HEIC"
-AVAILABLE = importlib.util.find_spec("pillow_heif") is not None
+AVAILABLE = sys.platform == "linux" and importlib.util.find_spec("pillow_heif") is not None
 # Of processor time, for the start and for each megapixel, which takes 0.03 s of an iPhone's, and
 # 0.18 s of those of 10 bits that cameras make as one piece.
 SECONDS, SECONDS_A_MEGAPIXEL = 3, 0.5

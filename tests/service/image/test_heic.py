@@ -131,7 +131,12 @@ def test_the_size_is_checked_before_anything_is_decoded():
         decode.open_header(with_size(HEIC, 40_000, 40_000), MOST)
 
 
-@pytest.mark.parametrize("size", [(0, 0), (1, 1), (64, 1)])
+def test_an_image_of_no_size_is_rejected():
+    with pytest.raises(UndecodableImage, match="names no size of its first image"):
+        decode.open_header(with_size(HEIC, 0, 64), MOST)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (64, 1)])
 def test_a_size_smaller_than_the_stream_costs_no_more_than_it_says(size):
     with pytest.raises(UndecodableImage, match=r"more time, memory or pixels|damaged"):
         decode.decode(with_size(HEIC, *size), MOST)
