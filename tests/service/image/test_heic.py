@@ -230,7 +230,7 @@ def test_another_codec_in_such_a_file_is_named():
         (b"isom\0\0\0\0mp41", False),
     ],
 )
-def test_its_brands_tell_an_heic_from_an_avif_and_a_film(brands, is_heic):
+def test_an_heic_is_known_by_its_brands(brands, is_heic):
     assert kinds.is_heic(box(b"ftyp", brands)) == is_heic
 
 
