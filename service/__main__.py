@@ -154,6 +154,8 @@ def serve(model: Path | None, **wishes: Any) -> None:
     if not os.environ.get(home.NAME):
         os.environ[home.NAME] = str(home.private(settings.port))
     home.lock(Path(os.environ[home.NAME]))
+    # NumPy's threads would spin on the cores that predictions need, after each product of matrices.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     command = [sys.executable, "-m", "bentoml", "serve", "service.app:Candor"]
     options = ["--working-dir", str(Path(__file__).parent.parent)]
     options += ["--host", settings.host, "--port", str(settings.port)]

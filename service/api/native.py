@@ -4,6 +4,7 @@ import asyncio
 import gzip
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import orjson
@@ -34,6 +35,7 @@ from service.schedule.timing import Timing
 from service.settings import Settings
 from service.telemetry.metrics import CONTENT_TYPE
 
+USUAL, SHORT = 64, 256  # options that are remembered, and the characters of their values
 JSON, PNG, NPY = "application/json", "image/png", "application/x-npy"
 # Reference images belong to the bundle: they cannot change while it is served.
 REFERENCE_HEADERS = {
@@ -63,8 +65,8 @@ class Native:
         self._reference = Reference.of(bundle, settings.reference)
         self._manifest: Manifest = bundle.manifest
         self._model = responses.model(self._manifest)
-        # Most predictions come without parameters: their options are checked once.
-        self._default_options = parameters.of_predict(self._manifest, {})
+        # Most callers send the same parameters again and again: their options are checked once.
+        self._usual_options = lru_cache(USUAL)(self._check)
         self._card = Card.of(bundle)
         self._documents = {
             "/model": orjson.dumps(responses.public_manifest(pipeline.engine)),
@@ -98,18 +100,26 @@ class Native:
         _accepted_type(request, (JSON,))
         timing = timing_of(request, self._pipeline)
         payload = await self._read(request, timing)
-        options = self._default_options
-        if payload.parameters or payload.mask is not None:
-            options = parameters.of_predict(
-                self._manifest, payload.parameters, payload.mask, self._pipeline.defaults
-            )
-            if options.question is not None:
-                guard.require(request, guard.EXPLAIN)
+        options = self._options(payload)
+        if options.question is not None:
+            guard.require(request, guard.EXPLAIN)
         timing.allow(options.deadline_ms)
         # Without a backlog the prediction is about to run: cancelling it would save nothing.
         if options.question is None and not self._pipeline.backlogged:
             return await self._json(payload, options, timing)
         return await cancel_on_disconnect(request, self._json(payload, options, timing))
+
+    def _options(self, payload: Payload) -> Options:
+        given = tuple(payload.parameters.items())
+        # Texts alone: of JSON's values, true is the same key as 1.
+        texts = [value for _, value in given if isinstance(value, str)]
+        if payload.mask is None and len(texts) == len(given) and sum(map(len, texts)) <= SHORT:
+            return self._usual_options(given)
+        return self._check(given, payload.mask)
+
+    def _check(self, given: tuple[tuple[str, Any], ...], mask: bytes | None = None) -> Options:
+        defaults = self._pipeline.defaults
+        return parameters.of_predict(self._manifest, dict(given), mask, defaults)
 
     async def explain(self, request: Request) -> Response:
         """POST /explain; the Accept header selects JSON, the overlay or the raw map."""
@@ -235,9 +245,7 @@ class Native:
         question = options.question
         if question is not None and options.mask is not None:
             question = await self._pipeline.cut(sent, options.mask, question, timing)
-        prediction = await self._pipeline.predict(
-            sent, options.prediction, timing, explained=question is not None
-        )
+        prediction = await self._pipeline.predict(sent, options.prediction, timing, question)
         if question is None:
             return ImageResult(sent, prediction, None, None, timing)
         attribution = await self._pipeline.explain(
