@@ -25,8 +25,9 @@ from service.bundle.folder import Bundle
 from service.bundle.manifest import Manifest
 from service.bundle.reference import Reference
 from service.errors import InvalidParameter, MalformedRequest, NotFound, RequestError
-from service.explain import Attribution
+from service.explain import Attribution, policy
 from service.explain.legend import legend_of
+from service.explain.policy import Reason
 from service.image.budget import ANSWER_COPIES, Lease
 from service.image.header import LARGE_BYTES
 from service.predictions import Prediction
@@ -36,6 +37,7 @@ from service.settings import Settings
 from service.telemetry.metrics import CONTENT_TYPE
 
 USUAL, SHORT = 64, 256  # options that are remembered, and the characters of their values
+ASKING = frozenset(("explain", "when"))  # the parameters that ask for an explanation
 JSON, PNG, NPY = "application/json", "image/png", "application/x-npy"
 # Reference images belong to the bundle: they cannot change while it is served.
 REFERENCE_HEADERS = {
@@ -49,9 +51,10 @@ class ImageResult(NamedTuple):
 
     sent: Sent
     prediction: Prediction
-    attribution: Attribution | None
-    overlay: bytes | None
     timing: Timing
+    attribution: Attribution | None = None
+    overlay: bytes | None = None
+    reason: Reason | None = None
 
 
 class Native:
@@ -65,6 +68,7 @@ class Native:
         self._reference = Reference.of(bundle, settings.reference)
         self._manifest: Manifest = bundle.manifest
         self._model = responses.model(self._manifest)
+        self._policy = policy.of_setting(settings.explain, bundle.manifest)
         # Most callers send the same parameters again and again: their options are checked once.
         self._usual_options = lru_cache(USUAL)(self._check)
         self._card = Card.of(bundle)
@@ -102,7 +106,10 @@ class Native:
         payload = await self._read(request, timing)
         options = self._options(payload)
         if options.question is not None:
-            guard.require(request, guard.EXPLAIN)
+            if ASKING.isdisjoint(payload.parameters) and not guard.allows(request, guard.EXPLAIN):
+                options = replace(options, question=None)  # the policy is for those who may ask
+            else:
+                guard.require(request, guard.EXPLAIN)
         timing.allow(options.deadline_ms)
         # Without a backlog the prediction is about to run: cancelling it would save nothing.
         if options.question is None and not self._pipeline.backlogged:
@@ -119,7 +126,7 @@ class Native:
 
     def _check(self, given: tuple[tuple[str, Any], ...], mask: bytes | None = None) -> Options:
         defaults = self._pipeline.defaults
-        return parameters.of_predict(self._manifest, dict(given), mask, defaults)
+        return parameters.of_predict(self._manifest, dict(given), mask, defaults, self._policy)
 
     async def explain(self, request: Request) -> Response:
         """POST /explain; the Accept header selects JSON, the overlay or the raw map."""
@@ -246,13 +253,15 @@ class Native:
         if question is not None and options.mask is not None:
             question = await self._pipeline.cut(sent, options.mask, question, timing)
         prediction = await self._pipeline.predict(sent, options.prediction, timing, question)
-        if question is None:
-            return ImageResult(sent, prediction, None, None, timing)
+        reason = None if question is None else options.when.reason(prediction)
+        if question is None or reason is None:
+            return ImageResult(sent, prediction, timing)
         attribution = await self._pipeline.explain(
             sent, question, prediction, timing, options.share
         )
+        self._pipeline.metrics.explained.labels(reason).inc()
         overlay = await self._overlay(sent, attribution, prediction, options, timing)
-        return ImageResult(sent, prediction, attribution, overlay, timing)
+        return ImageResult(sent, prediction, timing, attribution, overlay, reason)
 
     async def _overlay(
         self,
@@ -273,12 +282,15 @@ class Native:
         document = responses.prediction(result.prediction, result.sent)
         document |= responses.nearest(result.prediction, self._reference)
         if result.attribution is not None:
-            document["explanation"] = responses.explanation(
-                result.attribution,
-                self._manifest,
-                result.overlay,
-                array=options.map != "overlay",
-            )
+            document["explanation"] = {
+                "reason": result.reason,
+                **responses.explanation(
+                    result.attribution,
+                    self._manifest,
+                    result.overlay,
+                    array=options.map != "overlay",
+                ),
+            }
         return document | {"timing_ms": result.timing.milliseconds()}
 
     def _encode(self, document: Mapping[str, Any], timing: Timing) -> Response:

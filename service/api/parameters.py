@@ -6,13 +6,15 @@ ignored with a warning, unless it is close to a known one: then it is likely mis
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
 from service.bundle.manifest import Manifest
 from service.errors import SHOWN, InvalidParameter, short
 from service.explain import METHODS, NOMINAL, Defaults, Question, ask, check_masked
+from service.explain.policy import KINDS, NONE, ON_REQUEST, Policy
+from service.explain.question import cheapest_method
 from service.predictions import (
     COVERAGE,
     TOP_K,
@@ -36,7 +38,7 @@ Usual = Mapping[str, set[str]]
 
 # Names of parameters, by what they belong to.
 OF_PREDICTIONS = ("top_k", "classes", "coverage", "by_class", "nearest", "deadline_ms")
-OF_PREDICT = (*OF_PREDICTIONS, "explain")
+OF_PREDICT = (*OF_PREDICTIONS, "explain", "when")
 OF_EXPLAIN = (*OF_PREDICTIONS, "method")
 OF_EXPLANATIONS = ("target", "map", "quality", "legend")
 OF_METHODS = tuple(
@@ -53,7 +55,8 @@ EVERYWHERE = frozenset((*OF_PREDICT, "method", *OF_EXPLANATIONS, *OF_METHODS))
 class Options:
     """The checked parameters of one request.
 
-    `question` is None without an explanation; `map` and `legend` are about its form. `mask` is the
+    `question` is None without an explanation, `when` decides which images get one, and `map` and
+    `legend` are about its form. `mask` is the
     file that `question` takes its segments from. `deadline_ms` counts from the first byte. Of an
     image beside others, the explanation should end within `share` of the time left. `warnings` name
     what was ignored.
@@ -61,6 +64,7 @@ class Options:
 
     prediction: PredictionOptions
     question: Question | None
+    when: Policy = ON_REQUEST
     map: MapForm = "both"
     mask: bytes | None = None
     legend: bool = False
@@ -74,20 +78,29 @@ def of_predict(
     given: Mapping[str, Any],
     mask: bytes | None = None,
     defaults: Defaults = NOMINAL,
+    policy: Policy | None = None,
 ) -> Options:
-    """The options of POST /predict; `explain=METHOD` adds an explanation.
+    """The options of POST /predict; `explain=METHOD` adds an explanation, and so does `when`.
 
-    `defaults` are the parameters of methods where none are given.
+    `defaults` are the parameters of methods where none are given; `policy` is that of the service.
 
     Raises:
         InvalidParameter: unknown, out of its range, or a mask without an explanation.
         MethodUnavailable: the model cannot be explained by that method.
     """
     method = given.get("explain") or None
+    when = _when(given, policy if method is None else ON_REQUEST, manifest)
+    if when is None or method == NONE:
+        method = None
+    elif method is None and (cheapest := cheapest_method(manifest)) is not None:
+        method = cheapest.name
+        if "when" not in given:
+            given = {"map": "array", **given}  # for callers who may not expect a picture
     known = (*OF_PREDICT, *OF_EXPLANATIONS, *OF_METHODS) if method is not None else OF_PREDICT
     if mask is not None and method is None:
         raise InvalidParameter("a mask was sent without an explanation: add explain=METHOD")
-    return _options(manifest, given, method, known, mask, defaults)
+    options = _options(manifest, given, method, known, mask, defaults)
+    return options if method is None or when is None else replace(options, when=when)
 
 
 def of_explain(
@@ -129,6 +142,22 @@ def of_infer(
     return _options(manifest, given, method, known, None, defaults)
 
 
+def _when(given: Mapping[str, Any], policy: Policy | None, manifest: Manifest) -> Policy | None:
+    """The policy that a request asks for by `when`, or else `policy`."""
+    if "when" not in given:
+        return policy
+    try:
+        policy = Policy.parse(str(given["when"]))
+    except ValueError:
+        raise InvalidParameter(
+            f"when is {short(given['when'])}; it is none, {', '.join(KINDS)}, or several of them "
+            "with commas between"
+        ) from None
+    if policy is not None:
+        policy.check(manifest)
+    return policy
+
+
 def _deadline_of(given: Mapping[str, Any]) -> Mapping[str, Any]:
     """The deadline that Triton's `timeout` stands for, as near as the limits let it."""
     microseconds = _whole(TIMEOUT, given[TIMEOUT])
@@ -153,7 +182,15 @@ def _options(
         return Options(prediction, None, deadline_ms=deadline_ms, warnings=warnings)
     form, legend = _map_form(given)
     question = _question(manifest, given, str(method), defaults, masked=mask is not None)
-    return Options(prediction, question, form, mask, legend, deadline_ms, warnings=warnings)
+    return Options(
+        prediction,
+        question,
+        map=form,
+        mask=mask,
+        legend=legend,
+        deadline_ms=deadline_ms,
+        warnings=warnings,
+    )
 
 
 def _meant(
