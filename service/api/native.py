@@ -18,7 +18,7 @@ from service.api.access.guard import GuardedRoute
 from service.api.body import Limits
 from service.api.card import HTML, MARKDOWN, Card
 from service.api.negotiation import ANY, preferred
-from service.api.parameters import Options
+from service.api.parameters import Form, Options
 from service.api.payload import EncodedImage, Payload
 from service.api.tasks import cancel_on_disconnect, gather_rows, timing_of
 from service.bundle.folder import Bundle
@@ -26,6 +26,7 @@ from service.bundle.manifest import Manifest
 from service.bundle.reference import Reference
 from service.errors import InvalidParameter, MalformedRequest, NotFound, RequestError
 from service.explain import Attribution, policy
+from service.explain.encoding import MEDIA_TYPES, Format
 from service.explain.legend import legend_of
 from service.explain.policy import Reason
 from service.image.budget import ANSWER_COPIES, Lease
@@ -39,6 +40,8 @@ from service.telemetry.metrics import CONTENT_TYPE
 USUAL, SHORT = 64, 256  # options that are remembered, and the characters of their values
 ASKING = frozenset(("explain", "when"))  # the parameters that ask for an explanation
 JSON, PNG, NPY = "application/json", "image/png", "application/x-npy"
+WEBP, JPEG = "image/webp", "image/jpeg"
+FORMATS: Mapping[str, Format] = {PNG: "png", WEBP: "webp", JPEG: "jpeg"}
 # Reference images belong to the bundle: they cannot change while it is served.
 REFERENCE_HEADERS = {
     "Cache-Control": "private, max-age=86400",
@@ -130,7 +133,7 @@ class Native:
 
     async def explain(self, request: Request) -> Response:
         """POST /explain; the Accept header selects JSON, the overlay or the raw map."""
-        kind = _accepted_type(request, (JSON, PNG, NPY))
+        kind = _accepted_type(request, (JSON, PNG, WEBP, JPEG, NPY))
         timing = timing_of(request, self._pipeline)
         payload = await self._read(request, timing)
         options = parameters.of_explain(
@@ -149,11 +152,11 @@ class Native:
                 f"{len(payload.images)} images were sent, but {kind} holds one: "
                 f"send one, or accept {JSON}"
             )
-        options = replace(options, map="overlay" if kind == PNG else "array")
+        options = replace(options, form=_form_of(kind, options.form))
         self._pipeline.charge(options.question, 1, timing)
         result = await self._result(payload.images[0], options, timing)
         assert result.attribution is not None
-        content = result.overlay if kind == PNG else responses.npy(result.attribution)
+        content = responses.npy(result.attribution) if kind == NPY else result.overlay
         return Response(content, media_type=kind)
 
     async def documents(
@@ -240,7 +243,7 @@ class Native:
             raise image
         question = options.question
         # Only an overlay needs the image in its own size.
-        drawn = question is not None and options.map != "array"
+        drawn = question is not None and options.form.drawn
         masked = question is not None and options.mask is not None
         sent = await self._pipeline.receive(image, timing, keep=drawn, masked=masked)
         try:
@@ -271,12 +274,13 @@ class Native:
         options: Options,
         timing: Timing,
     ) -> bytes | None:
-        if options.map == "array":
+        if not options.form.drawn:
             return None
         legend = None
-        if options.legend:
+        if options.form.legend:
             legend = legend_of(attribution, self._manifest, prediction.logits)
-        return await self._pipeline.overlay(sent, attribution, timing, legend)
+        form = options.form.overlay
+        return await self._pipeline.overlay(sent, attribution, timing, legend, form)
 
     def _document(self, result: ImageResult, options: Options) -> dict[str, Any]:
         document = responses.prediction(result.prediction, result.sent)
@@ -288,7 +292,8 @@ class Native:
                     result.attribution,
                     self._manifest,
                     result.overlay,
-                    array=options.map != "overlay",
+                    options.form.coded,
+                    options.form.overlay,
                 ),
             }
         return document | {"timing_ms": result.timing.milliseconds()}
@@ -296,6 +301,15 @@ class Native:
     def _encode(self, document: Mapping[str, Any], timing: Timing) -> Response:
         with timing.of("encode"):
             return Response(orjson.dumps(document), media_type=JSON)
+
+
+def _form_of(kind: str, form: Form) -> Form:
+    """`form` in a response of the media type `kind` alone."""
+    if kind == NPY:
+        return replace(form, map="array")
+    if MEDIA_TYPES[form.overlay] == kind:  # PNG files are of two formats
+        return replace(form, map="overlay")
+    return replace(form, map="overlay", overlay=FORMATS[kind])
 
 
 def _warned(options: Options) -> Mapping[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 from service.bundle.manifest import Manifest
 from service.errors import SHOWN, InvalidParameter, short
 from service.explain import METHODS, NOMINAL, Defaults, Question, ask, check_masked
+from service.explain.encoding import Encoding, Format
 from service.explain.policy import KINDS, NONE, ON_REQUEST, Policy
 from service.explain.question import cheapest_method
 from service.predictions import (
@@ -33,6 +34,7 @@ MAX_DIGITS = 19  # of a whole number in text; int() takes seconds for millions o
 LIKE = 0.75  # of two names, 0…1 (difflib), from which one may be the other misspelt
 MOST_WARNINGS = 5
 
+FORM = {"map": "both", "overlay_format": "png", "encoding": "base64"}  # the defaults
 MapForm = Literal["overlay", "array", "both"]
 Usual = Mapping[str, set[str]]
 
@@ -40,7 +42,7 @@ Usual = Mapping[str, set[str]]
 OF_PREDICTIONS = ("top_k", "classes", "coverage", "by_class", "nearest", "deadline_ms")
 OF_PREDICT = (*OF_PREDICTIONS, "explain", "when")
 OF_EXPLAIN = (*OF_PREDICTIONS, "method")
-OF_EXPLANATIONS = ("target", "map", "quality", "legend")
+OF_EXPLANATIONS = ("target", "map", "encoding", "overlay_format", "quality", "legend")
 OF_METHODS = tuple(
     sorted({parameter.name for method in METHODS.values() for parameter in method.parameters})
 )
@@ -52,11 +54,33 @@ EVERYWHERE = frozenset((*OF_PREDICT, "method", *OF_EXPLANATIONS, *OF_METHODS))
 
 
 @dataclass(frozen=True)
+class Form:
+    """How an explanation is written: a `map`, as an overlay of a format and an array in a coding.
+
+    `legend` goes below an overlay.
+    """
+
+    map: MapForm = "both"
+    overlay: Format = "png"
+    encoding: Encoding = "base64"
+    legend: bool = False
+
+    @property
+    def drawn(self) -> bool:
+        """True if there is an overlay."""
+        return self.map != "array"
+
+    @property
+    def coded(self) -> Encoding | None:
+        """The coding of the array, if there is one."""
+        return None if self.map == "overlay" else self.encoding
+
+
+@dataclass(frozen=True)
 class Options:
     """The checked parameters of one request.
 
-    `question` is None without an explanation, `when` decides which images get one, and `map` and
-    `legend` are about its form. `mask` is the
+    `question` is None without an explanation, `when` decides which images get one. `mask` is the
     file that `question` takes its segments from. `deadline_ms` counts from the first byte. Of an
     image beside others, the explanation should end within `share` of the time left. `warnings` name
     what was ignored.
@@ -65,9 +89,8 @@ class Options:
     prediction: PredictionOptions
     question: Question | None
     when: Policy = ON_REQUEST
-    map: MapForm = "both"
+    form: Form = Form()
     mask: bytes | None = None
-    legend: bool = False
     deadline_ms: int = DEADLINE_MS
     share: float = 1.0
     warnings: tuple[str, ...] = ()
@@ -180,14 +203,13 @@ def _options(
     deadline_ms = _deadline(_whole("deadline_ms", given.get("deadline_ms", DEADLINE_MS)))
     if method is None:
         return Options(prediction, None, deadline_ms=deadline_ms, warnings=warnings)
-    form, legend = _map_form(given)
+    form = _form(given)
     question = _question(manifest, given, str(method), defaults, masked=mask is not None)
     return Options(
         prediction,
         question,
-        map=form,
+        form=form,
         mask=mask,
-        legend=legend,
         deadline_ms=deadline_ms,
         warnings=warnings,
     )
@@ -253,19 +275,28 @@ def _prediction(manifest: Manifest, given: Mapping[str, Any]) -> PredictionOptio
     return PredictionOptions(top_k, coverage, by_class, nearest, classes)
 
 
-def _map_form(given: Mapping[str, Any]) -> tuple[MapForm, bool]:
-    form = given.get("map", "both")
-    if form not in get_args(MapForm):
-        raise InvalidParameter(
-            f"map is {short(form)}; it must be one of {', '.join(get_args(MapForm))}"
-        )
-    legend = _boolean("legend", given.get("legend", False))
-    if legend and form == "array":
+def _form(given: Mapping[str, Any]) -> Form:
+    form = Form(
+        _choice("map", given, MapForm),
+        _choice("overlay_format", given, Format),
+        _choice("encoding", given, Encoding),
+        _boolean("legend", given.get("legend", False)),
+    )
+    if form.legend and not form.drawn:
         raise InvalidParameter(
             "legend is true but map is array, and a legend goes below an overlay: "
             "set map to overlay or both"
         )
-    return form, legend
+    return form
+
+
+def _choice(name: str, given: Mapping[str, Any], kind: Any) -> Any:
+    """The value of one of the parameters of Form."""
+    choices = get_args(kind)
+    value = given.get(name, FORM[name])
+    if value not in choices:
+        raise InvalidParameter(f"{name} is {short(value)}; it must be one of {', '.join(choices)}")
+    return value
 
 
 def _question(

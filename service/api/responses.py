@@ -4,7 +4,6 @@ A map is float32 (H, W): in JSON base64 of its little-endian bytes, row by row, 
 """
 
 import base64
-import io
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,7 +19,9 @@ from service.explain import (
     Question,
     ask,
     available,
+    encoding,
 )
+from service.explain.encoding import MEDIA_TYPES, Encoding, Format, coded
 from service.explain.maps.segments import count
 from service.predictions import Class, Familiarity, Prediction, PredictionSet
 from service.runtime.engine import Engine
@@ -91,11 +92,15 @@ def _familiarity(result: Familiarity | None) -> dict[str, Any] | None:
 
 
 def explanation(
-    attribution: Attribution, manifest: Manifest, overlay: bytes | None, *, array: bool
+    attribution: Attribution,
+    manifest: Manifest,
+    overlay: bytes | None = None,
+    encoding: Encoding | None = None,
+    form: Format = "png",
 ) -> dict[str, Any]:
     """The explanation: question, map and quality.
 
-    `array` adds the values of the map; `overlay`, a PNG file, becomes a data URL.
+    `encoding` adds the values of the map; `overlay`, a file of a `form`, becomes a data URL.
     """
     question, target = attribution.question, attribution.target
     document: dict[str, Any] = {
@@ -104,19 +109,20 @@ def explanation(
         "against": None if target.against is None else _labelled(target.against, manifest),
         "parameters": _parameters(question.parameters),
         "degraded_from": _degraded_from(attribution.degraded_from),
-        "map": _map(attribution, array=array),
+        "map": _map(attribution, encoding),
         "quality": dict(attribution.quality),
         "areas_unit": attribution.areas_unit,
         "warnings": list(attribution.warnings),
     }
     if overlay is not None:
-        document["overlay"] = "data:image/png;base64," + base64.b64encode(overlay).decode()
+        coded = base64.b64encode(overlay).decode()
+        document["overlay"] = f"data:{MEDIA_TYPES[form]};base64,{coded}"
     return document
 
 
-def _map(attribution: Attribution, *, array: bool) -> dict[str, Any]:
+def _map(attribution: Attribution, encoding: Encoding | None) -> dict[str, Any]:
     method, values = attribution.question.method, attribution.map
-    document = {
+    document: dict[str, Any] = {
         "shape": list(values.shape),
         "dtype": "float32",
         "sign": method.sign,
@@ -126,9 +132,7 @@ def _map(attribution: Attribution, *, array: bool) -> dict[str, Any]:
         "limit": attribution.limit,
         "cell": attribution.cell,
     }
-    if array:
-        document["data"] = base64.b64encode(values.astype("<f4").tobytes()).decode()
-    return document
+    return document if encoding is None else document | coded(attribution, encoding)
 
 
 def _degraded_from(question: Question | None) -> dict[str, Any] | None:
@@ -144,9 +148,7 @@ def _degraded_from(question: Question | None) -> dict[str, Any] | None:
 def npy(attribution: Attribution) -> bytes:
     """The map as a .npy file, float32 (H, W)."""
     # "<f4" on every machine: the format is fixed, whatever the byte order of the processor.
-    buffer = io.BytesIO()
-    np.save(buffer, attribution.map.astype("<f4"), allow_pickle=False)
-    return buffer.getvalue()
+    return encoding.npy(attribution.map.astype("<f4"))
 
 
 def public_manifest(engine: Engine) -> dict[str, Any]:

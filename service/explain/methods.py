@@ -54,12 +54,14 @@ class Parameter:
 class MethodResult:
     """A `map` float32 (H, W), and the `quality` measures that came with it for free.
 
-    `rival` is the map of another class, where the method has it from the same passes.
+    `rival` is the map of another class, where the method has it from the same passes. `cells` is
+    what a class activation map was scaled from.
     """
 
     map: Map
     quality: dict[str, float] = field(default_factory=dict)
     rival: Map | None = None
+    cells: Float32[np.ndarray, "height width"] | None = None
 
 
 @dataclass(frozen=True)
@@ -314,10 +316,11 @@ def _cam(compute: Callable[[Cam], cam.Cells]) -> Callable[..., MethodResult]:
             rows, against = target.rows[:1], target.rows[1:]
         batch = pixels[None].repeat(len(rows), 0)
         found = cam.at_layer(engine, batch, rows, layer, against)
-        maps = cam.scaled(compute(found), pixels.shape[:2])
+        found_cells = compute(found)
+        maps = cam.scaled(found_cells, pixels.shape[:2])
         sums = compute is cam.grad_cam and layer == LAST
         measured = _logit_gap(found, target, engine.bias) if sums else {}
-        return MethodResult(maps[0], measured, maps[1] if rival else None)
+        return MethodResult(maps[0], measured, maps[1] if rival else None, found_cells[0])
 
     return run
 

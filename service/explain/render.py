@@ -8,7 +8,6 @@ half of the strongest colour for it. What the network did not see is dark behind
 Images are uint8 (height, width, 3); maps float32 (H, W).
 """
 
-import io
 import math
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -187,13 +186,6 @@ def exceeds(values: Map, scale: Scale, most: float) -> tuple[bool, bool]:
     """(Below, above): whether values lie beyond the ends of a scale from −`most` to `most`."""
     shown = _shown(values, scale)
     return bool(shown.min() < -most), bool(shown.max() > most)
-
-
-def png(pixels: UInt8[np.ndarray, "height width 3"]) -> bytes:
-    """`pixels` as a PNG file."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=3)
-    return buffer.getvalue()
 
 
 def _shown(values: Map, scale: Scale) -> Map:

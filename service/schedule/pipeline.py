@@ -27,6 +27,7 @@ from service.explain import (
     most_passes,
     render,
 )
+from service.explain.encoding import Format, picture
 from service.explain.legend import Legend
 from service.explain.maps import segments
 from service.image import budget, decode, header, resize
@@ -319,14 +320,19 @@ class Pipeline:
         return found
 
     async def overlay(
-        self, sent: Sent, attribution: Attribution, timing: Timing, below: Legend | None = None
+        self,
+        sent: Sent,
+        attribution: Attribution,
+        timing: Timing,
+        below: Legend | None = None,
+        form: Format = "png",
     ) -> bytes:
-        """The map over the image as a PNG file, with the legend `below` it if there is one."""
+        """The map over the image as a file, with the legend `below` it if there is one."""
         assert sent.ground is not None
         ground = sent.ground
         with timing.of("render"):
             return await self._off_loop(
-                lambda: draw_overlay(self.engine, ground, sent, attribution, below)
+                lambda: draw_overlay(self.engine, ground, sent, attribution, below, form)
             )
 
     def close(self) -> None:
@@ -379,7 +385,7 @@ class Pipeline:
             body = decode.encode(image, kind)
             sent = fit_image(body, self.engine.manifest.input, self.max_pixels, keep=True)
         assert sent.ground is not None
-        render.png(sent.ground)
+        picture(sent.ground)
 
     def _charge_pixels(self, count: int, timing: Timing) -> None:
         self.allowances.charge(timing.caller, MEGAPIXELS, count / 1e6)
@@ -543,8 +549,9 @@ def draw_overlay(
     sent: Sent,
     attribution: Attribution,
     below: Legend | None = None,
+    form: Format = "png",
 ) -> bytes:
-    """The map over `ground` as a PNG file, with the legend `below` it if there is one.
+    """The map over `ground` as a file, with the legend `below` it if there is one.
 
     Without one, a line below the image names a method that was not asked for.
     """
@@ -561,7 +568,7 @@ def draw_overlay(
         attribution.question.method.scale,
         attribution.limit,
     )
-    return render.png(overlay if below is None else legend.below(overlay, below))
+    return picture(overlay if below is None else legend.below(overlay, below), form)
 
 
 def _fit_opened(opened: Opened, spec: Input, *, keep: bool) -> Sent:
