@@ -4,14 +4,14 @@ import asyncio
 import gzip
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api import body as request_body
-from service.api import parameters, problems, responses
+from service.api import parameters, problems, responses, wire
 from service.api.access import guard
 from service.api.access.guard import GuardedRoute
 from service.api.body import Limits
@@ -40,6 +40,9 @@ REFERENCE_HEADERS = {
     "Cache-Control": "private, max-age=86400",
     "X-Content-Type-Options": "nosniff",
 }
+
+
+Answered = TypeVar("Answered", wire.Answer, wire.Answers)
 
 
 class ImageResult(NamedTuple):
@@ -141,7 +144,7 @@ class Native:
 
     async def documents(
         self, name: str, images: Sequence[EncodedImage], options: Options, request: Timing
-    ) -> list[dict[str, Any]]:
+    ) -> list[wire.Prediction]:
         """Answers several images of a `request` that began earlier; one failure fails all.
 
         Raises:
@@ -178,12 +181,15 @@ class Native:
         with timing.of("read"):
             return await request_body.read(request, self._limits)
 
-    async def answer(self, payload: Payload, options: Options, timing: Timing) -> dict[str, Any]:
+    async def answer(
+        self, payload: Payload, options: Options, timing: Timing
+    ) -> wire.Answer | wire.Answers:
         """Answers a payload with the JSON document of POST /predict or /explain."""
         self._pipeline.charge(options.question, len(payload.images), timing)
         if not payload.is_list:
             result = await self._result(payload.images[0], options, timing)
-            return {"model": self._model, **self._document(result, options), **_warned(options)}
+            document = self._document(result, options)
+            return _warned(cast("wire.Answer", {"model": self._model, **document}), options)
         with self._limits.budget.take() as answers:
             results = await asyncio.gather(
                 *(
@@ -191,14 +197,15 @@ class Native:
                     for image, each in _shared(payload.images, options)
                 )
             )
-        return {"model": self._model, "results": results, **_warned(options)}
+        several: wire.Answers = {"model": self._model, "results": results}
+        return _warned(several, options)
 
     async def _json(self, payload: Payload, options: Options, timing: Timing) -> Response:
         return self._encode(await self.answer(payload, options, timing), timing)
 
     async def _document_or_error(
         self, image: EncodedImage, options: Options, request: Timing, answers: Lease
-    ) -> Mapping[str, Any]:
+    ) -> wire.Prediction | wire.Failure:
         try:
             return await self._document_for(image, options, request, answers)
         except RequestError as error:
@@ -208,7 +215,7 @@ class Native:
 
     async def _document_for(
         self, image: EncodedImage, options: Options, request: Timing, answers: Lease
-    ) -> dict[str, Any]:
+    ) -> wire.Prediction:
         # Each image has its own stages; the deadline is that of the request.
         timing = Timing(self._pipeline.metrics, request.started, request.caller)
         timing.allow(options.deadline_ms)
@@ -261,9 +268,10 @@ class Native:
             legend = legend_of(attribution, self._manifest, prediction.logits)
         return await self._pipeline.overlay(sent, attribution, timing, legend)
 
-    def _document(self, result: ImageResult, options: Options) -> dict[str, Any]:
+    def _document(self, result: ImageResult, options: Options) -> wire.Prediction:
         document = responses.prediction(result.prediction, result.sent)
-        document |= responses.nearest(result.prediction, self._reference)
+        if result.prediction.nearest:
+            document["nearest"] = responses.nearest(result.prediction, self._reference)
         if result.attribution is not None:
             document["explanation"] = responses.explanation(
                 result.attribution,
@@ -271,15 +279,17 @@ class Native:
                 result.overlay,
                 array=options.map != "overlay",
             )
-        return document | {"timing_ms": result.timing.milliseconds()}
+        return {**document, "timing_ms": result.timing.milliseconds()}
 
     def _encode(self, document: Mapping[str, Any], timing: Timing) -> Response:
         with timing.of("encode"):
             return Response(orjson.dumps(document), media_type=JSON)
 
 
-def _warned(options: Options) -> Mapping[str, Any]:
-    return {"warnings": list(options.warnings)} if options.warnings else {}
+def _warned(answer: Answered, options: Options) -> Answered:
+    if options.warnings:
+        answer["warnings"] = list(options.warnings)
+    return answer
 
 
 def _shared(

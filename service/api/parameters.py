@@ -8,8 +8,10 @@ ignored with a warning, unless it is close to a known one: then it is likely mis
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Literal, get_args
+from typing import Any
 
+from service.api.wire import parameters as wire
+from service.api.wire.parameters import MAX_DEADLINE_MS, Given, MapForm
 from service.bundle.manifest import Manifest
 from service.errors import SHOWN, InvalidParameter, short
 from service.explain import METHODS, NOMINAL, Defaults, Question, ask, check_masked
@@ -25,20 +27,16 @@ from service.predictions import (
 from service.schedule.timing import DEADLINE_MS
 
 DEFAULT_METHOD = "grad_cam"
-MAX_DEADLINE_MS = 60_000
-MAX_DIGITS = 19  # of a whole number in text; int() takes seconds for millions of them
-
 LIKE = 0.75  # of two names, 0…1 (difflib), from which one may be the other misspelt
 MOST_WARNINGS = 5
 
-MapForm = Literal["overlay", "array", "both"]
 Usual = Mapping[str, set[str]]
 
 # Names of parameters, by what they belong to.
-OF_PREDICTIONS = ("top_k", "classes", "coverage", "by_class", "nearest", "deadline_ms")
+OF_PREDICTIONS = tuple(wire.OfPredictions.__annotations__)
 OF_PREDICT = (*OF_PREDICTIONS, "explain")
 OF_EXPLAIN = (*OF_PREDICTIONS, "method")
-OF_EXPLANATIONS = ("target", "map", "quality", "legend")
+OF_EXPLANATIONS = tuple(wire.OfExplanations.__annotations__)
 OF_METHODS = tuple(
     sorted({parameter.name for method in METHODS.values() for parameter in method.parameters})
 )
@@ -131,7 +129,7 @@ def of_infer(
 
 def _deadline_of(given: Mapping[str, Any]) -> Mapping[str, Any]:
     """The deadline that Triton's `timeout` stands for, as near as the limits let it."""
-    microseconds = _whole(TIMEOUT, given[TIMEOUT])
+    microseconds = wire.whole(TIMEOUT, given[TIMEOUT])
     if microseconds <= 0 or "deadline_ms" in given:
         return {}
     return {"deadline_ms": min(max(1, microseconds // 1000), MAX_DEADLINE_MS)}
@@ -146,12 +144,11 @@ def _options(
     defaults: Defaults,
 ) -> Options:
     given, warnings = _meant(given, known, lambda: _usual(defaults))
-    # Values are text in a query or a form, and may be numbers and booleans in JSON.
-    prediction = _prediction(manifest, given)
-    deadline_ms = _deadline(_whole("deadline_ms", given.get("deadline_ms", DEADLINE_MS)))
+    checked = wire.check(given)
+    prediction, deadline_ms = _prediction(manifest, checked), checked["deadline_ms"]
     if method is None:
         return Options(prediction, None, deadline_ms=deadline_ms, warnings=warnings)
-    form, legend = _map_form(given)
+    form, legend = _map_form(checked)
     question = _question(manifest, given, str(method), defaults, masked=mask is not None)
     return Options(prediction, question, form, mask, legend, deadline_ms, warnings=warnings)
 
@@ -187,12 +184,12 @@ def _listed(known: tuple[str, ...]) -> str:
 
 def _usual(defaults: Defaults) -> Usual:
     """The defaults of the parameters of explanations by name, as texts: a name may have several."""
-    usual: dict[str, set[str]] = {
-        "map": {"both"},
-        "quality": {"basic"},
-        "legend": {"false"},
-        "method": {DEFAULT_METHOD},
+    usual = {
+        name: {str(schema["default"]).lower()}
+        for name, schema in wire.SCHEMAS.items()
+        if "default" in schema
     }
+    usual["method"] = {DEFAULT_METHOD}
     for each in METHODS.values():
         for parameter in each.parameters:
             own = defaults.get(each.name, {}).get(parameter.name, parameter.default)
@@ -200,29 +197,24 @@ def _usual(defaults: Defaults) -> Usual:
     return usual
 
 
-def _prediction(manifest: Manifest, given: Mapping[str, Any]) -> PredictionOptions:
+def _prediction(manifest: Manifest, given: Given) -> PredictionOptions:
     default = min(TOP_K, len(manifest.labels))  # a model may have two classes
-    top_k = check_top_k(_whole("top_k", given.get("top_k", default)), manifest)
-    coverage = str(given.get("coverage", COVERAGE))
+    top_k = check_top_k(given.get("top_k", default), manifest)
+    coverage = given.get("coverage", COVERAGE)
     if coverage != COVERAGE:
         coverage = check_coverage(coverage, manifest)
-    by_class = _boolean("by_class", given.get("by_class", False))
+    by_class = given["by_class"]
     if by_class and manifest.prediction_sets is None:
         raise InvalidParameter(
             "by_class is true, but this model has no prediction sets: leave it out"
         )
-    nearest = check_nearest(_whole("nearest", given.get("nearest", 0)), manifest)
-    classes = find_classes(str(given["classes"]), manifest) if "classes" in given else ()
+    nearest = check_nearest(given["nearest"], manifest)
+    classes = find_classes(given["classes"], manifest) if "classes" in given else ()
     return PredictionOptions(top_k, coverage, by_class, nearest, classes)
 
 
-def _map_form(given: Mapping[str, Any]) -> tuple[MapForm, bool]:
-    form = given.get("map", "both")
-    if form not in get_args(MapForm):
-        raise InvalidParameter(
-            f"map is {short(form)}; it must be one of {', '.join(get_args(MapForm))}"
-        )
-    legend = _boolean("legend", given.get("legend", False))
+def _map_form(given: Given) -> tuple[MapForm, bool]:
+    form, legend = given["map"], given["legend"]
     if legend and form == "array":
         raise InvalidParameter(
             "legend is true but map is array, and a legend goes below an overlay: "
@@ -257,34 +249,3 @@ def _question(
     if masked:
         check_masked(method, parameters)
     return question
-
-
-def _deadline(milliseconds: int) -> int:
-    if not 1 <= milliseconds <= MAX_DEADLINE_MS:
-        raise InvalidParameter(
-            f"deadline_ms is {milliseconds}; give 1 to {MAX_DEADLINE_MS:,} milliseconds"
-        )
-    return milliseconds
-
-
-def _boolean(name: str, value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    if value not in ("true", "false"):
-        raise InvalidParameter(f"{name} is {short(value)}; give true or false")
-    return bool(value == "true")
-
-
-def _whole(name: str, value: Any) -> int:
-    # In Python true is an int; in JavaScript 2.0 is one.
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if (
-        isinstance(value, str)
-        and value.strip().removeprefix("-").isdecimal()
-        and len(value) <= MAX_DIGITS
-    ):
-        return int(value)
-    raise InvalidParameter(f"{name} is {short(value)}; give a whole number")
