@@ -55,7 +55,7 @@ def document(
     return {
         "openapi": "3.1.0",
         "info": {
-            "title": f"Candor: {manifest.name}",
+            "title": "Candor",
             "version": service.__version__,
             "description": _description(max_body_bytes),
         },
@@ -78,12 +78,20 @@ def _schemas(asked: dict[str, Schemas]) -> dict[str, Schema]:
     """The components: bodies with the parameters of their operation, and answers."""
     sent = schemas_of(bodies.Form, bodies.Image, bodies.Images)
     with_parameters = {
-        _name(operation, kind): schema | {"properties": {**schema["properties"], **fields}}
+        _name(operation, kind): schema | {"properties": schema["properties"] | _optional(fields)}
         for operation, fields in asked.items()
         for kind, schema in sent.items()
     }
     answers = schemas_of(Answer, Answers, Problem, models.PublicManifest, models.Methods)
     return with_parameters | answers
+
+
+def _optional(fields: Schemas) -> dict[str, Schema]:
+    # TypeScript's generator takes a property with a default for one that is always there.
+    return {
+        name: {key: value for key, value in schema.items() if key != "default"}
+        for name, schema in fields.items()
+    }
 
 
 def _name(operation: str, kind: str) -> str:
@@ -94,10 +102,7 @@ def _post(title: str, asked: dict[str, Schemas], answers: dict[str, Any]) -> dic
     def body(kind: type) -> Schema:
         return {"$ref": COMPONENTS + _name(title, kind.__name__)}
 
-    content = {
-        # Any image type does, too; generators give up at types that they do not know.
-        BYTES: {"schema": _FILE | {"description": bodies.FILE}},
-        "multipart/form-data": {"schema": body(bodies.Form)},
+    content = {  # JSON first: some generators make a method of the first alone
         _JSON: {
             "schema": {"anyOf": [body(bodies.Image), body(bodies.Images)]},
             "examples": {
@@ -105,6 +110,9 @@ def _post(title: str, asked: dict[str, Schemas], answers: dict[str, Any]) -> dic
                 "several images and a parameter": {"value": {"images": [IMAGE] * 2, "top_k": 1}},
             },
         },
+        # Any image type does, too; generators give up at types that they do not know.
+        BYTES: {"schema": _FILE | {"description": bodies.FILE}},
+        "multipart/form-data": {"schema": body(bodies.Form)},
     }
     return {
         "summary": title,

@@ -2,7 +2,6 @@
 
 from typing import Annotated, Any, NotRequired
 
-from pydantic import Field
 from typing_extensions import TypedDict
 
 from service.api.payload import MAX_IMAGES
@@ -52,4 +51,4 @@ class Image(TypedDict):
 class Images(TypedDict):
     """Several images."""
 
-    images: Annotated[list[Text], Field(min_length=1, max_length=MAX_IMAGES), about("Images")]
+    images: Annotated[list[Text], about("Images", [IMAGE], min_length=1, max_length=MAX_IMAGES)]

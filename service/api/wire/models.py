@@ -2,6 +2,7 @@
 
 from typing import Annotated, NotRequired
 
+from pydantic import WithJsonSchema
 from typing_extensions import TypedDict
 
 from service.api.wire.fields import Count, about
@@ -21,7 +22,12 @@ class Device(TypedDict):
 class Input(TypedDict):
     """The network's input, and the way of an image to it."""
 
-    size: Annotated[int | list[int], about("Its side, or height and width, in pixels", 32)]
+    size: Annotated[
+        int | list[int],
+        # Generators of Java write no class for a choice of a number and a list.
+        WithJsonSchema({"type": ["integer", "array"], "items": {"type": "integer"}}),
+        about("Its side, or height and width, in pixels", 32),
+    ]
     mean: Annotated[list[float], about("Of red, green, blue, of 0…1", [0.49, 0.48, 0.45])]
     std: Annotated[list[float], about("Of red, green, blue, of 0…1", [0.25, 0.24, 0.26])]
     resize: Annotated[str, about("The rule by which an image is fitted", "crop")]

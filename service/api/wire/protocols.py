@@ -4,17 +4,18 @@ from typing import Annotated, Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
+from service.api.payload import MAX_IMAGES
+from service.api.wire.bodies import IMAGE, Text
 from service.api.wire.explanations import Explanation
-from service.api.wire.fields import Base64, Count, Warnings, about
+from service.api.wire.fields import Count, Warnings, about
 from service.api.wire.predictions import Prediction
 
 Scalars = Annotated[
     dict[str, str | float | bool], about("Parameters by name", {"method": "grad_cam"})
 ]
-Datatype = Annotated[
+InputDatatype = Annotated[
     Literal[
         "BYTES",
-        "BOOL",
         "UINT8",
         "UINT16",
         "UINT32",
@@ -28,6 +29,9 @@ Datatype = Annotated[
         "FP64",
     ],
     about("The type of its values", "BYTES"),
+]
+Datatype = Annotated[
+    Literal["BYTES", "BOOL", "FP32", "UINT8"], about("The type of its values", "FP32")
 ]
 Name = Annotated[str, about("The name of the model", "cifar10")]
 Version = Annotated[str, about("Its version", "28674cba51c4")]
@@ -143,12 +147,33 @@ class Statistics(TypedDict):
 class Tensor(TypedDict):
     """A tensor: its data in JSON, or binary behind the JSON."""
 
-    name: Annotated[str, about("Its name", "image")]
+    name: Annotated[str, about("Its name", "label")]
     shape: Annotated[list[Count], about("Its lengths", [1], min_length=1)]
     datatype: Datatype
     parameters: NotRequired[Scalars]
     data: NotRequired[
         Annotated[list[Any], about("Its values, row by row, flat or nested", ["ship"])]
+    ]
+
+
+class InputParameters(TypedDict, total=False):
+    """Where the data of an input are, and how they are written."""
+
+    binary_data_size: Annotated[Count, about("The bytes of the input behind the JSON", 1_024)]
+    content_type: Annotated[
+        Literal["base64"], about("How BYTES are written in JSON: always base64", "base64")
+    ]
+
+
+class InputTensor(TypedDict):
+    """BYTES (N,) of encoded images, or numbers (N, H, W, 3) or (N, 3, H, W)."""
+
+    name: Annotated[str, about("Any name", "image")]
+    shape: Annotated[list[Count], about("Its lengths", [1], min_length=1)]
+    datatype: InputDatatype
+    parameters: NotRequired[InputParameters]
+    data: NotRequired[
+        Annotated[list[Any], about("Images in base64, or numbers, flat or nested", [IMAGE])]
     ]
 
 
@@ -162,7 +187,7 @@ class OutputName(TypedDict):
 class InferRequest(TypedDict):
     """One tensor: BYTES (N,) of encoded images, or numbers (N, H, W, 3) or (N, 3, H, W)."""
 
-    inputs: Annotated[list[Tensor], about("One tensor", min_length=1, max_length=1)]
+    inputs: Annotated[list[InputTensor], about("One tensor", min_length=1, max_length=1)]
     id: NotRequired[Annotated[str, about("Comes back in the answer", "seven")]]
     parameters: NotRequired[Scalars]
     outputs: NotRequired[Annotated[list[OutputName], about("The outputs to compute")]]
@@ -187,7 +212,7 @@ class ModelNames(TypedDict):
 class EncodedImage(TypedDict):
     """An image as TensorFlow Serving writes one."""
 
-    b64: Annotated[Base64, about("The file in base64", "iVBORw0KGgo…")]
+    b64: Text
 
 
 class NamedImage(TypedDict):
@@ -200,7 +225,8 @@ class Instances(TypedDict):
     """Images; further fields are the parameters of the native API."""
 
     instances: Annotated[
-        list[EncodedImage | NamedImage | Base64], about("Images", min_length=1, max_length=64)
+        list[EncodedImage | NamedImage | Text],
+        about("Images", [{"b64": IMAGE}], min_length=1, max_length=MAX_IMAGES),
     ]
 
 

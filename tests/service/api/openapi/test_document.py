@@ -10,7 +10,7 @@ import pytest
 from service.api.access.guard import DOCUMENTS, OPEN, PREDICT
 from service.api.access.keys import SCOPES, make
 from service.api.kserve.arrays import DTYPES
-from service.api.kserve.tensors import BOOL, BYTES
+from service.api.kserve.tensors import BYTES
 from service.api.parameters import of_explain
 from support.images import draw, encode
 from support.requests import BAD, GOOD
@@ -262,13 +262,13 @@ def test_bentomls_document_agrees(document, server):
             for entry in document["paths"][path]["post"]["parameters"]
         }
         assert set(fields) == {"image", "mask", *parameters}
-        for name in parameters:
-            assert fields[name] == parameters[name]
+        for name, schema in parameters.items():
+            assert fields[name] == schema
 
 
 def test_the_datatypes_are_those_that_tensors_are_read_as(document):
-    datatype = document["components"]["schemas"]["Tensor"]["properties"]["datatype"]
-    assert set(datatype["enum"]) == {*DTYPES, BYTES, BOOL}
+    datatype = document["components"]["schemas"]["InputTensor"]["properties"]["datatype"]
+    assert set(datatype["enum"]) == {*DTYPES, BYTES}
 
 
 def test_exactly_the_guarded_routes_document_a_key_with_its_scopes(keyed_document, needs):
