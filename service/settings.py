@@ -27,8 +27,9 @@ EMBEDDED: Mapping[str, Path] = {  # the bundles of this repository, by name
     "imagenet": Path(__file__).parent / "imagenet",
 }
 GPU = Path("/dev/nvidia0")
-_KIND = r"(always|unsure|unfamiliar|sampled:(0(\.\d+)?|1(\.0+)?))"
-POLICY = re.compile(rf"none|{_KIND}(,{_KIND})*")
+# When predictions are explained (service.explain.policy, a room further up, reads it).
+_KIND = r"(always|unsure|unfamiliar|sampled:(0(\.[0-9]+)?|1(\.0+)?))"
+CONDITION = re.compile(rf"^(none|{_KIND}(, ?{_KIND})*)$")
 ORIGIN = re.compile(r"https?://[^/\s]+")
 
 
@@ -90,8 +91,7 @@ def _origins(text: str) -> tuple[str, ...]:
 
 
 def _policy(text: str) -> str:
-    # service.explain.policy reads it, a room further up.
-    if not POLICY.fullmatch(text):
+    if not CONDITION.fullmatch(text):
         raise ValueError(
             "none, or some of always, unsure, unfamiliar and sampled:SHARE with commas between "
             "them, such as unsure,sampled:0.01"

@@ -5,14 +5,14 @@ import gzip
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api import body as request_body
-from service.api import parameters, problems, responses
+from service.api import parameters, problems, responses, wire
 from service.api.access import guard
 from service.api.access.guard import GuardedRoute
 from service.api.body import Limits
@@ -47,6 +47,9 @@ REFERENCE_HEADERS = {
     "Cache-Control": "private, max-age=86400",
     "X-Content-Type-Options": "nosniff",
 }
+
+
+Answered = TypeVar("Answered", wire.Answer, wire.Answers)
 
 
 class ImageResult(NamedTuple):
@@ -161,7 +164,7 @@ class Native:
 
     async def documents(
         self, name: str, images: Sequence[EncodedImage], options: Options, request: Timing
-    ) -> list[dict[str, Any]]:
+    ) -> list[wire.Prediction]:
         """Answers several images of a `request` that began earlier; one failure fails all.
 
         Raises:
@@ -198,12 +201,15 @@ class Native:
         with timing.of("read"):
             return await request_body.read(request, self._limits)
 
-    async def answer(self, payload: Payload, options: Options, timing: Timing) -> dict[str, Any]:
+    async def answer(
+        self, payload: Payload, options: Options, timing: Timing
+    ) -> wire.Answer | wire.Answers:
         """Answers a payload with the JSON document of POST /predict or /explain."""
         self._pipeline.charge(options.question, len(payload.images), timing)
         if not payload.is_list:
             result = await self._result(payload.images[0], options, timing)
-            return {"model": self._model, **self._document(result, options), **_warned(options)}
+            document = self._document(result, options)
+            return _warned(cast("wire.Answer", {"model": self._model, **document}), options)
         with self._limits.budget.take() as answers:
             results = await asyncio.gather(
                 *(
@@ -211,14 +217,15 @@ class Native:
                     for image, each in _shared(payload.images, options)
                 )
             )
-        return {"model": self._model, "results": results, **_warned(options)}
+        several: wire.Answers = {"model": self._model, "results": results}
+        return _warned(several, options)
 
     async def _json(self, payload: Payload, options: Options, timing: Timing) -> Response:
         return self._encode(await self.answer(payload, options, timing), timing)
 
     async def _document_or_error(
         self, image: EncodedImage, options: Options, request: Timing, answers: Lease
-    ) -> Mapping[str, Any]:
+    ) -> wire.Prediction | wire.Failure:
         try:
             return await self._document_for(image, options, request, answers)
         except RequestError as error:
@@ -228,7 +235,7 @@ class Native:
 
     async def _document_for(
         self, image: EncodedImage, options: Options, request: Timing, answers: Lease
-    ) -> dict[str, Any]:
+    ) -> wire.Prediction:
         # Each image has its own stages; the deadline is that of the request.
         timing = Timing(self._pipeline.metrics, request.started, request.caller)
         timing.allow(options.deadline_ms)
@@ -282,21 +289,22 @@ class Native:
         form = options.form.overlay
         return await self._pipeline.overlay(sent, attribution, timing, legend, form)
 
-    def _document(self, result: ImageResult, options: Options) -> dict[str, Any]:
+    def _document(self, result: ImageResult, options: Options) -> wire.Prediction:
         document = responses.prediction(result.prediction, result.sent)
-        document |= responses.nearest(result.prediction, self._reference)
+        if result.prediction.nearest:
+            document["nearest"] = responses.nearest(result.prediction, self._reference)
         if result.attribution is not None:
-            document["explanation"] = {
-                "reason": result.reason,
-                **responses.explanation(
-                    result.attribution,
-                    self._manifest,
-                    result.overlay,
-                    options.form.coded,
-                    options.form.overlay,
-                ),
-            }
-        return document | {"timing_ms": result.timing.milliseconds()}
+            explained = responses.explanation(
+                result.attribution,
+                self._manifest,
+                result.overlay,
+                options.form.coded,
+                options.form.overlay,
+            )
+            if result.reason is not None:
+                explained["reason"] = result.reason
+            document["explanation"] = explained
+        return {**document, "timing_ms": result.timing.milliseconds()}
 
     def _encode(self, document: Mapping[str, Any], timing: Timing) -> Response:
         with timing.of("encode"):
@@ -312,8 +320,10 @@ def _form_of(kind: str, form: Form) -> Form:
     return replace(form, map="overlay", overlay=FORMATS[kind])
 
 
-def _warned(options: Options) -> Mapping[str, Any]:
-    return {"warnings": list(options.warnings)} if options.warnings else {}
+def _warned(answer: Answered, options: Options) -> Answered:
+    if options.warnings:
+        answer["warnings"] = list(options.warnings)
+    return answer
 
 
 def _shared(

@@ -8,13 +8,15 @@ ignored with a warning, unless it is close to a known one: then it is likely mis
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Any, Literal, get_args
+from typing import Any
 
+from service.api.wire import parameters as wire
+from service.api.wire.parameters import MAX_DEADLINE_MS, Given, MapForm
 from service.bundle.manifest import Manifest
 from service.errors import SHOWN, InvalidParameter, short
 from service.explain import METHODS, NOMINAL, Defaults, Question, ask, check_masked
 from service.explain.encoding import Encoding, Format
-from service.explain.policy import KINDS, NONE, ON_REQUEST, Policy
+from service.explain.policy import NONE, ON_REQUEST, Policy
 from service.explain.question import cheapest_method
 from service.predictions import (
     COVERAGE,
@@ -28,21 +30,16 @@ from service.predictions import (
 from service.schedule.timing import DEADLINE_MS
 
 DEFAULT_METHOD = "grad_cam"
-MAX_DEADLINE_MS = 60_000
-MAX_DIGITS = 19  # of a whole number in text; int() takes seconds for millions of them
-
 LIKE = 0.75  # of two names, 0…1 (difflib), from which one may be the other misspelt
 MOST_WARNINGS = 5
 
-FORM = {"map": "both", "overlay_format": "png", "encoding": "base64"}  # the defaults
-MapForm = Literal["overlay", "array", "both"]
 Usual = Mapping[str, set[str]]
 
 # Names of parameters, by what they belong to.
-OF_PREDICTIONS = ("top_k", "classes", "coverage", "by_class", "nearest", "deadline_ms")
+OF_PREDICTIONS = tuple(wire.OfPredictions.__annotations__)
 OF_PREDICT = (*OF_PREDICTIONS, "explain", "when")
 OF_EXPLAIN = (*OF_PREDICTIONS, "method")
-OF_EXPLANATIONS = ("target", "map", "encoding", "overlay_format", "quality", "legend")
+OF_EXPLANATIONS = tuple(wire.OfExplanations.__annotations__)
 OF_METHODS = tuple(
     sorted({parameter.name for method in METHODS.values() for parameter in method.parameters})
 )
@@ -115,9 +112,10 @@ def of_predict(
     when = _when(given, policy if method is None else ON_REQUEST, manifest)
     if when is None or method == NONE:
         method = None
+        given = {name: value for name, value in given.items() if name != "explain"}
     elif method is None and (cheapest := cheapest_method(manifest)) is not None:
         method = cheapest.name
-        if "when" not in given:
+        if not given.get("when"):
             given = {"map": "array", **given}  # for callers who may not expect a picture
     known = (*OF_PREDICT, *OF_EXPLANATIONS, *OF_METHODS) if method is not None else OF_PREDICT
     if mask is not None and method is None:
@@ -167,15 +165,9 @@ def of_infer(
 
 def _when(given: Mapping[str, Any], policy: Policy | None, manifest: Manifest) -> Policy | None:
     """The policy that a request asks for by `when`, or else `policy`."""
-    if "when" not in given:
+    if not given.get("when"):
         return policy
-    try:
-        policy = Policy.parse(str(given["when"]))
-    except ValueError:
-        raise InvalidParameter(
-            f"when is {short(given['when'])}; it is none, {', '.join(KINDS)}, or several of them "
-            "with commas between"
-        ) from None
+    policy = Policy.parse(wire.check({"when": given["when"]})["when"])
     if policy is not None:
         policy.check(manifest)
     return policy
@@ -183,7 +175,7 @@ def _when(given: Mapping[str, Any], policy: Policy | None, manifest: Manifest) -
 
 def _deadline_of(given: Mapping[str, Any]) -> Mapping[str, Any]:
     """The deadline that Triton's `timeout` stands for, as near as the limits let it."""
-    microseconds = _whole(TIMEOUT, given[TIMEOUT])
+    microseconds = wire.whole(TIMEOUT, given[TIMEOUT])
     if microseconds <= 0 or "deadline_ms" in given:
         return {}
     return {"deadline_ms": min(max(1, microseconds // 1000), MAX_DEADLINE_MS)}
@@ -198,17 +190,15 @@ def _options(
     defaults: Defaults,
 ) -> Options:
     given, warnings = _meant(given, known, lambda: _usual(defaults))
-    # Values are text in a query or a form, and may be numbers and booleans in JSON.
-    prediction = _prediction(manifest, given)
-    deadline_ms = _deadline(_whole("deadline_ms", given.get("deadline_ms", DEADLINE_MS)))
+    checked = wire.check(given)
+    prediction, deadline_ms = _prediction(manifest, checked), checked["deadline_ms"]
     if method is None:
         return Options(prediction, None, deadline_ms=deadline_ms, warnings=warnings)
-    form = _form(given)
     question = _question(manifest, given, str(method), defaults, masked=mask is not None)
     return Options(
         prediction,
         question,
-        form=form,
+        form=_form(checked, question),
         mask=mask,
         deadline_ms=deadline_ms,
         warnings=warnings,
@@ -246,12 +236,12 @@ def _listed(known: tuple[str, ...]) -> str:
 
 def _usual(defaults: Defaults) -> Usual:
     """The defaults of the parameters of explanations by name, as texts: a name may have several."""
-    usual: dict[str, set[str]] = {
-        "map": {"both"},
-        "quality": {"basic"},
-        "legend": {"false"},
-        "method": {DEFAULT_METHOD},
+    usual = {
+        name: {str(schema["default"]).lower()}
+        for name, schema in wire.SCHEMAS.items()
+        if "default" in schema
     }
+    usual["method"] = {DEFAULT_METHOD}
     for each in METHODS.values():
         for parameter in each.parameters:
             own = defaults.get(each.name, {}).get(parameter.name, parameter.default)
@@ -259,44 +249,35 @@ def _usual(defaults: Defaults) -> Usual:
     return usual
 
 
-def _prediction(manifest: Manifest, given: Mapping[str, Any]) -> PredictionOptions:
+def _prediction(manifest: Manifest, given: Given) -> PredictionOptions:
     default = min(TOP_K, len(manifest.labels))  # a model may have two classes
-    top_k = check_top_k(_whole("top_k", given.get("top_k", default)), manifest)
-    coverage = str(given.get("coverage", COVERAGE))
+    top_k = check_top_k(given.get("top_k", default), manifest)
+    coverage = given.get("coverage", COVERAGE)
     if coverage != COVERAGE:
         coverage = check_coverage(coverage, manifest)
-    by_class = _boolean("by_class", given.get("by_class", False))
+    by_class = given["by_class"]
     if by_class and manifest.prediction_sets is None:
         raise InvalidParameter(
             "by_class is true, but this model has no prediction sets: leave it out"
         )
-    nearest = check_nearest(_whole("nearest", given.get("nearest", 0)), manifest)
-    classes = find_classes(str(given["classes"]), manifest) if "classes" in given else ()
+    nearest = check_nearest(given["nearest"], manifest)
+    classes = find_classes(given["classes"], manifest) if "classes" in given else ()
     return PredictionOptions(top_k, coverage, by_class, nearest, classes)
 
 
-def _form(given: Mapping[str, Any]) -> Form:
-    form = Form(
-        _choice("map", given, MapForm),
-        _choice("overlay_format", given, Format),
-        _choice("encoding", given, Encoding),
-        _boolean("legend", given.get("legend", False)),
-    )
+def _form(given: Given, question: Question) -> Form:
+    form = Form(given["map"], given["overlay_format"], given["encoding"], given["legend"])
     if form.legend and not form.drawn:
         raise InvalidParameter(
             "legend is true but map is array, and a legend goes below an overlay: "
             "set map to overlay or both"
         )
+    if form.coded == "cells" and not question.method.of_cells:
+        raise InvalidParameter(
+            f"encoding is cells, and {question.method.name} has none, as class activation maps "
+            "have: take base64, npy16 or png16"
+        )
     return form
-
-
-def _choice(name: str, given: Mapping[str, Any], kind: Any) -> Any:
-    """The value of one of the parameters of Form."""
-    choices = get_args(kind)
-    value = given.get(name, FORM[name])
-    if value not in choices:
-        raise InvalidParameter(f"{name} is {short(value)}; it must be one of {', '.join(choices)}")
-    return value
 
 
 def _question(
@@ -325,34 +306,3 @@ def _question(
     if masked:
         check_masked(method, parameters)
     return question
-
-
-def _deadline(milliseconds: int) -> int:
-    if not 1 <= milliseconds <= MAX_DEADLINE_MS:
-        raise InvalidParameter(
-            f"deadline_ms is {milliseconds}; give 1 to {MAX_DEADLINE_MS:,} milliseconds"
-        )
-    return milliseconds
-
-
-def _boolean(name: str, value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    if value not in ("true", "false"):
-        raise InvalidParameter(f"{name} is {short(value)}; give true or false")
-    return bool(value == "true")
-
-
-def _whole(name: str, value: Any) -> int:
-    # In Python true is an int; in JavaScript 2.0 is one.
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if (
-        isinstance(value, str)
-        and value.strip().removeprefix("-").isdecimal()
-        and len(value) <= MAX_DIGITS
-    ):
-        return int(value)
-    raise InvalidParameter(f"{name} is {short(value)}; give a whole number")

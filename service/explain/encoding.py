@@ -14,14 +14,14 @@ colours, WebP or JPEG.
 import base64
 import io
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal, NotRequired
 
 import numpy as np
 import simplejpeg
 from jaxtyping import Float32, UInt8
 from PIL import Image
+from typing_extensions import TypedDict
 
-from service.errors import InvalidParameter
 from service.explain.attribution import Attribution
 
 Encoding = Literal["base64", "npy16", "png16", "cells"]
@@ -38,26 +38,28 @@ DEEPEST = 65_535
 Values = Float32[np.ndarray, "height width"]
 
 
-def coded(attribution: Attribution, encoding: Encoding) -> dict[str, Any]:
-    """The values of a map as `data`, with what a reader needs to decode them.
+class Coded(TypedDict):
+    """The values of a map in a coding, as the JSON of an answer has them."""
 
-    Raises:
-        InvalidParameter: the map is not made of cells, and they are asked for.
+    encoding: Encoding
+    data: str
+    range: NotRequired[list[float]]
+    cells: NotRequired[list[int]]
+
+
+def coded(attribution: Attribution, encoding: Encoding) -> Coded:
+    """The values of a map as `data`, with what a reader needs to decode them; only a class
+    activation map has cells.
     """
     values = attribution.map
     if encoding == "cells":
         cells = attribution.cells
-        if cells is None:
-            name = attribution.question.method.name
-            raise InvalidParameter(
-                f"encoding is cells, and {name} has none: class activation maps have; "
-                "ask for base64, npy16 or png16"
-            )
+        assert cells is not None
         return {"encoding": encoding, "cells": list(cells.shape), "data": _float32(cells)}
     if encoding == "npy16":
         scale = float(np.abs(values).max())
         relative = values / np.float32(scale or 1)
-        return {"encoding": encoding, "data": _text(npy(relative.astype("<f2")))}
+        return {"encoding": encoding, "data": _text(npy_of(relative.astype("<f2")))}
     if encoding == "png16":
         low, high = float(values.min()), float(values.max())
         grey = np.rint((values - low) * (DEEPEST / ((high - low) or 1))).astype(np.uint16)
@@ -65,7 +67,7 @@ def coded(attribution: Attribution, encoding: Encoding) -> dict[str, Any]:
     return {"encoding": encoding, "data": _float32(values)}
 
 
-def npy(values: np.ndarray) -> bytes:
+def npy_of(values: np.ndarray) -> bytes:
     """`values` as a .npy file."""
     buffer = io.BytesIO()
     np.save(buffer, values, allow_pickle=False)

@@ -17,6 +17,7 @@ from service.bundle.manifest import Manifest
 from service.errors import InvalidParameter, SettingsError
 from service.explain.question import cheapest_method
 from service.predictions import Prediction
+from service.settings import CONDITION
 
 Reason = Literal["asked", "always", "unsure", "unfamiliar", "sampled"]
 NONE, ALWAYS, UNSURE, UNFAMILIAR, SAMPLED = "none", "always", "unsure", "unfamiliar", "sampled"
@@ -43,21 +44,13 @@ class Policy:
         Raises:
             ValueError: it names none.
         """
+        if not CONDITION.fullmatch(text):
+            raise ValueError(text)
         if text == NONE:
             return None
-        values: dict[str, bool | float] = {}
-        for name in text.split(","):
-            kind, _, share = name.strip().partition(":")
-            if kind == SAMPLED:
-                values["share"] = float(share)
-            elif kind in (ALWAYS, UNSURE, UNFAMILIAR) and not share:
-                values[kind] = True
-            else:
-                raise ValueError(name)
-        policy = cls(**values)  # type: ignore[arg-type]
-        if not 0 <= policy.share <= 1:
-            raise ValueError(policy.share)
-        return policy
+        kinds = dict(name.strip().partition(":")[::2] for name in text.split(","))
+        share = float(kinds.get(SAMPLED, 0))
+        return cls(False, ALWAYS in kinds, UNSURE in kinds, UNFAMILIAR in kinds, share)
 
     def check(self, manifest: Manifest) -> None:
         """Checks that the bundle measures what the policy looks at.
