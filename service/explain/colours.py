@@ -57,7 +57,7 @@ def opacity(strength: Float[np.ndarray, "*shape"], scale: Scale) -> Float32[np.n
 
 
 def tinted(
-    strength: Float32[np.ndarray, "*shape"], scale: Scale
+    strength: Float[np.ndarray, "*shape"], scale: Scale
 ) -> tuple[Float32[np.ndarray, "*shape 3"], Float32[np.ndarray, "*shape"]]:
     """The ink of each strength times its opacity, and what is left for the image."""
     steps = _steps(strength)

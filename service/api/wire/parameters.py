@@ -140,13 +140,14 @@ class Given(OfPredictions, OfExplanations, total=False):
 
     explain: Annotated[Text, about(_METHOD, "grad_cam")]
     when: Annotated[
-        Text,
+        str,
         about(
             f"Explain on a condition alone: none, {', '.join(KINDS)}, or several with commas "
             "between them.",
             "unsure",
             pattern=CONDITION.pattern,
         ),
+        BeforeValidator(str),
     ]
     method: Annotated[Text, about(_METHOD, "rise")]
 
@@ -188,4 +189,6 @@ def _remedy(schema: Mapping[str, Any], error: ValueError | None) -> str:
         return str(error)
     if "enum" in schema:
         return f"it is one of {', '.join(schema['enum'])}"
+    if "pattern" in schema:
+        return str(schema["description"])
     return f"give {schema['minimum']:,} to {schema['maximum']:,}"

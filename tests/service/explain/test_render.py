@@ -8,6 +8,7 @@ from PIL import Image
 
 from service.explain import render
 from service.explain.colours import oklab
+from service.explain.encoding import picture
 from service.image.resize import Box
 from support.images import draw
 
