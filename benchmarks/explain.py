@@ -154,7 +154,7 @@ def pairs(engine: Engine, made: Subject, device: str, batch: int, runs: int) -> 
     )
     yield Pair(
         "grad_cam",
-        lambda: cam.grad_cam(engine, pixels, target),
+        lambda: cam.scaled(cam.at_layer(engine, pixels, target).cam[:, 0], pixels.shape[1:3]),
         lambda: LayerGradCam(network, layer).attribute(leaf(), classes).cpu(),
         runs,
     )

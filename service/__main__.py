@@ -148,6 +148,7 @@ def serve(model: Path | None, **wishes: Any) -> None:
     """
     from service.api.access import guard
     from service.bundle.folder import check_int8, load
+    from service.explain import policy
     from service.workers import home
 
     if model is not None:
@@ -156,11 +157,14 @@ def serve(model: Path | None, **wishes: Any) -> None:
     settings = Settings.from_environment()
     guard.check_exposure(settings)
     bundle = load(settings.bundle, settings.bundle_digest)
+    policy.of_setting(settings.explain, bundle.manifest)
     if settings.precision == "int8":
         check_int8(bundle, settings.device)
     if not os.environ.get(home.NAME):
         os.environ[home.NAME] = str(home.private(settings.port))
     home.lock(Path(os.environ[home.NAME]))
+    # NumPy's threads would spin on the cores that predictions need, after each product of matrices.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     command = [sys.executable, "-m", "bentoml", "serve", "service.app:Candor"]
     options = ["--working-dir", str(Path(__file__).parent.parent)]
     options += ["--host", settings.host, "--port", str(settings.port)]

@@ -115,7 +115,7 @@ class Explanation(Answer):
 
     def document(self) -> dict[str, Any]:
         """The answer as POST /explain gives it, without the overlay."""
-        explanation = responses.explanation(self.attribution, self.manifest, None, array=False)
+        explanation = responses.explanation(self.attribution, self.manifest)
         return {**super().document(), "explanation": explanation}
 
     def lines(self) -> list[str]:

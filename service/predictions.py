@@ -97,10 +97,11 @@ class Familiarity(NamedTuple):
 class Prediction(NamedTuple):
     """The `top` classes of one image, most probable first, with what they were made from.
 
-    `logits` float32 (K,) are those of the network; `temperature` divided them. A part for which the
-    bundle has no figures is None; `nearest` has as many reference images as were requested, and
-    `classes` the classes. `likely` are the first SET_LABELS or `top_k` of the classes from LIKELY
-    on, most probable first; None where an image has one class.
+    `logits` float32 (K,) are those of the network; `temperature` divided them. `activation` is that
+    of the last layer, if a class activation map follows. A part for which the bundle has no figures
+    is None; `nearest` has as many reference images as were requested, and `classes` the classes.
+    `likely` are the first SET_LABELS or `top_k` of the classes from LIKELY on, most probable first;
+    None where an image has one class.
     """
 
     top: tuple[Class, ...]
@@ -111,6 +112,7 @@ class Prediction(NamedTuple):
     nearest: tuple[Nearest, ...] = ()
     classes: tuple[Class, ...] = ()
     likely: tuple[Class, ...] | None = None
+    activation: Float32[np.ndarray, "channels height width"] | None = None
 
     @property
     def best(self) -> Class:
@@ -164,6 +166,7 @@ def prediction_of(
         _nearest(row, options),
         classes(options.classes),
         classes(_likely(probabilities, options)) if manifest.is_multi_label else None,
+        row.activation,
     )
 
 

@@ -27,6 +27,9 @@ EMBEDDED: Mapping[str, Path] = {  # the bundles of this repository, by name
     "imagenet": Path(__file__).parent / "imagenet",
 }
 GPU = Path("/dev/nvidia0")
+# When predictions are explained (service.explain.policy, a room further up, reads it).
+_KIND = r"(always|unsure|unfamiliar|sampled:(0(\.[0-9]+)?|1(\.0+)?))"
+CONDITION = re.compile(rf"^(none|{_KIND}(, ?{_KIND})*)$")
 ORIGIN = re.compile(r"https?://[^/\s]+")
 
 
@@ -85,6 +88,15 @@ def _origins(text: str) -> tuple[str, ...]:
     if not all(name == "*" or ORIGIN.fullmatch(name) for name in names):
         raise ValueError("origins with commas between them, such as https://example.com, or *")
     return names
+
+
+def _policy(text: str) -> str:
+    if not CONDITION.fullmatch(text):
+        raise ValueError(
+            "none, or some of always, unsure, unfamiliar and sampled:SHARE with commas between "
+            "them, such as unsure,sampled:0.01"
+        )
+    return text
 
 
 def _folder(text: str) -> Path:
@@ -158,6 +170,12 @@ class Settings:
     )
     allow_origins: tuple[str, ...] = _setting(
         (), _origins, "origins of pages that may call: https://example.com; none by default"
+    )
+    explain: str = _setting(
+        "none",
+        _policy,
+        "predictions that an explanation comes along with: none, always, unsure, unfamiliar, "
+        "sampled:0.01",
     )
     threads: int = _setting(0, _integer(0, 1_024), "threads of one inference; 0 takes every core")
     workers: int = _setting(

@@ -134,6 +134,11 @@ def _gap(attribution: Attribution) -> str:
     return f"it {much} add{'s' if value <= fair else ''} up (gap {_percent(value)})"
 
 
+def _logit_gap(attribution: Attribution) -> str:
+    gap = _percent(attribution.quality["logit_gap"])
+    return f"its cells add up to the logit without the bias (gap {gap})"
+
+
 def _agreement(attribution: Attribution) -> str:
     value, (good, fair) = attribution.quality["agreement"], LIMITS["agreement"]
     lacks = 1 - value
@@ -191,6 +196,7 @@ def _area_of(value: float, unit: Unit) -> str:
 
 MEASURES: Mapping[str, Callable[[Attribution], str]] = {
     "completeness_gap": _gap,
+    "logit_gap": _logit_gap,
     "agreement": _agreement,
     "class_cosine": _cosine,
     "deletion": _deletion,

@@ -1,13 +1,15 @@
 """Environments of clients whose dependencies do not go with ours.
 
-uv makes each of them once from requirements/clients/*.txt and keeps it under .venv/clients.
+uv and npm make each of them once from its lock file, and keep it under .venv/clients.
 """
 
 import fcntl
 import hashlib
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,42 @@ def python_of(client: str) -> Path:
             uv("pip", "install", "--python", python, "--require-hashes", "-r", requirements)
             done.touch()
     return python
+
+
+def kept(name: str, key: str, make: Callable[[Path], None]) -> Path:
+    """The folder `name` of this machine, which `make` fills unless it did so for the same `key`."""
+    folder, digest = CACHE / name, hashlib.sha256(key.encode()).hexdigest()
+    done = folder / "done"
+    CACHE.mkdir(exist_ok=True)
+    with (CACHE / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists() or done.read_text() != digest:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            done.write_text(digest)
+    return folder
+
+
+def npm(lock: Path) -> Path:
+    """A folder with the node_modules that package-lock.json in the folder `lock` pins."""
+    if shutil.which("npm") is None:
+        pytest.skip("npm is missing: scripts/packages npm")
+
+    def install(folder: Path) -> None:
+        for name in ("package.json", "package-lock.json"):
+            shutil.copy(lock / name, folder)
+        done = subprocess.run(
+            ["npm", "ci", "--silent", "--ignore-scripts"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            pytest.skip(f"npm cannot install {lock.name}: {done.stderr.strip()[-200:]}")
+
+    return kept(f"npm-{lock.name}", (lock / "package-lock.json").read_text(), install)
 
 
 def uv(*arguments: str | Path) -> None:

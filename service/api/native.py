@@ -4,28 +4,31 @@ import asyncio
 import gzip
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeVar, cast
 
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api import body as request_body
-from service.api import parameters, problems, responses
+from service.api import parameters, problems, responses, wire
 from service.api.access import guard
 from service.api.access.guard import GuardedRoute
 from service.api.body import Limits
 from service.api.card import HTML, MARKDOWN, Card
 from service.api.negotiation import ANY, preferred
-from service.api.parameters import Options
+from service.api.parameters import Form, Options
 from service.api.payload import EncodedImage, Payload
 from service.api.tasks import cancel_on_disconnect, gather_rows, timing_of
 from service.bundle.folder import Bundle
 from service.bundle.manifest import Manifest
 from service.bundle.reference import Reference
 from service.errors import InvalidParameter, MalformedRequest, NotFound, RequestError
-from service.explain import Attribution
+from service.explain import Attribution, policy
+from service.explain.encoding import MEDIA_TYPES, Format
 from service.explain.legend import legend_of
+from service.explain.policy import Reason
 from service.image.budget import ANSWER_COPIES, Lease
 from service.image.header import LARGE_BYTES
 from service.predictions import Prediction
@@ -34,7 +37,11 @@ from service.schedule.timing import Timing
 from service.settings import Settings
 from service.telemetry.metrics import CONTENT_TYPE
 
+USUAL, SHORT = 64, 256  # options that are remembered, and the characters of their values
+ASKING = frozenset(("explain", "when"))  # the parameters that ask for an explanation
 JSON, PNG, NPY = "application/json", "image/png", "application/x-npy"
+WEBP, JPEG = "image/webp", "image/jpeg"
+FORMATS: Mapping[str, Format] = {PNG: "png", WEBP: "webp", JPEG: "jpeg"}
 # Reference images belong to the bundle: they cannot change while it is served.
 REFERENCE_HEADERS = {
     "Cache-Control": "private, max-age=86400",
@@ -42,14 +49,18 @@ REFERENCE_HEADERS = {
 }
 
 
+Answered = TypeVar("Answered", wire.Answer, wire.Answers)
+
+
 class ImageResult(NamedTuple):
     """Everything that the pipeline computed for one image; `overlay` is a PNG file."""
 
     sent: Sent
     prediction: Prediction
-    attribution: Attribution | None
-    overlay: bytes | None
     timing: Timing
+    attribution: Attribution | None = None
+    overlay: bytes | None = None
+    reason: Reason | None = None
 
 
 class Native:
@@ -63,8 +74,9 @@ class Native:
         self._reference = Reference.of(bundle, settings.reference)
         self._manifest: Manifest = bundle.manifest
         self._model = responses.model(self._manifest)
-        # Most predictions come without parameters: their options are checked once.
-        self._default_options = parameters.of_predict(self._manifest, {})
+        self._policy = policy.of_setting(settings.explain, bundle.manifest)
+        # Most callers send the same parameters again and again: their options are checked once.
+        self._usual_options = lru_cache(USUAL)(self._check)
         self._card = Card.of(bundle)
         self._documents = {
             "/model": orjson.dumps(responses.public_manifest(pipeline.engine)),
@@ -98,12 +110,11 @@ class Native:
         _accepted_type(request, (JSON,))
         timing = timing_of(request, self._pipeline)
         payload = await self._read(request, timing)
-        options = self._default_options
-        if payload.parameters or payload.mask is not None:
-            options = parameters.of_predict(
-                self._manifest, payload.parameters, payload.mask, self._pipeline.defaults
-            )
-            if options.question is not None:
+        options = self._options(payload)
+        if options.question is not None:
+            if ASKING.isdisjoint(payload.parameters) and not guard.allows(request, guard.EXPLAIN):
+                options = replace(options, question=None)  # the policy is for those who may ask
+            else:
                 guard.require(request, guard.EXPLAIN)
         timing.allow(options.deadline_ms)
         # Without a backlog the prediction is about to run: cancelling it would save nothing.
@@ -111,9 +122,21 @@ class Native:
             return await self._json(payload, options, timing)
         return await cancel_on_disconnect(request, self._json(payload, options, timing))
 
+    def _options(self, payload: Payload) -> Options:
+        given = tuple(payload.parameters.items())
+        # Texts alone: of JSON's values, true is the same key as 1.
+        texts = [value for _, value in given if isinstance(value, str)]
+        if payload.mask is None and len(texts) == len(given) and sum(map(len, texts)) <= SHORT:
+            return self._usual_options(given)
+        return self._check(given, payload.mask)
+
+    def _check(self, given: tuple[tuple[str, Any], ...], mask: bytes | None = None) -> Options:
+        defaults = self._pipeline.defaults
+        return parameters.of_predict(self._manifest, dict(given), mask, defaults, self._policy)
+
     async def explain(self, request: Request) -> Response:
         """POST /explain; the Accept header selects JSON, the overlay or the raw map."""
-        kind = _accepted_type(request, (JSON, PNG, NPY))
+        kind = _accepted_type(request, (JSON, PNG, WEBP, JPEG, NPY))
         timing = timing_of(request, self._pipeline)
         payload = await self._read(request, timing)
         options = parameters.of_explain(
@@ -132,16 +155,16 @@ class Native:
                 f"{len(payload.images)} images were sent, but {kind} holds one: "
                 f"send one, or accept {JSON}"
             )
-        options = replace(options, map="overlay" if kind == PNG else "array")
+        options = replace(options, form=_form_of(kind, options.form))
         self._pipeline.charge(options.question, 1, timing)
         result = await self._result(payload.images[0], options, timing)
         assert result.attribution is not None
-        content = result.overlay if kind == PNG else responses.npy(result.attribution)
+        content = responses.npy(result.attribution) if kind == NPY else result.overlay
         return Response(content, media_type=kind)
 
     async def documents(
         self, name: str, images: Sequence[EncodedImage], options: Options, request: Timing
-    ) -> list[dict[str, Any]]:
+    ) -> list[wire.Prediction]:
         """Answers several images of a `request` that began earlier; one failure fails all.
 
         Raises:
@@ -178,12 +201,15 @@ class Native:
         with timing.of("read"):
             return await request_body.read(request, self._limits)
 
-    async def answer(self, payload: Payload, options: Options, timing: Timing) -> dict[str, Any]:
+    async def answer(
+        self, payload: Payload, options: Options, timing: Timing
+    ) -> wire.Answer | wire.Answers:
         """Answers a payload with the JSON document of POST /predict or /explain."""
         self._pipeline.charge(options.question, len(payload.images), timing)
         if not payload.is_list:
             result = await self._result(payload.images[0], options, timing)
-            return {"model": self._model, **self._document(result, options), **_warned(options)}
+            document = self._document(result, options)
+            return _warned(cast("wire.Answer", {"model": self._model, **document}), options)
         with self._limits.budget.take() as answers:
             results = await asyncio.gather(
                 *(
@@ -191,14 +217,15 @@ class Native:
                     for image, each in _shared(payload.images, options)
                 )
             )
-        return {"model": self._model, "results": results, **_warned(options)}
+        several: wire.Answers = {"model": self._model, "results": results}
+        return _warned(several, options)
 
     async def _json(self, payload: Payload, options: Options, timing: Timing) -> Response:
         return self._encode(await self.answer(payload, options, timing), timing)
 
     async def _document_or_error(
         self, image: EncodedImage, options: Options, request: Timing, answers: Lease
-    ) -> Mapping[str, Any]:
+    ) -> wire.Prediction | wire.Failure:
         try:
             return await self._document_for(image, options, request, answers)
         except RequestError as error:
@@ -208,7 +235,7 @@ class Native:
 
     async def _document_for(
         self, image: EncodedImage, options: Options, request: Timing, answers: Lease
-    ) -> dict[str, Any]:
+    ) -> wire.Prediction:
         # Each image has its own stages; the deadline is that of the request.
         timing = Timing(self._pipeline.metrics, request.started, request.caller)
         timing.allow(options.deadline_ms)
@@ -223,7 +250,7 @@ class Native:
             raise image
         question = options.question
         # Only an overlay needs the image in its own size.
-        drawn = question is not None and options.map != "array"
+        drawn = question is not None and options.form.drawn
         masked = question is not None and options.mask is not None
         sent = await self._pipeline.receive(image, timing, keep=drawn, masked=masked)
         try:
@@ -235,16 +262,16 @@ class Native:
         question = options.question
         if question is not None and options.mask is not None:
             question = await self._pipeline.cut(sent, options.mask, question, timing)
-        prediction = await self._pipeline.predict(
-            sent, options.prediction, timing, explained=question is not None
-        )
-        if question is None:
-            return ImageResult(sent, prediction, None, None, timing)
+        prediction = await self._pipeline.predict(sent, options.prediction, timing, question)
+        reason = None if question is None else options.when.reason(prediction)
+        if question is None or reason is None:
+            return ImageResult(sent, prediction, timing)
         attribution = await self._pipeline.explain(
             sent, question, prediction, timing, options.share
         )
+        self._pipeline.metrics.explained.labels(reason).inc()
         overlay = await self._overlay(sent, attribution, prediction, options, timing)
-        return ImageResult(sent, prediction, attribution, overlay, timing)
+        return ImageResult(sent, prediction, timing, attribution, overlay, reason)
 
     async def _overlay(
         self,
@@ -254,32 +281,49 @@ class Native:
         options: Options,
         timing: Timing,
     ) -> bytes | None:
-        if options.map == "array":
+        if not options.form.drawn:
             return None
         legend = None
-        if options.legend:
+        if options.form.legend:
             legend = legend_of(attribution, self._manifest, prediction.logits)
-        return await self._pipeline.overlay(sent, attribution, timing, legend)
+        form = options.form.overlay
+        return await self._pipeline.overlay(sent, attribution, timing, legend, form)
 
-    def _document(self, result: ImageResult, options: Options) -> dict[str, Any]:
+    def _document(self, result: ImageResult, options: Options) -> wire.Prediction:
         document = responses.prediction(result.prediction, result.sent)
-        document |= responses.nearest(result.prediction, self._reference)
+        if result.prediction.nearest:
+            document["nearest"] = responses.nearest(result.prediction, self._reference)
         if result.attribution is not None:
-            document["explanation"] = responses.explanation(
+            explained = responses.explanation(
                 result.attribution,
                 self._manifest,
                 result.overlay,
-                array=options.map != "overlay",
+                options.form.coded,
+                options.form.overlay,
             )
-        return document | {"timing_ms": result.timing.milliseconds()}
+            if result.reason is not None:
+                explained["reason"] = result.reason
+            document["explanation"] = explained
+        return {**document, "timing_ms": result.timing.milliseconds()}
 
     def _encode(self, document: Mapping[str, Any], timing: Timing) -> Response:
         with timing.of("encode"):
             return Response(orjson.dumps(document), media_type=JSON)
 
 
-def _warned(options: Options) -> Mapping[str, Any]:
-    return {"warnings": list(options.warnings)} if options.warnings else {}
+def _form_of(kind: str, form: Form) -> Form:
+    """`form` in a response of the media type `kind` alone."""
+    if kind == NPY:
+        return replace(form, map="array")
+    if MEDIA_TYPES[form.overlay] == kind:  # PNG files are of two formats
+        return replace(form, map="overlay")
+    return replace(form, map="overlay", overlay=FORMATS[kind])
+
+
+def _warned(answer: Answered, options: Options) -> Answered:
+    if options.warnings:
+        answer["warnings"] = list(options.warnings)
+    return answer
 
 
 def _shared(

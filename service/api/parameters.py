@@ -6,13 +6,18 @@ ignored with a warning, unless it is close to a known one: then it is likely mis
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Any, Literal, get_args
+from typing import Any
 
+from service.api.wire import parameters as wire
+from service.api.wire.parameters import MAX_DEADLINE_MS, Given, MapForm
 from service.bundle.manifest import Manifest
 from service.errors import SHOWN, InvalidParameter, short
 from service.explain import METHODS, NOMINAL, Defaults, Question, ask, check_masked
+from service.explain.encoding import Encoding, Format
+from service.explain.policy import NONE, ON_REQUEST, Policy
+from service.explain.question import cheapest_method
 from service.predictions import (
     COVERAGE,
     TOP_K,
@@ -25,22 +30,16 @@ from service.predictions import (
 from service.schedule.timing import DEADLINE_MS
 
 DEFAULT_METHOD = "grad_cam"
-MAX_DEADLINE_MS = 60_000
-# As languages, HTML forms and people write them.
-TRUE, FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
-MAX_DIGITS = 19  # of a whole number in text; int() takes seconds for millions of them
-
 LIKE = 0.75  # of two names, 0…1 (difflib), from which one may be the other misspelt
 MOST_WARNINGS = 5
 
-MapForm = Literal["overlay", "array", "both"]
 Usual = Mapping[str, set[str]]
 
 # Names of parameters, by what they belong to.
-OF_PREDICTIONS = ("top_k", "classes", "coverage", "by_class", "nearest", "deadline_ms")
-OF_PREDICT = (*OF_PREDICTIONS, "explain")
+OF_PREDICTIONS = tuple(wire.OfPredictions.__annotations__)
+OF_PREDICT = (*OF_PREDICTIONS, "explain", "when")
 OF_EXPLAIN = (*OF_PREDICTIONS, "method")
-OF_EXPLANATIONS = ("target", "map", "quality", "legend")
+OF_EXPLANATIONS = tuple(wire.OfExplanations.__annotations__)
 OF_METHODS = tuple(
     sorted({parameter.name for method in METHODS.values() for parameter in method.parameters})
 )
@@ -52,10 +51,33 @@ EVERYWHERE = frozenset((*OF_PREDICT, "method", *OF_EXPLANATIONS, *OF_METHODS))
 
 
 @dataclass(frozen=True)
+class Form:
+    """How an explanation is written: a `map`, as an overlay of a format and an array in a coding.
+
+    `legend` goes below an overlay.
+    """
+
+    map: MapForm = "both"
+    overlay: Format = "png"
+    encoding: Encoding = "base64"
+    legend: bool = False
+
+    @property
+    def drawn(self) -> bool:
+        """True if there is an overlay."""
+        return self.map != "array"
+
+    @property
+    def coded(self) -> Encoding | None:
+        """The coding of the array, if there is one."""
+        return None if self.map == "overlay" else self.encoding
+
+
+@dataclass(frozen=True)
 class Options:
     """The checked parameters of one request.
 
-    `question` is None without an explanation; `map` and `legend` are about its form. `mask` is the
+    `question` is None without an explanation, `when` decides which images get one. `mask` is the
     file that `question` takes its segments from. `deadline_ms` counts from the first byte. Of an
     image beside others, the explanation should end within `share` of the time left. `warnings` name
     what was ignored.
@@ -63,9 +85,9 @@ class Options:
 
     prediction: PredictionOptions
     question: Question | None
-    map: MapForm = "both"
+    when: Policy = ON_REQUEST
+    form: Form = Form()
     mask: bytes | None = None
-    legend: bool = False
     deadline_ms: int = DEADLINE_MS
     share: float = 1.0
     warnings: tuple[str, ...] = ()
@@ -76,20 +98,30 @@ def of_predict(
     given: Mapping[str, Any],
     mask: bytes | None = None,
     defaults: Defaults = NOMINAL,
+    policy: Policy | None = None,
 ) -> Options:
-    """The options of POST /predict; `explain=METHOD` adds an explanation.
+    """The options of POST /predict; `explain=METHOD` adds an explanation, and so does `when`.
 
-    `defaults` are the parameters of methods where none are given.
+    `defaults` are the parameters of methods where none are given; `policy` is that of the service.
 
     Raises:
         InvalidParameter: unknown, out of its range, or a mask without an explanation.
         MethodUnavailable: the model cannot be explained by that method.
     """
     method = given.get("explain") or None
+    when = _when(given, policy if method is None else ON_REQUEST, manifest)
+    if when is None or method == NONE:
+        method = None
+        given = {name: value for name, value in given.items() if name != "explain"}
+    elif method is None and (cheapest := cheapest_method(manifest)) is not None:
+        method = cheapest.name
+        if not given.get("when"):
+            given = {"map": "array", **given}  # for callers who may not expect a picture
     known = (*OF_PREDICT, *OF_EXPLANATIONS, *OF_METHODS) if method is not None else OF_PREDICT
     if mask is not None and method is None:
         raise InvalidParameter("a mask was sent without an explanation: add explain=METHOD")
-    return _options(manifest, given, method, known, mask, defaults)
+    options = _options(manifest, given, method, known, mask, defaults)
+    return options if method is None or when is None else replace(options, when=when)
 
 
 def of_explain(
@@ -131,9 +163,19 @@ def of_infer(
     return _options(manifest, given, method, known, None, defaults)
 
 
+def _when(given: Mapping[str, Any], policy: Policy | None, manifest: Manifest) -> Policy | None:
+    """The policy that a request asks for by `when`, or else `policy`."""
+    if not given.get("when"):
+        return policy
+    policy = Policy.parse(wire.check({"when": given["when"]})["when"])
+    if policy is not None:
+        policy.check(manifest)
+    return policy
+
+
 def _deadline_of(given: Mapping[str, Any]) -> Mapping[str, Any]:
     """The deadline that Triton's `timeout` stands for, as near as the limits let it."""
-    microseconds = _whole(TIMEOUT, given[TIMEOUT])
+    microseconds = wire.whole(TIMEOUT, given[TIMEOUT])
     if microseconds <= 0 or "deadline_ms" in given:
         return {}
     return {"deadline_ms": min(max(1, microseconds // 1000), MAX_DEADLINE_MS)}
@@ -148,14 +190,19 @@ def _options(
     defaults: Defaults,
 ) -> Options:
     given, warnings = _meant(given, known, lambda: _usual(defaults))
-    # Values are text in a query or a form, and may be numbers and booleans in JSON.
-    prediction = _prediction(manifest, given)
-    deadline_ms = _deadline(_whole("deadline_ms", given.get("deadline_ms", DEADLINE_MS)))
+    checked = wire.check(given)
+    prediction, deadline_ms = _prediction(manifest, checked), checked["deadline_ms"]
     if method is None:
         return Options(prediction, None, deadline_ms=deadline_ms, warnings=warnings)
-    form, legend = _map_form(given)
     question = _question(manifest, given, str(method), defaults, masked=mask is not None)
-    return Options(prediction, question, form, mask, legend, deadline_ms, warnings=warnings)
+    return Options(
+        prediction,
+        question,
+        form=_form(checked, question),
+        mask=mask,
+        deadline_ms=deadline_ms,
+        warnings=warnings,
+    )
 
 
 def _meant(
@@ -189,12 +236,12 @@ def _listed(known: tuple[str, ...]) -> str:
 
 def _usual(defaults: Defaults) -> Usual:
     """The defaults of the parameters of explanations by name, as texts: a name may have several."""
-    usual: dict[str, set[str]] = {
-        "map": {"both"},
-        "quality": {"basic"},
-        "legend": {"false"},
-        "method": {DEFAULT_METHOD},
+    usual = {
+        name: {str(schema["default"]).lower()}
+        for name, schema in wire.SCHEMAS.items()
+        if "default" in schema
     }
+    usual["method"] = {DEFAULT_METHOD}
     for each in METHODS.values():
         for parameter in each.parameters:
             own = defaults.get(each.name, {}).get(parameter.name, parameter.default)
@@ -202,35 +249,35 @@ def _usual(defaults: Defaults) -> Usual:
     return usual
 
 
-def _prediction(manifest: Manifest, given: Mapping[str, Any]) -> PredictionOptions:
+def _prediction(manifest: Manifest, given: Given) -> PredictionOptions:
     default = min(TOP_K, len(manifest.labels))  # a model may have two classes
-    top_k = check_top_k(_whole("top_k", given.get("top_k", default)), manifest)
-    coverage = str(given.get("coverage", COVERAGE))
+    top_k = check_top_k(given.get("top_k", default), manifest)
+    coverage = given.get("coverage", COVERAGE)
     if coverage != COVERAGE:
         coverage = check_coverage(coverage, manifest)
-    by_class = _boolean("by_class", given.get("by_class", False))
+    by_class = given["by_class"]
     if by_class and manifest.prediction_sets is None:
         raise InvalidParameter(
             "by_class is true, but this model has no prediction sets: leave it out"
         )
-    nearest = check_nearest(_whole("nearest", given.get("nearest", 0)), manifest)
-    classes = find_classes(str(given["classes"]), manifest) if "classes" in given else ()
+    nearest = check_nearest(given["nearest"], manifest)
+    classes = find_classes(given["classes"], manifest) if "classes" in given else ()
     return PredictionOptions(top_k, coverage, by_class, nearest, classes)
 
 
-def _map_form(given: Mapping[str, Any]) -> tuple[MapForm, bool]:
-    form = given.get("map", "both")
-    if form not in get_args(MapForm):
-        raise InvalidParameter(
-            f"map is {short(form)}; it must be one of {', '.join(get_args(MapForm))}"
-        )
-    legend = _boolean("legend", given.get("legend", False))
-    if legend and form == "array":
+def _form(given: Given, question: Question) -> Form:
+    form = Form(given["map"], given["overlay_format"], given["encoding"], given["legend"])
+    if form.legend and not form.drawn:
         raise InvalidParameter(
             "legend is true but map is array, and a legend goes below an overlay: "
             "set map to overlay or both"
         )
-    return form, legend
+    if form.coded == "cells" and not question.method.of_cells:
+        raise InvalidParameter(
+            f"encoding is cells, and {question.method.name} has none, as class activation maps "
+            "have: take base64, npy16 or png16"
+        )
+    return form
 
 
 def _question(
@@ -259,35 +306,3 @@ def _question(
     if masked:
         check_masked(method, parameters)
     return question
-
-
-def _deadline(milliseconds: int) -> int:
-    if not 1 <= milliseconds <= MAX_DEADLINE_MS:
-        raise InvalidParameter(
-            f"deadline_ms is {milliseconds}; give 1 to {MAX_DEADLINE_MS:,} milliseconds"
-        )
-    return milliseconds
-
-
-def _boolean(name: str, value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    text = value.strip().lower() if isinstance(value, str) else None
-    if text not in (*TRUE, *FALSE):
-        raise InvalidParameter(f"{name} is {short(value)}; give true or false")
-    return text in TRUE
-
-
-def _whole(name: str, value: Any) -> int:
-    # In Python true is an int; in JavaScript 2.0 is one.
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if (
-        isinstance(value, str)
-        and value.strip().removeprefix("-").isdecimal()
-        and len(value) <= MAX_DIGITS
-    ):
-        return int(value)
-    raise InvalidParameter(f"{name} is {short(value)}; give a whole number")

@@ -6,13 +6,13 @@ detail}.
 
 import logging
 from http import HTTPStatus
-from typing import Any
 
 import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from service.api.wire.predictions import Problem
 from service.errors import InternalError, MethodNotAllowed, NotFound, RequestError
 
 MEDIA_TYPE = "application/problem+json"
@@ -28,7 +28,7 @@ SAFE_LINES = b"".join(b"%b: %b\r\n" % header for header in HEADERS) + b"\r\n"
 log = logging.getLogger("candor")
 
 
-def problem(error: RequestError) -> dict[str, Any]:
+def problem(error: RequestError) -> Problem:
     """The problem document of `error`."""
     return {
         "type": TYPE + error.code.replace("_", "-"),

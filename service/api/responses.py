@@ -4,12 +4,12 @@ A map is float32 (H, W): in JSON base64 of its little-endian bytes, row by row, 
 """
 
 import base64
-import io
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, cast
 
 import numpy as np
 
+from service.api import wire
 from service.bundle.manifest import Manifest
 from service.bundle.prediction_sets import Counted
 from service.bundle.reference import Reference
@@ -21,58 +21,60 @@ from service.explain import (
     ask,
     available,
 )
+from service.explain.encoding import MEDIA_TYPES, Encoding, Format, coded, npy_of
 from service.explain.maps.segments import count
 from service.predictions import Class, Familiarity, Prediction, PredictionSet
 from service.runtime.engine import Engine
 from service.schedule.pipeline import Sent
 
 
-def model(manifest: Manifest) -> dict[str, str]:
+def model(manifest: Manifest) -> wire.Model:
     """Name and version of the model that answers."""
     return {"name": manifest.name, "version": manifest.version}
 
 
-def prediction(result: Prediction, sent: Sent) -> dict[str, Any]:
+def prediction(result: Prediction, sent: Sent) -> wire.Seen:
     """The part of an answer that every request gets; null where the bundle measures nothing."""
-    return {
-        **_class(result.best),
-        "top": [_class(entry) for entry in result.top],
-        **_likely(result),
-        **({"classes": [_class(entry) for entry in result.classes]} if result.classes else {}),
+    best = result.best
+    seen: wire.Seen = {
+        "label": best.label,
+        "index": best.index,
+        "probability": best.probability,
+        "top": _classes(result.top),
         "temperature": result.temperature,
         "prediction_set": _set(result.prediction_set),
         "familiarity": _familiarity(result.familiarity),
         "image": {"width": sent.width, "height": sent.height, "format": sent.format},
     }
+    if result.likely is not None:
+        seen["likely"] = _classes(result.likely)
+    if result.classes:
+        seen["classes"] = _classes(result.classes)
+    return seen
 
 
-def _likely(result: Prediction) -> dict[str, Any]:
-    if result.likely is None:
-        return {}
-    return {"likely": [_class(entry) for entry in result.likely]}
+def nearest(result: Prediction, reference: Reference) -> list[wire.Nearest]:
+    """The nearest reference images, as many as the request asks for."""
+    # The bundle does not know the types of the API.
+    return cast("list[wire.Nearest]", [reference.describe(entry) for entry in result.nearest])
 
 
-def nearest(result: Prediction, reference: Reference) -> dict[str, Any]:
-    """The nearest reference images; nothing unless the request names a number of them."""
-    if not result.nearest:
-        return {}
-    return {"nearest": [reference.describe(entry) for entry in result.nearest]}
-
-
-def _set(result: PredictionSet | None) -> dict[str, Any] | None:
+def _set(result: PredictionSet | None) -> wire.PredictionSet | None:
     if result is None:
         return None
-    return {
+    found: wire.PredictionSet = {
         "labels": list(result.labels),
         "indices": result.indices[: len(result.labels)].tolist(),
         "size": len(result.indices),
         "coverage": result.coverage,
         "by_class": result.by_class,
-        **({"measured": _counted(result.counted)} if result.counted else {}),
     }
+    if result.counted:
+        found["measured"] = _counted(result.counted)
+    return found
 
 
-def _counted(counted: Counted) -> dict[str, Any]:
+def _counted(counted: Counted) -> wire.Counted:
     low, high = counted.interval
     return {
         "sets": counted.sets,
@@ -84,39 +86,44 @@ def _counted(counted: Counted) -> dict[str, Any]:
     }
 
 
-def _familiarity(result: Familiarity | None) -> dict[str, Any] | None:
+def _familiarity(result: Familiarity | None) -> wire.Familiarity | None:
     if result is None:
         return None
     return {"score": result.score, "threshold": result.threshold, "familiar": result.familiar}
 
 
 def explanation(
-    attribution: Attribution, manifest: Manifest, overlay: bytes | None, *, array: bool
-) -> dict[str, Any]:
+    attribution: Attribution,
+    manifest: Manifest,
+    overlay: bytes | None = None,
+    encoding: Encoding | None = None,
+    form: Format = "png",
+) -> wire.Explanation:
     """The explanation: question, map and quality.
 
-    `array` adds the values of the map; `overlay`, a PNG file, becomes a data URL.
+    `encoding` adds the values of the map; `overlay`, a file of a `form`, becomes a data URL.
     """
     question, target = attribution.question, attribution.target
-    document: dict[str, Any] = {
+    document: wire.Explanation = {
         "method": question.method.name,
         "target": _labelled(target.index, manifest),
         "against": None if target.against is None else _labelled(target.against, manifest),
         "parameters": _parameters(question.parameters),
         "degraded_from": _degraded_from(attribution.degraded_from),
-        "map": _map(attribution, array=array),
+        "map": _map(attribution, encoding),
         "quality": dict(attribution.quality),
         "areas_unit": attribution.areas_unit,
         "warnings": list(attribution.warnings),
     }
     if overlay is not None:
-        document["overlay"] = "data:image/png;base64," + base64.b64encode(overlay).decode()
+        text = base64.b64encode(overlay).decode()
+        document["overlay"] = f"data:{MEDIA_TYPES[form]};base64,{text}"
     return document
 
 
-def _map(attribution: Attribution, *, array: bool) -> dict[str, Any]:
+def _map(attribution: Attribution, encoding: Encoding | None) -> wire.AttributionMap:
     method, values = attribution.question.method, attribution.map
-    document = {
+    document: wire.AttributionMap = {
         "shape": list(values.shape),
         "dtype": "float32",
         "sign": method.sign,
@@ -126,9 +133,9 @@ def _map(attribution: Attribution, *, array: bool) -> dict[str, Any]:
         "limit": attribution.limit,
         "cell": attribution.cell,
     }
-    if array:
-        document["data"] = base64.b64encode(values.astype("<f4").tobytes()).decode()
-    return document
+    if encoding is None:
+        return document
+    return cast("wire.AttributionMap", {**document, **coded(attribution, encoding)})
 
 
 def _degraded_from(question: Question | None) -> dict[str, Any] | None:
@@ -144,9 +151,7 @@ def _degraded_from(question: Question | None) -> dict[str, Any] | None:
 def npy(attribution: Attribution) -> bytes:
     """The map as a .npy file, float32 (H, W)."""
     # "<f4" on every machine: the format is fixed, whatever the byte order of the processor.
-    buffer = io.BytesIO()
-    np.save(buffer, attribution.map.astype("<f4"), allow_pickle=False)
-    return buffer.getvalue()
+    return npy_of(attribution.map.astype("<f4"))
 
 
 def public_manifest(engine: Engine) -> dict[str, Any]:
@@ -174,7 +179,7 @@ def public_manifest(engine: Engine) -> dict[str, Any]:
 
 def methods(
     manifest: Manifest, defaults: Defaults, forecast: Callable[[Question], float]
-) -> dict[str, Any]:
+) -> wire.Methods:
     """GET /methods: the methods that this bundle has the graphs for, with the `defaults` here;
     `forecast` gives the seconds of an answer.
     """
@@ -184,12 +189,13 @@ def methods(
     return {"methods": [_method(question, forecast(question)) for question in questions]}
 
 
-def _method(question: Question, seconds: float) -> dict[str, Any]:
+def _method(question: Question, seconds: float) -> wire.MethodEntry:
     method, own = question.method, question.parameters
     return {
         "name": method.name,
         "title": method.title,
-        **_description(method.description),
+        "description": method.description,
+        "says": method.description,
         "source": method.source,
         "sign": method.sign,
         "unit": method.unit,
@@ -200,23 +206,18 @@ def _method(question: Question, seconds: float) -> dict[str, Any]:
     }
 
 
-def _parameter(parameter: Parameter, default: Any) -> dict[str, Any]:
-    limits = (
-        {"choices": list(parameter.choices)}
-        if parameter.choices
-        else {"minimum": parameter.low, "maximum": parameter.high}
-    )
-    return {
+def _parameter(parameter: Parameter, default: Any) -> wire.MethodParameter:
+    described: wire.MethodParameter = {
         "name": parameter.name,
         "default": default,
-        **_description(parameter.description),
-        **limits,
+        "description": parameter.description,
+        "says": parameter.description,  # its name in release 0.1, kept for one release
     }
-
-
-def _description(text: str) -> dict[str, str]:
-    # `says` is the name of release 0.1, kept for one release.
-    return {"description": text, "says": text}
+    if parameter.choices:
+        described["choices"] = list(parameter.choices)
+    else:
+        described |= {"minimum": parameter.low, "maximum": parameter.high}
+    return described
 
 
 def _parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -229,9 +230,13 @@ def _parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {"mask": {"segments": count(segments)}, **rest}
 
 
-def _labelled(index: int, manifest: Manifest) -> dict[str, Any]:
+def _labelled(index: int, manifest: Manifest) -> wire.Target:
     return {"label": manifest.labels[index], "index": index}
 
 
-def _class(entry: Class) -> dict[str, Any]:
+def _classes(entries: Iterable[Class]) -> list[wire.Class]:
+    return [_class(entry) for entry in entries]
+
+
+def _class(entry: Class) -> wire.Class:
     return {"label": entry.label, "index": entry.index, "probability": entry.probability}

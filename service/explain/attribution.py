@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float32
@@ -34,7 +35,8 @@ class Attribution:
     `quality`: measures of the map by name. `question` is the one that was answered;
     `degraded_from` is the one that was sent, if its answer would have taken too long. `areas_unit`
     is that of deletion and insertion, where `quality` has them. `spread` is
-    that of the image's logits; 0 if it is not known.
+    that of the image's logits; 0 if it is not known. `cells` are those that a class activation map
+    was scaled from.
     """
 
     question: Question
@@ -44,6 +46,7 @@ class Attribution:
     degraded_from: Question | None = None
     areas_unit: Unit | None = None
     spread: float = 0.0
+    cells: Float32[np.ndarray, "height width"] | None = None
 
     @property
     def cell(self) -> int:
@@ -157,9 +160,10 @@ def explain(
     method = question.method
     result = method.compute(engine, pixels, target, rival, **question.parameters)
     values, measured = result.map, result.quality
+    answer = partial(Attribution, target=target, map=values, spread=spread, cells=result.cells)
     if quality.is_nothing(values, spread, summed=method.summed):
         counts = {name: measured[name] for name in COUNTS if name in measured}
-        return Attribution(question, target, values, counts, spread=spread)
+        return answer(question, quality=counts)
     other = result.rival
     if rival and other is None:
         other = _rival_map(engine, pixels, question, rival)
@@ -168,14 +172,13 @@ def explain(
         if method.name in manifest.unrelated:
             measured["class_cosine_unrelated"] = manifest.unrelated[method.name].high
     if question.quality == "basic":
-        return Attribution(question, target, values, measured, spread=spread)
+        return answer(question, quality=measured)
     trial = Trial(engine, pixels, target, unit_of(target, ranked))
     try:
         measured = measured | _in_full(trial, question, values)
     except DeadlineExceeded:
-        answered = replace(question, quality="basic")
-        return Attribution(answered, target, values, measured, spread=spread)
-    return Attribution(question, target, values, measured, areas_unit=trial.unit, spread=spread)
+        return answer(replace(question, quality="basic"), quality=measured)
+    return answer(question, quality=measured, areas_unit=trial.unit)
 
 
 def _rival_map(

@@ -6,9 +6,12 @@ smooth surface. A class activation map, which comes from a few cells, has no cre
 map stays what it is.
 """
 
+from functools import lru_cache
+
 import numpy as np
-from jaxtyping import Float, Float32
-from PIL import Image
+from jaxtyping import Float32
+
+from service.explain.maps.scaling import spread
 
 LEAST_SIDE = 96  # pixels of the shorter side; below it a pixel can be seen
 CELLS, SIGNED_CELLS = 28, 14  # of the shorter side
@@ -28,13 +31,8 @@ def means(values: Map, cell: int) -> Float32[np.ndarray, "cells_high cells_wide"
     """The means over cells of about `cell` pixels a side, as equal as possible."""
     if cell == 1:
         return values
-    sums: Float[np.ndarray, "..."] = values.astype(np.float64)
-    for axis, side in enumerate(values.shape):
-        count = max(1, side // cell)
-        # The first pixel of cell k is the least i with i · count // side = k; map.js does the same.
-        starts = -(-np.arange(count) * side // count)
-        sums = np.add.reduceat(sums, starts, axis) / _along(np.diff(starts, append=side), axis)
-    return sums.astype(np.float32)
+    down, across = (_averaging(side, cell) for side in values.shape)
+    return np.asarray(down @ values @ across.T)
 
 
 def smooth(values: Map) -> Float32[np.ndarray, "rows_shown columns_shown"]:
@@ -43,11 +41,23 @@ def smooth(values: Map) -> Float32[np.ndarray, "rows_shown columns_shown"]:
     Doubling linearly again and again leads to the quadratic B-spline, which has no creases and
     never goes beyond its values: a cubic one would draw signs that the map does not have.
     """
+    down, across = (_doubling(side) for side in values.shape)
+    return np.asarray(down @ values @ across.T)
+
+
+@lru_cache(64)
+def _averaging(side: int, cell: int) -> Float32[np.ndarray, "cells side"]:
+    """The weights of each pixel in the mean of each cell."""
+    count = max(1, side // cell)
+    # The first pixel of cell k is the least i with i · count // side = k; map.js does the same.
+    cells = np.arange(side) * count // side == np.arange(count)[:, None]
+    return np.asarray(cells / cells.sum(1, keepdims=True), np.float32)
+
+
+@lru_cache(64)
+def _doubling(side: int) -> Float32[np.ndarray, "side_shown side"]:
+    """The weights of `side` values in eight times as many, after DOUBLINGS."""
+    weights = np.eye(side, dtype=np.float32)
     for _ in range(DOUBLINGS):
-        size = 2 * values.shape[1], 2 * values.shape[0]
-        values = np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BILINEAR))
-    return values
-
-
-def _along(lengths: np.ndarray, axis: int) -> np.ndarray:
-    return lengths[:, None] if axis == 0 else lengths
+        weights = spread(weights.shape[0], 2 * weights.shape[0]) @ weights
+    return weights

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float, Float32, Float64, Int
 
 Scale = Literal["diverging", "sequential"]
 STEPS = 256  # colours from white to either end
@@ -48,12 +48,24 @@ Colours = Float64[np.ndarray, "*shape 3"]
 
 def ink(strength: Float[np.ndarray, "*shape"], scale: Scale) -> Float32[np.ndarray, "*shape 3"]:
     """The colour of each strength −1…1."""
-    return np.asarray(_TABLES[scale][np.rint((strength + 1) * (STEPS - 1)).astype(np.int64)])
+    return np.asarray(_TABLES[scale].take(_steps(strength), 0))
 
 
 def opacity(strength: Float[np.ndarray, "*shape"], scale: Scale) -> Float32[np.ndarray, "*shape"]:
     """The share 0…1 of a pixel that the ink of each strength −1…1 takes from the image."""
     return np.asarray(np.minimum(np.abs(strength) / SOLID[scale], 1), np.float32)
+
+
+def tinted(
+    strength: Float[np.ndarray, "*shape"], scale: Scale
+) -> tuple[Float32[np.ndarray, "*shape 3"], Float32[np.ndarray, "*shape"]]:
+    """The ink of each strength times its opacity, and what is left for the image."""
+    steps = _steps(strength)
+    return np.asarray(_TINTS[scale].take(steps, 0)), np.asarray(_LEFT[scale].take(steps))
+
+
+def _steps(strength: Float[np.ndarray, "*shape"]) -> Int[np.ndarray, "*shape"]:
+    return np.asarray(np.rint((strength + 1) * (STEPS - 1)), np.intp)
 
 
 def tables() -> dict[str, list[str]]:
@@ -97,3 +109,6 @@ _TABLES: dict[Scale, Float32[np.ndarray, "both_sides 3"]] = {
     "diverging": _table(_side(_BLUE), _side(_ORANGE)),
     "sequential": _table(np.ones((STEPS, 3)), _side(_VIOLET)),
 }
+_OPACITIES = {scale: opacity(np.linspace(-1, 1, 2 * STEPS - 1), scale) for scale in _TABLES}
+_TINTS = {scale: table * _OPACITIES[scale][:, None] for scale, table in _TABLES.items()}
+_LEFT = {scale: 1 - shares for scale, shares in _OPACITIES.items()}

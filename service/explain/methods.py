@@ -26,7 +26,7 @@ from service.explain.quality import completeness_gap
 from service.explain.rungs import Rung
 from service.image.resize import InputPixels
 from service.runtime.engine import Engine
-from service.runtime.graphs import Rows, Targets
+from service.runtime.graphs import Cam, Rows, Targets
 
 Sign = Literal["signed", "positive"]
 Map = Float32[np.ndarray, "H W"]
@@ -54,12 +54,14 @@ class Parameter:
 class MethodResult:
     """A `map` float32 (H, W), and the `quality` measures that came with it for free.
 
-    `rival` is the map of another class, where the method has it from the same passes.
+    `rival` is the map of another class, where the method has it from the same passes. `cells` is
+    what a class activation map was scaled from.
     """
 
     map: Map
     quality: dict[str, float] = field(default_factory=dict)
     rival: Map | None = None
+    cells: Float32[np.ndarray, "height width"] | None = None
 
 
 @dataclass(frozen=True)
@@ -304,18 +306,37 @@ def _integrated_gradients(
     return MethodResult(result.map, result.quality | {"steps": float(steps)})
 
 
-def _cam(compute: Callable[..., np.ndarray]) -> Callable[..., MethodResult]:
+def _cam(compute: Callable[[Cam], cam.Cells]) -> Callable[..., MethodResult]:
     def run(
         engine: Engine, pixels: InputPixels, target: Target, rival: Target | None, layer: str
     ) -> MethodResult:
-        if target.against is not None:
-            first, second = target.rows[:1], target.rows[1:]
-            return MethodResult(compute(engine, pixels[None], first, layer, second)[0])
-        rows = _rows(target, rival)
-        maps = compute(engine, np.repeat(pixels[None], len(rows), 0), rows, layer)
-        return MethodResult(maps[0], rival=maps[1] if rival else None)
+        if target.against is None:
+            rows, against = _rows(target, rival), None
+        else:
+            rows, against = target.rows[:1], target.rows[1:]
+        batch = pixels[None].repeat(len(rows), 0)
+        found = cam.at_layer(engine, batch, rows, layer, against)
+        found_cells = compute(found)
+        maps = cam.scaled(found_cells, pixels.shape[:2])
+        sums = compute is cam.grad_cam and layer == LAST
+        measured = _logit_gap(found, target, engine.bias) if sums else {}
+        return MethodResult(maps[0], measured, maps[1] if rival else None, found_cells[0])
 
     return run
+
+
+def _logit_gap(
+    found: Cam, target: Target, bias: Float32[np.ndarray, " classes"] | None
+) -> dict[str, float]:
+    """How far the cells of Grad-CAM are from summing to the score without its `bias`, by name.
+
+    Nothing of a network whose logits are not linear in the last layer's activation.
+    """
+    if bias is None:
+        return {}
+    score, offset = (float(target.score(logits)[0]) for logits in (found.logits[:1], bias[None]))
+    total = float(found.cam[0].sum(dtype=np.float64))
+    return {"logit_gap": completeness_gap(total, score - offset)}
 
 
 def _perturbing(compute: Callable[..., TargetMaps]) -> Callable[..., MethodResult]:
@@ -357,7 +378,7 @@ def _share(
 
 
 def _activation(
-    name: str, title: str, description: str, source: str, compute: Callable[..., np.ndarray]
+    name: str, title: str, description: str, source: str, compute: Callable[[Cam], cam.Cells]
 ) -> Method:
     """A class activation map."""
     return Method(

@@ -8,7 +8,7 @@ half of the strongest colour for it. What the network did not see is dark behind
 Images are uint8 (height, width, 3); maps float32 (H, W).
 """
 
-import io
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 
-from service.explain.colours import Scale, ink, opacity
+from service.explain.colours import Scale, tinted
 from service.image.resize import Box, Pixels
 
 DARKEST = 0.4  # grey of the print where the image is black, 0…1: on black no ink would show
@@ -103,14 +103,16 @@ def inked(
     edge = marks.outline
     strength = bordered[edge : edge + height, edge : edge + width]
     grey = np.asarray(Image.fromarray(pixels).convert("L"), np.float32)[:, :, None]
-    pale = 255 * DARKEST + grey * np.float32(1 - DARKEST)
-    colour = ink(strength, scale)
+    pale = np.float32(255 * DARKEST) + grey * np.float32(1 - DARKEST)
     if marks.period:
-        colour = colour * (1 - np.float32(LINE) * _marked(bordered, strength, marks, top))
-    muted = pixels + np.float32(MUTED[scale]) * (grey - pixels)
-    return np.asarray(
-        np.rint(muted + opacity(strength, scale)[:, :, None] * (pale * colour - muted))
-    )
+        pale *= 1 - np.float32(LINE) * _marked(bordered, strength, marks, top)
+    muted: Float32[np.ndarray, "height width 3"] = pixels.astype(np.float32)
+    if MUTED[scale]:
+        muted += np.float32(MUTED[scale]) * (grey - muted)
+    drawn, left = tinted(strength, scale)
+    drawn *= pale
+    drawn += left[:, :, None] * muted
+    return np.asarray(np.rint(drawn, out=drawn))
 
 
 def _marked(
@@ -118,14 +120,17 @@ def _marked(
 ) -> Float32[np.ndarray, "height width 1"]:
     """The share 0…1 of each pixel that lines take: hatching below zero, outlines above."""
     height, width = strength.shape
-    along = (np.arange(width) + np.arange(top, top + height)[:, None]) % marks.period
-    off = np.abs(along - marks.period / 2)
-    hatching = np.clip(marks.period / 10 + 0.5 - off, 0, 1) * (strength < 0)
     strong, edge = bordered >= OUTLINED, marks.outline
     rows, columns = slice(edge, edge + height), slice(edge, edge + width)
     within = strong[:height, columns] & strong[2 * edge :, columns]
     within &= strong[rows, :width] & strong[rows, 2 * edge :]
-    return np.asarray(hatching + (strong[rows, columns] & ~within), np.float32)[:, :, None]
+    lines = np.asarray(strong[rows, columns] & ~within, np.float32)
+    against = strength < 0
+    if against.any():
+        along = (np.arange(width) + np.arange(top, top + height)[:, None]) % marks.period
+        off = np.abs(along - marks.period / 2)
+        lines += np.clip(marks.period / 10 + 0.5 - off, 0, 1) * against
+    return lines[:, :, None]
 
 
 def _frame(drawn: Pixels, seen: tuple[int, int, int, int]) -> None:
@@ -160,20 +165,27 @@ def limit(values: Map, scale: Scale) -> float:
     """
     shown = np.abs(_shown(values, scale))
     # A map with few values above zero has 0 as its percentile: then the largest sets the scale.
-    return float(np.percentile(shown, PERCENTILE)) or float(shown.max())
+    return _percentile(shown, PERCENTILE) or float(shown.max())
+
+
+def _percentile(values: Map, percent: float) -> float:
+    """`np.percentile` of values that are not negative, for a high `percent`; faster."""
+    place = (values.size - 1) * percent / 100
+    first, last = math.floor(place), math.ceil(place)
+    # Of most maps few values are large: the others need no order.
+    large = values[values >= values.max() / 2]
+    left_out = values.size - large.size
+    if first < left_out:
+        large, left_out = values, 0
+    ordered = np.partition(large, (first - left_out, last - left_out), None)
+    below, above = ordered[first - left_out], ordered[last - left_out]
+    return float(below + (above - below) * (place - first))
 
 
 def exceeds(values: Map, scale: Scale, most: float) -> tuple[bool, bool]:
     """(Below, above): whether values lie beyond the ends of a scale from −`most` to `most`."""
     shown = _shown(values, scale)
     return bool(shown.min() < -most), bool(shown.max() > most)
-
-
-def png(pixels: UInt8[np.ndarray, "height width 3"]) -> bytes:
-    """`pixels` as a PNG file."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=3)
-    return buffer.getvalue()
 
 
 def _shown(values: Map, scale: Scale) -> Map:

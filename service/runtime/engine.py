@@ -30,7 +30,9 @@ from service.runtime.graphs import (
     Rows,
     Targets,
 )
+from service.runtime.head import Activation, ImageLogits
 from service.runtime.health import Health
+from service.runtime.one_pass import ACTIVATION
 from service.runtime.sessions import Sessions, open_sessions
 from service.settings import Device, Precision
 
@@ -175,9 +177,11 @@ class Engine:
         """The outputs of predict.onnx, in the precision of the explanations."""
         return self._predict(folder.PREDICT, batch)
 
-    def predict_quick(self, batch: Batch) -> Outputs:
-        """The outputs of predict.onnx, in the engine's precision."""
-        return self._predict(QUICK, batch)
+    def predict_quick(self, batch: Batch, *, activation: bool = False) -> Outputs:
+        """The outputs of predict.onnx, in the engine's precision; the last layer's `activation`
+        among them if it is asked for, which only an engine in `one_pass` can give.
+        """
+        return self._predict(QUICK, batch, (*Outputs._fields, ACTIVATION) if activation else ())
 
     def gradient(self, x: Rows, target: Targets) -> Gradient:
         """The gradient of each row's target logit with respect to `x`.
@@ -215,6 +219,29 @@ class Engine:
             done = end
         return total
 
+    @property
+    def one_pass(self) -> bool:
+        """True if a prediction can give what a class activation map needs (`seeing`)."""
+        return self._sessions.head is not None and self.precision == "float32"
+
+    @property
+    def bias(self) -> ImageLogits | None:
+        """The logits (K,) where the last layer's activation is zero, if they are linear in it, so
+        that Grad-CAM adds up to the rest; None otherwise, or where that is not known.
+        """
+        return None if self._sessions.head is None else self._sessions.head.bias
+
+    def seeing(self, logits: ImageLogits, activation: Activation) -> "Engine":
+        """A view of this engine for one image, with what its prediction gave.
+
+        Class activation maps of the last layer then run the head alone.
+        """
+        return SeeingEngine(self, logits, activation)
+
+    def cam_of(self, batch: Batch, target: Targets, layer: str = LAST) -> Cam:
+        """`cam` of images uint8 (N, H, W, 3)."""
+        return self.cam(self.normalise(batch), target, layer)
+
     def cam(self, x: Rows, target: Targets, layer: str = LAST) -> Cam:
         """Grad-CAM of each row's target logit at a layer of the manifest.
 
@@ -245,8 +272,10 @@ class Engine:
         """
         return Relevance(**self._run(folder.LRP, {"x": x, "target": target}))
 
-    def _predict(self, graph: str, batch: Batch) -> Outputs:
-        outputs = self._run(graph, {"image": batch})
+    def _predict(self, graph: str, batch: Batch, asked: Names = ()) -> Outputs:
+        outputs = self._run(graph, {"image": batch}, asked)
+        if ACTIVATION in outputs:
+            outputs["activation"] = outputs.pop(ACTIVATION)
         if "neighbour" in outputs:
             # ONNX Runtime's TopK gives C's long long, another type of as many bits.
             outputs["neighbour"] = outputs["neighbour"].astype(np.int64)
@@ -300,3 +329,18 @@ class PacedEngine(Engine):
 
     def _next_piece(self, remaining: int) -> Piece:
         return self._pacer(remaining)
+
+
+class SeeingEngine(Engine):
+    """A view of an engine, on the same sessions, for one image that was predicted."""
+
+    def __init__(self, engine: Engine, logits: ImageLogits, activation: Activation) -> None:
+        self._attach(engine._sessions, engine.health)  # noqa: SLF001 - an engine, too
+        self._logits, self._activation = logits, activation
+
+    def cam_of(self, batch: Batch, target: Targets, layer: str = LAST) -> Cam:
+        """Grad-CAM of the image for each target; `batch` is the image, repeated."""
+        head = self._sessions.head
+        if head is None or layer != LAST:
+            return super().cam_of(batch, target, layer)
+        return head.cam(self._activation, self._logits, target)

@@ -13,6 +13,7 @@ an engine only.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -41,33 +42,38 @@ def wanted(names: Iterable[str], asked: Names) -> list[str]:
 
 # The fields of these classes have the names of the graphs' outputs, which fill them.
 class OutputRow(NamedTuple):
-    """One row of `Outputs`: logits (K,), and the nearest reference images, nearest first."""
+    """One row of `Outputs`: logits (K,), the nearest reference images, nearest first, and the
+    activation (C, h, w).
+    """
 
     logits: Float32[np.ndarray, " classes"]
     similarity: Float32[np.ndarray, " neighbours"] | None = None
     neighbour: Int64[np.ndarray, " neighbours"] | None = None
+    activation: Float32[np.ndarray, "channels height width"] | None = None
 
 
 class Outputs(NamedTuple):
     """Outputs of predict.onnx: `logits` (N, K) and, where the bundle has them, `features` (N, D).
 
     With reference images also the cosine `similarity` (N, k) of the nearest, nearest first, and
-    their rows among the reference images, `neighbour` (N, k).
+    their rows among the reference images, `neighbour` (N, k). On request the last layer's
+    `activation` (N, C, h, w).
     """
 
     logits: Logits
     features: Float32[np.ndarray, "rows features"] | None = None
     similarity: Float32[np.ndarray, "rows neighbours"] | None = None
     neighbour: Int64[np.ndarray, "rows neighbours"] | None = None
+    activation: Float32[np.ndarray, "rows channels height width"] | None = None
 
     def rows(self) -> list[OutputRow]:
         """The outputs, image by image."""
-        if self.similarity is None or self.neighbour is None:
-            return [OutputRow(logits) for logits in self.logits]
-        return [
-            OutputRow(*row)
-            for row in zip(self.logits, self.similarity, self.neighbour, strict=True)
-        ]
+        absent = repeat(None)
+        columns = (
+            absent if values is None else values
+            for values in (self.similarity, self.neighbour, self.activation)
+        )
+        return [OutputRow(*row) for row in zip(self.logits, *columns)]  # noqa: B905 - absent is endless
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ from service.runtime.graphs import (
     Program,
     wanted,
 )
+from service.runtime.head import Head
+from service.runtime.one_pass import explained_graph, head_graph
 from service.settings import Device, Precision
 from service.workers import host
 
@@ -65,7 +67,7 @@ class Sessions:
     """The open graphs by name: `all_cores` for a lone request, `one_core` beside other work.
 
     `most_rows` run together. On a GPU, and on a single core, both are the same. A lone request has
-    so many `threads`.
+    so many `threads`. With a `head` predict.onnx gives its activation, on request.
     """
 
     manifest: Manifest
@@ -75,6 +77,7 @@ class Sessions:
     all_cores: Mapping[str, Program]
     one_core: Mapping[str, Program]
     threads: int = 1
+    head: Head | None = None
     _row_seconds: dict[str, float] = field(default_factory=dict)
 
     def run(
@@ -233,6 +236,7 @@ def _open_all(
     """Opens and warms up every graph on `device`."""
     providers.check(device)
     contents = _contents(bundle, device, precision)
+    head = _in_one_pass(contents) if device == "cpu" else None
     sizes = rows_of(bundle.manifest.input.size)
     threads = threads or host.cores()
     if device == "cpu":
@@ -240,7 +244,9 @@ def _open_all(
     else:
         all_cores = one_core = _on_gpu(contents, device, sizes)
     most_rows = cpu_rows(bundle.manifest.input.size) if device == "cpu" else sizes[-1]
-    sessions = Sessions(bundle.manifest, device, precision, most_rows, all_cores, one_core, threads)
+    sessions = Sessions(
+        bundle.manifest, device, precision, most_rows, all_cores, one_core, threads, head
+    )
     _warm_up(sessions)
     return sessions
 
@@ -263,6 +269,20 @@ def _contents(bundle: Bundle, device: Device, precision: Precision) -> Contents:
         file, gradient = contents[folder.GRADIENT]
         contents[PATH_GRADIENT] = (file, path_gradient_graph(gradient))
     return contents
+
+
+def _in_one_pass(contents: Contents) -> Head | None:
+    """The head of a bundle with cam.onnx; predict.onnx in `contents` then gives the activation."""
+    if folder.CAM not in contents:
+        return None
+    file, predict = contents[folder.PREDICT]
+    explained, head = explained_graph(predict), head_graph(contents[folder.CAM][1])
+    if explained is None or head is None:
+        return None
+    for graph in (folder.PREDICT, QUICK):
+        if contents[graph][0] == file:
+            contents[graph] = file, explained
+    return Head(head)
 
 
 def _on_cpu(

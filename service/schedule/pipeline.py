@@ -14,17 +14,20 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from jaxtyping import UInt8
 
+from service.bundle import folder
 from service.errors import ImageTooLarge, RequestError, TooManyRequests
 from service.explain import (
     Attribution,
     Question,
     check_passes,
+    explain,
     fitting_defaults,
     legend,
     masked,
     most_passes,
     render,
 )
+from service.explain.encoding import Format, picture
 from service.explain.legend import Legend
 from service.explain.maps import segments
 from service.image import budget, decode, header, resize
@@ -62,7 +65,7 @@ PIXELS = "pixels"  # the format of an image that came as pixels
 SMALL_PIXELS = 128 * 128
 
 Fitted = UInt8[np.ndarray, "H W 3"]
-PredictLane = LoopLane[Fitted, Calibrated] | ThreadLane[Fitted, Calibrated]
+
 Result = TypeVar("Result")
 
 
@@ -84,6 +87,16 @@ class Sent(NamedTuple):
         """Gives the memory of the image back."""
         if self.lease is not None:
             self.lease.release()
+
+
+class Asked(NamedTuple):
+    """An image in the predict queue; `activation` if a class activation map is made of it."""
+
+    fitted: Fitted
+    activation: bool
+
+
+PredictLane = LoopLane[Asked, Calibrated] | ThreadLane[Asked, Calibrated]
 
 
 class Pipeline:
@@ -210,18 +223,23 @@ class Pipeline:
             )
 
     async def predict(
-        self, sent: Sent, options: PredictionOptions, timing: Timing, *, explained: bool = False
+        self,
+        sent: Sent,
+        options: PredictionOptions,
+        timing: Timing,
+        question: Question | None = None,
     ) -> Prediction:
-        """The prediction of one image; `explained` if an explanation follows it.
+        """The prediction of one image; the explanation that answers `question` may follow it.
 
         Raises:
             TooManyRequests: the predict queue is full.
             Unavailable: the backlog does not fit before the deadline.
             DeadlineExceeded: the deadline passed in the queue.
         """
-        if not explained:
+        one_pass = question is not None and self.in_one_pass(question)
+        if question is None or one_pass:
             self._shared_state.predict()
-        done = await self._predict.run(sent.fitted, timing.deadline)
+        done = await self._predict.run(Asked(sent.fitted, one_pass), timing.deadline)
         timing.add("queue", done.queue_seconds, ago=done.run_seconds)
         timing.add("infer", done.run_seconds)
         prediction = prediction_of(done.result, self.engine.manifest, options)
@@ -243,7 +261,7 @@ class Pipeline:
         each = 1
         if question is not None:
             check_passes(question, images, self._max_passes)
-            each += most_passes(question)
+            each += 0 if self.in_one_pass(question) else most_passes(question)
         self.allowances.charge(timing.caller, PASSES, float(images * each))
 
     async def explain(
@@ -264,33 +282,57 @@ class Pipeline:
             Unavailable: not even the cheapest answer fits before the deadline.
             DeadlineExceeded: the deadline passed in the queue or on the way.
         """
-        name = question.method.name
+        if prediction.activation is not None:
+            return await self._explain_at_once(sent, question, prediction, timing)
         spare = (1 - share) * (timing.deadline - time.perf_counter())
         task = ExplanationTask(sent.fitted, question, prediction.logits, spare)
         try:
             done = await self._explain.run(task, timing.deadline, timing.caller.name)
         except Exception:
-            self.metrics.explanations.labels(name, "refused").inc()
+            self.metrics.explanations.labels(question.method.name, "refused").inc()
             raise
         timing.add("queue", done.queue_seconds, ago=done.run_seconds)
         timing.add("explain", done.run_seconds)
-        outcome = "degraded" if done.result.degraded_from else "answered"
-        self.metrics.explanations.labels(name, outcome).inc()
-        self.metrics.explanation_seconds.labels(name).observe(done.run_seconds)
-        gap = done.result.quality.get("completeness_gap")
-        if gap is not None:
-            self.metrics.completeness_gap.labels(name).observe(gap)
+        self._count_explanation(question, done.result, done.run_seconds)
         return done.result
 
+    def in_one_pass(self, question: Question) -> bool:
+        """True if the answer to `question` is made of what the prediction computes."""
+        one_pass = self.engine.one_pass and question.graph == folder.CAM
+        return one_pass and question.quality == "basic"
+
+    async def _explain_at_once(
+        self, sent: Sent, question: Question, prediction: Prediction, timing: Timing
+    ) -> Attribution:
+        """The map of a prediction with its activation; it takes no queue and no device."""
+        assert prediction.activation is not None
+        engine = self.engine.seeing(prediction.logits, prediction.activation)
+        started = time.perf_counter()
+        if isinstance(self._predict, LoopLane):
+            found = explain(engine, sent.fitted, question, prediction.logits)
+        else:
+            found = await self._off_loop(
+                lambda: explain(engine, sent.fitted, question, prediction.logits)
+            )
+        seconds = time.perf_counter() - started
+        timing.add("explain", seconds)
+        self._count_explanation(question, found, seconds)
+        return found
+
     async def overlay(
-        self, sent: Sent, attribution: Attribution, timing: Timing, below: Legend | None = None
+        self,
+        sent: Sent,
+        attribution: Attribution,
+        timing: Timing,
+        below: Legend | None = None,
+        form: Format = "png",
     ) -> bytes:
-        """The map over the image as a PNG file, with the legend `below` it if there is one."""
+        """The map over the image as a file, with the legend `below` it if there is one."""
         assert sent.ground is not None
         ground = sent.ground
         with timing.of("render"):
             return await self._off_loop(
-                lambda: draw_overlay(self.engine, ground, sent, attribution, below)
+                lambda: draw_overlay(self.engine, ground, sent, attribution, below, form)
             )
 
     def close(self) -> None:
@@ -302,7 +344,7 @@ class Pipeline:
 
     def _predict_lane(self) -> PredictLane:
         seconds = self.engine.quick_seconds
-        queue: Queue[Fitted, Calibrated] = Queue(
+        queue: Queue[Asked, Calibrated] = Queue(
             "predict",
             capacity=min(MOST, max(FEWEST, round(WAIT_SECONDS / seconds))),
             most_rows=self.engine.most_rows,
@@ -343,7 +385,7 @@ class Pipeline:
             body = decode.encode(image, kind)
             sent = fit_image(body, self.engine.manifest.input, self.max_pixels, keep=True)
         assert sent.ground is not None
-        render.png(sent.ground)
+        picture(sent.ground)
 
     def _charge_pixels(self, count: int, timing: Timing) -> None:
         self.allowances.charge(timing.caller, MEGAPIXELS, count / 1e6)
@@ -360,13 +402,23 @@ class Pipeline:
             if not familiarity.familiar:
                 self.metrics.unfamiliar.inc()
 
-    def _infer(self, batch: list[Ticket[Fitted, Calibrated]]) -> list[Calibrated]:
+    def _count_explanation(self, question: Question, answer: Attribution, seconds: float) -> None:
+        name = question.method.name
+        outcome = "degraded" if answer.degraded_from else "answered"
+        self.metrics.explanations.labels(name, outcome).inc()
+        self.metrics.explanation_seconds.labels(name).observe(seconds)
+        gap = answer.quality.get("completeness_gap")
+        if gap is not None:
+            self.metrics.completeness_gap.labels(name).observe(gap)
+
+    def _infer(self, batch: list[Ticket[Asked, Calibrated]]) -> list[Calibrated]:
         # A worker that computes alone has all cores; several have one each.
         engine = self.engine if self._shared_state.idle else self._engine_on_one_core
         with self._shared_state.computing(PREDICTING):
-            images = [ticket.item for ticket in batch]
+            images = [ticket.item.fitted for ticket in batch]
             outputs = engine.predict_quick(
-                images[0][None] if len(images) == 1 else np.stack(images)
+                images[0][None] if len(images) == 1 else np.stack(images),
+                activation=any(ticket.item.activation for ticket in batch),
             )
         return calibrate(outputs.rows(), outputs.logits, self.engine.manifest)
 
@@ -497,8 +549,9 @@ def draw_overlay(
     sent: Sent,
     attribution: Attribution,
     below: Legend | None = None,
+    form: Format = "png",
 ) -> bytes:
-    """The map over `ground` as a PNG file, with the legend `below` it if there is one.
+    """The map over `ground` as a file, with the legend `below` it if there is one.
 
     Without one, a line below the image names a method that was not asked for.
     """
@@ -515,7 +568,7 @@ def draw_overlay(
         attribution.question.method.scale,
         attribution.limit,
     )
-    return render.png(overlay if below is None else legend.below(overlay, below))
+    return picture(overlay if below is None else legend.below(overlay, below), form)
 
 
 def _fit_opened(opened: Opened, spec: Input, *, keep: bool) -> Sent:

@@ -292,6 +292,9 @@ class Metrics:
         self.explanations = Counter(
             "candor_explanations", "Explanations.", ("method", "outcome"), registry=registry
         )
+        self.explained = Counter(
+            "candor_explained", "Predictions explained, by reason.", ("reason",), registry=registry
+        )
         self.explanation_seconds = Histogram(
             "candor_explanation_duration_seconds",
             "Computing one map.",

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -12,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from support import generated as generated_clients
 from support import proxies
 from support.environments import python_of
 from support.servers import ROOT
 
 IMAGE, MASK = (ROOT / "docs" / "images" / name for name in ("red-ball.jpg", "red-ball-mask.png"))
 MAP = "method=integrated_gradients&steps=4&target=0"
-EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "clients.md").read_text(), re.DOTALL)
 
 
 def native(server, path):
@@ -163,11 +162,22 @@ def test_tritonclient_may_send_the_networks_own_input(triton):
 
 
 @pytest.fixture(scope="session")
-def generated(server, tmp_path_factory):
-    """The answers to a client that is generated from /openapi.json."""
-    folder = tmp_path_factory.mktemp("generated")
+def document(server):
+    """GET /openapi.json."""
+    return server.client.get("/openapi.json").content
+
+
+@pytest.fixture(scope="session")
+def package(document, tmp_path_factory):
+    """A folder with a client in Python that is generated from the document."""
+    return generated_clients.python(document, tmp_path_factory.mktemp("generated"))
+
+
+@pytest.fixture(scope="session")
+def generated(server, package):
+    """The answers to that client."""
     script = "tests/clients/call_generated.py"
-    return json.loads(run(python_of("openapi"), script, server.url, IMAGE, folder))
+    return json.loads(run(python_of("openapi"), script, server.url, IMAGE, package))
 
 
 def test_a_generated_client_predicts_and_explains(generated, server):
@@ -252,20 +262,6 @@ def test_bentomls_client_is_told_what_is_wrong(bento):
     assert "method is 'magic'" in bento["bad_method"]
     assert bento["bad_parameter"].startswith("TypeError")
     assert "stepz" in bento["bad_parameter"]
-
-
-@pytest.mark.parametrize("client", ["tritonclient", "kserve", "bentoml", "httpx", "service"])
-def test_the_example_of_the_documents_runs(client, server, embedded):
-    (example,) = [
-        block for block in EXAMPLES if re.search(rf"^(import|from) {client}\b", block, re.MULTILINE)
-    ]
-    native_client = client in ("bentoml", "httpx", "service")
-    assert native_client or f'"{embedded.manifest.name}"' in example
-    python = sys.executable if native_client else python_of(client)
-    printed = run(
-        python, "-c", example.replace("127.0.0.1:3000", server.url.removeprefix("http://"))
-    )
-    assert native(server, "/predict")["label"] in printed
 
 
 @pytest.fixture

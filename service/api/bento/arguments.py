@@ -101,7 +101,7 @@ def _schema(parameters: str, mode: str) -> dict[str, Any]:
     """The JSON schema: BentoML's client sends properties of the type "file" as parts of a form;
     OpenAPI has no such type.
     """
-    from service.api.openapi import document  # noqa: PLC0415
+    from service.api.openapi import parameters as described  # noqa: PLC0415
 
     manifest = _manifest(Settings.from_environment().bundle)
     file = (
@@ -109,14 +109,10 @@ def _schema(parameters: str, mode: str) -> dict[str, Any]:
         if mode == "validation"
         else {"type": "string", "format": "binary"}
     )
-    entries = cast("list[dict[str, Any]]", getattr(document, parameters)(manifest))
+    schemas = cast("dict[str, Any]", getattr(described, parameters)(manifest))
     return {
         "type": "object",
         "title": "Input",
-        "properties": {
-            "image": file,
-            "mask": file,
-            **{entry["name"]: entry["schema"] for entry in entries},
-        },
+        "properties": {"image": file, "mask": file, **schemas},
         "required": ["image"],
     }

@@ -52,7 +52,7 @@ class Calls:
         payload = check_counts(_payload(image, mask))
         options = choose(self._manifest, given, payload.mask, self._defaults)
         timing.allow(options.deadline_ms)
-        return await self._native.answer(payload, options, timing)
+        return dict(await self._native.answer(payload, options, timing))
 
 
 def _payload(image: Any, mask: Any) -> Payload:

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api import body as request_body
-from service.api import large, parameters
+from service.api import large, parameters, wire
 from service.api.access import guard
 from service.api.access.guard import GuardedRoute
 from service.api.body import Limits
@@ -32,7 +32,7 @@ PREFIX = "/v1"
 # Of an image in an instance: TensorFlow Serving's, KServe's samples', TorchServe's.
 KEYS = ("image_bytes", "image", "data")
 
-Documents = list[dict[str, Any]]
+Documents = list[wire.Prediction]
 
 
 class KServeV1:

@@ -179,15 +179,11 @@ class OpenInference:
     ) -> Response:
         # The outputs hold all logits and one label: a longer list would be made for nothing.
         question, first_class = options.question, replace(options.prediction, top_k=1)
-        explained = question is not None
         self._pipeline.charge(question, len(inference.rows), timing)
         images = await gather_rows("row", (self._receive(row, timing) for row in inference.rows))
         predictions = await gather_rows(
             "row",
-            (
-                self._pipeline.predict(image, first_class, timing, explained=explained)
-                for image in images
-            ),
+            (self._pipeline.predict(image, first_class, timing, question) for image in images),
         )
         maps: Sequence[Attribution] = ()
         if question is not None:

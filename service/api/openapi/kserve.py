@@ -1,107 +1,110 @@
 """KServe's protocols in the OpenAPI document: the paths under /v1 and /v2."""
 
+import inspect
 from typing import Any
 
 from service.api.kserve import repository
-from service.api.kserve.arrays import DTYPES
-from service.api.kserve.tensors import BOOL, BYTES, HEADER
+from service.api.kserve.tensors import BYTES, HEADER
 from service.api.kserve.v2 import ATTRIBUTION, outputs_of
-from service.api.openapi.schemas import (
-    BASE64,
-    FLAG,
-    IMAGE,
-    OBJECT,
-    TEXT,
-    WHOLE,
-    Schema,
-    any_of,
-    array_of,
-    errors,
-    record,
-    ref,
-)
+from service.api.openapi.problems import error, errors
+from service.api.wire import protocols
+from service.api.wire.bodies import IMAGE
+from service.api.wire.schemas import Schema, ref, schemas_of
 from service.bundle.manifest import Manifest
 from service.errors import NotAcceptable
 
 _JSON, _BINARY = "application/json", "application/octet-stream"
+TYPES = (
+    protocols.Explanations,
+    protocols.IndexEntry,
+    protocols.InferAnswer,
+    protocols.InferRequest,
+    protocols.Instances,
+    protocols.Live,
+    protocols.ModelConfiguration,
+    protocols.ModelMetadata,
+    protocols.ModelNames,
+    protocols.ModelReady,
+    protocols.Predictions,
+    protocols.ProtocolError,
+    protocols.Ready,
+    protocols.Server,
+    protocols.Statistics,
+)
+
+
+def schemas(manifest: Manifest) -> dict[str, Schema]:
+    """The components of both protocols."""
+    made = schemas_of(*TYPES)
+    made["OutputName"]["properties"]["name"]["enum"] = list(outputs_of(manifest))
+    return made
 
 
 def paths(manifest: Manifest) -> dict[str, Any]:
     """The paths of both protocols, with their operations."""
     name = _path_parameter("name", *repository.names(manifest))
-    only = _path_parameter("name", manifest.name)
     version = _path_parameter("version", manifest.version)
-    model = record("", name=TEXT, ready=FLAG)
     documents: dict[str, Any] = {
-        "/v2": {"get": _get("The server", [], _server())},
-        "/v2/health/live": {"get": _get("Liveness of the server", [], record("", live=FLAG))},
-        "/v2/health/ready": {"get": _get("Readiness of the server", [], record("", ready=FLAG))},
-        **_v1_paths(only, model),
+        "/v2": {"get": _get(protocols.Server)},
+        "/v2/health/live": {"get": _get(protocols.Live)},
+        "/v2/health/ready": {"get": _get(protocols.Ready)},
+        **_v1_paths(_path_parameter("name", manifest.name)),
         "/v2/repository/index": {"post": _index()},
-        "/v2/models/stats": {"get": _get("What was inferred", [], _statistics())},
+        "/v2/models/stats": {"get": _get(protocols.Statistics)},
     }
-    for path, parameters in (
+    for path, places in (
         ("/v2/models/{name}", [name]),
         ("/v2/models/{name}/versions/{version}", [name, version]),
     ):
-        documents[path] = {"get": _get("The tensors of the model", parameters, _metadata())}
-        documents[f"{path}/ready"] = {"get": _get("Readiness of the model", parameters, model)}
-        documents[f"{path}/config"] = {
-            "get": _get("The configuration of the model (Triton's extension)", parameters, OBJECT)
-        }
-        documents[f"{path}/stats"] = {"get": _get("What was inferred", parameters, _statistics())}
-        documents[f"{path}/infer"] = {"post": _infer(parameters, manifest)}
+        documents[path] = {"get": _get(protocols.ModelMetadata, *places)}
+        documents[f"{path}/ready"] = {"get": _get(protocols.ModelReady, *places)}
+        documents[f"{path}/config"] = {"get": _get(protocols.ModelConfiguration, *places)}
+        documents[f"{path}/stats"] = {"get": _get(protocols.Statistics, *places)}
+        documents[f"{path}/infer"] = {"post": _infer(*places)}
     return documents
 
 
-def _v1_paths(name: dict[str, Any], model: Schema) -> dict[str, Any]:
-    models = record("", models=array_of(TEXT))
-    predictions = record("", predictions=array_of(OBJECT))
-    explanations = record("", predictions=array_of(OBJECT), explanations=array_of(OBJECT))
+def _v1_paths(name: Schema) -> dict[str, Any]:
+    predict, explain = "Predict (KServe V1)", "Predict and explain (KServe V1)"
     return {
-        "/v1/models": {"get": _get("The names of the models", [], models)},
-        "/v1/models/{name}": {"get": _get("Readiness of the model", [name], model)},
-        "/v1/models/{name}:predict": {"post": _v1("Predict", [name], predictions)},
-        "/v1/models/{name}:explain": {"post": _v1("Predict and explain", [name], explanations)},
+        "/v1/models": {"get": _get(protocols.ModelNames)},
+        "/v1/models/{name}": {"get": _get(protocols.ModelReady, name)},
+        "/v1/models/{name}:predict": {"post": _v1(predict, name, protocols.Predictions)},
+        "/v1/models/{name}:explain": {"post": _v1(explain, name, protocols.Explanations)},
     }
 
 
-def _server() -> Schema:
-    return record("", name=TEXT, version=TEXT, extensions=array_of(TEXT))
-
-
 def _index() -> dict[str, Any]:
-    entry = record("", name=TEXT, version=TEXT, state=TEXT, reason=TEXT)
-    answer = {"description": "The models", "content": {_JSON: {"schema": array_of(entry)}}}
-    return {"summary": "The models that are served", "responses": {"200": answer}}
+    summary = "The models that are served"
+    schema = {"type": "array", "items": ref(protocols.IndexEntry)}
+    answer = {"description": summary, "content": {_JSON: {"schema": schema}}}
+    return {"summary": summary, "responses": {"200": answer}}
 
 
-def _statistics() -> Schema:
-    return record("", model_stats=array_of(OBJECT))
-
-
-def _path_parameter(name: str, *values: str) -> dict[str, Any]:
+def _path_parameter(name: str, *values: str) -> Schema:
     # The values are known; the documentation page fills the first in.
-    schema = {"type": "string", "enum": list(values)}
-    return {"name": name, "in": "path", "required": True, "schema": schema}
+    return {
+        "name": name,
+        "in": "path",
+        "required": True,
+        "description": f"The {name} of the model.",
+        "schema": {"type": "string", "enum": list(values), "examples": [values[0]]},
+    }
 
 
-def error(description: str) -> dict[str, Any]:
-    """The response of an error in the form of both protocols."""
-    return {"description": description, "content": {_JSON: {"schema": ref("ProtocolError")}}}
-
-
-def _get(summary: str, parameters: list[dict[str, Any]], schema: Schema) -> dict[str, Any]:
-    responses = {"200": {"description": summary, "content": {_JSON: {"schema": schema}}}}
+def _get(answer: type, *places: Schema) -> dict[str, Any]:
+    summary = str(inspect.getdoc(answer)).partition(".")[0]
+    found = {"description": summary, "content": {_JSON: {"schema": ref(answer)}}}
+    missing = {"404": error("No such model")} if places else {}
     return {
         "summary": summary,
-        "parameters": parameters,
-        "responses": responses | ({"404": error("No such model")} if parameters else {}),
+        "parameters": list(places),
+        "responses": {"200": found, **missing},
     }
 
 
 def _post(
-    summary: str, parameters: list[dict[str, Any]], body: dict[str, Any], answer: dict[str, Any]
+    summary: str, parameters: list[Schema], body: dict[str, Any], answer: dict[str, Any]
 ) -> dict[str, Any]:
     # These routes have one representation and ignore the Accept header.
     problems = {
@@ -121,49 +124,27 @@ def _post(
     }
 
 
-def _v1(summary: str, parameters: list[dict[str, Any]], answer: Schema) -> dict[str, Any]:
-    encoded = record("", b64=BASE64)
-    request = record(
-        "Images; further fields are the parameters of the native API",
-        instances=array_of(any_of(encoded, record("", image_bytes=encoded), BASE64)),
-    )
-    body = {"schema": request, "example": {"instances": [{"b64": IMAGE}]}}
-    return _post(f"{summary} (KServe V1)", parameters, {_JSON: body}, {_JSON: {"schema": answer}})
+def _v1(summary: str, name: Schema, answer: type) -> dict[str, Any]:
+    body = {"schema": ref(protocols.Instances), "example": {"instances": [{"b64": IMAGE}]}}
+    return _post(summary, [name], {_JSON: body}, {_JSON: {"schema": ref(answer)}})
 
 
-def _infer(parameters: list[dict[str, Any]], manifest: Manifest) -> dict[str, Any]:
-    scalars = {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}}
-    tensor = record(
-        "A tensor",
-        name=TEXT,
-        shape=array_of(WHOLE),
-        datatype={"enum": [BYTES, BOOL, *DTYPES]},
-    )
-    data = {"type": "array", "items": {}}
-    tensor["properties"] |= {"parameters": scalars, "data": data}
-    output = record("A requested output", name={"enum": list(outputs_of(manifest))})
-    output["properties"] |= {"parameters": scalars}
-    request = record(
-        "One tensor: BYTES (N,) of encoded images, or numbers (N, H, W, 3) or (N, 3, H, W)",
-        inputs=array_of(tensor) | {"minItems": 1, "maxItems": 1},
-    )
-    request["properties"] |= {"id": TEXT, "parameters": scalars, "outputs": array_of(output)}
-    answer = record("Tensors", model_name=TEXT, model_version=TEXT, outputs=array_of(tensor))
+def _infer(*places: Schema) -> dict[str, Any]:
     binary = {"schema": {"type": "string", "format": "binary"}}
     return _post(
         "Predict and explain by tensors (Open Inference Protocol)",
-        [*parameters, _json_length()],
-        {_JSON: {"schema": request, "example": _example()}, _BINARY: binary},
-        {_JSON: {"schema": answer}, _BINARY: binary},
+        [*places, _json_length()],
+        {_JSON: {"schema": ref(protocols.InferRequest), "example": _example()}, _BINARY: binary},
+        {_JSON: {"schema": ref(protocols.InferAnswer)}, _BINARY: binary},
     )
 
 
-def _json_length() -> dict[str, Any]:
+def _json_length() -> Schema:
     return {
         "name": HEADER,
         "in": "header",
         "description": "The length of the JSON in bytes; binary tensors follow. 0: an image.",
-        "schema": WHOLE,
+        "schema": {"type": "integer", "minimum": 0, "examples": [0]},
     }
 
 
@@ -172,15 +153,3 @@ def _example() -> dict[str, Any]:
         "inputs": [{"name": "image", "shape": [1], "datatype": BYTES, "data": [IMAGE]}],
         "outputs": [{"name": "label"}, {"name": ATTRIBUTION, "parameters": {"method": "grad_cam"}}],
     }
-
-
-def _metadata() -> Schema:
-    tensors = array_of(record("", name=TEXT, datatype=TEXT, shape=array_of(WHOLE)))
-    return record(
-        "The model",
-        name=TEXT,
-        versions=array_of(TEXT),
-        platform=TEXT,
-        inputs=tensors,
-        outputs=tensors,
-    )

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from service.api.access.guard import OPEN, PREDICT, Needs
-from service.api.openapi.document import problem
-from service.api.openapi.kserve import error
+from service.api.openapi.problems import error, problem
 from service.api.problems import PROTOCOLS
 from service.errors import Forbidden, RequestError, Unauthorized
 

@@ -145,6 +145,37 @@ def test_predict_adds_an_explanation_on_request(server):
     )
 
 
+@pytest.mark.parametrize("kind", ["image/webp", "image/jpeg"])
+def test_accept_chooses_the_file_of_the_overlay(kind, server):
+    response = post(server, "/explain?method=grad_cam", accept=kind)
+    assert response.headers["content-type"] == kind
+    with Image.open(io.BytesIO(response.content)) as image:
+        assert (image.size, Image.MIME[image.format]) == ((96, 64), kind)
+
+
+def test_a_small_palette_is_a_png_too(server):
+    path = "/explain?method=grad_cam&overlay_format=png8"
+    response = post(server, path, accept="image/png")
+    with Image.open(io.BytesIO(response.content)) as image:
+        assert (image.format, image.mode) == ("PNG", "P")
+    overlay = answered(post(server, f"{path}&map=overlay"))["explanation"]["overlay"]
+    assert base64.b64decode(overlay.partition(",")[2]) == response.content
+
+
+def test_the_cells_of_a_map_are_a_few_hundred_bytes(server):
+    plain_size = len(post(server, "/predict").content)
+    path = "/predict?explain=grad_cam&map=array&encoding="
+    found = answered(post(server, f"{path}cells"))["explanation"]["map"]
+    assert (found["encoding"], found["cells"]) == ("cells", [4, 4])
+    sizes = {each: len(post(server, path + each).content) for each in ("cells", "base64")}
+    assert sizes["cells"] - plain_size < 900
+    assert sizes["base64"] > 4 * sizes["cells"]
+    detail = problem(
+        post(server, "/explain?method=saliency&encoding=cells"), 422, "invalid_parameter"
+    )
+    assert "saliency has none" in detail
+
+
 def test_accept_png_returns_the_overlay(server):
     response = post(server, "/explain?method=saliency", accept="image/png")
     assert response.headers["content-type"] == "image/png"

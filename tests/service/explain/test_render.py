@@ -8,6 +8,7 @@ from PIL import Image
 
 from service.explain import render
 from service.explain.colours import oklab
+from service.explain.encoding import picture
 from service.image.resize import Box
 from support.images import draw
 
@@ -120,7 +121,7 @@ def test_the_ground_keeps_its_proportions_within_four_megapixels(height, width):
 
 
 def test_a_png_holds_the_overlay():
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(render.png(GREY)))), GREY)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(picture(GREY)))), GREY)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +147,7 @@ def test_the_image_is_recognisable_below_a_random_map():
 
 def test_the_same_map_gives_the_same_bytes():
     values = np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)
-    first, second = (render.png(render.overlay(GREY, values, WHOLE, "diverging")) for _ in range(2))
+    first, second = (picture(render.overlay(GREY, values, WHOLE, "diverging")) for _ in range(2))
     assert first == second
 
 

@@ -5,6 +5,7 @@ import gc
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from service.errors import (
     Unavailable,
     UndecodableImage,
 )
-from service.explain import ask
+from service.explain import ask, explain, most_passes
 from service.predictions import PredictionOptions, predict
 from service.runtime.engine import Engine
 from service.runtime.graphs import QUICK
@@ -90,14 +91,15 @@ def test_an_image_is_predicted_as_the_engine_predicts_it(pipeline, engine):
     assert "candor_predictions_total" in text(pipeline)
 
 
-def test_only_a_prediction_for_its_own_sake_slows_explanations(pipeline):
-    async def steps(timing, explained):
+def test_only_a_prediction_for_its_own_sake_slows_explanations(pipeline, engine):
+    async def steps(timing, question):
         sent = await pipeline.receive(IMAGE, timing, keep=False)
-        await pipeline.predict(sent, OPTIONS, timing, explained=explained)
+        await pipeline.predict(sent, OPTIONS, timing, question)
         return pipeline._shared_state.last_prediction
 
-    assert run(pipeline, lambda timing: steps(timing, explained=True)) == 0
-    assert run(pipeline, lambda timing: steps(timing, explained=False)) > 0
+    question = ask(engine.manifest, "saliency", None, {})
+    assert run(pipeline, lambda timing: steps(timing, question)) == 0
+    assert run(pipeline, lambda timing: steps(timing, None)) > 0
 
 
 def test_a_damaged_image_is_counted_and_frees_its_place(pipeline):
@@ -124,12 +126,12 @@ def test_pixels_and_their_file_are_predicted_alike(size, pipeline):
 
 
 def test_an_explanation_is_charged_to_its_caller(pipeline, engine):
-    question = ask(engine.manifest, "grad_cam", None, {})
+    question = ask(engine.manifest, "saliency", None, {})
 
     async def steps(timing):
         timing.caller = Caller("192.0.2.1")
         sent = await pipeline.receive(IMAGE, timing, keep=False)
-        prediction = await pipeline.predict(sent, OPTIONS, timing, explained=True)
+        prediction = await pipeline.predict(sent, OPTIONS, timing, question)
         await pipeline.explain(sent, question, prediction, timing)
 
     run(pipeline, steps)
@@ -143,7 +145,7 @@ def test_an_explanation_is_counted_with_its_gap(pipeline, engine):
 
     async def steps(timing):
         sent = await pipeline.receive(IMAGE, timing, keep=True)
-        prediction = await pipeline.predict(sent, OPTIONS, timing, explained=True)
+        prediction = await pipeline.predict(sent, OPTIONS, timing, question)
         attribution = await pipeline.explain(sent, question, prediction, timing)
         return attribution, await pipeline.overlay(sent, attribution, timing)
 
@@ -155,6 +157,42 @@ def test_an_explanation_is_counted_with_its_gap(pipeline, engine):
         assert f'{name}_count{{method="integrated_gradients"}} 1.0' in exposition
     answered = 'candor_explanations_total{method="integrated_gradients",outcome="answered"} 1.0'
     assert answered in exposition
+
+
+@pytest.mark.parametrize("target", [None, "cat", "cat,dog"])
+def test_grad_cam_is_made_of_what_the_prediction_computes(target, pipeline, engine):
+    question = ask(engine.manifest, "grad_cam", target, {})
+
+    async def steps(timing):
+        timing.caller = Caller("192.0.2.2")
+        sent = await pipeline.receive(IMAGE, timing, keep=False)
+        prediction = await pipeline.predict(sent, OPTIONS, timing, question)
+        return sent, prediction, await pipeline.explain(sent, question, prediction, timing)
+
+    sent, prediction, answer = run(pipeline, steps)
+    expected = explain(engine, sent.fitted, question, prediction.logits)
+    assert answer.map == pytest.approx(expected.map, abs=1e-5)
+    assert answer.quality == pytest.approx(expected.quality, abs=1e-5)
+    # no lane of its own
+    assert pipeline._explain.queue._shares.of("192.0.2.2", time.perf_counter()) == 0
+    answered = 'candor_explanations_total{method="grad_cam",outcome="answered"} 1.0'
+    assert answered in text(pipeline)
+
+
+def test_full_measures_of_grad_cam_take_the_lane(pipeline, engine):
+    question = ask(engine.manifest, "grad_cam", None, {}, "full")
+    assert not pipeline.in_one_pass(question)
+    assert pipeline.in_one_pass(replace(question, quality="basic"))
+
+
+def test_a_map_in_one_pass_costs_its_caller_a_prediction(embedded, engine):
+    limited = Pipeline(engine, Settings(passes_per_second=1), Metrics(embedded.manifest.labels))
+    charged = []
+    limited.allowances.charge = lambda *given: charged.append(given[-1])
+    for method in ("grad_cam", "saliency"):
+        limited.charge(ask(engine.manifest, method, None, {}), 2, Timing(limited.metrics))
+    limited.close()
+    assert charged == [2.0, 2.0 * (1 + most_passes(ask(engine.manifest, "saliency", None, {})))]
 
 
 def test_a_worker_beside_another_that_computes_predicts_on_one_core(embedded, tmp_path):

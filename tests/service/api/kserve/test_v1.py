@@ -105,7 +105,7 @@ BAD = [
     (
         "a parameter twice",
         ":predict?top_k=1",
-        {"instances": [TEXT], "top_k": 1},
+        {"instances": [TEXT], "top_k": 2},
         422,
         "in the query and in the body",
     ),

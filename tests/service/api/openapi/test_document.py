@@ -1,6 +1,7 @@
 """The OpenAPI document agrees with the server: routes, answers, errors and examples."""
 
 import base64
+import json
 import re
 
 import jsonschema
@@ -8,6 +9,9 @@ import pytest
 
 from service.api.access.guard import DOCUMENTS, OPEN, PREDICT
 from service.api.access.keys import SCOPES, make
+from service.api.kserve.arrays import DTYPES
+from service.api.kserve.tensors import BYTES
+from service.api.parameters import of_explain
 from support.images import draw, encode
 from support.requests import BAD, GOOD
 from support.servers import Server
@@ -185,10 +189,86 @@ def test_the_parameters_are_those_of_the_methods(document, server):
 
 
 def test_the_former_name_of_descriptions_is_deprecated(document):
-    method = document["components"]["schemas"]["Methods"]["properties"]["methods"]["items"]
-    for schema in (method, method["properties"]["parameters"]["items"]):
-        assert schema["properties"]["says"]["deprecated"] is True
-        assert "deprecated" not in schema["properties"]["description"]
+    for name in ("MethodEntry", "MethodParameter"):
+        fields = document["components"]["schemas"][name]["properties"]
+        assert fields["says"]["deprecated"] is True
+        assert "deprecated" not in fields["description"]
+
+
+def fields(document):
+    """Where it stands, its schema and its description, of every field and parameter."""
+    for name, schema in document["components"]["schemas"].items():
+        for field, of in schema["properties"].items():
+            yield f"{name}.{field}", of, of.get("description")
+    for path, verb, operation in operations(document):
+        for entry in operation.get("parameters", []):
+            where = f"{verb} {path} {entry['name']}"
+            yield where, entry["schema"], entry.get("description")
+
+
+def test_every_field_has_a_description_and_a_value_an_example(document):
+    found = list(fields(document))
+    assert len(found) > 200
+    for where, schema, description in found:
+        if "$ref" in schema:
+            continue  # the type has the description
+        assert description, where
+        examples = schema.get("examples", [])
+        is_value = "$ref" not in str(schema) and "binary" not in str(schema)
+        assert examples or not is_value, where
+        for example in examples:
+            validate(example, schema, document)
+
+
+def test_every_array_has_items_and_every_operation_a_name_of_its_own(document):
+    arrays = re.findall(r'"type":"array"', json.dumps(document, separators=(",", ":")))
+    items = re.findall(r'"items":\{', json.dumps(document, separators=(",", ":")))
+    assert len(arrays) == len(items) > 10
+    names = [operation["operationId"] for _, _, operation in operations(document)]
+    assert len(set(names)) == len(names)
+
+
+def defaults(document, path):
+    entries = document["paths"][path]["post"]["parameters"]
+    return {
+        entry["name"]: entry["schema"]["default"]
+        for entry in entries
+        if "default" in entry["schema"]
+    }
+
+
+def test_every_declared_default_is_answered_whatever_the_method(document, server, embedded):
+    declared = defaults(document, "/explain")
+    assert {"steps", "map", "deadline_ms", "method"} <= set(declared)
+    for path in ("/predict", "/explain"):
+        given = defaults(document, path)
+        texts = {name: str(value).lower() for name, value in given.items()}
+        asked = server.client.post(path, params=texts, content=GOOD, headers=PNG)
+        assert asked.status_code == 200, asked.text
+        asked = server.client.post(path, json={"image": base64.b64encode(GOOD).decode(), **given})
+        assert asked.status_code == 200, asked.text
+    for method in server.client.get("/model").json()["methods"]:
+        question = of_explain(embedded.manifest, declared | {"method": method}).question
+        assert question.method.name == method
+
+
+def test_bentomls_document_agrees(document, server):
+    bentomls = server.client.get("/docs.json").json()
+    for path in ("/predict", "/explain"):
+        content = bentomls["paths"][path]["post"]["requestBody"]["content"]
+        fields = content["multipart/form-data"]["schema"]["properties"]
+        parameters = {
+            entry["name"]: entry["schema"]
+            for entry in document["paths"][path]["post"]["parameters"]
+        }
+        assert set(fields) == {"image", "mask", *parameters}
+        for name, schema in parameters.items():
+            assert fields[name] == schema
+
+
+def test_the_datatypes_are_those_that_tensors_are_read_as(document):
+    datatype = document["components"]["schemas"]["InputTensor"]["properties"]["datatype"]
+    assert set(datatype["enum"]) == {*DTYPES, BYTES}
 
 
 def test_exactly_the_guarded_routes_document_a_key_with_its_scopes(keyed_document, needs):
