@@ -5,8 +5,8 @@
 Every answer has a documented status, type and schema, no request fails the server, and what the
 schema allows is answered; tests/clients/schemathesis_hooks.py has what no schema can say. One check
 is off: `negative_data_rejection`, for requests are read as clients write them, more freely than
-the schema says ("3" for 3, unknown names with a warning). A passed deadline (503, 504) is an answer,
-too: cases have short ones, so that thousands of them end.
+the schema says ("3" for 3, unknown names with a warning). A passed deadline (503, 504) is an
+answer, too: cases have short ones, so that thousands of them end.
 """
 
 import argparse
