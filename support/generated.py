@@ -40,7 +40,13 @@ def python(document: bytes, folder: Path) -> Path:
     given.write_bytes(document)
     programs = python_of("openapi").parent
     made = folder / "generated"
-    command = [programs / "openapi-python-client", "generate", "--path", given, "--fail-on-warning"]
+    command: list[str | Path] = [
+        programs / "openapi-python-client",
+        "generate",
+        "--path",
+        given,
+        "--fail-on-warning",
+    ]
     path = {"PATH": f"{programs}:{os.environ['PATH']}"}
     _run([*command, "--output-path", made], folder, environment=path)
     return made

@@ -4,6 +4,7 @@ A schema has no words for "the bytes of an image", "of the method that is named 
 values as the shape says". Such parts of a case are replaced; everything else is sent as generated.
 """
 
+import base64
 import json
 import os
 import urllib.request
@@ -20,66 +21,64 @@ def document(path):
 
 API = document("/openapi.json")
 METHODS = {
-    method["name"]: {entry["name"] for entry in method["parameters"]}
+    method["name"]: {entry["name"]: entry for entry in method["parameters"]}
     for method in document("/methods")["methods"]
 }
 OF_METHODS = set().union(*METHODS.values())
 OF_EXPLANATIONS = {"target", "map", "quality", "legend"}
 IMAGE = API["components"]["schemas"]["PredictImage"]["properties"]["image"]["examples"][0]
-OF_SETS, OF_MAPS = {"coverage", "by_class"}, {"method", "target", "quality", *OF_METHODS}
-OUTPUTS = {
-    "logits": {"classification"},
-    "probabilities": {"classification"},
-    "prediction_set": OF_SETS,
-    "attribution": {*OF_MAPS, "deadline_ms"},
-}
+BYTES, LENGTH = base64.b64decode(IMAGE), "inference-header-content-length"
 
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
-    if not case.meta.generation.mode.is_positive or case.method.upper() != "POST":
+    if case.method.upper() != "POST":
         return
-    headers = {name: value for name, value in case.headers.items() if not _is_length(name)}
-    case.headers = headers  # the length of the JSON is that of this body
-    if case.media_type == "application/octet-stream":
-        case.body = _bytes(IMAGE)
-        if case.path.endswith("/infer"):
-            case.headers = {**headers, "Inference-Header-Content-Length": "0"}
-    elif case.path.endswith("/infer"):
+    if case.meta.generation.mode.is_positive:
+        make_valid(case)
+    elif case.path in ("/predict", "/explain") and isinstance(case.query, dict):
+        case.query = {"deadline_ms": DEADLINE_MS, **case.query}
+
+
+@schemathesis.hook
+def filter_failure(context, failure, case, response):
+    # So short a deadline passes on a busy machine: a documented answer, and no failure of a server.
+    late = response.status_code in (503, 504)
+    return not (late and type(failure).__name__ == "ServerError")
+
+
+def make_valid(case):
+    """Replaces what no schema describes."""
+    raw, path = case.media_type == "application/octet-stream", case.path
+    # The length of the JSON is that of this body; 0 stands for an image alone.
+    headers = {name: value for name, value in case.headers.items() if name.lower() != LENGTH}
+    case.headers = headers | ({LENGTH: "0"} if raw and path.endswith("/infer") else {})
+    if path in ("/predict", "/explain"):
+        body, case.query = _native(path, case.media_type, {} if raw else case.body, case.query)
+        case.body = BYTES if raw else body
+    elif raw:
+        case.body = BYTES
+    elif path.endswith("/infer"):
         case.body = _inference(case.body)
-    elif case.path.startswith("/v1"):
+    elif path.startswith("/v1"):
         case.body = {**case.body, "instances": [_instance(each) for each in case.body["instances"]]}
-    elif case.path in ("/predict", "/explain"):
-        case.body, case.query = _native(case.path, case.media_type, case.body, case.query or {})
-    if case.path in ("/predict", "/explain") and case.media_type == "application/octet-stream":
-        _, case.query = _native(case.path, "application/json", {}, case.query or {})
-
-
-def _is_length(name):
-    return name.lower() == "inference-header-content-length"
-
-
-def _bytes(text):
-    import base64
-
-    return base64.b64decode(text)
 
 
 def _native(path, kind, body, query):
     """The body with images, and a query of what is not in it; each with what has a meaning."""
     name = "method" if path == "/explain" else "explain"
-    query = {each: value for each, value in query.items() if each not in body}
+    query = {each: value for each, value in (query or {}).items() if each not in body}
     given = {**query, **body}
     method = given.get(name, "grad_cam" if path == "/explain" else None)
-    known = METHODS.get(method, set())
-    meaningless = (OF_METHODS - known) | (set() if method else OF_EXPLANATIONS) | {"mask"}
+    known = METHODS.get(method, {})
+    meaningless = (OF_METHODS - known.keys()) | (set() if method else OF_EXPLANATIONS) | {"mask"}
     if given.get("map") == "array":
         meaningless |= {"legend"}
     changed = {"target": "0", "classes": "0,1", "deadline_ms": DEADLINE_MS}
 
     def meant(part):
         return {
-            each: changed.get(each, value)
+            each: changed.get(each, _within(value, known.get(each, {})))
             for each, value in part.items()
             if each not in meaningless
         }
@@ -87,13 +86,20 @@ def _native(path, kind, body, query):
     body = meant(body)
     if "image" in body:
         is_form = kind.startswith("multipart")
-        body["image"] = [_bytes(IMAGE)] * len(body["image"]) if is_form else IMAGE
+        body["image"] = [BYTES] * len(body["image"]) if is_form else IMAGE
     if "images" in body:
         body["images"] = [IMAGE] * len(body["images"])
     query = meant(query)
     if "deadline_ms" not in body:
         query["deadline_ms"] = DEADLINE_MS
     return body, query
+
+
+def _within(value, parameter):
+    """A number in the range that the method has, which may be narrower than that of all methods."""
+    if "minimum" not in parameter or isinstance(value, str):
+        return value
+    return min(max(value, parameter["minimum"]), parameter["maximum"])
 
 
 def _instance(instance):

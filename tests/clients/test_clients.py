@@ -243,6 +243,14 @@ def test_bentomls_client_predicts(bento, server):
     assert (len(bento["both"]["top"]), bento["both"]["explanation"]["method"]) == (5, "grad_cam")
 
 
+def test_bentomls_client_takes_no_open_file_which_the_documents_say(bento):
+    assert bento["open_file"].startswith("AssertionError")
+
+
+def test_calls_at_once_of_bentomls_client_are_answered_each_by_its_own(bento, server):
+    assert bento["at_once"] == [native(server, "/predict")["label"]] * 3
+
+
 def test_bentomls_client_predicts_several(bento):
     assert [result["image"]["format"] for result in bento["several"]["results"]] == ["JPEG", "JPEG"]
 

@@ -142,10 +142,8 @@ def test_the_methods_and_the_document_name_the_places_of_a_mask(server):
     document = answered(server.client.get("/openapi.json"))
     assert (
         "greyscale"
-        in document["components"]["schemas"]["OneImage"]["properties"]["mask"]["description"]
+        in document["components"]["schemas"]["ExplainImage"]["properties"]["mask"]["description"]
     )
-    for path in ("/predict", "/explain"):
-        form = document["paths"][path]["post"]["requestBody"]["content"]["multipart/form-data"][
-            "schema"
-        ]
-        assert set(form["properties"]) == {"image", "mask"}
+    for name in ("PredictForm", "ExplainForm"):
+        form = document["components"]["schemas"][name]
+        assert {"image", "mask"} < set(form["properties"])
