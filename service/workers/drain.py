@@ -59,9 +59,6 @@ class Entrance(Protocol):
     def reject(self) -> None:
         """Takes no new requests."""
 
-    async def close(self) -> None:
-        """Ends the connections."""
-
 
 class Drain:
     """The requests in flight, and how far the worker is on its way to the end.
@@ -157,8 +154,6 @@ class Drain:
                 await self._finish()
         except TimeoutError:
             await self._cancel()
-        for entrance in self._entrances:
-            await entrance.close()
         stop()
 
     def _show(self) -> None:

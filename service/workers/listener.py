@@ -60,7 +60,7 @@ def share(
         # among the workers.
         host = options.get("host") if listening is None else listening.getsockname()[0]
         if before is not None:
-            await before(host)
+            await before(str(host))
         if second_port:
             # It closes with the process: metrics are read to the end.
             await make(factory, host, second_port, reuse_port=True, ssl=options.get("ssl"))

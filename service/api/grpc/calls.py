@@ -91,7 +91,7 @@ class Calls:
                     call.key = self.key_of(metadata, needs)
                     answered = await self.answered(answer, call)
                 except Exception as failure:  # noqa: BLE001 - the caller gets a status, whatever it is
-                    error = failure if isinstance(failure, RequestError) else _defect(failure)
+                    error = _known(failure)
                     number = error.status
                 else:
                     number = OK
@@ -162,5 +162,5 @@ async def refuse(
     )
 
 
-def _defect(error: Exception) -> RequestError:
-    return problems.defect(error)
+def _known(error: Exception) -> RequestError:
+    return error if isinstance(error, RequestError) else problems.defect(error)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from google.protobuf.message import Message
 
 from service.api.grpc import SERVICE
 
@@ -39,16 +38,14 @@ ModelInferResponse = _CLASSES["ModelInferResponse"]
 ModelStreamInferResponse = _CLASSES["ModelStreamInferResponse"]
 
 
-def request_of(method: str) -> type[Message]:
+def request_of(method: str) -> Any:
     """The class of the requests of a method."""
-    found: type[Message] = _CLASSES[f"{method}Request"]
-    return found
+    return _CLASSES[f"{method}Request"]
 
 
-def response_of(method: str) -> type[Message]:
+def response_of(method: str) -> Any:
     """The class of the responses of a method."""
-    found: type[Message] = _CLASSES[f"{method}Response"]
-    return found
+    return _CLASSES[f"{method}Response"]
 
 
 def value_of(parameter: Any) -> Any:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from google.protobuf import json_format
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 from grpc.aio import EOF
 
 from service.api import large
@@ -183,4 +183,6 @@ def _decoded(kind: Any, body: Any) -> Any:
 
 def _encoded(method: str, document: Mapping[str, Any]) -> bytes:
     """The response of a method, from the document that HTTP has."""
-    return json_format.ParseDict(document, messages.response_of(method)()).SerializeToString()
+    response = json_format.ParseDict(document, messages.response_of(method)())
+    encoded: bytes = response.SerializeToString()
+    return encoded

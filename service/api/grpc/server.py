@@ -36,7 +36,6 @@ PING_SECONDS = 20.0  # after which a silent connection is asked whether its call
 LEAST_PING_SECONDS = 5.0  # between two questions of a caller
 MOST_STREAMS = 256  # calls at once on a connection
 MOST_CALLS = 1_024  # at once in a worker, of which the queue takes half
-GOODBYE_SECONDS = 1.0
 SERVING, NOT_SERVING = (
     health_pb2.HealthCheckResponse.SERVING,
     health_pb2.HealthCheckResponse.NOT_SERVING,
@@ -59,9 +58,7 @@ class Server:
         limits = request_body.Limits(settings.max_body_bytes, pipeline.budgets.bodies)
         self._reads = Reads(limits)
         self._calls = Calls(guard, observation, drain)
-        methods = Methods(
-            pipeline, pipeline.engine.manifest, inference, self._reads, self._calls
-        )
+        methods = Methods(pipeline, pipeline.engine.manifest, inference, self._reads, self._calls)
         self._streams = Streams(pipeline, methods, self._reads, self._calls)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
@@ -103,12 +100,12 @@ class Server:
             self._later(self._health.set(name, SERVING if ready else NOT_SERVING))
 
     def reject(self) -> None:
-        """Ends the streams; the handlers of calls reject by themselves."""
-        self._streams.end()
+        """Ends the streams; the handlers of calls reject by themselves.
 
-    async def close(self) -> None:
-        """Ends the connections."""
-        await self._server.stop(GOODBYE_SECONDS)
+        Connections end with the process: their callers see UNAVAILABLE, which they may retry. The
+        stop of gRPC's own server cancels calls that come meanwhile, which they may not.
+        """
+        self._streams.end()
 
     def _handlers(self, methods: Methods) -> grpc.GenericRpcHandler:
         # Raw bytes go in and out: they are parsed within the limits, and on a thread where large.

@@ -92,7 +92,9 @@ class Streams:
         call = Call(stream.context, stream.key)
         response = messages.ModelStreamInferResponse()
         try:
-            answer = await self._calls.answered(lambda each: self._infer(each, body, response), call)
+            answer = await self._calls.answered(
+                lambda each: self._infer(each, body, response), call
+            )
             number = OK
         except Exception as error:  # noqa: BLE001 - the stream goes on
             problem = error if isinstance(error, RequestError) else problems.defect(error)
