@@ -36,10 +36,12 @@ def contents(answer):
     found = {entry["name"]: answer.as_numpy(entry["name"]) for entry in response["outputs"]}
     return {"id": response.get("id"), "outputs": response["outputs"]} | {
         "values": {
-            name: [text.decode() for text in values.ravel()] if values.dtype == object else values.tolist()
+            name: [text.decode() for text in values.ravel()]
+            if values.dtype == object
+            else values.tolist()
             for name, values in found.items()
         }
-    }  # fmt: skip
+    }
 
 
 def refused(call):
@@ -62,15 +64,22 @@ def streamed(client):
         client.async_stream_infer(model, inputs)
     found = [answers.get(timeout=60) for _ in range(3)]
     client.stop_stream()
-    return [contents(result)["values"]["label"] if error is None else error.message() for result, error in found]  # fmt: skip
+    return [
+        contents(result)["values"]["label"] if error is None else error.message()
+        for result, error in found
+    ]
 
 
 def cancelled(client):
     """What a call answers that is cancelled while it explains."""
     answers = queue.Queue()
     call = client.async_infer(
-        model, raw(array), lambda result, error: answers.put(error), outputs=wanted("attribution"), parameters=LONG
-    )  # fmt: skip
+        model,
+        raw(array),
+        lambda _, error: answers.put(error),
+        outputs=wanted("attribution"),
+        parameters=LONG,
+    )
     time.sleep(0.3)
     call.cancel()
     return answers.get(timeout=10).status()

@@ -267,7 +267,10 @@ def test_tritonclient_streams_and_cancels(triton_grpc):
 
 
 def test_tritonclient_gets_errors_with_status_and_message_over_grpc(triton_grpc):
-    found = {call: triton_grpc[call]["status"] for call in ("bad_image", "other_model", "late", "loading", "memory")}  # fmt: skip
+    found = {
+        call: triton_grpc[call]["status"]
+        for call in ("bad_image", "other_model", "late", "loading", "memory")
+    }
     assert found == {
         "bad_image": "StatusCode.INVALID_ARGUMENT",
         "other_model": "StatusCode.NOT_FOUND",
@@ -341,7 +344,9 @@ def test_bentomls_client_is_told_what_is_wrong(bento):
 @pytest.mark.parametrize("client", ["tritonclient", "kserve", "bentoml", "httpx", "service"])
 def test_the_example_of_the_documents_runs(client, server, embedded):
     (example,) = [
-        block for block in EXAMPLES if re.search(rf"^(import|from) {client}\b", block, re.MULTILINE)
+        block
+        for block in EXAMPLES
+        if re.search(rf"^(import|from) {client}\b(?!\.grpc)", block, re.MULTILINE)
     ]
     native_client = client in ("bentoml", "httpx", "service")
     assert native_client or f'"{embedded.manifest.name}"' in example
@@ -350,6 +355,13 @@ def test_the_example_of_the_documents_runs(client, server, embedded):
         python, "-c", example.replace("127.0.0.1:3000", server.url.removeprefix("http://"))
     )
     assert native(server, "/predict")["label"] in printed
+
+
+def test_the_example_of_grpc_runs(rpc_server):
+    (example,) = [block for block in EXAMPLES if "tritonclient.grpc" in block]
+    address = f"127.0.0.1:{rpc_server.grpc_port}"
+    printed = run(python_of("tritonclient"), "-c", example.replace("127.0.0.1:3001", address))
+    assert native(rpc_server, "/predict")["label"] in printed
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
 """gRPC answers as HTTP does: predictions, explanations, errors, deadlines, keys, health."""
 
+import re
 import threading
 import time
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -16,7 +18,7 @@ from service.api.access.keys import make
 from service.api.grpc import COUNTED, SERVICE, messages, status
 from support import rpc
 from support.images import draw, encode
-from support.servers import Server, free_port
+from support.servers import ROOT, Server, free_port
 
 PNG = encode(draw(size=64))
 PIXELS = np.random.default_rng(7).integers(0, 256, (2, 32, 32, 3), np.uint8)
@@ -37,9 +39,24 @@ def model(embedded):
 def over_http(server, model, message):
     """The answer to the same request over HTTP, as JSON."""
     document = {
-        "inputs": [{"name": "pixels", "datatype": "UINT8", "shape": list(PIXELS.shape), "data": PIXELS.ravel().tolist()}],
-        "outputs": [{"name": output.name, "parameters": {name: messages.value_of(value) for name, value in output.parameters.items()}} for output in message.outputs],
-    }  # fmt: skip
+        "inputs": [
+            {
+                "name": "pixels",
+                "datatype": "UINT8",
+                "shape": list(PIXELS.shape),
+                "data": PIXELS.ravel().tolist(),
+            }
+        ],
+        "outputs": [
+            {
+                "name": output.name,
+                "parameters": {
+                    name: messages.value_of(value) for name, value in output.parameters.items()
+                },
+            }
+            for output in message.outputs
+        ],
+    }
     answer = server.client.post(f"/v2/models/{model}/infer", json=document)
     assert answer.status_code == 200, answer.text
     return answer.json()
@@ -175,19 +192,61 @@ def name_twice(message):
 
 BAD = {
     "no bytes of a message": (b"\xff\xff", "INVALID_ARGUMENT", "no inference.ModelInferRequest"),
-    "no image": (lambda m: m.raw_input_contents.append(b""), "INVALID_ARGUMENT", "2 elements for 1 inputs"),
-    "no data": (lambda m: m.ClearField("raw_input_contents"), "INVALID_ARGUMENT", "has no data: give contents.uint_contents or raw_input_contents"),
-    "both": (lambda m: m.inputs[0].contents.uint_contents.append(1), "INVALID_ARGUMENT", "has contents, and raw_input_contents"),
+    "no image": (
+        lambda m: m.raw_input_contents.append(b""),
+        "INVALID_ARGUMENT",
+        "2 elements for 1 inputs",
+    ),
+    "no data": (
+        lambda m: m.ClearField("raw_input_contents"),
+        "INVALID_ARGUMENT",
+        "has no data: give contents.uint_contents or raw_input_contents",
+    ),
+    "both": (
+        lambda m: m.inputs[0].contents.uint_contents.append(1),
+        "INVALID_ARGUMENT",
+        "has contents, and raw_input_contents",
+    ),
     "two inputs": (name_twice, "INVALID_ARGUMENT", "2 inputs were sent, and one is taken"),
-    "too few bytes": (lambda m: m.raw_input_contents.__setitem__(0, b"123"), "INVALID_ARGUMENT", "the input has 3 values, but its shape has 6,144"),
-    "another type": (lambda m: setattr(m.inputs[0], "datatype", "BF16"), "INVALID_ARGUMENT", "the input is 'BF16'"),
-    "negative shape": (lambda m: m.inputs[0].shape.__setitem__(0, -1), "INVALID_ARGUMENT", "the input's shape is [-1, 32, 32, 3]"),
-    "another model": (lambda m: setattr(m, "model_name", "other"), "NOT_FOUND", "there is no model 'other'"),
+    "too few bytes": (
+        lambda m: m.raw_input_contents.__setitem__(0, b"123"),
+        "INVALID_ARGUMENT",
+        "the input has 3 values, but its shape has 6,144",
+    ),
+    "another type": (
+        lambda m: setattr(m.inputs[0], "datatype", "BF16"),
+        "INVALID_ARGUMENT",
+        "the input is 'BF16'",
+    ),
+    "negative shape": (
+        lambda m: m.inputs[0].shape.__setitem__(0, -1),
+        "INVALID_ARGUMENT",
+        "the input's shape is [-1, 32, 32, 3]",
+    ),
+    "another model": (
+        lambda m: setattr(m, "model_name", "other"),
+        "NOT_FOUND",
+        "there is no model 'other'",
+    ),
     "another version": (lambda m: setattr(m, "model_version", "7"), "NOT_FOUND", "of version '7'"),
-    "another output": (lambda m: m.outputs.add(name="x"), "INVALID_ARGUMENT", "there is no output 'x'"),
-    "another method": (lambda m: messages.set_parameters(m.outputs.add(name="attribution").parameters, {"method": "magic"}), "INVALID_ARGUMENT", "method is 'magic'"),
-    "a bad deadline": (lambda m: messages.set_parameters(m.parameters, {"deadline_ms": 0}), "INVALID_ARGUMENT", "deadline_ms is 0"),
-}  # fmt: skip
+    "another output": (
+        lambda m: m.outputs.add(name="x"),
+        "INVALID_ARGUMENT",
+        "there is no output 'x'",
+    ),
+    "another method": (
+        lambda m: messages.set_parameters(
+            m.outputs.add(name="attribution").parameters, {"method": "magic"}
+        ),
+        "INVALID_ARGUMENT",
+        "method is 'magic'",
+    ),
+    "a bad deadline": (
+        lambda m: messages.set_parameters(m.parameters, {"deadline_ms": 0}),
+        "INVALID_ARGUMENT",
+        "deadline_ms is 0",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -229,11 +288,20 @@ def test_a_compressed_message_is_taken_and_a_bomb_is_not_unpacked(client, rpc_se
 
 
 def peak_bytes(pid):
-    with open(f"/proc/{pid}/status") as status_file:
+    with Path(f"/proc/{pid}/status").open() as status_file:
         return next(int(line.split()[1]) * 1024 for line in status_file if line.startswith("VmHWM"))
 
 
-@pytest.mark.parametrize("name", ["RepositoryModelLoad", "TraceSetting", "LogSettings", "SystemSharedMemoryStatus", "CudaSharedMemoryRegister"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "RepositoryModelLoad",
+        "TraceSetting",
+        "LogSettings",
+        "SystemSharedMemoryStatus",
+        "CudaSharedMemoryRegister",
+    ],
+)
 def test_what_is_not_served_is_refused_in_words(name, client):
     method = client.channel.unary_unary(f"/{SERVICE}/{name}")
     with pytest.raises(grpc.RpcError) as caught:
@@ -249,6 +317,21 @@ def test_every_error_has_a_status():
         if isinstance(each, type) and issubclass(each, errors.RequestError)
     }
     assert set(status.CODES) == leaves - {errors.RequestError}
+
+
+def test_the_documented_table_has_every_error_under_its_status():
+    section = (ROOT / "docs" / "clients.md").read_text().partition("## gRPC")[2]
+    rows = [line for line in section.splitlines() if line.startswith("| `")]
+    for error, code in status.CODES.items():
+        (row,) = [row for row in rows if f"`{error.code}`" in row]
+        assert f"`{code.name}`" in row.split("|")[1], error
+
+
+def test_the_documented_tests_exist():
+    section = (ROOT / "docs" / "clients.md").read_text().partition("## gRPC")[2]
+    named = re.findall(r"`(test_\w+)`", section)
+    assert len(named) >= 12
+    assert set(named) <= set(globals())
 
 
 def test_a_deadline_ends_a_call_and_frees_its_place(client, rpc_server, model):
@@ -298,7 +381,10 @@ def test_a_stream_answers_in_order_and_goes_on_after_an_error(client, model):
     failed = [answer.error_message for answer in answers if answer.error_message]
     assert len(failed) == 1
     assert "the 5 bytes look like text" in failed[0]
-    assert rpc.values(answers[0].infer_response)["label"] == rpc.values(answers[19].infer_response)["label"]  # fmt: skip
+    assert (
+        rpc.values(answers[0].infer_response)["label"]
+        == rpc.values(answers[19].infer_response)["label"]
+    )
 
 
 def test_a_stream_explains_and_may_be_cancelled(client, rpc_server, model):
@@ -377,7 +463,10 @@ def test_keys_open_what_their_scopes_name(keyed, model):
             "PERMISSION_DENIED",
             "the key 'predict' lacks the scope explain: use a key that has it",
         )
-        assert client.refused("ModelInfer", predict, metadata=bearer("admin"))[0] == "PERMISSION_DENIED"  # fmt: skip
+        assert (
+            client.refused("ModelInfer", predict, metadata=bearer("admin"))[0]
+            == "PERMISSION_DENIED"
+        )
         assert client.call("ServerMetadata", metadata=bearer("admin")).name == "candor"
         with pytest.raises(grpc.RpcError) as caught:
             list(client.stream([predict]))
