@@ -9,10 +9,11 @@ import signal
 import subprocess
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from service.api.grpc import SERVICE
 from service.workers.drain import WINDOW_SECONDS
@@ -22,6 +23,7 @@ from support.stopping import SLACK_SECONDS
 
 SECONDS = 30
 OK, REJECTED = "OK", "UNAVAILABLE"
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 @dataclass
@@ -35,11 +37,15 @@ class Stop:
     after: Counter[str] = field(default_factory=Counter)
     words: Counter[str] = field(default_factory=Counter)
     ticks: dict[int, int] = field(default_factory=dict)  # of each worker at the signal
+    health: int = 0  # as the health service has it, within the window
 
     @property
     def clean(self) -> bool:
-        """True if no call of before or of the window was lost, and later ones were rejected."""
-        return set(self.before) == set(self.within) == {OK} and set(self.after) <= {OK, REJECTED}
+        """True if no call of before or of the window was lost, later ones were rejected, and the
+        health service said so.
+        """
+        rejected = set(self.after) <= {OK, REJECTED} and self.health == NOT_SERVING
+        return set(self.before) == set(self.within) == {OK} and rejected
 
 
 async def stop_under_calls(
@@ -56,8 +62,18 @@ async def stop_under_calls(
     await asyncio.sleep(seconds)
     used, signalled = ticks(server.pid), loop.time()
     server.send_signal(signal.SIGTERM)
+    await asyncio.sleep(SLACK_SECONDS)
+    health = await _health(port)
     await asyncio.gather(*tasks)
-    return _sorted(calls, signalled, used)
+    return replace(_sorted(calls, signalled), ticks=used, health=health)
+
+
+async def _health(port: int) -> int:
+    """The status that the health service gives."""
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=APART) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=SECONDS)
+        return int(answer.status)
 
 
 def ticks(pid: int) -> dict[int, int]:
@@ -85,8 +101,8 @@ async def _call(
                 await asyncio.sleep(0.01)
 
 
-def _sorted(calls: list[tuple[float, str, str]], signalled: float, used: dict[int, int]) -> Stop:
-    stop = Stop(ticks=used)
+def _sorted(calls: list[tuple[float, str, str]], signalled: float) -> Stop:
+    stop = Stop()
     for sent, code, words in calls:
         after = sent - signalled
         times = stop.before if after < 0 else stop.after

@@ -71,6 +71,7 @@ def test_calls_of_grpc_are_answered_by_all_workers_and_later_ones_rejected(round
             stop = asyncio.run(rpc_stopping.stop_under_calls(port, body, 16, 1.5, server.process))
             assert server.process.wait(10) == 0
         assert stop.clean, stop
+        assert "Traceback" not in server.log.read_text()
         assert stop.before["OK"] > 30
         assert stop.words["the service is stopping: ask another replica"] > 0
         assert len(before) == 2

@@ -428,6 +428,13 @@ def test_calls_are_counted_and_timed_as_requests(client, rpc_server, model):
     assert rpc_server.metric(f'candor_request_duration_seconds_count{{route="{method}"}}') >= 2
 
 
+def test_without_a_port_nothing_of_grpc_is_loaded(server, rpc_server):
+    loaded = [
+        "cygrpc" in Path(f"/proc/{each.worker()}/maps").read_text() for each in (server, rpc_server)
+    ]
+    assert loaded == [False, True]
+
+
 SCOPED = {scope: make(scope, (scope,)) for scope in ("predict", "explain", "admin")}
 
 
