@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+from urllib.parse import unquote
 
 from grpc.aio import ServicerContext
 
@@ -45,10 +46,15 @@ class Call:
     @cached_property
     def caller(self) -> Caller:
         """The caller that time and allowances are shared by."""
-        kind, _, address = self.context.peer().partition(":")
+        kind, _, address = unquote(self.context.peer()).partition(":")
         # A Unix socket has no addresses.
         host = address.rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else ""
         return caller(self.key, host)
+
+    def release(self) -> None:
+        """Gives the memory of its message back."""
+        for lease in self.leases:
+            lease.release()
 
     @property
     def seconds_left(self) -> float | None:
@@ -81,29 +87,29 @@ class Calls:
         """The handler of a method: `answer`, for callers that may have it, counted."""
 
         async def handle(_messages: Any, context: ServicerContext[Any, Any]) -> bytes:
-            started, call, error = time.perf_counter(), Call(context), None
-            number = problems.GONE
-            try:
-                metadata = dict(context.invocation_metadata() or ())
-                trailing = ((REQUEST_ID, self.identify(metadata)),)
-                context.set_trailing_metadata(trailing)
-                try:
-                    call.key = self.key_of(metadata, needs)
-                    answered = await self.answered(answer, call)
-                except Exception as failure:  # noqa: BLE001 - the caller gets a status, whatever it is
-                    error = _known(failure)
-                    number = error.status
-                else:
-                    number = OK
-                    return answered
-            finally:
-                for lease in call.leases:
-                    lease.release()
-                self.count(call, name, number, time.perf_counter() - started)
-            await refuse(context, error, trailing)
-            raise AssertionError  # the line above has raised
+            return await self._handle(name, needs, answer, Call(context))
 
         return handle if needs != OPEN else _probe(answer)
+
+    async def _handle(self, name: str, needs: Needs, answer: Answer, call: Call) -> bytes:
+        started, number = time.perf_counter(), problems.GONE
+        metadata = dict(call.context.invocation_metadata() or ())
+        trailing = ((REQUEST_ID, self.identify(metadata)),)
+        try:
+            call.context.set_trailing_metadata(trailing)
+            call.key = self.key_of(metadata, needs)
+            answered = await self.answered(answer, call)
+            number = OK
+        except Exception as failure:
+            error = failure if isinstance(failure, RequestError) else problems.defect(failure)
+            number = error.status
+            await refuse(call.context, error, trailing)
+            raise AssertionError from failure  # the line above has raised
+        else:
+            return answered
+        finally:
+            call.release()
+            self.count(call, name, number, time.perf_counter() - started)
 
     async def answered(self, answer: Answer, call: Call) -> bytes:
         """The answer, as long as the worker may give one.
@@ -142,11 +148,14 @@ def _probe(answer: Answer) -> Handler:
     """The handler of a probe, which is answered until the worker ends."""
 
     async def handle(_messages: Any, context: ServicerContext[Any, Any]) -> bytes:
+        call = Call(context)
         try:
-            return await answer(Call(context))
+            return await answer(call)
         except RequestError as error:
             await refuse(context, error)
             raise
+        finally:
+            call.release()
 
     return handle
 
@@ -160,7 +169,3 @@ async def refuse(
     await context.abort(
         status.code_of(error), error.detail, (*trailing, *status.metadata_of(error))
     )
-
-
-def _known(error: Exception) -> RequestError:
-    return error if isinstance(error, RequestError) else problems.defect(error)

@@ -152,7 +152,9 @@ class Methods:
 
     async def _message(self, method: str, call: Call) -> Any:
         """The one message of a call that has no images."""
-        body, _ = await self._reads.read(call.context.read())
+        body, lease = await self._reads.read(call.context.read())
+        if lease is not None:
+            call.leases.append(lease)
         return _decoded(messages.request_of(method), body)
 
 

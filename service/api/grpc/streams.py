@@ -101,8 +101,7 @@ class Streams:
             number, response.error_message = problem.status, problem.detail
             answer = response.SerializeToString()
         finally:
-            for lease in call.leases:
-                lease.release()
+            call.release()
             self._calls.count(call, STREAM, number, time.perf_counter() - started)
         return answer
 
