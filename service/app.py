@@ -21,7 +21,7 @@ from service.api.bento import configuration
 from service.api.bento.arguments import ExplainArguments, PredictArguments
 from service.api.bento.service import FrontedService
 from service.errors import BundleError, HomeError, RequestError, SettingsError
-from service.settings import Settings
+from service.settings import PREFIX, Settings
 from service.telemetry import logs
 from service.workers import memory
 
@@ -153,8 +153,9 @@ class Candor:
 
         configuration.check(Candor)
         try:
-            if SETTINGS.admin_port:
-                listener.check_free(SETTINGS.host, SETTINGS.admin_port)
+            for name in ("admin_port", "grpc_port"):
+                if port := getattr(SETTINGS, name):
+                    listener.check_free(SETTINGS.host, port, PREFIX + name.upper())
             trial.check(SETTINGS)
         except (BundleError, SettingsError) as error:
             raise BentoMLException(str(error)) from None
@@ -165,7 +166,11 @@ class Candor:
         from service.workers import listener  # noqa: PLC0415
 
         listener.share(
-            asyncio.get_running_loop(), self._shared_state, self._announce, SETTINGS.admin_port
+            asyncio.get_running_loop(),
+            self._shared_state,
+            self._announce,
+            SETTINGS.admin_port,
+            self._serve_grpc if SETTINGS.grpc_port else None,
         )
         memory.settle()
         self._trimming = asyncio.create_task(memory.keep_trimming())
@@ -194,6 +199,15 @@ class Candor:
                 "1 worker" if SETTINGS.worker_count == 1 else f"{SETTINGS.worker_count} workers"
             )
             log.info("Candor: %s (%s, %s)", address, self._description, workers)
+
+    async def _serve_grpc(self, host: str) -> None:
+        from service.api.grpc.server import Server  # noqa: PLC0415 - it takes memory
+
+        api = self._api
+        self._grpc = Server(
+            self._pipeline, api.inference, api.guard, api.observation, self._drain, SETTINGS
+        )
+        await self._grpc.start(host)
 
     def _start_tracing(self) -> "TracingMiddleware | None":
         if not SETTINGS.otlp_endpoint:

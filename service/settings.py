@@ -159,6 +159,9 @@ class Settings:
         _integer(0, 65_535),
         "port of their own for metrics and the routes of administrators; 0: they share `port`",
     )
+    grpc_port: int = _setting(
+        0, _integer(0, 65_535), "port of the Open Inference Protocol over gRPC; 0: it is off"
+    )
     keys: Path | None = _setting(
         None, _file, "file with a line a key: name, scopes, sha256; no keys by default"
     )
@@ -253,6 +256,11 @@ class Settings:
         if self.admin_port == self.port:
             raise SettingsError(
                 f"CANDOR_ADMIN_PORT is {self.port}, the port of everything else: "
+                "name another one, or unset it"
+            )
+        if self.grpc_port and self.grpc_port in (self.port, self.admin_port):
+            raise SettingsError(
+                f"CANDOR_GRPC_PORT is {self.grpc_port}, a port of HTTP: "
                 "name another one, or unset it"
             )
 

@@ -112,7 +112,7 @@ def _functions(value: object, names: set[str]) -> Iterator[Callable[..., Any]]:
                 yield from _functions(vars(value)[name], set())
     elif inspect.isclass(value):
         for base in value.__mro__:
-            if _is_of_tests(base.__module__):
+            if _is_of_tests(base.__module__ or ""):  # protobuf's messages have none
                 methods = filter(inspect.isfunction, vars(base).values())
                 yield from map(inspect.unwrap, methods)
     elif callable(value) and inspect.isfunction(inspect.unwrap(value)):

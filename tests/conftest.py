@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from support import selection
-from support.servers import Server
+from support.servers import Server, free_port
 
 ROOT = Path(__file__).parent.parent
 # Threads of torch and NumPy spin while they wait for each other, and here others have the cores:
@@ -101,6 +101,15 @@ def thread():
 def server(tmp_path_factory):
     """A server of the embedded bundle."""
     with Server(tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def rpc_server(tmp_path_factory):
+    """A server that speaks gRPC, too, at its `grpc_port`."""
+    port = free_port()
+    with Server(tmp_path_factory.mktemp("rpc"), workers=1, grpc_port=port) as running:
+        running.grpc_port = port
         yield running
 
 

@@ -16,6 +16,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api import body as request_body
+from service.api import grpc as rpc
 from service.api import pages, problems
 from service.api.access import guard as access_guard
 from service.api.access.guard import Guard, GuardedRoute, GuardMiddleware, Needs
@@ -41,23 +42,26 @@ OPENAPI = "/openapi.json"
 
 
 class Api(NamedTuple):
-    """The application with its middleware, its guard, what rejects requests before it, and what
-    answers calls of BentoML's APIs.
+    """The application with its middleware, its guard, what rejects requests before it, what
+    answers calls of BentoML's APIs, and what gRPC shares with HTTP.
     """
 
     app: ASGIApp
     guard: Guard
     rejection: OverloadRejection
     calls: Calls
+    inference: OpenInference
+    observation: ObservationMiddleware
 
 
 def build(pipeline: Pipeline, bundle: Bundle, settings: Settings, drain: Drain) -> Api:
     """The API that serves `bundle` through `pipeline`."""
     limits = request_body.Limits(settings.max_body_bytes, pipeline.budgets.bodies)
     native = Native(pipeline, bundle, settings, limits)
+    inference = OpenInference(pipeline, bundle, limits)
     described = [
         *native.routes(),
-        *OpenInference(pipeline, bundle, limits).routes(),
+        *inference.routes(),
         *KServeV1(pipeline, native, limits).routes(),
     ]
     openapi = openapi_document.document(
@@ -78,14 +82,14 @@ def build(pipeline: Pipeline, bundle: Bundle, settings: Settings, drain: Drain) 
     observation = ObservationMiddleware(
         GuardMiddleware(DrainMiddleware(application, drain), guard),
         pipeline.metrics,
-        routes,
+        [*(route.path for route in routes), *(rpc.COUNTED if settings.grpc_port else ())],
         access_log=settings.access_log,
     )
     rejection = OverloadRejection(
         pipeline, observation, drain, application.fixed_paths, guard.error
     )
     calls = Calls(native, bundle.manifest, pipeline.metrics, pipeline.defaults)
-    return Api(observation, guard, rejection, calls)
+    return Api(observation, guard, rejection, calls, inference, observation)
 
 
 def _needs(routes: Iterable[GuardedRoute]) -> dict[str, Needs]:

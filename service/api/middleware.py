@@ -14,11 +14,11 @@ from collections.abc import Iterable
 from functools import cache
 
 from starlette.requests import Request
-from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api import problems
 from service.api.access import guard, sites
+from service.api.access.keys import Key
 from service.errors import Unavailable
 from service.telemetry import logs
 from service.telemetry.metrics import Metrics
@@ -39,7 +39,7 @@ log = logging.getLogger("candor.access")
 
 
 class ObservationMiddleware:
-    """Gives requests an id, and counts and times them by the `routes` of the API.
+    """Gives requests an id, and counts and times them by the `paths` of the API, as templates.
 
     Every response has an `X-Request-Id`: the caller's if it is sane, or one that no other request
     of any worker has. Probes, scrapes and the files of the page are no traffic and not counted.
@@ -50,7 +50,7 @@ class ObservationMiddleware:
         self,
         app: ASGIApp,
         metrics: Metrics,
-        routes: Iterable[Route],
+        paths: Iterable[str],
         *,
         access_log: bool = False,
     ) -> None:
@@ -62,7 +62,7 @@ class ObservationMiddleware:
         self._key_requests = cache(
             lambda name, status: metrics.key_requests.labels(name, str(status))
         )
-        templates = [*(route.path for route in routes if route.path not in PROBES), UNKNOWN]
+        templates = [*(path for path in paths if path not in PROBES), UNKNOWN]
         self._seconds = {
             template: metrics.request_seconds.labels(template) for template in templates
         }
@@ -97,9 +97,7 @@ class ObservationMiddleware:
             template = getattr(scope.get("route"), "path", UNKNOWN)
             if template in self._seconds:
                 seconds = time.perf_counter() - started
-                self.count(template, status, seconds)
-                if (key := scope.get(guard.KEY)) is not None:
-                    self._key_requests(key.name, status).inc()
+                self._count_of(scope.get(guard.KEY), template, status, seconds)
                 if self._access_log:
                     # As it was sent: the decoded path may hold line breaks.
                     path = scope["raw_path"].decode("ascii", "replace")
@@ -116,6 +114,17 @@ class ObservationMiddleware:
             token = logs.request_id.set(request_id.decode())
             _log("POST", path, path, status, seconds)
             logs.request_id.reset(token)
+
+    def count_call(self, key: Key | None, method: str, status: int, seconds: float) -> None:
+        """Counts and logs a call of gRPC, which is a POST to the path of its method."""
+        self._count_of(key, method, status, seconds)
+        if self._access_log:
+            _log("POST", method, method, status, seconds)
+
+    def _count_of(self, key: Key | None, template: str, status: int, seconds: float) -> None:
+        self.count(template, status, seconds)
+        if key is not None:
+            self._key_requests(key.name, status).inc()
 
     def count(self, template: str, status: int, seconds: float) -> None:
         """Counts a response of a route."""

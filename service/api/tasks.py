@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api.access import guard
+from service.api.access.keys import Key
 from service.api.problems import GONE
 from service.errors import RequestError
 from service.schedule.allowance import Caller
@@ -28,7 +29,15 @@ def timing_of(request: Request, pipeline: Pipeline) -> Timing:
     Raises:
         TooManyRequests: its caller has used up an allowance.
     """
-    caller = caller_of(request)
+    return timing_for(caller_of(request), pipeline)
+
+
+def timing_for(caller: Caller, pipeline: Pipeline) -> Timing:
+    """The timing of a request of `caller` that begins.
+
+    Raises:
+        TooManyRequests: the caller has used up an allowance.
+    """
     pipeline.allowances.check(caller)
     return Timing(pipeline.metrics, caller=caller)
 
@@ -37,10 +46,14 @@ def caller_of(request: Request) -> Caller:
     """The caller that time and allowances are shared by: the name of the key of `request`, or else
     its address. One caller often has all addresses of an IPv6 network of 64 bits.
     """
-    if (key := request.scope.get(guard.KEY)) is not None:
-        return Caller(f"key {key.name}", key.rates)
     client = request.scope.get("client")
-    address = str(client[0]) if client else ""
+    return caller(request.scope.get(guard.KEY), str(client[0]) if client else "")
+
+
+def caller(key: Key | None, address: str) -> Caller:
+    """The same of a key, if there is one, and an address."""
+    if key is not None:
+        return Caller(f"key {key.name}", key.rates)
     if ":" in address and "." not in address:
         address = str(IPv6Network((address.partition("%")[0], NETWORK_BITS), strict=False))
     return Caller(address)

@@ -131,6 +131,9 @@ class Pipeline:
         )
         # Large images have a thread of their own, so that small ones never wait behind them.
         self._large_thread = ThreadPoolExecutor(1, thread_name_prefix="large images")
+        # A call of gRPC reaches the loop in many turns, by way of a thread, and one call after the
+        # other: while a batch held the loop, the next would be made of a single image.
+        self._on_loop = not settings.grpc_port
         self._predict = self._predict_lane()
         self._explainer = self._deadline_explainer()
         self._explain = self._explain_lane()
@@ -350,7 +353,7 @@ class Pipeline:
             most_rows=self.engine.most_rows,
             metrics=QueueMetrics.of(self.metrics, "predict"),
         )
-        if seconds < QUICK_SECONDS:
+        if seconds < QUICK_SECONDS and self._on_loop:
             return LoopLane(queue, self._infer, callers=lambda: self._shared_state.connections)
         return ThreadLane(queue, self._infer, "predict")
 

@@ -45,6 +45,21 @@ class Number(Protocol):
         """Replaces the number."""
 
 
+@runtime_checkable
+class Entrance(Protocol):
+    """Another way for requests than the connections of HTTP, with the same stages of its end."""
+
+    @property
+    def quiet(self) -> bool:
+        """True once no caller of before has a connection that it may send on."""
+
+    def show(self, *, ready: bool) -> None:
+        """Lets callers know whether requests are wanted."""
+
+    def reject(self) -> None:
+        """Takes no new requests."""
+
+
 class Drain:
     """The requests in flight, and how far the worker is on its way to the end.
 
@@ -70,16 +85,21 @@ class Drain:
         self._rejected = asyncio.Event()
         self._draining: asyncio.Task[None] | None = None
         self._able = True
+        self._entrances: list[Entrance] = []
 
     @property
     def ready(self) -> bool:
         """True while requests are wanted: the worker is able, and does not stop."""
         return self._able and not self.stopping
 
+    def attach(self, entrance: Entrance) -> None:
+        """Ends another way for requests as it ends that of HTTP."""
+        self._entrances.append(entrance)
+
     def set_able(self, able: bool) -> None:  # noqa: FBT001 - it is a state
         """Notes that the worker cannot answer now, or can again."""
         self._able = able
-        self._ready.set(self.ready)
+        self._show()
 
     def listen(self) -> None:
         """Takes the signals over; the server's handlers run at the end. For the main thread,
@@ -125,7 +145,7 @@ class Drain:
         self._draining = asyncio.ensure_future(self._drain(stop))
 
     async def _drain(self, stop: Callable[[], None]) -> None:
-        self._ready.set(0)
+        self._show()
         log.info(
             "stopping: %d requests are in flight and have %g s", len(self._tasks), self._seconds
         )
@@ -136,13 +156,23 @@ class Drain:
             await self._cancel()
         stop()
 
+    def _show(self) -> None:
+        self._ready.set(self.ready)
+        for entrance in self._entrances:
+            entrance.show(ready=self.ready)
+
+    def _reject(self) -> None:
+        self.rejecting = True
+        for entrance in self._entrances:
+            entrance.reject()
+
     async def _finish(self) -> None:
         """Waits until nobody expects an answer."""
         await self._part()
         await asyncio.sleep(SETTLE_SECONDS)
         for _ in range(TURNS):
             await asyncio.sleep(0)
-        self.rejecting = True
+        self._reject()
         if self._tasks:
             await asyncio.wait(set(self._tasks))
         with suppress(TimeoutError):
@@ -162,7 +192,8 @@ class Drain:
         end = seen_at + WINDOW_SECONDS
         while (now := loop.time()) < min(end, seen_at + GONE_SECONDS):
             self._connections.end_quiet(before=now - IDLE_SECONDS)
-            if len(self._connections) or self._connections.accepted > accepted:
+            callers = len(self._connections) or not all(each.quiet for each in self._entrances)
+            if callers or self._connections.accepted > accepted:
                 seen_at, accepted = now, self._connections.accepted
             await asyncio.sleep(LOOK_SECONDS)
         self._connections.end_quiet(before=loop.time())
@@ -173,7 +204,8 @@ class Drain:
             len(self._tasks),
             self._seconds,
         )
-        self.cancelling = self.rejecting = True
+        self.cancelling = True
+        self._reject()
         tasks = set(self._tasks)
         for task in tasks:
             task.cancel()

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import select
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from service.errors import SettingsError
@@ -37,11 +37,13 @@ def share(
     shared_state: SharedState,
     started: Callable[[str], object],
     second_port: int = 0,
+    before: Callable[[str], Awaitable[None]] | None = None,
 ) -> None:
     """Lets the servers that `loop` makes of a given socket share its connections with the other
     workers. Each accepts those of a `second_port` at the same address, too, unless it is 0.
 
-    `started` is called with a server's address when it accepts connections. Servers with TLS, and
+    `before` is awaited with the host before the first of them accepts connections, and `started` is
+    called with its address once it does. Servers with TLS, and
     those of another protocol class than `Connection`, are the loop's own: they work, and a warning
     says what they lack.
     """
@@ -54,10 +56,13 @@ def share(
             log.warning(_FOREIGN, type(protocol).__name__)
         elif tls and not shared_state.alone:
             log.warning(_TLS)
+        # Before the first: the service is ready once that answers. The system shares these ports
+        # among the workers.
+        host = options.get("host") if listening is None else listening.getsockname()[0]
+        if before is not None:
+            await before(str(host))
         if second_port:
-            # Before the first: the service is ready once that answers. The system shares this port
-            # among the workers. It closes with the process: metrics are read to the end.
-            host = options.get("host") if listening is None else listening.getsockname()[0]
+            # It closes with the process: metrics are read to the end.
             await make(factory, host, second_port, reuse_port=True, ssl=options.get("ssl"))
         if listening is None or tls or not isinstance(protocol, Connection):
             server: asyncio.AbstractServer = await make(factory, *args, **options)
@@ -75,8 +80,8 @@ def share(
     loop.create_server = create_server  # type: ignore[method-assign, assignment]
 
 
-def check_free(host: str, port: int) -> None:
-    """Checks that nothing listens on a port that the workers will share.
+def check_free(host: str, port: int, variable: str) -> None:
+    """Checks that nothing listens on a port of `variable` that the workers will share.
 
     Raises:
         SettingsError: something does, or the address is not this machine's.
@@ -90,7 +95,7 @@ def check_free(host: str, port: int) -> None:
             probe.listen()
         except OSError as error:
             raise SettingsError(
-                f"CANDOR_ADMIN_PORT is {port}, and {host}:{port} cannot be listened on "
+                f"{variable} is {port}, and {host}:{port} cannot be listened on "
                 f"({error.strerror}): name a free port"
             ) from None
 

@@ -18,6 +18,9 @@ from support.servers import ROOT
 
 IMAGE, MASK = (ROOT / "docs" / "images" / name for name in ("red-ball.jpg", "red-ball-mask.png"))
 MAP = "method=integrated_gradients&steps=4&target=0"
+# Of a deadline that has passed, and of one that cannot be met.
+LATE = ("StatusCode.DEADLINE_EXCEEDED", "StatusCode.UNAVAILABLE")
+EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "clients.md").read_text(), re.DOTALL)
 
 
 def native(server, path):
@@ -228,6 +231,93 @@ def test_kserves_client_gets_errors_with_status_and_message(kserve):
 
 
 @pytest.fixture(scope="session")
+def triton_grpc(rpc_server, embedded, tmp_path_factory):
+    """The answers to tritonclient's gRPC clients."""
+    pixels = tmp_path_factory.mktemp("triton_grpc") / "pixels.npy"
+    np.save(pixels, np.asarray(Image.open(IMAGE).resize((40, 36)))[None])
+    address, script = f"127.0.0.1:{rpc_server.grpc_port}", "tests/clients/call_tritonclient_grpc.py"
+    return json.loads(
+        run(python_of("tritonclient"), script, address, embedded.manifest.name, IMAGE, pixels)
+    )
+
+
+def test_tritonclient_finds_server_and_model_over_grpc(triton_grpc, embedded):
+    name = embedded.manifest.name
+    assert [triton_grpc[call] for call in ("live", "ready", "model_ready")] == [True] * 3
+    assert "statistics" in triton_grpc["server"]["extensions"]
+    assert triton_grpc["model"]["versions"] == [embedded.manifest.version]
+    assert (triton_grpc["config"]["name"], triton_grpc["config"]["max_batch_size"]) == (name, 64)
+    assert [each["name"] for each in triton_grpc["index"]["models"]] == [name, f"{name}.logits"]
+    (stats,) = triton_grpc["statistics"]["model_stats"]
+    assert int(stats["inference_stats"]["success"]["count"]) >= 4
+
+
+def test_tritonclient_predicts_over_grpc(triton_grpc, rpc_server):
+    expected, found = native(rpc_server, "/predict"), triton_grpc["encoded"]
+    assert (found["id"], found["values"]["label"]) == ("seven", [expected["label"]] * 2)
+    assert np.max(found["values"]["probabilities"], axis=1) == pytest.approx(
+        [expected["probability"]] * 2, abs=1e-3
+    )
+    label = triton_grpc["pixels"]["values"]["label"]
+    assert triton_grpc["classes"]["values"]["logits"][0].endswith(f":{label[0]}")
+    assert triton_grpc["concurrent"] == [label] * 19
+
+
+def test_tritonclient_explains_over_grpc(triton_grpc, rpc_server):
+    found = np.array(triton_grpc["explained"]["values"]["attribution"])
+    expected = native_map(rpc_server)
+    np.testing.assert_allclose(found[0], expected, atol=1e-3 * np.abs(expected).max())
+    parameters = triton_grpc["explained"]["outputs"][0]["parameters"]
+    assert parameters["method"] == {"string_param": "integrated_gradients"}
+
+
+def test_tritonclient_streams_and_cancels(triton_grpc):
+    first, second, third = triton_grpc["streamed"]
+    assert first == triton_grpc["pixels"]["values"]["label"]
+    assert second.startswith("row 0: the 5 bytes look like text")
+    assert third == triton_grpc["encoded"]["values"]["label"][:1]
+    assert triton_grpc["cancelled"] == "StatusCode.CANCELLED"
+
+
+def test_tritonclient_gets_errors_with_status_and_message_over_grpc(triton_grpc):
+    found = {
+        call: triton_grpc[call]["status"]
+        for call in ("bad_image", "other_model", "loading", "memory")
+    }
+    assert found == {
+        "bad_image": "StatusCode.INVALID_ARGUMENT",
+        "other_model": "StatusCode.NOT_FOUND",
+        "loading": "StatusCode.UNIMPLEMENTED",
+        "memory": "StatusCode.UNIMPLEMENTED",
+    }
+    assert triton_grpc["bad_image"]["message"].startswith("row 1: the 5 bytes look like text")
+    assert triton_grpc["late"]["status"] in LATE
+
+
+def test_kserves_client_predicts_and_explains_over_grpc(rpc_server, embedded):
+    found = json.loads(
+        run(
+            python_of("kserve"),
+            "tests/clients/call_kserve_grpc.py",
+            f"127.0.0.1:{rpc_server.grpc_port}",
+            embedded.manifest.name,
+            IMAGE,
+        )
+    )
+    assert [found[call] for call in ("ready", "live", "model_ready")] == [True] * 3
+    label, expected = native(rpc_server, "/predict")["label"], native_map(rpc_server)
+    assert found["predicted"]["id"] == "seven"
+    for call in ("predicted", "explained"):
+        assert found[call]["values"]["label"] == [label]
+    np.testing.assert_allclose(
+        found["explained"]["values"]["attribution"][0], expected, atol=1e-3 * np.abs(expected).max()
+    )
+    assert found["refused"]["status"] == "INVALID_ARGUMENT"
+    assert "the 5 bytes look like text" in found["refused"]["message"]
+    assert f"StatusCode.{found['late']['status']}" in LATE
+
+
+@pytest.fixture(scope="session")
 def bento(server, tmp_path_factory):
     """What BentoML's client was answered."""
     noise = tmp_path_factory.mktemp("bento") / "noise.png"
@@ -270,6 +360,13 @@ def test_bentomls_client_is_told_what_is_wrong(bento):
     assert "method is 'magic'" in bento["bad_method"]
     assert bento["bad_parameter"].startswith("TypeError")
     assert "stepz" in bento["bad_parameter"]
+
+
+def test_the_example_of_grpc_runs(rpc_server):
+    (example,) = [block for block in EXAMPLES if "tritonclient.grpc" in block]
+    address = f"127.0.0.1:{rpc_server.grpc_port}"
+    printed = run(python_of("tritonclient"), "-c", example.replace("127.0.0.1:3001", address))
+    assert native(rpc_server, "/predict")["label"] in printed
 
 
 @pytest.fixture

@@ -38,6 +38,7 @@ COMPONENTS = (
     "bundle-volume",
     "bundle-image",
     "keys",
+    "grpc",
     "../monitoring",
     "../monitoring + keys",
 )
@@ -348,6 +349,25 @@ def test_only_named_traffic_reaches_a_pod(manifests):
                     resource["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/part-of"]
                     == "candor"
                 )
+
+
+def test_grpc_has_a_port_that_callers_reach_where_it_is_on(manifests):
+    built = {(each["kind"], each["metadata"]["name"]): each for each in manifests["base + grpc"]}
+    (given,) = [each["data"] for (kind, _), each in built.items() if kind == "ConfigMap"]
+    port = Settings.from_environment(given).grpc_port
+    container = built["Deployment", "candor"]["spec"]["template"]["spec"]["containers"][0]
+    assert {"name": "grpc", "containerPort": port} in container["ports"]
+    service = built["Service", "candor-grpc"]["spec"]
+    assert service["clusterIP"] == "None"
+    assert (service["ports"][0]["port"], service["ports"][0]["targetPort"]) == (port, "grpc")
+    assert service["selector"] == built["Service", "candor"]["spec"]["selector"]
+    (rule,) = built["NetworkPolicy", "candor"]["spec"]["ingress"]
+    assert [each["port"] for each in rule["ports"]] == ["http", "grpc"]
+    (kserve,) = manifests["kserve"]
+    container = kserve["spec"]["predictor"]["containers"][0]
+    variables = {each["name"]: each["value"] for each in container["env"]}
+    ports = {each["name"]: each["containerPort"] for each in container["ports"]}
+    assert ports["grpc"] == int(variables["CANDOR_GRPC_PORT"])
 
 
 def test_a_gpu_pod_asks_for_one_gpu_and_fails_without(manifests):

@@ -13,12 +13,13 @@ from collections import Counter
 from contextlib import suppress
 
 import httpx
+import numpy as np
 import pytest
 
 from service.workers.drain import LINGER_SECONDS, WINDOW_SECONDS
-from support import arrivals, load, proxies, stopping
+from support import arrivals, load, proxies, rpc, rpc_stopping, stopping
 from support.images import draw, encode
-from support.servers import Server
+from support.servers import Server, free_port
 
 PNG = {"content-type": "image/png"}
 IMAGE = encode(draw(size=64))
@@ -56,6 +57,25 @@ def test_under_load_requests_sent_before_are_answered_and_later_ones_rejected(wo
         assert time.monotonic() - started < WINDOW_SECONDS + LINGER_SECONDS + 10
     assert stop.clean, stop
     assert stop.before[200] > 50
+
+
+@pytest.mark.parametrize("rounds", [1, pytest.param(10, marks=pytest.mark.benchmark)])
+def test_calls_of_grpc_are_answered_by_all_workers_and_later_ones_rejected(rounds, tmp_path):
+    body = rpc.request("cifar10", np.zeros((1, 32, 32, 3), np.uint8)).SerializeToString()
+    for number in range(rounds):
+        (folder := tmp_path / str(number)).mkdir()
+        port = free_port()
+        with Server(folder, workers=2, grpc_port=port) as server:
+            server.client.close()
+            before = rpc_stopping.ticks(server.process.pid)
+            stop = asyncio.run(rpc_stopping.stop_under_calls(port, body, 16, 1.5, server.process))
+            assert server.process.wait(10) == 0
+        assert stop.clean, stop
+        assert "Traceback" not in server.log.read_text()
+        assert stop.before["OK"] > 30
+        assert stop.words["the service is stopping: ask another replica"] > 0
+        assert len(before) == 2
+        assert min(stop.ticks[pid] - before[pid] for pid in before) > 3, "one worker had it all"
 
 
 HEAD = (

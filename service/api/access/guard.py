@@ -115,6 +115,21 @@ class Guard:
         scope[KEY] = key
         return _lack(key, needs, scope["query_string"])
 
+    def key_for(self, authorization: bytes | None, needs: Needs) -> Key | None:
+        """The key of a call that comes beside HTTP; None where no key is needed.
+
+        Raises:
+            Unauthorized: there is none, or an unknown one.
+            Forbidden: it has none of the scopes `needs`.
+        """
+        if self._keys is None or needs == OPEN:
+            return None
+        key = self._key_of(authorization or b"")
+        if key is None:
+            raise _unauthorized(given=authorization is not None)
+        check(key, needs)
+        return key
+
     def _port_error(self, scope: Scope, needs: Needs) -> NotFound | None:
         server = scope.get("server")
         on_admin_port = server is not None and server[1] == self._admin_port
@@ -166,7 +181,11 @@ def require(request: Request, needs: Needs) -> None:
     Raises:
         Forbidden: keys are on, and this one has none of the scopes `needs`.
     """
-    key: Key | None = request.scope.get(KEY)
+    check(request.scope.get(KEY), needs)
+
+
+def check(key: Key | None, needs: Needs) -> None:
+    """The same of a key; None where keys are off."""
     if key is not None and (error := _lack(key, needs)) is not None:
         raise error
 

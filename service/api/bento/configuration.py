@@ -77,6 +77,11 @@ def check(service: Any) -> None:
             f"services.{service.name}.http.cors.enabled is true, and CANDOR_ALLOW_ORIGINS is set, "
             "too: choose one of them"
         )
+    if actual["ssl.enabled"] and (port := Settings.from_environment().grpc_port):
+        raise BentoMLConfigException(
+            f"services.{service.name}.ssl.enabled is true, and CANDOR_GRPC_PORT is {port}, which "
+            "has no TLS: let a proxy end TLS for both, or unset one of them"
+        )
     command = click.get_current_context(silent=True)
     if command is not None and "port" in command.params:
         _check_address(service.name, command.params, actual, expected)

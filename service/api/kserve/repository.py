@@ -18,7 +18,7 @@ from service.bundle.manifest import Manifest
 
 PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"
 PLAIN_SUFFIX = ".logits"
-_INFER = "/v2/.*/infer"
+_INFER = "/v2/.*/infer|/inference[.].*Infer"
 _STAGES = {
     "queue": "queue",
     "compute_input": "decode",

@@ -93,7 +93,17 @@ def read(body: bytes, json_length: str | None, spec: Input, max_pixels: int) -> 
         json_length = None  # JSON has some length: a client may send the header with a default
     elif json_length == RAW and body:
         return InferenceRequest(None, (body,), (), {}, binary=False)
-    document, binary = _split(body, json_length)
+    return parsed(*_split(body, json_length), spec, max_pixels)
+
+
+def parsed(
+    document: Mapping[str, Any], binary: memoryview, spec: Input, max_pixels: int
+) -> InferenceRequest:
+    """A request from its `document`, as JSON has it, and the binary data of its input.
+
+    Elements of BYTES in the document may be bytes: the files themselves. Errors are those of
+    `read`.
+    """
     identity = document.get("id")
     if not isinstance(identity, str | None):
         raise MalformedRequest(f'"id" is {short(identity)}: give text')
@@ -120,7 +130,7 @@ def write(head: Mapping[str, Any], outputs: Sequence[Output]) -> Response:
 
 def _entry(output: Output) -> tuple[dict[str, Any], bytes]:
     values = output.values
-    kind, shape, content = _laid_out(values, output.columns)
+    kind, shape, content = laid_out(values, output.columns)
     entry: dict[str, Any] = {"name": output.request.name, "datatype": kind, "shape": shape}
     data, parameters = b"", dict(output.parameters)
     if output.request.binary:
@@ -132,7 +142,7 @@ def _entry(output: Output) -> tuple[dict[str, Any], bytes]:
     return entry | ({"parameters": parameters} if parameters else {}), data
 
 
-def _laid_out(values: Values, columns: int) -> tuple[str, list[int], bytes]:
+def laid_out(values: Values, columns: int) -> tuple[str, list[int], bytes]:
     """Datatype, shape and binary data of `values`."""
     if not isinstance(values, np.ndarray):
         shape = [len(values) // columns, columns] if columns else [len(values)]

@@ -23,9 +23,9 @@ Source: https://github.com/kserve/open-inference-protocol, inference_rest.md.
 """
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import orjson
@@ -65,6 +65,22 @@ PARAMETERS_OF = {
 }
 PLATFORM = "onnx_onnxv1"
 VERSION = "1"  # taken for the served one: clients of numbered versions ask for the first
+SERVER = {
+    "name": "candor",
+    "version": service.__version__,
+    "extensions": list(tensors.EXTENSIONS),
+}
+Written = TypeVar("Written")
+Write = Callable[[Mapping[str, Any], Sequence[Output]], Written]
+
+
+class Asked(NamedTuple):
+    """A checked request: its rows, the outputs it wants, and the `head` of its answer."""
+
+    rows: Sequence[Row]
+    outputs: Sequence[OutputRequest]
+    options: Options
+    head: Mapping[str, Any]
 
 
 class OpenInference:
@@ -97,13 +113,7 @@ class OpenInference:
 
     async def server(self, _request: Request) -> Response:
         """GET /v2."""
-        return _json(
-            {
-                "name": "candor",
-                "version": service.__version__,
-                "extensions": list(tensors.EXTENSIONS),
-            }
-        )
+        return _json(SERVER)
 
     async def live(self, _request: Request) -> Response:
         """GET /v2/health/live."""
@@ -136,11 +146,14 @@ class OpenInference:
         """GET /v2/models/NAME/stats, and of all models."""
         if "name" in request.path_params:
             self._name_of(request)
+        return _json({"model_stats": [await self.counted()]})
+
+    async def counted(self) -> dict[str, Any]:
+        """The statistics of the model."""
         # The text of all workers' metrics takes milliseconds to write and to read.
-        found = await asyncio.to_thread(
+        return await asyncio.to_thread(
             lambda: repository.statistics(self._manifest, self._pipeline.metrics.text())
         )
-        return _json({"model_stats": [found]})
 
     async def infer(self, request: Request) -> Response:
         """POST /v2/models/NAME/infer."""
@@ -155,32 +168,38 @@ class OpenInference:
                     body, json_length, self._manifest.input, self._pipeline.max_pixels
                 ),
             )
+        asked = self.asked(name, inference)
+        if asked.options.question is not None:
+            guard.require(request, guard.EXPLAIN)
+        timing.allow(asked.options.deadline_ms)
+        answer = await cancel_on_disconnect(request, self.answer(asked, timing, tensors.write))
+        return await compressed(answer, request.headers.get("accept-encoding", ""))
+
+    def asked(self, name: str, inference: InferenceRequest) -> Asked:
+        """What a request of the model `name` asks for, checked.
+
+        Raises:
+            InvalidParameter: an unknown output or parameter, or a parameter given twice.
+            MethodUnavailable: the model cannot be explained by that method.
+        """
         default = DEFAULT[:1] if repository.is_plain(name, self._manifest) else DEFAULT
         outputs = inference.outputs or tuple(
             OutputRequest(output, inference.binary) for output in default
         )
         options = self._options(inference, outputs)
-        if options.question is not None:
-            guard.require(request, guard.EXPLAIN)
-        timing.allow(options.deadline_ms)
-        head = self._head(name, inference.id, options)
-        answer = await cancel_on_disconnect(
-            request, self._answer(inference, outputs, options, timing, head)
-        )
-        return await compressed(answer, request.headers.get("accept-encoding", ""))
+        return Asked(inference.rows, outputs, options, self._head(name, inference.id, options))
 
-    async def _answer(
-        self,
-        inference: InferenceRequest,
-        outputs: Sequence[OutputRequest],
-        options: Options,
-        timing: Timing,
-        head: Mapping[str, Any],
-    ) -> Response:
+    async def answer(self, asked: Asked, timing: Timing, write: Write[Written]) -> Written:
+        """The answer in the form that `write` makes of its head and its outputs.
+
+        Raises:
+            RequestError: a row cannot be answered.
+        """
         # The outputs hold all logits and one label: a longer list would be made for nothing.
+        options = asked.options
         question, first_class = options.question, replace(options.prediction, top_k=1)
-        self._pipeline.charge(question, len(inference.rows), timing)
-        images = await gather_rows("row", (self._receive(row, timing) for row in inference.rows))
+        self._pipeline.charge(question, len(asked.rows), timing)
+        images = await gather_rows("row", (self._receive(row, timing) for row in asked.rows))
         predictions = await gather_rows(
             "row",
             (self._pipeline.predict(image, first_class, timing, question) for image in images),
@@ -197,19 +216,27 @@ class OpenInference:
                 ),
             )
         with timing.of("encode"):
-            written = [self._output(output, predictions, maps) for output in outputs]
-            return tensors.write(head, written)
+            outputs = [self._output(output, predictions, maps) for output in asked.outputs]
+            return write(asked.head, outputs)
 
     def _name_of(self, request: Request) -> str:
         """The name of the model in the path, which is served."""
+        path = request.path_params
+        return self.served(path["name"], path.get("version", self._manifest.version))
+
+    def served(self, name: str, version: str) -> str:
+        """`name`, of a model that is served.
+
+        Raises:
+            NotFound: there is no such model, or not of that version.
+        """
         served, names = self._manifest.version, repository.names(self._manifest)
-        name, version = request.path_params["name"], request.path_params.get("version", served)
         if name not in names or version not in (served, VERSION):
             raise NotFound(
                 f"there is no model {short(name)} of version {short(version)}; "
                 f"{' and '.join(map(repr, names))} of version {served!r} are served"
             )
-        return str(name)
+        return name
 
     def _options(self, inference: InferenceRequest, outputs: Sequence[OutputRequest]) -> Options:
         """Merges the parameters of the request with those of its outputs.
