@@ -12,11 +12,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from service.errors import InvalidParameter, MalformedRequest, short
+from service.errors import InvalidParameter, MalformedRequest, RequestError, short
+from service.image.resize import Pixels
 
 MAX_IMAGES = 64  # in one request
 
 EncodedImage = bytes | MalformedRequest
+SentImage = EncodedImage | Pixels | RequestError
 
 _DATA_URL = re.compile(r"data:[^,]{0,200},", re.IGNORECASE)
 _URL = re.compile(r"(https?|ftp|file|s3|gs|blob):", re.IGNORECASE)
@@ -27,11 +29,12 @@ _OF_TEXT = "b64"  # the key of an object that holds the text
 class Payload(NamedTuple):
     """Images and parameters of one request, and the mask of its only image.
 
-    `images` holds encoded images, or the error in the place of an unreadable one. `is_list`: the
-    caller sent a list and gets one back. `parameters`: text from query and form, JSON values.
+    `images` holds encoded images or pixels, or the error in the place of an unreadable one.
+    `is_list`: the caller sent a list and gets one back. `parameters`: text from query and form,
+    JSON values.
     """
 
-    images: tuple[EncodedImage, ...]
+    images: tuple[SentImage, ...]
     is_list: bool
     parameters: Mapping[str, Any] = MappingProxyType({})
     mask: bytes | None = None

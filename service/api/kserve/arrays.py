@@ -5,6 +5,7 @@ size and normalised, x = (p / 255 − mean) / std. They are brought back to the 
 whole: of an image that had 8 bits, exactly.
 """
 
+import itertools
 import math
 from typing import Any
 
@@ -21,6 +22,7 @@ DTYPES = {
     "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
 }  # fmt: skip
 CHANNELS = (1, 3)
+AXES = 4
 SHAPES = "(N, H, W, 3), (N, 3, H, W), or with 1 channel"
 MOST = 255
 PIXELS = "whole numbers are pixels, give 0 to 255"
@@ -39,7 +41,7 @@ def check_shape(shape: tuple[int, ...], spec: Input, max_pixels: int, *, is_floa
             f"the input's shape {short(list(shape))} has no axis of images: "
             f"give {short([1, *shape])}"
         )
-    if len(shape) != 4 or 0 in shape or not {shape[1], shape[3]} & set(CHANNELS):  # noqa: PLR2004
+    if len(shape) != AXES or 0 in shape or not {shape[1], shape[3]} & set(CHANNELS):
         raise InvalidParameter(f"the input's shape is {short(list(shape))}: give {SHAPES}")
     height, width = _sides(shape)
     check_size(width, height, max_pixels)
@@ -57,6 +59,22 @@ def _is_last(shape: tuple[int, ...]) -> bool:
 
 def _sides(shape: tuple[int, ...]) -> tuple[int, int]:
     return (shape[1], shape[2]) if _is_last(shape) else (shape[2], shape[3])
+
+
+def flat(data: list[Any]) -> list[Any]:
+    """The numbers or texts of nested lists, in their order.
+
+    Raises:
+        MalformedRequest: lists and others stand side by side.
+    """
+    # One level a turn, because a caller could nest deeper than Python recurses.
+    while data and isinstance(data[0], list):
+        if not all(isinstance(entry, list) for entry in data):
+            raise MalformedRequest(
+                "the input's data is nested unevenly: give it flat, or nested by its shape"
+            )
+        data = list(itertools.chain.from_iterable(data))
+    return data
 
 
 def images(

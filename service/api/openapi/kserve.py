@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from service.api.kserve import repository
+from service.api.kserve import outputs as model_outputs
+from service.api.kserve import views
 from service.api.kserve.arrays import DTYPES
+from service.api.kserve.outputs import ATTRIBUTION
 from service.api.kserve.tensors import BOOL, BYTES, HEADER
-from service.api.kserve.v2 import ATTRIBUTION, outputs_of
 from service.api.openapi.schemas import (
     BASE64,
     FLAG,
@@ -28,7 +29,7 @@ _JSON, _BINARY = "application/json", "application/octet-stream"
 
 def paths(manifest: Manifest) -> dict[str, Any]:
     """The paths of both protocols, with their operations."""
-    name = _path_parameter("name", *repository.names(manifest))
+    name = _path_parameter("name", *views.names(manifest))
     only = _path_parameter("name", manifest.name)
     version = _path_parameter("version", manifest.version)
     model = record("", name=TEXT, ready=FLAG)
@@ -36,7 +37,11 @@ def paths(manifest: Manifest) -> dict[str, Any]:
         "/v2": {"get": _get("The server", [], _server())},
         "/v2/health/live": {"get": _get("Liveness of the server", [], record("", live=FLAG))},
         "/v2/health/ready": {"get": _get("Readiness of the server", [], record("", ready=FLAG))},
-        **_v1_paths(only, model),
+        "/v1/models": {
+            "get": _get("The names of the models", [], record("", models=array_of(TEXT)))
+        },
+        **_v1_paths("/v1/models/{name}", [only]),
+        **_v1_paths("/v1/models/{name}/versions/{version}", [only, version]),
         "/v2/repository/index": {"post": _index()},
         "/v2/models/stats": {"get": _get("What was inferred", [], _statistics())},
     }
@@ -54,15 +59,19 @@ def paths(manifest: Manifest) -> dict[str, Any]:
     return documents
 
 
-def _v1_paths(name: dict[str, Any], model: Schema) -> dict[str, Any]:
-    models = record("", models=array_of(TEXT))
+def _v1_paths(model: str, parameters: list[dict[str, Any]]) -> dict[str, Any]:
     predictions = record("", predictions=array_of(OBJECT))
     explanations = record("", predictions=array_of(OBJECT), explanations=array_of(OBJECT))
+    classes = record("", results=array_of(array_of({"type": "array", "items": {}})))
+    status = record("", name=TEXT, ready=FLAG, model_version_status=array_of(OBJECT))
+    signatures = record("", model_spec=OBJECT, metadata=OBJECT)
+    described = "The signature of the model (TensorFlow Serving's form)"
     return {
-        "/v1/models": {"get": _get("The names of the models", [], models)},
-        "/v1/models/{name}": {"get": _get("Readiness of the model", [name], model)},
-        "/v1/models/{name}:predict": {"post": _v1("Predict", [name], predictions)},
-        "/v1/models/{name}:explain": {"post": _v1("Predict and explain", [name], explanations)},
+        model: {"get": _get("Readiness of the model", parameters, status)},
+        f"{model}/metadata": {"get": _get(described, parameters, signatures)},
+        f"{model}:predict": {"post": _v1("Predict", parameters, predictions)},
+        f"{model}:explain": {"post": _v1("Predict and explain", parameters, explanations)},
+        f"{model}:classify": {"post": _v1("Probabilities of classes", parameters, classes)},
     }
 
 
@@ -141,7 +150,7 @@ def _infer(parameters: list[dict[str, Any]], manifest: Manifest) -> dict[str, An
     )
     data = {"type": "array", "items": {}}
     tensor["properties"] |= {"parameters": scalars, "data": data}
-    output = record("A requested output", name={"enum": list(outputs_of(manifest))})
+    output = record("A requested output", name={"enum": list(model_outputs.names(manifest))})
     output["properties"] |= {"parameters": scalars}
     request = record(
         "One tensor: BYTES (N,) of encoded images, or numbers (N, H, W, 3) or (N, 3, H, W)",

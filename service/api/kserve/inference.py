@@ -1,0 +1,174 @@
+"""An inference by tensors, without its transport: parameters → options, rows → output tensors.
+
+The parameters of an explanation (`method`, `target`, …) and of sets (`coverage`, `by_class`) belong
+to their output, or to the request, for clients that cannot set those of an output. One bad row
+fails the request: the protocol has no error for one row.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from service.api import parameters as request_parameters
+from service.api.kserve import outputs as model_outputs
+from service.api.kserve import tensors
+from service.api.kserve.outputs import (
+    ATTRIBUTION,
+    CLASSIFICATION,
+    CLASSIFIED,
+    QUALITY,
+    SETS,
+    output_of,
+)
+from service.api.kserve.tensors import InferenceRequest, Output, OutputRequest, Row
+from service.api.parameters import Options
+from service.api.tasks import gather_rows
+from service.bundle.manifest import Manifest
+from service.errors import InvalidParameter, RequestError, short
+from service.explain import Attribution
+from service.predictions import Prediction, most_top_k
+from service.schedule.pipeline import Pipeline, Sent
+from service.schedule.timing import Timing
+
+PARAMETERS_OF = {
+    SETS: request_parameters.OF_SETS,
+    ATTRIBUTION: (*request_parameters.OF_ATTRIBUTIONS, *request_parameters.OF_INFER),
+}
+BINARY_DATA = "binary_data"
+
+
+class Answers(NamedTuple):
+    """The predictions of the rows of a request, and their maps; no maps without a question."""
+
+    predictions: Sequence[Prediction]
+    maps: Sequence[Attribution]
+
+
+class Inference:
+    """Answers inferences over one pipeline."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._manifest: Manifest = pipeline.engine.manifest
+
+    def options(self, inference: InferenceRequest, outputs: Sequence[OutputRequest]) -> Options:
+        """The parameters of the request merged with those of its outputs, checked.
+
+        Raises:
+            InvalidParameter: an unknown output, a parameter that has no meaning, or one given
+                twice.
+            MethodUnavailable: the model cannot be explained by that method.
+        """
+        by_output = {output.name: output.parameters for output in outputs}
+        ignored = [*inference.ignored]
+        for name, parameters in by_output.items():
+            self._check_output(name, parameters, by_output)
+            ignored += _ignored(name, parameters)
+        _check_belonging(inference.parameters, by_output)
+        of_outputs = {
+            parameter: value
+            for name, own in PARAMETERS_OF.items()
+            for parameter, value in by_output.get(name, {}).items()
+            if parameter in own
+        }
+        twice = set(of_outputs) & set(inference.parameters)
+        if twice:
+            raise InvalidParameter(
+                f"{', '.join(sorted(twice))} is given with the output and with the request: "
+                "give it once"
+            )
+        options = request_parameters.of_infer(
+            self._manifest,
+            {**inference.parameters, **of_outputs},
+            explained=ATTRIBUTION in by_output,
+            sets=SETS in by_output,
+            defaults=self._pipeline.defaults,
+        )
+        return replace(options, warnings=(*options.warnings, *ignored))
+
+    def _check_output(
+        self, name: str, parameters: Mapping[str, Any], outputs: Collection[str]
+    ) -> None:
+        available = model_outputs.names(self._manifest)
+        if name not in available:
+            raise InvalidParameter(
+                f"there is no output {short(name)}; there are {', '.join(available)}"
+            )
+        tensors.check_memory(parameters)
+        count, most = parameters.get(CLASSIFICATION, 1), most_top_k(self._manifest)
+        # To Python, true is a whole number.
+        if type(count) is not int or not 1 <= count <= most:
+            raise InvalidParameter(
+                f"{CLASSIFICATION} of {name} is {short(count)}; give 1 to {most:,}"
+            )
+        if name == QUALITY and ATTRIBUTION not in outputs:
+            raise InvalidParameter(
+                f"{QUALITY} measures the output {ATTRIBUTION!r}, which was not requested: "
+                "request it, too"
+            )
+
+    async def run(self, rows: Sequence[Row], options: Options, timing: Timing) -> Answers:
+        """The predictions of `rows`, and their maps where `options` have a question.
+
+        Raises:
+            RequestError: of the row that failed; the message names it.
+        """
+        # The outputs hold all logits and one label: a longer list would be made for nothing.
+        question, first_class = options.question, replace(options.prediction, top_k=1)
+        explained = question is not None
+        self._pipeline.charge(question, len(rows), timing)
+        images = await gather_rows("row", (self._receive(row, timing) for row in rows))
+        predictions = await gather_rows(
+            "row",
+            (
+                self._pipeline.predict(image, first_class, timing, explained=explained)
+                for image in images
+            ),
+        )
+        maps: Sequence[Attribution] = ()
+        if question is not None:
+            maps = await gather_rows(
+                "row",
+                (
+                    self._pipeline.explain(image, question, prediction, timing, row / len(images))
+                    for row, (image, prediction) in enumerate(
+                        zip(images, predictions, strict=True), start=1
+                    )
+                ),
+            )
+        return Answers(predictions, maps)
+
+    def outputs(self, requests: Sequence[OutputRequest], answers: Answers) -> list[Output]:
+        """The requested outputs of these answers."""
+        return [output_of(each, *answers, self._manifest) for each in requests]
+
+    async def _receive(self, row: Row, timing: Timing) -> Sent:
+        if isinstance(row, RequestError):
+            raise row
+        if isinstance(row, bytes):
+            return await self._pipeline.receive(row, timing, keep=False)
+        return await self._pipeline.receive_pixels(row, timing)
+
+
+def _ignored(name: str, parameters: Mapping[str, Any]) -> tuple[str, ...]:
+    """Warnings of the parameters of the output `name` that nobody knows."""
+    own = (CLASSIFICATION,) if name in CLASSIFIED else PARAMETERS_OF.get(name, ())
+    known = (*own, BINARY_DATA)
+    unknown = [parameter for parameter in parameters if parameter not in known]
+    for parameter in unknown:
+        if parameter == CLASSIFICATION or parameter in request_parameters.EVERYWHERE:
+            raise InvalidParameter(
+                f"{name} has no parameter {short(parameter)}; it has {', '.join(known)}"
+            )
+    return request_parameters.ignored(unknown, known)
+
+
+def _check_belonging(parameters: Mapping[str, Any], outputs: Collection[str]) -> None:
+    """Checks that no parameter of the request is about an output that was not requested."""
+    for name, own in PARAMETERS_OF.items():
+        unused = set(parameters) & set(own) - set(request_parameters.OF_INFER)
+        if name not in outputs and unused:
+            raise InvalidParameter(
+                f"{', '.join(sorted(unused))} belongs to the output {name!r}, "
+                "which was not requested: request it, too"
+            )
