@@ -12,6 +12,7 @@ import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -23,6 +24,7 @@ from service.api.access.keys import Keys
 from service.api.access.sites import Sites
 from service.api.bento import BENTOML_PATHS, CALLS, PICKLE
 from service.api.bento.calls import Calls
+from service.api.kserve import unserved
 from service.api.kserve.v1 import KServeV1
 from service.api.kserve.v2 import OpenInference
 from service.api.middleware import DrainMiddleware, ObservationMiddleware
@@ -121,7 +123,7 @@ class Application:
             exception_handlers={
                 RequestError: problems.on_error,
                 ClientDisconnect: problems.on_error,
-                HTTPException: problems.on_http_exception,
+                HTTPException: _no_route,
                 Exception: problems.on_error,
             },
         )
@@ -166,6 +168,13 @@ class Application:
                 request_body.release(request)
 
         return Route(route.path, admitted, methods=["POST"])
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    """Answers a request that no route is for."""
+    if missing := unserved.error(request.url.path):
+        return problems.respond(request, missing)
+    return await problems.on_http_exception(request, error)
 
 
 def _takes_images(route: Route) -> bool:

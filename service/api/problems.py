@@ -13,7 +13,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from service.api.kserve import unserved
 from service.errors import InternalError, MethodNotAllowed, NotFound, RequestError
 
 MEDIA_TYPE = "application/problem+json"
@@ -91,8 +90,6 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     """Starlette's handler for requests that its router has no route for."""
     assert isinstance(error, HTTPException)
     path = request.url.path
-    if why := unserved.reason(path):
-        return respond(request, NotFound(f"{path} is not served: {why}"))
     if error.status_code == METHOD_NOT_ALLOWED:
         allowed = (error.headers or {}).get("Allow", "another method")
         response = respond(

@@ -5,13 +5,13 @@ to their output, or to the request, for clients that cannot set those of an outp
 fails the request: the protocol has no error for one row.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from service.api import parameters as request_parameters
 from service.api.kserve import outputs as model_outputs
-from service.api.kserve import tensors
+from service.api.kserve import tensors, views
 from service.api.kserve.outputs import (
     ATTRIBUTION,
     CLASSIFICATION,
@@ -24,9 +24,9 @@ from service.api.kserve.tensors import InferenceRequest, Output, OutputRequest, 
 from service.api.parameters import Options
 from service.api.tasks import gather_rows
 from service.bundle.manifest import Manifest
-from service.errors import InvalidParameter, RequestError, short
+from service.errors import InvalidParameter, NotFound, RequestError, short
 from service.explain import Attribution
-from service.predictions import Prediction, most_top_k
+from service.predictions import most_top_k
 from service.schedule.pipeline import Pipeline, Sent
 from service.schedule.timing import Timing
 
@@ -35,13 +35,18 @@ PARAMETERS_OF = {
     ATTRIBUTION: (*request_parameters.OF_ATTRIBUTIONS, *request_parameters.OF_INFER),
 }
 BINARY_DATA = "binary_data"
+VERSION = "1"  # taken for the served one: clients of numbered versions ask for the first
+Written = TypeVar("Written")
+Write = Callable[[Mapping[str, Any], Sequence[Output]], Written]
 
 
-class Answers(NamedTuple):
-    """The predictions of the rows of a request, and their maps; no maps without a question."""
+class Asked(NamedTuple):
+    """A checked request: its rows, the outputs that it wants, and the `head` of its answer."""
 
-    predictions: Sequence[Prediction]
-    maps: Sequence[Attribution]
+    rows: Sequence[Row]
+    outputs: Sequence[OutputRequest]
+    options: Options
+    head: Mapping[str, Any]
 
 
 class Inference:
@@ -51,14 +56,78 @@ class Inference:
         self._pipeline = pipeline
         self._manifest: Manifest = pipeline.engine.manifest
 
-    def options(self, inference: InferenceRequest, outputs: Sequence[OutputRequest]) -> Options:
-        """The parameters of the request merged with those of its outputs, checked.
+    def served(self, name: str, version: str) -> str:
+        """`name`, of a model that is served.
+
+        Raises:
+            NotFound: there is no such model, or not of that version.
+        """
+        served, names = self._manifest.version, views.names(self._manifest)
+        if name not in names or version not in (served, VERSION):
+            raise NotFound(
+                f"there is no model {short(name)} of version {short(version)}; "
+                f"{', '.join(map(repr, names))} of version {served!r}, or {VERSION}, are served"
+            )
+        return name
+
+    def asked(self, name: str, inference: InferenceRequest) -> Asked:
+        """What a request of the model `name` asks for, checked.
 
         Raises:
             InvalidParameter: an unknown output, a parameter that has no meaning, or one given
                 twice.
             MethodUnavailable: the model cannot be explained by that method.
         """
+        outputs = inference.outputs or tuple(
+            OutputRequest(output, inference.binary)
+            for output in views.find(name, self._manifest).usual_outputs(self._manifest)
+        )
+        options = self._options(inference, outputs)
+        return Asked(inference.rows, outputs, options, self._head(name, inference.id, options))
+
+    async def answer(self, asked: Asked, timing: Timing, write: Write[Written]) -> Written:
+        """The answer in the form that `write` makes of its head and its outputs.
+
+        Raises:
+            RequestError: a row cannot be answered; the message names it.
+        """
+        # The outputs hold all logits and one label: a longer list would be made for nothing.
+        options = asked.options
+        question, first_class = options.question, replace(options.prediction, top_k=1)
+        explained = question is not None
+        self._pipeline.charge(question, len(asked.rows), timing)
+        images = await gather_rows("row", (self._receive(row, timing) for row in asked.rows))
+        predictions = await gather_rows(
+            "row",
+            (
+                self._pipeline.predict(image, first_class, timing, explained=explained)
+                for image in images
+            ),
+        )
+        maps: Sequence[Attribution] = ()
+        if question is not None:
+            maps = await gather_rows(
+                "row",
+                (
+                    self._pipeline.explain(image, question, prediction, timing, row / len(images))
+                    for row, (image, prediction) in enumerate(
+                        zip(images, predictions, strict=True), start=1
+                    )
+                ),
+            )
+        with timing.of("encode"):
+            outputs = [output_of(each, predictions, maps, self._manifest) for each in asked.outputs]
+            return write(asked.head, outputs)
+
+    async def _receive(self, row: Row, timing: Timing) -> Sent:
+        if isinstance(row, RequestError):
+            raise row
+        if isinstance(row, bytes):
+            return await self._pipeline.receive(row, timing, keep=False)
+        return await self._pipeline.receive_pixels(row, timing)
+
+    def _options(self, inference: InferenceRequest, outputs: Sequence[OutputRequest]) -> Options:
+        """The parameters of the request merged with those of its outputs."""
         by_output = {output.name: output.parameters for output in outputs}
         ignored = [*inference.ignored]
         for name, parameters in by_output.items():
@@ -107,47 +176,13 @@ class Inference:
                 "request it, too"
             )
 
-    async def run(self, rows: Sequence[Row], options: Options, timing: Timing) -> Answers:
-        """The predictions of `rows`, and their maps where `options` have a question.
-
-        Raises:
-            RequestError: of the row that failed; the message names it.
-        """
-        # The outputs hold all logits and one label: a longer list would be made for nothing.
-        question, first_class = options.question, replace(options.prediction, top_k=1)
-        explained = question is not None
-        self._pipeline.charge(question, len(rows), timing)
-        images = await gather_rows("row", (self._receive(row, timing) for row in rows))
-        predictions = await gather_rows(
-            "row",
-            (
-                self._pipeline.predict(image, first_class, timing, explained=explained)
-                for image in images
-            ),
-        )
-        maps: Sequence[Attribution] = ()
-        if question is not None:
-            maps = await gather_rows(
-                "row",
-                (
-                    self._pipeline.explain(image, question, prediction, timing, row / len(images))
-                    for row, (image, prediction) in enumerate(
-                        zip(images, predictions, strict=True), start=1
-                    )
-                ),
-            )
-        return Answers(predictions, maps)
-
-    def outputs(self, requests: Sequence[OutputRequest], answers: Answers) -> list[Output]:
-        """The requested outputs of these answers."""
-        return [output_of(each, *answers, self._manifest) for each in requests]
-
-    async def _receive(self, row: Row, timing: Timing) -> Sent:
-        if isinstance(row, RequestError):
-            raise row
-        if isinstance(row, bytes):
-            return await self._pipeline.receive(row, timing, keep=False)
-        return await self._pipeline.receive_pixels(row, timing)
+    def _head(self, name: str, identity: str | None, options: Options) -> Mapping[str, Any]:
+        head: dict[str, Any] = {"model_name": name, "model_version": self._manifest.version}
+        if identity is not None:
+            head["id"] = identity
+        if options.warnings:
+            head["parameters"] = {"warnings": "; ".join(options.warnings)}
+        return head
 
 
 def _ignored(name: str, parameters: Mapping[str, Any]) -> tuple[str, ...]:

@@ -30,8 +30,8 @@ def index(manifest: Manifest) -> list[dict[str, str]]:
     ]
 
 
-def configuration(described: dict[str, Any], format_: str) -> dict[str, Any]:
-    """GET /v2/models/NAME/config, of its metadata and the format of its input."""
+def configuration(described: dict[str, Any]) -> dict[str, Any]:
+    """GET /v2/models/NAME/config, of its metadata."""
     return {
         "name": described["name"],
         "platform": PLATFORM,
@@ -42,7 +42,7 @@ def configuration(described: dict[str, Any], format_: str) -> dict[str, Any]:
             {
                 "name": each["name"],
                 "data_type": _type(each["datatype"]),
-                "format": format_,
+                "format": views.format_of(each["shape"]),
                 "dims": each["shape"][1:] or [1],
             }
             for each in described["inputs"]

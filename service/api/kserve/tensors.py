@@ -100,7 +100,17 @@ def read(body: bytes, json_length: str | None, spec: Input, max_pixels: int) -> 
         json_length = None  # JSON has some length: a client may send the header with a default
     elif json_length == RAW and body:
         return InferenceRequest(None, (body,), (), {}, binary=True)
-    document, binary = _split(body, json_length)
+    return parsed(*_split(body, json_length), spec, max_pixels)
+
+
+def parsed(
+    document: Mapping[str, Any], binary: memoryview, spec: Input, max_pixels: int
+) -> InferenceRequest:
+    """A request from its `document`, as JSON has it, and the binary data of its input.
+
+    Elements of BYTES in the document may be bytes: the files themselves. Errors are those of
+    `read`.
+    """
     identity = document.get("id")
     if not isinstance(identity, str | None):
         raise MalformedRequest(f'"id" is {short(identity)}: give text')
@@ -129,7 +139,7 @@ def write(head: Mapping[str, Any], outputs: Sequence[Output]) -> Response:
 
 def _entry(output: Output) -> tuple[dict[str, Any], bytes]:
     values = output.values
-    kind, shape, content = _laid_out(values, output.columns)
+    kind, shape, content = laid_out(values, output.columns)
     entry: dict[str, Any] = {"name": output.request.name, "datatype": kind, "shape": shape}
     data, parameters = b"", dict(output.parameters)
     if output.request.binary:
@@ -141,7 +151,7 @@ def _entry(output: Output) -> tuple[dict[str, Any], bytes]:
     return entry | ({"parameters": parameters} if parameters else {}), data
 
 
-def _laid_out(values: Values, columns: int) -> tuple[str, list[int], bytes]:
+def laid_out(values: Values, columns: int) -> tuple[str, list[int], bytes]:
     """Datatype, shape and binary data of `values`."""
     if not isinstance(values, np.ndarray):
         shape = [len(values) // columns, columns] if columns else [len(values)]
@@ -290,16 +300,16 @@ def _encoded(
             f"the input has {len(elements):,} elements or more, but its shape has {rows} rows: "
             "make them agree"
         )
-    is_text = isinstance(data, list) or parameters.get(CONTENT_TYPE) == BASE64
-    return tuple(_encoded_image(element, is_text=is_text) for element in elements)
+    packed = parameters.get(CONTENT_TYPE) == BASE64
+    return tuple(_encoded_image(element, packed=packed) for element in elements)
 
 
-def _encoded_image(element: object, *, is_text: bool) -> EncodedImage:
-    if isinstance(element, bytes) and not is_text:
+def _encoded_image(element: object, *, packed: bool) -> EncodedImage:
+    """The file in an element of JSON, or of binary data, which may be `packed` in base64."""
+    if isinstance(element, bytes) and not packed:
         return element or MalformedRequest("the image is empty (0 bytes): send one")
-    if isinstance(element, bytes):
-        element = element.decode("latin-1")
-    return from_base64("image", element)
+    text = element.decode("latin-1") if isinstance(element, bytes) else element
+    return from_base64("image", text)
 
 
 def _elements(data: memoryview, rows: int) -> list[bytes]:

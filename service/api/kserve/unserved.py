@@ -6,6 +6,8 @@ https://www.tensorflow.org/tfx/serving/api_rest.
 
 import re
 
+from service.errors import NotFound
+
 _REASONS = (
     (
         r"/v2/(system|cuda)sharedmemory(/.*)?",
@@ -33,9 +35,12 @@ _REASONS = (
         "versions have no labels here: leave the label out, or name /versions/1",
     ),
 )
-_PATTERNS = tuple((re.compile(path), reason) for path, reason in _REASONS)
+_PATTERNS = tuple((re.compile(path), words) for path, words in _REASONS)
 
 
-def reason(path: str) -> str | None:
-    """The reason why `path` is not served, if it belongs to a known protocol."""
-    return next((reason for pattern, reason in _PATTERNS if pattern.fullmatch(path)), None)
+def error(path: str) -> NotFound | None:
+    """The error that says why `path` is not served, if it belongs to a known protocol."""
+    for pattern, words in _PATTERNS:
+        if pattern.fullmatch(path):
+            return NotFound(f"{path} is not served: {words}")
+    return None

@@ -23,19 +23,20 @@ from service.api.body import BYTES, JSON, Limits
 from service.api.kserve import outputs as model_outputs
 from service.api.kserve import repository, tensors, views
 from service.api.kserve.inference import Inference
-from service.api.kserve.tensors import InferenceRequest, OutputRequest
-from service.api.kserve.views import View
+from service.api.kserve.tensors import InferenceRequest
 from service.api.negotiation import compressed, prefers
-from service.api.parameters import Options
 from service.api.tasks import cancel_on_disconnect, timing_of
 from service.bundle.folder import Bundle
 from service.bundle.manifest import Manifest
-from service.errors import NotFound, short
 from service.schedule.pipeline import Pipeline
 
 PREFIX = "/v2"
 PLATFORM = "onnx_onnxv1"
-VERSION = "1"  # taken for the served one: clients of numbered versions ask for the first
+SERVER = {
+    "name": "candor",
+    "version": service.__version__,
+    "extensions": list(tensors.EXTENSIONS),
+}
 
 
 class OpenInference:
@@ -69,13 +70,7 @@ class OpenInference:
 
     async def server(self, _request: Request) -> Response:
         """GET /v2."""
-        return _json(
-            {
-                "name": "candor",
-                "version": service.__version__,
-                "extensions": list(tensors.EXTENSIONS),
-            }
-        )
+        return _json(SERVER)
 
     async def live(self, _request: Request) -> Response:
         """GET /v2/health/live."""
@@ -87,16 +82,16 @@ class OpenInference:
 
     async def model(self, request: Request) -> Response:
         """GET /v2/models/NAME."""
-        return _json(metadata(self._manifest, self._view_of(request)))
+        return _json(metadata(self._manifest, self._name_of(request)))
 
     async def model_ready(self, request: Request) -> Response:
         """GET /v2/models/NAME/ready."""
-        return _json({"name": self._view_of(request).name_of(self._manifest), "ready": True})
+        return _json({"name": self._name_of(request), "ready": True})
 
     async def config(self, request: Request) -> Response:
         """GET /v2/models/NAME/config."""
-        view = self._view_of(request)
-        return _json(repository.configuration(metadata(self._manifest, view), view.format))
+        described = metadata(self._manifest, self._name_of(request))
+        return _json(repository.configuration(described))
 
     async def index(self, _request: Request) -> Response:
         """POST /v2/repository/index."""
@@ -107,7 +102,7 @@ class OpenInference:
     async def statistics(self, request: Request) -> Response:
         """GET /v2/models/NAME/stats, and of all models."""
         if "name" in request.path_params:
-            self._view_of(request)
+            self._name_of(request)
         # The text of all workers' metrics takes milliseconds to write and to read.
         found = await asyncio.to_thread(
             lambda: repository.statistics(self._manifest, self._pipeline.metrics.text())
@@ -116,28 +111,20 @@ class OpenInference:
 
     async def infer(self, request: Request) -> Response:
         """POST /v2/models/NAME/infer."""
-        view = self._view_of(request)
+        name = self._name_of(request)
         timing = timing_of(request, self._pipeline)
         with timing.of("read"):
-            inference = await self._read(request, view)
-        outputs = inference.outputs or tuple(
-            OutputRequest(output, inference.binary) for output in view.usual_outputs(self._manifest)
-        )
-        options = self._inference.options(inference, outputs)
-        if options.question is not None:
+            inference = await self._read(request, name)
+        asked = self._inference.asked(name, inference)
+        if asked.options.question is not None:
             guard.require(request, guard.EXPLAIN)
-        timing.allow(options.deadline_ms)
-        head = self._head(view.name_of(self._manifest), inference.id, options)
-
-        async def work() -> Response:
-            answers = await self._inference.run(inference.rows, options, timing)
-            with timing.of("encode"):
-                return tensors.write(head, self._inference.outputs(outputs, answers))
-
-        answer = await cancel_on_disconnect(request, work())
+        timing.allow(asked.options.deadline_ms)
+        answer = await cancel_on_disconnect(
+            request, self._inference.answer(asked, timing, tensors.write)
+        )
         return await compressed(answer, request.headers.get("accept-encoding", ""))
 
-    async def _read(self, request: Request, view: View) -> InferenceRequest:
+    async def _read(self, request: Request, name: str) -> InferenceRequest:
         body = await request_body.body_of(request, self._limits)
         json_length = request.headers.get(tensors.HEADER)
         spec, max_pixels = self._manifest.input, self._pipeline.max_pixels
@@ -146,35 +133,21 @@ class OpenInference:
         )
         if inference.rows[0] is not body:
             return inference
+        row = views.find(name, self._manifest).raw_row(body, spec)
         binary = not prefers(request.headers.get("accept", ""), JSON, BYTES)
-        return replace(inference, rows=(view.raw_row(body, spec),), binary=binary)
+        return replace(inference, rows=(row,), binary=binary)
 
-    def _view_of(self, request: Request) -> View:
-        """The view that the path names."""
-        name, served = request.path_params["name"], self._manifest.version
-        version = request.path_params.get("version", served)
-        view = views.find(name, self._manifest)
-        if view is None or version not in (served, VERSION):
-            raise NotFound(
-                f"there is no model {short(name)} of version {short(version)}; "
-                f"{', '.join(map(repr, views.names(self._manifest)))} of version {served!r}, "
-                f"or {VERSION}, are served"
-            )
-        return view
-
-    def _head(self, name: str, identity: str | None, options: Options) -> Mapping[str, Any]:
-        head: dict[str, Any] = {"model_name": name, "model_version": self._manifest.version}
-        if identity is not None:
-            head["id"] = identity
-        if options.warnings:
-            head["parameters"] = {"warnings": "; ".join(options.warnings)}
-        return head
+    def _name_of(self, request: Request) -> str:
+        """The name of the model in the path, which is served."""
+        path = request.path_params
+        return self._inference.served(path["name"], path.get("version", self._manifest.version))
 
 
-def metadata(manifest: Manifest, view: View) -> dict[str, Any]:
+def metadata(manifest: Manifest, name: str) -> dict[str, Any]:
     """GET /v2/models/NAME. Its input is what a request must have; others may stand in for it."""
+    view = views.find(name, manifest)
     return {
-        "name": view.name_of(manifest),
+        "name": name,
         "versions": [manifest.version],
         "platform": PLATFORM,
         "inputs": [view.described_input(manifest)],

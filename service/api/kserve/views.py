@@ -10,6 +10,7 @@ configuration list, and in the outputs of a request that names none.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,11 +76,18 @@ VIEWS = (
 )
 
 
+def format_of(shape: Sequence[int]) -> str:
+    """Triton's word for the order of the axes of an input."""
+    if len(shape) != arrays.AXES:
+        return NONE
+    return NHWC if shape[-1] == CHANNELS else NCHW
+
+
 def names(manifest: Manifest) -> tuple[str, ...]:
     """The names under which the model is served."""
     return tuple(view.name_of(manifest) for view in VIEWS)
 
 
-def find(name: str, manifest: Manifest) -> View | None:
-    """The view called `name`, if there is one."""
-    return next((view for view in VIEWS if view.name_of(manifest) == name), None)
+def find(name: str, manifest: Manifest) -> View:
+    """The view called `name`, which is one of `names`."""
+    return next(view for view in VIEWS if view.name_of(manifest) == name)
