@@ -349,6 +349,27 @@ def test_declared_defaults_are_accepted_where_they_have_no_meaning(server):
     assert found["explanation"]["parameters"] == {"layer": "last"}
 
 
+@pytest.mark.parametrize("kind", ["image/png", "application/x-npy"])
+def test_an_answer_that_is_not_json_names_what_was_ignored_in_a_header(kind, server):
+    for query, words in (("utm=ü%0A&_=1", ("'utm'", "'_'")), ("ж=1", ("'\\u0436'",))):
+        response = server.client.post(f"/explain?{query}", content=GOOD, headers={"accept": kind})
+        assert response.headers["content-type"] == kind
+        assert all(word in response.headers["candor-warnings"] for word in words)
+    plain = server.client.post("/explain", content=GOOD, headers={"accept": kind})
+    assert "candor-warnings" not in plain.headers
+
+
+def test_a_map_that_is_mostly_error_says_so_beside_the_array(server):
+    query = "method=kernel_shap&samples=64"
+    in_json = server.client.post(f"/explain?{query}&map=array", content=GOOD).json()
+    warnings = in_json["explanation"]["warnings"]
+    response = server.client.post(
+        f"/explain?{query}", content=GOOD, headers={"accept": "application/x-npy"}
+    )
+    assert warnings
+    assert response.headers["candor-warnings"].startswith(warnings[0][:20])
+
+
 def test_two_images_cannot_become_one_png(server):
     response = server.client.post(
         "/explain", json={"images": [b64(GOOD)] * 2}, headers={"accept": "image/png"}
