@@ -99,6 +99,17 @@ def images(
     return np.ascontiguousarray(colours, np.uint8)
 
 
+def files(data: memoryview | list[Any], shape: tuple[int, int]) -> tuple[bytes, ...]:
+    """The encoded images in the rows of UINT8 (N, bytes), as Triton's DALI backend takes them.
+
+    Shorter ones have zeros behind their end, which decoders skip.
+
+    Raises:
+        MalformedRequest: the data are not bytes, or not so many.
+    """
+    return tuple(row.tobytes() for row in _array(data, shape, "UINT8"))
+
+
 def _array(data: memoryview | list[Any], shape: tuple[int, ...], datatype: str) -> np.ndarray:
     dtype, count = np.dtype(DTYPES[datatype]), math.prod(shape)
     packed = isinstance(data, memoryview)

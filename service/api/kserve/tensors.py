@@ -1,7 +1,8 @@
 """Tensors of the Open Inference Protocol (KServe's V2): a JSON document, then binary data.
 
-Input, one image a row: BYTES (N,) or (N, 1) of encoded images, or numbers (N, H, W, 3) or
-(N, 3, H, W), see `service.api.kserve.arrays`. A raw binary request is one encoded image alone.
+Input, one image a row: BYTES (N,) or (N, 1), or UINT8 (N, bytes), of encoded images, or numbers
+(N, H, W, 3) or (N, 3, H, W), see `service.api.kserve.arrays`. A raw binary request is one encoded
+image alone.
 Output: FP32 or BOOL of any shape, or BYTES (N,) or (N, k) of texts. Binary data is little-endian
 and row-major; a length of 4 bytes precedes each element of BYTES.
 
@@ -238,6 +239,10 @@ def _rows(
     if kind == BYTES and (len(shape) == 1 or shape[1:] == (1,)):
         _check_rows(shape[0])
         return _encoded(tensor, _data(tensor, binary), shape[0])
+    if kind == UINT8 and len(shape) < arrays.AXES - 1:
+        rows, length = shape if len(shape) > 1 else (1, *shape)
+        _check_rows(rows)
+        return arrays.files(_data(tensor, binary), (rows, length))
     if isinstance(kind, str) and kind in arrays.DTYPES:
         arrays.check_shape(shape, spec, max_pixels, is_float=kind.startswith("FP"))
         _check_rows(shape[0])

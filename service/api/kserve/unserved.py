@@ -1,7 +1,7 @@
 """Paths of other servers' protocols that are not served here, each with its reason and remedy.
 
 Sources: Triton's extensions "shared memory", "trace", "logging", "model repository" and "generate";
-https://www.tensorflow.org/tfx/serving/api_rest.
+https://www.tensorflow.org/tfx/serving/api_rest; https://pytorch.org/serve/inference_api.html.
 """
 
 import re
@@ -26,6 +26,9 @@ _REASONS = (
         r"/v2/models/[^/]+(/versions/[^/]+)?/generate(_stream)?",
         "the model generates no text: POST to /infer",
     ),
+    (r"/predictions/.+", "this path is TorchServe's: POST the same body to /predict"),
+    (r"/explanations/.+", "this path is TorchServe's: POST the same body to /explain"),
+    (r"/ping", "this path is TorchServe's: GET /readyz"),
     (
         r"/v1/models/[^/]+(/versions/[^/]+)?:regress",
         "a classifier has no regression: POST to :predict or :classify",

@@ -208,6 +208,21 @@ def test_what_is_not_served_says_why_in_the_form_of_the_protocol(verb, path, wor
     refused(response, 404, words)
 
 
+@pytest.mark.parametrize(
+    ("verb", "path", "words"),
+    [
+        ("POST", "/predictions/NAME", "POST the same body to /predict"),
+        ("POST", "/predictions/NAME/1.0", "POST the same body to /predict"),
+        ("POST", "/explanations/NAME", "POST the same body to /explain"),
+        ("GET", "/ping", "GET /readyz"),
+    ],
+)
+def test_paths_of_torchserve_lead_to_those_here(verb, path, words, server, name):
+    response = server.client.request(verb, path.replace("NAME", name), content=FILE)
+    assert (response.status_code, response.json()["code"]) == (404, "not_found")
+    assert words in response.json()["detail"]
+
+
 @pytest.mark.parametrize("side", ["input", "output"])
 def test_tensors_in_shared_memory_are_refused(side, server, place):
     memory = {"shared_memory_region": "a", "shared_memory_byte_size": 40}

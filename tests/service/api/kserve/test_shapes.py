@@ -216,6 +216,10 @@ V2 = {
     ),
     "TorchServe on KServe": {"json": tensor("BYTES", (-1,), [TEXT])},
     "KServe on Triton": {"json": tensor("INT64", (1, 3, 32, 32), FIRST.tolist())},
+    "Triton's DALI backend": packed(
+        tensor("UINT8", (1, len(FILE)), binary_data_size=len(FILE)), FILE
+    ),
+    "Triton's DALI backend, without rows": {"json": tensor("UINT8", (len(FILE),), list(FILE))},
     "OpenVINO Model Server, a file alone": packed(tensor("BYTES", (1,)), FILE),
     "OpenVINO Model Server, files": packed(
         tensor("BYTES", (1,), binary_data_size=len(FILE) + 4), prefixed(FILE)
@@ -228,6 +232,18 @@ V2 = {
 def test_tensors_of_v2_are_predicted(request_, server, name, native):
     found = label_of(server.client.post(f"/v2/models/{name}/infer", **request_))
     assert found == [native("/predict")["label"]]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF"])
+def test_files_in_rows_of_bytes_may_have_zeros_behind_them(kind, server, name):
+    files = [encode(draw(colour, size=32), kind) for colour in ("red", "blue")]
+    longest = max(map(len, files)) + 300
+    data = b"".join(file.ljust(longest, b"\0") for file in files)
+    request = packed(tensor("UINT8", (2, longest), binary_data_size=len(data)), data)
+    padded = label_of(server.client.post(f"/v2/models/{name}/infer", **request))
+    texts = [base64.b64encode(file).decode() for file in files]
+    plain = {"json": tensor("BYTES", (2,), texts)}
+    assert padded == label_of(server.client.post(f"/v2/models/{name}/infer", **plain))
 
 
 @pytest.mark.parametrize("axis", [3, 1], ids=["channels last", "channels first"])
