@@ -186,7 +186,14 @@ def test_accept_npy_returns_the_raw_map(server):
 
 
 @pytest.mark.parametrize(
-    "accept", ["*/*", "application/*", "text/html, application/json;q=0.5", None]
+    "accept",
+    [
+        "*/*",
+        "application/*",
+        "text/html, application/json;q=0.5",
+        "image/png;q=0, application/json",
+        None,
+    ],
 )
 def test_json_is_the_first_choice(accept, server):
     assert "explanation" in answered(post(server, "/explain", accept=accept))
@@ -320,6 +327,15 @@ def test_the_bytes_decide_what_an_image_is(kind, server):
     headers = {} if kind is None else {"content-type": kind}
     found = answered(server.client.post("/predict", content=GOOD, headers=headers))
     assert found["image"]["format"] == "PNG"
+
+
+def test_a_type_that_cannot_be_an_image_is_refused_with_those_that_can(server):
+    response = server.client.post("/predict", content=GOOD, headers={"content-type": "video/mp4"})
+    assert response.status_code == 415
+    for kind in ("image/jpeg", "application/octet-stream", "multipart/form-data"):
+        assert kind in response.json()["detail"]
+    taken = server.client.get("/openapi.json").json()["paths"]["/predict"]["post"]["requestBody"]
+    assert "application/octet-stream" in taken["content"]
 
 
 @pytest.mark.parametrize("kind", [None, "text/plain;charset=UTF-8", "application/vnd.api+json"])
