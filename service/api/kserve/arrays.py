@@ -26,7 +26,9 @@ AXES = 4
 SHAPES = "(N, H, W, 3), (N, 3, H, W), or with 1 channel"
 MOST = 255
 PIXELS = "whole numbers are pixels, give 0 to 255"
-HALF_STEP = 0.5  # of a pixel value, by which a normalised one may lie outside 0…255
+# By how much of a pixel value a normalised one may lie outside 0…255: rounding makes a half, and
+# clients that scale by 127.5 for a network that was trained with 127 and 128 make one.
+SLACK = 1.5
 
 
 def check_shape(shape: tuple[int, ...], spec: Input, max_pixels: int, *, is_float: bool) -> None:
@@ -135,10 +137,10 @@ def _array(data: memoryview | list[Any], shape: tuple[int, ...], datatype: str) 
 def _pixels(x: np.ndarray, spec: Input) -> np.ndarray:
     mean, std = (np.array(values, x.dtype) for values in (spec.mean, spec.std))
     pixels = 255 * (x * std + mean)
-    if not np.isfinite(x).all() or pixels.min() < -HALF_STEP or pixels.max() > MOST + HALF_STEP:
+    if not np.isfinite(x).all() or pixels.min() < -SLACK or pixels.max() > MOST + SLACK:
         raise InvalidParameter(
             f"the input's values reach from {x.min():.4g} to {x.max():.4g}; floats are the "
             f"network's own input, (p / 255 - mean) / std of pixels p, with mean {spec.mean} and "
             f"std {spec.std}: normalise them so, or send UINT8 pixels"
         )
-    return np.asarray(np.rint(pixels))
+    return np.asarray(np.rint(pixels).clip(0, MOST))
