@@ -18,9 +18,9 @@ import orjson
 
 from service.api import large
 from service.api.kserve import arrays
-from service.api.payload import Payload, check_counts, from_base64
+from service.api.payload import Payload, SentImage, check_counts, from_base64
 from service.errors import MalformedRequest, RequestError
-from service.image.resize import Input
+from service.image.resize import Input, Pixels
 
 INSTANCES, EXAMPLES, INPUTS = "instances", "examples", "inputs"
 B64 = "b64"
@@ -56,10 +56,10 @@ def read(body: bytes, spec: Input, max_pixels: int) -> Instances:
     images = _column(rows[INPUTS]) if in_columns else next(iter(rows.values()), None)
     if not isinstance(images, list) or not images:
         raise MalformedRequest(f'"{next(iter(rows), INSTANCES)}" is empty, or not a list: {USAGE}')
-    payload = Payload((b"",) * len(images), is_list=True, parameters=found)
-    check_counts(payload)
-    read_images = tuple(_image(each, spec, max_pixels) for each in images)
-    return Instances(payload._replace(images=read_images), in_columns)
+    # Counted before the first is decoded.
+    payload = check_counts(Payload((b"",) * len(images), is_list=True, parameters=found))
+    decoded = tuple(_image(each, spec, max_pixels) for each in images)
+    return Instances(payload._replace(images=decoded), in_columns)
 
 
 def _column(inputs: Any) -> Any:
@@ -71,8 +71,7 @@ def _column(inputs: Any) -> Any:
     return [inputs] if isinstance(inputs, dict | str) else inputs
 
 
-def _image(instance: Any, spec: Input, max_pixels: int) -> Any:
-    """An encoded image, pixels, or the error in their place."""
+def _image(instance: Any, spec: Input, max_pixels: int) -> SentImage:
     value = _only_image(instance) if isinstance(instance, dict) else instance
     if not isinstance(value, list):
         return from_base64("image", value)
@@ -93,7 +92,7 @@ def _only_image(instance: dict[str, Any]) -> Any:
     return next((instance[key] for key in KEYS if key in instance), instance)
 
 
-def _pixels(nested: list[Any], spec: Input, max_pixels: int) -> Any:
+def _pixels(nested: list[Any], spec: Input, max_pixels: int) -> Pixels:
     shape, level = [1], nested
     while len(shape) <= arrays.AXES:
         shape.append(len(level))
@@ -103,4 +102,5 @@ def _pixels(nested: list[Any], spec: Input, max_pixels: int) -> Any:
     data = arrays.flat(nested)
     is_float = float in set(map(type, data))
     arrays.check_shape(tuple(shape), spec, max_pixels, is_float=is_float)
-    return arrays.images(data, tuple(shape), "FP64" if is_float else "INT64", spec)[0]
+    pixels: Pixels = arrays.images(data, tuple(shape), "FP64" if is_float else "INT64", spec)[0]
+    return pixels
