@@ -12,6 +12,7 @@ import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -24,6 +25,8 @@ from service.api.access.keys import Keys
 from service.api.access.sites import Sites
 from service.api.bento import BENTOML_PATHS, CALLS, PICKLE
 from service.api.bento.calls import Calls
+from service.api.kserve import unserved
+from service.api.kserve.inference import Inference
 from service.api.kserve.v1 import KServeV1
 from service.api.kserve.v2 import OpenInference
 from service.api.middleware import DrainMiddleware, ObservationMiddleware
@@ -50,7 +53,7 @@ class Api(NamedTuple):
     guard: Guard
     rejection: OverloadRejection
     calls: Calls
-    inference: OpenInference
+    inference: Inference
     observation: ObservationMiddleware
 
 
@@ -58,10 +61,10 @@ def build(pipeline: Pipeline, bundle: Bundle, settings: Settings, drain: Drain) 
     """The API that serves `bundle` through `pipeline`."""
     limits = request_body.Limits(settings.max_body_bytes, pipeline.budgets.bodies)
     native = Native(pipeline, bundle, settings, limits)
-    inference = OpenInference(pipeline, bundle, limits)
+    tensors = OpenInference(pipeline, bundle, limits)
     described = [
         *native.routes(),
-        *inference.routes(),
+        *tensors.routes(),
         *KServeV1(pipeline, native, limits).routes(),
     ]
     openapi = openapi_document.document(
@@ -89,7 +92,7 @@ def build(pipeline: Pipeline, bundle: Bundle, settings: Settings, drain: Drain) 
         pipeline, observation, drain, application.fixed_paths, guard.error
     )
     calls = Calls(native, bundle.manifest, pipeline.metrics, pipeline.defaults)
-    return Api(observation, guard, rejection, calls, inference, observation)
+    return Api(observation, guard, rejection, calls, tensors.inference, observation)
 
 
 def _needs(routes: Iterable[GuardedRoute]) -> dict[str, Needs]:
@@ -125,7 +128,7 @@ class Application:
             exception_handlers={
                 RequestError: problems.on_error,
                 ClientDisconnect: problems.on_error,
-                HTTPException: problems.on_http_exception,
+                HTTPException: _no_route,
                 Exception: problems.on_error,
             },
         )
@@ -170,6 +173,13 @@ class Application:
                 request_body.release(request)
 
         return Route(route.path, admitted, methods=["POST"])
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    """Answers a request that no route is for."""
+    if missing := unserved.error(request.url.path):
+        return problems.respond(request, missing)
+    return await problems.on_http_exception(request, error)
 
 
 def _takes_images(route: Route) -> bool:

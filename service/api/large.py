@@ -15,7 +15,9 @@ from service.image.header import LARGE_BYTES
 MAX_VALUES = 10_000  # in a JSON body of images as text, with their parameters
 # In one of numbers in JSON: 640 × 480 images of 3 channels have 921,600 values.
 MAX_PIXEL_VALUES, MAX_PIXEL_LISTS = 1_000_000, 200_000
+# What shows that a body has numbers: a tensor's datatype, or a list of them.
 NUMBERS_TYPE = re.compile(rb'"(U?INT|FP)(8|16|32|64)"')
+LISTED_NUMBERS = re.compile(rb"\[\s{0,9}-?[0-9]")
 PIECE_BYTES = 128 * 1024  # of a form, parsed in one turn of the event loop
 
 Result = TypeVar("Result")
@@ -28,15 +30,16 @@ async def parse(body: bytes, work: Callable[[], Result]) -> Result:
     return await asyncio.to_thread(work)
 
 
-def check_values(json: bytes, *, pixels: bool = False) -> None:
-    """Checks the number of values in `json` without parsing it; `pixels` allows numbers.
+def check_values(json: bytes, *, numbers: re.Pattern[bytes] | None = None) -> None:
+    """Checks the number of values in `json` without parsing it; more are allowed where `numbers`
+    are in it.
 
     Raises:
         InvalidParameter: more than MAX_VALUES, or than MAX_PIXEL_VALUES and MAX_PIXEL_LISTS.
     """
     if len(json) <= LARGE_BYTES:
         return
-    pixels = pixels and NUMBERS_TYPE.search(json) is not None
+    pixels = numbers is not None and numbers.search(json) is not None
     most_values = MAX_PIXEL_VALUES if pixels else MAX_VALUES
     most_lists = MAX_PIXEL_LISTS if pixels else MAX_VALUES
     # Counts one more for each comma in a text; images as base64 have none.

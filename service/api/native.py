@@ -17,14 +17,14 @@ from service.api.access import guard
 from service.api.access.guard import GuardedRoute
 from service.api.body import Limits
 from service.api.card import HTML, MARKDOWN, Card
-from service.api.negotiation import ANY, preferred
+from service.api.negotiation import ANY, preferred, takes_gzip
 from service.api.parameters import Form, Options
-from service.api.payload import EncodedImage, Payload
+from service.api.payload import Payload, SentImage
 from service.api.tasks import cancel_on_disconnect, gather_rows, timing_of
 from service.bundle.folder import Bundle
 from service.bundle.manifest import Manifest
 from service.bundle.reference import Reference
-from service.errors import InvalidParameter, MalformedRequest, NotFound, RequestError
+from service.errors import InvalidParameter, NotFound, RequestError
 from service.explain import Attribution, policy
 from service.explain.encoding import MEDIA_TYPES, Format
 from service.explain.legend import legend_of
@@ -42,6 +42,7 @@ ASKING = frozenset(("explain", "when"))  # the parameters that ask for an explan
 JSON, PNG, NPY = "application/json", "image/png", "application/x-npy"
 WEBP, JPEG = "image/webp", "image/jpeg"
 FORMATS: Mapping[str, Format] = {PNG: "png", WEBP: "webp", JPEG: "jpeg"}
+WARNINGS = "Candor-Warnings"  # the header of answers that are not JSON
 # Reference images belong to the bundle: they cannot change while it is served.
 REFERENCE_HEADERS = {
     "Cache-Control": "private, max-age=86400",
@@ -160,10 +161,11 @@ class Native:
         result = await self._result(payload.images[0], options, timing)
         assert result.attribution is not None
         content = responses.npy(result.attribution) if kind == NPY else result.overlay
-        return Response(content, media_type=kind)
+        warnings = (*options.warnings, *result.attribution.warnings)
+        return Response(content, headers=_warning_headers(warnings), media_type=kind)
 
     async def documents(
-        self, name: str, images: Sequence[EncodedImage], options: Options, request: Timing
+        self, name: str, images: Sequence[SentImage], options: Options, request: Timing
     ) -> list[wire.Prediction]:
         """Answers several images of a `request` that began earlier; one failure fails all.
 
@@ -224,7 +226,7 @@ class Native:
         return self._encode(await self.answer(payload, options, timing), timing)
 
     async def _document_or_error(
-        self, image: EncodedImage, options: Options, request: Timing, answers: Lease
+        self, image: SentImage, options: Options, request: Timing, answers: Lease
     ) -> wire.Prediction | wire.Failure:
         try:
             return await self._document_for(image, options, request, answers)
@@ -234,7 +236,7 @@ class Native:
             return {"error": problems.problem(problems.defect(error))}
 
     async def _document_for(
-        self, image: EncodedImage, options: Options, request: Timing, answers: Lease
+        self, image: SentImage, options: Options, request: Timing, answers: Lease
     ) -> wire.Prediction:
         # Each image has its own stages; the deadline is that of the request.
         timing = Timing(self._pipeline.metrics, request.started, request.caller)
@@ -245,14 +247,17 @@ class Native:
             answers.grow(ANSWER_COPIES * len(result.overlay))
         return self._document(result, options)
 
-    async def _result(self, image: EncodedImage, options: Options, timing: Timing) -> ImageResult:
-        if isinstance(image, MalformedRequest):
+    async def _result(self, image: SentImage, options: Options, timing: Timing) -> ImageResult:
+        if isinstance(image, RequestError):
             raise image
         question = options.question
         # Only an overlay needs the image in its own size.
         drawn = question is not None and options.form.drawn
         masked = question is not None and options.mask is not None
-        sent = await self._pipeline.receive(image, timing, keep=drawn, masked=masked)
+        if isinstance(image, bytes):
+            sent = await self._pipeline.receive(image, timing, keep=drawn, masked=masked)
+        else:
+            sent = await self._pipeline.receive_pixels(image, timing, keep=drawn)
         try:
             return await self._answered(sent, options, timing)
         finally:
@@ -326,9 +331,14 @@ def _warned(answer: Answered, options: Options) -> Answered:
     return answer
 
 
-def _shared(
-    images: Sequence[EncodedImage], options: Options
-) -> Iterator[tuple[EncodedImage, Options]]:
+def _warning_headers(warnings: Sequence[str]) -> Mapping[str, str]:
+    """The warnings of an answer that has no field for them."""
+    # A header is ASCII, and a warning may repeat the text of a caller.
+    text = "; ".join(warnings).encode("ascii", "backslashreplace").decode()
+    return {WARNINGS: text} if text else {}
+
+
+def _shared(images: Sequence[SentImage], options: Options) -> Iterator[tuple[SentImage, Options]]:
     """Each image with its options: the images of a request share the time that it has."""
     for number, image in enumerate(images, start=1):
         yield image, replace(options, share=number / len(images))
@@ -348,7 +358,7 @@ def document(body: bytes) -> Callable[[Request], Any]:
     async def answer(request: Request) -> Response:
         if gzipped is None:
             return Response(body, media_type=JSON)
-        if "gzip" in request.headers.get("accept-encoding", ""):
+        if takes_gzip(request.headers.get("accept-encoding", "")):
             zipped = headers | {"Content-Encoding": "gzip"}
             return Response(gzipped, headers=zipped, media_type=JSON)
         return Response(body, headers=headers, media_type=JSON)

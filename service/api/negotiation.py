@@ -4,7 +4,6 @@ Bodies of requests may be compressed, within the limit of bodies; large answers 
 """
 
 import asyncio
-import gzip
 import zlib
 from collections.abc import Iterator, Sequence
 
@@ -38,6 +37,34 @@ def preferred(header: str, offered: Sequence[str]) -> str:
     if best is None:
         raise NotAcceptable(f"Accept is {short(header)}; this route offers {', '.join(offered)}")
     return best[1]
+
+
+def prefers(header: str, kind: str, other: str) -> bool:
+    """True if a caller with this Accept header would rather have `kind` than `other`."""
+    try:
+        return preferred(header or ANY, (other, kind)) == kind
+    except NotAcceptable:
+        return False
+
+
+def encoding_of(header: str) -> str | None:
+    """The encoding of an answer to a caller with this Accept-Encoding header: that of WINDOWS
+    with the greatest weight, None if it takes none of them.
+    """
+    weights = {name: _weight_of(name, header) for name in WINDOWS}
+    best = max(weights, key=lambda name: weights[name])
+    return best if weights[best] > 0 else None
+
+
+def takes_gzip(header: str) -> bool:
+    """True if a caller with this Accept-Encoding header takes gzip."""
+    return _weight_of("gzip", header) > 0
+
+
+def _weight_of(encoding: str, header: str) -> float:
+    """The weight of an encoding, or else that of all others, `*`; 0 if the header names neither."""
+    weights = dict(_entries(header)) if header else {}
+    return weights.get(encoding, weights.get("*", 0.0))
 
 
 def _match(kind: str, entries: list[tuple[str, float]]) -> tuple[float, int] | None:
@@ -110,12 +137,17 @@ def _has_zlib_header(body: bytes) -> bool:
 
 
 async def compressed(answer: Response, accepted: str) -> Response:
-    """`answer`, compressed if it is large and the Accept-Encoding `accepted` names gzip."""
-    if len(answer.body) < LEAST_BYTES or "gzip" not in accepted:
+    """`answer`, compressed if it is large and a caller of that Accept-Encoding takes it so."""
+    if len(answer.body) < LEAST_BYTES or (encoding := encoding_of(accepted)) is None:
         return answer
     body = bytes(answer.body)
-    answer.body = await asyncio.to_thread(gzip.compress, body, LEVEL, mtime=0)
+    answer.body = await asyncio.to_thread(_packed, body, encoding)
     answer.headers["content-length"] = str(len(answer.body))
-    answer.headers["content-encoding"] = "gzip"
+    answer.headers["content-encoding"] = encoding
     answer.headers["vary"] = "Accept-Encoding"
     return answer
+
+
+def _packed(body: bytes, encoding: str) -> bytes:
+    packer = zlib.compressobj(LEVEL, wbits=WINDOWS[encoding])
+    return packer.compress(body) + packer.flush()

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api.access.guard import ADMIN, DOCUMENTS, OPEN, GuardedRoute, Needs
+from service.api.negotiation import takes_gzip
 from service.bundle.folder import Bundle
 from service.bundle.presentation import SAMPLE_TYPES
 from service.explain import colours
@@ -72,7 +73,7 @@ class File:
         headers = HEADERS | {"ETag": self.etag}
         if self.etag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
-        if self.gzipped is not None and "gzip" in request.headers.get("accept-encoding", ""):
+        if self.gzipped is not None and takes_gzip(request.headers.get("accept-encoding", "")):
             headers["Content-Encoding"] = "gzip"
             return Response(self.gzipped, headers=headers, media_type=self.media_type)
         return Response(self.content, headers=headers, media_type=self.media_type)

@@ -13,12 +13,14 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 from urllib.parse import unquote, unquote_to_bytes
 
-from service.errors import InvalidParameter, MalformedRequest, short
+from service.errors import InvalidParameter, MalformedRequest, RequestError, short
 from service.image.kinds import begins_like_an_image
+from service.image.resize import Pixels
 
 MAX_IMAGES = 64  # in one request
 
 EncodedImage = bytes | MalformedRequest
+SentImage = EncodedImage | Pixels | RequestError
 
 _DATA_URL = re.compile(r"data:[^,]{0,200},", re.IGNORECASE)
 _HEAD = re.compile(r"(?:data:)?[^,]{0,200}?base64\s*,", re.IGNORECASE)
@@ -34,11 +36,12 @@ _SAMPLE = 24  # characters of base64 that show how a file begins
 class Payload(NamedTuple):
     """Images and parameters of one request, and the mask of its only image.
 
-    `images` holds encoded images, or the error in the place of an unreadable one. `is_list`: the
-    caller sent a list and gets one back. `parameters`: text from query and form, JSON values.
+    `images` holds encoded images or pixels, or the error in the place of an unreadable one.
+    `is_list`: the caller sent a list and gets one back. `parameters`: text from query and form,
+    JSON values.
     """
 
-    images: tuple[EncodedImage, ...]
+    images: tuple[SentImage, ...]
     is_list: bool
     parameters: Mapping[str, Any] = MappingProxyType({})
     mask: bytes | None = None

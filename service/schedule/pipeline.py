@@ -194,8 +194,8 @@ class Pipeline:
                     self.metrics.images_rejected.labels(error.code).inc()
                 raise
 
-    async def receive_pixels(self, pixels: Pixels, timing: Timing) -> Sent:
-        """Fits an image that came as pixels to the network.
+    async def receive_pixels(self, pixels: Pixels, timing: Timing, *, keep: bool = False) -> Sent:
+        """Fits an image that came as pixels to the network; `keep` keeps the ground of an overlay.
 
         Raises:
             TooManyRequests: the predict queue is full, or the caller's allowance used up.
@@ -205,14 +205,13 @@ class Pipeline:
         self._charge_pixels(height * width, timing)
         with self._predict.queue.reserve(), timing.of("decode"):
             if height * width <= SMALL_PIXELS:
-                return Sent(resize.to_input(pixels, spec), width, height, PIXELS, None)
+                return _fit_pixels(pixels, spec, keep=keep)
             cost = budget.image_bytes(width, height, budget.PLAIN_BYTES, input_width=spec.shape[1])
             # The body has these pixels: it is far smaller than the budget of images.
             with await self.budgets.images.hold(
                 min(cost, self.budgets.images.largest_bytes), timing.deadline
             ):
-                fitted = await self._off_loop(lambda: resize.to_input(pixels, spec))
-        return Sent(fitted, width, height, PIXELS, None)
+                return await self._off_loop(lambda: _fit_pixels(pixels, spec, keep=keep))
 
     async def cut(self, sent: Sent, mask: bytes, question: Question, timing: Timing) -> Question:
         """`question`, about the segments of the file `mask`.
@@ -580,3 +579,9 @@ def _fit_opened(opened: Opened, spec: Input, *, keep: bool) -> Sent:
     return Sent(
         resize.to_input(image.pixels, spec), image.width, image.height, image.format, ground
     )
+
+
+def _fit_pixels(pixels: Pixels, spec: Input, *, keep: bool) -> Sent:
+    height, width = pixels.shape[:2]
+    ground = render.ground(pixels) if keep else None
+    return Sent(resize.to_input(pixels, spec), width, height, PIXELS, ground)

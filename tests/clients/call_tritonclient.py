@@ -6,6 +6,7 @@ HOST:PORT MODEL IMAGE PIXELS.npy [MEAN, STD]
 import base64
 import json
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -82,9 +83,66 @@ def trusted(binary):
     )
 
 
+def one_in_one_out(name):
+    """The model's only input and output, if it has what Triton's image client expects."""
+    found, described = client.get_model_metadata(name), client.get_model_config(name)
+    (given,), (output,), (configured,) = found["inputs"], found["outputs"], described["input"]
+    assert described["max_batch_size"] > 0
+    assert output["datatype"] == "FP32"
+    assert (len(given["shape"]), len(output["shape"])) == (4, 2)
+    assert given["shape"][1:] == configured["dims"]
+    return given, output, configured["format"]
+
+
+def as_image_client(name, values, scaled=None):
+    """The classes that Triton's image client prints: pixels in the model's own layout and type."""
+    given, output, layout = one_in_one_out(name)
+    ordered = values if scaled is None else scaled
+    if layout == "FORMAT_NCHW":
+        ordered = np.moveaxis(ordered, 3, 1)
+    dtype = {"UINT8": np.uint8, "FP32": np.float32}[given["datatype"]]
+    ordered = np.ascontiguousarray(ordered, dtype)
+    tensor = triton.InferInput(given["name"], list(ordered.shape), given["datatype"])
+    tensor.set_data_from_numpy(ordered)
+    wanted = [triton.InferRequestedOutput(output["name"], class_count=3)]
+    return classes(client.async_infer(name, [tensor], outputs=wanted).get_result(), output["name"])
+
+
+def as_ensemble_client(name, *bodies):
+    """The classes that Triton's client of ensembles prints: files in, all outputs as classes."""
+    found = client.get_model_metadata(name)
+    (given,) = found["inputs"]
+    batch = np.stack([np.array([each], dtype=object) for each in bodies])
+    tensor = triton.InferInput(given["name"], list(batch.shape), "BYTES")
+    tensor.set_data_from_numpy(batch, binary_data=True)
+    names = [output["name"] for output in found["outputs"]]
+    wanted = [triton.InferRequestedOutput(each, binary_data=True, class_count=2) for each in names]
+    answer = client.infer(name, [tensor], outputs=wanted)
+    return {each: classes(answer, each) for each in names}
+
+
+def classes(answer, output):
+    """Value, index and label of each class, by row."""
+    return [[text.decode().split(":") for text in row] for row in answer.as_numpy(output)]
+
+
+def seconds(call):
+    """The error of a call that its client gives up, and how long that took."""
+    started = time.monotonic()
+    try:
+        call()
+    except Exception as error:  # noqa: BLE001 - clients raise what their library raises
+        return {"error": type(error).__name__, "seconds": time.monotonic() - started}
+    return None
+
+
 config = client.get_model_config(f"{model}.logits")
 height, width, _ = config["input"][0]["dims"]
 own_size = np.ascontiguousarray(array[:, :height, :width])
+mean, std = (np.array(each, np.float32) for each in NORMALISATION)
+hasty = triton.InferenceServerClient(address, network_timeout=0.3, connection_timeout=120)
+slow = {"method": "kernel_shap", "samples": 4096}
+attribution = [triton.InferRequestedOutput("attribution")]
 
 json.dump(
     {
@@ -133,6 +191,22 @@ json.dump(
                 timeout=5_000_000,
             )
         ),
+        "image_client": as_image_client(f"{model}.logits", own_size),
+        "image_client_scaled": as_image_client(
+            f"{model}.floats", own_size, (own_size / np.float32(255) - mean) / std
+        ),
+        "ensemble_client": as_ensemble_client(f"{model}.files", body, body),
+        "hasty": seconds(
+            lambda: hasty.infer(model, encoded(body), outputs=attribution, parameters=slow)
+        ),
+        "late": refused(
+            lambda: client.infer(
+                model, encoded(body), outputs=attribution, parameters=slow, timeout=1_000
+            )
+        ),
+        "shared": refused(client.get_system_shared_memory_status),
+        "loading": refused(lambda: client.load_model(model)),
+        "tracing": refused(client.get_trace_settings),
         "own_size": contents(client.infer(model, raw(own_size))),
         "floats": contents(client.infer(model, floats(own_size))),
         "other_model": refused(lambda: client.infer("other", encoded(body))),

@@ -1,7 +1,9 @@
 """Public clients predict and explain unchanged; the examples of the README run."""
 
+import asyncio
 import base64
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +16,7 @@ from PIL import Image
 from support import generated as generated_clients
 from support import proxies
 from support.environments import python_of
-from support.servers import ROOT
+from support.servers import ROOT, eventually
 
 IMAGE, MASK = (ROOT / "docs" / "images" / name for name in ("red-ball.jpg", "red-ball-mask.png"))
 MAP = "method=integrated_gradients&steps=4&target=0"
@@ -64,8 +66,19 @@ def triton(server, embedded, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def kserve(server, embedded):
+def triton_aio(server, embedded):
+    """The answers to tritonclient's asynchronous client."""
+    address, script = server.url.removeprefix("http://"), "tests/clients/call_tritonclient_aio.py"
+    arguments = (address, embedded.manifest.name, IMAGE)
+    return json.loads(run(python_of("tritonclient"), script, *arguments))
+
+
+@pytest.fixture(scope="session")
+def kserve(server, embedded, tmp_path_factory):
     """The answers to KServe's client."""
+    floats, spec = tmp_path_factory.mktemp("kserve") / "floats.npy", embedded.manifest.input
+    pixels = np.asarray(Image.open(IMAGE).resize((32, 32)))
+    np.save(floats, np.moveaxis((pixels / 255 - np.array(spec.mean)) / np.array(spec.std), 2, 0))
     return json.loads(
         run(
             python_of("kserve"),
@@ -73,6 +86,18 @@ def kserve(server, embedded):
             server.url,
             embedded.manifest.name,
             IMAGE,
+            floats,
+        )
+    )
+
+
+def given_up(server):
+    """The number of requests whose callers left before they were answered."""
+    return sum(
+        float(value)
+        for value in re.findall(
+            r'candor_requests_total\{code="499",route="/v2/models/\{name\}/infer"\} (\S+)',
+            server.client.get("/metrics").text,
         )
     )
 
@@ -85,9 +110,10 @@ def test_tritonclient_finds_server_and_model(triton, embedded):
         False,
     )
     assert {"binary_tensor_data", "classification"} < set(triton["server"]["extensions"])
+    name = embedded.manifest.name
     assert [entry["name"] for entry in triton["index"]] == [
-        embedded.manifest.name,
-        f"{embedded.manifest.name}.logits",
+        name,
+        *(name + suffix for suffix in (".logits", ".floats", ".files")),
     ]
     assert triton["statistics"]["model_stats"][0]["inference_stats"]["success"]["count"] > 0
     assert triton["model"]["versions"] == [embedded.manifest.version]
@@ -164,6 +190,51 @@ def test_tritonclient_may_send_the_networks_own_input(triton):
     )
 
 
+@pytest.mark.parametrize("call", ["image_client", "image_client_scaled"])
+def test_tritons_image_client_gets_labels(call, triton):
+    ((best, *others),) = triton[call]
+    assert [best[2]] == triton["own_size"]["values"]["label"]
+    logits = sorted(triton["own_size"]["values"]["logits"][0], reverse=True)
+    assert [float(value) for value, _, _ in (best, *others)] == pytest.approx(logits[:3], abs=1e-5)
+
+
+def test_tritons_client_of_ensembles_gets_labels(triton):
+    (rows,) = triton["ensemble_client"].values()
+    best = triton["encoded"]["values"]["label"]
+    assert [row[0][2] for row in rows] == best
+    assert [len(row) for row in rows] == [2, 2]
+
+
+def test_tritonclient_gives_up_and_gets_deadlines(triton):
+    assert triton["hasty"]["seconds"] < 2
+    assert triton["late"]["status"] in ("503", "504")
+
+
+def test_tritonclient_hears_why_something_is_not_served(triton):
+    for call, words in (
+        ("shared", "no memory is shared"),
+        ("loading", "CANDOR_BUNDLE"),
+        ("tracing", "GET /metrics"),
+    ):
+        assert (triton[call]["status"], words in triton[call]["message"]) == ("404", True)
+
+
+def test_tritonclients_asynchronous_calls_are_answered_at_once(triton_aio, triton, server):
+    label = native(server, "/predict")["label"]
+    assert triton_aio["labels"] == [label] * 3
+    assert triton_aio["ids"] == ["0", "1", "2"]
+    np.testing.assert_allclose(
+        triton_aio["map"], triton["explained"]["values"]["attribution"], atol=1e-4
+    )
+
+
+def test_tritonclient_may_cancel(triton_aio, server):
+    assert triton_aio["cancelled"]["error"] == "CancelledError"
+    assert triton_aio["cancelled"]["seconds"] < 2
+    assert (triton_aio["timed_out"], triton_aio["late"] in ("503", "504")) == ("TimeoutError", True)
+    asyncio.run(eventually(lambda: given_up(server) >= 2))
+
+
 @pytest.fixture(scope="session")
 def document(server):
     """GET /openapi.json."""
@@ -218,6 +289,18 @@ def test_kserves_client_predicts_and_explains_over_v1(kserve, server):
     for answer in (kserve["predicted"], kserve["explained"]):
         assert [found["label"] for found in answer["predictions"]] == [expected["label"]] * 3
     assert [found["method"] for found in kserve["explained"]["explanations"]] == ["grad_cam"] * 3
+
+
+def test_kserves_client_predicts_the_samples_of_kserve_and_torchserve(kserve, server):
+    label = native(server, "/predict")["label"]
+    labels = [found["predictions"][0]["label"] for found in kserve["sampled"]]
+    assert labels[:2] == [label] * 2
+    assert len(labels) == 3
+
+
+def test_kserves_client_gives_up_and_gets_deadlines(kserve):
+    assert kserve["hasty"] == "ReadTimeout"
+    assert kserve["late"]["status"] in (503, 504)
 
 
 def test_kserves_client_gets_sets_and_familiarity(kserve, server, embedded):

@@ -7,7 +7,7 @@ import pytest
 from scipy.special import expit, logsumexp, softmax
 
 from service.api import responses
-from service.api.kserve import v2
+from service.api.kserve import outputs
 from service.bundle.manifest import Familiarity, Platt
 from service.bundle.prediction_sets import PredictionSets
 from service.errors import InvalidParameter
@@ -290,7 +290,7 @@ def test_an_answer_lists_the_likely_classes_of_a_multi_label_model_alone(manifes
     ]
     assert [entry["label"] for entry in answers[0]["likely"]] == ["class 1", "class 3", "class 2"]
     assert "likely" not in answers[1]
-    assert [("likely" in v2.outputs_of(each)) for each in (multi_label(manifest), manifest)] == [
+    assert [("likely" in outputs.names(each)) for each in (multi_label(manifest), manifest)] == [
         True,
         False,
     ]

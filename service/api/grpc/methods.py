@@ -19,10 +19,11 @@ from service.api.grpc import messages, tensors
 from service.api.grpc.calls import Answer, Call, Calls
 from service.api.grpc.reading import Reads
 from service.api.kserve import repository, v2
+from service.api.kserve.inference import Inference
 from service.api.kserve.tensors import InferenceRequest
-from service.api.kserve.v2 import OpenInference
-from service.api.parameters import MAX_DEADLINE_MS, OF_INFER, TIMEOUT
+from service.api.parameters import OF_INFER, TIMEOUT
 from service.api.tasks import timing_for
+from service.api.wire.parameters import MAX_DEADLINE_MS
 from service.bundle.manifest import Manifest
 from service.errors import MalformedRequest
 from service.schedule.pipeline import Pipeline
@@ -38,7 +39,7 @@ class Methods:
         self,
         pipeline: Pipeline,
         manifest: Manifest,
-        inference: OpenInference,
+        inference: Inference,
         reads: Reads,
         calls: Calls,
     ) -> None:

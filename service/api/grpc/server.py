@@ -23,7 +23,7 @@ from service.api.grpc.calls import Calls
 from service.api.grpc.methods import Methods
 from service.api.grpc.reading import Reads
 from service.api.grpc.streams import Streams
-from service.api.kserve.v2 import OpenInference
+from service.api.kserve.inference import Inference
 from service.api.middleware import ObservationMiddleware
 from service.errors import MethodNotAllowed, RequestError, SettingsError
 from service.schedule.pipeline import Pipeline
@@ -49,7 +49,7 @@ class Server:
     def __init__(
         self,
         pipeline: Pipeline,
-        inference: OpenInference,
+        inference: Inference,
         guard: Guard,
         observation: ObservationMiddleware,
         drain: Drain,

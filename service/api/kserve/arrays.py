@@ -5,6 +5,7 @@ size and normalised, x = (p / 255 − mean) / std. They are brought back to the 
 whole: of an image that had 8 bits, exactly.
 """
 
+import itertools
 import math
 from typing import Any
 
@@ -21,10 +22,13 @@ DTYPES = {
     "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
 }  # fmt: skip
 CHANNELS = (1, 3)
+AXES = 4
 SHAPES = "(N, H, W, 3), (N, 3, H, W), or with 1 channel"
 MOST = 255
 PIXELS = "whole numbers are pixels, give 0 to 255"
-HALF_STEP = 0.5  # of a pixel value, by which a normalised one may lie outside 0…255
+# By how much of a pixel value a normalised one may lie outside 0…255: rounding makes a half, and
+# clients that scale by 127.5 for a network that was trained with 127 and 128 make one.
+SLACK = 1.5
 
 
 def check_shape(shape: tuple[int, ...], spec: Input, max_pixels: int, *, is_float: bool) -> None:
@@ -39,7 +43,7 @@ def check_shape(shape: tuple[int, ...], spec: Input, max_pixels: int, *, is_floa
             f"the input's shape {short(list(shape))} has no axis of images: "
             f"give {short([1, *shape])}"
         )
-    if len(shape) != 4 or 0 in shape or not {shape[1], shape[3]} & set(CHANNELS):  # noqa: PLR2004
+    if len(shape) != AXES or 0 in shape or not {shape[1], shape[3]} & set(CHANNELS):
         raise InvalidParameter(f"the input's shape is {short(list(shape))}: give {SHAPES}")
     height, width = _sides(shape)
     check_size(width, height, max_pixels)
@@ -57,6 +61,22 @@ def _is_last(shape: tuple[int, ...]) -> bool:
 
 def _sides(shape: tuple[int, ...]) -> tuple[int, int]:
     return (shape[1], shape[2]) if _is_last(shape) else (shape[2], shape[3])
+
+
+def flat(data: list[Any]) -> list[Any]:
+    """The numbers or texts of nested lists, in their order.
+
+    Raises:
+        MalformedRequest: lists and others stand side by side.
+    """
+    # One level a turn, because a caller could nest deeper than Python recurses.
+    while data and isinstance(data[0], list):
+        if not all(isinstance(entry, list) for entry in data):
+            raise MalformedRequest(
+                "the input's data is nested unevenly: give it flat, or nested by its shape"
+            )
+        data = list(itertools.chain.from_iterable(data))
+    return data
 
 
 def images(
@@ -79,6 +99,17 @@ def images(
         )
     colours = np.broadcast_to(values, (*values.shape[:3], 3))
     return np.ascontiguousarray(colours, np.uint8)
+
+
+def files(data: memoryview | list[Any], shape: tuple[int, int]) -> tuple[bytes, ...]:
+    """The encoded images in the rows of UINT8 (N, bytes), as Triton's DALI backend takes them.
+
+    Shorter ones have zeros behind their end, which decoders skip.
+
+    Raises:
+        MalformedRequest: the data are not bytes, or not so many.
+    """
+    return tuple(row.tobytes() for row in _array(data, shape, "UINT8"))
 
 
 def _array(data: memoryview | list[Any], shape: tuple[int, ...], datatype: str) -> np.ndarray:
@@ -106,10 +137,10 @@ def _array(data: memoryview | list[Any], shape: tuple[int, ...], datatype: str) 
 def _pixels(x: np.ndarray, spec: Input) -> np.ndarray:
     mean, std = (np.array(values, x.dtype) for values in (spec.mean, spec.std))
     pixels = 255 * (x * std + mean)
-    if not np.isfinite(x).all() or pixels.min() < -HALF_STEP or pixels.max() > MOST + HALF_STEP:
+    if not np.isfinite(x).all() or pixels.min() < -SLACK or pixels.max() > MOST + SLACK:
         raise InvalidParameter(
             f"the input's values reach from {x.min():.4g} to {x.max():.4g}; floats are the "
             f"network's own input, (p / 255 - mean) / std of pixels p, with mean {spec.mean} and "
             f"std {spec.std}: normalise them so, or send UINT8 pixels"
         )
-    return np.asarray(np.rint(pixels))
+    return np.asarray(np.rint(pixels).clip(0, MOST))

@@ -1,9 +1,5 @@
 """The model as Triton describes one: configuration, index of the repository, statistics.
 
-It is served twice. NAME has all outputs, and takes encoded images. NAME.logits has one input, of
-pixels, and one output, the logits, for clients that take only such models, as Triton's own image
-client: the same network, answered in the same way.
-
 Sources: Triton's extensions "model configuration", "model repository" and "statistics",
 https://github.com/triton-inference-server/server/tree/main/docs/protocol.
 """
@@ -13,11 +9,10 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.api.kserve import tensors
+from service.api.kserve import tensors, views
 from service.bundle.manifest import Manifest
 
 PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"
-PLAIN_SUFFIX = ".logits"
 _INFER = "/v2/.*/infer|/inference[.].*Infer"
 _STAGES = {
     "queue": "queue",
@@ -27,32 +22,11 @@ _STAGES = {
 }
 
 
-def names(manifest: Manifest) -> tuple[str, str]:
-    """The names under which the model is served."""
-    return manifest.name, manifest.name + PLAIN_SUFFIX
-
-
-def is_plain(name: str, manifest: Manifest) -> bool:
-    """True if `name` is NAME.logits."""
-    return name == manifest.name + PLAIN_SUFFIX
-
-
-def plain_metadata(manifest: Manifest) -> dict[str, Any]:
-    """The inputs and outputs of NAME.logits."""
-    height, width = manifest.input.shape
-    return {
-        "inputs": [{"name": "pixels", "datatype": tensors.UINT8, "shape": [-1, height, width, 3]}],
-        "outputs": [
-            {"name": "logits", "datatype": tensors.FP32, "shape": [-1, len(manifest.labels)]}
-        ],
-    }
-
-
 def index(manifest: Manifest) -> list[dict[str, str]]:
     """POST /v2/repository/index."""
     return [
         {"name": name, "version": manifest.version, "state": "READY", "reason": ""}
-        for name in names(manifest)
+        for name in views.names(manifest)
     ]
 
 
@@ -68,7 +42,7 @@ def configuration(described: dict[str, Any]) -> dict[str, Any]:
             {
                 "name": each["name"],
                 "data_type": _type(each["datatype"]),
-                "format": "FORMAT_NHWC" if len(each["shape"]) == 4 else "FORMAT_NONE",  # noqa: PLR2004
+                "format": views.format_of(each["shape"]),
                 "dims": each["shape"][1:] or [1],
             }
             for each in described["inputs"]

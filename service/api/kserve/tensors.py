@@ -1,17 +1,18 @@
 """Tensors of the Open Inference Protocol (KServe's V2): a JSON document, then binary data.
 
-Input, one image a row: BYTES (N,) or (N, 1) of encoded images, or numbers (N, H, W, 3) or
-(N, 3, H, W), see `service.api.kserve.arrays`. A raw binary request is one encoded image alone.
+Input, one image a row: BYTES (N,) or (N, 1), or UINT8 (N, bytes), of encoded images, or numbers
+(N, H, W, 3) or (N, 3, H, W), see `service.api.kserve.arrays`. A raw binary request is one encoded
+image alone.
 Output: FP32 or BOOL of any shape, or BYTES (N,) or (N, k) of texts. Binary data is little-endian
 and row-major; a length of 4 bytes precedes each element of BYTES.
 
-Encoded images: binary data holds the file itself, JSON its base64 (RFC 4648). Nothing is guessed.
+Encoded images: binary data holds the file itself, JSON its base64 (RFC 4648). Nothing is guessed,
+but MLServer's `content_type` base64 of an input says that its binary data are base64, too.
 
 Sources: https://github.com/kserve/open-inference-protocol, inference_rest.md, and KServe's and
 Triton's "binary tensor data extension".
 """
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,7 @@ from jaxtyping import Bool, Float32
 from starlette.responses import Response
 
 from service.api import large
+from service.api import parameters as request_parameters
 from service.api.kserve import arrays
 from service.api.payload import MAX_IMAGES, EncodedImage, from_base64
 from service.errors import InvalidParameter, MalformedRequest, short
@@ -29,11 +31,15 @@ from service.image.resize import Input, Pixels
 
 BYTES, UINT8, FP32, BOOL = "BYTES", "UINT8", "FP32", "BOOL"
 HEADER, RAW = "Inference-Header-Content-Length", "0"
+SIZE, CONTENT_TYPE, BASE64 = "binary_data_size", "content_type", "base64"
+OF_INPUT = (SIZE, CONTENT_TYPE)  # the parameters of an input
+SHARED_MEMORY = "shared_memory_"
 EXTENSIONS = (
     "binary_tensor_data",
     "classification",
     "model_configuration",
     "model_repository",
+    "parameters",
     "statistics",
 )
 LENGTH_BYTES = 4
@@ -59,7 +65,8 @@ class InferenceRequest:
     """The content of POST …/infer.
 
     `rows` are images, or the error in the place of one. Without `outputs` the caller gets the
-    default ones, as binary data if `binary`. `parameters` belong to the request.
+    usual ones, as binary data if `binary`. `parameters` belong to the request. `ignored` are
+    warnings of parameters of the input that nobody knows.
     """
 
     id: str | None
@@ -67,6 +74,7 @@ class InferenceRequest:
     outputs: tuple[OutputRequest, ...]
     parameters: Mapping[str, Any]
     binary: bool
+    ignored: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,7 +100,7 @@ def read(body: bytes, json_length: str | None, spec: Input, max_pixels: int) -> 
     if json_length == RAW and body.startswith(b"{"):
         json_length = None  # JSON has some length: a client may send the header with a default
     elif json_length == RAW and body:
-        return InferenceRequest(None, (body,), (), {}, binary=False)
+        return InferenceRequest(None, (body,), (), {}, binary=True)
     return parsed(*_split(body, json_length), spec, max_pixels)
 
 
@@ -109,9 +117,11 @@ def parsed(
         raise MalformedRequest(f'"id" is {short(identity)}: give text')
     parameters = dict(_object(document, "parameters", "the request"))
     all_binary = _flag(parameters, "binary_data_output", default=False)
-    rows = _rows(_only_input(document), binary, spec, max_pixels)
+    tensor = _only_input(document)
+    ignored = _ignored(tensor)
+    rows = _rows(tensor, binary, spec, max_pixels)
     outputs = _output_requests(document.get("outputs"), all_binary=all_binary)
-    return InferenceRequest(identity, rows, outputs, parameters, all_binary)
+    return InferenceRequest(identity, rows, outputs, parameters, all_binary, ignored)
 
 
 def write(head: Mapping[str, Any], outputs: Sequence[Output]) -> Response:
@@ -163,7 +173,7 @@ def _split(body: bytes, json_length: str | None) -> tuple[dict[str, Any], memory
     content, length = memoryview(body), len(body)
     if json_length is not None:
         length = _json_length(json_length, length)
-    large.check_values(body[:length], pixels=True)
+    large.check_values(body[:length], numbers=large.NUMBERS_TYPE)
     try:
         document = orjson.loads(content[:length])
     except orjson.JSONDecodeError as error:
@@ -197,15 +207,42 @@ def _only_input(document: Mapping[str, Any]) -> Mapping[str, Any]:
     return dict(inputs[0])
 
 
+def _ignored(tensor: Mapping[str, Any]) -> tuple[str, ...]:
+    """Warnings of the parameters of the input that nobody knows."""
+    parameters = _object(tensor, "parameters", "the input")
+    check_memory(parameters)
+    return request_parameters.ignored(
+        [name for name in parameters if name not in OF_INPUT], OF_INPUT
+    )
+
+
+def check_memory(parameters: Mapping[str, Any]) -> None:
+    """Checks that a tensor is not in shared memory.
+
+    Raises:
+        InvalidParameter: its parameters say so.
+    """
+    for name in parameters:
+        if name.startswith(SHARED_MEMORY):
+            raise InvalidParameter(
+                f"{name} is given, and no memory is shared with callers: "
+                "send the data in the request, and take them from the answer"
+            )
+
+
 def _rows(
     tensor: Mapping[str, Any], binary: memoryview, spec: Input, max_pixels: int
 ) -> tuple[Row, ...]:
     if not isinstance(tensor.get("name"), str):
         raise MalformedRequest(f"the input's name is {short(tensor.get('name'))}: give text")
-    kind, shape = tensor.get("datatype"), _shape(tensor.get("shape"))
+    kind, shape = tensor.get("datatype"), _shape(tensor)
     if kind == BYTES and (len(shape) == 1 or shape[1:] == (1,)):
         _check_rows(shape[0])
         return _encoded(tensor, _data(tensor, binary), shape[0])
+    if kind == UINT8 and len(shape) < arrays.AXES - 1:
+        rows, length = shape if len(shape) > 1 else (1, *shape)
+        _check_rows(rows)
+        return arrays.files(_data(tensor, binary), (rows, length))
     if isinstance(kind, str) and kind in arrays.DTYPES:
         arrays.check_shape(shape, spec, max_pixels, is_float=kind.startswith("FP"))
         _check_rows(shape[0])
@@ -221,7 +258,10 @@ def _check_rows(rows: int) -> None:
         )
 
 
-def _shape(value: Any) -> tuple[int, ...]:
+def _shape(tensor: Mapping[str, Any]) -> tuple[int, ...]:
+    value, data = tensor.get("shape"), tensor.get("data")
+    if value == [-1] and tensor.get("datatype") == BYTES and isinstance(data, list):
+        return (len(data),)  # as TorchServe's samples say it
     # `type() is int`, because isinstance() takes true for an int.
     if (
         not isinstance(value, list)
@@ -234,58 +274,47 @@ def _shape(value: Any) -> tuple[int, ...]:
 
 def _data(tensor: Mapping[str, Any], binary: memoryview) -> memoryview | list[Any]:
     """The binary data of a tensor, or its JSON data as a flat list."""
-    parameters = _object(tensor, "parameters", "the input")
-    size, data = parameters.get("binary_data_size"), tensor.get("data")
-    for name in parameters:
-        if name not in ("binary_data_size", "content_type"):
-            raise InvalidParameter(
-                f"the input has no parameter {short(name)}; "
-                "it has binary_data_size and content_type"
-            )
+    size, data = _object(tensor, "parameters", "the input").get(SIZE), tensor.get("data")
+    if isinstance(data, str) and not binary:
+        data = [data]  # an image alone
     if size is None and isinstance(data, list) and not binary:
-        return _flat(data)
-    if data is None and type(size) is int and size == len(binary):
+        return arrays.flat(data)
+    # OpenVINO's clients leave the size of an only input out.
+    if data is None and (binary if size is None else type(size) is int and size == len(binary)):
         return binary
     raise MalformedRequest(
-        f"the input has binary_data_size {short(size)}, "
+        f"the input has {SIZE} {short(size)}, "
         f"{'some' if isinstance(data, list) else 'no'} data, and {len(binary):,} bytes follow "
         "the JSON: give a list as data, or all of those bytes"
     )
 
 
-def _flat(data: list[Any]) -> list[Any]:
-    # One level a turn, because a caller could nest deeper than Python recurses.
-    while data and isinstance(data[0], list):
-        if not all(isinstance(entry, list) for entry in data):
-            raise MalformedRequest(
-                "the input's data is nested unevenly: give it flat, or nested by its shape"
-            )
-        data = list(itertools.chain.from_iterable(data))
-    return data
-
-
 def _encoded(
     tensor: Mapping[str, Any], data: memoryview | list[Any], rows: int
 ) -> tuple[EncodedImage, ...]:
-    content_type = _object(tensor, "parameters", "the input").get("content_type")
-    if content_type not in ((None,) if isinstance(data, memoryview) else (None, "base64")):
-        raise InvalidParameter(
-            f"content_type is {short(content_type)}; "
-            "BYTES are base64 in JSON, and the files themselves in binary data"
-        )
-    elements = _elements(data, rows) if isinstance(data, memoryview) else data
+    parameters = _object(tensor, "parameters", "the input")
+    elements: list[Any]
+    if isinstance(data, list):
+        elements = data
+    elif SIZE not in parameters and rows == 1:
+        elements = [bytes(data)]  # without its length before it, as OpenVINO's clients send it
+    else:
+        elements = _elements(data, rows)
     if len(elements) != rows:
         raise MalformedRequest(
             f"the input has {len(elements):,} elements or more, but its shape has {rows} rows: "
             "make them agree"
         )
-    return tuple(_encoded_image(element) for element in elements)
+    packed = parameters.get(CONTENT_TYPE) == BASE64
+    return tuple(_encoded_image(element, packed=packed) for element in elements)
 
 
-def _encoded_image(element: object) -> EncodedImage:
-    if isinstance(element, bytes):
+def _encoded_image(element: object, *, packed: bool) -> EncodedImage:
+    """The file in an element of JSON, or of binary data, which may be `packed` in base64."""
+    if isinstance(element, bytes) and not packed:
         return element or MalformedRequest("the image is empty (0 bytes): send one")
-    return from_base64("image", element)
+    text = element.decode("latin-1") if isinstance(element, bytes) else element
+    return from_base64("image", text)
 
 
 def _elements(data: memoryview, rows: int) -> list[bytes]:

@@ -1,15 +1,15 @@
-"""KServe's V1 protocol: POST /v1/models/NAME:predict and :explain, over the native endpoints.
+"""V1, the protocol of KServe, TorchServe and TensorFlow Serving, over the native endpoints.
 
-The body is JSON: {"instances": [image, …]}, an image as {"b64": base64}, the base64 text itself, or
-either of them under "image_bytes", "image" or "data". Parameters are further fields, or part of the
-query.
-One bad instance fails the request: the protocol has no error for one instance.
+POST /v1/models/NAME:predict, :explain and :classify take images as `service.api.kserve.instances`
+reads them; parameters are further fields, or part of the query. Rows are answered as
+{"predictions": […]}, columns as {"outputs": {name: […]}}, :classify as {"results": […]}. One bad
+image fails the request: the protocol has no error for one.
 
-Source: https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol; "b64" is
-TensorFlow Serving's.
+Sources: https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol;
+https://www.tensorflow.org/tfx/serving/api_rest.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -21,16 +21,21 @@ from service.api import large, parameters, wire
 from service.api.access import guard
 from service.api.access.guard import GuardedRoute
 from service.api.body import Limits
+from service.api.kserve import instances
 from service.api.native import JSON, Native
 from service.api.parameters import Options
-from service.api.payload import EncodedImage, Payload, check_counts, from_base64, with_query
+from service.api.payload import with_query
 from service.api.tasks import cancel_on_disconnect, timing_of
-from service.errors import MalformedRequest, NotFound, short
+from service.bundle.manifest import Manifest
+from service.errors import NotFound, short
+from service.predictions import most_top_k
 from service.schedule.pipeline import Pipeline
 
 PREFIX = "/v1"
-# Of an image in an instance: TensorFlow Serving's, KServe's samples', TorchServe's.
-KEYS = ("image_bytes", "image", "data")
+# The version of TensorFlow Serving is a number, and its clients read one.
+VERSION, AVAILABLE = "1", {"error_code": "OK", "error_message": ""}
+# Fields of a prediction, as a signature of TensorFlow describes outputs.
+OUTPUTS = {"label": "DT_STRING", "index": "DT_INT64", "probability": "DT_DOUBLE"}
 
 Documents = list[wire.Prediction]
 
@@ -46,11 +51,18 @@ class KServeV1:
 
     def routes(self) -> list[GuardedRoute]:
         """The routes of these endpoints."""
-        model = f"{PREFIX}/models/{{name}}"
+        models = (f"{PREFIX}/models/{{name}}", f"{PREFIX}/models/{{name}}/versions/{{version}}")
+        return [
+            GuardedRoute(f"{PREFIX}/models", guard.DOCUMENTS, self.models),
+            *(route for model in models for route in self._routes_of(model)),
+        ]
+
+    def _routes_of(self, model: str) -> list[GuardedRoute]:
         return [
             GuardedRoute(f"{model}:predict", guard.PREDICT, self.predict, ["POST"]),
             GuardedRoute(f"{model}:explain", guard.EXPLAIN, self.explain, ["POST"]),
-            GuardedRoute(f"{PREFIX}/models", guard.DOCUMENTS, self.models),
+            GuardedRoute(f"{model}:classify", guard.PREDICT, self.classify, ["POST"]),
+            GuardedRoute(f"{model}/metadata", guard.DOCUMENTS, self.metadata),
             GuardedRoute(model, guard.DOCUMENTS, self.model),
         ]
 
@@ -59,9 +71,15 @@ class KServeV1:
         return _json({"models": [self._manifest.name]})
 
     async def model(self, request: Request) -> Response:
-        """GET /v1/models/NAME."""
+        """GET /v1/models/NAME: KServe's form, and TensorFlow Serving's."""
         self._check_model(request)
-        return _json({"name": self._manifest.name, "ready": True})
+        status = {"version": VERSION, "state": "AVAILABLE", "status": AVAILABLE}
+        return _json({"name": self._manifest.name, "ready": True, "model_version_status": [status]})
+
+    async def metadata(self, request: Request) -> Response:
+        """GET /v1/models/NAME/metadata, in TensorFlow Serving's form."""
+        self._check_model(request)
+        return _json(signatures(self._manifest))
 
     async def predict(self, request: Request) -> Response:
         """POST /v1/models/NAME:predict."""
@@ -71,72 +89,91 @@ class KServeV1:
         """POST /v1/models/NAME:explain."""
         return await self._answer(request, parameters.of_explain, _explanations)
 
+    async def classify(self, request: Request) -> Response:
+        """POST /v1/models/NAME:classify: all classes with their probabilities, or `top_k`."""
+        every = {"top_k": most_top_k(self._manifest)}
+        return await self._answer(
+            request,
+            lambda manifest, given, **more: parameters.of_predict(manifest, every | given, **more),
+            _classes,
+        )
+
     async def _answer(
         self,
         request: Request,
         options_of: Callable[..., Options],
-        body_of: Callable[[Documents], Mapping[str, Any]],
+        body_of: Callable[..., Mapping[str, Any]],
     ) -> Response:
         self._check_model(request)
         timing = timing_of(request, self._pipeline)
         with timing.of("read"):
             body = await request_body.body_of(request, self._limits)
             query = request_body.query_of(request)
-            payload = with_query(await large.parse(body, lambda: read(body)), query)
-        defaults = self._pipeline.defaults
-        options = options_of(self._manifest, payload.parameters, defaults=defaults)
+            payload, in_columns = await large.parse(
+                body,
+                lambda: instances.read(body, self._manifest.input, self._pipeline.max_pixels),
+            )
+        given = with_query(payload, query).parameters
+        options = options_of(self._manifest, given, defaults=self._pipeline.defaults)
         if options.question is not None:
             guard.require(request, guard.EXPLAIN)
 
         async def work() -> Response:
-            documents = self._native.documents("instance", payload.images, options, timing)
+            documents = await self._native.documents("instance", payload.images, options, timing)
             warned = {"warnings": list(options.warnings)} if options.warnings else {}
-            return _json({**body_of(await documents), **warned})
+            return _json({**body_of(documents, in_columns=in_columns), **warned})
 
         return await cancel_on_disconnect(request, work())
 
     def _check_model(self, request: Request) -> None:
-        name = request.path_params["name"]
-        if name != self._manifest.name:
-            raise NotFound(f"there is no model {short(name)}; {self._manifest.name!r} is served")
+        name, served = request.path_params["name"], self._manifest.version
+        version = request.path_params.get("version", served)
+        if name != self._manifest.name or version not in (served, VERSION):
+            raise NotFound(
+                f"there is no model {short(name)} of version {short(version)}; "
+                f"{self._manifest.name!r} of version {served!r}, or {VERSION}, is served"
+            )
 
 
-def read(body: bytes) -> Payload:
-    """Reads the instances in `body`; its other fields are parameters.
-
-    Raises:
-        MalformedRequest: not JSON, or without a list of instances.
-        InvalidParameter: more than 64 instances, or `check_values` fails.
-    """
-    large.check_values(body)
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise MalformedRequest(
-            f'the body is not JSON ({error}): send {{"instances": [{{"b64": "<base64>"}}]}}'
-        ) from None
-    instances = document.pop("instances", None) if isinstance(document, dict) else None
-    if not isinstance(instances, list) or not instances:
-        raise MalformedRequest(
-            '"instances" is empty, or not a list: send {"instances": [{"b64": "<base64>"}]}'
-        )
-    images = tuple(_image(instance) for instance in instances)
-    return check_counts(Payload(images, is_list=True, parameters=document))
+def signatures(manifest: Manifest) -> dict[str, Any]:
+    """The input and the outputs of a prediction, as a signature of TensorFlow."""
+    signature = {
+        "inputs": {"image": _tensor("image", "DT_STRING")},
+        "outputs": {name: _tensor(name, dtype) for name, dtype in OUTPUTS.items()},
+        "method_name": "tensorflow/serving/predict",
+    }
+    return {
+        "model_spec": {"name": manifest.name, "signature_name": "", "version": VERSION},
+        "metadata": {"signature_def": {"signature_def": {"serving_default": signature}}},
+    }
 
 
-def _image(instance: object) -> EncodedImage:
-    if isinstance(instance, dict) and "b64" not in instance:
-        instance = next((instance[key] for key in KEYS if key in instance), instance)
-    return from_base64("image", instance)
+def _tensor(name: str, dtype: str) -> dict[str, Any]:
+    rows = {"dim": [{"size": "-1", "name": ""}], "unknown_rank": False}
+    return {"dtype": dtype, "tensor_shape": rows, "name": f"{name}:0"}
 
 
-def _predictions(documents: Documents) -> Mapping[str, Any]:
-    return {"predictions": documents}
+def _predictions(documents: Documents, *, in_columns: bool) -> Mapping[str, Any]:
+    if not in_columns:
+        return {"predictions": documents}
+    rows: Sequence[Mapping[str, Any]] = documents
+    # An explanation may have come along with some of them.
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {"outputs": {name: [row.get(name) for row in rows] for name in names}}
 
 
-def _explanations(documents: Documents) -> Mapping[str, Any]:
+def _explanations(documents: Documents, *, in_columns: bool) -> Mapping[str, Any]:
     explanations = [document.pop("explanation") for document in documents]
-    return {"predictions": documents, "explanations": explanations}
+    return {**_predictions(documents, in_columns=in_columns), "explanations": explanations}
+
+
+def _classes(documents: Documents, **_: object) -> Mapping[str, Any]:
+    return {
+        "results": [
+            [[entry["label"], entry["probability"]] for entry in document["top"]]
+            for document in documents
+        ]
+    }
 
 
 def _json(document: Mapping[str, Any]) -> Response:

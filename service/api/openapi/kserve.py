@@ -3,9 +3,10 @@
 import inspect
 from typing import Any
 
-from service.api.kserve import repository
+from service.api.kserve import outputs, views
+from service.api.kserve.outputs import ATTRIBUTION
 from service.api.kserve.tensors import BYTES, HEADER
-from service.api.kserve.v2 import ATTRIBUTION, outputs_of
+from service.api.kserve.v1 import VERSION
 from service.api.openapi.problems import error, errors
 from service.api.wire import protocols
 from service.api.wire.bodies import IMAGE
@@ -15,6 +16,8 @@ from service.errors import NotAcceptable
 
 _JSON, _BINARY = "application/json", "application/octet-stream"
 TYPES = (
+    protocols.Classified,
+    protocols.Examples,
     protocols.Explanations,
     protocols.IndexEntry,
     protocols.InferAnswer,
@@ -25,10 +28,12 @@ TYPES = (
     protocols.ModelMetadata,
     protocols.ModelNames,
     protocols.ModelReady,
+    protocols.ModelStatus,
     protocols.Predictions,
     protocols.ProtocolError,
     protocols.Ready,
     protocols.Server,
+    protocols.Signatures,
     protocols.Statistics,
 )
 
@@ -36,19 +41,26 @@ TYPES = (
 def schemas(manifest: Manifest) -> dict[str, Schema]:
     """The components of both protocols."""
     made = schemas_of(*TYPES)
-    made["OutputName"]["properties"]["name"]["enum"] = list(outputs_of(manifest))
+    made["OutputName"]["properties"]["name"]["enum"] = list(outputs.names(manifest))
     return made
 
 
 def paths(manifest: Manifest) -> dict[str, Any]:
     """The paths of both protocols, with their operations."""
-    name = _path_parameter("name", *repository.names(manifest))
+    name = _path_parameter("name", *views.names(manifest))
+    only = _path_parameter("name", manifest.name)
     version = _path_parameter("version", manifest.version)
     documents: dict[str, Any] = {
         "/v2": {"get": _get(protocols.Server)},
         "/v2/health/live": {"get": _get(protocols.Live)},
         "/v2/health/ready": {"get": _get(protocols.Ready)},
-        **_v1_paths(_path_parameter("name", manifest.name)),
+        "/v1/models": {"get": _get(protocols.ModelNames)},
+        **_v1_paths("/v1/models/{name}", only),
+        **_v1_paths(
+            "/v1/models/{name}/versions/{version}",
+            only,
+            _path_parameter("version", manifest.version, VERSION),
+        ),
         "/v2/repository/index": {"post": _index()},
         "/v2/models/stats": {"get": _get(protocols.Statistics)},
     }
@@ -64,13 +76,21 @@ def paths(manifest: Manifest) -> dict[str, Any]:
     return documents
 
 
-def _v1_paths(name: Schema) -> dict[str, Any]:
-    predict, explain = "Predict (KServe V1)", "Predict and explain (KServe V1)"
+def _v1_paths(model: str, *places: Schema) -> dict[str, Any]:
+    explained = _v1("Predict and explain", protocols.Explanations, *places)
+    examples = {"schema": ref(protocols.Examples), "example": {"examples": [{"b64": IMAGE}]}}
+    classified = _post(
+        "Probabilities of classes (TensorFlow Serving)",
+        list(places),
+        {_JSON: examples},
+        {_JSON: {"schema": ref(protocols.Classified)}},
+    )
     return {
-        "/v1/models": {"get": _get(protocols.ModelNames)},
-        "/v1/models/{name}": {"get": _get(protocols.ModelReady, name)},
-        "/v1/models/{name}:predict": {"post": _v1(predict, name, protocols.Predictions)},
-        "/v1/models/{name}:explain": {"post": _v1(explain, name, protocols.Explanations)},
+        model: {"get": _get(protocols.ModelStatus, *places)},
+        f"{model}/metadata": {"get": _get(protocols.Signatures, *places)},
+        f"{model}:predict": {"post": _v1("Predict", protocols.Predictions, *places)},
+        f"{model}:explain": {"post": explained},
+        f"{model}:classify": {"post": classified},
     }
 
 
@@ -124,9 +144,10 @@ def _post(
     }
 
 
-def _v1(summary: str, name: Schema, answer: type) -> dict[str, Any]:
+def _v1(summary: str, answer: type, *places: Schema) -> dict[str, Any]:
     body = {"schema": ref(protocols.Instances), "example": {"instances": [{"b64": IMAGE}]}}
-    return _post(summary, [name], {_JSON: body}, {_JSON: {"schema": ref(answer)}})
+    answered = {_JSON: {"schema": ref(answer)}}
+    return _post(f"{summary} (KServe V1)", list(places), {_JSON: body}, answered)
 
 
 def _infer(*places: Schema) -> dict[str, Any]:

@@ -72,6 +72,29 @@ class ModelReady(TypedDict):
     ]
 
 
+class VersionStatus(TypedDict):
+    """The state of a version, in TensorFlow Serving's words."""
+
+    version: Annotated[str, about("Always 1", "1")]
+    state: Annotated[str, about("Always AVAILABLE", "AVAILABLE")]
+    status: Annotated[dict[str, str], about("Without an error", {"error_code": "OK"})]
+
+
+class ModelStatus(ModelReady):
+    """Readiness of a model, in KServe's and TensorFlow Serving's words."""
+
+    model_version_status: Annotated[list[VersionStatus], about("Of the one version")]
+
+
+class Signatures(TypedDict):
+    """The signature of a model (TensorFlow Serving)."""
+
+    model_spec: Annotated[dict[str, str], about("The model", {"name": "cifar10"})]
+    metadata: Annotated[
+        dict[str, Any], about("Its inputs and outputs", {"signature_def": {"signature_def": {}}})
+    ]
+
+
 class TensorInfo(TypedDict):
     """A tensor as the metadata describe it."""
 
@@ -228,6 +251,24 @@ class Instances(TypedDict):
         list[EncodedImage | NamedImage | Text],
         about("Images", [{"b64": IMAGE}], min_length=1, max_length=MAX_IMAGES),
     ]
+
+
+class Examples(TypedDict):
+    """Images to classify; further fields are the parameters of the native API."""
+
+    examples: Annotated[
+        list[EncodedImage | NamedImage | Text],
+        about("Images", [{"b64": IMAGE}], min_length=1, max_length=MAX_IMAGES),
+    ]
+
+
+class Classified(TypedDict):
+    """The classes of each image, most probable first."""
+
+    results: Annotated[
+        list[list[tuple[str, float]]], about("Labels with probabilities", [[["ship", 0.8]]])
+    ]
+    warnings: NotRequired[Warnings]
 
 
 class Predictions(TypedDict):

@@ -217,7 +217,14 @@ def test_accept_npy_returns_the_raw_map(server):
 
 
 @pytest.mark.parametrize(
-    "accept", ["*/*", "application/*", "text/html, application/json;q=0.5", None]
+    "accept",
+    [
+        "*/*",
+        "application/*",
+        "text/html, application/json;q=0.5",
+        "image/png;q=0, application/json",
+        None,
+    ],
 )
 def test_json_is_the_first_choice(accept, server):
     assert "explanation" in answered(post(server, "/explain", accept=accept))
@@ -353,6 +360,15 @@ def test_the_bytes_decide_what_an_image_is(kind, server):
     assert found["image"]["format"] == "PNG"
 
 
+def test_a_type_that_cannot_be_an_image_is_refused_with_those_that_can(server):
+    response = server.client.post("/predict", content=GOOD, headers={"content-type": "video/mp4"})
+    assert response.status_code == 415
+    for kind in ("image/jpeg", "application/octet-stream", "multipart/form-data"):
+        assert kind in response.json()["detail"]
+    taken = server.client.get("/openapi.json").json()["paths"]["/predict"]["post"]["requestBody"]
+    assert "application/octet-stream" in taken["content"]
+
+
 @pytest.mark.parametrize("kind", [None, "text/plain;charset=UTF-8", "application/vnd.api+json"])
 @pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf"])
 def test_json_may_come_under_any_name(kind, before, server):
@@ -378,6 +394,27 @@ def test_declared_defaults_are_accepted_where_they_have_no_meaning(server):
     assert answered(post(server, f"/predict?{query}"))["label"]
     found = answered(post(server, f"/explain?method=grad_cam&{query}"))
     assert found["explanation"]["parameters"] == {"layer": "last"}
+
+
+@pytest.mark.parametrize("kind", ["image/png", "application/x-npy"])
+def test_an_answer_that_is_not_json_names_what_was_ignored_in_a_header(kind, server):
+    for query, words in (("utm=ü%0A&_=1", ("'utm'", "'_'")), ("ж=1", ("'\\u0436'",))):
+        response = server.client.post(f"/explain?{query}", content=GOOD, headers={"accept": kind})
+        assert response.headers["content-type"] == kind
+        assert all(word in response.headers["candor-warnings"] for word in words)
+    plain = server.client.post("/explain", content=GOOD, headers={"accept": kind})
+    assert "candor-warnings" not in plain.headers
+
+
+def test_a_map_that_is_mostly_error_says_so_beside_the_array(server):
+    query = "method=kernel_shap&samples=64"
+    in_json = server.client.post(f"/explain?{query}&map=array", content=GOOD).json()
+    warnings = in_json["explanation"]["warnings"]
+    response = server.client.post(
+        f"/explain?{query}", content=GOOD, headers={"accept": "application/x-npy"}
+    )
+    assert warnings
+    assert response.headers["candor-warnings"].startswith(warnings[0][:20])
 
 
 def test_two_images_cannot_become_one_png(server):

@@ -26,7 +26,7 @@ from support.servers import ROOT, Server, environment, free_port
 PNG = {"content-type": "image/png"}
 KEYS = {scope: make(scope, (scope,)) for scope in SCOPES}
 WRONG = make("wrong", SCOPES)[0]
-POSTS = ("/predict", "/explain", ":predict", ":explain", "/infer", "/index")
+POSTS = ("/predict", "/explain", ":predict", ":explain", ":classify", "/infer", "/index")
 PROBES = {
     "/livez",
     "/readyz",

@@ -72,6 +72,12 @@ def test_no_answer_leads_to_another_host(path, server):
     assert "location" not in answer.headers
 
 
+def test_a_slash_too_many_leads_no_image_away_from_https(server):
+    behind_tls = {"x-forwarded-proto": "https", "content-type": "image/png"}
+    answer = server.client.post("/predict/", content=GOOD, headers=behind_tls)
+    assert (answer.status_code, "location" in answer.headers) == (404, False)
+
+
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", None])
 def test_a_post_of_another_site_is_forbidden(origin, server):
     headers = CROSS | ({"origin": origin} if origin else {})

@@ -32,6 +32,35 @@ def test_images_come_back_exactly(datatype, first):
     assert np.array_equal(read(values, datatype), IMAGES)
 
 
+SCALINGS = {
+    "INCEPTION": (lambda p: p / 127.5 - 1, (0.5,) * 3, (0.5,) * 3, 0),
+    "INCEPTION, of a network of 127 and 128": (
+        lambda p: p / 127.5 - 1,
+        (127 / 255,) * 3,
+        (128 / 255,) * 3,
+        1,
+    ),
+    "VGG": (
+        lambda p: p - np.array((123, 117, 104)),
+        (123 / 255, 117 / 255, 104 / 255),
+        (1 / 255,) * 3,
+        0,
+    ),
+    "NONE": (lambda p: p * 1.0, (0.0,) * 3, (1 / 255,) * 3, 0),
+}
+
+
+@pytest.mark.parametrize("scaling", SCALINGS.values(), ids=SCALINGS)
+def test_the_scalings_of_tritons_image_client_fit_networks_that_are_normalised_so(scaling):
+    scale, mean, std, most = scaling
+    pixels = np.arange(0, 72, dtype=np.float32).reshape(1, 4, 6, 3)
+    pixels[0, 0, 0], pixels[0, 3, 5] = 0, 255
+    values = scale(pixels).astype("<f4")
+    spec = Input(size=(4, 6), mean=mean, std=std)
+    found = arrays.images(memoryview(values.tobytes()), values.shape, "FP32", spec)
+    assert np.abs(found.astype(int) - pixels).max() <= most
+
+
 @pytest.mark.parametrize("first", [False, True])
 def test_one_channel_is_grey(first):
     grey = IMAGES[..., :1]

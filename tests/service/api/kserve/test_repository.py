@@ -12,7 +12,12 @@ from PIL import Image
 from support.images import draw, encode
 
 GOOD = encode(draw("red", size=40))
-RAW = {"Inference-Header-Content-Length": "0", "content-type": "application/octet-stream"}
+RAW = {
+    "Inference-Header-Content-Length": "0",
+    "content-type": "application/octet-stream",
+    "accept": "application/json",
+}
+SUFFIXES = (".logits", ".floats", ".files")
 
 
 @pytest.fixture(scope="module")
@@ -20,16 +25,16 @@ def name(embedded):
     return embedded.manifest.name
 
 
-def test_the_index_lists_both_names(server, name, embedded):
-    found = server.client.post("/v2/repository/index", json={}).json()
-    assert [entry["name"] for entry in found] == [name, f"{name}.logits"]
+def test_the_index_lists_every_name(server, name, embedded):
+    found = server.client.post("/v2/repository/index", json={"ready": True}).json()
+    assert [entry["name"] for entry in found] == [name, *(name + suffix for suffix in SUFFIXES)]
     assert {(entry["state"], entry["version"]) for entry in found} == {
         ("READY", embedded.manifest.version)
     }
 
 
 def test_the_configuration_has_the_tensors_of_the_metadata(server, name):
-    for each in (name, f"{name}.logits"):
+    for each in (name, *(name + suffix for suffix in reversed(SUFFIXES))):
         described = server.client.get(f"/v2/models/{each}").json()
         config = server.client.get(f"/v2/models/{each}/config").json()
         assert (config["name"], config["max_batch_size"]) == (each, 64)
@@ -78,12 +83,13 @@ def test_a_client_that_follows_metadata_and_configuration_gets_labels(server, na
     assert "'priority' is not known here and was ignored" in found["parameters"]["warnings"]
 
 
-def test_the_network_of_both_names_is_the_same(server, name):
-    plain = server.client.post(f"/v2/models/{name}.logits/infer", content=GOOD, headers=RAW).json()
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_the_network_of_every_name_is_the_same(suffix, server, name):
+    plain = server.client.post(f"/v2/models/{name}{suffix}/infer", content=GOOD, headers=RAW).json()
     whole = server.client.post(f"/v2/models/{name}/infer", content=GOOD, headers=RAW).json()
     assert [output["name"] for output in plain["outputs"]] == ["logits"]
     assert plain["outputs"][0] == whole["outputs"][0]
-    assert len(whole["outputs"]) == 3
+    assert len(whole["outputs"]) == 5
 
 
 def test_a_raw_binary_request_of_nothing_is_refused(server, name):

@@ -28,7 +28,8 @@ def plain(document):
 def test_the_models_are_listed(server, model, embedded):
     name = embedded.manifest.name
     assert answered(server.client.get("/v1/models")) == {"models": [name]}
-    assert answered(server.client.get(model)) == {"name": name, "ready": True}
+    found = answered(server.client.get(model))
+    assert (found["name"], found["ready"]) == (name, True)
 
 
 @pytest.mark.parametrize(
@@ -85,11 +86,11 @@ BAD = [
     (
         "another field",
         ":predict",
-        {"instances": [{"picture": TEXT}]},
+        {"instances": [{"picture": TEXT, "mask": TEXT}]},
         400,
-        "instance 0: the image is given as an object with 'picture'",
+        "instance 0: the image is given as an object with 'picture', 'mask'",
     ),
-    ("a list for bytes", ":predict", {"instances": [{"image_bytes": [1]}]}, 400, "instance 0"),
+    ("a list for bytes", ":predict", {"instances": [{"image_bytes": [1]}]}, 422, "instance 0"),
     ("no base64", ":predict", {"instances": ["%%%"]}, 400, "not base64"),
     ("an empty image", ":predict", {"instances": [""]}, 400, "empty"),
     ("no image", ":predict", {"instances": [TEXT, "AAAA"]}, 415, "instance 1"),
@@ -125,7 +126,7 @@ BAD = [
     ),
     ("a large body", ":predict", b" " * (11 * 2**20), 413, "10,485,760"),
     ("another model", "x:predict", {"instances": [TEXT]}, 404, "is served"),
-    ("another verb", ":classify", {"instances": [TEXT]}, 405, "use "),
+    ("another verb", ":summarise", {"instances": [TEXT]}, 405, "use "),
     ("another path", "/nowhere", {"instances": [TEXT]}, 404, "not served"),
 ]
 

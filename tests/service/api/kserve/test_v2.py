@@ -11,15 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.api.kserve import outputs as model_outputs
 from service.api.kserve import tensors
-from service.api.kserve.v2 import outputs_of
 from service.errors import RequestError
 from service.image.resize import Input
 from support.images import draw, encode, header_of
 
 GOOD, OTHER = encode(draw("red", size=40)), encode(draw("blue", size=24), "JPEG")
 HEADER = "Inference-Header-Content-Length"
-DEFAULT = ["logits", "probabilities", "label"]
+PLAIN = ["logits", "probabilities", "label"]
+USUAL = [*PLAIN, "prediction_set", "familiarity"]
 KINDS = {"FP32": "<f4", "BOOL": "?"}
 
 
@@ -123,6 +124,7 @@ def test_the_server_has_metadata(server):
             "classification",
             "model_configuration",
             "model_repository",
+            "parameters",
             "statistics",
         ],
     )
@@ -142,18 +144,16 @@ def test_the_model_lists_its_tensors(versioned, server, model, embedded):
     )
     assert found["inputs"] == [{"name": "image", "datatype": "BYTES", "shape": [-1]}]
     assert [entry["name"] for entry in found["outputs"]] == [
-        *DEFAULT,
-        "prediction_set",
-        "familiarity",
+        *USUAL,
         "attribution",
         "quality",
     ]
     assert server.client.get(f"{place}/ready").json() == {"name": manifest.name, "ready": True}
 
 
-def test_a_request_without_outputs_gets_the_default_ones(infer, embedded):
+def test_a_request_without_outputs_gets_all_that_cost_nothing(infer, embedded):
     document, found = parsed(infer(asking(texts(GOOD, OTHER))))
-    assert list(found) == DEFAULT
+    assert list(found) == USUAL
     assert (document["model_name"], document["model_version"]) == (
         embedded.manifest.name,
         embedded.manifest.version,
@@ -176,7 +176,7 @@ def test_json_and_binary_tensors_give_the_native_prediction(infer, server):
         binary(
             texts(GOOD, OTHER),
             prefixed(GOOD, OTHER),
-            outputs=[{"name": n, "parameters": {"binary_data": True}} for n in DEFAULT],
+            outputs=[{"name": n, "parameters": {"binary_data": True}} for n in PLAIN],
         ),
     ):
         _, found = parsed(infer(request))
@@ -307,7 +307,7 @@ def test_the_unit_of_deletion_and_insertion_stands_beside_their_quality(infer):
 
 def test_optional_outputs_follow_the_bundle(embedded):
     plain = replace(embedded.manifest, prediction_sets=None, familiarity=None)
-    assert outputs_of(plain) == (*DEFAULT, "attribution", "quality")
+    assert model_outputs.names(plain) == (*PLAIN, "attribution", "quality")
 
 
 def test_an_attribution_alone_needs_no_parameters(infer, embedded):
@@ -320,7 +320,7 @@ def test_an_attribution_alone_needs_no_parameters(infer, embedded):
 
 
 def test_degraded_rows_are_named(embedded):
-    from service.api.kserve.v2 import map_parameters
+    from service.api.kserve.outputs import map_parameters
     from service.explain import Attribution, ask
     from service.explain.maps.target import Target
 
@@ -337,7 +337,7 @@ def test_degraded_rows_are_named(embedded):
 
 
 def test_rows_whose_map_is_mostly_error_are_named(embedded):
-    from service.api.kserve.v2 import map_parameters
+    from service.api.kserve.outputs import map_parameters
     from service.explain import Attribution, ask
     from service.explain.maps.target import Target
 
@@ -427,7 +427,7 @@ BAD = [
     ("an empty shape", asking(texts(GOOD, shape=[])), 400, "shape"),
     ("a shape that is no number", asking(texts(GOOD, shape=["1"])), 400, "shape"),
     ("a shape that is true", asking(texts(GOOD, shape=[True])), 400, "shape"),
-    ("a negative shape", asking(texts(GOOD, shape=[-1])), 400, "shape"),
+    ("a negative shape", asking(pixels(DISC, shape=[-1, 32, 32, 3])), 400, "shape"),
     ("no rows", asking(texts()), 422, "0 rows"),
     ("65 rows", asking(texts(*[GOOD] * 65)), 422, "the limit is 64"),
     (
@@ -474,16 +474,16 @@ BAD = [
     ("half an image", asking(texts(GOOD, OTHER[:200])), 422, "row 1"),
     ("a huge image", asking(texts(header_of(40_000, 40_000))), 413, "row 0"),
     (
-        "another parameter of an input",
+        "an input in shared memory",
         asking(texts(GOOD, parameters={"shared_memory_region": "x"})),
         422,
         "shared_memory_region",
     ),
     (
-        "another content type",
-        asking(texts(GOOD, parameters={"content_type": "str"})),
+        "a misspelt parameter of an input",
+        asking(texts(GOOD, parameters={"contenttype": "str"})),
         422,
-        "content_type",
+        "did you mean content_type",
     ),
     (
         "binary data without its header",
@@ -530,7 +530,7 @@ BAD = [
     ),
     (
         "a coverage without its output",
-        asking(texts(GOOD), parameters={"coverage": "0.9"}),
+        asking(texts(GOOD), outputs=[output("label")], parameters={"coverage": "0.9"}),
         422,
         "'prediction_set'",
     ),
