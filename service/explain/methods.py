@@ -308,10 +308,9 @@ def _integrated_gradients(
         return replace(result, quality=result.quality | {"steps": float(steps)})
     begun = paths.paths_to(engine, pixels[None], [target], baseline, steps)
     (path,) = paths.integrate(engine, begun, tolerance, steps)
-    values, steps = path.map, float(len(path.cells))
-    return MethodResult(
-        values, _gap(values, np.array([path.difference], np.float32)) | {"steps": steps}
-    )
+    values = path.map
+    gap = _gap(values, np.array([path.difference], np.float32))
+    return MethodResult(values, gap | {"steps": float(len(path.cells))})
 
 
 def _cam(compute: Callable[..., np.ndarray]) -> Callable[..., MethodResult]:

@@ -134,16 +134,22 @@ def integrate(engine: Engine, paths: Sequence[Path], tolerance: float, steps: in
     Raises:
         DeadlineExceeded: there was no time for the first points.
     """
+    engine.has_time_for(folder.GRADIENT, _rows(paths))  # and for no more, or it were hopeless
     done = _run(engine, paths)
     while True:
         finer = [path.refined(tolerance, steps) for path in done]
-        rows = sum(len(path.missing) * len(path.target.rows) for path in finer)
+        rows = _rows(finer)
         if not rows or not engine.has_time_for(folder.GRADIENT, rows):
             return done
         try:
             done = _run(engine, finer)
         except DeadlineExceeded:
             return done  # the maps of fewer points have their gaps beside them
+
+
+def _rows(paths: Sequence[Path]) -> int:
+    """The rows of gradients that are missing."""
+    return sum(len(path.missing) * len(path.target.rows) for path in paths)
 
 
 def _run(engine: Engine, paths: Sequence[Path]) -> list[Path]:

@@ -49,7 +49,8 @@ class Cells:
         `scores` and `slopes` are those in the middles; `begin` and `end` the scores at 0 and 1.
         """
         borders = _between(self.middles, scores, slopes, self.lows[1:])
-        return self.widths * slopes - np.diff(np.concatenate([[begin], borders, [end]]))
+        changes = np.diff(np.concatenate([[begin], borders, [end]]))
+        return np.asarray(self.widths * slopes - changes)
 
     def split(self, chosen: Chosen) -> tuple["Cells", Int64[np.ndarray, " new"]]:
         """The cells with those `chosen` cut in three; for each the old one of its middle, or −1."""

@@ -282,7 +282,7 @@ def test_integrated_gradients_take_more_steps_while_the_gap_is_wide(engine):
         return answer(engine, draw("blue"), "integrated_gradients", "3", **given).quality
 
     loose, usual, few = measured(tolerance=1), measured(), measured(tolerance=1e-4, steps=6)
-    assert loose["steps"] == 4 < usual["steps"]
+    assert 4 <= loose["steps"] < usual["steps"]
     assert usual["completeness_gap"] <= 0.05
     assert few["steps"] == 6
     assert measured(tolerance=0, steps=7)["steps"] == 7

@@ -55,13 +55,13 @@ def test_the_rows_that_run_are_the_points_of_the_path(engine):
     counted = Counted()
     (path,) = found(watched(engine, counted), tolerance=0.001)
     assert counted.rows == len(path.cells) > quadrature.FIRST
-    assert counted.asked[0] < counted.rows
+    assert sum(counted.asked) == counted.rows
 
 
 @pytest.mark.parametrize("baseline", BASELINES)
 def test_the_gap_is_within_the_tolerance_and_the_map_is_that_of_many_points(baseline, engine):
     (path,) = found(engine, baseline=baseline)
-    many = integrated_gradients(engine, PIXELS[None], np.array([3]), 200, baseline)
+    many = integrated_gradients(engine, PIXELS[None], np.array([3]), 48, baseline)
     assert gap(path) <= 0.05
     assert cosine(path.map, many.attribution[0].sum(0)) > 0.98
     assert path.difference == pytest.approx(float(many.difference[0]), abs=1e-4)
@@ -73,14 +73,14 @@ def test_the_steps_are_a_limit(engine):
 
 
 def test_without_time_for_a_round_the_gap_is_that_of_the_points_that_ran(engine):
-    (path,) = found(watched(engine, Counted(rounds=1)), tolerance=1e-6)
-    (first,) = found(watched(engine, Counted(rounds=0)), tolerance=1e-6)
+    (path,) = found(watched(engine, Counted(rounds=2)), tolerance=1e-6)
+    (first,) = found(watched(engine, Counted(rounds=1)), tolerance=1e-6)
     assert len(first.cells) == quadrature.FIRST < len(path.cells)
     assert gap(path) > 1e-6
 
 
 def test_paths_together_are_those_alone(engine):
-    targets = [Target(3), Target(5), Target(3, 5)]
+    targets = [Target(3), Target(3, 5)]
     for path, target in zip(found(engine, targets), targets, strict=True):
         (alone,) = found(engine, [target])
         assert len(path.cells) == len(alone.cells)
