@@ -43,7 +43,7 @@ DEFAULT = ("integrated_gradients", "grad_cam", "occlusion")
     "--max-steps",
     default=128,
     show_default=True,
-    help="Limit of doubling the 32 steps of Integrated Gradients. 32 takes a seventh of the time.",
+    help="Most steps of Integrated Gradients.",
 )
 @click.option(
     "--bundle",
@@ -57,7 +57,7 @@ def main(data: str, images: int, methods: tuple[str, ...], max_steps: int, folde
     engine = Engine(bundle_folder.load(folder), "cpu")
     test = read(data, engine.manifest.input).test
     chosen = np.random.default_rng(0).permutation(len(test))[:images]
-    given = {"integrated_gradients": {"max_steps": max_steps}}
+    given = {"integrated_gradients": {"steps": max_steps}}
     questions = [ask(engine.manifest, name, None, given.get(name, {})) for name in methods]
     areas = areas_of(engine, test.rows(chosen), questions)
     click.echo(f"{engine.manifest.name} {engine.manifest.version}, {len(chosen)} test images\n")

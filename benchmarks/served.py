@@ -41,8 +41,8 @@ TOGETHER = 4
 DEADLINE, OVERHEAD = 10.0, 0.5  # seconds; the overhead is that of the client and of two processes
 NOISE_GAP = 0.5
 START = 300  # seconds, on a busy machine
-DEAREST = ("steps", "max_steps", "samples", "segments", "cells")
-FINEST = {"stride": 0.05}
+DEAREST = ("steps", "samples", "segments", "cells")
+FINEST = {"stride": 0.05, "tolerance": 0}
 
 Answer = Mapping[str, Any]
 

@@ -12,10 +12,9 @@ from jaxtyping import Float32
 
 from service.bundle import folder
 from service.bundle.manifest import LAST, LAYERS, Manifest
-from service.errors import DeadlineExceeded
 from service.explain import rungs
 from service.explain.colours import Scale
-from service.explain.maps import cam, gradients, perturbation
+from service.explain.maps import cam, gradients, paths, perturbation
 from service.explain.maps.baselines import BASELINES
 from service.explain.maps.gradients import RowAttributions, SampleSums
 from service.explain.maps.perturbation import TargetMaps
@@ -31,7 +30,6 @@ from service.runtime.graphs import Cam, Rows, Targets
 Sign = Literal["signed", "positive"]
 Map = Float32[np.ndarray, "H W"]
 LOGIT, SLOPE, DROP = "logit", "logit per standard deviation of a pixel", "logit per segment"
-LARGEST_GAP = 0.05  # the completeness gap above which Integrated Gradients doubles its steps
 GRADIENT_PASSES = 3  # a forward and a backward pass cost about three forward ones
 
 
@@ -119,9 +117,20 @@ class Method:
         return SEGMENTS in self.parameters
 
 
-STEPS = Parameter("steps", 32, "points on the path from the baseline to the image", 1, 512)
-MAX_STEPS = Parameter(
-    "max_steps", 128, "limit of doubling the steps while the completeness gap exceeds 5 %", 1, 512
+STEPS = Parameter(
+    "steps",
+    128,
+    "most points on the path from the baseline to the image; all of them if tolerance is 0",
+    1,
+    512,
+)
+TOLERANCE = Parameter(
+    "tolerance",
+    0.05,
+    "completeness gap that is good enough: until it is reached, the path gets more points where it "
+    "misses most; 0 for all steps",
+    0.0,
+    1.0,
 )
 SAMPLES = Parameter("samples", 16, "noisy copies of the image", 2, 512)
 NOISE = Parameter(
@@ -283,27 +292,27 @@ def _contrast(rows: np.ndarray) -> np.ndarray:
     return rows[:1] - rows[1:] if len(rows) > 1 else rows
 
 
-_fixed_steps = _gradient(gradients.integrated_gradients, _sum)
+_all_steps = _gradient(gradients.integrated_gradients, _sum)
 
 
 def _integrated_gradients(
-    engine: Engine, pixels: InputPixels, target: Target, _rival: Target | None, **given: Any
+    engine: Engine,
+    pixels: InputPixels,
+    target: Target,
+    _rival: Target | None,
+    steps: int,
+    tolerance: float,
+    baseline: str,
 ) -> MethodResult:
-    """Doubles the steps while the gap exceeds 5 %, to `max_steps` or what fits the deadline."""
-    most, steps = given.pop("max_steps"), given.pop("steps")
-    result = _fixed_steps(engine, pixels, target, None, steps=steps, **given)
-    copies = len(target.rows)
-    while (
-        result.quality["completeness_gap"] > LARGEST_GAP
-        and 2 * steps <= most
-        and engine.has_time_for(folder.GRADIENT, 2 * steps * copies)
-    ):
-        try:
-            result = _fixed_steps(engine, pixels, target, None, steps=2 * steps, **given)
-        except DeadlineExceeded:
-            break  # the map of fewer steps has its gap beside it
-        steps *= 2
-    return MethodResult(result.map, result.quality | {"steps": float(steps)})
+    """Takes points until the gap is within `tolerance`, to `steps` or what fits the deadline."""
+    if tolerance == 0:
+        result = _all_steps(engine, pixels, target, None, steps=steps, baseline=baseline)
+        return replace(result, quality=result.quality | {"steps": float(steps)})
+    begun = paths.paths_to(engine, pixels[None], [target], baseline, steps)
+    (path,) = paths.integrate(engine, begun, tolerance, steps)
+    values = path.map
+    gap = _gap(values, np.array([path.difference], np.float32))
+    return MethodResult(values, gap | {"steps": float(len(path.cells))})
 
 
 def _cam(compute: Callable[[Cam], cam.Cells]) -> Callable[..., MethodResult]:
@@ -447,8 +456,8 @@ _ALL: tuple[Method, ...] = (
         "image; the map sums to the difference",
         "Sundararajan et al. 2017, arXiv 1703.01365",
         compute=_integrated_gradients,
-        passes=lambda given: GRADIENT_PASSES * (given["steps"] + 2),
-        parameters=(STEPS, BASELINE, MAX_STEPS),
+        passes=lambda given: GRADIENT_PASSES * (rungs.expected_steps(given) + 2),
+        parameters=(STEPS, TOLERANCE, BASELINE),
         fewer=rungs.fewer_steps,
     ),
     _slope(

@@ -164,20 +164,16 @@ def algebra_operations(question: Question) -> int:
 
 
 def most_passes(question: Question) -> int:
-    """The forward passes of an answer at most: every doubling of steps and samples included."""
+    """The forward passes of an answer at most: all steps, and every doubling of samples."""
     given = question.parameters
-    if "max_samples" in given:
-        samples = given["samples"]
-        while 2 * samples <= given["max_samples"]:
-            samples *= 2  # the earlier ones stay
-        return forward_passes(replace(question, parameters={**given, "samples": samples}))
-    if "max_steps" not in given:
+    if "tolerance" in given:
+        return forward_passes(replace(question, parameters={**given, "tolerance": 0.0}))
+    if "max_samples" not in given:
         return forward_passes(question)
-    steps, most = given["steps"], given["steps"]
-    while 2 * most <= given["max_steps"]:
-        most *= 2
-        steps += most
-    return forward_passes(replace(question, parameters={**given, "steps": steps}))
+    samples = given["samples"]
+    while 2 * samples <= given["max_samples"]:
+        samples *= 2  # the earlier ones stay
+    return forward_passes(replace(question, parameters={**given, "samples": samples}))
 
 
 def check_passes(question: Question, images: int, limit: int) -> None:
@@ -195,18 +191,18 @@ def check_passes(question: Question, images: int, limit: int) -> None:
         )
 
 
-def quartered(parameters: Mapping[str, Any]) -> dict[str, int]:
-    """A quarter of the steps or samples, without doubling them."""
-    fewer = {
+def quartered(parameters: Mapping[str, Any]) -> dict[str, int | float]:
+    """A quarter of the steps or samples, without doubling them, and four times the tolerance."""
+    fewer: dict[str, int | float] = {
         name: min(parameters[name], max(FEWEST, parameters[name] // 4))
         for name in ("steps", "samples")
         if name in parameters
     }
-    # What takes too long is not doubled.
-    return {
-        **fewer,
-        **{f"max_{name}": value for name, value in fewer.items() if f"max_{name}" in parameters},
-    }
+    if "samples" in parameters:
+        fewer["max_samples"] = fewer["samples"]  # what takes too long is not doubled
+    if "tolerance" in parameters:
+        fewer["tolerance"] = min(1.0, 4 * parameters["tolerance"])
+    return fewer
 
 
 def cheapest_method(manifest: Manifest) -> Method | None:

@@ -214,9 +214,8 @@ class DeadlineExplainer:
             self._running = before
         # Rests for predictions are part of it: the forecast follows the load.
         seconds = progress.seconds - self._algebra(question)
-        whole = answer.question is question  # else time was up before its measures
-        work = max(self._work(question) if whole else 0.0, progress.done)
-        self._note(max(0.0, seconds) / work)
+        # What is done, and not what was expected: a path may end early, and time before measures.
+        self._note(max(0.0, seconds) / max(1.0, progress.done))
         return answer
 
     def _begin(

@@ -42,7 +42,7 @@ def test_explain_writes_the_overlay(tmp_path, image):
         out,
     )
     result = json.loads(done.stdout)["explanation"]
-    assert result["parameters"] == {"steps": 4, "baseline": "mean", "max_steps": 128}
+    assert result["parameters"] == {"steps": 4, "tolerance": 0.05, "baseline": "mean"}
     assert result["target"]["label"] == "cat"
     width, height = Image.open(io.BytesIO(out.read_bytes())).size
     assert width == 256  # magnified, and a legend below

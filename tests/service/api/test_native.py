@@ -390,7 +390,7 @@ def test_other_formats_are_answered(kind, server):
 
 
 def test_declared_defaults_are_accepted_where_they_have_no_meaning(server):
-    query = "map=both&steps=32&quality=basic&legend=false&seed=0&layer=last"
+    query = "map=both&steps=128&quality=basic&legend=false&seed=0&layer=last"
     assert answered(post(server, f"/predict?{query}"))["label"]
     found = answered(post(server, f"/explain?method=grad_cam&{query}"))
     assert found["explanation"]["parameters"] == {"layer": "last"}
@@ -458,7 +458,7 @@ def test_methods_and_parameters_are_described(server):
     steps = METHODS["integrated_gradients"].parameters[0]
     assert methods["integrated_gradients"]["parameters"][0] == {
         "name": "steps",
-        "default": 32,
+        "default": 128,
         "description": steps.description,
         "says": steps.description,
         "minimum": 1,

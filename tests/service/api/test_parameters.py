@@ -45,11 +45,11 @@ def test_values_of_nothing_stand_for_the_default(embedded):
 
 
 def test_a_default_passes_where_it_has_no_meaning_and_another_value_does_not(embedded):
-    usual = {"steps": "32", "map": "both", "legend": False, "quality": "basic"}
+    usual = {"steps": "128", "map": "both", "legend": False, "quality": "basic"}
     assert of_predict(embedded, **usual) == of_predict(embedded)
     with pytest.raises(InvalidParameter, match="steps has no meaning here"):
         of_predict(embedded, steps=33)
-    assert of_explain(embedded, steps=32).question.parameters == {"layer": "last"}
+    assert of_explain(embedded, steps=128).question.parameters == {"layer": "last"}
     with pytest.raises(InvalidParameter, match="grad_cam has no parameter 'steps'"):
         of_explain(embedded, steps=33)
 

@@ -19,7 +19,7 @@ from service.settings import Settings
 from support.methods import OF_CNNS
 
 MOST_IMAGES = 64  # of a request
-COSTLY = ("steps", "max_steps", "samples", "segments")
+COSTLY = ("steps", "samples", "segments")
 
 
 def cheaper(manifest, method, quality="basic", **given):
@@ -31,11 +31,11 @@ def cheaper(manifest, method, quality="basic", **given):
 
 def test_integrated_gradients_fall_by_halves_to_four_steps_and_then_to_grad_cam(embedded):
     first, *others, last = cheaper(embedded.manifest, "integrated_gradients", baseline="blur")
-    asked = {"steps": 32, "baseline": "blur", "max_steps": 128}
+    asked = {"steps": 128, "tolerance": 0.05, "baseline": "blur"}
     assert first == ("integrated_gradients", "basic", asked)
     assert others == [
-        ("integrated_gradients", "basic", {"steps": few, "baseline": "blur", "max_steps": few})
-        for few in (16, 8, 4)
+        ("integrated_gradients", "basic", {**asked, "steps": few})
+        for few in (8, 4)  # 16 are expected
     ]
     assert last == ("grad_cam", "basic", {"layer": "last"})
 
@@ -173,8 +173,8 @@ def test_the_default_limit_holds_the_largest_batch_and_every_question(method, em
             check_passes(question, MOST_IMAGES, limit)
 
 
-def test_the_doubling_of_steps_is_charged(embedded):
-    asked = ask(embedded.manifest, "integrated_gradients", None, {"steps": 32, "max_steps": 128})
-    fixed = ask(embedded.manifest, "integrated_gradients", None, {"steps": 224, "max_steps": 1})
-    assert most_passes(asked) == forward_passes(fixed)
-    assert most_passes(fixed) == forward_passes(fixed)
+def test_all_steps_are_charged_and_those_of_the_tolerance_expected(embedded):
+    asked = ask(embedded.manifest, "integrated_gradients", None, {})
+    every = ask(embedded.manifest, "integrated_gradients", None, {"tolerance": 0})
+    assert most_passes(asked) == most_passes(every) == forward_passes(every)
+    assert forward_passes(asked) < forward_passes(every) / 4

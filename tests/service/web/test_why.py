@@ -248,8 +248,8 @@ def test_parameters_can_be_changed_and_a_bad_one_shows_its_limits(visit):
     visit.settle()
     assert any("baseline=black" in url for url in visit.requests)
     page.get_by_text("Parameters and cost").click()
-    page.get_by_label("max_steps").fill("9999")
-    page.get_by_label("max_steps").blur()
+    page.get_by_label("steps").fill("9999")
+    page.get_by_label("steps").blur()
     expect(page.locator(".panel").get_by_role("alert")).to_contain_text(
         "give a whole number from 1 to 512"
     )
