@@ -59,8 +59,8 @@ def test_a_packed_body_is_unpacked_up_to_the_limit(encoding, pack):
     [
         b"",
         b"hello",
-        gzip.compress(b"x" * 999)[:-9],
-        gzip.compress(b"x") + b"y",
+        gzip.compress(b"x" * 999, mtime=0)[:-9],
+        gzip.compress(b"x", mtime=0) + b"y",
         zlib.compress(b"x"),
     ],
 )

@@ -136,6 +136,7 @@ def test_it_explains_until_its_allowance_is_used_and_reads_when_to_retry(ask, al
         ("image", "/nothing", KEY, 404),
         ("large", "/predict", KEY, 413),
     ],
+    ids=["nonsense", "parameter", "no key", "wrong key", "nothing", "large"],  # a key is drawn
 )
 def test_it_reads_errors(ask, allowing, how, path, key, status):
     answer = ask(allowing, how, path, key=key)
