@@ -105,6 +105,7 @@ def explanation(
         "parameters": _parameters(question.parameters),
         "degraded_from": _degraded_from(attribution.degraded_from),
         "map": _map(attribution, array=array),
+        "computed_by": dict(attribution.origin),
         "quality": dict(attribution.quality),
         "areas_unit": attribution.areas_unit,
         "warnings": list(attribution.warnings),
@@ -167,7 +168,7 @@ def public_manifest(engine: Engine) -> dict[str, Any]:
         "device": {
             "name": engine.device,
             "provider": engine.provider,
-            "precision": engine.precision,
+            **engine.choice.document(),
         },
     }
 

@@ -10,6 +10,7 @@ from service.bundle.manifest import Manifest
 from service.errors import MethodNotAllowed, NotFound, RequestError, Unauthorized
 from service.explain.faithfulness import Unit
 from service.predictions import LIKELY, SET_LABELS
+from service.settings import Precision, Runtime
 
 Schema = dict[str, Any]
 
@@ -220,6 +221,9 @@ def _explanation(manifest: Manifest) -> Schema:
             _described(OBJECT, "The request, if time allowed only a cheaper method"), NOTHING
         ),
         map=_map(),
+        computed_by=record(
+            "What computed the map", graph=TEXT, engine=_engine(), precision=_precisions("float16")
+        ),
         quality=_described(measures, "Measures of the map's quality"),
         areas_unit=any_of(
             _described({"enum": list(get_args(Unit))}, "Of deletion and insertion, where measured"),
@@ -230,6 +234,30 @@ def _explanation(manifest: Manifest) -> Schema:
     schema["properties"]["overlay"] = _described(
         TEXT, "The map over the image, a PNG file as a data URL"
     )
+    return schema
+
+
+def _engine() -> Schema:
+    return {"enum": list(get_args(Runtime))}
+
+
+def _precisions(*more: str) -> Schema:
+    return {"enum": [*get_args(Precision), *more]}
+
+
+def _device() -> Schema:
+    numbers = {"type": "object", "additionalProperties": NUMBER}
+    schema = record(
+        "The device that computes",
+        name=TEXT,
+        provider=TEXT,
+        engine=_engine(),
+        precision=_precisions(),
+    )
+    schema["properties"] |= {
+        "speed_ratio": _described(numbers, "Times as fast as ONNX Runtime in float32, if measured"),
+        "cosines": _described(numbers, "With the answers of ONNX Runtime in float32, if measured"),
+    }
     return schema
 
 
@@ -285,7 +313,7 @@ def _manifest() -> Schema:
         input=OBJECT,
         head={"enum": list(get_args(Head))},
         methods=array_of(TEXT),
-        device=record("The device that computes", name=TEXT, provider=TEXT),
+        device=_device(),
     )
     schema["properties"] |= {
         "title": _described(texts, "For the page, by language"),
