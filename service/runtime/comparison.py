@@ -101,7 +101,7 @@ class Comparison:
             BundleError: a graph cannot be opened, or fails its self-test.
             RuntimeError: OpenVINO cannot run a graph.
         """
-        ratios = {"predictions": _speed_ratio(self._quick(choice), self._usual_quick, self._timed)}
+        ratios = {"predictions": _mean_ratio(self._quick(choice), self._usual_quick, self._timed)}
         found = replace(choice, speed_ratio=ratios)
         if briefly and not found.is_worth_it:
             return found
@@ -113,7 +113,7 @@ class Comparison:
             raise BundleError(f"{self._bundle.folder} cannot be opened by {choice.title}")
         if explains:
             ratios["gradients"] = _gradient_ratio(engine, usual, self._timed)
-        return replace(found, cosines=_cosines(engine, usual, self._images))
+        return replace(found, cosines=cosines_of(engine, usual, self._images))
 
     @cached_property
     def _usual(self) -> Engine:
@@ -152,8 +152,11 @@ def _candidates(bundle: Bundle, settings: Settings) -> Iterator[Choice]:
         yield Choice("onnxruntime", "int8")
 
 
-def _cosines(engine: Engine, usual: Engine, batch: Batch) -> dict[str, float]:
-    """The median cosines of what is explained, each of the class that `usual` predicts."""
+def cosines_of(engine: Engine, usual: Engine, batch: Batch) -> dict[str, float]:
+    """The median cosines over `batch` of the engines' `logits`, `gradient` and `cam`.
+
+    Maps are of the class that `usual` predicts.
+    """
     theirs = usual.predict(batch).logits
     x, target = usual.normalise(batch), theirs.argmax(1)
     found = {"logits": _cosine(engine.predict(batch).logits, theirs)}
@@ -179,18 +182,20 @@ def _gradient_ratio(engine: Engine, usual: Engine, batch: Batch) -> float:
         x, target = of.normalise(batch), np.full(len(batch), -1, np.int64)
         return lambda part: of.gradient(x[: len(part)], target[: len(part)])
 
-    return _speed_ratio(call(engine), call(usual), batch)
+    return _mean_ratio(call(engine), call(usual), batch)
 
 
-def _speed_ratio(
+def _mean_ratio(
     ours: Callable[[Batch], Any], theirs: Callable[[Batch], Any], batch: Batch
 ) -> float:
     """The geometric mean of the ratios for one image and for the whole `batch`."""
-    ratios = [_one_ratio(ours, theirs, part) for part in (batch[:1], batch)]
+    ratios = [speed_ratio(ours, theirs, part) for part in (batch[:1], batch)]
     return round(float(np.prod(ratios) ** (1 / len(ratios))), 3)
 
 
-def _one_ratio(ours: Callable[[Batch], Any], theirs: Callable[[Batch], Any], batch: Batch) -> float:
+def speed_ratio(
+    ours: Callable[[Batch], Any], theirs: Callable[[Batch], Any], batch: Batch
+) -> float:
     """The median time of `theirs` divided by that of `ours`, runs interleaved."""
     ours(batch)  # the first run of a shape is slow
     theirs(batch)

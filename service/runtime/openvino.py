@@ -6,25 +6,26 @@ cached on disk, because `CACHE_DIR` stays unset.
 """
 
 import sys
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.util import find_spec
+from queue import LifoQueue
 from typing import Any
 
 import numpy as np
 
+from service.bundle import folder
 from service.errors import BundleError
 from service.runtime.graphs import Feeds, Names, Program, wanted
 from service.settings import Precision
-from service.workers import host
 
 PROVIDER = "OpenVINO"
 TELEMETRY = "openvino_telemetry"
 # The graphs of int8 hold their integers; what is left of them runs in float32.
 HINTS = {"float32": "f32", "int8": "f32", "bfloat16": "bf16"}
-# Callers that a program of one thread serves side by side: each takes 20 to 60 MB of activations.
-MOST_CALLERS = 4
+# The callers that a file serves side by side, 1 of each other: a prediction need not wait for an
+# explanation that predicts, too. One more takes 9 MB and its activations at 224 × 224.
+CALLERS = {folder.PREDICT: 2, folder.INT8: 2}
 
 
 def installed() -> bool:
@@ -40,17 +41,18 @@ def has_bfloat16() -> bool:
 def open_program(file: str, content: bytes, threads: int, precision: Precision) -> Program:
     """Opens the graph `content` of a bundle's `file` for runs of so many `threads`.
 
-    A program of one thread runs for several callers at once. Rows may vary from run to run.
+    Rows may vary from run to run.
 
     Raises:
         BundleError: OpenVINO cannot open the graph.
     """
-    callers = min(host.cores(), MOST_CALLERS) if threads == 1 else 1
     options = {
         "INFERENCE_PRECISION_HINT": HINTS[precision],
         "EXECUTION_MODE_HINT": "PERFORMANCE" if precision == "bfloat16" else "ACCURACY",
-        "INFERENCE_NUM_THREADS": threads * callers,
-        "NUM_STREAMS": callers,
+        "INFERENCE_NUM_THREADS": threads,
+        # With one stream a run is on the caller's thread: to wake another takes longer than most
+        # operators, and far longer on a busy machine.
+        "NUM_STREAMS": 1,
         # Every worker would pin its threads to the same cores.
         "ENABLE_CPU_PINNING": False,
     }
@@ -58,21 +60,23 @@ def open_program(file: str, content: bytes, threads: int, precision: Precision) 
         model = _core().read_model(content)
         # To compile renames: a tensor then has the names of those that became one with it, too.
         names = [output.get_any_name() for output in model.outputs]
-        compiled = _core().compile_model(model, "CPU", options)
+        requests = [
+            _core().compile_model(model, "CPU", options).create_infer_request()
+            for _ in range(CALLERS.get(file, 1))
+        ]
     except Exception as error:
         raise BundleError(f"OpenVINO cannot open {file}: {_reason(error)}") from error
-    return _program(compiled, names)
+    return _program(requests, names)
 
 
-def _program(compiled: Any, names: Sequence[str]) -> Program:
-    idle = deque([compiled.create_infer_request()])
+def _program(requests: Iterable[Any], names: Sequence[str]) -> Program:
+    idle = LifoQueue[Any]()
+    for request in requests:
+        idle.put(request)
 
     def run(feeds: Feeds, asked: Names = ()) -> dict[str, np.ndarray]:
         # A request holds the tensors of one run: no two threads may share it.
-        try:
-            request = idle.pop()
-        except IndexError:
-            request = compiled.create_infer_request()
+        request = idle.get()
         try:
             plain = {name: np.ascontiguousarray(values) for name, values in feeds.items()}
             request.infer(plain, share_inputs=True)
@@ -82,7 +86,7 @@ def _program(compiled: Any, names: Sequence[str]) -> Program:
                 for name in wanted(names, asked)
             }
         finally:
-            idle.append(request)
+            idle.put(request)
 
     return run
 

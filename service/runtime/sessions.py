@@ -260,6 +260,8 @@ def _open_all(
     sizes = rows_of(bundle.manifest.input.size)
     threads = threads or host.cores()
     if device == "cpu":
+        # A program of OpenVINO for one thread runs for one caller at a time.
+        alone = alone or choice.runtime == "openvino"
         one_core, all_cores = _on_cpu(contents, threads, opener(choice), alone=alone)
     else:
         all_cores = one_core = _on_gpu(contents, device, sizes)
