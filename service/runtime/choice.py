@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 
+from service.bundle import folder
 from service.bundle.manifest import Bfloat16, Int8, Manifest
 from service.settings import Precision, Runtime
 
@@ -19,6 +20,7 @@ LEAST_EXPLAINED = 1.0
 LARGEST_LOSS = 0.003  # of macro F1, by the bundle's figures
 # The least median cosine with ONNX Runtime in float32, over a few images.
 LEAST_COSINES = {"logits": 0.9999, "gradient": 0.99, "cam": 0.999}
+GRAPHS = {"gradient": folder.GRADIENT, "cam": folder.CAM}
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,15 @@ class Choice:
 
     `speed_ratio`: times as fast as ONNX Runtime in float32 on one thread of this machine:
     `predictions`, and `gradients` where the bundle has them. `cosines`: the median cosines with
-    its `logits`, `gradient` and `cam`. Both are empty if nothing was measured.
+    its `logits`, `gradient` and `cam`. Both are empty if nothing was measured. `exact`: the graphs
+    that stay in float32 where predictions are in bfloat16.
     """
 
     runtime: Runtime = "onnxruntime"
     precision: Precision = "float32"
     speed_ratio: Mapping[str, float] = field(default_factory=dict)
     cosines: Mapping[str, float] = field(default_factory=dict)
+    exact: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -44,6 +48,19 @@ class Choice:
     def is_proven(self) -> bool:
         """True if its answers are near enough to those of ONNX Runtime in float32."""
         return all(value >= LEAST_COSINES[name] for name, value in self.cosines.items())
+
+    @property
+    def unproven(self) -> tuple[str, ...]:
+        """The graphs of explanations whose maps differ too much."""
+        return tuple(
+            graph
+            for name, graph in GRAPHS.items()
+            if self.cosines.get(name, 1.0) < LEAST_COSINES[name]
+        )
+
+    def precision_of(self, graph: str) -> Precision:
+        """The precision in which OpenVINO opens `graph`."""
+        return "float32" if graph in self.exact else self.precision
 
     @property
     def is_worth_it(self) -> bool:
@@ -64,7 +81,10 @@ class Choice:
             for values, digits in ((self.speed_ratio, 2), (self.cosines, 5))
         )
         near = f"; cosines with its answers: {cosines}" if cosines else ""
-        return f"{self.title} beside ONNX Runtime, times as fast on one thread: {ratios}{near}"
+        exact = f" (but {', '.join(self.exact)} in float32)" if self.exact else ""
+        return (
+            f"{self.title}{exact} beside ONNX Runtime, times as fast on one thread: {ratios}{near}"
+        )
 
     def without_openvino(self) -> "Choice":
         """ONNX Runtime instead, in int8 or float32; nothing of it was measured."""
@@ -73,7 +93,11 @@ class Choice:
     def document(self) -> dict[str, object]:
         """The choice as GET /model has it: JSON values."""
         found = {"engine": self.runtime, "precision": self.precision}
-        measured = {"speed_ratio": dict(self.speed_ratio), "cosines": dict(self.cosines)}
+        measured = {
+            "speed_ratio": dict(self.speed_ratio),
+            "cosines": dict(self.cosines),
+            "in_float32": list(self.exact),
+        }
         return found | {name: values for name, values in measured.items() if values}
 
     def pass_on(self) -> None:
@@ -83,7 +107,8 @@ class Choice:
 
 def parse(text: str) -> Choice:
     """The choice that the JSON `text` of `asdict` describes."""
-    return Choice(**json.loads(text))
+    document = json.loads(text)
+    return Choice(**document | {"exact": tuple(document["exact"])})
 
 
 def received(precision: Precision | None) -> Choice:

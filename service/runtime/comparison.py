@@ -23,7 +23,7 @@ from service.bundle.folder import Bundle
 from service.errors import BundleError, PrecisionError, SettingsError
 from service.image.resize import Size, sides
 from service.runtime import openvino, trial
-from service.runtime.choice import Choice, best, precisions
+from service.runtime.choice import Choice, best, parse, precisions
 from service.runtime.engine import Engine
 from service.runtime.graphs import Batch
 from service.runtime.sessions import cpu_rows, opener, self_test_image
@@ -113,7 +113,11 @@ class Comparison:
             raise BundleError(f"{self._bundle.folder} cannot be opened by {choice.title}")
         if explains:
             ratios["gradients"] = _gradient_ratio(engine, usual, self._timed)
-        return replace(found, cosines=cosines_of(engine, usual, self._images))
+        found = replace(found, cosines=cosines_of(engine, usual, self._images))
+        further = tuple(graph for graph in found.unproven if graph not in found.exact)
+        if choice.precision == "bfloat16" and further:
+            return self.measure(replace(choice, exact=(*choice.exact, *further)), briefly=briefly)
+        return found
 
     @cached_property
     def _usual(self) -> Engine:
@@ -147,7 +151,10 @@ def _is_forced(settings: Settings) -> bool:
 
 def _candidates(bundle: Bundle, settings: Settings) -> Iterator[Choice]:
     tried = precisions(bundle.manifest, settings.fixed_precision, bfloat16=openvino.has_bfloat16())
-    yield from (Choice("openvino", precision) for precision in tried)
+    # Relevance is not compared, and so it stays in float32.
+    unlike = (folder.LRP,) if bundle.has(folder.LRP) else ()
+    for precision in tried:
+        yield Choice("openvino", precision, exact=unlike if precision == "bfloat16" else ())
     if settings.precision == "auto" and settings.engine == "auto" and "int8" in tried:
         yield Choice("onnxruntime", "int8")
 
@@ -232,7 +239,7 @@ def _compared(settings: Settings) -> Choice:
             "the comparison with OpenVINO failed (%s): %s serves", document["fault"], plain.title
         )
         return plain
-    choice = Choice(**document["choice"])
+    choice = parse(document["choice"])
     log.info("%s serves", choice.title)
     return choice
 
@@ -277,7 +284,7 @@ def _main() -> dict[str, Any]:
         choice = compare(folder.load(settings.bundle, settings.bundle_digest), settings)
     except PrecisionError as error:
         return {"impossible": str(error)}
-    return {"choice": asdict(choice), "log": collector.lines}
+    return {"choice": json.dumps(asdict(choice)), "log": collector.lines}
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ class Engine:
     def origin(self, graph: str) -> dict[str, str]:
         """The `graph` file, `engine` and `precision` that an explanation is computed by."""
         file = providers.file_of(graph, self.manifest.files, self.device)
-        wide = "bfloat16" if self.precision == "bfloat16" else "float32"
+        wide = "bfloat16" if self.choice.precision_of(graph) == "bfloat16" else "float32"
         precision = "float16" if providers.is_half(file) else wide
         return {"graph": file, "engine": self.choice.runtime, "precision": precision}
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import repeat
 
 import numpy as np
@@ -323,7 +323,11 @@ def opener(choice: Choice) -> Opener:
     """What opens a graph on a CPU by `choice`."""
     if choice.runtime == "onnxruntime":
         return _cpu_program
-    return partial(openvino.open_program, precision=choice.precision)
+
+    def open_program(file: str, content: bytes, threads: int) -> Program:
+        return openvino.open_program(file, content, threads, choice.precision_of(file))
+
+    return open_program
 
 
 def _cpu_program(file: str, content: bytes, threads: int) -> Program:

@@ -257,6 +257,7 @@ def _device() -> Schema:
     schema["properties"] |= {
         "speed_ratio": _described(numbers, "Times as fast as ONNX Runtime in float32, if measured"),
         "cosines": _described(numbers, "With the answers of ONNX Runtime in float32, if measured"),
+        "in_float32": _described(array_of(TEXT), "Graphs that bfloat16 is not proven for"),
     }
     return schema
 

@@ -41,6 +41,15 @@ def test_what_gains_nothing_or_answers_otherwise_is_not_chosen(found):
     assert best([found], forced=False) is None
 
 
+def test_a_graph_whose_maps_differ_stays_in_float32():
+    found = measured("openvino", "bfloat16", 2.5, 3.0, gradient=0.9)
+    assert found.unproven == ("gradient.onnx",)
+    kept = Choice("openvino", "bfloat16", exact=found.unproven)
+    assert kept.precision_of("gradient.onnx") == "float32"
+    assert kept.precision_of("cam.onnx") == kept.precision_of("predict.onnx") == "bfloat16"
+    assert BFLOAT16.unproven == ()
+
+
 def test_a_forced_runtime_may_be_slower_but_not_wrong():
     wrong = measured("openvino", "bfloat16", 2.5, 3.0, gradient=0.5)
     assert best([FLOAT32, wrong], forced=True) == FLOAT32
@@ -61,8 +70,9 @@ def test_the_workers_receive_the_choice(monkeypatch):
     monkeypatch.delenv(choice.PASSED, raising=False)
     assert choice.received("int8") == Choice(precision="int8")
     monkeypatch.setenv(choice.PASSED, "")  # which monkeypatch takes back
-    BFLOAT16.pass_on()
-    assert choice.received(None) == BFLOAT16
+    sent = replace(BFLOAT16, exact=("gradient.onnx",))
+    sent.pass_on()
+    assert choice.received(None) == sent
 
 
 def test_a_choice_is_said_in_words_and_numbers():
