@@ -20,7 +20,7 @@ from bentoml.exceptions import BentoMLException
 from service.api.bento import configuration
 from service.api.bento.arguments import ExplainArguments, PredictArguments
 from service.api.bento.service import FrontedService
-from service.errors import BundleError, HomeError, RequestError, SettingsError
+from service.errors import BundleError, HomeError, PrecisionError, RequestError, SettingsError
 from service.settings import PREFIX, Settings
 from service.telemetry import logs
 from service.workers import memory
@@ -72,6 +72,7 @@ class Candor:
         # takes memory.
         from service.api.app import build  # noqa: PLC0415
         from service.bundle.folder import load  # noqa: PLC0415
+        from service.runtime import choice  # noqa: PLC0415
         from service.runtime.engine import Engine  # noqa: PLC0415
         from service.runtime.health import Health  # noqa: PLC0415
         from service.schedule.pipeline import Pipeline  # noqa: PLC0415
@@ -86,9 +87,9 @@ class Candor:
             bundle,
             SETTINGS.device,
             SETTINGS.threads,
-            SETTINGS.precision,
             alone=SETTINGS.worker_count == 1,
             health=Health(metrics.device_failures),
+            choice=choice.received(SETTINGS.fixed_precision),
         )
         metrics.model.labels(manifest.name, manifest.version).set(1)
         metrics.device.labels(engine.provider, SETTINGS.wanted_device).set(1)
@@ -145,10 +146,10 @@ class Candor:
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     @staticmethod
     def check() -> None:
-        """Checks BentoML's configuration and tries the bundle, in the supervisor, before any worker
-        starts.
+        """Checks BentoML's configuration, tries the bundle, and chooses what computes: in the
+        supervisor, before any worker starts.
         """
-        from service.runtime import trial  # noqa: PLC0415
+        from service.runtime import comparison, trial  # noqa: PLC0415
         from service.workers import listener  # noqa: PLC0415
 
         configuration.check(Candor)
@@ -157,7 +158,8 @@ class Candor:
                 if port := getattr(SETTINGS, name):
                     listener.check_free(SETTINGS.host, port, PREFIX + name.upper())
             trial.check(SETTINGS)
-        except (BundleError, SettingsError) as error:
+            comparison.decide(SETTINGS).pass_on()
+        except (BundleError, PrecisionError, SettingsError) as error:
             raise BentoMLException(str(error)) from None
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]

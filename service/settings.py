@@ -17,7 +17,8 @@ from service.errors import SettingsError
 from service.workers.host import MOST_WORKERS, cores
 
 Device = Literal["auto", "cpu", "cuda", "tensorrt"]
-Precision = Literal["float32", "int8"]
+Runtime = Literal["onnxruntime", "openvino"]  # of a CPU
+Precision = Literal["float32", "bfloat16", "int8"]
 LogFormat = Literal["text", "json"]
 
 PREFIX = "CANDOR_"
@@ -147,10 +148,15 @@ class Settings:
     reference: Path | None = _setting(
         None, _folder, "folder of the training images, of which /reference shows the nearest"
     )
-    precision: Precision = _setting(
-        "float32",
-        _one_of(*get_args(Precision)),
-        "of predictions on a CPU: float32 or int8",
+    engine: Literal["auto"] | Runtime = _setting(
+        "auto",
+        _one_of("auto", *get_args(Runtime)),
+        "of a CPU: auto, onnxruntime or openvino; auto measures where OpenVINO is installed",
+    )
+    precision: Literal["auto"] | Precision = _setting(
+        "auto",
+        _one_of("auto", *get_args(Precision)),
+        "on a CPU: auto, float32, bfloat16 or int8; auto measures where OpenVINO is installed",
     )
     host: str = _setting("127.0.0.1", _text, "address to listen on")
     port: int = _setting(3000, _integer(1, 65_535), "port to listen on")
@@ -263,6 +269,16 @@ class Settings:
                 f"CANDOR_GRPC_PORT is {self.grpc_port}, a port of HTTP: "
                 "name another one, or unset it"
             )
+        if self.engine == "openvino" and self.device in ("cuda", "tensorrt"):
+            raise SettingsError(
+                f"CANDOR_ENGINE is 'openvino', for CPUs alone, and CANDOR_DEVICE is {self.device}: "
+                "unset one of them"
+            )
+        if self.engine == "onnxruntime" and self.precision == "bfloat16":
+            raise SettingsError(
+                "CANDOR_PRECISION is 'bfloat16', which ONNX Runtime lacks on CPUs: "
+                "unset CANDOR_ENGINE, or CANDOR_PRECISION"
+            )
 
     @property
     def served_hosts(self) -> tuple[str, ...]:
@@ -281,10 +297,17 @@ class Settings:
         return min(cores(), MOST_WORKERS) if self.wanted_device == "cpu" else 1
 
     @property
+    def fixed_precision(self) -> Precision | None:
+        """The precision of a CPU, unless a measurement decides."""
+        return None if self.precision == "auto" else self.precision
+
+    @property
     def wanted_device(self) -> Device:
         """The device that should compute: for `auto`, CUDA where there is a GPU."""
         if self.device != "auto":
             return self.device
+        if self.engine == "openvino":
+            return "cpu"
         return "cuda" if GPU.exists() else "cpu"
 
     @classmethod

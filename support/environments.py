@@ -1,4 +1,4 @@
-"""Environments of clients whose dependencies do not go with ours.
+"""Environments of clients whose dependencies do not go with ours, and packages beside ours.
 
 uv and npm make each of them once from its lock file, and keep it under .venv/clients.
 """
@@ -30,18 +30,41 @@ def python_of(client: str) -> Path:
 
     Without a network the test is skipped; in CI that is a failure (tests/conftest.py).
     """
-    requirements = ROOT / "requirements" / "clients" / f"{client}.txt"
-    folder = CACHE / f"{client}-{hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]}"
-    python, done = folder / "bin" / "python", folder / "done"
+
+    def make(folder: Path, requirements: Path) -> None:
+        python = folder / "bin" / "python"
+        uv("venv", "--clear", "--python", sys.executable, folder)
+        uv("pip", "install", "--python", python, "--require-hashes", "-r", requirements)
+
+    return _made(client, make) / "bin" / "python"
+
+
+def packages_of(name: str) -> Path:
+    """A folder of packages for PYTHONPATH: those that requirements/clients names, no others.
+
+    Without a network the test is skipped.
+    """
+
+    def make(folder: Path, requirements: Path) -> None:
+        options = ("--target", folder, "--no-deps", "--require-hashes")
+        uv("pip", "install", *options, "-r", requirements)
+
+    return _made(name, make)
+
+
+def _made(name: str, make: Callable[[Path, Path], None]) -> Path:
+    """The folder that `make` filled from the requirements `name`, once."""
+    requirements = ROOT / "requirements" / "clients" / f"{name}.txt"
+    folder = CACHE / f"{name}-{hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]}"
+    done = folder / "done"
     CACHE.mkdir(exist_ok=True)
-    with (CACHE / f"{client}.lock").open("w") as lock:
+    with (CACHE / f"{name}.lock").open("w") as lock:
         # Test processes share the folder.
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not done.exists():
-            uv("venv", "--clear", "--python", sys.executable, folder)
-            uv("pip", "install", "--python", python, "--require-hashes", "-r", requirements)
+            make(folder, requirements)
             done.touch()
-    return python
+    return folder
 
 
 def kept(name: str, key: str, make: Callable[[Path], None]) -> Path:

@@ -20,7 +20,7 @@ from training.audit.card import card
 from training.audit.plots import plots
 from training.data import DataError, planted, read, subset, table
 from training.data.read import Dataset
-from training.export import int8
+from training.export import bfloat16, int8
 from training.export.bundle import make_bundle
 from training.export.recalibrated import recalibrate
 from training.file_command import print_summary, print_version
@@ -275,6 +275,24 @@ def calibrate(bundle_folder: Path, source: str, folder: Path) -> None:
     if calibrated.has(contract.REPORT):
         click.echo("report and card are of the calibration before: audit the bundle", err=True)
     print_version(calibrated)
+
+
+def measure_bfloat16(bundle_folder: Path, source: str, folder: Path, seed: int) -> None:
+    """Adds the figures of bfloat16 to a bundle."""
+    bundle = contract.load(bundle_folder)
+    read.check_head(bundle.manifest)
+    dataset = read.read(source, bundle.manifest.input, seed=seed)
+    measured = bfloat16.add_bfloat16(bundle, dataset, folder)
+    result = measured.manifest.bfloat16
+    assert result is not None
+    click.echo(
+        f"macro F1 {result.macro_f1:.4f}, in float32 {result.macro_f1_float32:.4f}, "
+        f"over {result.test_pictures:,} test images; same class for {result.agreement:.2%}"
+    )
+    for name, parity in measured.manifest.parity.items():
+        if name.startswith(bfloat16.PREFIX):
+            click.echo(f"{name}: cosine {parity.cosine:.5f}, median of {parity.pictures} images")
+    print_version(measured)
 
 
 def quantise(bundle_folder: Path, source: str, folder: Path, images: int, seed: int) -> None:

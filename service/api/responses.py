@@ -111,6 +111,7 @@ def explanation(
         "parameters": _parameters(question.parameters),
         "degraded_from": _degraded_from(attribution.degraded_from),
         "map": _map(attribution, encoding),
+        "computed_by": cast("wire.Origin", attribution.origin),
         "quality": dict(attribution.quality),
         "areas_unit": attribution.areas_unit,
         "warnings": list(attribution.warnings),
@@ -172,7 +173,7 @@ def public_manifest(engine: Engine) -> dict[str, Any]:
         "device": {
             "name": engine.device,
             "provider": engine.provider,
-            "precision": engine.precision,
+            **engine.choice.document(),
         },
     }
 

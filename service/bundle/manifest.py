@@ -34,6 +34,7 @@ MAX_FEATURES = 2**20
 LATER = (
     *("head", "entropy_power", "int8", "prediction_sets", "familiarity", "distribution"),
     *("title", "description", "samples", "platt", "layers", "unrelated", "class_temperatures"),
+    "bfloat16",
 )
 # The layers of class activation maps, last first; tensors and parity have these names, too.
 LAST = "last"
@@ -78,6 +79,20 @@ class Int8:
     agreement: float
     speed_ratio: Mapping[str, float]
     machine: str
+    date: str
+
+
+@dataclass(frozen=True)
+class Bfloat16:
+    """A comparison of predict.onnx, each tensor rounded to bfloat16, with float32.
+
+    `agreement`: share of the `test_pictures` test images that get the same class.
+    """
+
+    test_pictures: int
+    macro_f1: float
+    macro_f1_float32: float
+    agreement: float
     date: str
 
 
@@ -199,8 +214,10 @@ class Manifest:
     `half/features`, `half/saliency` and `half/grad_cam` for the float16 graphs against the float32
     ones of the same bundle. `exact/…`: the graphs evaluated in float64, with the largest difference
     and the least cosine over images in place of medians; `float64/…`: the same by medians.
-    `int8`: given with predict.int8.onnx. `prediction_sets`, `familiarity`, `distribution`: given if
-    there were held-out images to fit them on. `platt`: the same, for sigmoids.
+    `bfloat16/…`: the graphs with each tensor rounded to bfloat16, against those in float32.
+    `int8`: given with predict.int8.onnx. `bfloat16`: given if it was measured.
+    `prediction_sets`, `familiarity`, `distribution`: given if there were held-out images to fit
+    them on. `platt`: the same, for sigmoids.
     `title`, `description`, `samples`: for the page.
     `layers`: those for class activation maps, last first, if there are several.
     `unrelated`: by method, written by an audit.
@@ -228,6 +245,7 @@ class Manifest:
     layers: tuple[Layer, ...] = ()
     unrelated: Mapping[str, Unrelated] = field(default_factory=dict)
     class_temperatures: tuple[float, ...] = ()
+    bfloat16: Bfloat16 | None = None
 
     def __post_init__(self) -> None:
         if len(self.labels) < 2:  # noqa: PLR2004
@@ -439,6 +457,7 @@ def _typed(document: dict[str, Any]) -> dict[str, Any]:
         "int8": None
         if int8 is None
         else Int8(**int8 | {"self_test": _self_test(int8["self_test"])}),
+        "bfloat16": Bfloat16(**document["bfloat16"]) if document.get("bfloat16") else None,
         "prediction_sets": None if sets is None else PredictionSets.parse(**sets),
         "platt": None if platt is None else _platt(**platt),
         "familiarity": None if familiarity is None else Familiarity(**familiarity),

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -36,7 +36,7 @@ class Attribution:
     `degraded_from` is the one that was sent, if its answer would have taken too long. `areas_unit`
     is that of deletion and insertion, where `quality` has them. `spread` is
     that of the image's logits; 0 if it is not known. `cells` are those that a class activation map
-    was scaled from.
+    was scaled from. `origin`: the graph, engine and precision that the map was computed by.
     """
 
     question: Question
@@ -47,6 +47,7 @@ class Attribution:
     areas_unit: Unit | None = None
     spread: float = 0.0
     cells: Float32[np.ndarray, "height width"] | None = None
+    origin: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def cell(self) -> int:
@@ -152,6 +153,17 @@ def explain(
     A question without a target is about the predicted class. If time is up once the map stands,
     measures are left out; without the full ones the answer's question asks for basic ones.
     """
+    found = _explain(engine, pixels, question, logits)
+    graph = question.method.graph_of(question.parameters)
+    return replace(found, origin=engine.origin(graph))
+
+
+def _explain(
+    engine: Engine,
+    pixels: InputPixels,
+    question: Question,
+    logits: Float32[np.ndarray, " classes"],
+) -> Attribution:
     manifest = engine.manifest
     ranked = ranking(logits, manifest)
     target = question.target or Target(int(ranked.argmax()))

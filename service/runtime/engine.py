@@ -2,8 +2,8 @@
 
 More than `most_rows` rows run in several pieces. On a GPU a piece is filled up to the next warmed
 batch size, for every new shape costs a slow first run there. `predict` and every explanation are
-in float32, or on a GPU in the half precision of a bundle that has it. `predict_quick` alone runs
-in the precision `int8`, if the engine has it.
+in float32, or on a GPU in the half precision of a bundle that has it, or in bfloat16 by OpenVINO.
+`predict_quick` alone runs in the precision `int8`, if the engine has it.
 """
 
 from collections.abc import Callable
@@ -17,6 +17,7 @@ from service.bundle.folder import Bundle
 from service.bundle.manifest import LAST, Manifest
 from service.errors import MethodUnavailable, Unavailable, short
 from service.runtime import providers
+from service.runtime.choice import Choice
 from service.runtime.graphs import (
     PATH_GRADIENT,
     QUICK,
@@ -70,18 +71,21 @@ class Engine:
         *,
         alone: bool = True,
         health: Health | None = None,
+        choice: Choice | None = None,
     ) -> None:
         """Opens, warms up and self-tests every graph of `bundle`; `health` notes the later runs.
 
         `threads` is the number of threads of one inference, 0 = every core. `precision` is that of
-        `predict_quick`. Beside other workers, not `alone`, explanations have one core.
+        `predict_quick`. Beside other workers, not `alone`, explanations have one core. A `choice`
+        of OpenVINO has a precision of its own; where OpenVINO fails, ONNX Runtime computes.
 
         Raises:
             DeviceError: `device` is not `auto` and does not work here.
             PrecisionError: the bundle has no int8 graph, or the device is a GPU.
             BundleError: a graph cannot be opened, or fails its self-test.
         """
-        sessions = open_sessions(bundle, device, threads, precision, alone=alone)
+        chosen = choice or Choice(precision=precision)
+        sessions = open_sessions(bundle, device, threads, chosen, alone=alone)
         self._attach(sessions, health or Health())
 
     def _attach(self, sessions: Sessions, health: Health) -> None:
@@ -91,6 +95,7 @@ class Engine:
         self.manifest: Manifest = sessions.manifest
         self.device: Device = sessions.device
         self.precision: Precision = sessions.precision
+        self.choice: Choice = sessions.choice
         self.most_rows = sessions.most_rows
         spec = self.manifest.input
         self._mean = (255 * np.asarray(spec.mean, np.float32)).reshape(1, 3, 1, 1)
@@ -98,8 +103,15 @@ class Engine:
 
     @property
     def provider(self) -> str:
-        """The execution provider that the sessions run on."""
-        return providers.PROVIDERS[self.device]
+        """The execution provider that the sessions run on, or OpenVINO."""
+        return self._sessions.provider
+
+    def origin(self, graph: str) -> dict[str, str]:
+        """The `graph` file, `engine` and `precision` that an explanation is computed by."""
+        file = providers.file_of(graph, self.manifest.files, self.device)
+        wide = "bfloat16" if self.choice.precision_of(graph) == "bfloat16" else "float32"
+        precision = "float16" if providers.is_half(file) else wide
+        return {"graph": file, "engine": self.choice.runtime, "precision": precision}
 
     @property
     def forward_seconds(self) -> float:
@@ -337,6 +349,10 @@ class SeeingEngine(Engine):
     def __init__(self, engine: Engine, logits: ImageLogits, activation: Activation) -> None:
         self._attach(engine._sessions, engine.health)  # noqa: SLF001 - an engine, too
         self._logits, self._activation = logits, activation
+
+    def origin(self, graph: str) -> dict[str, str]:
+        """As that of the engine; a map of the last layer is the prediction's."""
+        return super().origin(folder.PREDICT if graph == folder.CAM else graph)
 
     def cam_of(self, batch: Batch, target: Targets, layer: str = LAST) -> Cam:
         """Grad-CAM of the image for each target; `batch` is the image, repeated."""

@@ -10,7 +10,7 @@ piece of an explanation.
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,7 +24,8 @@ from service.bundle.folder import Bundle
 from service.bundle.manifest import Manifest
 from service.errors import BundleError, DeviceError, MethodUnavailable
 from service.image.resize import Size, pixels_of, sides
-from service.runtime import providers
+from service.runtime import openvino, providers
+from service.runtime.choice import Choice
 from service.runtime.cuda_graphs import open_bound
 from service.runtime.graphs import (
     EXPLAINING,
@@ -53,11 +54,13 @@ SELF_TEST_TOLERANCE = 0.05
 # More, as a share of the spread of the logits: a kernel that rounds otherwise moves a logit by two
 # steps, each a 255th of the range.
 INT8_TOLERANCE = 0.03
+BFLOAT16_TOLERANCE = 0.02  # the same, of 8 bits of each tensor
 
 # Of the measurement of a graph at the start.
 MOST_RUNS, MEASURED_SECONDS = 3, 0.5
 
 Contents = dict[str, tuple[str, bytes]]  # the file and the bytes of each graph
+Opener = Callable[[str, bytes, int], Program]  # of a file and its bytes, for so many threads
 
 log = logging.getLogger("candor")
 
@@ -72,7 +75,7 @@ class Sessions:
 
     manifest: Manifest
     device: Device
-    precision: Precision
+    choice: Choice
     most_rows: int
     all_cores: Mapping[str, Program]
     one_core: Mapping[str, Program]
@@ -102,11 +105,23 @@ class Sessions:
             BundleError: an answer is not the one of the manifest.
         """
         float32, int8 = self.manifest.self_test, self.manifest.int8
-        _self_test(self, folder.PREDICT, float32)
+        tolerance = BFLOAT16_TOLERANCE if self.precision == "bfloat16" else 0.0
+        _self_test(self, folder.PREDICT, float32, tolerance)
         if self.precision == "int8" and int8 is not None:
             _self_test(self, QUICK, int8.self_test, INT8_TOLERANCE)
         else:
-            _self_test(self, QUICK, float32)
+            _self_test(self, QUICK, float32, tolerance)
+
+    @property
+    def precision(self) -> Precision:
+        """The precision of QUICK."""
+        return self.choice.precision
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that computes, or OpenVINO."""
+        is_openvino = self.choice.runtime == "openvino"
+        return openvino.PROVIDER if is_openvino else providers.PROVIDERS[self.device]
 
     @cached_property
     def forward_seconds(self) -> float:
@@ -167,7 +182,7 @@ class Sessions:
 
 
 def open_sessions(
-    bundle: Bundle, device: Device, threads: int, precision: Precision, *, alone: bool
+    bundle: Bundle, device: Device, threads: int, choice: Choice, *, alone: bool
 ) -> Sessions:
     """Opens, warms up and self-tests every graph of `bundle`; the arguments are the engine's.
 
@@ -176,17 +191,26 @@ def open_sessions(
         PrecisionError: the bundle has no int8 graph, or the device is a GPU.
         BundleError: a graph cannot be opened, or fails its self-test.
     """
-    if precision == "int8":
+    if choice.precision == "int8":
         folder.check_int8(bundle, device)
+    if choice.runtime == "openvino":
+        try:
+            sessions = _open_all(bundle, "cpu", threads, choice, alone=alone)
+            sessions.self_test()
+        except (BundleError, RuntimeError) as error:  # OpenVINO has no class of its own
+            log.warning("%s: ONNX Runtime serves instead", str(error).partition("\n")[0])
+            choice = choice.without_openvino()
+        else:
+            return sessions
     if device != "auto":
-        sessions = _open_all(bundle, device, threads, precision, alone=alone)
+        sessions = _open_all(bundle, device, threads, choice, alone=alone)
     else:
         try:
-            sessions = _open_all(bundle, "cuda", threads, precision, alone=alone)
+            sessions = _open_all(bundle, "cuda", threads, choice, alone=alone)
         except DeviceError as error:
             log.debug("running on the CPU: %s", error)
-            sessions = _open_all(bundle, "cpu", threads, precision, alone=alone)
-    if precision == "int8":
+            sessions = _open_all(bundle, "cpu", threads, choice, alone=alone)
+    if choice.precision == "int8":
         folder.check_int8(bundle, sessions.device)  # `auto` may have found a GPU
     sessions.self_test()
     return sessions
@@ -231,21 +255,24 @@ def self_test_image(size: Size) -> UInt8[np.ndarray, "1 H W 3"]:
 
 
 def _open_all(
-    bundle: Bundle, device: Device, threads: int, precision: Precision, *, alone: bool
+    bundle: Bundle, device: Device, threads: int, choice: Choice, *, alone: bool
 ) -> Sessions:
     """Opens and warms up every graph on `device`."""
     providers.check(device)
-    contents = _contents(bundle, device, precision)
-    head = _in_one_pass(contents) if device == "cpu" else None
+    contents = _contents(bundle, device, choice.precision)
+    is_plain = device == "cpu" and choice.runtime == "onnxruntime"
+    head = _in_one_pass(contents) if is_plain else None
     sizes = rows_of(bundle.manifest.input.size)
     threads = threads or host.cores()
     if device == "cpu":
-        one_core, all_cores = _on_cpu(contents, threads, alone=alone)
+        # A program of OpenVINO for one thread runs for one caller at a time.
+        alone = alone or choice.runtime == "openvino"
+        one_core, all_cores = _on_cpu(contents, threads, opener(choice), alone=alone)
     else:
         all_cores = one_core = _on_gpu(contents, device, sizes)
     most_rows = cpu_rows(bundle.manifest.input.size) if device == "cpu" else sizes[-1]
     sessions = Sessions(
-        bundle.manifest, device, precision, most_rows, all_cores, one_core, threads, head
+        bundle.manifest, device, choice, most_rows, all_cores, one_core, threads, head
     )
     _warm_up(sessions)
     return sessions
@@ -286,7 +313,7 @@ def _in_one_pass(contents: Contents) -> Head | None:
 
 
 def _on_cpu(
-    contents: Contents, threads: int, *, alone: bool
+    contents: Contents, threads: int, open_program: Opener, *, alone: bool
 ) -> tuple[dict[str, Program], dict[str, Program]]:
     """The graphs open for one thread, and for all `threads`; `contents` is emptied.
 
@@ -303,14 +330,25 @@ def _on_cpu(
         graphs = [graph for graph, (name, _) in contents.items() if name == file]
         for graph in graphs:
             del contents[graph]
-        one = _cpu_program(file, content, 1)
+        one = open_program(file, content, 1)
         one_core |= dict.fromkeys(graphs, one)
         if threads > 1:
             is_once = once.issuperset(graphs)
-            every = shared_out(one, threads) if is_once else _cpu_program(file, content, threads)
+            every = shared_out(one, threads) if is_once else open_program(file, content, threads)
             all_cores |= dict.fromkeys(graphs, every)
         del content
     return one_core, all_cores
+
+
+def opener(choice: Choice) -> Opener:
+    """What opens a graph on a CPU by `choice`."""
+    if choice.runtime == "onnxruntime":
+        return _cpu_program
+
+    def open_program(file: str, content: bytes, threads: int) -> Program:
+        return openvino.open_program(file, content, threads, choice.precision_of(file))
+
+    return open_program
 
 
 def _cpu_program(file: str, content: bytes, threads: int) -> Program:
@@ -373,6 +411,6 @@ def _self_test(
     if index != expected_index or abs(logit - expected_logit) > tolerance:
         raise BundleError(
             f"the self-test image gives class {index} with logit {logit:.3f} on "
-            f"{providers.PROVIDERS[sessions.device]}; the manifest says class {expected_index} "
+            f"{sessions.provider}; the manifest says class {expected_index} "
             f"with {expected_logit:.3f}: export the bundle again, or try another CANDOR_DEVICE"
         )

@@ -22,6 +22,7 @@ from service.settings import EMBEDDED, Precision, Settings
 SECONDS, SECONDS_A_MB, SECONDS_A_MEGAPIXEL = 10, 0.2, 20
 # Of memory: for the imports and small graphs, for each byte of graphs, for each pixel of input.
 BYTES, BYTES_A_BYTE, BYTES_A_PIXEL = 2**30, 10, 4_096
+ROOT = Path(__file__).parents[2]
 WALL_FACTOR = 10  # on a crowded machine a process has a share of a core
 
 
@@ -32,14 +33,14 @@ def check(settings: Settings) -> None:
         BundleError: it cannot be loaded, opened or run within the limits.
     """
     folder = settings.bundle.resolve()
-    if settings.bundle_digest or folder in {known.resolve() for known in EMBEDDED.values()}:
+    if is_known(settings):
         return
     seconds, memory_bytes = limits(load(folder))
     command = [sys.executable, "-m", "service.runtime.trial", str(folder), settings.precision]
     try:
         done = subprocess.run(  # noqa: S603 - the program is ours
             [*command, str(seconds), str(memory_bytes)],
-            cwd=Path(__file__).parents[2],
+            cwd=ROOT,
             capture_output=True,
             text=True,
             errors="replace",
@@ -55,6 +56,12 @@ def check(settings: Settings) -> None:
         raise BundleError(
             f"{lines[-1]} (a trial of {folder} within {seconds} s and {memory_bytes / 1e9:.1f} GB)"
         )
+
+
+def is_known(settings: Settings) -> bool:
+    """True of a bundle that needs no trial: an embedded one, or one that is pinned."""
+    known = {folder.resolve() for folder in EMBEDDED.values()}
+    return settings.bundle_digest is not None or settings.bundle.resolve() in known
 
 
 def limits(bundle: Bundle) -> tuple[int, int]:
@@ -79,6 +86,12 @@ def run(folder: Path, precision: Precision) -> None:
         raise BundleError(f"the graphs of {folder} cannot be run: {reason}") from None
 
 
+def limit(cpu_seconds: int, data_bytes: int) -> None:
+    """Limits this process."""
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
+    resource.setrlimit(resource.RLIMIT_DATA, (data_bytes, data_bytes))
+
+
 def _unfinished(folder: Path, seconds: int) -> str:
     return (
         f"the graphs of {folder} did not run within {seconds} s of processor time: export the "
@@ -88,9 +101,7 @@ def _unfinished(folder: Path, seconds: int) -> str:
 
 if __name__ == "__main__":
     given_folder, given_precision, *given_limits = sys.argv[1:]
-    cpu_seconds, data_bytes = map(int, given_limits)
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
-    resource.setrlimit(resource.RLIMIT_DATA, (data_bytes, data_bytes))
+    limit(*map(int, given_limits))
     try:
         run(Path(given_folder), "int8" if given_precision == "int8" else "float32")
     except CandorError as fault:

@@ -121,7 +121,10 @@ def test_a_request_that_has_begun_is_answered_after_the_signal(number, tmp_path)
         ({"device": "tpu"}, "CANDOR_DEVICE is 'tpu'; it must be one of auto, cpu, cuda, tensorrt"),
         ({"bundle": "/nowhere"}, "CANDOR_BUNDLE is '/nowhere'; it must be a folder that exists"),
         ({"bundle": "/tmp"}, "/tmp is no bundle"),
-        ({"precision": "int4"}, "CANDOR_PRECISION is 'int4'; it must be one of float32, int8"),
+        (
+            {"precision": "int4"},
+            "CANDOR_PRECISION is 'int4'; it must be one of auto, float32, bfloat16, int8",
+        ),
         (
             {"precision": "int8", "device": "cuda"},
             "CANDOR_PRECISION is 'int8', for CPUs alone, and the device is cuda",

@@ -94,11 +94,11 @@ def prove(
     """
     target = full_engine.predict(batch).logits.argmax(1)
     ours, theirs = (
-        _answers(engine, batch, target, calibration) for engine in (half_engine, full_engine)
+        answers_of(engine, batch, target, calibration) for engine in (half_engine, full_engine)
     )
     for name, values in ours.items():
         _check_finite(name, values)
-    measured = {name: _compare(values, theirs[name]) for name, values in ours.items()}
+    measured = {name: compared(values, theirs[name]) for name, values in ours.items()}
     for name, parity in measured.items():
         _check(name, parity)
     _check_self_test(full_engine, half_engine)
@@ -134,9 +134,10 @@ def _widen(tensor: TensorProto) -> None:
         tensor.CopyFrom(numpy_helper.from_array(wide, tensor.name))
 
 
-def _answers(
+def answers_of(
     engine: Engine, batch: Batch, target: Targets, calibration: Calibration
 ) -> Mapping[str, Values]:
+    """The answers of `engine` that are compared, by their names in a manifest's parity."""
     predicted, x = engine.predict(batch), engine.normalise(batch)
     # Logits may have overflowed to infinity; `_check_finite` reports that in a sentence.
     with np.errstate(invalid="ignore"):
@@ -152,7 +153,8 @@ def _answers(
     return answers
 
 
-def _compare(ours: Values, theirs: Values) -> Parity:
+def compared(ours: Values, theirs: Values) -> Parity:
+    """The parity of one of these answers with that in float32."""
     a, b = (values.reshape(len(values), -1, 1, 1).astype(np.float32) for values in (ours, theirs))
     return compare(a, b, AGAINST)
 

@@ -133,8 +133,8 @@ def measure(
         self_test=(int(logits.argmax()), float(logits.max())),
         calibration_pictures=calibration_images,
         test_pictures=len(test),
-        macro_f1=_macro_f1(ours, test),
-        macro_f1_float32=_macro_f1(theirs, test),
+        macro_f1=macro_f1(ours, test),
+        macro_f1_float32=macro_f1(theirs, test),
         log_loss=negative_log_likelihood(ours, test.labels, calibration),
         log_loss_float32=negative_log_likelihood(theirs, test.labels, calibration),
         agreement=float((ours.argmax(1) == theirs.argmax(1)).mean()),
@@ -188,7 +188,8 @@ def check(figures: Int8) -> None:
         )
 
 
-def _macro_f1(logits: np.ndarray, images: Images) -> float:
+def macro_f1(logits: np.ndarray, images: Images) -> float:
+    """The macro F1 of the classes with the largest `logits` (N, K)."""
     labels = range(logits.shape[1])
     return float(
         f1_score(images.labels, logits.argmax(1), labels=labels, average="macro", zero_division=0.0)

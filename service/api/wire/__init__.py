@@ -5,7 +5,7 @@ Parameters and bodies are checked by these classes, answers are built as them un
 real ones of every route.
 """
 
-from service.api.wire.explanations import AttributionMap, Explanation, Target
+from service.api.wire.explanations import AttributionMap, Explanation, Origin, Target
 from service.api.wire.models import MethodEntry, MethodParameter, Methods
 from service.api.wire.predictions import (
     Answer,
@@ -38,6 +38,7 @@ __all__ = [
     "Methods",
     "Model",
     "Nearest",
+    "Origin",
     "Prediction",
     "PredictionSet",
     "Problem",

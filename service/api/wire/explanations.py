@@ -8,6 +8,7 @@ from service.api.wire.fields import Base64, Count, Index, Label, about
 from service.explain.encoding import Encoding
 from service.explain.faithfulness import Unit
 from service.explain.policy import Reason
+from service.settings import Runtime
 
 
 class Target(TypedDict):
@@ -54,6 +55,14 @@ class AttributionMap(Values):
     ]
 
 
+class Origin(TypedDict):
+    """What computed a map."""
+
+    graph: Annotated[str, about("The file of the bundle", "predict.onnx")]
+    engine: Annotated[Runtime, about("The runtime", "onnxruntime")]
+    precision: Annotated[str, about("Its precision: float32, bfloat16 or float16", "float32")]
+
+
 class Explanation(TypedDict):
     """The evidence of each pixel for the target."""
 
@@ -71,6 +80,7 @@ class Explanation(TypedDict):
         about("The request, if time allowed only a cheaper method", {"method": "rise"}),
     ]
     map: AttributionMap
+    computed_by: Origin
     quality: Annotated[
         dict[str, float],
         about(

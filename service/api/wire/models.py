@@ -7,6 +7,7 @@ from typing_extensions import TypedDict
 
 from service.api.wire.fields import Count, about
 from service.bundle.calibration import Head
+from service.settings import Runtime
 
 Texts = dict[str, str]  # by language
 
@@ -15,8 +16,26 @@ class Device(TypedDict):
     """The device that computes."""
 
     name: Annotated[str, about("Its kind", "cpu")]
-    provider: Annotated[str, about("ONNX Runtime's name of it", "CPUExecutionProvider")]
-    precision: Annotated[str, about("The precision of its graphs", "float32")]
+    provider: Annotated[
+        str, about("ONNX Runtime's name of it, or OpenVINO", "CPUExecutionProvider")
+    ]
+    engine: Annotated[Runtime, about("The runtime", "onnxruntime")]
+    precision: Annotated[str, about("The precision of predictions", "float32")]
+    speed_ratio: NotRequired[
+        Annotated[
+            dict[str, float],
+            about("Times as fast as ONNX Runtime in float32, if measured", {"predictions": 2.1}),
+        ]
+    ]
+    cosines: NotRequired[
+        Annotated[
+            dict[str, float],
+            about("With the answers of ONNX Runtime in float32, if measured", {"logits": 0.9999}),
+        ]
+    ]
+    in_float32: NotRequired[
+        Annotated[list[str], about("Graphs that bfloat16 is not proven for", ["gradient.onnx"])]
+    ]
 
 
 class Input(TypedDict):

@@ -444,6 +444,7 @@ def test_the_manifest_is_public(server, embedded):
     assert found["device"] == {
         "name": "cpu",
         "provider": "CPUExecutionProvider",
+        "engine": "onnxruntime",
         "precision": "float32",
     }
     assert set(found["methods"]) == set(OF_CNNS)

@@ -11,6 +11,7 @@ import pytest
 from service.bundle import folder
 from service.errors import BundleError, DeviceError
 from service.runtime import providers
+from service.runtime.choice import Choice
 from service.runtime.engine import Engine
 from service.runtime.sessions import (
     CPU_ROWS,
@@ -53,7 +54,7 @@ def test_auto_takes_a_device_that_works(embedded):
 
 def test_several_cores_have_sessions_of_their_own_and_a_single_core_has_not(embedded):
     several, single = (
-        open_sessions(embedded, "cpu", threads, "float32", alone=True) for threads in (2, 1)
+        open_sessions(embedded, "cpu", threads, Choice(), alone=True) for threads in (2, 1)
     )
     assert several.all_cores.keys() == several.one_core.keys()
     assert all(several.all_cores[name] is not several.one_core[name] for name in several.one_core)
@@ -66,7 +67,7 @@ def test_beside_other_workers_the_graphs_of_explanations_are_open_once(embedded)
         return sum(type(thing) is ort.InferenceSession for thing in gc.get_objects())
 
     before = opened()
-    sessions = open_sessions(embedded, "cpu", 2, "float32", alone=False)
+    sessions = open_sessions(embedded, "cpu", 2, Choice(), alone=False)
     # predict.onnx for one core and for all, gradient.onnx, cam.onnx, and the head
     assert opened() - before == 5
     x = np.random.default_rng(0).standard_normal((5, 3, 32, 32)).astype(np.float32)
@@ -102,7 +103,7 @@ def test_a_session_keeps_no_copy_of_its_file(embedded):
 
 
 def test_the_seconds_of_a_pass_are_measured_once(embedded):
-    sessions = open_sessions(embedded, "cpu", 1, "float32", alone=True)
+    sessions = open_sessions(embedded, "cpu", 1, Choice(), alone=True)
     assert sessions.forward_seconds > 0
     assert sessions.forward_seconds is sessions.forward_seconds
     assert sessions.quick_seconds > 0

@@ -11,6 +11,7 @@ from service.bundle import folder as contract
 from service.bundle.manifest import Manifest
 from service.errors import MethodUnavailable
 from service.explain import ask, available, explain
+from service.runtime.choice import Choice
 from service.runtime.engine import Engine
 from service.runtime.sessions import open_sessions
 from support.transformer import GRID, PATCH, SIDE, SPEC, exported, planted, trained
@@ -100,7 +101,7 @@ def test_its_weights_are_in_memory_once(bundle):
         return sum(type(thing) is ort.InferenceSession for thing in gc.get_objects())
 
     before = opened()
-    sessions = open_sessions(bundle, "cpu", 2, "float32", alone=True)
+    sessions = open_sessions(bundle, "cpu", 2, Choice(), alone=True)
     graphs = len([name for name in bundle.manifest.files if name.endswith(".onnx")])
     heads = sessions.head is not None
     assert opened() - before == 2 * graphs - 1 + heads

@@ -1,0 +1,170 @@
+"""OpenVINO beside ONNX Runtime on this CPU, by network and precision: speed and agreement.
+
+Speed is the ratio to ONNX Runtime in float32 on one thread, as the service measures it at its start
+(`service.runtime.comparison`): medians of interleaved runs. Agreement is that with its answers: the
+largest difference of a logit over all images, and median cosines of gradients and Grad-CAM, each
+for the predicted class. The images are test images of `--data`, or smooth drawn ones. On a CPU
+without bfloat16 its agreement is that of rounded graphs (`training.export.bfloat16`), and it has no
+speed.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from service.bundle import folder as contract
+from service.bundle.folder import Bundle
+from service.errors import BundleError
+from service.runtime import openvino
+from service.runtime.choice import TITLES, Choice
+from service.runtime.comparison import cosines_of, images, speed_ratio
+from service.runtime.engine import Engine
+from service.runtime.graphs import Batch
+from service.settings import EMBEDDED
+from support.load import machine
+from training.data.images import Images
+from training.data.read import read
+from training.export.bfloat16 import rounded_engine
+from training.export.int8 import macro_f1
+from training.figures.outputs import outputs_of
+
+BATCHES = (1, 8, 16)
+COMPARED = 64  # images whose maps are compared
+HEAD = (
+    *("network", "engine, precision", *(f"predict, {rows}" for rows in BATCHES)),
+    *(f"gradient, {rows}" for rows in BATCHES),
+    *(f"Grad-CAM, {rows}" for rows in BATCHES),
+    *("largest Δ logit", "gradient, cosine", "Grad-CAM, cosine", "macro F1", "in float32"),
+)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A bundle, and the images that its engines are compared on."""
+
+    bundle: Bundle
+    batch: Batch
+    test: Images | None
+
+
+@click.command()
+@click.argument("folders", nargs=-1, type=click.Path(exists=True, path_type=Path))
+@click.option("--data", help="Test images of cifar10, and of bundles with its labels.")
+@click.option("--images", "count", default=1000, show_default=True, help="Test images, at most.")
+@click.option("--only", multiple=True, help="Embedded bundles to compare; all if not given.")
+def main(folders: tuple[Path, ...], data: str | None, count: int, only: tuple[str, ...]) -> None:
+    """Prints the table of the embedded bundles, and of those in FOLDERS."""
+    click.echo(machine())
+    click.echo("| " + " | ".join(HEAD) + " |")
+    click.echo("|" + " --- |" * len(HEAD))
+    for folder in (*(EMBEDDED[name] for name in only or EMBEDDED), *folders):
+        subject = subject_of(contract.load(folder), data, count)
+        for line in lines(subject):
+            click.echo("| " + " | ".join(line) + " |")
+
+
+def subject_of(bundle: Bundle, data: str | None, count: int) -> Subject:
+    """`bundle` with images: of `data` if it has their labels, or drawn ones."""
+    drawn = images(bundle.manifest.input.size)
+    if data is None:
+        return Subject(bundle, drawn, None)
+    dataset = read(data, bundle.manifest.input, seed=0)
+    if dataset.classes != bundle.manifest.labels:
+        return Subject(bundle, drawn, None)
+    chosen = np.random.default_rng(0).permutation(len(dataset.test))[:count]
+    test = dataset.test.take(np.sort(chosen))
+    return Subject(bundle, test.rows(np.arange(min(COMPARED, len(test)))), test)
+
+
+def lines(subject: Subject) -> Iterator[list[str]]:
+    """The rows of the table for one bundle."""
+    usual = Engine(subject.bundle, "cpu", 1)
+    for choice in choices(subject.bundle):
+        name = f"{TITLES[choice.runtime]}, {choice.precision}"
+        try:
+            engine = Engine(subject.bundle, "cpu", 1, choice=choice)
+        except BundleError as error:
+            yield [subject.bundle.manifest.name, name, str(error)]
+            continue
+        if engine.choice != choice:
+            yield [subject.bundle.manifest.name, name, "not opened"]
+            continue
+        yield [
+            subject.bundle.manifest.name,
+            name,
+            *speeds(engine, usual),
+            *near(engine, usual, subject),
+        ]
+    if not openvino.has_bfloat16():
+        with tempfile.TemporaryDirectory() as scratch:
+            engine = rounded_engine(subject.bundle, Path(scratch))
+            blank = ["–"] * 3 * len(BATCHES)
+            name = "rounded to bfloat16"
+            yield [subject.bundle.manifest.name, name, *blank, *near(engine, usual, subject)]
+
+
+def choices(bundle: Bundle) -> Iterator[Choice]:
+    """What can be compared of `bundle` here."""
+    has_int8 = bundle.manifest.int8 is not None
+    if has_int8:
+        yield Choice("onnxruntime", "int8")
+    yield Choice("openvino", "float32")
+    if openvino.has_bfloat16():
+        yield Choice("openvino", "bfloat16")
+    if has_int8:
+        yield Choice("openvino", "int8")
+
+
+def speeds(engine: Engine, usual: Engine) -> Iterator[str]:
+    """The ratios of predictions, gradients and Grad-CAM, by the size of the batch."""
+    batch = np.resize(
+        images(usual.manifest.input.size), (max(BATCHES), *usual.manifest.input.shape, 3)
+    )
+    for call in (quick, gradient, cam):
+        for rows in BATCHES:
+            part = batch[:rows]
+            yield f"{speed_ratio(call(engine, part), call(usual, part), part):.2f}"
+
+
+def quick(engine: Engine, _batch: Batch) -> Callable[[Batch], Any]:
+    """A prediction."""
+    return engine.predict_quick
+
+
+def gradient(engine: Engine, batch: Batch) -> Callable[[Batch], Any]:
+    """A gradient of the images `batch`, which are normalised before."""
+    x, target = engine.normalise(batch), np.full(len(batch), -1)
+    return lambda _batch: engine.gradient(x, target)
+
+
+def cam(engine: Engine, batch: Batch) -> Callable[[Batch], Any]:
+    """Their Grad-CAM."""
+    x, target = engine.normalise(batch), np.full(len(batch), -1)
+    return lambda _batch: engine.cam(x, target)
+
+
+def near(engine: Engine, usual: Engine, subject: Subject) -> Iterator[str]:
+    """The agreement of `engine` with `usual`, and the macro F1 of both."""
+    ours, theirs = (each.predict_quick(subject.batch).logits for each in (engine, usual))
+    yield f"{np.abs(ours - theirs).max():.1e}"
+    cosines = cosines_of(engine, usual, subject.batch)
+    yield from (f"{cosines[name]:.5f}" if name in cosines else "–" for name in ("gradient", "cam"))
+    for each in (engine, usual):
+        test = subject.test
+        yield "–" if test is None else f"{macro_f1(quick_logits(each, test), test):.4f}"
+
+
+def quick_logits(engine: Engine, test: Images) -> np.ndarray:
+    """The logits of predictions of the images `test`."""
+    if engine.precision != "int8":
+        return outputs_of(engine, test).logits
+    return np.concatenate([engine.predict_quick(part).logits for part in test.parts(64)])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""The choice of what computes on a CPU: a runtime and a precision, by what was measured.
+
+`service.runtime.comparison` measures at the start of the service; the workers receive the choice.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+
+from service.bundle import folder
+from service.bundle.manifest import Bfloat16, Int8, Manifest
+from service.settings import Precision, Runtime
+
+TITLES: Mapping[Runtime, str] = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+PASSED = "_CANDOR_CHOICE"  # the variable by which the supervisor passes it to the workers
+LEAST_GAIN = 1.1  # of predictions; less is within the noise of a measurement at a start
+LEAST_EXPLAINED = 1.0
+LARGEST_LOSS = 0.003  # of macro F1, by the bundle's figures
+# The least median cosine with ONNX Runtime in float32, over a few images.
+LEAST_COSINES = {"logits": 0.995, "gradient": 0.99, "cam": 0.999}
+GRAPHS = {"gradient": folder.GRADIENT, "cam": folder.CAM}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A `runtime` and the `precision` of its predictions.
+
+    `speed_ratio`: times as fast as ONNX Runtime in float32 on one thread of this machine:
+    `predictions`, and `gradients` where the bundle has them. `cosines`: the median cosines with
+    its `logits`, `gradient` and `cam`. Both are empty if nothing was measured. `exact`: the graphs
+    that stay in float32 where predictions are in bfloat16.
+    """
+
+    runtime: Runtime = "onnxruntime"
+    precision: Precision = "float32"
+    speed_ratio: Mapping[str, float] = field(default_factory=dict)
+    cosines: Mapping[str, float] = field(default_factory=dict)
+    exact: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """For example "OpenVINO in bfloat16"."""
+        return f"{TITLES[self.runtime]} in {self.precision}"
+
+    @property
+    def is_proven(self) -> bool:
+        """True if its answers are near enough to those of ONNX Runtime in float32."""
+        return all(value >= LEAST_COSINES[name] for name, value in self.cosines.items())
+
+    @property
+    def unproven(self) -> tuple[str, ...]:
+        """The graphs of explanations whose maps differ too much."""
+        return tuple(
+            graph
+            for name, graph in GRAPHS.items()
+            if self.cosines.get(name, 1.0) < LEAST_COSINES[name]
+        )
+
+    def precision_of(self, graph: str) -> Precision:
+        """The precision in which OpenVINO opens `graph`."""
+        return "float32" if graph in self.exact else self.precision
+
+    @property
+    def is_worth_it(self) -> bool:
+        """True if predictions gain, and gradients do not lose."""
+        explained = self.speed_ratio.get("gradients", LEAST_EXPLAINED)
+        return self.speed_ratio["predictions"] >= LEAST_GAIN and explained >= LEAST_EXPLAINED
+
+    @property
+    def gain(self) -> float:
+        """The geometric mean of the ratios."""
+        return math.prod(self.speed_ratio.values()) ** (1 / len(self.speed_ratio))
+
+    @property
+    def sentence(self) -> str:
+        """The measured ratios and cosines in words."""
+        ratios, cosines = (
+            ", ".join(f"{name} {value:.{digits}f}" for name, value in values.items())
+            for values, digits in ((self.speed_ratio, 2), (self.cosines, 5))
+        )
+        near = f"; cosines with its answers: {cosines}" if cosines else ""
+        exact = f" (but {', '.join(self.exact)} in float32)" if self.exact else ""
+        return (
+            f"{self.title}{exact} beside ONNX Runtime, times as fast on one thread: {ratios}{near}"
+        )
+
+    def without_openvino(self) -> "Choice":
+        """ONNX Runtime instead, in int8 or float32; nothing of it was measured."""
+        return Choice(precision="int8" if self.precision == "int8" else "float32")
+
+    def document(self) -> dict[str, object]:
+        """The choice as GET /model has it: JSON values."""
+        found = {"engine": self.runtime, "precision": self.precision}
+        measured = {
+            "speed_ratio": dict(self.speed_ratio),
+            "cosines": dict(self.cosines),
+            "in_float32": list(self.exact),
+        }
+        return found | {name: values for name, values in measured.items() if values}
+
+    def pass_on(self) -> None:
+        """Leaves the choice in the environment, for the processes that this one starts."""
+        os.environ[PASSED] = json.dumps(asdict(self))
+
+
+def parse(text: str) -> Choice:
+    """The choice that the JSON `text` of `asdict` describes."""
+    document = json.loads(text)
+    return Choice(**document | {"exact": tuple(document["exact"])})
+
+
+def received(precision: Precision | None) -> Choice:
+    """The choice of the supervisor; without one, ONNX Runtime in `precision`, or float32."""
+    passed = os.environ.get(PASSED)
+    return parse(passed) if passed else Choice(precision=precision or "float32")
+
+
+def best(measured: Iterable[Choice], *, forced: bool) -> Choice | None:
+    """The fastest proven one that is worth it; if one is `forced`, the fastest proven one."""
+    fit = [choice for choice in measured if choice.is_proven and (forced or choice.is_worth_it)]
+    return max(fit, key=lambda choice: choice.gain, default=None)
+
+
+def precisions(
+    manifest: Manifest, wanted: Precision | None, *, bfloat16: bool
+) -> tuple[Precision, ...]:
+    """The precisions to try: `wanted`, or those whose loss the manifest does not forbid.
+
+    `bfloat16` says that the CPU has it. A manifest without figures of bfloat16 leaves the judgement
+    to the comparison at the start.
+    """
+    if wanted is not None:
+        return (wanted,)
+    found: list[Precision] = ["float32"]
+    if bfloat16 and _small(manifest.bfloat16):
+        found.append("bfloat16")
+    if manifest.int8 is not None and _small(manifest.int8):
+        found.append("int8")
+    return tuple(found)
+
+
+def _small(figures: Int8 | Bfloat16 | None) -> bool:
+    return figures is None or figures.macro_f1_float32 - figures.macro_f1 <= LARGEST_LOSS

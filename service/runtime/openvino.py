@@ -1,0 +1,112 @@
+"""OpenVINO, an extra: graphs opened on a CPU in float32, in bfloat16 or with 8-bit integers inside.
+
+`import openvino` reports its use to its keeper over the network, and writes into the home folder,
+unless the package openvino_telemetry is missing. `_core` imports it as if it were. Nothing is
+cached on disk, because `CACHE_DIR` stays unset.
+"""
+
+import sys
+from collections.abc import Iterable, Sequence
+from functools import cache
+from importlib.util import find_spec
+from queue import LifoQueue
+from typing import Any
+
+import numpy as np
+
+from service.bundle import folder
+from service.errors import BundleError
+from service.runtime.graphs import Feeds, Names, Program, wanted
+from service.settings import Precision
+
+PROVIDER = "OpenVINO"
+TELEMETRY = "openvino_telemetry"
+# The graphs of int8 hold their integers; what is left of them runs in float32.
+HINTS = {"float32": "f32", "int8": "f32", "bfloat16": "bf16"}
+# The callers that a file serves side by side, 1 of each other: a prediction need not wait for an
+# explanation that predicts, too. One more takes 9 MB and its activations at 224 × 224.
+CALLERS = {folder.PREDICT: 2, folder.INT8: 2}
+
+
+def installed() -> bool:
+    """True if OpenVINO can be imported."""
+    return find_spec("openvino") is not None
+
+
+def has_bfloat16() -> bool:
+    """True if this CPU multiplies in bfloat16: AMX, or AVX-512 BF16."""
+    return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def open_program(file: str, content: bytes, threads: int, precision: Precision) -> Program:
+    """Opens the graph `content` of a bundle's `file` for runs of so many `threads`.
+
+    Rows may vary from run to run.
+
+    Raises:
+        BundleError: OpenVINO cannot open the graph.
+    """
+    options = {
+        "INFERENCE_PRECISION_HINT": HINTS[precision],
+        "EXECUTION_MODE_HINT": "PERFORMANCE" if precision == "bfloat16" else "ACCURACY",
+        "INFERENCE_NUM_THREADS": threads,
+        # With one stream a run is on the caller's thread: to wake another takes longer than most
+        # operators, and far longer on a busy machine.
+        "NUM_STREAMS": 1,
+        # Every worker would pin its threads to the same cores.
+        "ENABLE_CPU_PINNING": False,
+    }
+    try:
+        model = _core().read_model(content)
+        # To compile renames: a tensor then has the names of those that became one with it, too.
+        names = [output.get_any_name() for output in model.outputs]
+        requests = [
+            _core().compile_model(model, "CPU", options).create_infer_request()
+            for _ in range(CALLERS.get(file, 1))
+        ]
+    except Exception as error:
+        raise BundleError(f"OpenVINO cannot open {file}: {_reason(error)}") from error
+    return _program(requests, names)
+
+
+def _program(requests: Iterable[Any], names: Sequence[str]) -> Program:
+    idle = LifoQueue[Any]()
+    for request in requests:
+        idle.put(request)
+
+    def run(feeds: Feeds, asked: Names = ()) -> dict[str, np.ndarray]:
+        # A request holds the tensors of one run: no two threads may share it.
+        request = idle.get()
+        try:
+            plain = {name: np.ascontiguousarray(values) for name, values in feeds.items()}
+            request.infer(plain, share_inputs=True)
+            # Copies: the next run overwrites the tensors.
+            return {
+                name: np.array(request.get_output_tensor(names.index(name)).data)
+                for name in wanted(names, asked)
+            }
+        finally:
+            idle.put(request)
+
+    return run
+
+
+@cache
+def _core() -> Any:
+    known = sys.modules.get(TELEMETRY)
+    if known is None:
+        sys.modules[TELEMETRY] = None  # type: ignore[assignment] # an import of it fails
+    try:
+        from openvino import Core  # noqa: PLC0415 - an extra, of 0.7 s and 40 MB
+    finally:
+        if known is None:
+            del sys.modules[TELEMETRY]
+    return Core()
+
+
+def _reason(error: Exception) -> str:
+    """The line of OpenVINO's message that names the fault, among those that name its files."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    named = [line.removeprefix("-- ") for line in lines if line.startswith("-- ")]
+    said = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
+    return (named or said or [type(error).__name__])[0]

@@ -1,0 +1,84 @@
+"""The choice of runtime and precision: by what was measured, and by the bundle's own figures."""
+
+from dataclasses import replace
+
+import pytest
+
+from service.bundle.manifest import Bfloat16
+from service.runtime import choice
+from service.runtime.choice import Choice, best, precisions
+
+NEAR = {"logits": 0.99999, "gradient": 0.995, "cam": 0.9995}
+
+
+def measured(runtime, precision, predictions, gradients, **cosines):
+    ratios = {"predictions": predictions, "gradients": gradients}
+    return Choice(runtime, precision, ratios, NEAR | cosines)
+
+
+FLOAT32 = measured("openvino", "float32", 0.9, 1.2)
+BFLOAT16 = measured("openvino", "bfloat16", 2.5, 3.0)
+INT8 = measured("openvino", "int8", 3.1, 1.0)
+
+
+def test_the_greatest_gain_of_both_is_chosen():
+    assert best([FLOAT32, BFLOAT16, INT8], forced=False) == BFLOAT16
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        FLOAT32,
+        measured("openvino", "float32", 1.05, 2.0),
+        measured("openvino", "bfloat16", 2.0, 0.9),
+        measured("openvino", "bfloat16", 2.5, 3.0, gradient=0.98),
+        measured("openvino", "bfloat16", 2.5, 3.0, cam=0.998),
+        measured("openvino", "bfloat16", 2.5, 3.0, logits=0.99),
+    ],
+    ids=["slower", "hardly faster", "slower maps", "other gradients", "other CAMs", "other logits"],
+)
+def test_what_gains_nothing_or_answers_otherwise_is_not_chosen(found):
+    assert best([found], forced=False) is None
+
+
+def test_a_graph_whose_maps_differ_stays_in_float32():
+    found = measured("openvino", "bfloat16", 2.5, 3.0, gradient=0.9)
+    assert found.unproven == ("gradient.onnx",)
+    kept = Choice("openvino", "bfloat16", exact=found.unproven)
+    assert kept.precision_of("gradient.onnx") == "float32"
+    assert kept.precision_of("cam.onnx") == kept.precision_of("predict.onnx") == "bfloat16"
+    assert BFLOAT16.unproven == ()
+
+
+def test_a_forced_runtime_may_be_slower_but_not_wrong():
+    wrong = measured("openvino", "bfloat16", 2.5, 3.0, gradient=0.5)
+    assert best([FLOAT32, wrong], forced=True) == FLOAT32
+
+
+def test_the_figures_of_the_bundle_forbid_a_precision(embedded):
+    manifest, int8 = embedded.manifest, embedded.manifest.int8
+    assert precisions(manifest, None, bfloat16=True) == ("float32", "bfloat16", "int8")
+    assert precisions(manifest, None, bfloat16=False) == ("float32", "int8")
+    lossy = replace(int8, macro_f1=int8.macro_f1_float32 - 0.004)
+    halved = Bfloat16(1000, 0.895, 0.899, 0.99, "2026-11-30")
+    worse = replace(manifest, int8=lossy, bfloat16=halved)
+    assert precisions(worse, None, bfloat16=True) == ("float32",)
+    assert precisions(worse, "int8", bfloat16=True) == ("int8",)
+
+
+def test_the_workers_receive_the_choice(monkeypatch):
+    monkeypatch.delenv(choice.PASSED, raising=False)
+    assert choice.received("int8") == Choice(precision="int8")
+    monkeypatch.setenv(choice.PASSED, "")  # which monkeypatch takes back
+    sent = replace(BFLOAT16, exact=("gradient.onnx",))
+    sent.pass_on()
+    assert choice.received(None) == sent
+
+
+def test_a_choice_is_said_in_words_and_numbers():
+    assert BFLOAT16.sentence == (
+        "OpenVINO in bfloat16 beside ONNX Runtime, times as fast on one thread: predictions 2.50, "
+        "gradients 3.00; cosines with its answers: logits 0.99999, gradient 0.99500, cam 0.99950"
+    )
+    assert Choice().document() == {"engine": "onnxruntime", "precision": "float32"}
+    assert BFLOAT16.document()["speed_ratio"] == {"predictions": 2.5, "gradients": 3.0}

@@ -1,0 +1,205 @@
+"""OpenVINO, where it is installed: its answers, its fallback, and no word to its keeper."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from service.bundle import folder
+from service.bundle.manifest import Manifest
+from service.errors import BundleError, PrecisionError, SettingsError
+from service.runtime import comparison, openvino
+from service.runtime.choice import Choice
+from service.runtime.engine import Engine
+from service.settings import Settings
+from support.environments import packages_of
+from support.images import draw, encode
+from support.servers import ROOT, Server
+from support.toys import SPEC, core_of
+from training.export.core import content, predict_graph
+
+BATCH = np.stack([draw(seed=seed) for seed in range(5)])
+PNG = {"Content-Type": "image/png"}
+
+
+@pytest.fixture(scope="module")
+def packages():
+    """The folder that holds OpenVINO, and the path of modules with it."""
+    found = packages_of("openvino")
+    sys.path.append(str(found))
+    yield found
+    sys.path.remove(str(found))
+
+
+@pytest.fixture(scope="module")
+def other(packages, embedded):
+    return Engine(embedded, "cpu", 2, choice=Choice("openvino"))
+
+
+@pytest.fixture(scope="module")
+def strange(tmp_path_factory):
+    """A bundle whose graph has an operator that OpenVINO lacks, a determinant."""
+    weights = {"weights": np.eye(3, 2, dtype=np.float32)}
+    nodes = [("Det", ["x"], ["det"]), ("MatMul", ["det", "weights"], ["logits"])]
+    graph = predict_graph(core_of(nodes, weights, 2).model, SPEC)
+    target = tmp_path_factory.mktemp("strange") / "b"
+    return folder.write(
+        target, Manifest("strange", ("a", "b"), SPEC), {folder.PREDICT: content(graph)}
+    )
+
+
+def near(ours, theirs):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4 * np.abs(theirs).max())
+
+
+def test_its_answers_are_those_of_onnx_runtime(other, engine):
+    x, target = engine.normalise(BATCH), np.arange(5)
+    ours, theirs = other.predict(BATCH), engine.predict(BATCH)
+    near(ours.logits, theirs.logits)
+    near(ours.features, theirs.features)
+    assert np.array_equal(ours.neighbour, theirs.neighbour)
+    near(other.gradient(x, target).gradient, engine.gradient(x, target).gradient)
+    near(other.cam(x, target).cam, engine.cam(x, target).cam)
+    assert other.provider == "OpenVINO"
+    assert other.origin(folder.CAM) == {
+        "graph": "cam.onnx",
+        "engine": "openvino",
+        "precision": "float32",
+    }
+
+
+def test_its_int8_is_that_of_the_graph(packages, embedded, engine):
+    quick = Engine(embedded, "cpu", 1, choice=Choice("openvino", "int8"))
+    reference = Engine(embedded, "cpu", 1, "int8")
+    near(quick.predict(BATCH).logits, engine.predict(BATCH).logits)
+    ours, theirs = (each.predict_quick(BATCH).logits for each in (quick, reference))
+    # A kernel that rounds otherwise moves a logit by a step or two.
+    assert np.abs(ours - theirs).max() < 0.03 * np.ptp(theirs)
+
+
+def test_threads_share_a_program_and_batches_may_differ(other, engine):
+    with ThreadPoolExecutor(4) as pool:
+        batches = [BATCH[: 1 + index % 5] for index in range(40)]
+        found = list(pool.map(lambda batch: other.predict(batch).logits, batches))
+    expected = engine.predict(BATCH).logits
+    for logits in found:
+        near(logits, expected[: len(logits)])
+
+
+def test_an_output_is_given_on_request_alone(packages, embedded):
+    program = openvino.open_program("cam.onnx", embedded.read(folder.CAM), 1, "float32")
+    feeds = {"x": np.zeros((1, 3, 32, 32), np.float32), "target": np.zeros(1, np.int64)}
+    assert list(program(feeds, ("cam",))) == ["cam"]
+    assert set(program(feeds, ())) == {"logits", "cam", "activation", "activation_gradient"}
+
+
+def test_importing_it_reports_nothing_to_its_keeper(packages, tmp_path):
+    code = (
+        "import sys; from service.runtime import openvino; openvino.has_bfloat16(); "
+        "print([name for name in sys.modules if name.startswith('openvino_telemetry')])"
+    )
+    environment = {**os.environ, "HOME": str(tmp_path), "PYTHONPATH": str(packages)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_graph_that_it_lacks_is_run_by_onnx_runtime(packages, strange, caplog):
+    with pytest.raises(BundleError, match=r"OpenVINO cannot open predict\.onnx: .*Det"):
+        openvino.open_program(folder.PREDICT, strange.read(folder.PREDICT), 1, "float32")
+    engine = Engine(strange, "cpu", 1, choice=Choice("openvino", "bfloat16"))
+    assert (engine.choice, engine.provider) == (Choice(), "CPUExecutionProvider")
+    assert "Det-20: ONNX Runtime serves instead" in caplog.text
+
+
+def test_bfloat16_takes_a_cpu_that_has_it(packages, embedded):
+    settings = Settings(precision="bfloat16", device="cpu")
+    if openvino.has_bfloat16():
+        found = comparison.compare(embedded, settings)
+        assert (found.precision, found.is_proven) == ("bfloat16", True)
+    else:
+        with pytest.raises(PrecisionError, match="neither AMX nor AVX-512 BF16: unset CANDOR_PREC"):
+            comparison.compare(embedded, settings)
+
+
+@pytest.mark.parametrize("wishes", [{"engine": "openvino"}, {"precision": "bfloat16"}])
+def test_a_wish_without_the_extra_is_a_sentence(wishes, monkeypatch):
+    monkeypatch.setattr(openvino, "find_spec", lambda _name: None)
+    with pytest.raises(SettingsError, match=r"not installed: install candor\[openvino\]"):
+        comparison.decide(Settings(device="cpu", **wishes))
+
+
+@pytest.mark.parametrize("wishes", [{}, {"engine": "onnxruntime"}, {"precision": "int8"}])
+def test_without_the_extra_nothing_changes(wishes, monkeypatch):
+    monkeypatch.setattr(openvino, "find_spec", lambda _name: None)
+    expected = Choice(precision=wishes.get("precision", "float32"))
+    assert comparison.decide(Settings(device="cpu", **wishes)) == expected
+
+
+def decided(packages, monkeypatch, caplog):
+    """The choice of this process's settings, by another process that has OpenVINO."""
+    monkeypatch.setenv("CANDOR_DEVICE", "cpu")
+    monkeypatch.setenv("PYTHONPATH", str(packages))
+    with caplog.at_level("INFO", "candor"):
+        return comparison.decide(Settings.from_environment())
+
+
+def test_a_server_answers_as_the_default_one_does(packages, engine, tmp_path):
+    settings = {"engine": "openvino", "precision": "float32", "workers": 1}
+    server = Server(tmp_path, ready_seconds=200, **settings)
+    server.environment["PYTHONPATH"] = str(packages)
+    with server:
+        device = server.client.get("/model").json()["device"]
+        predicted, explained = (
+            server.client.post(path, content=encode(BATCH[0]), headers=PNG).json()
+            for path in ("/predict", "/explain?method=saliency&map=array")
+        )
+        metrics = server.client.get("/metrics").text
+        said = server.log.read_text()
+    assert device["provider"] == "OpenVINO"
+    assert (device["engine"], device["precision"]) == ("openvino", "float32")
+    assert set(device["speed_ratio"]) == {"predictions", "gradients"}
+    assert min(device["cosines"].values()) > 0.999
+    logits = engine.predict(BATCH[:1]).logits
+    probabilities = engine.manifest.calibration.probabilities(logits)[0]
+    assert predicted["index"] == probabilities.argmax()
+    assert predicted["probability"] == pytest.approx(probabilities.max(), abs=1e-3)
+    assert explained["explanation"]["computed_by"]["engine"] == "openvino"
+    assert 'provider="OpenVINO"' in metrics
+    assert "OpenVINO in float32 beside ONNX Runtime, times as fast on one thread" in said
+    assert "OpenVINO in float32 serves" in said
+
+
+def test_a_bundle_of_a_graph_that_it_lacks_is_left_to_onnx_runtime(
+    packages, strange, caplog, monkeypatch
+):
+    monkeypatch.setenv("CANDOR_BUNDLE", str(strange.folder))
+    monkeypatch.setenv("CANDOR_ENGINE", "openvino")
+    chosen = decided(packages, monkeypatch, caplog)
+    assert chosen == Choice()
+    assert "Det-20: OpenVINO cannot serve this bundle" in caplog.text
+    assert "ONNX Runtime in float32 serves" in caplog.text
+
+
+def test_auto_measures_and_says_its_choice(packages, caplog, monkeypatch):
+    chosen = decided(packages, monkeypatch, caplog)
+    assert "OpenVINO in float32 beside ONNX Runtime, times as fast" in caplog.text
+    assert f"{chosen.title} serves" in caplog.text
+    # It never takes what its own measurement calls slower.
+    assert chosen == Choice() or chosen.is_worth_it
+
+
+def test_a_comparison_that_dies_leaves_onnx_runtime(packages, caplog, monkeypatch):
+    monkeypatch.setattr(comparison.sys, "executable", "/bin/false")
+    assert decided(packages, monkeypatch, caplog) == Choice()
+    assert "failed (ended with 1): ONNX Runtime in float32 serves" in caplog.text
