@@ -64,7 +64,7 @@ def takes_gzip(header: str) -> bool:
 def _weight_of(encoding: str, header: str) -> float:
     """The weight of an encoding, or else that of all others, `*`; 0 if the header names neither."""
     weights = dict(_entries(header)) if header else {}
-    return weights.get(encoding, weights.get("*", 0.0))
+    return weights.get(encoding, weights.get(ANY, 0.0))
 
 
 def _match(kind: str, entries: list[tuple[str, float]]) -> tuple[float, int] | None:

@@ -76,13 +76,14 @@ def cancelled(client):
     call = client.async_infer(
         model,
         raw(array),
-        lambda _, error: answers.put(error),
+        # It is called by these names.
+        lambda result, error: answers.put((result, error)),
         outputs=wanted("attribution"),
         parameters=LONG,
     )
     time.sleep(0.3)
     call.cancel()
-    return answers.get(timeout=10).status()
+    return answers.get(timeout=60)[1].status()
 
 
 def blocking():

@@ -61,7 +61,8 @@ def make_valid(case):
     elif path.endswith("/infer"):
         case.body = _inference(case.body)
     elif path.startswith("/v1"):
-        case.body = {**case.body, "instances": [_instance(each) for each in case.body["instances"]]}
+        name = "examples" if path.endswith(":classify") else "instances"
+        case.body = {**case.body, name: [_instance(each) for each in case.body[name]]}
 
 
 def _native(path, kind, body, query):

@@ -330,7 +330,8 @@ def test_tritonclient_finds_server_and_model_over_grpc(triton_grpc, embedded):
     assert "statistics" in triton_grpc["server"]["extensions"]
     assert triton_grpc["model"]["versions"] == [embedded.manifest.version]
     assert (triton_grpc["config"]["name"], triton_grpc["config"]["max_batch_size"]) == (name, 64)
-    assert [each["name"] for each in triton_grpc["index"]["models"]] == [name, f"{name}.logits"]
+    names = [name + suffix for suffix in ("", ".logits", ".floats", ".files")]
+    assert [each["name"] for each in triton_grpc["index"]["models"]] == names
     (stats,) = triton_grpc["statistics"]["model_stats"]
     assert int(stats["inference_stats"]["success"]["count"]) >= 4
 

@@ -74,7 +74,12 @@ def needs(program, package):
     "client", ["tritonclient", "kserve", "bentoml", "httpx", "requests", "service"]
 )
 def test_the_example_in_python_runs(client, server, embedded, place):
-    text = example("python", next(w for w in (f"import {client}", f"from {client}") if w in TEXT))
+    begins = (
+        ("import tritonclient.http",)
+        if client == "tritonclient"
+        else (f"import {client}", f"from {client}")
+    )
+    text = example("python", next(words for words in begins if words in TEXT))
     of_ours = client in ("bentoml", "httpx", "requests", "service")
     assert of_ours or f'"{embedded.manifest.name}"' in text
     python = sys.executable if of_ours else python_of(client)

@@ -266,7 +266,7 @@ class Classified(TypedDict):
     """The classes of each image, most probable first."""
 
     results: Annotated[
-        list[list[tuple[str, float]]], about("Labels with probabilities", [[["ship", 0.8]]])
+        list[list[list[str | float]]], about("Labels with probabilities", [[["ship", 0.8]]])
     ]
     warnings: NotRequired[Warnings]
 

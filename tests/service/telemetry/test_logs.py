@@ -145,7 +145,7 @@ def test_a_trace_has_a_span_for_each_stage_within_the_request(tmp_path):
             explained = {"traceparent": parent, "x-request-id": "traced-1"}
             assert (
                 server.client.post(
-                    "/explain?method=grad_cam", content=IMAGE, headers=PNG | explained
+                    "/explain?method=saliency", content=IMAGE, headers=PNG | explained
                 ).status_code
                 == 200
             )

@@ -174,8 +174,7 @@ def test_live_ready_metadata_config_statistics_and_index_are_those_of_http(
     after = client.call("ModelStatistics", named["ModelStatistics"]).model_stats[0]
     assert after.inference_stats.success.count == before.inference_stats.success.count + 1
     assert [each.name for each in client.call("RepositoryIndex").models] == [
-        model,
-        f"{model}.logits",
+        model + suffix for suffix in ("", ".logits", ".floats", ".files")
     ]
 
 
@@ -337,7 +336,7 @@ def test_the_documented_tests_exist():
 def test_a_deadline_ends_a_call_and_frees_its_place(client, rpc_server, model):
     started = time.monotonic()
     message = rpc.request(model, PIXELS[:1], {"attribution": LONG})
-    code, _ = client.refused("ModelInfer", message, seconds=0.05)
+    code, _ = client.refused("ModelInfer", message, seconds=0.003)  # no answer is as quick
     assert code in ("DEADLINE_EXCEEDED", "UNAVAILABLE")
     assert time.monotonic() - started < 2
     assert settles(rpc_server)
