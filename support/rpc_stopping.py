@@ -72,7 +72,10 @@ async def _health(port: int) -> int:
     """The status that the health service gives."""
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=APART) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
-        answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=SECONDS)
+        # A connection that nobody has taken yet is reset when its worker ends: another is tried.
+        answer = await stub.Check(
+            health_pb2.HealthCheckRequest(), timeout=SECONDS, wait_for_ready=True
+        )
         return int(answer.status)
 
 
