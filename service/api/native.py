@@ -114,7 +114,7 @@ class Native:
         options = self._options(payload)
         if options.question is not None:
             if ASKING.isdisjoint(payload.parameters) and not guard.allows(request, guard.EXPLAIN):
-                options = replace(options, question=None)  # the policy is for those who may ask
+                options = replace(options, question=None)  # this key lacks the scope
             else:
                 guard.require(request, guard.EXPLAIN)
         timing.allow(options.deadline_ms)

@@ -117,7 +117,7 @@ def of_predict(
     elif method is None and (cheapest := cheapest_method(manifest)) is not None:
         method = cheapest.name
         if not given.get("when"):
-            given = {"map": "array", **given}  # for callers who may not expect a picture
+            given = {"map": "array", **given}  # nobody asked for a picture
     known = (*OF_PREDICT, *OF_EXPLANATIONS, *OF_METHODS) if method is not None else OF_PREDICT
     if mask is not None and method is None:
         raise InvalidParameter("a mask was sent without an explanation: add explain=METHOD")

@@ -67,17 +67,19 @@ def test_calls_of_grpc_are_answered_by_all_workers_and_later_ones_rejected(round
         port = free_port()
         with Server(folder, workers=2, grpc_port=port) as server:
             server.client.close()
+            # The first to be ready would get all connections. They end after 4 s, and the next ones
+            # are shared out anew.
+            server.wait_for_processes(2)
             before = rpc_stopping.ticks(server.process.pid)
-            stop = asyncio.run(rpc_stopping.stop_under_calls(port, body, 16, 1.5, server.process))
+            stop = asyncio.run(rpc_stopping.stop_under_calls(port, body, 16, 6.0, server.process))
             assert server.process.wait(10) == 0
         assert set(stop.before) == {"OK"}, stop
-        # The window after the signal is one of seconds: a busy machine misses it.
-        assert rounds == 1 or stop.clean, stop
+        assert stop.clean, stop
         assert "Traceback" not in server.log.read_text()
         assert stop.before["OK"] > 30
-        assert rounds == 1 or stop.words["the service is stopping: ask another replica"] > 0
+        assert stop.words["the service is stopping: ask another replica"] > 0
         assert len(before) == 2
-        assert min(stop.ticks[pid] - before[pid] for pid in before) > 3, "one worker had it all"
+        assert min(stop.ticks[pid] - before[pid] for pid in before) > 20, "one worker had it all"
 
 
 HEAD = (
