@@ -23,7 +23,7 @@ from service.workers.host import cpu_seconds
 from support import arrivals, load, rates
 from support.arrivals import Answer, percentile
 from support.images import COLOURS, draw, encode
-from support.load import Reading, Request, Server, Wrk, table
+from support.load import Reading, Request, Server, Wrk, resident_mib, table
 from support.rates import Wave
 
 CONNECTIONS, SHARES = (1, 16, 64), (0.0, 0.1, 0.5)
@@ -421,25 +421,6 @@ def broken() -> list[tuple[str, bytes]]:
         ("png", b"GIF89a" + bytes(64)),
         ("tiff", b"II*\0" + bytes(64)),
     ]
-
-
-def resident_mib(server: Server) -> list[float]:
-    """The resident memory of every worker of the server, in MiB (Linux)."""
-    processes = [Path(f"/proc/{pid}") for pid in sorted(load.family(server.pid))]
-    return [
-        resident_kib(process) / 1024
-        for process in processes
-        if "onnxruntime" in (process / "maps").read_text()
-    ]
-
-
-def resident_kib(process: Path) -> int:
-    """The VmRSS of a process."""
-    return next(
-        int(line.split()[1])
-        for line in (process / "status").read_text().splitlines()
-        if line.startswith("VmRSS:")
-    )
 
 
 def each(values: Sequence[float]) -> str:

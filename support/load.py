@@ -32,9 +32,10 @@ from service.predictions import predict
 from service.runtime.engine import Engine
 from service.schedule.pipeline import fit_image
 from service.settings import Settings
-from service.workers.host import cpu_seconds
+from service.workers.host import cpu_seconds, resident_bytes
 from support.images import draw, encode
 from support.servers import ROOT, descendants, environment, free_port
+from support.trees import WORKING, Tree
 
 HOST = "127.0.0.1"
 CORES = os.cpu_count() or 1
@@ -105,10 +106,11 @@ class Reading:
 
 @dataclass(frozen=True)
 class Server:
-    """A running server: its process group and its port."""
+    """A running server: its process group, its port, and the seconds until its first answer."""
 
     pid: int
     port: int
+    seconds_to_ready: float
 
 
 def jpeg(size: str, seed: int = 0) -> bytes:
@@ -122,20 +124,18 @@ def image(path: str, body: bytes, kind: str = "jpeg") -> Request:
     return Request(path, body, {"Content-Type": f"image/{kind}"})
 
 
-def candor(port: int, bundle: Path | None, home: Path) -> tuple[list[str], dict[str, str]]:
-    """The command and the environment of `python -m service serve` with default settings."""
+@contextmanager
+def candor_running(
+    folder: Path, bundle: Path | None, warm: Request, tree: Tree = WORKING
+) -> Iterator[Server]:
+    """The service of `tree` with default settings, ready to answer. Its log is in `folder`."""
+    port = free_port()
     settings: dict[str, object] = {"port": port}
     if bundle is not None:
         settings["bundle"] = bundle.resolve()
-    return [sys.executable, "-m", "service", "serve"], environment(home, **settings)
-
-
-@contextmanager
-def candor_running(folder: Path, bundle: Path | None, warm: Request) -> Iterator[Server]:
-    """The service, ready to answer. Its log is `folder`/server.log."""
-    port = free_port()
-    command, settings = candor(port, bundle, folder / "home")
-    with running(command, settings, ROOT, folder / "server.log", port, warm) as server:
+    command = [tree.python, "-m", "service", "serve"]
+    environs, log = environment(folder / "home", **settings), folder / "server.log"
+    with running(command, environs, tree.folder, log, port, warm) as server:
         yield server
 
 
@@ -155,13 +155,14 @@ def running(
     Raises:
         RuntimeError: It does not within READY_SECONDS. The last line of its log is quoted.
     """
+    started = time.monotonic()
     with log.open("wb") as sink:
         process = subprocess.Popen(
             command, cwd=where, env=dict(settings), stdout=sink, stderr=sink, start_new_session=True
         )
     try:
         _await(process, port, warm, log)
-        yield Server(process.pid, port)
+        yield Server(process.pid, port, time.monotonic() - started)
     finally:
         _stop(process)
 
@@ -191,7 +192,7 @@ def _await(process: subprocess.Popen[bytes], port: int, warm: Request, log: Path
             raise RuntimeError(
                 f"the server {late if process.poll() is None else 'ended'}: {lines[-1].strip()}"
             )
-        time.sleep(0.2)
+        time.sleep(0.02)  # the error of `seconds_to_ready`
 
 
 def answers(port: int, request: Request) -> bool:
@@ -226,6 +227,15 @@ def _started(pid: int) -> str | None:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[START_FIELD]
     except OSError:
         return None
+
+
+def resident_mib(server: Server) -> list[float]:
+    """The resident memory of every worker of the server, in MiB (Linux)."""
+    return [
+        resident_bytes([pid]) / 2**20
+        for pid in sorted(family(server.pid))
+        if "onnxruntime" in Path(f"/proc/{pid}/maps").read_text()
+    ]
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
