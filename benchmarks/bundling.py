@@ -43,7 +43,6 @@ def main(only: str | None) -> None:
     """Prints a table of the whole and one of the steps."""
     names = ["resnet50", "vit_small_patch16_224"] if only is None else [only]
     makings = {name: _made(name) for name in names}
-    click.echo(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores\n")
     click.echo("| network | s | CPU s | peak, MiB | within 60 s and 2 GiB |")
     click.echo("| --- | --- | --- | --- | --- |")
     for name, making in makings.items():

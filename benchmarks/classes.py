@@ -16,7 +16,7 @@ import httpx
 from service.workers import host
 from support import toys
 from support.images import draw, encode
-from support.load import machine, table
+from support.load import table
 from support.servers import Server
 
 FEW, MANY = 10, 100  # repetitions of slow and of quick requests
@@ -39,7 +39,6 @@ def main(classes: tuple[int, ...]) -> None:
     """Prints the table as Markdown."""
     columns = [dict(figures(count)) for count in classes]
     rows = [(name, *(column.get(name, "") for column in columns)) for name in columns[0]]
-    click.echo(f"{machine()}\n")
     click.echo(table(("", *(f"{count:,} classes" for count in classes)), rows))
 
 

@@ -18,7 +18,7 @@ from service.bundle.manifest import Distribution
 from service.runtime.engine import Engine
 from service.settings import EMBEDDED_BUNDLE
 from service.telemetry.drift import ASPECTS, LEAST, WINDOW, Records, Window, drift
-from support.load import machine, table
+from support.load import table
 from training.audit.measures.corruptions import corrupted
 from training.audit.measures.out_of_distribution import out_of_distribution
 from training.data.images import Images
@@ -44,7 +44,7 @@ PROCESSES = (1, 2, 16)
 )
 def main(data: str, folder: Path) -> None:
     """Prints both tables as Markdown."""
-    click.echo(f"{machine()}\n\n{costs()}\n")
+    click.echo(f"{costs()}\n")
     engine = Engine(load(folder), "cpu")
     dataset = read(data, engine.manifest.input, 5000, SEED)
     known = fitted(engine, dataset.validation)

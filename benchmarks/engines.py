@@ -26,7 +26,6 @@ from service.runtime.comparison import cosines_of, images, speed_ratio
 from service.runtime.engine import Engine
 from service.runtime.graphs import Batch
 from service.settings import EMBEDDED
-from support.load import machine
 from training.data.images import Images
 from training.data.read import read
 from training.export.bfloat16 import rounded_engine
@@ -59,7 +58,6 @@ class Subject:
 @click.option("--only", multiple=True, help="Embedded bundles to compare; all if not given.")
 def main(folders: tuple[Path, ...], data: str | None, count: int, only: tuple[str, ...]) -> None:
     """Prints the table of the embedded bundles, and of those in FOLDERS."""
-    click.echo(machine())
     click.echo("| " + " | ".join(HEAD) + " |")
     click.echo("|" + " --- |" * len(HEAD))
     for folder in (*(EMBEDDED[name] for name in only or EMBEDDED), *folders):

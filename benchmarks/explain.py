@@ -4,20 +4,17 @@ Runs are interleaved on one core or one GPU; medians count. Both begin with imag
 the host and end with maps there. Both give the sum that Integrated Gradients should have.
 """
 
-import platform
 import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Literal
 
 import captum
 import click
 import numpy as np
-import onnxruntime as ort
 import torch
 from captum.attr import IntegratedGradients, LayerGradCam, NoiseTunnel, Saliency
 
@@ -77,19 +74,15 @@ def main(
         engine = Engine(made.bundle(Path(folder) / "b", halves=half), device, 1)
     grown = memory_growth(engine)  # before Captum raises the peak
     where = "one core" if device == "cpu" else torch.cuda.get_device_name()
-    subject_line = f"{network}, {platform.processor() or platform.machine()}, {where}"
-    versions = (
-        f"onnxruntime {ort.__version__}, torch {torch.__version__}, captum {captum.__version__}"
-    )
-    day = date.today().isoformat()  # noqa: DTZ011 - the day where it runs
-    click.echo(f"{subject_line}, {versions}, {day}\n")
-    click.echo("| method | batch | Candor ms a map | Captum ms a map | Captum / Candor |")
+    versions = f"torch {torch.__version__}, captum {captum.__version__}"
+    click.echo(f"{network}, {where}, {versions}\n")
+    click.echo("| method | batch | Captum / Candor | Candor ms a map | Captum ms a map |")
     click.echo("| --- | --- | --- | --- | --- |")
     for batch in (1, 16):
         for pair in pairs(engine, made, device, batch, runs):
             ours, theirs = interleaved(pair)
             each = f"{ours / batch:.2f} | {theirs / batch:.2f}"
-            click.echo(f"| {pair.name} | {batch} | {each} | {theirs / ours:.2f} |")
+            click.echo(f"| {pair.name} | {batch} | {theirs / ours:.2f} | {each} |")
     forward, grad_cam = forward_and_cam(engine, runs)
     if device == "cpu":
         click.echo(

@@ -37,7 +37,7 @@ Rounds = Mapping[str, Sequence[tuple[Reading, float]]]
 def main(model: str, connections: int, rounds: int, seconds: float, paths: tuple[str, ...]) -> None:
     """Prints a table of PATHS with their queries, beside /predict."""
     load.stop_on_sigterm()
-    click.echo(f"{load.machine()}\n{model}, {connections} connections, {rounds} rounds\n")
+    click.echo(f"{model}, {connections} connections, {rounds} rounds\n")
     side = SIDES[model]
     body = encode(draw("red", side), "JPEG", quality=90)
     asked = {path: load.image(path, body) for path in (PLAIN, *(paths or ASKED[1:]))}

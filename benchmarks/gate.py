@@ -107,9 +107,7 @@ def main(
         found = measured(plan, rounds)
     compared = {key: _compared(readings, key, margin) for key, readings in found.items()}
     medians = {side: {key: median(found[key][side]) for key in found} for side in SIDES}
-    click.echo(
-        f"{load.machine()}; beside {name}\n\n{table(medians, compared)}\n\n{words(compared)}"
-    )
+    click.echo(f"beside {name}\n\n{table(medians, compared)}\n\n{words(compared)}")
     if record:
         history.append(Entry.of(name, medians[NEW], compared))
     sys.exit(any(one.verdict == Verdict.WORSE for one in compared.values()))

@@ -5,17 +5,14 @@ once, too, as the service does (service/runtime/cuda_graphs.py). Each time inclu
 the memory of the host and back. Figures are medians.
 """
 
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
-from datetime import date
 from functools import partial
 
 import click
 import numpy as np
-import onnxruntime as ort
 import torch
 
 from benchmarks.subjects import SPECS, Subject, subject
@@ -51,8 +48,7 @@ def main(
     cam: bool,  # noqa: FBT001 - click's
 ) -> None:
     """Prints the table."""
-    device = f"{torch.cuda.get_device_name()}, {platform.machine()}, onnxruntime {ort.__version__}"
-    click.echo(f"{device}, {date.today().isoformat()}\n")  # noqa: DTZ011 - the day where it runs
+    click.echo(f"{torch.cuda.get_device_name()}\n")
     click.echo(
         "| network | file | opened in s | rows | run ms | places ms | replayed ms | rows/s"
         " | difference from float32 on a CPU |"

@@ -60,9 +60,8 @@ class Round:
 def main(sections: tuple[str, ...], seconds: float, rounds: int, workers: int) -> None:
     """Prints SECTIONS, all if none is named, as Markdown."""
     load.stop_on_sigterm()
-    click.echo(load.machine())
     if "throughput" in sections or not sections:
-        click.echo(f"\n{throughput(seconds, rounds, workers)}")
+        click.echo(f"{throughput(seconds, rounds, workers)}")
     if "stopping" in sections or not sections:
         click.echo(f"\n{stopping(rounds)}")
 

@@ -8,12 +8,14 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import click
 
 from support import load, trees
+from support.provenance import machine, today
 from support.ratios import Comparison, Verdict
 from support.servers import ROOT
 
@@ -38,6 +40,7 @@ class Entry:
     commit: str
     against: str
     machine: str
+    day: str
     readings: Mapping[str, Past]
 
     @classmethod
@@ -54,7 +57,7 @@ class Entry:
             )
             for key, one in compared.items()
         }
-        return cls(trees.commit_of("HEAD"), against, load.machine(), readings)
+        return cls(trees.commit_of("HEAD"), against, machine(), today(), readings)
 
     @classmethod
     def read(cls, line: str) -> "Entry":
@@ -62,16 +65,6 @@ class Entry:
         document: dict[str, Any] = json.loads(line)
         readings = {key: Past(**past) for key, past in document.pop("readings").items()}
         return cls(**document, readings=readings)
-
-    @property
-    def kind(self) -> str:
-        """The machine and its versions, without the day."""
-        return self.machine.rpartition(", ")[0]
-
-    @property
-    def day(self) -> str:
-        """The day of the run."""
-        return self.machine.rpartition(", ")[2]
 
 
 @click.command()
@@ -101,8 +94,9 @@ def read(file: Path) -> list[Entry]:
 
 def shown(entries: Sequence[Entry]) -> list[str]:
     """For each machine a table: a row a reading, a column a commit, so that a loss is seen."""
-    kinds = groupby(sorted(entries, key=lambda entry: entry.kind), key=lambda entry: entry.kind)
-    return [f"{kind}\n\n{_table(list(of_kind))}" for kind, of_kind in kinds]
+    of_machine = attrgetter("machine")
+    machines = groupby(sorted(entries, key=of_machine), key=of_machine)
+    return [f"{name}\n\n{_table(list(its))}" for name, its in machines]
 
 
 def _table(entries: Sequence[Entry]) -> str:

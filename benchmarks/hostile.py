@@ -90,7 +90,6 @@ class Corpus:
 def main(sections: tuple[str, ...], minutes: float, seed: int, corpus: Path) -> None:
     """Prints SECTIONS, all if none is named, as Markdown; fails after a 500 or an ended process."""
     load.stop_on_sigterm()
-    click.echo(load.machine())
     failed = False
     for section in sections or tuple(SECTIONS):
         text, counts = SECTIONS[section](60 * minutes, seed, corpus)

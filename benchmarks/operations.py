@@ -60,7 +60,6 @@ COUNTED_PATHS = (  # so that the text has their series
 def main(sections: tuple[str, ...], seconds: float, rounds: int) -> None:
     """Prints SECTIONS, all if none is named, as Markdown."""
     load.stop_on_sigterm()
-    click.echo(load.machine())
     for section in sections or tuple(SECTIONS):
         click.echo(f"\n{SECTIONS[section](seconds, rounds)}")
 

@@ -230,8 +230,7 @@ def main(
         for _ in range(rounds):
             results = {key: measured(bench, key, before) for key, before in results.items()}
             limits.append(load.in_process_limit(bundle, body, seconds))
-    click.echo(load.machine())
-    click.echo(f"\n{load.yardstick({image: limits})}")
+    click.echo(f"{load.yardstick({image: limits})}")
     click.echo(f"\n{report(list(results.values()), statistics.median(limits))}")
     click.echo(f"\n{verdict(results)}")
 

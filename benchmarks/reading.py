@@ -20,7 +20,7 @@ from torch.nn import functional
 from torchvision.models import mobilenet_v3_small
 
 from service.image.resize import Input
-from support.load import machine, table
+from support.load import table
 from training.data import read
 from training.data.images import fits
 from training.data.table import describe_dataset
@@ -42,7 +42,7 @@ def main(images: int, size: int, steps: int) -> None:
         draw(source, images, size + 16)
         rows = list(stages(source, Input(size, (0.5,) * 3, (0.25,) * 3), steps))
     kept = "in memory" if fits(images, size) else "in their files"
-    click.echo(f"{machine()}; {images:,} images of {size} pixels, {kept}\n")
+    click.echo(f"{images:,} images of {size} pixels, {kept}\n")
     click.echo(table(("stage", "seconds", "peak GiB"), rows))
 
 

@@ -104,7 +104,6 @@ def main(
     """Prints SECTIONS, all if none is named, as Markdown."""
     load.stop_on_sigterm()
     plan = Plan(seconds, rounds, method, bundle, requests)
-    click.echo(load.machine())
     for section in sections or tuple(SECTIONS):
         click.echo(f"\n{SECTIONS[section](plan)}")
 

@@ -88,7 +88,7 @@ def main(data: Path, bundle: Path, rounds: int, seconds: float) -> None:
             strange = {
                 kind: answers(server, "/predict", pngs, "png") for kind, pngs in drawn(data, bundle)
             }
-    click.echo(f"{load.machine()}\n\n{len(files):,} test images over HTTP.\n")
+    click.echo(f"{len(files):,} test images over HTTP.\n")
     error = calibration_error(probabilities(predicted["false"], len(labels)), np.array(truth))
     click.echo(f"Expected calibration error (15 bins of equally many): {error:.2%}.\n")
     rows = [

@@ -8,7 +8,6 @@ import http.client
 import json
 import multiprocessing
 import os
-import platform
 import random
 import shutil
 import signal
@@ -19,12 +18,10 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from datetime import date
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import click
-import onnxruntime as ort
 
 from service.bundle import folder as contract
 from service.image.budget import MAX_PIXELS
@@ -415,20 +412,6 @@ def _predicting(
         predict(engine.predict(sent.fitted[None]).rows()[0], engine.manifest)
         count += 1
     results.put(count / (time.perf_counter() - started))
-
-
-def machine() -> str:
-    """The machine and the day, as one line."""
-    names = [line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")]
-    name = names[0] if names else platform.machine()
-    day = date.today().isoformat()  # noqa: DTZ011 - the day where it runs
-    versions = f"onnxruntime {ort.__version__}, Python {platform.python_version()}"
-    return f"{name}, {CORES} cores, {versions}, {day}"
-
-
-def _cpuinfo() -> list[str]:
-    source = Path("/proc/cpuinfo")
-    return source.read_text().splitlines() if source.exists() else []
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
