@@ -76,17 +76,17 @@ def shown(found: Rounds) -> str:
         rows.append(
             [
                 f"`{path}`",
-                f"{median.rate:.0f}",
                 f"{rate:.2f}",
-                f"{median.p50:.1f}",
-                f"{median.p99:.1f}",
                 f"{p99:.2f}",
                 f"{cost:.2f}",
+                f"{median.rate:.0f}",
+                f"{median.p50:.1f}",
+                f"{median.p99:.1f}",
                 str(median.errors),
             ]
         )
-    head = ["asked", "answers/s", "ratio", "p50 ms", "p99 ms", "ratio", "CPU ratio", "errors"]
-    return table(head, rows)
+    ratios = ("answers/s, ratio", "p99, ratio", "processor time, ratio")
+    return table(["asked", *ratios, "answers/s", "p50 ms", "p99 ms", "errors"], rows)
 
 
 if __name__ == "__main__":

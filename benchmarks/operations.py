@@ -151,9 +151,9 @@ def compared(variants: Sequence[Variant], connections: int, seconds: float, roun
     rows = [_compared_row(name, measured, base) for name, measured in readings.items()]
     header = (
         "",
-        "requests/s",
         "times the first, median of rounds",
         "times its processor time",
+        "requests/s",
         "p50 ms",
         "p99 ms",
         "errors",
@@ -174,9 +174,9 @@ def _compared_row(
     middle = load.median([reading for reading, _ in measured])
     return (
         name,
-        f"{middle.rate:.0f}",
         f"{rate:.3f}",
         f"{spent:.3f}",
+        f"{middle.rate:.0f}",
         f"{middle.p50:.2f}",
         f"{middle.p99:.2f}",
         middle.errors,

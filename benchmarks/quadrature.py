@@ -44,6 +44,7 @@ Rows = Float32[np.ndarray, "images H W"]
 Numbers = Float64[np.ndarray, " images"]
 HEADERS = (
     "",
+    *(f"Candor's maps/s of these, batch {size}" for size in BATCHES),
     "gradients, median, p90",
     "gap, median, p90",
     "cosine, median, p5",
@@ -60,10 +61,9 @@ class Maps:
     gaps: Numbers
     cosines: Numbers
 
-    def row(self, name: str) -> tuple[str, ...]:
-        """A row of the table."""
+    def cells(self) -> tuple[str, ...]:
+        """Their figures in the table."""
         return (
-            name,
             f"{np.median(self.steps):.0f}, {np.percentile(self.steps, 90):.0f}",
             f"{np.median(self.gaps):.3f}, {np.percentile(self.gaps, 90):.3f}",
             f"{np.median(self.cosines):.4f}, {np.percentile(self.cosines, 5):.4f}",
@@ -103,12 +103,22 @@ def main(
     converged_maps = subject.gauss(pixels, converged)[0]
     ours = subject.early(pixels, converged_maps)
     click.echo(heading(bundle, baseline, images, cores))
-    rows = [(*ours.row("Candor"), *subject.speeds(pixels[:timed], 0))]
+    fastest = subject.speeds(pixels[:timed], 0)
+    rows = [line("Candor", ours, fastest, fastest)]
     for name, theirs in subject.at_equal_gap(pixels, converged_maps, ours).items():
-        rows.append((*theirs.row(name), *subject.speeds(pixels[:timed], int(theirs.steps[0]))))
+        speeds = subject.speeds(pixels[:timed], int(theirs.steps[0]))
+        rows.append(line(name, theirs, speeds, fastest))
     click.echo(table(HEADERS, rows))
     within = np.mean(ours.gaps <= tolerance)
     click.echo(f"\n{within:.1%} of Candor's maps are within {tolerance:g}.")
+
+
+def line(
+    name: str, maps: Maps, speeds: Sequence[float], fastest: Sequence[float]
+) -> tuple[str, ...]:
+    """A row of the table, its ratios first."""
+    ratios = (f"{ours / its:.2f}" for ours, its in zip(fastest, speeds, strict=True))
+    return (name, *ratios, *maps.cells(), *(f"{speed:.2f}" for speed in speeds))
 
 
 def heading(bundle: str, baseline: str, images: int, cores: int) -> str:
@@ -167,10 +177,10 @@ class Subject:
                 break
         return found
 
-    def speeds(self, pixels: Images, steps: int) -> list[str]:
+    def speeds(self, pixels: Images, steps: int) -> list[float]:
         """Maps/s of Candor, or of Captum with so many `steps`, at each size of batches."""
         work = partial(self.captum, steps=steps) if steps else self.ours
-        return [f"{len(pixels) / seconds(work, batches(pixels, size)):.2f}" for size in BATCHES]
+        return [len(pixels) / seconds(work, batches(pixels, size)) for size in BATCHES]
 
     def ours(self, pixels: Images) -> None:
         """The maps of a batch."""

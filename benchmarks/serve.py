@@ -147,8 +147,8 @@ def load_section(plan: Plan) -> str:
         "JPEG",
         "connections",
         "explained",
-        "requests/s",
         "of the limit",
+        "requests/s",
         "p50 ms",
         "p99 ms",
         "errors",
@@ -173,8 +173,8 @@ def line(cell: Cell, reading: Reading, limit: float) -> tuple[object, ...]:
         cell.size,
         cell.connections,
         f"{cell.share:.0%}",
-        f"{reading.rate:.0f}",
         share,
+        f"{reading.rate:.0f}",
         *latencies,
         reading.errors,
     )
@@ -227,14 +227,14 @@ def overload_section(plan: Plan) -> str:
         apart = overloads(plan, server, wrk)
     header = (
         "round",
+        "goodput / capacity",
+        f"/ that of {POOL:,} connections",
+        "of the server's processor time",
         "capacity requests/s",
         f"of {POOL:,} connections",
         "sent requests/s",
         *(str(status) for status in (OK, *REJECTED)),
         "other",
-        "goodput / capacity",
-        f"/ that of {POOL:,} connections",
-        "of the server's processor time",
         "200 p99 ms",
         "rejections p99 ms",
         "slowest rejection ms",
@@ -268,19 +268,18 @@ def overloads(plan: Plan, server: Server, wrk: Wrk) -> list[tuple[object, ...]]:
             rows.append(
                 (
                     number,
+                    *(f"{wave.per_second(OK) / most:.2f}" for most in (reading.rate, even)),
+                    f"{useful:.2f}",
                     f"{reading.rate:.0f}",
                     f"{even:.0f}",
-                    *overloaded(wave, (reading.rate, even), useful),
+                    *overloaded(wave),
                 )
             )
     return rows
 
 
-def overloaded(wave: Wave, capacities: Sequence[float], useful: float) -> tuple[object, ...]:
-    """The row of one round, with the goodput beside each of `capacities`.
-
-    `useful` is the share of the server's processor time for answers.
-    """
+def overloaded(wave: Wave) -> tuple[object, ...]:
+    """What was sent in one round, and how it was answered."""
     statuses, sent = wave.statuses(), wave.sent()
     rejections = [one.milliseconds for one in sent if one.status in REJECTED]
     served = [one.milliseconds for one in sent if one.status == OK]
@@ -288,8 +287,6 @@ def overloaded(wave: Wave, capacities: Sequence[float], useful: float) -> tuple[
         f"{len(sent) / wave.seconds:.0f}",
         *(statuses[status] for status in (OK, *REJECTED)),
         sum(count for status, count in statuses.items() if status not in (OK, *REJECTED)),
-        *(f"{wave.per_second(OK) / capacity:.2f}" for capacity in capacities),
-        f"{useful:.2f}",
         f"{percentile(served, 99):.1f}",
         f"{percentile(rejections, 99):.1f}",
         f"{max(rejections, default=float('nan')):.1f}",
