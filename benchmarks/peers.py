@@ -283,13 +283,25 @@ def measured(bench: Bench, key: str, before: Measured) -> Measured:
             readings = {
                 connections: [
                     *before.readings.get(connections, []),
-                    bench.wrk.drive(server.port, [(request, 1)], connections, bench.seconds),
+                    answering(bench, server, request, connections),
                 ]
                 for connections in CONNECTIONS
             }
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         return Measured(before.name, before.version, {}, f"does not run: {error}")
     return Measured(before.name, before.version, readings)
+
+
+def answering(bench: Bench, server: Server, request: Request, connections: int) -> Reading:
+    """The reading of a closed loop.
+
+    Raises:
+        RuntimeError: Nothing was answered, so that wrk's latencies are zeros.
+    """
+    reading = bench.wrk.drive(server.port, [(request, 1)], connections, bench.seconds)
+    if not reading.requests:
+        raise RuntimeError(f"no answer in {bench.seconds:g} s at {connections} connections")
+    return reading
 
 
 @contextmanager
