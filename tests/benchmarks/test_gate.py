@@ -1,45 +1,58 @@
-"""`scripts/bench gate` passes a tree beside itself, and fails one that was slowed."""
+"""`scripts/bench gate` passes a tree beside itself and records it, and fails one that was slowed."""
 
 import subprocess
 import sys
 
 import pytest
 
+from benchmarks import history
+from support import trees
 from support.servers import ROOT
 
-pytestmark = pytest.mark.benchmark
-SLOW_FUNCTION = "def open_header(body: bytes, max_pixels: int"
+pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(3600)]
+SLOWED = """
+import time
+_open = open_header
+
+
+def open_header(*arguments, **named):
+    time.sleep(0.05)
+    return _open(*arguments, **named)
+"""
 
 
 @pytest.fixture
 def tree(tmp_path):
     """A second working tree of HEAD."""
-    folder = tmp_path / "tree"
-    subprocess.run(["git", "worktree", "add", "--detach", folder], cwd=ROOT, check=True)
+    folder, quiet = tmp_path / "tree", {"cwd": ROOT, "check": True, "capture_output": True}
+    subprocess.run(["git", "worktree", "add", "--detach", folder], **quiet)
     yield folder
-    subprocess.run(["git", "worktree", "remove", "--force", folder], cwd=ROOT, check=True)
+    subprocess.run(["git", "worktree", "remove", "--force", folder], **quiet)
 
 
-def gate(folder):
+def gate(folder, *options):
     command = [sys.executable, "-m", "benchmarks.gate", "HEAD", "--rounds", "5", "--seconds", "1"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [*command, *options], cwd=folder, capture_output=True, text=True, check=False
+    )
 
 
-@pytest.mark.timeout(1800)
-def test_a_tree_beside_itself_passes(tree):
-    done = gate(tree)
+def test_a_tree_beside_itself_passes_and_is_recorded(tree):
+    done = gate(tree, "--record")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Nothing is worse." in done.stdout
+    (entry,) = history.read(tree / history.NAME)
+    assert entry.commit == entry.against == trees.commit_of("HEAD")
+    assert entry.readings["/predict, 1 connection: requests/s"].value > 1
+    assert entry.readings["integrated_gradients in a process: maps/s"].value > 0.1
 
 
-@pytest.mark.timeout(1800)
-def test_a_tree_with_a_sleep_in_it_fails(tree):
+def test_a_tree_with_a_sleep_in_it_fails_and_is_not_recorded(tree):
     decode = tree / "service" / "image" / "decode.py"
-    source = decode.read_text()
-    assert source.count(SLOW_FUNCTION) == 1
-    slowed = "import time\n_open = open_header\n\ndef open_header(*arguments, **named):\n"
-    slowed += "    time.sleep(0.05)\n    return _open(*arguments, **named)\n"
-    decode.write_text(f"{source}\n{slowed}")
+    decode.write_text(f"{decode.read_text()}\n{SLOWED}")
+    done = gate(tree, "--record")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "service/image/decode.py has changed: commit it" in done.stderr
     done = gate(tree)
     assert done.returncode == 1, done.stdout + done.stderr
     (worse,) = [line for line in done.stdout.splitlines() if line.startswith("Worse: ")]
