@@ -193,20 +193,30 @@ def explaining_section(plan: Plan) -> str:
                 beside.append(wrk.drive(server.port, [(prediction("32×32"), 1)], 16, plan.seconds))
                 maps.append(load.parse(explaining.communicate(timeout=60)[0]))
     quiet, disturbed, explained = load.median(alone), load.median(beside), load.median(maps)
-    header = ("predictions at 16 connections", "requests/s", "p50 ms", "p99 ms", "errors")
+    ratios = ("requests/s, ratio", "p99, ratio")
+    header = (
+        "predictions at 16 connections",
+        *ratios,
+        *("requests/s", "p50 ms", "p99 ms", "errors"),
+    )
     rows = [
-        (name, f"{reading.rate:.0f}", f"{reading.p50:.2f}", f"{reading.p99:.2f}", reading.errors)
+        (
+            name,
+            *(f"{ratio:.2f}" for ratio in (reading.rate / quiet.rate, reading.p99 / quiet.p99)),
+            f"{reading.rate:.0f}",
+            *(f"{latency:.2f}" for latency in (reading.p50, reading.p99)),
+            reading.errors,
+        )
         for name, reading in (
             ("alone", quiet),
             ("beside two clients that request integrated_gradients without pause", disturbed),
         )
     ]
-    ratio = f"The p99 is {disturbed.p99 / quiet.p99:.2f} times the one without them."
     theirs = (
         f"The two clients got {explained.rate:.1f} maps/s, p50 {explained.p50:.0f} ms,"
         f" with {explained.errors} errors."
     )
-    return f"## Explaining beside predicting\n\n{table(header, rows)}\n\n{ratio} {theirs}"
+    return f"## Explaining beside predicting\n\n{table(header, rows)}\n\n{theirs}"
 
 
 def overload_section(plan: Plan) -> str:

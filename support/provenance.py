@@ -8,6 +8,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 
@@ -38,11 +39,10 @@ def today() -> str:
 
 
 def _commit() -> list[str]:
-    """HEAD, with a plus if files have changed since; nothing outside a repository."""
-    try:
+    """HEAD, with a plus if files have changed since; nothing without git or a repository."""
+    with suppress(click.ClickException, OSError):
         return [trees.commit_of("HEAD")[:7] + "+" * bool(trees.changed())]
-    except click.ClickException:
-        return []
+    return []
 
 
 def _cpuinfo() -> list[str]:

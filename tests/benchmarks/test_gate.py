@@ -1,4 +1,4 @@
-"""`scripts/bench gate` passes a tree beside itself and records it, and fails one that was slowed."""
+"""`scripts/bench gate` passes a tree beside itself and records it, and fails a slowed one."""
 
 import subprocess
 import sys
@@ -7,7 +7,6 @@ import pytest
 
 from benchmarks import history
 from support import trees
-from support.servers import ROOT
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(3600)]
 SLOWED = """
@@ -24,10 +23,10 @@ def open_header(*arguments, **named):
 @pytest.fixture
 def tree(tmp_path):
     """A second working tree of HEAD."""
-    folder, quiet = tmp_path / "tree", {"cwd": ROOT, "check": True, "capture_output": True}
-    subprocess.run(["git", "worktree", "add", "--detach", folder], **quiet)
+    folder = tmp_path / "tree"
+    trees.git("worktree", "add", "--detach", str(folder))
     yield folder
-    subprocess.run(["git", "worktree", "remove", "--force", folder], **quiet)
+    trees.git("worktree", "remove", "--force", str(folder))
 
 
 def gate(folder, *options):
