@@ -122,20 +122,24 @@ def image(path: str, body: bytes, kind: str = "jpeg") -> Request:
     return Request(path, body, {"Content-Type": f"image/{kind}"})
 
 
-def candor(port: int, bundle: Path | None, home: Path) -> tuple[list[str], dict[str, str]]:
-    """The command and the environment of `python -m service serve` with default settings."""
-    settings: dict[str, object] = {"port": port}
+def candor(
+    port: int, bundle: Path | None, home: Path, **settings: object
+) -> tuple[list[str], dict[str, str]]:
+    """The command and the environment of `python -m service serve`; the rest is as by default."""
+    settings["port"] = port
     if bundle is not None:
         settings["bundle"] = bundle.resolve()
     return [sys.executable, "-m", "service", "serve"], environment(home, **settings)
 
 
 @contextmanager
-def candor_running(folder: Path, bundle: Path | None, warm: Request) -> Iterator[Server]:
+def candor_running(
+    folder: Path, bundle: Path | None, warm: Request, **settings: object
+) -> Iterator[Server]:
     """The service, ready to answer. Its log is `folder`/server.log."""
     port = free_port()
-    command, settings = candor(port, bundle, folder / "home")
-    with running(command, settings, ROOT, folder / "server.log", port, warm) as server:
+    command, variables = candor(port, bundle, folder / "home", **settings)
+    with running(command, variables, ROOT, folder / "server.log", port, warm) as server:
         yield server
 
 
