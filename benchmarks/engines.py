@@ -5,12 +5,15 @@ Speed is the ratio to ONNX Runtime in float32 on one thread, as the service meas
 largest difference of a logit over all images, and median cosines of gradients and Grad-CAM, each
 for the predicted class. The images are test images of `--data`, or smooth drawn ones. On a CPU
 without bfloat16 its agreement is that of rounded graphs (`training.export.bfloat16`), and it has no
-speed.
+speed. With `--served`, two servers answer instead, one with ONNX Runtime and one with what
+`CANDOR_ENGINE=auto` chooses, loaded in turns.
 """
 
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,8 @@ from service.runtime.comparison import cosines_of, images, speed_ratio
 from service.runtime.engine import Engine
 from service.runtime.graphs import Batch
 from service.settings import EMBEDDED
+from support import load
+from support.images import draw, encode
 from training.data.images import Images
 from training.data.read import read
 from training.export.bfloat16 import rounded_engine
@@ -34,6 +39,13 @@ from training.figures.outputs import outputs_of
 
 BATCHES = (1, 8, 16)
 COMPARED = 64  # images whose maps are compared
+ASKED = ("/predict", "/predict?explain=grad_cam&map=array")
+SERVED = ("onnxruntime", "auto")
+CONNECTIONS, SECONDS = 16, 4
+SERVED_HEAD = (
+    *("bundle", "asked", "times as fast", "answers/s", "of ONNX Runtime"),
+    *("p99 ms", "of ONNX Runtime", "errors"),
+)
 HEAD = (
     *("network", "engine, precision", *(f"predict, {rows}" for rows in BATCHES)),
     *(f"gradient, {rows}" for rows in BATCHES),
@@ -56,14 +68,72 @@ class Subject:
 @click.option("--data", help="Test images of cifar10, and of bundles with its labels.")
 @click.option("--images", "count", default=1000, show_default=True, help="Test images, at most.")
 @click.option("--only", multiple=True, help="Embedded bundles to compare; all if not given.")
-def main(folders: tuple[Path, ...], data: str | None, count: int, only: tuple[str, ...]) -> None:
+@click.option("--served", is_flag=True, help="Answers of two servers instead of runs of graphs.")
+@click.option("--rounds", default=5, show_default=True, help="Of the servers, 4 seconds each.")
+def main(
+    folders: tuple[Path, ...],
+    data: str | None,
+    count: int,
+    only: tuple[str, ...],
+    served: bool,  # noqa: FBT001 - click passes it by name
+    rounds: int,
+) -> None:
     """Prints the table of the embedded bundles, and of those in FOLDERS."""
+    load.stop_on_sigterm()
+    if served:
+        for folder in (*(EMBEDDED[name] for name in only or EMBEDDED), *folders):
+            click.echo(servers(folder, rounds))
+        return
     click.echo("| " + " | ".join(HEAD) + " |")
     click.echo("|" + " --- |" * len(HEAD))
     for folder in (*(EMBEDDED[name] for name in only or EMBEDDED), *folders):
         subject = subject_of(contract.load(folder), data, count)
         for line in lines(subject):
             click.echo("| " + " | ".join(line) + " |")
+
+
+def servers(folder: Path, rounds: int) -> str:
+    """The table of both engines, served from `folder`: medians, and ratios round by round."""
+    size = max(contract.load(folder).manifest.input.shape)
+    asked = [load.image(path, encode(draw("red", size), "JPEG", quality=90)) for path in ASKED]
+    found: dict[tuple[str, str], list[load.Reading]] = {}
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        wrk, ports = load.Wrk(scratch), {}
+        for engine in SERVED:
+            home = scratch / engine
+            home.mkdir()
+            running = load.candor_running(home, folder, asked[0], engine=engine)
+            ports[engine] = stack.enter_context(running).port
+        click.echo("\n".join(said(scratch / "auto" / "server.log")) + "\n")
+        for _, request, engine in product(range(-1, rounds), asked, SERVED):
+            reading = wrk.drive(ports[engine], [(request, 1)], CONNECTIONS, SECONDS)
+            found.setdefault((request.path, engine), []).append(reading)
+    rows = []
+    for path in ASKED:
+        usual, auto = (found[path, engine][1:] for engine in SERVED)  # the first only warms
+        ratios = [ours.rate / theirs.rate for ours, theirs in zip(auto, usual, strict=True)]
+        each = [load.median(readings) for readings in (auto, usual)]
+        rows.append(
+            [
+                folder.name,
+                f"`{path}`",
+                f"{np.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+                *(f"{reading.rate:.0f}" for reading in each),
+                *(f"{reading.p99:.0f}" for reading in each),
+                sum(reading.errors for reading in each),
+            ]
+        )
+    return load.table(SERVED_HEAD, rows)
+
+
+def said(log: Path) -> Iterator[str]:
+    """The lines of a server's `log` about its engines."""
+    return (
+        line
+        for line in log.read_text().splitlines()
+        if line.endswith("serves") or "beside ONNX" in line
+    )
 
 
 def subject_of(bundle: Bundle, data: str | None, count: int) -> Subject:

@@ -123,11 +123,18 @@ def image(path: str, body: bytes, kind: str = "jpeg") -> Request:
 
 @contextmanager
 def candor_running(
-    folder: Path, bundle: Path | None, warm: Request, tree: Tree = WORKING
+    folder: Path,
+    bundle: Path | None,
+    warm: Request,
+    tree: Tree = WORKING,
+    **settings: object,
 ) -> Iterator[Server]:
-    """The service of `tree` with default settings, ready to answer. Its log is in `folder`."""
+    """The service of `tree`, ready to answer; `settings` are not as by default.
+
+    Its log is `folder`/server.log.
+    """
     port = free_port()
-    settings: dict[str, object] = {"port": port}
+    settings["port"] = port
     if bundle is not None:
         settings["bundle"] = bundle.resolve()
     command = [tree.python, "-m", "service", "serve"]

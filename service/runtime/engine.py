@@ -234,7 +234,7 @@ class Engine:
     @property
     def one_pass(self) -> bool:
         """True if a prediction can give what a class activation map needs (`seeing`)."""
-        return self._sessions.head is not None and self.precision == "float32"
+        return self._sessions.head is not None and self.precision != "int8"
 
     @property
     def bias(self) -> ImageLogits | None:

@@ -14,7 +14,7 @@ from service.errors import BundleError, PrecisionError, SettingsError
 from service.runtime import comparison, openvino
 from service.runtime.choice import Choice
 from service.runtime.engine import Engine
-from service.settings import Settings
+from service.settings import EMBEDDED, Settings
 from support.environments import packages_of
 from support.images import draw, encode
 from support.servers import ROOT, Server
@@ -69,6 +69,15 @@ def test_its_answers_are_those_of_onnx_runtime(other, engine):
         "engine": "openvino",
         "precision": "float32",
     }
+
+
+def test_a_prediction_gives_what_its_map_needs(other, engine):
+    assert other.one_pass
+    given = other.predict_quick(BATCH[:1], activation=True)
+    target = np.array([0, 3])
+    images = BATCH[:1].repeat(2, 0)
+    ours = other.seeing(given.logits[0], given.activation[0]).cam_of(images, target)
+    near(ours.cam, engine.cam_of(images, target).cam)
 
 
 def test_its_int8_is_that_of_the_graph(packages, embedded, engine):
@@ -130,6 +139,21 @@ def test_bfloat16_takes_a_cpu_that_has_it(packages, embedded):
     else:
         with pytest.raises(PrecisionError, match="neither AMX nor AVX-512 BF16: unset CANDOR_PREC"):
             comparison.compare(embedded, settings)
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_in_bfloat16_an_embedded_bundle_passes_its_self_test(packages, name):
+    if not openvino.has_bfloat16():
+        pytest.skip("this CPU has neither AMX nor AVX-512 BF16")
+    choice = Choice("openvino", "bfloat16", exact=(folder.GRADIENT,))
+    engine = Engine(folder.load(EMBEDDED[name]), "cpu", 1, choice=choice)
+    assert (engine.choice, engine.one_pass) == (choice, True)
+
+
+def test_a_map_proven_in_float32_alone_is_none_of_a_prediction_in_bfloat16(packages, embedded):
+    engine = Engine(embedded, "cpu", 1, choice=Choice("openvino", "bfloat16", exact=(folder.CAM,)))
+    assert (engine.choice.precision, engine.one_pass) == ("bfloat16", False)
+    assert engine.origin(folder.CAM)["precision"] == "float32"
 
 
 @pytest.mark.parametrize("wishes", [{"engine": "openvino"}, {"precision": "bfloat16"}])
