@@ -1,29 +1,12 @@
-"""What CANDOR_BUNDLE may name, and the folder that it is served from.
+"""The delivery of a bundle, once at the start: CANDOR_BUNDLE then names a folder.
 
-    a folder                          served where it lies
-    an archive: .zip, .tar, .tar.gz   read without being unpacked, so that no path in it matters
-    s3://… gs://… hf://… https://…    a folder or an archive there, by fsspec and a package of its
-                                      scheme, which finds keys and endpoints by itself
-
-What is not a folder is copied into the cache, in a folder named by the digest of the manifest
-(`service.bundle.fetch`). A digest that is pinned and in the cache takes no network.
+A digest that is pinned and in the cache takes no network.
 """
 
 import os
 from collections.abc import MutableMapping
-from pathlib import Path
-from urllib.parse import urlsplit
 
-from service.settings import PREFIX
-
-BUNDLE, DIGEST = PREFIX + "BUNDLE", PREFIX + "BUNDLE_DIGEST"
-# What fsspec calls them, and the compression of the whole.
-ARCHIVES = {
-    ".zip": ("zip", None),
-    ".tar": ("tar", None),
-    ".tar.gz": ("tar", "gzip"),
-    ".tgz": ("tar", "gzip"),
-}
+from service.bundle.source import BUNDLE, DIGEST, is_elsewhere, place_of, shown
 
 
 def deliver(environment: MutableMapping[str, str] = os.environ) -> str | None:
@@ -47,31 +30,3 @@ def deliver(environment: MutableMapping[str, str] = os.environ) -> str | None:
         place, said = fetch(source, digest)
     environment[BUNDLE] = str(place)
     return said
-
-
-def is_elsewhere(source: str) -> bool:
-    """True of an address, and of an archive."""
-    return "://" in source or (archive_of(source) is not None and Path(source).is_file())
-
-
-def archive_of(path: str) -> tuple[str, str | None] | None:
-    """The kind of archive that the end of `path` stands for, and its compression."""
-    return next((kind for end, kind in ARCHIVES.items() if path.lower().endswith(end)), None)
-
-
-def shown(source: str) -> str:
-    """`source` without the secrets that an address may hold: its user, its query."""
-    if "://" not in source:
-        return source
-    parts = urlsplit(source)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
-
-
-def cache() -> Path:
-    """The folder of what is kept between starts: candor/ in XDG_CACHE_HOME, or in ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "candor"
-
-
-def place_of(digest: str) -> Path:
-    """The folder in the cache of the bundle whose manifest has `digest`."""
-    return cache() / "bundles" / digest

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from service.bundle.delivery import BUNDLE, DIGEST, archive_of, place_of, shown
 from service.bundle.folder import MAX_MANIFEST_BYTES, load
 from service.bundle.manifest import MANIFEST, Manifest
+from service.bundle.source import BUNDLE, DIGEST, archive_of, place_of, shown
 from service.errors import BundleError, DeliveryError, DigestError, ManifestError
 
 # The extra of ours with the package that fsspec needs; https takes none.

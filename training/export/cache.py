@@ -13,7 +13,7 @@ import onnx
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from service import __version__
-from service.bundle import delivery
+from service.bundle import source
 from service.bundle.manifest import MANIFEST
 from service.image.colour import Colour
 from service.image.resize import Resize, Size
@@ -60,7 +60,7 @@ def bundle_of(file: Path, wishes: Wishes, say: Say) -> Path:
     Raises:
         ForeignError: no bundle can be made of the file.
     """
-    place = delivery.cache() / _key(file, wishes)
+    place = source.cache() / _key(file, wishes)
     if (place / MANIFEST).exists():
         return place
     place.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ import zipfile
 import httpx
 import pytest
 
-from service.bundle import delivery, folder
+from service.bundle import delivery, folder, source
 from service.errors import DeliveryError, DigestError, ManifestError
 from support.environments import python_of
 from support.servers import ROOT, Server, free_port
@@ -55,8 +55,8 @@ def files_of(bundle, prefix=""):
     return {prefix + path.name: path.read_bytes() for path in bundle.folder.iterdir()}
 
 
-def delivered(source, digest=None):
-    environment = {"CANDOR_BUNDLE": str(source)}
+def delivered(named, digest=None):
+    environment = {"CANDOR_BUNDLE": str(named)}
     if digest is not None:
         environment["CANDOR_BUNDLE_DIGEST"] = digest
     delivery.deliver(environment)
@@ -79,7 +79,7 @@ def test_what_the_manifest_does_not_name_goes_nowhere(bundle, tmp_path):
     extra = {"../../out": b"1", "/root/out": b"1", "more.bin": b"1"}
     place = folder.Path(delivered(packed(tmp_path / "b.tar", files_of(bundle) | extra)))
     assert sorted(path.name for path in place.iterdir()) == sorted(files_of(bundle))
-    assert not [path for path in tmp_path.rglob("out")]
+    assert not list(tmp_path.rglob("out"))
 
 
 def changed(bundle, content):
@@ -91,8 +91,8 @@ def changed(bundle, content):
     [
         (lambda b: changed(b, b"x" * 10**6), DigestError, r"the manifest says .* bytes"),
         (lambda b: changed(b, b""), DigestError, r"\(0 bytes\)"),
-        (lambda b: {"a/readme": b"1"}, ManifestError, "b.zip holds no manifest.json: pack the"),
-        (lambda b: {"manifest.json": b"{"}, ManifestError, "JSON"),
+        (lambda _: {"a/readme": b"1"}, ManifestError, "b.zip holds no manifest.json: pack the"),
+        (lambda _: {"manifest.json": b"{"}, ManifestError, "JSON"),
     ],
     ids=["longer", "empty", "none", "damaged"],
 )
@@ -105,16 +105,16 @@ def test_a_bad_archive_is_a_sentence_and_leaves_nothing(
 
 
 @pytest.mark.parametrize(
-    ("source", "message"),
+    ("address", "message"),
     [
         ("ftp://h/b", r"bundles are fetched from s3, gs, hf, https: name one of these, or mount"),
         ("oci://h/b", r"or mount the bundle and name its folder"),
         ("https://user:secret@127.0.0.1:9/b?key=1", r"^https://127.0.0.1:9/b has no manifest.json"),
     ],
 )
-def test_an_address_that_is_none_is_a_sentence(source, message):
+def test_an_address_that_is_none_is_a_sentence(address, message):
     with pytest.raises((DeliveryError, ManifestError), match=message) as caught:
-        delivered(source)
+        delivered(address)
     assert not re.search("secret|key=", str(caught.value))
 
 
@@ -148,7 +148,7 @@ def test_bentoml_finds_the_folder_of_an_archive(bundle, tmp_path):
         text=True,
         check=True,
     )
-    place = str(delivery.place_of(bundle.manifest.digest))
+    place = str(source.place_of(bundle.manifest.digest))
     assert done.stdout.split() == [place, place]
 
 
@@ -178,8 +178,8 @@ def uploaded(s3, bundle):
 
 
 def test_a_bundle_in_s3_is_served_and_checked(uploaded, bundle, tmp_path):
-    source, environment = uploaded
-    server = Server(tmp_path, bundle=source, bundle_digest=bundle.manifest.digest, workers=1)
+    address, environment = uploaded
+    server = Server(tmp_path, bundle=address, bundle_digest=bundle.manifest.digest, workers=1)
     server.environment |= environment
     with server:
         assert server.client.get("/model").json()["version"] == bundle.manifest.version
@@ -195,8 +195,8 @@ def test_a_missing_bucket_is_a_sentence(s3, monkeypatch):
 
 def test_the_storage_package_of_kserve_brings_a_bundle(uploaded, bundle, tmp_path):
     """The initializer of a KServe pod runs this, and Candor serves the folder."""
-    source, environment = uploaded
-    code = f"from kserve_storage import Storage; Storage.download({source!r}, {str(tmp_path)!r})"
+    address, environment = uploaded
+    code = f"from kserve_storage import Storage; Storage.download({address!r}, {str(tmp_path)!r})"
     subprocess.run(
         [python_of("storage"), "-c", code],
         env={**os.environ, **environment},
