@@ -147,13 +147,16 @@ def serve(model: Path | None, **wishes: Any) -> None:
     CANDOR_BUNDLE. Requests that have begun are answered before it ends.
     """
     from service.api.access import guard
+    from service.bundle import delivery, source
     from service.bundle.folder import check_int8, load
     from service.explain import policy
     from service.workers import home
 
     if model is not None:
-        os.environ["CANDOR_BUNDLE"] = str(_bundle(model, wishes))
+        os.environ[source.BUNDLE] = str(_bundle(model, wishes))
     # Checked before the server starts: a bad bundle is a sentence here, and a traceback there.
+    if fetched := delivery.deliver():
+        click.echo(fetched, err=True)
     settings = Settings.from_environment()
     guard.check_exposure(settings)
     bundle = load(settings.bundle, settings.bundle_digest)

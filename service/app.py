@@ -20,6 +20,7 @@ from bentoml.exceptions import BentoMLException
 from service.api.bento import configuration
 from service.api.bento.arguments import ExplainArguments, PredictArguments
 from service.api.bento.service import FrontedService
+from service.bundle import delivery
 from service.errors import BundleError, HomeError, PrecisionError, RequestError, SettingsError
 from service.settings import PREFIX, Settings
 from service.telemetry import logs
@@ -35,12 +36,17 @@ if TYPE_CHECKING:
     from service.workers.shared_times import SharedTimes
 
 try:
+    # In the supervisor, which comes first: its workers find a folder.
+    FETCHED = delivery.deliver()
     SETTINGS = Settings.from_environment()
-except SettingsError as error:  # of BentoML's errors `bentoml serve` shows the sentence alone
+except (BundleError, SettingsError) as error:
+    # Of BentoML's errors `bentoml serve` shows the sentence alone.
     raise BentoMLException(str(error)) from None
 DEVICES = {"cpu": "CPU", "cuda": "CUDA", "tensorrt": "TensorRT"}
 log = logging.getLogger("candor")
 logs.configure(SETTINGS.log_format)
+if FETCHED:
+    log.info("%s", FETCHED)
 try:
     configuration.lock_home()
 except (HomeError, OSError) as error:

@@ -10,7 +10,8 @@
     │   ├── SchemaVersionError       manifest.json has another version of the contract
     │   ├── MissingFileError         a file that the manifest names is missing
     │   ├── DigestError              a file is not the one that the manifest was written for
-    │   └── ExternalDataError        a graph keeps tensors in other files, which no digest covers
+    │   ├── ExternalDataError        a graph keeps tensors in other files, which no digest covers
+    │   └── DeliveryError            the address or the archive of a bundle cannot be read
     ├── BulkError                a bulk run cannot start, continue or finish
     │   └── Stopped                  a signal stopped the run; finished parts are kept
     └── RequestError             the answer is a problem (RFC 9457) with this status:
@@ -92,6 +93,10 @@ class DigestError(BundleError):
 
 class ExternalDataError(BundleError):
     """A graph keeps tensors in other files, which no digest covers."""
+
+
+class DeliveryError(BundleError):
+    """At start: the address or the archive that CANDOR_BUNDLE names cannot be read."""
 
 
 class BulkError(CandorError):

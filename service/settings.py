@@ -113,7 +113,9 @@ def _bundle(text: str) -> Path:
     try:
         return _folder(text)
     except ValueError as error:
-        raise ValueError(f"{error}, or one of {', '.join(EMBEDDED)}") from None
+        raise ValueError(
+            f"{error}, an archive, an address or one of {', '.join(EMBEDDED)}"
+        ) from None
 
 
 def _sha256(text: str) -> str:
@@ -135,7 +137,8 @@ class Settings:
     bundle: Path = _setting(
         EMBEDDED_BUNDLE,
         _bundle,
-        "folder of the bundle to serve, or an embedded one: cifar10, the default, or imagenet",
+        "the bundle to serve: a folder, an archive, s3://…, gs://…, hf://… or https://…, or an "
+        "embedded one: cifar10, the default, or imagenet",
     )
     bundle_digest: str | None = _setting(
         None, _sha256, "sha256 of the bundle's manifest, 64 hex digits; any other is not served"

@@ -77,5 +77,6 @@ def test_an_embedded_bundle_is_named_without_a_path(name):
 
 
 def test_a_bundle_that_is_nowhere_is_answered_with_the_embedded_names():
-    with pytest.raises(SettingsError, match="a folder that exists, or one of cifar10, imagenet"):
+    known = "a folder that exists, an archive, an address or one of cifar10, imagenet"
+    with pytest.raises(SettingsError, match=known):
         Settings.from_environment({"CANDOR_BUNDLE": "imagnet"})

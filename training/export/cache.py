@@ -5,7 +5,6 @@ another file or another wish has a bundle of its own. `python -m service why` an
 """
 
 import hashlib
-import os
 import tempfile
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import onnx
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from service import __version__
+from service.bundle import source
 from service.bundle.manifest import MANIFEST
 from service.image.colour import Colour
 from service.image.resize import Resize, Size
@@ -60,7 +60,7 @@ def bundle_of(file: Path, wishes: Wishes, say: Say) -> Path:
     Raises:
         ForeignError: no bundle can be made of the file.
     """
-    place = folder() / _key(file, wishes)
+    place = source.cache() / _key(file, wishes)
     if (place / MANIFEST).exists():
         return place
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -74,11 +74,6 @@ def bundle_of(file: Path, wishes: Wishes, say: Say) -> Path:
             if not (place / MANIFEST).exists():  # else another process made it meanwhile
                 raise
     return place
-
-
-def folder() -> Path:
-    """The folder of the cache: candor/ in XDG_CACHE_HOME, by default ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "candor"
 
 
 def _make(file: Path, wishes: Wishes, place: Path, say: Say) -> None:
