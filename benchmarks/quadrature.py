@@ -28,9 +28,10 @@ from service.explain.maps.paths import Path, integrate, paths_to
 from service.explain.maps.sampling import cosine
 from service.explain.methods import STEPS, TOLERANCE
 from service.explain.quality import completeness_gap
+from service.runtime.choice import Choice
 from service.runtime.engine import Engine
 from service.runtime.graphs import Targets
-from service.settings import EMBEDDED
+from service.settings import EMBEDDED, Precision
 from support.load import table
 from training.data.read import read
 
@@ -82,6 +83,11 @@ class Maps:
     "--converged", default=512, show_default=True, help="Points of the map compared with."
 )
 @click.option("--cores", default=1, show_default=True)
+@click.option(
+    "--openvino",
+    type=click.Choice(("float32", "bfloat16")),
+    help="Candor's engine, in a precision.",
+)
 def main(
     data: str,
     images: int,
@@ -92,11 +98,16 @@ def main(
     steps: int,
     converged: int,
     cores: int,
+    openvino: Precision | None,
 ) -> None:
     """Prints the table for the test images of DATA: a folder, a tar of one, or cifar10."""
     torch.set_num_threads(cores)
     opened = bundle_folder.load(EMBEDDED[bundle])
-    engine, network = Engine(opened, "cpu", cores), TorchGraph(opened.read(bundle_folder.PREDICT))
+    choice = Choice("openvino", openvino) if openvino else None
+    engine, network = (
+        Engine(opened, "cpu", cores, choice=choice),
+        TorchGraph(opened.read(bundle_folder.PREDICT)),
+    )
     test = read(data, engine.manifest.input).test
     pixels = test.rows(np.random.default_rng(0).permutation(len(test))[:images])
     subject = Subject(engine, network, baseline, tolerance, steps)
