@@ -113,7 +113,7 @@ def main(
     subject = Subject(engine, network, baseline, tolerance, steps)
     converged_maps = subject.gauss(pixels, converged)[0]
     ours = subject.early(pixels, converged_maps)
-    click.echo(heading(bundle, baseline, images, cores))
+    click.echo(heading(bundle, baseline, images, cores, engine.choice.title))
     fastest = subject.speeds(pixels[:timed], 0)
     rows = [line("Candor", ours, fastest, fastest)]
     for name, theirs in subject.at_equal_gap(pixels, converged_maps, ours).items():
@@ -132,10 +132,10 @@ def line(
     return (name, *ratios, *maps.cells(), *(f"{speed:.2f}" for speed in speeds))
 
 
-def heading(bundle: str, baseline: str, images: int, cores: int) -> str:
+def heading(bundle: str, baseline: str, images: int, cores: int, runtime: str) -> str:
     """What was measured, and with which versions."""
     return (
-        f"{bundle}, {images} images, baseline {baseline}, {cores} cores, "
+        f"{bundle}, {images} images, baseline {baseline}, {runtime}, {cores} cores, "
         f"torch {torch.__version__}, captum {captum.__version__}\n"
     )
 
