@@ -97,6 +97,9 @@ class Candor:
             health=Health(metrics.device_failures),
             choice=choice.received(SETTINGS.fixed_precision),
         )
+        metrics.objective.labels("availability").set(SETTINGS.availability_objective)
+        metrics.objective.labels("latency").set(SETTINGS.latency_objective)
+        metrics.latency_objective_seconds.set(SETTINGS.latency_objective_seconds)
         metrics.model.labels(manifest.name, manifest.version).set(1)
         metrics.device.labels(engine.provider, SETTINGS.wanted_device).set(1)
         metrics.workers.set(SETTINGS.worker_count)

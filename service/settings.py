@@ -48,6 +48,19 @@ def _integer(low: int, high: int) -> Callable[[str], int]:
     return read
 
 
+def _number(low: float, high: float) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= high:  # NaN is not
+            raise ValueError(f"a number from {low} to {high}")
+        return value
+
+    return read
+
+
 def _one_of(*values: str) -> Callable[[str], str]:
     def read(text: str) -> str:
         if text not in values:
@@ -251,6 +264,19 @@ class Settings:
         100,
         _integer(0, 1_000_000),
         "most classes that metrics count one by one; a model of more has one count for all",
+    )
+    availability_objective: float = _setting(
+        0.999,
+        _number(0.0, 0.99999),
+        "share of requests that should be answered, by which alerts judge this service",
+    )
+    latency_objective: float = _setting(
+        0.99,
+        _number(0.0, 0.99999),
+        "share of predictions that should be answered within latency_objective_seconds",
+    )
+    latency_objective_seconds: float = _setting(
+        0.25, _number(0.001, 60.0), "seconds after which an answer counts as slow"
     )
     log_format: LogFormat = _setting("text", _one_of(*get_args(LogFormat)), "text or json")
     access_log: bool = _setting(False, _truth, "true logs a line for every request")

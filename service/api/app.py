@@ -86,6 +86,7 @@ def build(pipeline: Pipeline, bundle: Bundle, settings: Settings, drain: Drain) 
         GuardMiddleware(DrainMiddleware(application, drain), guard),
         pipeline.metrics,
         [*(route.path for route in routes), *(rpc.COUNTED if settings.grpc_port else ())],
+        slow_seconds=settings.latency_objective_seconds,
         access_log=settings.access_log,
     )
     rejection = OverloadRejection(

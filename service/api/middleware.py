@@ -43,7 +43,7 @@ class ObservationMiddleware:
 
     Every response has an `X-Request-Id`: the caller's if it is sane, or one that no other request
     of any worker has. Probes, scrapes and the files of the page are no traffic and not counted.
-    With `access_log`, every counted request is logged.
+    Those of more than `slow_seconds` count as slow. With `access_log`, every counted one is logged.
     """
 
     def __init__(
@@ -52,9 +52,11 @@ class ObservationMiddleware:
         metrics: Metrics,
         paths: Iterable[str],
         *,
+        slow_seconds: float,
         access_log: bool = False,
     ) -> None:
         self._app = app
+        self._slow_seconds = slow_seconds
         self._access_log = access_log
         self._requests = cache(
             lambda template, status: metrics.requests.labels(template, str(status))
@@ -66,6 +68,8 @@ class ObservationMiddleware:
         self._seconds = {
             template: metrics.request_seconds.labels(template) for template in templates
         }
+        # From the start, so that no slow request is a 0 and not a series that is missing.
+        self._slow = {template: metrics.slow_requests.labels(template) for template in templates}
         prefix = secrets.token_hex(6)
         self._new_ids = (f"{prefix}-{number}".encode() for number in itertools.count(1))
 
@@ -129,6 +133,8 @@ class ObservationMiddleware:
     def count(self, template: str, status: int, seconds: float) -> None:
         """Counts a response of a route."""
         self._seconds[template].observe(seconds)
+        if seconds > self._slow_seconds:
+            self._slow[template].inc()
         self._requests(template, status).inc()
 
 

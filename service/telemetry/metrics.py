@@ -172,6 +172,12 @@ class Metrics:
             buckets=SECONDS,
             registry=registry,
         )
+        self.slow_requests = Counter(
+            "candor_requests_slow",
+            "Requests that took longer than candor_latency_objective_seconds.",
+            ("route",),
+            registry=registry,
+        )
         self.requests_in_flight = Gauge(
             "candor_requests_in_flight",
             "Requests begun and not yet answered.",
@@ -315,6 +321,19 @@ class Metrics:
             "candor_model_info",
             "The served model.",
             ("name", "version"),
+            multiprocess_mode=SAME,
+            registry=registry,
+        )
+        self.objective = Gauge(
+            "candor_objective",
+            "The share of requests that should be answered, or of predictions in time.",
+            ("of",),
+            multiprocess_mode=SAME,
+            registry=registry,
+        )
+        self.latency_objective_seconds = Gauge(
+            "candor_latency_objective_seconds",
+            "The time after which an answer is slow.",
             multiprocess_mode=SAME,
             registry=registry,
         )

