@@ -41,6 +41,7 @@ COMPONENTS = (
     "hpa",
     "bundle-volume",
     "bundle-image",
+    "bundle-address",
     "keys",
     "grpc",
     "route",
@@ -562,6 +563,22 @@ def test_a_bundle_from_elsewhere_is_mounted_read_only(component, manifests):
     ]
     assert mount["readOnly"] is True
     assert Path(settings["CANDOR_BUNDLE"]).is_relative_to(mount["mountPath"])
+
+
+def test_a_bundle_at_an_address_has_a_place_and_a_way(manifests):
+    built = manifests["base + bundle-address"]
+    kinds = {resource["kind"]: resource for resource in built}
+    pod = kinds["Deployment"]["spec"]["template"]["spec"]
+    container = pod["containers"][0]
+    (cache,) = [each["value"] for each in container["env"] if each["name"] == "XDG_CACHE_HOME"]
+    (mount,) = [each for each in container["volumeMounts"] if each["name"] == "bundle"]
+    (volume,) = [each for each in pod["volumes"] if each["name"] == "bundle"]
+    assert (mount["mountPath"], "emptyDir" in volume) == (cache, True)
+    assert "://" in kinds["ConfigMap"]["data"]["CANDOR_BUNDLE"]
+    ports = {
+        port["port"] for rule in kinds["NetworkPolicy"]["spec"]["egress"] for port in rule["ports"]
+    }
+    assert ports == {443, 53}
 
 
 def test_keys_are_mounted_as_the_service_wants_them(manifests):
