@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,7 +87,8 @@ class Candor:
         from service.workers.drain import Drain  # noqa: PLC0415
 
         bundle = load(SETTINGS.bundle, SETTINGS.bundle_digest)
-        manifest = bundle.manifest
+        manifest = bundle.manifest.served_as(SETTINGS.model_name)
+        bundle = replace(bundle, manifest=manifest)
         names = [manifest.name_of(index) for index in range(len(manifest.labels))]
         metrics = Metrics(names, manifest.distribution, SETTINGS.metric_classes)
         engine = Engine(

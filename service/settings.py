@@ -131,6 +131,12 @@ def _bundle(text: str) -> Path:
         ) from None
 
 
+def _model_name(text: str) -> str:
+    if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9_-]{0,99}", text):
+        raise ValueError("at most 100 letters, digits, - and _ of ASCII, a letter or digit first")
+    return text
+
+
 def _sha256(text: str) -> str:
     if not re.fullmatch("[0-9a-f]{64}", text):
         raise ValueError("64 hex digits in lower case")
@@ -155,6 +161,9 @@ class Settings:
     )
     bundle_digest: str | None = _setting(
         None, _sha256, "sha256 of the bundle's manifest, 64 hex digits; any other is not served"
+    )
+    model_name: str | None = _setting(
+        None, _model_name, "name of the model in answers, paths and metrics; by default the bundle's"
     )
     device: Device = _setting(
         "auto",

@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -362,6 +362,14 @@ class Manifest:
     def digest(self) -> str:
         """The sha256 of the canonical manifest in hex, which covers every file."""
         return hashlib.sha256(self.canonical()).hexdigest()
+
+    def served_as(self, name: str | None) -> "Manifest":
+        """This manifest under another `name`, if one is given; version and digest stay."""
+        if name is None:
+            return self
+        renamed = replace(self, name=name)
+        vars(renamed)["digest"] = self.digest  # where cached_property looks first
+        return renamed
 
     def canonical(self) -> bytes:
         """The canonical JSON text: sorted keys, no spaces, UTF-8."""

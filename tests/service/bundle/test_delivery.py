@@ -179,10 +179,14 @@ def uploaded(s3, bundle):
 
 def test_a_bundle_in_s3_is_served_and_checked(uploaded, bundle, tmp_path):
     address, environment = uploaded
-    server = Server(tmp_path, bundle=address, bundle_digest=bundle.manifest.digest, workers=1)
+    pinned = {"bundle_digest": bundle.manifest.digest, "model_name": "cats"}
+    server = Server(tmp_path, bundle=address, workers=1, **pinned)
     server.environment |= environment
     with server:
-        assert server.client.get("/model").json()["version"] == bundle.manifest.version
+        model = server.client.get("/model").json()
+        assert (model["name"], model["version"]) == ("cats", bundle.manifest.version)
+        assert server.client.get("/v2/models/cats").json()["versions"] == [bundle.manifest.version]
+        assert server.client.get("/v2/models/toy").status_code == httpx.codes.NOT_FOUND
         assert "the bundle of s3://models/toy: 0.0 MB in" in server.log.read_text()
 
 
