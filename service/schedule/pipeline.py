@@ -65,6 +65,7 @@ PIXELS = "pixels"  # the format of an image that came as pixels
 # Smaller images are decoded on the event loop: to hand them over takes as long.
 SMALL_PIXELS = 128 * 128
 SMALL_OVERLAY = 64 * 64  # the same of what is drawn over them
+SMALL_MAP = 256 * 256  # and of class activation maps
 
 Fitted = UInt8[np.ndarray, "H W 3"]
 
@@ -312,7 +313,9 @@ class Pipeline:
         assert prediction.activation is not None
         engine = self.engine.seeing(prediction.logits, prediction.activation)
         started = time.perf_counter()
-        if isinstance(self._predict, LoopLane):
+        # The head of most networks is linear, and then it runs nothing.
+        brief = self.engine.bias is not None and sent.fitted[:, :, 0].size <= SMALL_MAP
+        if brief or isinstance(self._predict, LoopLane):
             found = explain(engine, sent.fitted, question, prediction.logits)
         else:
             found = await self._off_loop(
