@@ -5,9 +5,11 @@ Images stay encoded here: `service.image.decode` opens them. JSON holds files as
 
 import asyncio
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 import orjson
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
 from service.api import large, negotiation
@@ -37,6 +39,7 @@ from service.workers import protocol
 
 READ_SECONDS = 30
 MOST_UNPACKED = 1_032  # bytes, from one of a deflated body
+USUAL, SHORT = 64, 256  # queries that are remembered, and their bytes
 LEASE = "body_lease"  # key of a request's state: the memory of its body
 # A smaller body that has arrived at once is charged nothing: the queue has few places for those.
 FREE_BYTES = 2**16
@@ -115,12 +118,21 @@ def query_of(request: Request) -> Mapping[str, str]:
         raise InvalidParameter(
             f"{count:,} parameters in the query; the limit is {MAX_FIELDS}: leave the others out"
         )
-    query = unique(request.query_params.multi_items(), "the query")
+    text = request.scope["query_string"]
+    return _usual_query(text) if len(text) <= SHORT else _query(text)
+
+
+def _query(text: bytes) -> Mapping[str, str]:
+    query = unique(QueryParams(text).multi_items(), "the query")
     if "mask" in query:
         raise InvalidParameter(
             "mask is in the query, but a mask is a file: send it as a form part, or in JSON"
         )
     return query
+
+
+# Most callers send the same query again and again.
+_usual_query = lru_cache(USUAL)(_query)
 
 
 async def body_of(request: Request, limits: Limits) -> bytes:

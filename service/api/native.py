@@ -118,8 +118,12 @@ class Native:
             else:
                 guard.require(request, guard.EXPLAIN)
         timing.allow(options.deadline_ms)
+        question = options.question
         # Without a backlog the prediction is about to run: cancelling it would save nothing.
-        if options.question is None and not self._pipeline.backlogged:
+        quick = question is None or (
+            not options.form.drawn and self._pipeline.in_one_pass(question)
+        )
+        if quick and not self._pipeline.backlogged:
             return await self._json(payload, options, timing)
         return await cancel_on_disconnect(request, self._json(payload, options, timing))
 
@@ -274,7 +278,7 @@ class Native:
         attribution = await self._pipeline.explain(
             sent, question, prediction, timing, options.share
         )
-        self._pipeline.metrics.explained.labels(reason).inc()
+        self._pipeline.metrics.explained(reason).inc()
         overlay = await self._overlay(sent, attribution, prediction, options, timing)
         return ImageResult(sent, prediction, timing, attribution, overlay, reason)
 

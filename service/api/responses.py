@@ -129,7 +129,7 @@ def _map(attribution: Attribution, encoding: Encoding | None) -> wire.Attributio
         "dtype": "float32",
         "sign": method.sign,
         "unit": method.unit,
-        "scale": float(np.abs(values).max()),
+        "scale": attribution.largest,
         "colours": method.scale,
         "limit": attribution.limit,
         "cell": attribution.cell,

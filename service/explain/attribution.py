@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 from jaxtyping import Float32
@@ -11,7 +11,6 @@ from jaxtyping import Float32
 from service.errors import DeadlineExceeded
 from service.explain import cells, faithfulness, quality, render
 from service.explain.faithfulness import Trial, Unit, unit_of
-from service.explain.maps.sampling import cosine
 from service.explain.maps.segments import cells as count_of
 from service.explain.maps.target import Target, ranking, rival_of
 from service.explain.methods import Map
@@ -57,17 +56,22 @@ class Attribution:
             return 1
         return cells.cell_of(self.map.shape, signed=method.sign == "signed")
 
-    @property
+    @cached_property
     def shown(self) -> Float32[np.ndarray, "rows_shown columns_shown"]:
         """What an overlay shows of the map: a smooth surface through the means of its cells."""
         return self.map if self.cell == 1 else cells.smooth(cells.means(self.map, self.cell))
 
-    @property
+    @cached_property
+    def largest(self) -> float:
+        """The largest absolute value of the map."""
+        return float(np.abs(self.map).max())
+
+    @cached_property
     def nothing(self) -> bool:
         """True if the map is zero, or rounding beside the spread of the logits."""
         return quality.is_nothing(self.map, self.spread, summed=self.question.method.summed)
 
-    @property
+    @cached_property
     def limit(self) -> float:
         """The value of the strongest colour of an overlay; 0 if nothing is drawn.
 
@@ -153,17 +157,6 @@ def explain(
     A question without a target is about the predicted class. If time is up once the map stands,
     measures are left out; without the full ones the answer's question asks for basic ones.
     """
-    found = _explain(engine, pixels, question, logits)
-    graph = question.method.graph_of(question.parameters)
-    return replace(found, origin=engine.origin(graph))
-
-
-def _explain(
-    engine: Engine,
-    pixels: InputPixels,
-    question: Question,
-    logits: Float32[np.ndarray, " classes"],
-) -> Attribution:
     manifest = engine.manifest
     ranked = ranking(logits, manifest)
     target = question.target or Target(int(ranked.argmax()))
@@ -172,7 +165,14 @@ def _explain(
     method = question.method
     result = method.compute(engine, pixels, target, rival, **question.parameters)
     values, measured = result.map, result.quality
-    answer = partial(Attribution, target=target, map=values, spread=spread, cells=result.cells)
+    answer = partial(
+        Attribution,
+        target=target,
+        map=values,
+        spread=spread,
+        cells=result.cells,
+        origin=engine.origin(question.graph),
+    )
     if quality.is_nothing(values, spread, summed=method.summed):
         counts = {name: measured[name] for name in COUNTS if name in measured}
         return answer(question, quality=counts)
@@ -180,7 +180,7 @@ def _explain(
     if rival and other is None:
         other = _rival_map(engine, pixels, question, rival)
     if other is not None and not quality.is_nothing(other, spread, summed=method.summed):
-        measured = measured | {"class_cosine": cosine(values, other)}
+        measured = measured | {"class_cosine": result.cosine_to(other)}
         if method.name in manifest.unrelated:
             measured["class_cosine_unrelated"] = manifest.unrelated[method.name].high
     if question.quality == "basic":

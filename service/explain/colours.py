@@ -58,10 +58,10 @@ def opacity(strength: Float[np.ndarray, "*shape"], scale: Scale) -> Float32[np.n
 
 def tinted(
     strength: Float[np.ndarray, "*shape"], scale: Scale
-) -> tuple[Float32[np.ndarray, "*shape 3"], Float32[np.ndarray, "*shape"]]:
+) -> tuple[Float32[np.ndarray, "3 ..."], Float32[np.ndarray, "*shape"]]:
     """The ink of each strength times its opacity, and what is left for the image."""
     steps = _steps(strength)
-    return np.asarray(_TINTS[scale].take(steps, 0)), np.asarray(_LEFT[scale].take(steps))
+    return np.asarray(_TINTS[scale].take(steps, 1)), np.asarray(_LEFT[scale].take(steps))
 
 
 def _steps(strength: Float[np.ndarray, "*shape"]) -> Int[np.ndarray, "*shape"]:
@@ -110,5 +110,5 @@ _TABLES: dict[Scale, Float32[np.ndarray, "both_sides 3"]] = {
     "sequential": _table(np.ones((STEPS, 3)), _side(_VIOLET)),
 }
 _OPACITIES = {scale: opacity(np.linspace(-1, 1, 2 * STEPS - 1), scale) for scale in _TABLES}
-_TINTS = {scale: table * _OPACITIES[scale][:, None] for scale, table in _TABLES.items()}
+_TINTS = {scale: (table * _OPACITIES[scale][:, None]).T.copy() for scale, table in _TABLES.items()}
 _LEFT = {scale: 1 - shares for scale, shares in _OPACITIES.items()}

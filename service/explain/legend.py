@@ -158,7 +158,7 @@ def _bar(strip: Image.Image, legend: Legend, start: tuple[int, int], end: tuple[
     border = (marks.outline,) * 2
     bordered = np.pad(np.tile(strengths, (bottom - top, 1)), (border, border), mode="edge")
     colours = render.inked(white, bordered, legend.scale, marks)
-    strip.paste(Image.fromarray(colours.astype(np.uint8)), (left, top))
+    strip.paste(Image.fromarray(colours), (left, top))
     draw, middle, point = ImageDraw.Draw(strip), (top + bottom) // 2, (bottom - top) // 2
     for beyond, tip, inner in (
         (legend.below, left, left + point),

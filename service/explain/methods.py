@@ -14,11 +14,11 @@ from service.bundle import folder
 from service.bundle.manifest import LAST, LAYERS, Manifest
 from service.explain import rungs
 from service.explain.colours import Scale
-from service.explain.maps import cam, gradients, paths, perturbation
+from service.explain.maps import cam, gradients, paths, perturbation, scaling
 from service.explain.maps.baselines import BASELINES
 from service.explain.maps.gradients import RowAttributions, SampleSums
 from service.explain.maps.perturbation import TargetMaps
-from service.explain.maps.sampling import GOOD_AGREEMENT, until_agreed
+from service.explain.maps.sampling import GOOD_AGREEMENT, cosine, until_agreed
 from service.explain.maps.segments import GRID, SEGMENTATIONS, cells
 from service.explain.maps.target import Target
 from service.explain.quality import completeness_gap
@@ -52,14 +52,20 @@ class Parameter:
 class MethodResult:
     """A `map` float32 (H, W), and the `quality` measures that came with it for free.
 
-    `rival` is the map of another class, where the method has it from the same passes. `cells` is
-    what a class activation map was scaled from.
+    `cells` is what a class activation map was scaled from. `rival` is the map of another class,
+    or its cells where there are `cells`, if the method has it from the same passes.
     """
 
     map: Map
     quality: dict[str, float] = field(default_factory=dict)
-    rival: Map | None = None
+    rival: Float32[np.ndarray, "height width"] | None = None
     cells: Float32[np.ndarray, "height width"] | None = None
+
+    def cosine_to(self, other: Float32[np.ndarray, "height width"]) -> float:
+        """The cosine of the map to that of another class, which is like `rival`."""
+        if self.cells is None:
+            return cosine(self.map, other)
+        return scaling.cosine(self.cells, other, self.map.shape)
 
 
 @dataclass(frozen=True)
@@ -323,13 +329,12 @@ def _cam(compute: Callable[[Cam], cam.Cells]) -> Callable[..., MethodResult]:
             rows, against = _rows(target, rival), None
         else:
             rows, against = target.rows[:1], target.rows[1:]
-        batch = pixels[None].repeat(len(rows), 0)
-        found = cam.at_layer(engine, batch, rows, layer, against)
+        found = cam.at_layer(engine, pixels[None], rows, layer, against)
         found_cells = compute(found)
-        maps = cam.scaled(found_cells, pixels.shape[:2])
+        (own,) = cam.scaled(found_cells[:1], pixels.shape[:2])
         sums = compute is cam.grad_cam and layer == LAST
         measured = _logit_gap(found, target, engine.bias) if sums else {}
-        return MethodResult(maps[0], measured, maps[1] if rival else None, found_cells[0])
+        return MethodResult(own, measured, found_cells[1] if rival else None, found_cells[0])
 
     return run
 

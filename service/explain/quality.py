@@ -26,8 +26,10 @@ def spread(logits: Float32[np.ndarray, " classes"], *, sigmoid: bool) -> float:
 
     A sigmoid compares each logit with zero. Equal logits have the spread of their rounding.
     """
-    compared = np.append(logits, 0) if sigmoid else logits
-    return max(float(np.ptp(compared)), float(np.abs(compared).max()) / 10)
+    low, high = float(logits.min()), float(logits.max())
+    if sigmoid:
+        low, high = min(low, 0.0), max(high, 0.0)
+    return max(high - low, high / 10, -low / 10)
 
 
 def weight(values: Map, *, summed: bool) -> float:

@@ -29,6 +29,7 @@ from service.runtime.graphs import (
     Outputs,
     Relevance,
     Rows,
+    Shared,
     Targets,
 )
 from service.runtime.head import Activation, ImageLogits
@@ -250,9 +251,10 @@ class Engine:
         """
         return SeeingEngine(self, logits, activation)
 
-    def cam_of(self, batch: Batch, target: Targets, layer: str = LAST) -> Cam:
-        """`cam` of images uint8 (N, H, W, 3)."""
-        return self.cam(self.normalise(batch), target, layer)
+    def cam_of(self, batch: Shared, target: Targets, layer: str = LAST) -> Cam:
+        """`cam` of images uint8 (N, H, W, 3), or of one for all targets."""
+        x = self.normalise(batch)
+        return self.cam(x if len(x) == len(target) else x.repeat(len(target), 0), target, layer)
 
     def cam(self, x: Rows, target: Targets, layer: str = LAST) -> Cam:
         """Grad-CAM of each row's target logit at a layer of the manifest.
@@ -335,7 +337,7 @@ class PacedEngine(Engine):
     def __init__(
         self, engine: Engine, pacer: Callable[[int], Piece], budget: Budget = ENDLESS
     ) -> None:
-        self._attach(engine._sessions, engine.health)  # noqa: SLF001 - an engine, too
+        vars(self).update(vars(engine))
         self._pacer = pacer
         self._budget = budget
 
@@ -347,15 +349,15 @@ class SeeingEngine(Engine):
     """A view of an engine, on the same sessions, for one image that was predicted."""
 
     def __init__(self, engine: Engine, logits: ImageLogits, activation: Activation) -> None:
-        self._attach(engine._sessions, engine.health)  # noqa: SLF001 - an engine, too
+        vars(self).update(vars(engine))
         self._logits, self._activation = logits, activation
 
     def origin(self, graph: str) -> dict[str, str]:
         """As that of the engine; a map of the last layer is the prediction's."""
         return super().origin(folder.PREDICT if graph == folder.CAM else graph)
 
-    def cam_of(self, batch: Batch, target: Targets, layer: str = LAST) -> Cam:
-        """Grad-CAM of the image for each target; `batch` is the image, repeated."""
+    def cam_of(self, batch: Shared, target: Targets, layer: str = LAST) -> Cam:
+        """Grad-CAM of the image for each target; `batch` is the image."""
         head = self._sessions.head
         if head is None or layer != LAST:
             return super().cam_of(batch, target, layer)

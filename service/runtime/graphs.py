@@ -27,6 +27,7 @@ QUICK = "quick"  # predict.onnx or predict.int8.onnx, for answers that no explan
 PATH_GRADIENT = "path_gradient"  # of a GPU (service/runtime/path_gradient.py)
 
 Batch = UInt8[np.ndarray, "rows H W 3"]
+Shared = UInt8[np.ndarray, "#rows H W 3"]  # as many images as rows, or one for all
 Rows = Float32[np.ndarray, "rows 3 H W"]
 Targets = Int64[np.ndarray, "rows"]
 Logits = Float32[np.ndarray, "rows classes"]

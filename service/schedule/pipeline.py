@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -63,6 +64,8 @@ DEFAULT_SHARE = 0.6
 PIXELS = "pixels"  # the format of an image that came as pixels
 # Smaller images are decoded on the event loop: to hand them over takes as long.
 SMALL_PIXELS = 128 * 128
+SMALL_OVERLAY = 64 * 64  # the same of what is drawn over them
+SMALL_MAP = 256 * 256  # and of class activation maps
 
 Fitted = UInt8[np.ndarray, "H W 3"]
 
@@ -291,7 +294,7 @@ class Pipeline:
         try:
             done = await self._explain.run(task, timing.deadline, timing.caller.name)
         except Exception:
-            self.metrics.explanations.labels(question.method.name, "refused").inc()
+            self.metrics.explanations(question.method.name, "refused").inc()
             raise
         timing.add("queue", done.queue_seconds, ago=done.run_seconds)
         timing.add("explain", done.run_seconds)
@@ -310,7 +313,9 @@ class Pipeline:
         assert prediction.activation is not None
         engine = self.engine.seeing(prediction.logits, prediction.activation)
         started = time.perf_counter()
-        if isinstance(self._predict, LoopLane):
+        # The head of most networks is linear, and then it runs nothing.
+        brief = self.engine.bias is not None and sent.fitted[:, :, 0].size <= SMALL_MAP
+        if brief or isinstance(self._predict, LoopLane):
             found = explain(engine, sent.fitted, question, prediction.logits)
         else:
             found = await self._off_loop(
@@ -331,11 +336,13 @@ class Pipeline:
     ) -> bytes:
         """The map over the image as a file, with the legend `below` it if there is one."""
         assert sent.ground is not None
-        ground = sent.ground
+        draw = partial(draw_overlay, self.engine, sent.ground, sent, attribution, below, form)
         with timing.of("render"):
-            return await self._off_loop(
-                lambda: draw_overlay(self.engine, ground, sent, attribution, below, form)
-            )
+            small = below is None and sent.width * sent.height <= SMALL_OVERLAY
+            if small and self._loop_time.is_left:
+                with self._loop_time.spend():
+                    return draw()
+            return await self._off_loop(draw)
 
     def close(self) -> None:
         """Finishes what waits; later requests are rejected."""
@@ -407,8 +414,8 @@ class Pipeline:
     def _count_explanation(self, question: Question, answer: Attribution, seconds: float) -> None:
         name = question.method.name
         outcome = "degraded" if answer.degraded_from else "answered"
-        self.metrics.explanations.labels(name, outcome).inc()
-        self.metrics.explanation_seconds.labels(name).observe(seconds)
+        self.metrics.explanations(name, outcome).inc()
+        self.metrics.explanation_seconds(name).observe(seconds)
         gap = answer.quality.get("completeness_gap")
         if gap is not None:
             self.metrics.completeness_gap.labels(name).observe(gap)

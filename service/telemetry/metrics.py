@@ -7,6 +7,7 @@ workers.
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -295,19 +296,28 @@ class Metrics:
         )
 
     def _declare_explanations(self, registry: CollectorRegistry) -> None:
-        self.explanations = Counter(
-            "candor_explanations", "Explanations.", ("method", "outcome"), registry=registry
+        # By their labels, which prometheus_client would check again at each count.
+        self.explanations = cache(
+            Counter(
+                "candor_explanations", "Explanations.", ("method", "outcome"), registry=registry
+            ).labels
         )
-        self.explained = Counter(
-            "candor_explained", "Predictions explained, by reason.", ("reason",), registry=registry
+        self.explained = cache(
+            Counter(
+                "candor_explained",
+                "Predictions explained, by reason.",
+                ("reason",),
+                registry=registry,
+            ).labels
         )
-        self.explanation_seconds = Histogram(
+        explanation_seconds = Histogram(
             "candor_explanation_duration_seconds",
             "Computing one map.",
             ("method",),
             buckets=SECONDS,
             registry=registry,
         )
+        self.explanation_seconds = cache(explanation_seconds.labels)
         self.completeness_gap = Histogram(
             "candor_completeness_gap",
             "Relative distance of a map's sum from the score it explains.",

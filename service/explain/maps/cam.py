@@ -1,7 +1,8 @@
 """Methods made of the activation A of one layer and the gradient g of the target's logit there.
 
 `at_layer` takes A and g from a prediction, from cam.onnx, or for an earlier layer from
-gradient.onnx: `batch` uint8 (N, H, W, 3), `target` int64 (N,), `layer` a name of the manifest's.
+gradient.onnx: `batch` uint8 (N, H, W, 3), or (1, H, W, 3) for all rows, `target` int64 (N,),
+`layer` a name of the manifest's.
 With `against` int64 (N,), another class of each row, the explained score is the difference of the
 two logits, and g its gradient. What rectifies g then rectifies that of the difference: the
 difference of two rectified maps is no map of either.
@@ -20,7 +21,7 @@ from jaxtyping import Float32
 from service.bundle.manifest import LAST
 from service.explain.maps.scaling import spread
 from service.runtime.engine import Engine
-from service.runtime.graphs import Batch, Cam, Targets
+from service.runtime.graphs import Cam, Shared, Targets
 
 Maps = Float32[np.ndarray, "rows H W"]
 Cells = Float32[np.ndarray, "rows height width"]
@@ -58,14 +59,19 @@ def layer_cam(cam: Cam) -> Cells:
 
 
 def at_layer(
-    engine: Engine, batch: Batch, target: Targets, layer: str = LAST, against: Targets | None = None
+    engine: Engine,
+    batch: Shared,
+    target: Targets,
+    layer: str = LAST,
+    against: Targets | None = None,
 ) -> Cam:
     """Activation, gradient and Grad-CAM of the score of each row; `logits` are of all classes."""
     if against is None:
         return engine.cam_of(batch, target, layer)
     # Both rows run together; Grad-CAM is linear in the gradient.
-    both = engine.cam_of(np.concatenate([batch, batch]), np.concatenate([target, against]), layer)
-    rows = len(batch)
+    twice = batch if len(batch) == 1 else np.concatenate([batch, batch])
+    both = engine.cam_of(twice, np.concatenate([target, against]), layer)
+    rows = len(target)
     return Cam(
         both.logits[:rows],
         both.cam[:rows] - both.cam[rows:],

@@ -69,3 +69,11 @@ def test_an_overlay_is_near_in_every_format(form, most):
         assert Image.MIME[image.format] == MEDIA_TYPES[form]
         drawn = np.asarray(image.convert("RGB")).astype(int)
     assert np.abs(drawn - OVERLAY).mean() <= most
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (300, 257), (3, 70_000)])
+def test_a_png_has_the_pixels_of_the_overlay(shape):
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    opened = Image.open(io.BytesIO(picture(pixels)))
+    assert (opened.format, opened.mode) == ("PNG", "RGB")
+    assert np.array_equal(np.asarray(opened), pixels)

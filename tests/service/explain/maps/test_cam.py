@@ -5,6 +5,8 @@ import pytest
 from PIL import Image
 
 from service.explain import METHODS, Target
+from service.explain.maps import scaling
+from service.explain.maps.cam import scaled
 from service.explain.maps.sampling import cosine
 
 FIRST, SECOND = 3, 5
@@ -42,3 +44,10 @@ def test_a_contrast_rectifies_the_gradient_of_the_difference(name, of, engine, p
     assert cosine(of(name, Target(FIRST)) - of(name, Target(SECOND)), expected) < 0.999
     if name == "layer_cam":
         assert contrast == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (50, 224)])
+def test_the_cosine_of_two_maps_is_known_from_their_cells(shape):
+    cells = np.random.default_rng(1).standard_normal((2, 4, 7)).astype(np.float32)
+    assert scaling.cosine(*cells, shape) == pytest.approx(cosine(*scaled(cells, shape)))
+    assert scaling.cosine(cells[0], np.zeros_like(cells[0]), shape) == 0
