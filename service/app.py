@@ -82,7 +82,12 @@ class Candor:
         bundle = load(SETTINGS.bundle, SETTINGS.bundle_digest)
         manifest = bundle.manifest
         names = [manifest.name_of(index) for index in range(len(manifest.labels))]
-        metrics = Metrics(names, manifest.distribution, SETTINGS.metric_classes)
+        metrics = Metrics(
+            names,
+            manifest.distribution,
+            SETTINGS.metric_classes,
+            held_out_maps=manifest.map_distribution,
+        )
         engine = Engine(
             bundle,
             SETTINGS.device,
