@@ -221,10 +221,9 @@ def test_maps_that_were_not_chosen_by_their_answer_are_compared(watched):
     pixels, _ = discs(LEAST, seed=300_000)
     predicted(watched, pixels, when="always", map="array")
     assert max(drift_seen(watched, "candor_map_drift").values()) < 0.15
-    pixels[:, -12:, -12:] = COLOURS["red"]
-    predicted(watched, pixels, explain="grad_cam", map="array")
+    predicted(watched, noise, explain="grad_cam", map="array")
     found = drift_seen(watched, "candor_map_drift")
-    assert min(found["across"], found["down"]) > 0.25, "half of the maps look at a corner"
+    assert max(found.values()) > 0.25, "half of the maps are of noise"
 
 
 def test_the_manifest_shows_the_held_out_distribution(watched):
