@@ -193,7 +193,24 @@ def drift_seen(server, name="candor_drift"):
     return drift_of(httpx.get(f"{server.url}/metrics", timeout=10).text, name)
 
 
-def test_a_service_of_two_workers_sees_images_change_and_change_back(watched):
+def sees_maps_change(watched):
+    """Maps are compared if their images were not chosen by the answer."""
+    noise = np.random.default_rng(1).integers(0, 256, (LEAST + 10, 32, 32, 3), np.uint8)
+    predicted(watched, noise, when="unfamiliar", map="array")
+    explained = httpx.get(f"{watched.url}/metrics", timeout=10).text
+    assert explained.count('candor_explained_total{reason="unfamiliar"}') == 1
+    found = drift_seen(watched, "candor_map_drift")
+    assert tuple(found) == MAPS.aspects
+    assert all(np.isnan(index) for index in found.values()), "nothing fair to compare"
+    pixels, _ = discs(LEAST, seed=300_000)
+    predicted(watched, pixels, when="always", map="array")
+    assert max(drift_seen(watched, "candor_map_drift").values()) < 0.15
+    predicted(watched, noise, explain="grad_cam", map="array")
+    found = drift_seen(watched, "candor_map_drift")
+    assert max(found.values()) > 0.25, "half of the maps are of noise"
+
+
+def test_a_service_of_two_workers_sees_images_change_and_change_back_and_maps(watched):
     assert all(np.isnan(index) for index in drift_seen(watched).values())
     pixels, _ = discs(WINDOW, seed=90_000)
     predicted(watched, pixels[: LEAST - 10])
@@ -208,22 +225,7 @@ def test_a_service_of_two_workers_sees_images_change_and_change_back(watched):
     assert max(drift_seen(watched).values()) < 0.15
     predicted(watched, np.stack([draw("red", seed=200_000 + number) for number in range(WINDOW)]))
     assert drift_seen(watched)["classes"] > 0.25, "one class alone is another mix"
-
-
-def test_maps_that_were_not_chosen_by_their_answer_are_compared(watched):
-    noise = np.random.default_rng(1).integers(0, 256, (LEAST + 10, 32, 32, 3), np.uint8)
-    predicted(watched, noise, when="unfamiliar", map="array")
-    explained = httpx.get(f"{watched.url}/metrics", timeout=10).text
-    assert explained.count('candor_explained_total{reason="unfamiliar"}') == 1
-    found = drift_seen(watched, "candor_map_drift")
-    assert tuple(found) == MAPS.aspects
-    assert all(np.isnan(index) for index in found.values()), "nothing fair to compare"
-    pixels, _ = discs(LEAST, seed=300_000)
-    predicted(watched, pixels, when="always", map="array")
-    assert max(drift_seen(watched, "candor_map_drift").values()) < 0.15
-    predicted(watched, noise, explain="grad_cam", map="array")
-    found = drift_seen(watched, "candor_map_drift")
-    assert max(found.values()) > 0.25, "half of the maps are of noise"
+    sees_maps_change(watched)
 
 
 def test_the_manifest_shows_the_held_out_distribution(watched):
