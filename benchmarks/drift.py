@@ -111,7 +111,7 @@ def costs() -> str:
         cells = rng.normal(size=(7, 7)).astype(np.float32)
         maps = Window(None, MAPS)
         record = lambda: maps.add(*mass_of(cells, 1.0), 0.5)  # noqa: E731
-        lines.append(("a prediction", f"{least(lambda: window.add(0.9, 0.8, 3), 20_000):.2f} µs"))
+        lines.append(("a prediction", f"{least(lambda: window.add(0.9, 0.8, 3.0), 20_000):.2f} µs"))
         lines.append(("a map of 7 × 7 cells", f"{least(record, 2000):.2f} µs"))
         known = fit_distribution(
             rng.uniform(size=5000), rng.uniform(size=5000), rng.integers(0, 10, 5000), 10

@@ -398,7 +398,7 @@ class Pipeline:
         self.metrics.predictions[best.index].inc()
         self.metrics.confidence.observe(best.probability)
         score = math.nan if familiarity is None else familiarity.score
-        self.metrics.window.add(best.probability, score, best.index)
+        self.metrics.window.add(best.probability, score, float(best.index))
         if familiarity is not None:
             self.metrics.familiarity.observe(familiarity.score)
             if not familiarity.familiar:

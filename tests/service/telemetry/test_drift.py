@@ -38,7 +38,7 @@ from service.telemetry.drift import Window
 window = Window(Path(sys.argv[1]))
 for line in sys.stdin:
     for _ in range(int(line)):
-        window.add(0.5, float("nan"), int(sys.argv[2]))
+        window.add(0.5, float("nan"), float(sys.argv[2]))
     print("done", flush=True)
 """
 EVEN = Bins((0.25, 0.5, 0.75), (0.25,) * 4)
@@ -103,7 +103,7 @@ def test_a_window_forgets_older_predictions():
     window = Window()
     assert len(window.latest()) == 0
     for number in range(WINDOW + 10):
-        window.add(0.5, math.nan, number)
+        window.add(0.5, math.nan, float(number))
     assert sorted(window.latest()[:, 3]) == list(range(10, WINDOW + 10))
     assert np.isnan(window.latest()[:, 2]).all()
 
@@ -142,7 +142,7 @@ def test_a_lone_process_has_the_metric_too(monkeypatch):
     monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
     metrics = Metrics(["cat", "dog"], HELD_OUT)
     for _ in range(LEAST):
-        metrics.window.add(0.9, 0.9, 0)
+        metrics.window.add(0.9, 0.9, 0.0)
     found = drift_of(metrics.text().decode())
     assert set(found) == {"confidence", "familiarity", "classes"}
     assert min(found.values()) > 0.25
