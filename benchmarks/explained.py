@@ -1,7 +1,9 @@
-"""A map with every answer, beside answers without one, from the same server in interleaved rounds.
+"""A map with every answer, or with every unsure one, beside answers without, from the same server
+in interleaved rounds.
 
-wrk makes the load: a closed loop of some connections. The first row asks for predictions alone; the
-ratios of the others are to it, round by round, and their medians are printed.
+wrk makes the load: a closed loop of some connections, all with the same mix of a sure and an unsure
+image. The first row asks for predictions alone; the ratios of the others are to it, round by round,
+and their medians are printed.
 """
 
 import statistics
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from service.local import Model, open_model
 from service.settings import EMBEDDED
 from support import load
 from support.images import draw, encode
@@ -22,9 +25,12 @@ ASKED = (
     "/predict?explain=grad_cam&map=array",
     "/predict?explain=grad_cam&map=overlay",
 )
+WHEN_UNSURE = "/predict?when=unsure&map=array"  # where the bundle has prediction sets
+DRAWN = 1000  # images, among which there must be an unsure one
 WARM_SECONDS = 2
 SIDES = {"cifar10": 32, "imagenet": 224}
 
+Mix = Sequence[tuple[Request, float]]
 Rounds = Mapping[str, Sequence[tuple[Reading, float]]]
 
 
@@ -33,31 +39,64 @@ Rounds = Mapping[str, Sequence[tuple[Reading, float]]]
 @click.option("--connections", default=16, show_default=True, type=click.IntRange(1, 256))
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1, 50))
 @click.option("--seconds", default=4.0, show_default=True, type=click.FloatRange(1, 60))
+@click.option(
+    "--unsure",
+    default=0.1,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Share of unsure images, where the bundle has prediction sets.",
+)
 @click.argument("paths", nargs=-1)
-def main(model: str, connections: int, rounds: int, seconds: float, paths: tuple[str, ...]) -> None:
+def main(
+    *,
+    model: str,
+    connections: int,
+    rounds: int,
+    seconds: float,
+    unsure: float,
+    paths: tuple[str, ...],
+) -> None:
     """Prints a table of PATHS with their queries, beside /predict."""
     load.stop_on_sigterm()
     click.echo(f"{model}, {connections} connections, {rounds} rounds\n")
-    side = SIDES[model]
-    body = encode(draw("red", side), "JPEG", quality=90)
-    asked = {path: load.image(path, body) for path in (PLAIN, *(paths or ASKED[1:]))}
+    opened = open_model(EMBEDDED[model])
+    images = drawn(opened, SIDES[model], unsure)
+    usual = ASKED[1:] if opened.manifest.prediction_sets is None else (*ASKED[1:], WHEN_UNSURE)
+    asked = {
+        path: [(load.image(path, body), share) for body, share in images]
+        for path in (PLAIN, *(paths or usual))
+    }
     click.echo(shown(measured(EMBEDDED[model], asked, connections, rounds, seconds)))
 
 
+def drawn(model: Model, side: int, unsure: float) -> list[tuple[bytes, float]]:
+    """The first drawn image that `model` is sure of, and the first that it is unsure of, with their
+    shares; the first alone where there are no prediction sets.
+    """
+    found: dict[bool, bytes] = {}
+    for seed in range(DRAWN):
+        body = encode(draw("red", side, seed), "JPEG", quality=90)
+        answered = model.predict(body).prediction.prediction_set
+        found.setdefault(answered is not None and len(answered.indices) != 1, body)
+        if answered is None or len(found) > 1:
+            break
+    shares = {False: 1 - unsure, True: unsure} if len(found) > 1 else dict.fromkeys(found, 1.0)
+    return [(found[kind], share) for kind, share in shares.items()]
+
+
 def measured(
-    bundle: Path, asked: Mapping[str, Request], connections: int, rounds: int, seconds: float
+    bundle: Path, asked: Mapping[str, Mix], connections: int, rounds: int, seconds: float
 ) -> Rounds:
     """The readings of each path, and the processor seconds a request, round by round."""
     found: dict[str, list[tuple[Reading, float]]] = {path: [] for path in asked}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         wrk = Wrk(folder)
-        with load.candor_running(folder, bundle, asked[PLAIN]) as server:
-            for request in asked.values():
-                wrk.drive(server.port, [(request, 1)], connections, WARM_SECONDS)
+        with load.candor_running(folder, bundle, asked[PLAIN][0][0]) as server:
+            for mix in asked.values():
+                wrk.drive(server.port, mix, connections, WARM_SECONDS)
             for _ in range(rounds):
-                for path, request in asked.items():
-                    mix = [(request, 1.0)]
+                for path, mix in asked.items():
                     found[path].append(driven(wrk, server, mix, connections, seconds))
     return found
 

@@ -90,7 +90,12 @@ class Candor:
         manifest = bundle.manifest.served_as(SETTINGS.model_name)
         bundle = replace(bundle, manifest=manifest)
         names = [manifest.name_of(index) for index in range(len(manifest.labels))]
-        metrics = Metrics(names, manifest.distribution, SETTINGS.metric_classes)
+        metrics = Metrics(
+            names,
+            manifest.distribution,
+            SETTINGS.metric_classes,
+            held_out_maps=manifest.map_distribution,
+        )
         engine = Engine(
             bundle,
             SETTINGS.device,

@@ -163,7 +163,9 @@ class Settings:
         None, _sha256, "sha256 of the bundle's manifest, 64 hex digits; any other is not served"
     )
     model_name: str | None = _setting(
-        None, _model_name, "name of the model in answers, paths and metrics; by default the bundle's"
+        None,
+        _model_name,
+        "name of the model in answers, paths and metrics; by default the bundle's",
     )
     device: Device = _setting(
         "auto",

@@ -278,9 +278,16 @@ class Native:
         attribution = await self._pipeline.explain(
             sent, question, prediction, timing, options.share
         )
-        self._pipeline.metrics.explained(reason).inc()
+        self._count(attribution, reason)
         overlay = await self._overlay(sent, attribution, prediction, options, timing)
         return ImageResult(sent, prediction, timing, attribution, overlay, reason)
+
+    def _count(self, attribution: Attribution, reason: Reason) -> None:
+        metrics = self._pipeline.metrics
+        metrics.explained(reason).inc()
+        aspects = attribution.aspects
+        if reason in policy.FAIR and aspects is not None:
+            metrics.maps.add(*aspects)
 
     async def _overlay(
         self,

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from service.bundle import presentation, types
 from service.bundle.calibration import Calibration, Head
@@ -34,7 +34,7 @@ MAX_FEATURES = 2**20
 LATER = (
     *("head", "entropy_power", "int8", "prediction_sets", "familiarity", "distribution"),
     *("title", "description", "samples", "platt", "layers", "unrelated", "class_temperatures"),
-    "bfloat16",
+    *("bfloat16", "map_distribution"),
 )
 # The layers of class activation maps, last first; tensors and parity have these names, too.
 LAST = "last"
@@ -162,6 +162,26 @@ class Distribution:
 
 
 @dataclass(frozen=True)
+class MapDistribution:
+    """The distribution of the maps of `pictures` held-out images: Grad-CAMs of predicted classes.
+
+    `service.telemetry.drift` measures their drift against it. `service.explain.maps.mass` defines
+    `extent`, `edge`, `across`, `down` and `strength`; `class_cosine` is the map's own measure.
+    """
+
+    pictures: int
+    extent: Bins
+    edge: Bins
+    across: Bins
+    down: Bins
+    strength: Bins
+    class_cosine: Bins
+
+
+Held = TypeVar("Held", Distribution, MapDistribution)
+
+
+@dataclass(frozen=True)
 class Layer:
     """A layer for class activation maps, of `height` × `width` cells; `name` is one of LAYERS."""
 
@@ -217,7 +237,8 @@ class Manifest:
     `bfloat16/…`: the graphs with each tensor rounded to bfloat16, against those in float32.
     `int8`: given with predict.int8.onnx. `bfloat16`: given if it was measured.
     `prediction_sets`, `familiarity`, `distribution`: given if there were held-out images to fit
-    them on. `platt`: the same, for sigmoids.
+    them on. `platt`: the same, for sigmoids. `map_distribution`: the same, if a map comes in the
+    pass of a prediction.
     `title`, `description`, `samples`: for the page.
     `layers`: those for class activation maps, last first, if there are several.
     `unrelated`: by method, written by an audit.
@@ -246,6 +267,7 @@ class Manifest:
     unrelated: Mapping[str, Unrelated] = field(default_factory=dict)
     class_temperatures: tuple[float, ...] = ()
     bfloat16: Bfloat16 | None = None
+    map_distribution: MapDistribution | None = None
 
     def __post_init__(self) -> None:
         if len(self.labels) < 2:  # noqa: PLR2004
@@ -445,9 +467,8 @@ def _typed(document: dict[str, Any]) -> dict[str, Any]:
     spec |= {key: tuple(float(value) for value in spec[key]) for key in ("mean", "std")}
     if isinstance(spec["size"], list):
         spec["size"] = tuple(spec["size"])
-    int8, sets, platt, familiarity, distribution = (
-        document.get(key)
-        for key in ("int8", "prediction_sets", "platt", "familiarity", "distribution")
+    int8, sets, platt, familiarity = (
+        document.get(key) for key in ("int8", "prediction_sets", "platt", "familiarity")
     )
     if spec["resize"] not in get_args(Resize):
         raise ValueError(
@@ -469,7 +490,8 @@ def _typed(document: dict[str, Any]) -> dict[str, Any]:
         "prediction_sets": None if sets is None else PredictionSets.parse(**sets),
         "platt": None if platt is None else _platt(**platt),
         "familiarity": None if familiarity is None else Familiarity(**familiarity),
-        "distribution": None if distribution is None else _distribution(**distribution),
+        "distribution": _distribution(Distribution, document.get("distribution")),
+        "map_distribution": _distribution(MapDistribution, document.get("map_distribution")),
         "parity": {
             method: Parity(**values) for method, values in document.get("parity", {}).items()
         },
@@ -486,14 +508,15 @@ def _platt(pictures: int, scale: Iterable[float], bias: Iterable[float]) -> Plat
     return Platt(pictures, tuple(scale), tuple(bias))
 
 
-def _distribution(pictures: int, **aspects: Any) -> Distribution:
-    return Distribution(
-        pictures,
-        **{
-            name: Bins(tuple(bins["edges"]), tuple(bins["shares"]))
-            for name, bins in aspects.items()
-        },
-    )
+def _distribution(kind: type[Held], entry: Any) -> Held | None:
+    if entry is None:
+        return None
+    bins = {
+        name: Bins(tuple(each["edges"]), tuple(each["shares"]))
+        for name, each in entry.items()
+        if name != "pictures"
+    }
+    return kind(pictures=entry["pictures"], **bins)
 
 
 def _self_test(entry: Any) -> Any:

@@ -8,9 +8,11 @@ from functools import cached_property, partial
 import numpy as np
 from jaxtyping import Float32
 
+from service.bundle import folder
 from service.errors import DeadlineExceeded
 from service.explain import cells, faithfulness, quality, render
 from service.explain.faithfulness import Trial, Unit, unit_of
+from service.explain.maps.mass import mass_of
 from service.explain.maps.segments import cells as count_of
 from service.explain.maps.target import Target, ranking, rival_of
 from service.explain.methods import Map
@@ -18,6 +20,7 @@ from service.explain.question import Question, quartered
 from service.image.resize import InputPixels
 from service.runtime.engine import Engine
 
+GRAD_CAM = "grad_cam"
 NOISE_GAP = 0.5  # the completeness gap above which a map is mostly error
 NOISE_AGREEMENT = 0.5  # below it, another seed gives a map that is mostly different
 NOISE_R2 = 0.1  # of LIME's linear model, below which it describes nothing
@@ -82,6 +85,19 @@ class Attribution:
         method = self.question.method
         faintness = quality.faintness(self.map, self.spread, summed=method.summed)
         return faintness * render.limit(self.shown, method.scale)
+
+    @property
+    def aspects(self) -> tuple[float, ...] | None:
+        """The aspects that drift is measured by, in the order of the manifest's `MapDistribution`.
+
+        None of a map of another kind than those: Grad-CAMs of predicted classes, at the last layer.
+        """
+        asked = self.question
+        is_known = (asked.method.name, asked.target, asked.graph) == (GRAD_CAM, None, folder.CAM)
+        if self.cells is None or not is_known:
+            return None
+        # A map that is nothing is compared with nothing.
+        return (*mass_of(self.cells, self.spread), self.quality.get("class_cosine", 0.0))
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -21,6 +21,8 @@ from service.settings import CONDITION
 
 Reason = Literal["asked", "always", "unsure", "unfamiliar", "sampled"]
 NONE, ALWAYS, UNSURE, UNFAMILIAR, SAMPLED = "none", "always", "unsure", "unfamiliar", "sampled"
+# Images that are explained for these reasons are chosen without a look at the answer.
+FAIR = frozenset[Reason](("asked", "always", "sampled"))
 KINDS = (ALWAYS, UNSURE, UNFAMILIAR, f"{SAMPLED}:SHARE")
 
 
@@ -74,11 +76,14 @@ class Policy:
         found, familiarity = prediction.prediction_set, prediction.familiarity
         if self.asked or self.always:
             return "asked" if self.asked else "always"
+        # Drawn first: a sample of what no other condition holds for would be none of all images.
+        if self.share and draw() < self.share:
+            return "sampled"
         if self.unsure and found is not None and len(found.indices) != 1:
             return "unsure"
         if self.unfamiliar and familiarity is not None and not familiarity.familiar:
             return "unfamiliar"
-        return "sampled" if self.share and draw() < self.share else None
+        return None
 
 
 ON_REQUEST = Policy(asked=True)

@@ -6,6 +6,7 @@ uint8 (H, W, 3).
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -403,9 +404,8 @@ class Pipeline:
         best, familiarity = prediction.best, prediction.familiarity
         self.metrics.predictions[best.index].inc()
         self.metrics.confidence.observe(best.probability)
-        self.metrics.window.add(
-            best.probability, None if familiarity is None else familiarity.score, best.index
-        )
+        score = math.nan if familiarity is None else familiarity.score
+        self.metrics.window.add(best.probability, score, float(best.index))
         if familiarity is not None:
             self.metrics.familiarity.observe(familiarity.score)
             if not familiarity.familiar:
@@ -419,6 +419,9 @@ class Pipeline:
         gap = answer.quality.get("completeness_gap")
         if gap is not None:
             self.metrics.completeness_gap.labels(name).observe(gap)
+        likeness = answer.quality.get("class_cosine")
+        if likeness is not None:
+            self.metrics.class_cosine.labels(name).observe(likeness)
 
     def _infer(self, batch: list[Ticket[Asked, Calibrated]]) -> list[Calibrated]:
         # A worker that computes alone has all cores; several have one each.

@@ -15,8 +15,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from service.bundle.manifest import Distribution
-from service.telemetry.drift import LEAST, WINDOW, Window, drift
+from service.bundle.manifest import Distribution, MapDistribution
+from service.telemetry.drift import LEAST, MAPS, WINDOW, Window, drift
 from service.telemetry.multiprocess import Exposition
 from service.workers import connections, host
 
@@ -30,6 +30,7 @@ SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 SCORES = (  # cosines up to 1, energies beyond
     0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 1, 2, 5, 10, 15, 20, 30
 )
+COSINES = (-0.9, -0.5, 0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0)
 GAPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 # fmt: on
 STAGES = ("read", "decode", "queue", "infer", "explain", "render", "encode")
@@ -78,20 +79,22 @@ class MachineCollector(Collector):
 
 
 class DriftCollector(Collector):
-    """The drift of the latest predictions, computed at a scrape."""
+    """The drift of the latest predictions, or of their maps, computed at a scrape."""
 
-    def __init__(self, window: Window, held_out: Distribution | None) -> None:
-        self._window = window
-        self._held_out = held_out
+    def __init__(
+        self, window: Window, held_out: Distribution | MapDistribution | None, name: str, what: str
+    ) -> None:
+        self._window, self._held_out, self._name = window, held_out, name
+        self._description = (
+            f"Population stability index of the latest {WINDOW} {what} against held-out images; "
+            f"NaN below {LEAST}, or if the bundle has none."
+        )
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """One gauge, with the compared aspect as its label."""
-        description = (
-            f"Population stability index of the latest {WINDOW} predictions against held-out "
-            f"images; NaN below {LEAST}."
-        )
-        gauge = GaugeMetricFamily("candor_drift", description, labels=("of",))
-        for aspect, index in drift(self._window.latest(), self._held_out).items():
+        gauge = GaugeMetricFamily(self._name, self._description, labels=("of",))
+        window = self._window
+        for aspect, index in drift(window.latest(), self._held_out, window.watched).items():
             gauge.add_metric((aspect,), index)
         yield gauge
 
@@ -120,7 +123,7 @@ class ConnectionMetrics:
 
 class Metrics:
     """The metrics of one service, on a registry of their own; `window` holds its latest
-    predictions.
+    predictions, `maps` the latest maps that can be compared.
     """
 
     def __init__(
@@ -128,9 +131,10 @@ class Metrics:
         labels: Sequence[str] = (),
         held_out: Distribution | None = None,
         most_classes: int = 100,
+        held_out_maps: MapDistribution | None = None,
     ) -> None:
         """`labels` are the classes that may be predicted, counted one by one if there are at most
-        `most_classes`; drift is measured against `held_out`.
+        `most_classes`; drift is measured against `held_out` and `held_out_maps`.
         """
         folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
         self._registry = CollectorRegistry()
@@ -141,11 +145,16 @@ class Metrics:
         self._declare_explanations(self._registry)
         self._declare_service(self._registry)
         self.connections = ConnectionMetrics(self._registry)
-        self._exposition = Exposition(Path(folder)) if folder else None
-        self.window = Window(Path(folder) if folder else None)
+        shared = Path(folder) if folder else None
+        self._exposition = Exposition(shared) if shared else None
+        self.window, self.maps = Window(shared), Window(shared, MAPS)
         self._computed = CollectorRegistry()
         self._computed.register(MachineCollector(self._exposition))
-        self._computed.register(DriftCollector(self.window, held_out))
+        for collector in (
+            DriftCollector(self.window, held_out, "candor_drift", "predictions"),
+            DriftCollector(self.maps, held_out_maps, "candor_map_drift", "Grad-CAMs"),
+        ):
+            self._computed.register(collector)
 
     def text(self) -> bytes:
         """The metrics of all workers, in Prometheus's text format."""
@@ -323,6 +332,14 @@ class Metrics:
             "Relative distance of a map's sum from the score it explains.",
             ("method",),
             buckets=GAPS,
+            registry=registry,
+        )
+
+        self.class_cosine = Histogram(
+            "candor_class_cosine",
+            "Cosine of a map and the map of the most probable other class of the same image.",
+            ("method",),
+            buckets=COSINES,
             registry=registry,
         )
 

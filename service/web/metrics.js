@@ -64,7 +64,7 @@ export function quantile(buckets, share) {
   const index = buckets.findIndex(([, upTo]) => upTo >= rank);
   if (index < 0 || count(buckets) === 0) return NaN;
   const [bound, upTo] = buckets[index];
-  const [start, before] = index > 0 ? buckets[index - 1] : [0, 0];
+  const [start, before] = index > 0 ? buckets[index - 1] : [Math.min(0, bound), 0];
   if (bound === Infinity) return start; // the quantile is at least the last bound
   return upTo === before ? bound : start + ((bound - start) * (rank - before)) / (upTo - before);
 }

@@ -1,10 +1,11 @@
-// The tab Watch: rates, latencies, load and classes, from the same /metrics that Prometheus reads.
+// The tab Watch: rates, latencies, load, classes and explanations, from the same /metrics that Prometheus reads.
 
 import { getText } from "/web/api.js";
 import { lineChart, quantileChart } from "/web/charts.js";
 import { el, fill } from "/web/dom.js";
 import { count, growth, histograms, parse, quantile, total, totalsBy } from "/web/metrics.js";
 import { bars, heading, paragraph, section } from "/web/parts.js";
+import { state } from "/web/state.js";
 import { facts, table } from "/web/tables.js";
 import { duration, errorText, number, percent, rounded, t } from "/web/text.js";
 
@@ -13,6 +14,7 @@ const MAX_SCRAPES = 150; // five minutes
 const MINUTE = 30; // scrapes
 const TEN_SECONDS = 5; // scrapes
 const MAX_CLASSES = 12;
+const MUCH_DRIFT = 0.25; // from here the alert counts
 const EVERY_CLASS = "*"; // where the metrics do not count each class
 const STAGES = ["read", "decode", "queue", "infer", "explain", "render", "encode"];
 const QUANTILES = [0.5, 0.95, 0.99];
@@ -24,7 +26,7 @@ let period = "start"; // or "minute"
 
 /** Draws the tab into `root`. */
 export function draw(root) {
-  for (const name of ["tiles", "rate", "latency", "load", "classes", "outage"]) parts[name] = el("div", { class: name });
+  for (const name of ["tiles", "rate", "latency", "load", "classes", "explained", "outage"]) parts[name] = el("div", { class: name });
   parts.outage.setAttribute("role", "status");
   fill(
     root,
@@ -34,6 +36,7 @@ export function draw(root) {
     section(t("watch.rate"), parts.rate),
     section(t("watch.latency"), periodChoice(), parts.latency),
     el("div", { class: "two" }, section(t("watch.load"), parts.load), section(t("watch.classes"), parts.classes)),
+    section(t("watch.explained"), parts.explained),
   );
   if (scrapes.length > 0) show();
 }
@@ -89,6 +92,7 @@ function show() {
   fill(parts.latency, latency());
   fill(parts.load, load());
   fill(parts.classes, classes());
+  fill(parts.explained, explained());
 }
 
 /** Growth per second between scrapes; NaN where a counter fell, because the service restarted. */
@@ -196,4 +200,28 @@ function classes() {
   if (all === 0) return paragraph(t("watch.no-classes"), "quiet");
   const most = counts.sort(([, a], [, b]) => b - a).slice(0, MAX_CLASSES);
   return bars(most.map(([label, value]) => [label, value / all]), { class: "bars plain-bars" });
+}
+
+/** How often answers were explained in the period, and how good the maps were. */
+function explained() {
+  const reasons = [...grown("candor_explained_total", "reason")].filter(([, value]) => value > 0);
+  const sum = (pairs) => pairs.reduce((all, [, value]) => all + value, 0);
+  const share = ratio(sum(reasons), sum([...grown("candor_predictions_total", "label")]));
+  const listed = reasons.map(([reason, value]) => t(`reason.${reason}`, { count: number(value) })).join(", ");
+  const titleOf = (name) => state.methods.find((method) => method.name === name)?.title ?? name;
+  const cosines = rows("candor_class_cosine", "method", titleOf).map(({ title, buckets }) => [
+    t("watch.cosine", { method: title }),
+    rounded(quantile(buckets, 0.5)),
+  ]);
+  const often = reasons.length > 0 ? t("watch.explained.share", { share, reasons: listed }) : t("watch.unexplained");
+  return [paragraph(often), facts([...cosines, [t("watch.map-drift"), mapDrift()]])];
+}
+
+/** The largest drift of the latest maps, in words. */
+function mapDrift() {
+  if (!state.manifest.map_distribution) return t("watch.map-drift.none");
+  const indices = (latest().get("candor_map_drift") ?? []).filter(({ value }) => Number.isFinite(value));
+  if (indices.length === 0) return t("watch.map-drift.few");
+  const { labels, value } = indices.reduce((most, each) => (each.value > most.value ? each : most));
+  return t(value > MUCH_DRIFT ? "watch.map-drift.far" : "watch.map-drift.near", { index: rounded(value), of: t(`of.${labels.of}`) });
 }

@@ -87,6 +87,7 @@ CASES = [
     ("prediction_sets/marginal", {"0.90": "high"}),
     ("distribution/confidence/edges", ["a", "b"]),
     ("distribution", 7),
+    ("map_distribution", {"pictures": 60}),
     ("input", None),
 ]
 # Without the types that the tests check at run time.

@@ -98,9 +98,10 @@ def _calibrated(
 
     if isinstance(held_out, Images):
         return *fitting.fit_reliability(manifest, files, held_out, None), ""
-    logits = fitting.outputs_for(manifest, files, held_out.images).logits
-    fitted = multi_label.fit(manifest, logits, held_out.has)
-    return fitted.manifest, files, multi_label.table(fitted.figures)
+    outputs, maps = fitting.answers_for(manifest, files, held_out.images)
+    fitted = multi_label.fit(manifest, outputs.logits, held_out.has)
+    manifest = replace(fitted.manifest, map_distribution=maps)
+    return manifest, files, multi_label.table(fitted.figures)
 
 
 class _Tried(NamedTuple):

@@ -14,10 +14,15 @@ PIECES = 8  # of the engine, a part: the decoders have work, and memory stays sm
 Change = Callable[[slice], Pixels]
 
 
-def outputs_of(engine: Engine, images: Images) -> Outputs:
-    """The outputs of predict.onnx for `images`, equal to those of one call."""
+def outputs_of(
+    engine: Engine, images: Images, predict: Callable[[Pixels], Outputs] | None = None
+) -> Outputs:
+    """The outputs of predict.onnx for `images`, equal to those of one call; those of `predict`, if
+    it is given, which makes more of a part.
+    """
+    predict = predict or engine.predict
     # whole pieces, so that every row is computed in the same batch size as in one call
-    parts = [engine.predict(part) for part in images.parts(PIECES * engine.most_rows)]
+    parts = [predict(part) for part in images.parts(PIECES * engine.most_rows)]
     first = parts[0]._asdict()
     return Outputs(
         **{

@@ -1,6 +1,6 @@
 """The distribution of a model's answers to held-out images, against which a service measures drift.
 
-Each of three figures is counted in bins between its quantiles. Such bins hold about equally many
+Each figure is counted in bins between its quantiles. Such bins hold about equally many
 images, so the drift index notices a change anywhere about equally well.
 """
 
@@ -27,23 +27,27 @@ def fit_distribution(
     `confidence` is the calibrated probability of the predicted class, `familiarity` the score, and
     `classes` the number of classes. With too few images for two bins the result is None.
     """
-    most = min(MOST_BINS, len(predicted) // IMAGES_A_BIN)
-    if most < 2:  # noqa: PLR2004
+    most = bins_of(len(predicted))
+    if not most:
         return None
     indices = predicted.astype(np.float64)
     # Few classes get a bin each. Of many, neighbours in the order of the labels share one: with a
     # thousand bins the index would show chance alone.
     by_class = (
-        _bins(indices, np.arange(1, classes) - 0.5)
-        if classes <= most
-        else _quantiles(indices, most)
+        _bins(indices, np.arange(1, classes) - 0.5) if classes <= most else quantiles(indices, most)
     )
     return Distribution(
-        len(predicted), _quantiles(confidence, most), _quantiles(familiarity, most), by_class
+        len(predicted), quantiles(confidence, most), quantiles(familiarity, most), by_class
     )
 
 
-def _quantiles(values: Float64[np.ndarray, " rows"], most: int) -> Bins:
+def bins_of(images: int) -> int:
+    """The bins that so many images are counted in at most; 0 if they are too few for two."""
+    most = min(MOST_BINS, images // IMAGES_A_BIN)
+    return most if most > 1 else 0
+
+
+def quantiles(values: Float64[np.ndarray, " rows"], most: int) -> Bins:
     """At most `most` bins; fewer where many values are equal."""
     return _bins(values, np.unique(np.quantile(values, np.arange(1, most) / most)))
 

@@ -1,9 +1,9 @@
 """Fitting everything that a bundle promises about its answers, on images held out of training.
 
 Calibration, prediction sets, familiarity and the distributions for drift are fitted on the answers
-of predict.onnx itself. The thresholds of prediction sets promise coverage for probabilities that
-know nothing of the images which they are fitted on: where there are enough images, one half of each
-class fits the calibration and the other the sets.
+of predict.onnx itself, and on the maps that come with them. The thresholds of prediction sets
+promise coverage for probabilities that know nothing of the images which they are fitted on: where
+there are enough images, one half of each class fits the calibration and the other the sets.
 """
 
 import tempfile
@@ -15,18 +15,18 @@ import numpy as np
 import onnx
 
 from service.bundle import folder as contract
-from service.bundle.manifest import Familiarity, Manifest
+from service.bundle.manifest import Familiarity, Manifest, MapDistribution
 from service.runtime.engine import Engine
 from service.runtime.graphs import Outputs
 from training.data import ClassIndices
 from training.data.images import Images
 from training.data.split import Positions, hold_out
-from training.figures.outputs import outputs_of
 from training.reliability import familiarity
 from training.reliability.calibration import fit_calibration
 from training.reliability.conformal import count_sets, fit_sets
 from training.reliability.distribution import fit_distribution
 from training.reliability.familiarity import Reference
+from training.reliability.maps import fit_maps, outputs_and_maps
 
 SEED = 0  # of the sample that becomes the reference, and of the halves
 LEAST_IMAGES, LEAST_EACH = 200, 20  # that are split into halves: in all, and of a class on average
@@ -49,7 +49,7 @@ def fit_reliability(
         reference = _reference(manifest, files, training)
         result[contract.PREDICT] = with_search(files[contract.PREDICT], reference)
         result[contract.REFERENCE] = reference.content()
-    outputs = outputs_for(manifest, result, held_out)
+    outputs, maps = answers_for(manifest, result, held_out)
     labels, (first, second) = held_out.labels, halves(held_out.labels, len(manifest.labels))
     calibration = fit_calibration(outputs.logits[first], labels[first])
     probabilities = calibration.probabilities(outputs.logits)
@@ -73,6 +73,7 @@ def fit_reliability(
             probabilities.argmax(1),
             len(manifest.labels),
         ),
+        map_distribution=maps,
         provenance={**manifest.provenance, "held_out": counts},
     )
     return fitted, result
@@ -108,13 +109,17 @@ def with_search(predict: bytes, reference: Reference) -> bytes:
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def outputs_for(manifest: Manifest, files: Files, images: Images) -> Outputs:
-    """The outputs of the service's own engine, so that what is fitted fits what is served."""
+def answers_for(
+    manifest: Manifest, files: Files, images: Images
+) -> tuple[Outputs, MapDistribution | None]:
+    """The outputs of the service's own engine, so that what is fitted fits what is served; and the
+    distribution of the maps that come in the same pass, if any do.
+    """
+    graphs = {name: files[name] for name in (contract.PREDICT, contract.CAM) if name in files}
     with tempfile.TemporaryDirectory() as scratch:
-        draft = contract.write(
-            Path(scratch) / "draft", manifest, {contract.PREDICT: files[contract.PREDICT]}
-        )
-        return outputs_of(Engine(draft, "cpu"), images)
+        engine = Engine(contract.write(Path(scratch) / "draft", manifest, graphs), "cpu")
+    outputs, aspects = outputs_and_maps(engine, images)
+    return outputs, fit_maps(aspects)
 
 
 def reference_images(manifest: Manifest, training: Images) -> Images:
@@ -125,7 +130,8 @@ def reference_images(manifest: Manifest, training: Images) -> Images:
 
 def _reference(manifest: Manifest, files: Files, training: Images) -> Reference:
     chosen = reference_images(manifest, training)
-    features = outputs_for(manifest, files, chosen).features
+    outputs, _ = answers_for(manifest, {contract.PREDICT: files[contract.PREDICT]}, chosen)
+    features = outputs.features
     assert features is not None
     return Reference.of(features, chosen.labels, chosen.names)
 

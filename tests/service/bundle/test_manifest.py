@@ -13,6 +13,7 @@ from service.bundle.manifest import (
     Distribution,
     Int8,
     Manifest,
+    MapDistribution,
     Parity,
     Unrelated,
 )
@@ -63,7 +64,8 @@ def test_a_distribution_survives_and_its_absence_leaves_no_trace():
     distribution = Distribution(
         60, Bins((0.5, 0.9), (0.2, 0.3, 0.5)), Bins((), (1.0,)), Bins((0.5,), (0.0, 1.0))
     )
-    manifest = replace(TWO, distribution=distribution)
+    maps = MapDistribution(60, *[Bins((0.5,), (0.25, 0.75))] * 6)
+    manifest = replace(TWO, distribution=distribution, map_distribution=maps)
     assert Manifest.parse(manifest.canonical()) == manifest
     assert b"distribution" not in TWO.canonical()
 

@@ -1,5 +1,7 @@
 """A map whose own measures say noise says so first, and one that is nothing has no measures."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from service.explain import Attribution, ask, explain, render
 from service.explain.maps.target import Target
 from service.image.resize import Box
 from service.runtime.engine import Piece
+from service.telemetry.drift import MAPS
 from support.images import draw
 
 MAP = np.ones((32, 32), np.float32)
@@ -115,6 +118,21 @@ def test_a_map_that_hardly_moves_the_logits_is_drawn_faint(method, engine):
 def test_no_class_is_compared_where_the_other_map_is_nothing(engine):
     found = answered(engine, draw("red", size=32), "grad_cam")
     assert -1 <= found.quality["class_cosine"] <= 1
+
+
+def test_maps_of_predicted_classes_alone_have_aspects_to_compare(engine):
+    pixels = draw("red", size=32)
+    found = answered(engine, pixels, "grad_cam")
+    assert len(found.aspects) == len(MAPS.aspects)
+    assert found.aspects[-1] == found.quality["class_cosine"]
+    logits, question = engine.predict(pixels[None]).logits[0], found.question
+    for other in (
+        replace(question, target=Target(int(logits.argmax()))),
+        replace(question, target=Target(0, 1)),
+        ask(engine.manifest, "layer_cam", None, {}),
+        ask(engine.manifest, "saliency", None, {}),
+    ):
+        assert explain(engine, pixels, other, logits).aspects is None
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,8 @@ def prediction(members=1, score=0.9):
         ("sampled:0.25", {}, "sampled"),
         ("sampled:0.2", {}, None),
         ("unsure,sampled:1", {}, "sampled"),
+        ("unsure,unfamiliar,sampled:1", {"members": 2, "score": 0.1}, "sampled"),
+        ("unsure,sampled:0.2", {"members": 2}, "unsure"),
         ("sampled:0", {}, None),
     ],
 )

@@ -4,6 +4,7 @@ It rises when the images change, and is NaN before there are enough of them.
 """
 
 import base64
+import math
 import os
 import subprocess
 import sys
@@ -16,7 +17,16 @@ import pytest
 
 from service.bundle import folder as contract
 from service.bundle.manifest import Bins, Distribution
-from service.telemetry.drift import LEAST, WINDOW, Window, counts, drift, stability_index
+from service.telemetry.drift import (
+    LEAST,
+    MAPS,
+    PREDICTIONS,
+    WINDOW,
+    Window,
+    counts,
+    drift,
+    stability_index,
+)
 from service.telemetry.metrics import Metrics
 from support.images import COLOURS, draw, encode
 from support.servers import ROOT, Server
@@ -28,7 +38,7 @@ from service.telemetry.drift import Window
 window = Window(Path(sys.argv[1]))
 for line in sys.stdin:
     for _ in range(int(line)):
-        window.add(0.5, None, int(sys.argv[2]))
+        window.add(0.5, float("nan"), float(sys.argv[2]))
     print("done", flush=True)
 """
 EVEN = Bins((0.25, 0.5, 0.75), (0.25,) * 4)
@@ -93,7 +103,7 @@ def test_a_window_forgets_older_predictions():
     window = Window()
     assert len(window.latest()) == 0
     for number in range(WINDOW + 10):
-        window.add(0.5, None, number)
+        window.add(0.5, math.nan, float(number))
     assert sorted(window.latest()[:, 3]) == list(range(10, WINDOW + 10))
     assert np.isnan(window.latest()[:, 2]).all()
 
@@ -132,14 +142,14 @@ def test_a_lone_process_has_the_metric_too(monkeypatch):
     monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
     metrics = Metrics(["cat", "dog"], HELD_OUT)
     for _ in range(LEAST):
-        metrics.window.add(0.9, 0.9, 0)
+        metrics.window.add(0.9, 0.9, 0.0)
     found = drift_of(metrics.text().decode())
     assert set(found) == {"confidence", "familiarity", "classes"}
     assert min(found.values()) > 0.25
 
 
-def drift_of(text):
-    lines = [line for line in text.splitlines() if line.startswith("candor_drift{")]
+def drift_of(text, name="candor_drift"):
+    lines = [line for line in text.splitlines() if line.startswith(f"{name}{{")]
     return {line.split('"')[1]: float(line.rpartition(" ")[2]) for line in lines}
 
 
@@ -167,22 +177,40 @@ def watched(bundle, tmp_path_factory):
         yield server
 
 
-def predicted(server, pixels):
+def predicted(server, pixels, **parameters):
     """Sends the images, ten a request, each request over a connection of its own."""
 
     def send(part):
-        body = {"images": [base64.b64encode(encode(image)).decode() for image in part]}
+        images = [base64.b64encode(encode(image)).decode() for image in part]
+        body = {"images": images, **parameters}
         assert httpx.post(f"{server.url}/predict", json=body, timeout=60).status_code == 200
 
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(send, np.split(pixels, len(pixels) // 10)))
 
 
-def drift_seen(server):
-    return drift_of(httpx.get(f"{server.url}/metrics", timeout=10).text)
+def drift_seen(server, name="candor_drift"):
+    return drift_of(httpx.get(f"{server.url}/metrics", timeout=10).text, name)
 
 
-def test_a_service_of_two_workers_sees_images_change_and_change_back(watched):
+def sees_maps_change(watched):
+    """Maps are compared if their images were not chosen by the answer."""
+    noise = np.random.default_rng(1).integers(0, 256, (LEAST + 10, 32, 32, 3), np.uint8)
+    predicted(watched, noise, when="unfamiliar", map="array")
+    explained = httpx.get(f"{watched.url}/metrics", timeout=10).text
+    assert explained.count('candor_explained_total{reason="unfamiliar"}') == 1
+    found = drift_seen(watched, "candor_map_drift")
+    assert tuple(found) == MAPS.aspects
+    assert all(np.isnan(index) for index in found.values()), "nothing fair to compare"
+    pixels, _ = discs(LEAST, seed=300_000)
+    predicted(watched, pixels, when="always", map="array")
+    assert max(drift_seen(watched, "candor_map_drift").values()) < 0.15
+    predicted(watched, noise, explain="grad_cam", map="array")
+    found = drift_seen(watched, "candor_map_drift")
+    assert max(found.values()) > 0.25, "half of the maps are of noise"
+
+
+def test_a_service_of_two_workers_sees_images_change_and_change_back_and_maps(watched):
     assert all(np.isnan(index) for index in drift_seen(watched).values())
     pixels, _ = discs(WINDOW, seed=90_000)
     predicted(watched, pixels[: LEAST - 10])
@@ -197,12 +225,12 @@ def test_a_service_of_two_workers_sees_images_change_and_change_back(watched):
     assert max(drift_seen(watched).values()) < 0.15
     predicted(watched, np.stack([draw("red", seed=200_000 + number) for number in range(WINDOW)]))
     assert drift_seen(watched)["classes"] > 0.25, "one class alone is another mix"
+    sees_maps_change(watched)
 
 
 def test_the_manifest_shows_the_held_out_distribution(watched):
-    told = watched.client.get("/model").json()["distribution"]
-    assert told["pictures"] == 600
-    assert all(
-        sum(told[aspect]["shares"]) == pytest.approx(1)
-        for aspect in ("confidence", "familiarity", "classes")
-    )
+    told = watched.client.get("/model").json()
+    for name, kind in (("distribution", PREDICTIONS), ("map_distribution", MAPS)):
+        assert told[name]["pictures"] == 600
+        shares = [sum(told[name][aspect]["shares"]) for aspect in kind.aspects]
+        assert shares == pytest.approx([1] * len(kind.aspects))

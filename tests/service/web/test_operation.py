@@ -31,6 +31,10 @@ def test_watch_draws_the_metrics_of_the_service(visit, server):
     expect(page.get_by_role("row", name="Decode")).to_be_visible()
     expect(page.locator(".classes")).to_contain_text("ship")
     expect(page.locator(".load")).to_contain_text("Images in a batch, predictions")
+    explanations = page.locator(".explained")
+    expect(explanations).to_contain_text(re.compile("% of the answers .* [0-9]+ asked for"))
+    expect(explanations).to_contain_text("Grad-CAM: cosine with another class's map")
+    expect(explanations).to_contain_text("The latest Grad-CAMs, beside those of images held out")
     page.get_by_label("the last minute").check()
     expect(page.get_by_role("row", name="/predict")).to_be_visible()
 
@@ -54,12 +58,13 @@ def test_quantiles_agree_with_prometheus(visit):
             const buckets = histograms(scrape, "t", "stage").get("x");
             const fresh = growth(buckets, [[1, 4], [2, 4], [Infinity, 4]]);
             const quantiles = [0.1, 0.5, 0.99].map((share) => quantile(buckets, share));
+            quantiles.push(quantile([[-0.5, 9], [Infinity, 9]], 0.5));
             const { label } = scrape.get("n_total")[0].labels;
             return [quantiles, quantile(fresh, 0.5), total(scrape, "n_total"), label];
         }""",
         SCRAPE,
     )
-    assert found == [[0.4, 1.5, 2], pytest.approx(1.6), 48, 'a "b" {c}, d']
+    assert found == [[0.4, 1.5, 2, -0.5], pytest.approx(1.6), 48, 'a "b" {c}, d']
 
 
 def test_grafana_is_linked_if_its_address_is_set(visitor, visit, marked):

@@ -307,6 +307,7 @@ def test_a_calibrated_file_has_prediction_sets_and_familiarity_by_energy(drawn, 
     made = make_foreign_bundle(core, manifest, tmp_path / "out", held_out).manifest
     assert made.familiarity.evidence == "energy"
     assert made.prediction_sets.pictures == made.distribution.pictures == 150
+    assert made.map_distribution.pictures == 150
     assert made.prediction_sets.by_class["0.95"][3] == 0.0, (
         "no image of a dog promises nothing of dogs"
     )
