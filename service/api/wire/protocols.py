@@ -34,7 +34,7 @@ Datatype = Annotated[
     Literal["BYTES", "BOOL", "FP32", "UINT8"], about("The type of its values", "FP32")
 ]
 Name = Annotated[str, about("The name of the model", "cifar10")]
-Version = Annotated[str, about("Its version", "cbf4102a8542")]
+Version = Annotated[str, about("Its version", "06ce0ae58564")]
 
 
 class ProtocolError(TypedDict):
@@ -107,7 +107,7 @@ class ModelMetadata(TypedDict):
     """The tensors of a model."""
 
     name: Name
-    versions: Annotated[list[str], about("The version that is served", ["cbf4102a8542"])]
+    versions: Annotated[list[str], about("The version that is served", ["06ce0ae58564"])]
     platform: Annotated[str, about("The platform", "onnx_onnxv1")]
     inputs: Annotated[list[TensorInfo], about("What a request must have")]
     outputs: Annotated[list[TensorInfo], about("What it may ask for")]
