@@ -37,13 +37,17 @@ def pytest_collection_modifyitems(config, items):
 
     At the end of a run a worker may wait for the last file of another: it had better be quick.
     """
-    slow = {item for item in items if is_slow(item)}
     if config.getoption("--fast"):
+        slow = {item for item in items if is_slow(item)}
         config.hook.pytest_deselected(items=[item for item in items if item in slow])
         items[:] = [item for item in items if item not in slow]
-    else:
-        first = {item.path for item in slow}
-        items.sort(key=lambda item: item.path not in first)
+        return
+    first = set()
+    for item in items:
+        # One slow test is enough: to look at every test takes seconds in every process.
+        if item.path not in first and is_slow(item):
+            first.add(item.path)
+    items.sort(key=lambda item: item.path not in first)
 
 
 def pytest_collection_finish():

@@ -184,7 +184,8 @@ def drift_seen(server):
 
 def test_a_service_of_two_workers_sees_images_change_and_change_back(watched):
     assert all(np.isnan(index) for index in drift_seen(watched).values())
-    pixels, _ = discs(WINDOW, seed=90_000)
+    drawn, classes = discs(WINDOW // 2, seed=90_000)
+    pixels = np.concatenate([drawn, drawn])
     predicted(watched, pixels[: LEAST - 10])
     assert all(np.isnan(index) for index in drift_seen(watched).values()), (
         "490 predictions are too few"
@@ -193,9 +194,9 @@ def test_a_service_of_two_workers_sees_images_change_and_change_back(watched):
     assert max(drift_seen(watched).values()) < 0.15
     predicted(watched, np.random.default_rng(0).integers(0, 256, (600, 32, 32, 3), np.uint8))
     assert drift_seen(watched)["familiarity"] > 0.25
-    predicted(watched, discs(WINDOW, seed=120_000)[0])
+    predicted(watched, pixels)
     assert max(drift_seen(watched).values()) < 0.15
-    predicted(watched, np.stack([draw("red", seed=200_000 + number) for number in range(WINDOW)]))
+    predicted(watched, np.resize(drawn[classes == 0], pixels.shape))
     assert drift_seen(watched)["classes"] > 0.25, "one class alone is another mix"
 
 
