@@ -1,5 +1,6 @@
 """Fixtures of several tests, and the rules for which tests run."""
 
+import fcntl
 import gc
 import os
 from pathlib import Path
@@ -158,8 +159,17 @@ def run(drawn, dataset, recipe, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def bundle(run, dataset, tmp_path_factory):
-    """The bundle exported from that run."""
+def bundle(run, dataset, tmp_path_factory, request):
+    """The bundle exported from that run; processes that test side by side have the same run."""
+    from service.bundle.folder import load
     from training.export.bundle import make_bundle
 
-    return make_bundle(run, dataset, tmp_path_factory.mktemp("bundle") / "discs", "discs")
+    folder = tmp_path_factory.getbasetemp()
+    if hasattr(request.config, "workerinput"):
+        folder = folder.parent
+    with (folder / "bundle.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "bundle").exists():
+            made = make_bundle(run, dataset, folder / "making" / "discs", "discs")
+            made.folder.parent.rename(folder / "bundle")
+    return load(folder / "bundle" / "discs")

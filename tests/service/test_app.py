@@ -36,9 +36,12 @@ def test_the_service_is_ready_within_seconds(tmp_path):
         assert server.seconds_to_ready < 15, f"{server.seconds_to_ready:.1f} s"
 
 
-def test_the_service_stays_small_without_torch_and_logs_one_line(tmp_path):
+def test_the_service_logs_one_line_at_its_start_and_stays_small_without_torch(tmp_path):
     with Server(tmp_path, workers=2) as server:
         server.wait_for_processes(2)
+        end = time.monotonic() + 10
+        while not (text := server.log.read_text()) and time.monotonic() < end:
+            time.sleep(0.05)
         for _ in range(100):
             assert server.client.post("/predict", content=IMAGE, headers=PNG).status_code == 200
         for method in (
@@ -62,7 +65,7 @@ def test_the_service_stays_small_without_torch_and_logs_one_line(tmp_path):
         for worker in workers:
             assert "libtorch" not in Path(f"/proc/{worker}/maps").read_text()
     assert server.process.returncode == 0
-    (line,) = server.log.read_text().splitlines()
+    (line,) = text.splitlines()
     assert re.search(rf"\] Candor: {server.url} \(cifar10 [0-9a-f]{{12}}, CPU, 2 workers\)$", line)
 
 

@@ -146,7 +146,7 @@ def test_a_lone_process_has_the_same_names(monkeypatch):
     } <= names
 
 
-def test_ten_thousand_random_paths_and_methods_leave_the_number_of_series_unchanged(server):
+def test_random_paths_and_methods_leave_the_number_of_series_unchanged(server):
     from support import arrivals
 
     chance = random.Random(5)
@@ -175,12 +175,12 @@ def test_ten_thousand_random_paths_and_methods_leave_the_number_of_series_unchan
     )
     before = series(server.client.get("/metrics").text).keys()
     arrivals.run(
-        arrivals.closed_loop(server.port, [request() for _ in range(10_000)], 16, answers.append)
+        arrivals.closed_loop(server.port, [request() for _ in range(2_000)], 16, answers.append)
     )
     for number in range(100):  # whose answers have no body, which the loop above waits for
         server.client.head(f"/{number}")
     after = series(server.client.get("/metrics").text).keys()
-    assert len(answers) == 10_500
+    assert len(answers) == 2_500
     assert {answer.status for answer in answers} <= {200, 400, 404, 405}
     assert after == before
 
