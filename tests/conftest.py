@@ -3,8 +3,10 @@
 import fcntl
 import gc
 import os
+from functools import cache
 from pathlib import Path
 
+import httpx
 import pytest
 
 from support import selection
@@ -14,6 +16,14 @@ ROOT = Path(__file__).parent.parent
 # Threads of torch and NumPy spin while they wait for each other, and here others have the cores:
 # a training of two seconds took twenty.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+# A client of httpx reads all certificates anew: 65 ms of a crowded core, and tests make thousands.
+# The variable is part of the key, because a test sets it for a certificate of its own.
+_certificates = cache(lambda _file, **options: httpx.create_ssl_context(**options))
+httpx._transports.default.create_ssl_context = lambda **options: _certificates(
+    os.environ.get("SSL_CERT_FILE"), **options
+)
 
 
 def pytest_addoption(parser):

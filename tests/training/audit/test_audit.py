@@ -21,7 +21,7 @@ from training.audit.card import CardError, card
 from training.figures.accuracy import accuracy
 
 pytestmark = pytest.mark.timeout(600)  # the first test waits for two whole audits
-MINUTES = 0.03  # a few images for attacks and explanations, which take most of the time
+MINUTES = 0.05  # a few images for attacks and explanations, which take most of the time
 
 
 @pytest.fixture(scope="module")
