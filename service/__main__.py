@@ -149,7 +149,6 @@ def serve(model: Path | None, **wishes: Any) -> None:
     from service.api.access import guard
     from service.bundle import delivery, source
     from service.bundle.folder import check_int8, load
-    from service.explain import policy
     from service.workers import home
 
     if model is not None:
@@ -160,7 +159,10 @@ def serve(model: Path | None, **wishes: Any) -> None:
     settings = Settings.from_environment()
     guard.check_exposure(settings)
     bundle = load(settings.bundle, settings.bundle_digest)
-    policy.of_setting(settings.explain, bundle.manifest)
+    if settings.explain != "none":  # the registry of methods takes a while to import
+        from service.explain import policy
+
+        policy.of_setting(settings.explain, bundle.manifest)
     if settings.precision == "int8":
         check_int8(bundle, settings.device)
     if not os.environ.get(home.NAME):

@@ -165,16 +165,22 @@ class Candor:
         """Checks BentoML's configuration, tries the bundle, and chooses what computes: in the
         supervisor, before any worker starts.
         """
-        from service.runtime import comparison, trial  # noqa: PLC0415
-        from service.workers import listener  # noqa: PLC0415
-
         configuration.check(Candor)
         try:
+            # Imported if needed alone: the engine and NumPy take 57 MB, and a third of a second.
             for name in ("admin_port", "grpc_port"):
                 if port := getattr(SETTINGS, name):
+                    from service.workers import listener  # noqa: PLC0415
+
                     listener.check_free(SETTINGS.host, port, PREFIX + name.upper())
-            trial.check(SETTINGS)
-            comparison.decide(SETTINGS).pass_on()
+            if not SETTINGS.knows_bundle:
+                from service.runtime import trial  # noqa: PLC0415
+
+                trial.check(SETTINGS)
+            if SETTINGS.compares:
+                from service.runtime import comparison  # noqa: PLC0415
+
+                comparison.decide(SETTINGS).pass_on()
         except (BundleError, PrecisionError, SettingsError) as error:
             raise BentoMLException(str(error)) from None
 

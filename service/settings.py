@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -335,6 +336,20 @@ class Settings:
         # The interpreter lock lets a process use little more than one core. On a GPU each needs
         # memory of its own.
         return min(cores(), MOST_WORKERS) if self.wanted_device == "cpu" else 1
+
+    @property
+    def knows_bundle(self) -> bool:
+        """True of a bundle that needs no trial: an embedded one, or one that is pinned."""
+        known = {folder.resolve() for folder in EMBEDDED.values()}
+        return self.bundle_digest is not None or self.bundle.resolve() in known
+
+    @property
+    def compares(self) -> bool:
+        """True if OpenVINO is asked for, or may be the faster one here."""
+        if self.engine == "openvino" or self.precision == "bfloat16":
+            return True
+        on_cpu = self.wanted_device == "cpu" and self.engine == "auto"
+        return on_cpu and find_spec("openvino") is not None
 
     @property
     def fixed_precision(self) -> Precision | None:

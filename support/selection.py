@@ -36,6 +36,7 @@ def fail_in_ci(report: pytest.TestReport) -> None:
             report.longrepr = f"{report.nodeid}: {reason}; in CI that is a failure"
 
 
+@cache
 def imports_torch(path: Path) -> bool:
     """True if an import of the file imports torch, directly or through our own modules."""
     waiting, seen = [path], {path}

@@ -17,7 +17,7 @@ import httpx
 from service import TELEMETRY_OFF
 
 ROOT = Path(__file__).parent.parent
-READY_SECONDS = 60
+READY_SECONDS = 150  # a server starts in three; a machine may be crowded by forty times
 STOP_SECONDS = 30
 INHERITED_NEVER = ("CANDOR_", "BENTOML_", "PROMETHEUS_")
 
@@ -107,12 +107,19 @@ class Server:
             self.process.wait()
             raise
 
+    def workers(self) -> list[int]:
+        """The process ids of the workers: the processes that have loaded onnxruntime."""
+        return [
+            pid
+            for pid in descendants(self.process.pid)
+            if "onnxruntime" in Path(f"/proc/{pid}/maps").read_text()
+        ]
+
     def worker(self) -> int:
-        """The process id of a worker: a process that has loaded onnxruntime."""
-        for pid in descendants(self.process.pid):
-            if "onnxruntime" in Path(f"/proc/{pid}/maps").read_text():
-                return pid
-        raise AssertionError("no process of the server has loaded onnxruntime")
+        """The process id of a worker."""
+        found = self.workers()
+        assert found, "no process of the server has loaded onnxruntime"
+        return found[0]
 
     def metric(self, name: str) -> float:
         """The value of the metric `name`, labels included, as any worker reports it."""

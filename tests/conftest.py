@@ -1,9 +1,12 @@
 """Fixtures of several tests, and the rules for which tests run."""
 
+import fcntl
 import gc
 import os
+from functools import cache
 from pathlib import Path
 
+import httpx
 import pytest
 
 from support import selection
@@ -13,6 +16,14 @@ ROOT = Path(__file__).parent.parent
 # Threads of torch and NumPy spin while they wait for each other, and here others have the cores:
 # a training of two seconds took twenty.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+# A client of httpx reads all certificates anew: 65 ms of a crowded core, and tests make thousands.
+# The variable is part of the key, because a test sets it for a certificate of its own.
+_certificates = cache(lambda _file, **options: httpx.create_ssl_context(**options))
+httpx._transports.default.create_ssl_context = lambda **options: _certificates(
+    os.environ.get("SSL_CERT_FILE"), **options
+)
 
 
 def pytest_addoption(parser):
@@ -37,13 +48,17 @@ def pytest_collection_modifyitems(config, items):
 
     At the end of a run a worker may wait for the last file of another: it had better be quick.
     """
-    slow = {item for item in items if is_slow(item)}
     if config.getoption("--fast"):
+        slow = {item for item in items if is_slow(item)}
         config.hook.pytest_deselected(items=[item for item in items if item in slow])
         items[:] = [item for item in items if item not in slow]
-    else:
-        first = {item.path for item in slow}
-        items.sort(key=lambda item: item.path not in first)
+        return
+    first = set()
+    for item in items:
+        # One slow test is enough: to look at every test takes seconds in every process.
+        if item.path not in first and is_slow(item):
+            first.add(item.path)
+    items.sort(key=lambda item: item.path not in first)
 
 
 def pytest_collection_finish():
@@ -154,8 +169,17 @@ def run(drawn, dataset, recipe, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def bundle(run, dataset, tmp_path_factory):
-    """The bundle exported from that run."""
+def bundle(run, dataset, tmp_path_factory, request):
+    """The bundle exported from that run; processes that test side by side have the same run."""
+    from service.bundle.folder import load
     from training.export.bundle import make_bundle
 
-    return make_bundle(run, dataset, tmp_path_factory.mktemp("bundle") / "discs", "discs")
+    folder = tmp_path_factory.getbasetemp()
+    if hasattr(request.config, "workerinput"):
+        folder = folder.parent
+    with (folder / "bundle.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "bundle").exists():
+            made = make_bundle(run, dataset, folder / "making" / "discs", "discs")
+            made.folder.parent.rename(folder / "bundle")
+    return load(folder / "bundle" / "discs")

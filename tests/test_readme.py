@@ -138,9 +138,12 @@ def test_the_explanation_without_a_server(tmp_path):
 def test_training_a_bundle_and_serving_it(drawn_folder, tmp_path):
     (block,) = blocks("training fit")
     training, serving = block.partition("CANDOR_BUNDLE=")[::2]
-    training = training.replace(
-        "--data cifar10", f"--data {drawn_folder} --held-out 30 --epochs 2"
-    ).replace("runs/", f"{tmp_path}/")
+    smaller = f"--data {drawn_folder} --held-out 30 --epochs 2"
+    training = (
+        training.replace("--data cifar10", smaller)
+        .replace("--network candor_net", "--network seed_cnn")
+        .replace("runs/", f"{tmp_path}/")
+    )
     done = shell(
         training.replace(".venv/bin/python", sys.executable).replace("scripts/setup\n", ""),
         tmp_path,

@@ -674,7 +674,7 @@ def measure_bfloat16(*, bundle_folder: Path, source: str, folder: Path | None, s
 )
 @click.option(
     "--minutes",
-    type=click.FloatRange(1, 10_000),
+    type=click.FloatRange(0.01, 10_000),
     default=20.0,
     show_default=True,
     help="About the time on two cores; a costly network is measured on fewer images. The same "

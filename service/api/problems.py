@@ -6,13 +6,15 @@ detail}.
 
 import logging
 from http import HTTPStatus
+from typing import Annotated
 
 import orjson
+from pydantic import Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from typing_extensions import TypedDict
 
-from service.api.wire.predictions import Problem
 from service.errors import InternalError, MethodNotAllowed, NotFound, RequestError
 
 MEDIA_TYPE = "application/problem+json"
@@ -26,6 +28,35 @@ HEADERS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosnif
 SAFE_LINES = b"".join(b"%b: %b\r\n" % header for header in HEADERS) + b"\r\n"
 
 log = logging.getLogger("candor")
+
+
+class Problem(TypedDict):
+    """A problem (RFC 9457)."""
+
+    # Not among the types of `service.api.wire`, which import the engine: BentoML's supervisor
+    # imports this module, and must stay small.
+    type: Annotated[
+        str,
+        Field(
+            description="The kind of error, as a URN",
+            examples=["urn:candor:problem:body-too-large"],
+        ),
+    ]
+    title: Annotated[
+        str, Field(description="The kind of error in words", examples=["Body too large"])
+    ]
+    status: Annotated[int, Field(description="The HTTP status", examples=[413])]
+    detail: Annotated[
+        str,
+        Field(
+            description="The cause, the value, the limit and the remedy",
+            examples=["the body is empty (0 bytes)"],
+        ),
+    ]
+    code: Annotated[
+        str,
+        Field(description="The stable name of this kind of error", examples=["body_too_large"]),
+    ]
 
 
 def problem(error: RequestError) -> Problem:

@@ -247,7 +247,7 @@ def _compared(settings: Settings) -> Choice:
 def _run(settings: Settings) -> dict[str, Any]:
     """What the other process says: JSON in the last line of its output."""
     command, seconds = [sys.executable, "-m", "service.runtime.comparison"], KNOWN_SECONDS
-    if not trial.is_known(settings):
+    if not settings.knows_bundle:
         limits = [TRIALS * limit for limit in trial.limits(folder.load(settings.bundle))]
         command += map(str, limits)
         seconds = limits[0] * trial.WALL_FACTOR

@@ -14,8 +14,7 @@ from pathlib import Path
 from service.bundle.folder import Bundle, load
 from service.errors import BundleError, CandorError
 from service.image.resize import pixels_of
-from service.runtime.engine import Engine
-from service.settings import EMBEDDED, Precision, Settings
+from service.settings import Precision, Settings
 
 # Of processor time, for the imports and small graphs; and for each MB of graphs, and for each
 # megapixel of input.
@@ -33,8 +32,6 @@ def check(settings: Settings) -> None:
         BundleError: it cannot be loaded, opened or run within the limits.
     """
     folder = settings.bundle.resolve()
-    if is_known(settings):
-        return
     seconds, memory_bytes = limits(load(folder))
     command = [sys.executable, "-m", "service.runtime.trial", str(folder), settings.precision]
     try:
@@ -58,12 +55,6 @@ def check(settings: Settings) -> None:
         )
 
 
-def is_known(settings: Settings) -> bool:
-    """True of a bundle that needs no trial: an embedded one, or one that is pinned."""
-    known = {folder.resolve() for folder in EMBEDDED.values()}
-    return settings.bundle_digest is not None or settings.bundle.resolve() in known
-
-
 def limits(bundle: Bundle) -> tuple[int, int]:
     """Seconds of processor time and bytes of memory that a trial of `bundle` may take."""
     graph_bytes = sum(
@@ -76,6 +67,8 @@ def limits(bundle: Bundle) -> tuple[int, int]:
 
 def run(folder: Path, precision: Precision) -> None:
     """Opens and runs every graph; what ONNX Runtime raises becomes a BundleError."""
+    from service.runtime.engine import Engine  # noqa: PLC0415 - in the other process alone
+
     bundle = load(folder)
     try:
         Engine(bundle, "cpu", 1, precision, alone=True)

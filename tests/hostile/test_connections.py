@@ -204,26 +204,32 @@ def test_six_hundred_callers_of_a_service_with_256_files_end_the_oldest_idle_one
         assert "no connection can be accepted" not in server.log.read_text()
 
 
-def test_an_address_has_at_most_so_many_connections(tmp_path):
-    with Server(tmp_path, workers=1, max_connections_per_address=4) as server:
-        crowd = Crowd(server, 20, b"")
-        try:
-            end = time.monotonic() + 5
-            while len(crowd.open) > 4 and time.monotonic() < end:
-                crowd.watch()
-            assert len(crowd.open) <= 4
-            assert server.metric('candor_connections_closed_total{reason="address"}') >= 16
-        finally:
-            crowd.close()
+@pytest.fixture(scope="module")
+def limited(tmp_path_factory):
+    """A server that limits the connections of an address, and their age."""
+    limits = {"max_connections_per_address": 4, "connection_seconds": 2}
+    with Server(tmp_path_factory.mktemp("limited"), workers=1, **limits) as running:
+        yield running
 
 
-def test_a_connection_ends_with_an_answer_when_it_is_old(tmp_path):
-    with Server(tmp_path, workers=1, connection_seconds=2) as server:
-        started = time.monotonic()
-        with httpx.Client(base_url=server.url) as client:
-            while client.get("/livez").headers.get("connection") != "close":
-                time.sleep(0.1)
-        assert 1.7 < time.monotonic() - started < 6
+def test_an_address_has_at_most_so_many_connections(limited):
+    crowd = Crowd(limited, 20, b"")
+    try:
+        end = time.monotonic() + 5
+        while len(crowd.open) > 4 and time.monotonic() < end:
+            crowd.watch()
+        assert len(crowd.open) <= 4
+        assert limited.metric('candor_connections_closed_total{reason="address"}') >= 16
+    finally:
+        crowd.close()
+
+
+def test_a_connection_ends_with_an_answer_when_it_is_old(limited):
+    started = time.monotonic()
+    with httpx.Client(base_url=limited.url) as client:
+        while client.get("/livez").headers.get("connection") != "close":
+            time.sleep(0.1)
+    assert 1.7 < time.monotonic() - started < 6
 
 
 @pytest.mark.parametrize("path", ["/predict", "/explain", "/v1/models/cifar10:predict", "/methods"])

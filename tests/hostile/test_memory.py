@@ -87,7 +87,6 @@ def test_images_of_every_kind_stay_within_a_pod(pod):
         for kind, body in files.items():
             assert status(server, made(kind, LARGE)) == 413, kind
             assert status(server, body) == 200, kind
-            assert set(pool.map(lambda one: status(server, one), [body] * 2)) <= {200, 429}, kind
         mixed = list(pool.map(lambda one: status(server, one), files.values()))
         assert set(mixed) <= {200, 429}
         assert 200 in mixed
@@ -174,7 +173,7 @@ def test_overlays_and_masks_stay_within_a_pod(pod):
             "image": base64.b64encode(body).decode(),
             "mask": base64.b64encode(mask).decode(),
             "method": "lime",
-            "samples": 64,
+            "samples": 16,
             "legend": True,
         }
     )

@@ -21,6 +21,13 @@ ATTACKERS = [f"127.0.0.{number}" for number in range(2, 6)]
 LATENESS = 0.5  # seconds that an answer may come after its deadline
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A server that no other module asks."""
+    with Server(tmp_path_factory.mktemp("starving"), workers=1) as running:
+        yield running
+
+
 def caller(server, address):
     """A client at an address of its own."""
     transport = httpx.HTTPTransport(local_address=address)
@@ -56,22 +63,21 @@ def rate(server, address, pause, seconds):
 @pytest.mark.parametrize("pause", [0.0, 0.2])
 @pytest.mark.parametrize("address", [VICTIM, ATTACKERS[0]])
 def test_beside_four_callers_with_the_dearest_explanations_a_fifth_gets_its_own(
-    address, pause, tmp_path
+    address, pause, server
 ):
     attackers = ATTACKERS if address == VICTIM else [address] * 4
-    with Server(tmp_path, workers=1) as server:
-        undisturbed = rate(server, address, pause, 10)
-        with load(server, attackers, DEAR) as attack:
-            disturbed = rate(server, address, pause, 30)
+    undisturbed = rate(server, address, pause, 10)
+    with load(server, attackers, DEAR) as attack:
+        disturbed = rate(server, address, pause, 30)
     assert set(attack.statuses) <= {200, 503, 504}, attack.statuses
     assert disturbed >= 0.7 * undisturbed, (disturbed, undisturbed, attack.statuses)
 
 
 @pytest.mark.benchmark
 @pytest.mark.timeout(1_200)
-def test_no_answer_is_later_than_its_deadline(tmp_path):
+def test_no_answer_is_later_than_its_deadline(server):
     late, statuses, deadlines = [], Counter(), (50, 200, 1_000, 3_000)
-    with Server(tmp_path, workers=1) as server, load(server, ATTACKERS, DEAR):
+    with load(server, ATTACKERS, DEAR):
 
         def ask(address, count):
             with caller(server, address) as client:
@@ -98,9 +104,9 @@ def test_no_answer_is_later_than_its_deadline(tmp_path):
     assert max(late) < LATENESS, f"{max(late):.2f} s, {statuses}"
 
 
-def test_a_dear_explanation_is_made_cheaper_when_another_caller_waits(tmp_path):
+def test_a_dear_explanation_is_made_cheaper_when_another_caller_waits(server):
     answers = []
-    with Server(tmp_path, workers=1) as server, caller(server, ATTACKERS[0]) as attacker:
+    with caller(server, ATTACKERS[0]) as attacker:
         asking = threading.Thread(
             target=lambda: answers.append(attacker.post(DEAR, content=TINY, headers=PNG))
         )
@@ -113,9 +119,9 @@ def test_a_dear_explanation_is_made_cheaper_when_another_caller_waits(tmp_path):
         assert explanation["degraded_from"]["method"] == "kernel_shap"
 
 
-def test_behind_dear_explanations_of_its_own_a_cheap_one_is_rejected_or_answered_in_time(tmp_path):
+def test_behind_dear_explanations_of_its_own_a_cheap_one_is_rejected_or_answered_in_time(server):
     dear = DEAR.replace("60000", "10000")
-    with Server(tmp_path, workers=1) as server, load(server, ["127.0.0.1"] * 2, dear):
+    with load(server, ["127.0.0.1"] * 2, dear):
         time.sleep(1)
         response = server.client.post(f"{CHEAP}&deadline_ms=1000", content=TINY, headers=PNG)
         assert response.status_code in (200, 503, 504)

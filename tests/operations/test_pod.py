@@ -53,7 +53,10 @@ def _namespaces():
 def test_it_serves_and_explains_within_the_limits_of_a_pod(group, tmp_path):
     home = tmp_path / "home"
     home.mkdir()
-    with Server(tmp_path, command=pod(home, group), workers=1, threads=2) as server:
+    settings = {"workers": 1, "threads": 2, "host": "0.0.0.0", "open": "true"}  # noqa: S104
+    with Server(tmp_path, command=pod(home, group), **settings) as server:
+        anyone = {"host": "candor.example"}
+        assert server.client.get("/model", headers=anyone).status_code == 200
         for _ in range(50):
             assert server.client.post("/predict", content=IMAGE, headers=PNG).status_code == 200
         for method in [entry["name"] for entry in server.client.get("/methods").json()["methods"]]:

@@ -36,8 +36,12 @@ def test_the_service_is_ready_within_seconds(tmp_path):
         assert server.seconds_to_ready < 15, f"{server.seconds_to_ready:.1f} s"
 
 
-def test_the_service_stays_small_without_torch(tmp_path):
-    with Server(tmp_path) as server:
+def test_the_service_logs_one_line_at_its_start_and_stays_small_without_torch(tmp_path):
+    with Server(tmp_path, workers=2) as server:
+        server.wait_for_processes(2)
+        end = time.monotonic() + 10
+        while not (text := server.log.read_text()) and time.monotonic() < end:
+            time.sleep(0.05)
         for _ in range(100):
             assert server.client.post("/predict", content=IMAGE, headers=PNG).status_code == 200
         for method in (
@@ -46,19 +50,23 @@ def test_the_service_stays_small_without_torch(tmp_path):
             "smooth_grad",
             "saliency",
             "input_x_gradient",
-        ) * 20:
+        ) * 4:
             assert (
                 server.client.post(
-                    f"/explain?method={method}", content=IMAGE, headers=PNG
+                    f"/explain?method={method}&deadline_ms=60000", content=IMAGE, headers=PNG
                 ).status_code
                 == 200
             )
-        worker = server.worker()
-        assert memory_mib(worker) < 300, f"{memory_mib(worker):.0f} MiB"
-        assert "libtorch" not in Path(f"/proc/{worker}/maps").read_text()
+        # One connection: the worker that answered it all is the largest.
+        workers = server.workers()
+        assert len(workers) == 2
+        largest = max(map(memory_mib, workers))
+        assert largest < 300, f"{largest:.0f} MiB"
+        for worker in workers:
+            assert "libtorch" not in Path(f"/proc/{worker}/maps").read_text()
     assert server.process.returncode == 0
-    (line,) = re.findall(r"Candor: (.+)", server.log.read_text())
-    assert re.fullmatch(rf"{server.url} \(cifar10 [0-9a-f]{{12}}, CPU, \d+ workers?\)", line)
+    (line,) = text.splitlines()
+    assert re.search(rf"\] Candor: {server.url} \(cifar10 [0-9a-f]{{12}}, CPU, 2 workers\)$", line)
 
 
 def test_a_request_to_a_full_queue_is_rejected_with_the_reason_and_a_time_to_retry(server):
@@ -89,28 +97,28 @@ def test_the_service_imports_neither_torch_nor_training():
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_request_that_has_begun_is_answered_after_the_signal(number, tmp_path):
-    with Server(tmp_path) as server:
+    with Server(tmp_path, workers=1, drain_seconds=120) as server:
         answers = []
 
         def ask():
             answers.append(
                 httpx.post(
-                    f"{server.url}/explain?method=integrated_gradients&steps=512&tolerance=0&deadline_ms=60000",
+                    f"{server.url}/explain?method=integrated_gradients&steps=256&tolerance=0&deadline_ms=60000",
                     content=IMAGE,
                     headers=PNG,
-                    timeout=60,
+                    timeout=120,
                 )
             )
 
         asking = threading.Thread(target=ask)
         asking.start()
-        time.sleep(0.3)
-        assert not answers, "the request was over before the signal"
+        while not server.metric("candor_requests_in_flight"):
+            assert not answers, "the request was over before the signal"
         server.process.send_signal(number)
-        asking.join(60)
-        assert server.process.wait(30) == 0
+        asking.join(120)
+        assert server.process.wait(60) == 0
     assert [answer.status_code for answer in answers] == [200]
-    assert answers[0].json()["explanation"]["parameters"]["steps"] == 512
+    assert answers[0].json()["explanation"]["parameters"]["steps"] == 256
 
 
 @pytest.mark.parametrize(
@@ -163,30 +171,26 @@ def test_a_bad_setting_stops_bentomls_command_with_a_sentence(tmp_path):
 
 
 @pytest.mark.parametrize("path", ["/predict", "/v2/models/cifar10/infer"])
-def test_a_caller_that_disconnects_while_sending_is_no_failure_of_the_service(tmp_path, path):
-    with Server(tmp_path, workers=1) as server:
-        caller = socket.create_connection(("127.0.0.1", server.port))
-        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
-        caller.sendall(f"{head}Content-Length: 5000\r\n\r\nabc".encode())
-        time.sleep(0.2)
-        caller.close()
-        route = path.replace("cifar10", "{name}")
-        gone = f'candor_requests_total{{code="499",route="{route}"}} 1.0'
-        end = time.monotonic() + 5
-        while gone not in server.client.get("/metrics").text:
-            assert time.monotonic() < end, server.client.get("/metrics").text
-            time.sleep(0.05)
-    assert "a defect" not in server.log.read_text()
+def test_a_caller_that_disconnects_while_sending_is_no_failure_of_the_service(server, path):
+    route, logged = path.replace("cifar10", "{name}"), len(server.log.read_text())
+    gone = re.compile(
+        rf'^candor_requests_total{{code="499",route="{re.escape(route)}"}} (\S+)$', re.MULTILINE
+    )
 
+    def disconnected():
+        return sum(map(float, gone.findall(server.client.get("/metrics").text)))
 
-def test_the_start_logs_one_line_with_the_address_and_then_nothing(tmp_path):
-    with Server(tmp_path, workers=2) as server:
-        server.wait_for_processes(2)
-        end = time.monotonic() + 10
-        while not (text := server.log.read_text()) and time.monotonic() < end:
-            time.sleep(0.05)
-    (line,) = text.splitlines()
-    assert re.search(rf"\] Candor: {server.url} \(cifar10 [0-9a-f]{{12}}, CPU, 2 workers\)$", line)
+    before = disconnected()
+    caller = socket.create_connection(("127.0.0.1", server.port))
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
+    caller.sendall(f"{head}Content-Length: 5000\r\n\r\nabc".encode())
+    time.sleep(0.2)
+    caller.close()
+    end = time.monotonic() + 5
+    while disconnected() != before + 1:
+        assert time.monotonic() < end, server.client.get("/metrics").text
+        time.sleep(0.05)
+    assert "a defect" not in server.log.read_text()[logged:]
 
 
 def test_a_port_in_use_is_one_sentence(tmp_path):

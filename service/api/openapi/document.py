@@ -9,9 +9,10 @@ from service.api.openapi import kserve, parameters
 from service.api.openapi.names import TAGS, named
 from service.api.openapi.parameters import Schemas
 from service.api.openapi.problems import errors, problem
+from service.api.problems import Problem
 from service.api.wire import bodies, models
 from service.api.wire.bodies import IMAGE
-from service.api.wire.predictions import Answer, Answers, Problem
+from service.api.wire.predictions import Answer, Answers
 from service.api.wire.schemas import COMPONENTS, Schema, ref, schemas_of
 from service.bundle.manifest import Manifest
 from service.errors import NotAcceptable, NotFound

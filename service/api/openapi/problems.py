@@ -4,7 +4,7 @@ import inspect
 from typing import Any
 
 from service.api import problems
-from service.api.wire.predictions import Problem
+from service.api.problems import Problem
 from service.api.wire.protocols import ProtocolError
 from service.api.wire.schemas import ref
 from service.errors import (

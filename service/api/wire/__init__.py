@@ -19,7 +19,6 @@ from service.api.wire.predictions import (
     Nearest,
     Prediction,
     PredictionSet,
-    Problem,
     Seen,
 )
 
@@ -41,7 +40,6 @@ __all__ = [
     "Origin",
     "Prediction",
     "PredictionSet",
-    "Problem",
     "Seen",
     "Target",
 ]

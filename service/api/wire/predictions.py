@@ -7,21 +7,10 @@ from typing import Annotated, NotRequired
 
 from typing_extensions import TypedDict
 
+from service.api.problems import Problem
 from service.api.wire.explanations import Explanation
 from service.api.wire.fields import Count, Index, Label, Share, Warnings, about
 from service.predictions import LIKELY, SET_LABELS
-
-
-class Problem(TypedDict):
-    """A problem (RFC 9457)."""
-
-    type: Annotated[str, about("The kind of error, as a URN", "urn:candor:problem:body-too-large")]
-    title: Annotated[str, about("The kind of error in words", "Body too large")]
-    status: Annotated[int, about("The HTTP status", 413)]
-    detail: Annotated[
-        str, about("The cause, the value, the limit and the remedy", "the body is empty (0 bytes)")
-    ]
-    code: Annotated[str, about("The stable name of this kind of error", "body_too_large")]
 
 
 class Model(TypedDict):

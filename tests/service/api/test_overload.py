@@ -98,17 +98,23 @@ def press(server, let_go):
 
 
 @pytest.fixture(scope="module")
-def pressed(tmp_path_factory):
-    """A server with more callers than its queue has places."""
+def logged(tmp_path_factory):
+    """A server that logs every request."""
+    with Server(tmp_path_factory.mktemp("logged"), workers=1, access_log="true") as server:
+        yield server
+
+
+@pytest.fixture
+def pressed(logged):
+    """A server with more callers than its queue has places, while a test runs."""
     let_go = threading.Event()
-    with Server(tmp_path_factory.mktemp("pressed"), workers=1) as server:
-        pressing = threading.Thread(target=press, args=(server, let_go))
-        pressing.start()
-        try:
-            yield server
-        finally:
-            let_go.set()
-            pressing.join(60)
+    pressing = threading.Thread(target=press, args=(logged, let_go))
+    pressing.start()
+    try:
+        yield logged
+    finally:
+        let_go.set()
+        pressing.join(60)
 
 
 def head_of(body, identity):
@@ -184,28 +190,32 @@ def test_a_body_that_comes_late_still_gets_its_answer(pressed):
             assert headers["x-request-id"] == f"late-{number}"
 
 
-def test_every_rejection_is_counted_logged_and_has_an_id_of_its_own(tmp_path):
-    with Server(tmp_path, workers=1, access_log="true") as server:
-        raw = load.image("/predict", IMAGE, "png").raw()
-        answers = arrivals.run(arrivals.together(server.port, [raw] * 900))
-        rejected = [answer for answer in answers if answer.status == 429]
-        assert {answer.status for answer in answers} == {200, 429}
-        assert (
-            len({re.search(rb"(?i)\r\nx-request-id: (\S+)", answer.head)[1] for answer in answers})
-            == 900
-        )
-        text = httpx.get(f"{server.url}/metrics").text
-        for series in (
-            'candor_requests_total{code="429",route="/predict"}',
-            'candor_rejected_total{lane="predict",reason="queue_full"}',
-        ):
-            assert f"{series} {float(len(rejected))}" in text
-        assert 'candor_request_duration_seconds_count{route="/predict"} 900.0' in text
-        lines = re.findall(
-            r"POST /predict (\d+) [\d.]+ ms \(request (\S+)\)", server.log.read_text()
-        )
-        assert Counter(int(status) for status, _ in lines)[429] == len(rejected)
-        assert len({identity for _, identity in lines}) == 900
+def counted(server):
+    """The metrics of rejections, and of all requests."""
+    text = httpx.get(f"{server.url}/metrics").text
+    series = (
+        'candor_requests_total{code="429",route="/predict"}',
+        'candor_rejected_total{lane="predict",reason="queue_full"}',
+        'candor_request_duration_seconds_count{route="/predict"}',
+    )
+    found = (re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE) for name in series)
+    return [float(one[1]) if one else 0.0 for one in found]
+
+
+def test_every_rejection_is_counted_logged_and_has_an_id_of_its_own(logged):
+    before, read = counted(logged), len(logged.log.read_bytes())
+    raw = load.image("/predict", IMAGE, "png").raw()
+    answers = arrivals.run(arrivals.together(logged.port, [raw] * 900))
+    rejected = [answer for answer in answers if answer.status == 429]
+    assert {answer.status for answer in answers} == {200, 429}
+    ids = {re.search(rb"(?i)\r\nx-request-id: (\S+)", answer.head)[1] for answer in answers}
+    assert len(ids) == 900
+    more = [after - value for value, after in zip(before, counted(logged), strict=True)]
+    assert more == [len(rejected), len(rejected), 900]
+    log = logged.log.read_bytes()[read:].decode()
+    lines = re.findall(r"POST /predict (\d+) [\d.]+ ms \(request (\S+)\)", log)
+    assert Counter(int(status) for status, _ in lines)[429] == len(rejected)
+    assert len({identity for _, identity in lines}) == 900
 
 
 @pytest.mark.parametrize(

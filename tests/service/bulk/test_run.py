@@ -18,7 +18,7 @@ from service.schedule.pipeline import fit_image
 from support.images import COLOURS, draw, encode
 from support.servers import ROOT, environment
 
-MANY = 2_000
+MANY = 1_300  # five parts
 MAX_PIXELS = 10_000
 
 

@@ -121,9 +121,9 @@ def test_a_planted_patch_lights_up(method, tmp_path):
 
 @pytest.mark.parametrize("method", [name for name in OF_CNNS if not METHODS[name].is_rectified])
 def test_a_contrast_changes_its_sign_when_its_classes_change_places(method, engine):
+    given = {p.name: 32 for p in METHODS[method].parameters if p.name.endswith("samples")}
     first, second = (
-        answer(engine, draw(), method, "cat,dog"),
-        answer(engine, draw(), method, "dog,cat"),
+        answer(engine, draw(), method, target, **given) for target in ("cat,dog", "dog,cat")
     )
     near(first.map, -second.map, 1e-3)
     assert (first.target.index, first.target.against) == (3, 5)
@@ -177,15 +177,21 @@ def rank_correlation(first, second):
 
 @pytest.mark.parametrize("depth", ["last", "all"])
 @pytest.mark.parametrize(
-    "method", ["integrated_gradients", "input_x_gradient", "grad_cam", "occlusion"]
+    ("method", "given"),
+    [
+        ("integrated_gradients", {"steps": 16, "tolerance": 0}),
+        ("input_x_gradient", {}),
+        ("grad_cam", {}),
+        ("occlusion", {"stride": 0.25}),
+    ],
 )
-def test_random_weights_destroy_the_map(method, depth, engine, randomised):
+def test_random_weights_destroy_the_map(method, given, depth, engine, randomised):
     similar = []
-    for seed, colour in enumerate(("red", "green", "blue", "red")):
+    for seed, colour in enumerate(("red", "green", "blue")):
         pixels = draw(colour, seed=seed)
-        whole = answer(engine, pixels, method, "3").map
+        whole = answer(engine, pixels, method, "3", **given).map
         similar += [
-            abs(rank_correlation(whole, answer(broken, pixels, method, "3").map))
+            abs(rank_correlation(whole, answer(broken, pixels, method, "3", **given).map))
             for broken in randomised[depth]
         ]
     assert np.median(similar) < 0.5, similar

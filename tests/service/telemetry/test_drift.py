@@ -177,16 +177,20 @@ def watched(bundle, tmp_path_factory):
         yield server
 
 
-def predicted(server, pixels, **parameters):
+def texts(pixels):
+    """The images as PNG files in base64."""
+    return [base64.b64encode(encode(image)).decode() for image in pixels]
+
+
+def predicted(server, images, **parameters):
     """Sends the images, ten a request, each request over a connection of its own."""
 
-    def send(part):
-        images = [base64.b64encode(encode(image)).decode() for image in part]
-        body = {"images": images, **parameters}
+    def send(first):
+        body = {"images": images[first : first + 10], **parameters}
         assert httpx.post(f"{server.url}/predict", json=body, timeout=60).status_code == 200
 
     with ThreadPoolExecutor(4) as threads:
-        list(threads.map(send, np.split(pixels, len(pixels) // 10)))
+        list(threads.map(send, range(0, len(images), 10)))
 
 
 def drift_seen(server, name="candor_drift"):
@@ -195,15 +199,16 @@ def drift_seen(server, name="candor_drift"):
 
 def sees_maps_change(watched):
     """Maps are compared if their images were not chosen by the answer."""
-    noise = np.random.default_rng(1).integers(0, 256, (LEAST + 10, 32, 32, 3), np.uint8)
+    drawn = np.random.default_rng(1).integers(0, 256, (LEAST // 2 + 5, 32, 32, 3), np.uint8)
+    noise = texts(drawn) * 2
     predicted(watched, noise, when="unfamiliar", map="array")
     explained = httpx.get(f"{watched.url}/metrics", timeout=10).text
     assert explained.count('candor_explained_total{reason="unfamiliar"}') == 1
     found = drift_seen(watched, "candor_map_drift")
     assert tuple(found) == MAPS.aspects
     assert all(np.isnan(index) for index in found.values()), "nothing fair to compare"
-    pixels, _ = discs(LEAST, seed=300_000)
-    predicted(watched, pixels, when="always", map="array")
+    usual = texts(discs(LEAST // 2, seed=300_000)[0]) * 2
+    predicted(watched, usual, when="always", map="array")
     assert max(drift_seen(watched, "candor_map_drift").values()) < 0.15
     predicted(watched, noise, explain="grad_cam", map="array")
     found = drift_seen(watched, "candor_map_drift")
@@ -212,18 +217,21 @@ def sees_maps_change(watched):
 
 def test_a_service_of_two_workers_sees_images_change_and_change_back_and_maps(watched):
     assert all(np.isnan(index) for index in drift_seen(watched).values())
-    pixels, _ = discs(WINDOW, seed=90_000)
-    predicted(watched, pixels[: LEAST - 10])
+    drawn, classes = discs(WINDOW // 2, seed=90_000)
+    usual = texts(drawn) * 2
+    predicted(watched, usual[: LEAST - 10])
     assert all(np.isnan(index) for index in drift_seen(watched).values()), (
         "490 predictions are too few"
     )
-    predicted(watched, pixels[LEAST - 10 :])
+    predicted(watched, usual[LEAST - 10 :])
     assert max(drift_seen(watched).values()) < 0.15
-    predicted(watched, np.random.default_rng(0).integers(0, 256, (600, 32, 32, 3), np.uint8))
+    noise = np.random.default_rng(0).integers(0, 256, (300, 32, 32, 3), np.uint8)
+    predicted(watched, texts(noise) * 2)
     assert drift_seen(watched)["familiarity"] > 0.25
-    predicted(watched, discs(WINDOW, seed=120_000)[0])
+    predicted(watched, usual)
     assert max(drift_seen(watched).values()) < 0.15
-    predicted(watched, np.stack([draw("red", seed=200_000 + number) for number in range(WINDOW)]))
+    blue = texts(drawn[classes == 0])
+    predicted(watched, (blue * (WINDOW // len(blue) + 1))[:WINDOW])
     assert drift_seen(watched)["classes"] > 0.25, "one class alone is another mix"
     sees_maps_change(watched)
 

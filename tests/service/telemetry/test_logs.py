@@ -55,19 +55,13 @@ def test_an_access_log_in_text_has_a_line_a_request_with_its_id(tmp_path):
     assert re.fullmatch(rf"GET {path} 404 \d+\.\d ms {identity}", lines[1])
 
 
-def test_a_log_in_json_is_json_in_every_line(tmp_path):
-    with Server(tmp_path, access_log="true", log_format="json", workers=1) as server:
-        with socket.create_connection(("127.0.0.1", server.port)) as wire:
-            wire.sendall(b"nonsense\r\n\r\n")
-            assert wire.recv(1000)
-        server.client.post(
-            "/predict?top_k=2", content=IMAGE, headers=PNG | {"x-request-id": "mine"}
-        )
-    lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+def test_a_log_in_json_is_json_in_every_line(traced):
+    log, _ = traced
+    lines = [json.loads(line) for line in log.splitlines()]
     assert {"time", "level", "logger", "message"} <= set.intersection(
         *(set(line) for line in lines)
     )
-    (access,) = [line for line in lines if line["logger"] == "candor.access"]
+    access, *_ = [line for line in lines if line["logger"] == "candor.access"]
     assert access | {"time": "", "message": "", "milliseconds": 0} == {
         "time": "",
         "level": "INFO",
@@ -136,29 +130,37 @@ class Receiver(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_trace_has_a_span_for_each_stage_within_the_request(tmp_path):
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory):
+    """The log in JSON and the spans of a server that was asked, and has ended."""
     with Collector() as collector:
-        with Server(
-            tmp_path, workers=1, otlp_endpoint=f"http://127.0.0.1:{collector.server_port}"
-        ) as server:
+        settings = {"access_log": "true", "log_format": "json", "workers": 1}
+        settings["otlp_endpoint"] = f"http://127.0.0.1:{collector.server_port}"
+        with Server(tmp_path_factory.mktemp("traced"), **settings) as server:
+            with socket.create_connection(("127.0.0.1", server.port)) as wire:
+                wire.sendall(b"nonsense\r\n\r\n")
+                assert wire.recv(1000)
+            mine = PNG | {"x-request-id": "mine"}
+            server.client.post("/predict?top_k=2", content=IMAGE, headers=mine)
             parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-            explained = {"traceparent": parent, "x-request-id": "traced-1"}
-            assert (
-                server.client.post(
-                    "/explain?method=saliency", content=IMAGE, headers=PNG | explained
-                ).status_code
-                == 200
-            )
+            headers = PNG | {"traceparent": parent, "x-request-id": "traced-1"}
+            answer = server.client.post("/explain?method=saliency", content=IMAGE, headers=headers)
+            assert answer.status_code == 200
             server.client.get("/nothing")
         collector.shutdown()
-    (root,) = [span for span in collector.spans if span.name == "POST /explain"]
-    assert len({span.span_id for span in collector.spans}) == len(collector.spans)
+    return server.log.read_text(), collector.spans
+
+
+def test_a_trace_has_a_span_for_each_stage_within_the_request(traced):
+    _, spans = traced
+    (root,) = [span for span in spans if span.name == "POST /explain"]
+    assert len({span.span_id for span in spans}) == len(spans)
     assert root.trace_id.hex() == "0af7651916cd43dd8448eb211c80319c"
     assert root.parent_span_id.hex() == "b7ad6b7169203331"
     attributes = {attribute.key: attribute.value for attribute in root.attributes}
     assert attributes["http.response.status_code"].int_value == 200
     assert attributes["candor.request_id"].string_value == "traced-1"
-    stages = [span for span in collector.spans if span.parent_span_id == root.span_id]
+    stages = [span for span in spans if span.parent_span_id == root.span_id]
     names = [span.name for span in sorted(stages, key=lambda span: span.start_time_unix_nano)]
     assert names == ["read", "decode", "queue", "infer", "queue", "explain", "render", "encode"]
     for stage in stages:

@@ -59,7 +59,6 @@ def marked(tmp_path_factory, embedded):
     provenance = {**embedded.manifest.provenance, "no_better_than_guessing": REMARK}
     manifest = replace(embedded.manifest, labels=labels, provenance=provenance)
     bundle_folder.write(folder / "bundle", manifest, files)
-    with Server(
-        folder, bundle=folder / "bundle", grafana_url="https://grafana.example/d/candor"
-    ) as running:
+    settings = {"grafana_url": "https://grafana.example/d/candor", "workers": 1}
+    with Server(folder, bundle=folder / "bundle", **settings) as running:
         yield running

@@ -168,7 +168,8 @@ def keyed(tmp_path_factory, marked):
     }
     (folder / "keys").touch(0o600)
     (folder / "keys").write_text("\n".join(line for _, line in made.values()))
-    with Server(folder, keys=folder / "keys", bundle=marked.environment["CANDOR_BUNDLE"]) as server:
+    bundle = marked.environment["CANDOR_BUNDLE"]
+    with Server(folder, keys=folder / "keys", bundle=bundle, workers=1) as server:
         yield server, {name: secret for name, (secret, _) in made.items()}
 
 

@@ -57,33 +57,24 @@ def test_a_link_is_not_followed(temporary, tmp_path):
         home.private(3000)
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["-m", "service", "serve"],
-        ["-m", "bentoml", "serve", "service.app:Candor", "--host", "127.0.0.1", "--port"],
-    ],
-)
-def test_a_second_server_in_one_home_is_a_sentence_and_costs_the_first_nothing(command, tmp_path):
+def test_a_second_server_in_one_home_is_a_sentence_until_the_first_has_ended(tmp_path):
+    port = free_port()
+    bentoml = ["-m", "bentoml", "serve", "service.app:Candor", "--host", "127.0.0.1", "--port"]
     with Server(tmp_path, workers=1) as first:
         first.client.get("/methods")
-        port = free_port()
-        second = subprocess.run(
-            [sys.executable, *command, *([str(port)] if command[-1] == "--port" else [])],
-            cwd=ROOT,
-            env=environment(tmp_path / "home", port=port, device="cpu"),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert second.returncode != 0
-        assert f"is in use by the server of process {first.process.pid}" in second.stderr
-        assert "Traceback" not in second.stderr
-        assert first.metric(ROUTE) == 1
-
-
-def test_the_home_is_free_again_after_the_server(tmp_path):
-    for _ in range(2):
-        with Server(tmp_path, workers=1) as server:
-            assert server.client.get("/methods").status_code == 200
+        for command in (["-m", "service", "serve"], [*bentoml, str(port)]):
+            second = subprocess.run(
+                [sys.executable, *command],
+                cwd=ROOT,
+                env=environment(tmp_path / "home", port=port, device="cpu"),
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert second.returncode != 0
+            assert f"is in use by the server of process {first.process.pid}" in second.stderr
+            assert "Traceback" not in second.stderr
+            assert first.metric(ROUTE) == 1, "it costs the first nothing"
+    with Server(tmp_path, workers=1) as next_one:
+        assert next_one.client.get("/methods").status_code == 200

@@ -21,6 +21,7 @@ from training.audit.card import CardError, card
 from training.figures.accuracy import accuracy
 
 pytestmark = pytest.mark.timeout(600)  # the first test waits for two whole audits
+MINUTES = 0.05  # a few images for attacks and explanations, which take most of the time
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +41,12 @@ def audited(bundle, drawn, tmp_path_factory):
             str(root / name),
             "--strangers",
             str(drawn),
+            "--minutes",
+            str(MINUTES),
             *more,
         ]
         done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False
+            command, cwd=ROOT, capture_output=True, text=True, timeout=290, check=False
         )
         assert done.returncode == 0, done.stderr
         audited.append(contract.load(root / name))
@@ -192,16 +195,16 @@ def test_a_comparison_takes_only_a_report_of_the_same_graph_data_seed_and_minute
     audited, bundle, reports
 ):
     fingerprint = reports[0]["data"]["fingerprint"]
-    assert comparison.report_of(audited[0], fingerprint, 0, 20.0) == reports[0]
-    assert comparison.report_of(audited[0], fingerprint, 1, 20.0) is None
-    assert comparison.report_of(audited[0], fingerprint, 0, 10.0) is None
-    assert comparison.report_of(audited[0], "0" * 64, 0, 20.0) is None
-    assert comparison.report_of(bundle, fingerprint, 0, 20.0) is None, (
+    assert comparison.report_of(audited[0], fingerprint, 0, MINUTES) == reports[0]
+    assert comparison.report_of(audited[0], fingerprint, 1, MINUTES) is None
+    assert comparison.report_of(audited[0], fingerprint, 0, 20.0) is None
+    assert comparison.report_of(audited[0], "0" * 64, 0, MINUTES) is None
+    assert comparison.report_of(bundle, fingerprint, 0, MINUTES) is None, (
         "the report of an export is no audit"
     )
     foreign = audited[0].manifest.files | {contract.PREDICT: Digest("1" * 64, 1)}
     swapped = replace(audited[0], manifest=replace(audited[0].manifest, files=foreign))
-    assert comparison.report_of(swapped, fingerprint, 0, 20.0) is None
+    assert comparison.report_of(swapped, fingerprint, 0, MINUTES) is None
 
 
 def test_a_report_matches_the_schema_and_the_schema_rejects_others(reports):
@@ -226,7 +229,7 @@ def test_report_and_card_say_how_many_images_each_measure_had(audited, reports):
     assert first["images"]["explanations"] == first["explanations"]["pictures"]
     assert f"{first['images']['corruptions']} corrupted" in shown
     assert f"{first['images']['explanations']} explained, " in shown
-    assert "--minutes 20 --strangers discs`" in shown
+    assert f"--minutes {MINUTES:g} --strangers discs`" in shown
 
 
 def test_a_report_of_another_bundle_makes_no_card(audited, reports):

@@ -125,9 +125,16 @@ def second(folder, url=None, **settings):
 
 @pytest.fixture(scope="module", params=["beside", "elsewhere"])
 def dependent(request, tmp_path_factory):
+    """A second service: beside a Candor that wants keys of others, or in front of another one."""
     folder = tmp_path_factory.mktemp("second")
-    url = request.getfixturevalue("server").url if request.param == "elsewhere" else None
-    with second(folder, url) as running:
+    if request.param == "elsewhere":
+        started = second(folder, request.getfixturevalue("server").url)
+    else:
+        keys = folder / "keys"
+        keys.touch(0o600)
+        keys.write_text(make("camera", ("metrics",))[1])
+        started = second(folder, keys=keys)
+    with started as running:
         yield running
 
 
@@ -140,20 +147,12 @@ def post(server, path, **fields):
     return response.json()
 
 
-def test_a_dependent_service_gets_predictions_and_explanations(dependent):
+def test_a_dependent_service_gets_predictions_and_explanations_without_a_key(dependent):
     both = post(dependent, "/both")
     assert both["prediction"]["label"] == "bird"
     assert len(both["prediction"]["top"]) == 2
     assert both["explanation"]["method"] == "grad_cam"
     assert both["explanation"]["map"]["shape"] == [32, 32]
-
-
-def test_a_dependent_service_needs_no_key(tmp_path):
-    keys = tmp_path / "keys"
-    keys.touch(0o600)
-    keys.write_text(make("camera", ("metrics",))[1])
-    with second(tmp_path, keys=keys) as dependent:
-        assert post(dependent, "/both")["prediction"]["label"] == "bird"
 
 
 def test_a_dependent_service_gets_a_bad_image_as_a_client_error(dependent):
