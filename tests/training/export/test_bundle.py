@@ -75,9 +75,12 @@ def test_proof_and_parity_are_measured_and_written(bundle):
 
 
 def test_the_embedded_bundle_holds_its_parity(embedded):
-    assert {entry.pictures for entry in embedded.manifest.parity.values()} == {64}
-    assert max(entry.relative_difference for entry in embedded.manifest.parity.values()) <= 2e-6
-    assert min(entry.cosine for entry in embedded.manifest.parity.values()) >= 0.999
+    entries = embedded.manifest.parity
+    in_float32 = [entry for name, entry in entries.items() if not name.startswith("bfloat16/")]
+    assert {entry.pictures for entry in entries.values()} == {64}
+    assert max(entry.relative_difference for entry in in_float32) <= 2e-6
+    assert min(entry.cosine for entry in in_float32) >= 0.999
+    assert min(entry.cosine for entry in entries.values()) >= 0.99
 
 
 def test_the_embedded_bundle_has_a_report_and_a_card(embedded):
