@@ -21,6 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A client of httpx reads all certificates anew: 65 ms of a crowded core, and tests make thousands.
 # The variable is part of the key, because a test sets it for a certificate of its own.
 _certificates = cache(lambda _file, **options: httpx.create_ssl_context(**options))
+assert httpx._transports.default.create_ssl_context is httpx.create_ssl_context, "httpx changed"
 httpx._transports.default.create_ssl_context = lambda **options: _certificates(
     os.environ.get("SSL_CERT_FILE"), **options
 )
