@@ -128,9 +128,10 @@ def _sentences(source: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
+        extra = SCHEMES.get(scheme or "")
+        remedy = f"install candor[{extra}]" if extra else "install candor again"
         raise DeliveryError(
-            f"{shown(source)} takes packages that are not installed ({error}): "
-            f"install candor[{SCHEMES[scheme or 'https']}]"
+            f"{shown(source)} takes packages that are not installed ({error}): {remedy}"
         ) from None
     except BundleError:
         raise

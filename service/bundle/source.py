@@ -49,5 +49,5 @@ def cache() -> Path:
 
 
 def place_of(digest: str) -> Path:
-    """The folder in the cache of the bundle whose manifest has `digest`."""
+    """The folder in the cache for a bundle; `digest` is that of its manifest."""
     return cache() / "bundles" / digest

@@ -108,6 +108,7 @@ def test_a_bad_archive_is_a_sentence_and_leaves_nothing(
     ("address", "message"),
     [
         ("ftp://h/b", r"bundles are fetched from s3, gs, hf, https: name one of these, or mount"),
+        ("gs://bucket/b", r"not installed \(.*gcsfs.*\): install candor\[gs\]$"),
         ("oci://h/b", r"or mount the bundle and name its folder"),
         ("https://user:secret@127.0.0.1:9/b?key=1", r"^https://127.0.0.1:9/b has no manifest.json"),
     ],
