@@ -30,6 +30,10 @@ from service.workers import memory
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+    from service.api.models.endpoints import Answers
+    from service.api.models.opening import Opener
+    from service.repository.reload import Reload
+    from service.repository.shelf import Shelf
     from service.telemetry.metrics import Metrics
     from service.telemetry.tracing import TracingMiddleware
     from service.workers.connections import Connections
@@ -78,38 +82,9 @@ class Candor:
         # BentoML's supervisor imports this module and never makes an instance: it is spared what
         # takes memory.
         from service.api.app import build  # noqa: PLC0415
-        from service.bundle.folder import load  # noqa: PLC0415
-        from service.runtime import choice  # noqa: PLC0415
-        from service.runtime.engine import Engine  # noqa: PLC0415
-        from service.runtime.health import Health  # noqa: PLC0415
-        from service.schedule.pipeline import Pipeline  # noqa: PLC0415
-        from service.telemetry.metrics import Metrics  # noqa: PLC0415
         from service.workers.drain import Drain  # noqa: PLC0415
 
-        bundle = load(SETTINGS.bundle, SETTINGS.bundle_digest)
-        manifest = bundle.manifest.served_as(SETTINGS.model_name)
-        bundle = replace(bundle, manifest=manifest)
-        names = [manifest.name_of(index) for index in range(len(manifest.labels))]
-        metrics = Metrics(
-            names,
-            manifest.distribution,
-            SETTINGS.metric_classes,
-            held_out_maps=manifest.map_distribution,
-        )
-        engine = Engine(
-            bundle,
-            SETTINGS.device,
-            SETTINGS.threads,
-            alone=SETTINGS.worker_count == 1,
-            health=Health(metrics.device_failures),
-            choice=choice.received(SETTINGS.fixed_precision),
-        )
-        metrics.objective.labels("availability").set(SETTINGS.availability_objective)
-        metrics.objective.labels("latency").set(SETTINGS.latency_objective)
-        metrics.latency_objective_seconds.set(SETTINGS.latency_objective_seconds)
-        metrics.model.labels(manifest.name, manifest.version).set(1)
-        metrics.device.labels(engine.provider, SETTINGS.wanted_device).set(1)
-        metrics.workers.set(SETTINGS.worker_count)
+        metrics = _metrics()
         self._connections = _connections(metrics)
         self._drain = Drain(
             SETTINGS.drain_seconds,
@@ -118,11 +93,16 @@ class Candor:
             self._connections,
         )
         self._shared_state, shared_times = _open_shared()
-        self._pipeline = Pipeline(engine, SETTINGS, metrics, self._shared_state, shared_times)
-        self._api = build(self._pipeline, bundle, SETTINGS, self._drain)
+        self._opener, self._shelf, self._reload = _open_models(
+            metrics, self._shared_state, shared_times
+        )
+        self._api = build(self._shelf, self._reload, metrics, SETTINGS, self._drain)
+        engine = self._shelf.default.answers.pipeline.engine
+        metrics.device.labels(engine.provider, SETTINGS.wanted_device).set(1)
         self._tracing = self._start_tracing()
         self.guard = self._api.guard
         self.app: "ASGIApp" = self._tracing or self._api.app
+        manifest = self._shelf.default.answers.manifest
         self._description = f"{manifest.name} {manifest.version}, {DEVICES[engine.device]}"
 
     @bentoml.api(input_spec=PredictArguments)  # type: ignore[untyped-decorator]
@@ -135,8 +115,8 @@ class Candor:
         Raises:
             BentoMLException: the call cannot be answered; `error_code` is the HTTP status.
         """
-        with _bentoml_errors():
-            return await self._api.calls.predict(image, mask, parameters)
+        with _bentoml_errors(), self._shelf.default.used() as answers:
+            return await answers.calls.predict(image, mask, parameters)
 
     @bentoml.api(input_spec=ExplainArguments)  # type: ignore[untyped-decorator]
     async def explain(self, image: Any, mask: Any = None, **parameters: Any) -> dict[str, Any]:
@@ -146,8 +126,8 @@ class Candor:
         Arguments and errors are those of `predict`; the result is the JSON document of POST
         /explain.
         """
-        with _bentoml_errors():
-            return await self._api.calls.explain(image, mask, parameters)
+        with _bentoml_errors(), self._shelf.default.used() as answers:
+            return await answers.calls.explain(image, mask, parameters)
 
     @property
     def connection_state(self) -> dict[str, Any]:
@@ -173,14 +153,17 @@ class Candor:
                     from service.workers import listener  # noqa: PLC0415
 
                     listener.check_free(SETTINGS.host, port, PREFIX + name.upper())
-            if not SETTINGS.knows_bundle:
-                from service.runtime import trial  # noqa: PLC0415
+            if SETTINGS.knows_bundle and not SETTINGS.compares:
+                return
+            from service.repository.catalogue import Catalogue  # noqa: PLC0415
+            from service.runtime import comparison, trial  # noqa: PLC0415
 
-                trial.check(SETTINGS)
+            catalogue = Catalogue.of(SETTINGS)
+            served = replace(SETTINGS, bundle=catalogue.current(catalogue.default).folder)
+            if not served.knows_bundle:
+                trial.check(served.bundle, served.precision)
             if SETTINGS.compares:
-                from service.runtime import comparison  # noqa: PLC0415
-
-                comparison.decide(SETTINGS).pass_on()
+                comparison.decide(served).pass_on()
         except (BundleError, PrecisionError, SettingsError) as error:
             raise BentoMLException(str(error)) from None
 
@@ -198,23 +181,28 @@ class Candor:
         )
         memory.settle()
         self._trimming = asyncio.create_task(memory.keep_trimming())
-        engine = self._pipeline.engine
         self._watching = asyncio.create_task(
-            engine.health.watch(engine.self_test, self._drain.set_able)
+            self._opener.health.watch(self._self_test, self._drain.set_able)
         )
+        self._following = asyncio.create_task(self._reload.keep_following())
         self._sweeping = asyncio.create_task(self._connections.keep_sweeping())
         self._drain.listen()
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     def close(self) -> None:
         """Finishes what waits."""
-        self._pipeline.close()
+        for loaded in self._shelf:
+            loaded.answers.pipeline.close()
         if self._tracing is not None:
             self._tracing.close()
 
     async def __is_ready__(self) -> bool:
         """True while requests are accepted: BentoML's GET /readyz is a 503 otherwise."""
         return self._drain.ready
+
+    def _self_test(self) -> None:
+        """Tests the device with the model that is the default one now."""
+        self._shelf.default.answers.pipeline.engine.self_test()
 
     def _announce(self, address: str) -> None:
         """Logs the one line of the start, in the worker that is ready last."""
@@ -229,7 +217,7 @@ class Candor:
 
         api = self._api
         self._grpc = Server(
-            self._pipeline, api.inference, api.guard, api.observation, self._drain, SETTINGS
+            self._shelf, api.models, api.guard, api.observation, self._drain, SETTINGS
         )
         await self._grpc.start(host)
 
@@ -267,17 +255,64 @@ def _connections(metrics: "Metrics") -> "Connections":
     )
 
 
-def _open_shared() -> "tuple[SharedState, SharedTimes]":
-    """The state and the times that the workers share; BentoML numbers them from 1, and its folder
-    is empty at every start.
+def _metrics() -> "Metrics":
+    """The metrics of this worker, with what never changes."""
+    from service.telemetry.metrics import Metrics  # noqa: PLC0415
+
+    metrics = Metrics(SETTINGS.metric_classes)
+    metrics.objective.labels("availability").set(SETTINGS.availability_objective)
+    metrics.objective.labels("latency").set(SETTINGS.latency_objective)
+    metrics.latency_objective_seconds.set(SETTINGS.latency_objective_seconds)
+    metrics.workers.set(SETTINGS.worker_count)
+    return metrics
+
+
+def _open_models(
+    metrics: "Metrics", state: "SharedState", times: "SharedTimes"
+) -> "tuple[Opener, Shelf[Answers], Reload[Answers]]":
+    """The models of this worker, the default one in memory, and what changes them."""
+    from service.api.models.opening import Opener  # noqa: PLC0415
+    from service.repository.agreement import Agreement  # noqa: PLC0415
+    from service.repository.catalogue import Catalogue  # noqa: PLC0415
+    from service.repository.reload import Reload  # noqa: PLC0415
+    from service.repository.shelf import Shelf, budget_bytes  # noqa: PLC0415
+    from service.schedule.resources import Resources  # noqa: PLC0415
+
+    folder, own = _place()
+    catalogue = Catalogue.of(SETTINGS)
+    resources = Resources(SETTINGS, metrics, state, times)
+    opener = Opener(SETTINGS, metrics, resources, catalogue.default, folder)
+    workers = SETTINGS.worker_count if folder else 1
+    agreement = Agreement(folder and folder / "models.json", own, workers)
+    budget = budget_bytes(SETTINGS.model_memory, workers)
+    shelf = Shelf(catalogue, agreement, opener, opener.prove, budget, metrics.loads)
+    shelf.start()
+    reload = Reload(
+        shelf,
+        metrics.processes,
+        own=own,
+        workers=workers,
+        every_seconds=SETTINGS.reload_seconds,
+    )
+    return opener, shelf, reload
+
+
+def _place() -> tuple[Path | None, int]:
+    """The folder that the workers share, if there are several, and the number of this one from 0;
+    BentoML numbers them from 1, and its folder is empty at every start.
     """
+    folder, number = os.environ.get("PROMETHEUS_MULTIPROC_DIR"), bentoml.server_context.worker_index
+    if SETTINGS.worker_count == 1 or folder is None or number is None:
+        return None, 0
+    return Path(folder), number - 1
+
+
+def _open_shared() -> "tuple[SharedState, SharedTimes]":
+    """The state and the times that the workers share."""
     from service.workers.shared_state import SharedState  # noqa: PLC0415
     from service.workers.shared_times import SharedTimes  # noqa: PLC0415
 
-    folder, number = os.environ.get("PROMETHEUS_MULTIPROC_DIR"), bentoml.server_context.worker_index
-    if SETTINGS.worker_count == 1 or folder is None or number is None:
+    folder, own = _place()
+    if folder is None:
         return SharedState(), SharedTimes()
-    return (
-        SharedState(Path(folder) / "shared_state", number - 1),
-        SharedTimes(Path(folder) / "shared_times"),
-    )
+    return SharedState(folder / "shared_state", own), SharedTimes(folder / "shared_times")

@@ -22,6 +22,7 @@
         ├── MethodNotAllowed     405 the path is served with other HTTP methods
         ├── NotAcceptable        406 no representation matches Accept
         ├── SlowRequest          408 the head or the body did not arrive in time
+        ├── Conflict             409 a model cannot be loaded or unloaded now
         ├── BodyTooLarge         413 the body has more bytes than the limit
         ├── ImageTooLarge        413 the image has more pixels, or takes more memory, than the limit
         ├── UnsupportedFormat    415 the content type or the image format is not supported
@@ -169,6 +170,12 @@ class SlowRequest(RequestError):
     """408: the head or the body did not arrive in time."""
 
     status, code, title = 408, "slow_request", "The request arrived too slowly"
+
+
+class Conflict(RequestError):
+    """409: a model cannot be loaded or unloaded; what is served goes on."""
+
+    status, code, title = 409, "conflict", "What is served cannot be changed so"
 
 
 class BodyTooLarge(RequestError):

@@ -32,6 +32,7 @@ GPU = Path("/dev/nvidia0")
 # When predictions are explained (service.explain.policy, a room further up, reads it).
 _KIND = r"(always|unsure|unfamiliar|sampled:(0(\.[0-9]+)?|1(\.0+)?))"
 CONDITION = re.compile(rf"^(none|{_KIND}(, ?{_KIND})*)$")
+MODEL_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 ORIGIN = re.compile(r"https?://[^/\s]+")
 
 
@@ -132,8 +133,18 @@ def _bundle(text: str) -> Path:
         ) from None
 
 
+def _models(text: str) -> Path | Mapping[str, Path]:
+    names = [name.strip() for name in text.split(",")]
+    if all(name in EMBEDDED for name in names):
+        return {name: EMBEDDED[name] for name in names}
+    try:
+        return _folder(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or some of {', '.join(EMBEDDED)}") from None
+
+
 def _model_name(text: str) -> str:
-    if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9_-]{0,99}", text):
+    if not MODEL_NAME.fullmatch(text):
         raise ValueError("at most 100 letters, digits, - and _ of ASCII, a letter or digit first")
     return text
 
@@ -167,6 +178,23 @@ class Settings:
         None,
         _model_name,
         "name of the model in answers, paths and metrics; by default the bundle's",
+    )
+    models: Path | Mapping[str, Path] | None = _setting(
+        None,
+        _models,
+        "further models below /models/NAME: a folder with a folder for each, or embedded ones by "
+        "name: imagenet; none by default",
+    )
+    model_memory: int = _setting(
+        0,
+        _integer(0, 2**40),
+        "bytes that the models of a worker may take beside the first one; the least recently used "
+        "ones leave; 0: a quarter of the limit of memory",
+    )
+    reload_seconds: float = _setting(
+        0.0,
+        _number(0.0, 86_400.0),
+        "seconds between two looks whether a folder of models names another version; 0: never",
     )
     device: Device = _setting(
         "auto",

@@ -31,12 +31,12 @@ class Card:
     page: File
 
     @classmethod
-    def of(cls, bundle: Bundle) -> "Card | None":
-        """The card of `bundle`, or None if it has none."""
+    def of(cls, bundle: Bundle, prefix: str = "") -> "Card | None":
+        """The card of `bundle`, or None if it has none; its plots are below the path `prefix`."""
         if not bundle.has(CARD):
             return None
         content = bundle.read(CARD)
-        page = page_of(content.decode(), bundle.manifest.name, bundle.manifest.files)
+        page = page_of(content.decode(), bundle.manifest.name, bundle.manifest.files, prefix)
         return cls(
             File.of(content, f"{MARKDOWN}; charset=utf-8"),
             File.of(page.encode(), f"{HTML}; charset=utf-8"),
@@ -49,9 +49,9 @@ class Card:
         return response
 
 
-def page_of(text: str, title: str, files: Collection[str]) -> str:
-    """Renders a card as a page; of the bundle's `files` it shows the plots."""
-    body = _Markdown(files).render(METADATA.sub("", text, count=1))
+def page_of(text: str, title: str, files: Collection[str], prefix: str = "") -> str:
+    """Renders a card as a page; of the bundle's `files` it shows the plots, below `prefix`."""
+    body = _Markdown(files, prefix + PLOTS).render(METADATA.sub("", text, count=1))
     # Tags come from the renderer alone, so they can be replaced as text. Loading an image from
     # another host would reveal the reader to that host: it becomes a link.
     body = FOREIGN_IMAGE.sub(r'<a href="\1">\2</a>', body)
@@ -66,15 +66,16 @@ def page_of(text: str, title: str, files: Collection[str]) -> str:
 class _Markdown(MarkdownIt):
     """CommonMark with tables and without HTML."""
 
-    def __init__(self, files: Collection[str]) -> None:
+    def __init__(self, files: Collection[str], plots: str) -> None:
         super().__init__("commonmark", {"html": False})
         self.enable("table")
+        self._path = plots
         self._plots = {name for name in files if name.endswith(".png")}
 
     def normalizeLink(self, url: str) -> str:  # noqa: N802 - the parser's hook
         """The address of a link; plots lead to their route."""
-        return f"{PLOTS}{url}" if url in self._plots else super().normalizeLink(url)
+        return f"{self._path}{url}" if url in self._plots else super().normalizeLink(url)
 
     def validateLink(self, url: str) -> bool:  # noqa: N802 - the parser's hook
         """Returns whether `url` may be linked; any other link stays text."""
-        return url.startswith(("http://", "https://", PLOTS))
+        return url.startswith(("http://", "https://", self._path))

@@ -68,17 +68,25 @@ class Native:
     """The native endpoints over one pipeline."""
 
     def __init__(
-        self, pipeline: Pipeline, bundle: Bundle, settings: Settings, limits: Limits
+        self,
+        pipeline: Pipeline,
+        bundle: Bundle,
+        settings: Settings,
+        limits: Limits,
+        prefix: str = "",
     ) -> None:
+        """`prefix`: the path of the model, before those of its reference images and plots; only the
+        default model, which has none, may show the images of CANDOR_REFERENCE.
+        """
         self._pipeline = pipeline
         self._limits = limits
-        self._reference = Reference.of(bundle, settings.reference)
+        self._reference = Reference.of(bundle, None if prefix else settings.reference, prefix)
         self._manifest: Manifest = bundle.manifest
         self._model = responses.model(self._manifest)
         self._policy = policy.of_setting(settings.explain, bundle.manifest)
         # Most callers send the same parameters again and again: their options are checked once.
         self._usual_options = lru_cache(USUAL)(self._check)
-        self._card = Card.of(bundle)
+        self._card = Card.of(bundle, prefix)
         self._documents = {
             "/model": orjson.dumps(responses.public_manifest(pipeline.engine)),
             "/methods": orjson.dumps(
@@ -88,12 +96,11 @@ class Native:
 
     def routes(self) -> list[GuardedRoute]:
         """The routes of these endpoints."""
-        reference = GuardedRoute("/reference/{row:int}", guard.DOCUMENTS, self.reference)
         return [
             GuardedRoute("/predict", guard.PREDICT, self.predict, ["POST"]),
             GuardedRoute("/explain", guard.EXPLAIN, self.explain, ["POST"]),
             GuardedRoute("/model/card", guard.ADMIN, self.card),
-            *([reference] if self.shows_references else []),
+            GuardedRoute("/reference/{row:int}", guard.DOCUMENTS, self.reference),
             GuardedRoute("/metrics", guard.METRICS, self.metrics),
             *(
                 GuardedRoute(path, guard.DOCUMENTS, document(body))
@@ -195,6 +202,10 @@ class Native:
 
     async def reference(self, request: Request) -> Response:
         """GET /reference/ROW: a reference image as the network sees it."""
+        if not self.shows_references:
+            raise NotFound(
+                "this model shows no reference images: set CANDOR_REFERENCE to their folder"
+            )
         # Reading and decoding a file would block the event loop.
         body = await asyncio.to_thread(self._reference.image, request.path_params["row"])
         return Response(body, media_type=PNG, headers=REFERENCE_HEADERS)
@@ -287,7 +298,7 @@ class Native:
         metrics.explained(reason).inc()
         aspects = attribution.aspects
         if reason in policy.FAIR and aspects is not None:
-            metrics.maps.add(*aspects)
+            self._pipeline.model_metrics.maps.add(*aspects)
 
     async def _overlay(
         self,

@@ -36,16 +36,16 @@ CACHED_HEADS = 1_024  # the heads of one client differ in little but the length
 
 
 class OverloadRejection:
-    """Rejects requests that `pipeline` has no place for, and counts them as `observation` counts
-    other responses. What `refusal` has a reason against is left to the application, which answers
-    with that reason.
+    """Rejects requests that the present `pipeline` has no place for, and counts them as
+    `observation` counts other responses. What `refusal` has a reason against is left to the
+    application, which answers with that reason.
 
     It is the `EarlyRejection` of `service.workers.protocol`, for POST to `paths`.
     """
 
     def __init__(
         self,
-        pipeline: Pipeline,
+        pipeline: Callable[[], Pipeline],
         observation: ObservationMiddleware,
         drain: Drain,
         paths: Collection[str],
@@ -63,7 +63,7 @@ class OverloadRejection:
     @property
     def active(self) -> bool:
         """True while predictions are backlogged; a worker that stops rejects in other words."""
-        return self._pipeline.backlogged and not self._drain.stopping
+        return self._pipeline().backlogged and not self._drain.stopping
 
     def head_of(self, head: bytes, server: Server) -> RequestHead | None:
         """Parses a head; None unless it is plain, and the application would want its body."""
@@ -77,7 +77,7 @@ class OverloadRejection:
         of the event loop.
         """
         started = time.perf_counter()
-        if error := self._pipeline.rejection(ahead=self._admitted):
+        if error := self._pipeline().rejection(ahead=self._admitted):
             lines, body = _response(head.path, error.detail, error.retry_after_seconds)
             request_id = self._observation.request_id(head.request_id)
             seconds = time.perf_counter() - started

@@ -7,7 +7,7 @@ no markup out of text (Trusted Types): a label that looks like a script stays te
 import gzip
 import hashlib
 import html
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +15,11 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.access.guard import ADMIN, DOCUMENTS, OPEN, GuardedRoute, Needs
+from service.api.access.guard import ADMIN, DOCUMENTS, OPEN, GuardedRoute
 from service.api.negotiation import takes_gzip
 from service.bundle.folder import Bundle
 from service.bundle.presentation import SAMPLE_TYPES
+from service.errors import NotFound, short
 from service.explain import colours
 
 WEB = Path(__file__).parent.parent / "web"
@@ -79,22 +80,34 @@ class File:
         return Response(self.content, headers=headers, media_type=self.media_type)
 
 
-def routes(bundle: Bundle, grafana_url: str) -> list[GuardedRoute]:
+def routes(grafana_url: str) -> list[GuardedRoute]:
     """One route a file, so that no path leads out of the folder.
 
     The page links `grafana_url` unless it is empty.
     """
     # Every file is in memory: a request never touches the disk.
     page = (*_files(grafana_url), (f"/web/{COLOURS}", _colours()))
+    return [GuardedRoute(path, OPEN, file.answer) for path, file in page]
+
+
+def bundle_routes(bundle: Bundle) -> list[GuardedRoute]:
+    """The routes to the plots and the samples of a bundle."""
     return [
-        *_routes(OPEN, page),
-        *_routes(ADMIN, _plots(bundle)),
-        *_routes(DOCUMENTS, _samples(bundle)),
+        GuardedRoute("/model/plots/{file}", ADMIN, _one_of(dict(_plots(bundle)))),
+        GuardedRoute("/model/samples/{file}", DOCUMENTS, _one_of(dict(_samples(bundle)))),
     ]
 
 
-def _routes(needs: Needs, files: Iterable[tuple[str, File]]) -> Iterator[GuardedRoute]:
-    return (GuardedRoute(path, needs, file.answer) for path, file in files)
+def _one_of(files: Mapping[str, File]) -> Callable[[Request], Awaitable[Response]]:
+    """The endpoint of files by name."""
+
+    async def answer(request: Request) -> Response:
+        name = request.path_params["file"]
+        if name not in files:
+            raise NotFound(f"the bundle has no {short(name)}; it has {', '.join(files) or 'none'}")
+        return await files[name].answer(request)
+
+    return answer
 
 
 def _files(grafana_url: str) -> Iterator[tuple[str, File]]:
@@ -112,10 +125,10 @@ def _colours() -> File:
 def _plots(bundle: Bundle) -> Iterator[tuple[str, File]]:
     for name in bundle.manifest.files:
         if name.endswith(".png"):
-            yield f"/model/plots/{name}", File.of(bundle.read(name), "image/png")
+            yield name, File.of(bundle.read(name), "image/png")
 
 
 def _samples(bundle: Bundle) -> Iterator[tuple[str, File]]:
     for sample in bundle.manifest.samples:
         kind = SAMPLE_TYPES[Path(sample.file).suffix]
-        yield f"/model/samples/{sample.file}", File.of(bundle.read(sample.file), kind)
+        yield sample.file, File.of(bundle.read(sample.file), kind)

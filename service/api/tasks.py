@@ -3,6 +3,7 @@ rows.
 """
 
 import asyncio
+import time
 from collections.abc import Coroutine, Iterable
 from ipaddress import IPv6Network
 from typing import Any, TypeVar
@@ -32,14 +33,14 @@ def timing_of(request: Request, pipeline: Pipeline) -> Timing:
     return timing_for(caller_of(request), pipeline)
 
 
-def timing_for(caller: Caller, pipeline: Pipeline) -> Timing:
-    """The timing of a request of `caller` that begins.
+def timing_for(caller: Caller, pipeline: Pipeline, started: float | None = None) -> Timing:
+    """The timing of a request of `caller` that begins, or began at `started`.
 
     Raises:
         TooManyRequests: the caller has used up an allowance.
     """
     pipeline.allowances.check(caller)
-    return Timing(pipeline.metrics, caller=caller)
+    return Timing(pipeline.metrics, started or time.perf_counter(), caller)
 
 
 def caller_of(request: Request) -> Caller:

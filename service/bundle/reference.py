@@ -45,10 +45,13 @@ class Reference:
     spec: Input
     folder: Path | None
     pictures: zipfile.ZipFile | None = None
+    prefix: str = ""
 
     @classmethod
-    def of(cls, bundle: Bundle, folder: Path | None) -> "Reference":
-        """The reference images of `bundle`: no rows if it has none."""
+    def of(cls, bundle: Bundle, folder: Path | None, prefix: str = "") -> "Reference":
+        """The reference images of `bundle`: no rows if it has none; `prefix` is the path of the
+        model.
+        """
         if not bundle.has(contract.REFERENCE):
             return cls((), (), bundle.manifest.input, None)
         content = bundle.read(contract.REFERENCE)
@@ -63,7 +66,9 @@ class Reference:
                 f"{bundle.folder / contract.REFERENCE} has no reference images ({error}): "
                 "export the bundle again"
             ) from None
-        return cls(labels, names, bundle.manifest.input, folder, _pictures(bundle, len(names)))
+        return cls(
+            labels, names, bundle.manifest.input, folder, _pictures(bundle, len(names)), prefix
+        )
 
     @property
     def has_images(self) -> bool:
@@ -79,7 +84,9 @@ class Reference:
             "name": self.names[row],
             "distance": 1 - nearest.similarity,
         }
-        return description | ({"picture": f"/reference/{row}"} if self.has_images else {})
+        return description | (
+            {"picture": f"{self.prefix}/reference/{row}"} if self.has_images else {}
+        )
 
     def image(self, row: int) -> bytes:
         """The image of a row as a PNG file, of the network's input size or a small view.

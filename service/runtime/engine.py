@@ -186,6 +186,10 @@ class Engine:
         """
         self._sessions.self_test()
 
+    def close(self) -> None:
+        """Frees the memory of the sessions: this engine and its views compute nothing more."""
+        self._sessions.close()
+
     def predict(self, batch: Batch) -> Outputs:
         """The outputs of predict.onnx, in the precision of the explanations."""
         return self._predict(folder.PREDICT, batch)

@@ -10,11 +10,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 from service.bundle.folder import Bundle, load
 from service.errors import BundleError, CandorError
 from service.image.resize import pixels_of
-from service.settings import Precision, Settings
+from service.settings import Precision
 
 # Of processor time, for the imports and small graphs; and for each MB of graphs, and for each
 # megapixel of input.
@@ -25,15 +26,16 @@ ROOT = Path(__file__).parents[2]
 WALL_FACTOR = 10  # on a crowded machine a process has a share of a core
 
 
-def check(settings: Settings) -> None:
-    """Opens and runs every graph of the bundle to serve once, for one image, on the CPU.
+def check(folder: Path, wanted: Literal["auto"] | Precision) -> None:
+    """Opens and runs every graph of the bundle in `folder` once, for one image, on the CPU; the
+    one of a `wanted` precision, too.
 
     Raises:
         BundleError: it cannot be loaded, opened or run within the limits.
     """
-    folder = settings.bundle.resolve()
+    folder = folder.resolve()
     seconds, memory_bytes = limits(load(folder))
-    command = [sys.executable, "-m", "service.runtime.trial", str(folder), settings.precision]
+    command = [sys.executable, "-m", "service.runtime.trial", str(folder), wanted]
     try:
         done = subprocess.run(  # noqa: S603 - the program is ours
             [*command, str(seconds), str(memory_bytes)],

@@ -34,25 +34,23 @@ from service.explain.legend import Legend
 from service.explain.maps import segments
 from service.image import budget, decode, header, resize
 from service.image import mask as image_mask
-from service.image.budget import Budget, Budgets, Lease
+from service.image.budget import Budget, Lease
 from service.image.decode import Opened
 from service.image.kinds import USUAL
 from service.image.resize import Input, Pixels
 from service.predictions import Calibrated, Prediction, PredictionOptions, calibrate, prediction_of
 from service.runtime.engine import Engine
 from service.runtime.sessions import self_test_image
-from service.schedule.allowance import MEGAPIXELS, PASSES, RESOURCES, Allowances, Rates
+from service.schedule.allowance import MEGAPIXELS, PASSES
 from service.schedule.deadlines import DeadlineExplainer, ExplanationTask
 from service.schedule.fairness import FairQueue
 from service.schedule.lanes import InterjectingLane, LoopLane, ThreadLane
-from service.schedule.loop_time import LoopTime
 from service.schedule.queue import Queue, QueueMetrics, Ticket
+from service.schedule.resources import Resources
 from service.schedule.timing import DEADLINE_MS, Timing
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from service.workers import host
-from service.workers.shared_state import PREDICTING, SharedState
-from service.workers.shared_times import SharedTimes
+from service.workers.shared_state import PREDICTING
 
 FEWEST, MOST = 128, 512  # places in a queue; the fewest hold two of the largest requests
 # Seconds of predictions that may wait; a rejection serves a caller better than a longer wait.
@@ -111,30 +109,20 @@ class Pipeline:
         engine: Engine,
         settings: Settings,
         metrics: Metrics,
-        shared_state: SharedState | None = None,
-        shared_times: SharedTimes | None = None,
+        resources: Resources | None = None,
     ) -> None:
-        """Opens the lanes; `shared_state` and `shared_times` are those of all workers, if there are
-        several.
-        """
+        """Opens the lanes; `resources` are those of all models, if there are several."""
         self.engine = engine
         self.metrics = metrics
+        self.model_metrics = metrics.of_model(engine.manifest)
         self._engine_on_one_core = engine.on_one_core()
-        self.budgets = _budgets(settings, metrics)
+        self._owns_resources = resources is None
+        self._resources = resources = resources or Resources(settings, metrics)
+        self.budgets, self.allowances = resources.budgets, resources.allowances
         self.max_pixels = budget.most_pixels(settings.max_pixels, self.budgets.images)
         self._max_passes = settings.max_passes
-        self.allowances = Allowances(
-            Rates(settings.passes_per_second, settings.megapixels_per_second),
-            shared_times or SharedTimes(),
-            {resource: metrics.allowance_rejected.labels(resource) for resource in RESOURCES},
-        )
-        self._shared_state = shared_state or SharedState()
-        self._loop_time = LoopTime()
-        self._threads = ThreadPoolExecutor(
-            max_workers=min(4, host.cores()), thread_name_prefix="images"
-        )
-        # Large images have a thread of their own, so that small ones never wait behind them.
-        self._large_thread = ThreadPoolExecutor(1, thread_name_prefix="large images")
+        self._shared_state, self._loop_time = resources.shared_state, resources.loop_time
+        self._threads, self._large_thread = resources.threads, resources.large_thread
         # A call of gRPC reaches the loop in many turns, by way of a thread, and one call after the
         # other: while a batch held the loop, the next would be made of a single image.
         self._on_loop = not settings.grpc_port
@@ -349,8 +337,8 @@ class Pipeline:
         """Finishes what waits; later requests are rejected."""
         self._predict.close()
         self._explain.close()
-        self._threads.shutdown()
-        self._large_thread.shutdown()
+        if self._owns_resources:
+            self._resources.close()
 
     def _predict_lane(self) -> PredictLane:
         seconds = self.engine.quick_seconds
@@ -402,14 +390,15 @@ class Pipeline:
 
     def _count(self, prediction: Prediction) -> None:
         best, familiarity = prediction.best, prediction.familiarity
-        self.metrics.predictions[best.index].inc()
-        self.metrics.confidence.observe(best.probability)
+        metrics = self.model_metrics
+        metrics.predictions[best.index].inc()
+        metrics.confidence.observe(best.probability)
         score = math.nan if familiarity is None else familiarity.score
-        self.metrics.window.add(best.probability, score, float(best.index))
+        metrics.window.add(best.probability, score, float(best.index))
         if familiarity is not None:
-            self.metrics.familiarity.observe(familiarity.score)
+            metrics.familiarity.observe(familiarity.score)
             if not familiarity.familiar:
-                self.metrics.unfamiliar.inc()
+                metrics.unfamiliar.inc()
 
     def _count_explanation(self, question: Question, answer: Attribution, seconds: float) -> None:
         name = question.method.name
@@ -498,33 +487,6 @@ def check_cost(opened: Opened, cost: int, images: Budget) -> None:
             f"the image is {opened.width}×{opened.height} px and takes {cost / 1e6:,.4g} MB of "
             f"memory; the limit is {images.largest_bytes / 1e6:,.4g} MB: send a smaller one"
         )
-
-
-def _budgets(settings: Settings, metrics: Metrics) -> Budgets:
-    workers = settings.worker_count
-    return Budgets(
-        Budget(
-            budget.IMAGES,
-            budget.images_bytes(settings.decode_memory, workers),
-            _budget_metrics(metrics, budget.IMAGES),
-        ),
-        Budget(
-            budget.BODIES,
-            budget.bodies_bytes(settings.body_memory, settings.max_body_bytes, workers),
-            _budget_metrics(metrics, budget.BODIES),
-        ),
-    )
-
-
-def _budget_metrics(metrics: Metrics, name: str) -> budget.BudgetMetrics:
-    return budget.BudgetMetrics(
-        metrics.budget_used.labels(name),
-        metrics.budget_limit.labels(name),
-        {
-            reason: metrics.budget_rejected.labels(name, reason)
-            for reason in (budget.TOO_LARGE, budget.FULL, budget.LATE)
-        },
-    )
 
 
 def fit_image(

@@ -32,12 +32,25 @@ Result = TypeVar("Result")
 FULL, LATE, STOPPING = "queue_full", "deadline", "stopping"  # reasons of a rejection, as labels
 
 
+class Share:
+    """The part of one queue in a `gauge` that the queues of all models add up to."""
+
+    def __init__(self, gauge: Gauge) -> None:
+        self._gauge = gauge
+        self._value = 0
+
+    def set(self, value: int) -> None:
+        """Makes the part `value`."""
+        self._gauge.inc(value - self._value)
+        self._value = value
+
+
 class QueueMetrics(NamedTuple):
     """The metrics of one queue: its depth and limit, items in flight, rejections, batch sizes."""
 
-    depth: Gauge
-    limit: Gauge
-    in_flight: Gauge
+    depth: Share
+    limit: Share
+    in_flight: Share
     rejected: Mapping[str, Counter]
     batch_size: Histogram
 
@@ -45,9 +58,9 @@ class QueueMetrics(NamedTuple):
     def of(cls, metrics: Metrics, lane: str) -> "QueueMetrics":
         """The share of `metrics` that is labelled with `lane`."""
         return cls(
-            metrics.queue_depth.labels(lane),
-            metrics.queue_limit.labels(lane),
-            metrics.in_flight.labels(lane),
+            Share(metrics.queue_depth.labels(lane)),
+            Share(metrics.queue_limit.labels(lane)),
+            Share(metrics.in_flight.labels(lane)),
             {reason: metrics.rejected.labels(lane, reason) for reason in (FULL, LATE, STOPPING)},
             metrics.batch_size.labels(lane),
         )

@@ -13,6 +13,7 @@ p and held-out images q: 0 if they are equal, without a largest value. docs/trus
 it misleads.
 """
 
+import glob
 import math
 import mmap
 import os
@@ -48,13 +49,15 @@ PREDICTIONS, MAPS = (
 
 
 class Window:
-    """The latest records of one kind, of all workers that keep theirs in `folder`; a lone worker
-    needs no folder.
+    """The latest records of one kind and of one `model`, of all workers that keep theirs in
+    `folder`; a lone worker needs no folder.
     """
 
-    def __init__(self, folder: Path | None = None, watched: Watched = PREDICTIONS) -> None:
+    def __init__(
+        self, folder: Path | None = None, watched: Watched = PREDICTIONS, model: str = ""
+    ) -> None:
         self.watched = watched
-        self._folder, self._suffix = folder, f".{watched.kind}"
+        self._folder, self._suffix = folder, f".{model}.{watched.kind}"
         self._record = struct.Struct(f"{1 + len(watched.aspects)}d")
         self._bytes = WINDOW * self._record.size
         self._own = (
@@ -81,7 +84,7 @@ class Window:
     def _rings(self) -> list[Float64[np.ndarray, " values"]]:
         if self._folder is None:
             return [np.frombuffer(self._own)]
-        return [np.fromfile(path) for path in self._folder.glob(f"*{self._suffix}")]
+        return [np.fromfile(path) for path in self._folder.glob(f"*{glob.escape(self._suffix)}")]
 
 
 def drift(

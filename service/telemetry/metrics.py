@@ -6,7 +6,7 @@ workers.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -15,8 +15,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from service.bundle.manifest import Distribution, MapDistribution
-from service.telemetry.drift import LEAST, MAPS, WINDOW, Window, drift
+from service.bundle.manifest import Distribution, Manifest, MapDistribution
+from service.telemetry.drift import LEAST, MAPS, PREDICTIONS, WINDOW, Window, drift
 from service.telemetry.multiprocess import Exposition
 from service.workers import connections, host
 
@@ -42,17 +42,14 @@ SAME: Literal["livemax"] = "livemax"  # every worker sets the same number
 class MachineCollector(Collector):
     """Memory and processor time of all workers, and what killed ones leave, read at a scrape."""
 
-    def __init__(self, exposition: Exposition | None) -> None:
+    def __init__(self, exposition: Exposition | None, processes: Callable[[], set[int]]) -> None:
         self._exposition = exposition
+        self._processes = processes
         self._limit_bytes = host.memory_limit_bytes()
 
     def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         """The gauges and the counter, for all workers and their supervisor."""
-        pids = (
-            {os.getpid()}
-            if self._exposition is None
-            else {os.getppid(), *self._exposition.processes()}
-        )
+        pids = self._processes()
         yield GaugeMetricFamily(
             "candor_memory_bytes", "Resident memory of all processes.", host.resident_bytes(pids)
         )
@@ -79,24 +76,40 @@ class MachineCollector(Collector):
 
 
 class DriftCollector(Collector):
-    """The drift of the latest predictions, or of their maps, computed at a scrape."""
+    """The drift of the latest predictions, and of their maps, computed at a scrape."""
 
-    def __init__(
-        self, window: Window, held_out: Distribution | MapDistribution | None, name: str, what: str
-    ) -> None:
-        self._window, self._held_out, self._name = window, held_out, name
-        self._description = (
-            f"Population stability index of the latest {WINDOW} {what} against held-out images; "
-            f"NaN below {LEAST}, or if the bundle has none."
-        )
+    def __init__(self, served: Mapping[str, "ModelMetrics"]) -> None:
+        self._served = served
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """One gauge, with the compared aspect as its label."""
-        gauge = GaugeMetricFamily(self._name, self._description, labels=("of",))
-        window = self._window
-        for aspect, index in drift(window.latest(), self._held_out, window.watched).items():
-            gauge.add_metric((aspect,), index)
-        yield gauge
+        """Two gauges, with the model and the compared aspect as their labels."""
+        models = list(self._served.values())
+        yield _drift(
+            "candor_drift",
+            "predictions",
+            ((each.name, each.window, each.held_out) for each in models),
+        )
+        yield _drift(
+            "candor_map_drift",
+            "Grad-CAMs",
+            ((each.name, each.maps, each.held_out_maps) for each in models),
+        )
+
+
+def _drift(
+    name: str,
+    what: str,
+    windows: Iterable[tuple[str, Window, Distribution | MapDistribution | None]],
+) -> GaugeMetricFamily:
+    description = (
+        f"Population stability index of the latest {WINDOW} {what} against held-out images; "
+        f"NaN below {LEAST}, or if the bundle has none."
+    )
+    gauge = GaugeMetricFamily(name, description, labels=("model", "of"))
+    for model, window, held_out in windows:
+        for aspect, index in drift(window.latest(), held_out, window.watched).items():
+            gauge.add_metric((model, aspect), index)
+    return gauge
 
 
 class ConnectionMetrics:
@@ -121,40 +134,105 @@ class ConnectionMetrics:
         self.bad_request: Callable[[], None] = bad_requests.inc
 
 
-class Metrics:
-    """The metrics of one service, on a registry of their own; `window` holds its latest
-    predictions, `maps` the latest maps that can be compared.
+class ModelMetrics:
+    """The metrics of one version of a model; `window` holds its latest predictions, `maps` the
+    latest maps that can be compared.
     """
 
-    def __init__(
-        self,
-        labels: Sequence[str] = (),
-        held_out: Distribution | None = None,
-        most_classes: int = 100,
-        held_out_maps: MapDistribution | None = None,
-    ) -> None:
-        """`labels` are the classes that may be predicted, counted one by one if there are at most
-        `most_classes`; drift is measured against `held_out` and `held_out_maps`.
-        """
+    def __init__(self, metrics: "Metrics", manifest: Manifest, folder: Path | None) -> None:
+        name, version = manifest.name, manifest.version
+        self.name, self.version = name, version
+        # By the index of the class.
+        classes = [manifest.name_of(index) for index in range(len(manifest.labels))]
+        if len(classes) > metrics.most_classes:
+            classes = [EVERY_CLASS] * len(classes)
+        by_label = {label: metrics.predictions.labels(name, label) for label in classes}
+        self.predictions = [by_label[label] for label in classes]
+        self.confidence = metrics.confidence.labels(name)
+        self.familiarity = metrics.familiarity.labels(name)
+        self.unfamiliar = metrics.unfamiliar.labels(name)
+        self.seconds = metrics.model_seconds.labels(name, version)
+        self.answers = cache(lambda status: metrics.model_requests.labels(name, version, status))
+        ring = f"{name}@{version}"
+        self.window, self.maps = Window(folder, PREDICTIONS, ring), Window(folder, MAPS, ring)
+        self.held_out, self.held_out_maps = manifest.distribution, manifest.map_distribution
+
+    def count(self, status: int, seconds: float) -> None:
+        """Counts an answer of this version."""
+        self.answers(str(status)).inc()
+        self.seconds.observe(seconds)
+
+
+class ModelLoads:
+    """How versions of models came into memory and left it."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._loads = Counter(
+            "candor_model_loads",
+            "Versions of models that a worker has loaded or let go, or failed to load.",
+            ("model", "outcome"),
+            registry=registry,
+        )
+        self._in_memory = Gauge(
+            "candor_models_in_memory",
+            "Versions of models in memory, over all workers.",
+            multiprocess_mode=LIVE,
+            registry=registry,
+        )
+
+    def count(self, model: str, outcome: str) -> None:
+        """Counts an outcome: loaded, replaced, evicted, unloaded or failed."""
+        self._loads.labels(model, outcome).inc()
+        if outcome == "loaded":
+            self._in_memory.inc()
+        elif outcome != "failed":
+            self._in_memory.dec()
+
+
+class Metrics:
+    """The metrics of one service, on a registry of their own."""
+
+    def __init__(self, most_classes: int = 100) -> None:
+        """Classes are counted one by one in models that have at most `most_classes`."""
+        self.most_classes = most_classes
         folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
         self._registry = CollectorRegistry()
         self._declare_requests(self._registry)
         self._declare_lanes(self._registry)
         self._declare_budgets(self._registry)
-        self._declare_predictions(self._registry, labels, by_class=len(labels) <= most_classes)
+        self._declare_predictions(self._registry)
         self._declare_explanations(self._registry)
         self._declare_service(self._registry)
         self.connections = ConnectionMetrics(self._registry)
-        shared = Path(folder) if folder else None
-        self._exposition = Exposition(shared) if shared else None
-        self.window, self.maps = Window(shared), Window(shared, MAPS)
+        self.loads = ModelLoads(self._registry)
+        self._folder = Path(folder) if folder else None
+        self._exposition = Exposition(self._folder) if self._folder else None
+        self._models: dict[tuple[str, str], ModelMetrics] = {}
+        self._served: dict[str, ModelMetrics] = {}
         self._computed = CollectorRegistry()
-        self._computed.register(MachineCollector(self._exposition))
-        for collector in (
-            DriftCollector(self.window, held_out, "candor_drift", "predictions"),
-            DriftCollector(self.maps, held_out_maps, "candor_map_drift", "Grad-CAMs"),
-        ):
-            self._computed.register(collector)
+        self._computed.register(MachineCollector(self._exposition, self.processes))
+        self._computed.register(DriftCollector(self._served))
+
+    def processes(self) -> set[int]:
+        """The process ids of all workers and of their supervisor."""
+        if self._exposition is None:
+            return {os.getpid()}
+        return {os.getppid(), *self._exposition.processes()}
+
+    def of_model(self, manifest: Manifest) -> ModelMetrics:
+        """The metrics of a version, made once."""
+        key = manifest.name, manifest.version
+        if key not in self._models:
+            self._models[key] = ModelMetrics(self, manifest, self._folder)
+        return self._models[key]
+
+    def serve(self, model: ModelMetrics) -> None:
+        """Notes the version of a model that answers from now on; its drift is watched."""
+        before = self._served.get(model.name)
+        if before is not None and before is not model:
+            self.model.labels(before.name, before.version).set(0)
+        self._served[model.name] = model
+        self.model.labels(model.name, model.version).set(1)
 
     def text(self) -> bytes:
         """The metrics of all workers, in Prometheus's text format."""
@@ -164,6 +242,11 @@ class Metrics:
             else self._exposition.text().encode()
         )
         return counted + bytes(generate_latest(self._computed))
+
+    def end(self, model: ModelMetrics) -> None:
+        """Notes that a model is not served any more."""
+        self._served.pop(model.name, None)
+        self.model.labels(model.name, model.version).set(0)
 
     def _declare_requests(self, registry: CollectorRegistry) -> None:
         self.requests = Counter(
@@ -270,37 +353,45 @@ class Metrics:
             registry=registry,
         )
 
-    def _declare_predictions(
-        self, registry: CollectorRegistry, labels: Sequence[str], *, by_class: bool
-    ) -> None:
-        predictions = Counter(
+    def _declare_predictions(self, registry: CollectorRegistry) -> None:
+        self.predictions = Counter(
             "candor_predictions",
             f"Predicted classes; {EVERY_CLASS} are those of a model of more than "
             "CANDOR_METRIC_CLASSES.",
-            ("label",),
+            ("model", "label"),
             registry=registry,
         )
-        # By the index of the class.
-        self.predictions = (
-            [predictions.labels(label) for label in labels]
-            if by_class
-            else [predictions.labels(EVERY_CLASS)] * len(labels)
+        self.model_requests = Counter(
+            "candor_model_requests",
+            "Requests answered by a version of a model.",
+            ("model", "version", "code"),
+            registry=registry,
+        )
+        self.model_seconds = Histogram(
+            "candor_model_request_duration_seconds",
+            "The same from the head of the request to the answer.",
+            ("model", "version"),
+            buckets=SECONDS,
+            registry=registry,
         )
         self.confidence = Histogram(
             "candor_prediction_confidence",
             "Calibrated probability of the predicted class.",
+            ("model",),
             buckets=SHARES,
             registry=registry,
         )
         self.familiarity = Histogram(
             "candor_familiarity",
             "Familiarity score: a cosine, or an energy where the bundle has no features.",
+            ("model",),
             buckets=SCORES,
             registry=registry,
         )
         self.unfamiliar = Counter(
             "candor_unfamiliar",
             "Images unlike those that the model was trained on.",
+            ("model",),
             registry=registry,
         )
 
@@ -346,7 +437,7 @@ class Metrics:
     def _declare_service(self, registry: CollectorRegistry) -> None:
         self.model = Gauge(
             "candor_model_info",
-            "The served model.",
+            "The versions of models that are served: 1, or 0 once another one has taken over.",
             ("name", "version"),
             multiprocess_mode=SAME,
             registry=registry,

@@ -5,7 +5,7 @@
 
 from collections.abc import Mapping
 
-from service.api.access.guard import DOCUMENTS, OPEN, PREDICT, Needs
+from service.api.access.guard import ADMIN, DOCUMENTS, OPEN, PREDICT, Needs
 
 SERVICE = "inference.GRPCInferenceService"
 INFER, STREAM = "ModelInfer", "ModelStreamInfer"
@@ -18,6 +18,8 @@ NEEDS: Mapping[str, Needs] = {
     "ModelConfig": DOCUMENTS,
     "ModelStatistics": DOCUMENTS,
     "RepositoryIndex": DOCUMENTS,
+    "RepositoryModelLoad": ADMIN,
+    "RepositoryModelUnload": ADMIN,
     INFER: PREDICT,
     STREAM: PREDICT,
 }

@@ -19,33 +19,28 @@ from service.api.grpc import messages, tensors
 from service.api.grpc.calls import Answer, Call, Calls
 from service.api.grpc.reading import Reads
 from service.api.kserve import repository, v2
-from service.api.kserve.inference import Inference
 from service.api.kserve.tensors import InferenceRequest
+from service.api.models.endpoints import Answers
+from service.api.models.repository import Repository
 from service.api.parameters import OF_INFER, TIMEOUT
 from service.api.tasks import timing_for
 from service.api.wire.parameters import MAX_DEADLINE_MS
 from service.bundle.manifest import Manifest
 from service.errors import MalformedRequest
-from service.schedule.pipeline import Pipeline
-from service.schedule.timing import Timing
+from service.repository.loaded import Loaded
+from service.repository.shelf import Shelf
 
 WAY_BACK = 0.95  # of the time that a call has left: its answer must arrive within it, too
 
 
 class Methods:
-    """The methods over one pipeline, as answers to calls."""
+    """The methods over the models of `shelf`, as answers to calls."""
 
     def __init__(
-        self,
-        pipeline: Pipeline,
-        manifest: Manifest,
-        inference: Inference,
-        reads: Reads,
-        calls: Calls,
+        self, shelf: Shelf[Answers], models: Repository, reads: Reads, calls: Calls
     ) -> None:
-        self._pipeline = pipeline
-        self._manifest = manifest
-        self._inference = inference
+        self._shelf = shelf
+        self._models = models
         self._reads = reads
         self._calls = calls
 
@@ -60,6 +55,8 @@ class Methods:
             "ModelConfig": self.model_config,
             "ModelStatistics": self.model_statistics,
             "RepositoryIndex": self.repository_index,
+            "RepositoryModelLoad": self.load,
+            "RepositoryModelUnload": self.unload,
             "ModelInfer": self.infer,
         }
 
@@ -73,83 +70,109 @@ class Methods:
 
     async def model_ready(self, call: Call) -> bytes:
         """The same, of a model that is served."""
-        self._named(await self._message("ModelReady", call))
+        await self._named("ModelReady", call)
         return _encoded("ModelReady", {"ready": self._calls.drain.ready})
-
-    async def server_metadata(self, _call: Call) -> bytes:
-        """What HTTP has at GET /v2."""
-        return _encoded("ServerMetadata", v2.SERVER)
 
     async def model_metadata(self, call: Call) -> bytes:
         """What HTTP has at GET /v2/models/NAME."""
-        name = self._named(await self._message("ModelMetadata", call))
-        return _encoded("ModelMetadata", v2.metadata(self._manifest, name))
+        name, manifest = await self._named("ModelMetadata", call)
+        return _encoded("ModelMetadata", v2.metadata(manifest, name))
 
     async def model_config(self, call: Call) -> bytes:
         """What HTTP has at GET /v2/models/NAME/config."""
-        name = self._named(await self._message("ModelConfig", call))
-        described = v2.metadata(self._manifest, name)
+        name, manifest = await self._named("ModelConfig", call)
+        described = v2.metadata(manifest, name)
         return _encoded("ModelConfig", {"config": repository.configuration(described)})
 
     async def model_statistics(self, call: Call) -> bytes:
         """What HTTP has at GET /v2/models/NAME/stats; of all models without a name."""
         asked = await self._message("ModelStatistics", call)
-        if asked.name:
-            self._named(asked)
-        return _encoded("ModelStatistics", {"model_stats": [await self._inference.counted()]})
+        found = [await self._loaded(asked.name, asked.version)] if asked.name else self._shelf
+        stats = [await each.answers.inference.counted() for each in list(found)]
+        return _encoded("ModelStatistics", {"model_stats": stats})
+
+    async def server_metadata(self, _call: Call) -> bytes:
+        """What HTTP has at GET /v2."""
+        return _encoded("ServerMetadata", v2.SERVER)
 
     async def repository_index(self, _call: Call) -> bytes:
         """What HTTP has at POST /v2/repository/index."""
-        return _encoded("RepositoryIndex", {"models": repository.index(self._manifest)})
+        return _encoded("RepositoryIndex", {"models": await self._models.entries()})
+
+    async def load(self, call: Call) -> bytes:
+        """What HTTP has at POST /v2/repository/models/NAME/load."""
+        asked = await self._message("RepositoryModelLoad", call)
+        await self._models.reload.load(asked.model_name)
+        return _encoded("RepositoryModelLoad", {})
+
+    async def unload(self, call: Call) -> bytes:
+        """What HTTP has at POST /v2/repository/models/NAME/unload."""
+        asked = await self._message("RepositoryModelUnload", call)
+        await self._models.reload.unload(asked.model_name)
+        return _encoded("RepositoryModelUnload", {})
 
     async def infer(self, call: Call) -> bytes:
         """Predicts images, and explains."""
-        self._pipeline.admit()
-        timing = timing_for(call.caller, self._pipeline)
-        with timing.of("read"):
-            body, lease = await self._reads.read(call.context.read())
-            if lease is not None:
-                call.leases.append(lease)
-            message, inference = await self.parsed(body)
-        answer: bytes = (await self.answer(call, message, inference, timing)).SerializeToString()
-        return answer
+        self.admit()
+        started = time.perf_counter()
+        body, lease = await self._reads.read(call.context.read())
+        if lease is not None:
+            call.leases.append(lease)
+        message = await self.message_of(body)
+        response = await self.answer(call, body, message, started)
+        encoded: bytes = response.SerializeToString()
+        return encoded
 
-    async def parsed(self, body: Any) -> tuple[Any, InferenceRequest]:
-        """A ModelInferRequest, and what it asks.
+    def admit(self) -> None:
+        """Checks for a free place before anything is read, when no model is known yet.
 
         Raises:
-            RequestError: it breaks the protocol.
+            TooManyRequests: the queue of the default model is full.
         """
-        spec, max_pixels = self._manifest.input, self._pipeline.max_pixels
+        self._shelf.default.answers.pipeline.admit()
 
-        def parse() -> tuple[Any, InferenceRequest]:
-            message = _decoded(messages.ModelInferRequest, body)
-            return message, tensors.read(message, spec, max_pixels)
+    async def message_of(self, body: Any) -> Any:
+        """A ModelInferRequest.
 
-        return await large.parse(b"" if body is EOF else body, parse)
+        Raises:
+            MalformedRequest: the bytes are none.
+        """
+        return await large.parse(
+            b"" if body is EOF else body, lambda: _decoded(messages.ModelInferRequest, body)
+        )
 
-    async def answer(
-        self, call: Call, message: Any, inference: InferenceRequest, timing: Timing
-    ) -> Any:
-        """The ModelInferResponse to a request.
+    async def answer(self, call: Call, body: Any, message: Any, started: float) -> Any:
+        """The ModelInferResponse to the `message` in `body`, a request that began at `started`.
 
         Raises:
             RequestError: it cannot be answered.
         """
-        name = self._inference.served(
-            message.model_name, message.model_version or self._manifest.version
-        )
-        left = call.seconds_left
-        asked = self._inference.asked(name, _within(inference, left))
-        if asked.options.question is not None:
-            guard.check(call.key, guard.EXPLAIN)
-        timing.allow(asked.options.deadline_ms)
-        if left is not None:
-            timing.deadline = min(timing.deadline, time.perf_counter() + WAY_BACK * left)
-        return await self._inference.answer(asked, timing, tensors.write)
+        loaded = await self._loaded(message.model_name, message.model_version)
+        with loaded.used() as answers:
+            pipeline, inference = answers.pipeline, answers.inference
+            timing = timing_for(call.caller, pipeline, started)
+            spec, max_pixels = answers.manifest.input, pipeline.max_pixels
+            read = await large.parse(body, lambda: tensors.read(message, spec, max_pixels))
+            timing.add("read", time.perf_counter() - started)
+            name = inference.served(message.model_name, answers.manifest.version)
+            left = call.seconds_left
+            asked = inference.asked(name, _within(read, left))
+            if asked.options.question is not None:
+                guard.check(call.key, guard.EXPLAIN)
+            timing.allow(asked.options.deadline_ms)
+            if left is not None:
+                timing.deadline = min(timing.deadline, time.perf_counter() + WAY_BACK * left)
+            return await inference.answer(asked, timing, tensors.write)
 
-    def _named(self, message: Any) -> str:
-        return self._inference.served(message.name, message.version or self._manifest.version)
+    async def _loaded(self, name: str, version: str) -> Loaded[Answers]:
+        """What answers for a model; gRPC has no paths, and so each call names one."""
+        return await self._shelf.take(name, version or None)
+
+    async def _named(self, method: str, call: Call) -> tuple[str, Manifest]:
+        """The name that a call has for a model that is served, and its manifest."""
+        asked = await self._message(method, call)
+        answers = (await self._loaded(asked.name, asked.version)).answers
+        return answers.inference.served(asked.name, answers.manifest.version), answers.manifest
 
     async def _message(self, method: str, call: Call) -> Any:
         """The one message of a call that has no images."""

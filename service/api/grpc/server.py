@@ -23,10 +23,11 @@ from service.api.grpc.calls import Calls
 from service.api.grpc.methods import Methods
 from service.api.grpc.reading import Reads
 from service.api.grpc.streams import Streams
-from service.api.kserve.inference import Inference
 from service.api.middleware import ObservationMiddleware
+from service.api.models.endpoints import Answers
+from service.api.models.repository import Repository
 from service.errors import MethodNotAllowed, RequestError, SettingsError
-from service.schedule.pipeline import Pipeline
+from service.repository.shelf import Shelf
 from service.settings import Settings
 from service.workers.drain import WINDOW_SECONDS, Drain
 
@@ -40,7 +41,7 @@ SERVING, NOT_SERVING = (
     health_pb2.HealthCheckResponse.SERVING,
     health_pb2.HealthCheckResponse.NOT_SERVING,
 )
-REFUSED = "the model is fixed for the life of the server, and no memory is shared: {} is not served"
+REFUSED = "no memory is shared, and nothing is set by callers: {} is not served"
 
 
 class Server:
@@ -48,18 +49,19 @@ class Server:
 
     def __init__(
         self,
-        pipeline: Pipeline,
-        inference: Inference,
+        shelf: Shelf[Answers],
+        models: Repository,
         guard: Guard,
         observation: ObservationMiddleware,
         drain: Drain,
         settings: Settings,
     ) -> None:
-        limits = request_body.Limits(settings.max_body_bytes, pipeline.budgets.bodies)
+        budgets = shelf.default.answers.pipeline.budgets  # the same for all models
+        limits = request_body.Limits(settings.max_body_bytes, budgets.bodies)
         self._reads = Reads(limits)
         self._calls = Calls(guard, observation, drain)
-        methods = Methods(pipeline, pipeline.engine.manifest, inference, self._reads, self._calls)
-        self._streams = Streams(pipeline, methods, self._reads, self._calls)
+        methods = Methods(shelf, models, self._reads, self._calls)
+        self._streams = Streams(methods, self._reads, self._calls)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
             options=_options(settings), maximum_concurrent_rpcs=MOST_CALLS

@@ -20,6 +20,7 @@ CODES: Mapping[type[RequestError], StatusCode] = {
     errors.MethodNotAllowed: StatusCode.UNIMPLEMENTED,
     errors.NotAcceptable: StatusCode.INVALID_ARGUMENT,
     errors.SlowRequest: StatusCode.DEADLINE_EXCEEDED,
+    errors.Conflict: StatusCode.FAILED_PRECONDITION,
     errors.BodyTooLarge: StatusCode.RESOURCE_EXHAUSTED,
     errors.ImageTooLarge: StatusCode.INVALID_ARGUMENT,
     errors.UnsupportedFormat: StatusCode.INVALID_ARGUMENT,

@@ -16,9 +16,7 @@ from service.api.grpc import NEEDS, STREAM, calls, messages
 from service.api.grpc.calls import OK, Call, Calls
 from service.api.grpc.methods import Methods
 from service.api.grpc.reading import Reads
-from service.api.tasks import timing_for
 from service.errors import RequestError, TooManyRequests, Unavailable
-from service.schedule.pipeline import Pipeline
 
 AHEAD = 16
 
@@ -28,8 +26,7 @@ Answers = asyncio.Queue["asyncio.Task[bytes] | None"]
 class Streams:
     """The open streams."""
 
-    def __init__(self, pipeline: Pipeline, methods: Methods, reads: Reads, calls: Calls) -> None:
-        self._pipeline = pipeline
+    def __init__(self, methods: Methods, reads: Reads, calls: Calls) -> None:
         self._methods = methods
         self._reads = reads
         self._calls = calls
@@ -106,16 +103,15 @@ class Streams:
         return answer
 
     async def _infer(self, call: Call, body: bytes, response: Any) -> bytes:
-        self._pipeline.admit()
-        timing = timing_for(call.caller, self._pipeline)
+        self._methods.admit()
+        started = time.perf_counter()
         if (lease := self._reads.charged(body)) is not None:
             call.leases.append(lease)
-        with timing.of("read"):
-            message, inference = await self._methods.parsed(body)
+        message = await self._methods.message_of(body)
         # An answer that fails names its request, too.
         response.infer_response.model_name = message.model_name
         response.infer_response.id = message.id
-        answer = await self._methods.answer(call, message, inference, timing)
+        answer = await self._methods.answer(call, body, message, started)
         response.infer_response.CopyFrom(answer)
         encoded: bytes = response.SerializeToString()
         return encoded

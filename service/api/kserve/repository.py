@@ -1,6 +1,6 @@
-"""The model as Triton describes one: configuration, index of the repository, statistics.
+"""The model as Triton describes one: configuration, statistics.
 
-Sources: Triton's extensions "model configuration", "model repository" and "statistics",
+Sources: Triton's extensions "model configuration" and "statistics",
 https://github.com/triton-inference-server/server/tree/main/docs/protocol.
 """
 
@@ -20,14 +20,6 @@ _STAGES = {
     "compute_infer": "infer",
     "compute_output": "encode",
 }
-
-
-def index(manifest: Manifest) -> list[dict[str, str]]:
-    """POST /v2/repository/index."""
-    return [
-        {"name": name, "version": manifest.version, "state": "READY", "reason": ""}
-        for name in views.names(manifest)
-    ]
 
 
 def configuration(described: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Paths of other servers' protocols that are not served here, each with its reason and remedy.
 
-Sources: Triton's extensions "shared memory", "trace", "logging", "model repository" and "generate";
+Sources: Triton's extensions "shared memory", "trace", "logging", and "generate";
 https://www.tensorflow.org/tfx/serving/api_rest; https://pytorch.org/serve/inference_api.html.
 """
 
@@ -18,10 +18,6 @@ _REASONS = (
         "requests are not traced: GET /metrics has the time of each stage",
     ),
     (r"/v2/logging", "the log is set at the start, not by callers: see CANDOR_ACCESS_LOG"),
-    (
-        r"/v2/repository/models/[^/]+/(load|unload)",
-        "the model is loaded at the start: start a server with another CANDOR_BUNDLE",
-    ),
     (
         r"/v2/models/[^/]+(/versions/[^/]+)?/generate(_stream)?",
         "the model generates no text: POST to /infer",

@@ -52,10 +52,7 @@ class KServeV1:
     def routes(self) -> list[GuardedRoute]:
         """The routes of these endpoints."""
         models = (f"{PREFIX}/models/{{name}}", f"{PREFIX}/models/{{name}}/versions/{{version}}")
-        return [
-            GuardedRoute(f"{PREFIX}/models", guard.DOCUMENTS, self.models),
-            *(route for model in models for route in self._routes_of(model)),
-        ]
+        return [route for model in models for route in self._routes_of(model)]
 
     def _routes_of(self, model: str) -> list[GuardedRoute]:
         return [
@@ -65,10 +62,6 @@ class KServeV1:
             GuardedRoute(f"{model}/metadata", guard.DOCUMENTS, self.metadata),
             GuardedRoute(model, guard.DOCUMENTS, self.model),
         ]
-
-    async def models(self, _request: Request) -> Response:
-        """GET /v1/models."""
-        return _json({"models": [self._manifest.name]})
 
     async def model(self, request: Request) -> Response:
         """GET /v1/models/NAME: KServe's form, and TensorFlow Serving's."""

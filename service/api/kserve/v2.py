@@ -50,7 +50,6 @@ class OpenInference:
     def routes(self) -> list[GuardedRoute]:
         """The routes of these endpoints."""
         models = (f"{PREFIX}/models/{{name}}", f"{PREFIX}/models/{{name}}/versions/{{version}}")
-        every = f"{PREFIX}/models/stats"
         return [
             GuardedRoute(PREFIX, guard.DOCUMENTS, self.server),
             GuardedRoute(f"{PREFIX}/health/live", guard.OPEN, self.live),
@@ -61,9 +60,7 @@ class OpenInference:
             ),
             *(GuardedRoute(f"{model}/ready", guard.OPEN, self.model_ready) for model in models),
             *(GuardedRoute(f"{model}/config", guard.DOCUMENTS, self.config) for model in models),
-            GuardedRoute(every, guard.DOCUMENTS, self.statistics),  # before a model of that name
             *(GuardedRoute(f"{model}/stats", guard.DOCUMENTS, self.statistics) for model in models),
-            GuardedRoute(f"{PREFIX}/repository/index", guard.DOCUMENTS, self.index, ["POST"]),
             *(GuardedRoute(model, guard.DOCUMENTS, self.model) for model in models),
         ]
 
@@ -92,16 +89,9 @@ class OpenInference:
         described = metadata(self._manifest, self._name_of(request))
         return _json(repository.configuration(described))
 
-    async def index(self, _request: Request) -> Response:
-        """POST /v2/repository/index."""
-        return Response(
-            orjson.dumps(repository.index(self._manifest)), media_type="application/json"
-        )
-
     async def statistics(self, request: Request) -> Response:
-        """GET /v2/models/NAME/stats, and of all models."""
-        if "name" in request.path_params:
-            self._name_of(request)
+        """GET /v2/models/NAME/stats."""
+        self._name_of(request)
         return _json({"model_stats": [await self.inference.counted()]})
 
     async def infer(self, request: Request) -> Response:

@@ -85,7 +85,12 @@ def format_of(shape: Sequence[int]) -> str:
 
 def names(manifest: Manifest) -> tuple[str, ...]:
     """The names under which the model is served."""
-    return tuple(view.name_of(manifest) for view in VIEWS)
+    return names_of(manifest.name)
+
+
+def names_of(model: str) -> tuple[str, ...]:
+    """The names under which a model of this name is served."""
+    return tuple(model + view.suffix for view in VIEWS)
 
 
 def find(name: str, manifest: Manifest) -> View:

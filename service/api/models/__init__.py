@@ -1,0 +1,1 @@
+"""The models of a service over HTTP: what answers for each version, and the routes to it."""

@@ -1,0 +1,1 @@
+"""The models of a service: what lies in their folders, and which versions are in memory."""

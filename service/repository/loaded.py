@@ -1,0 +1,70 @@
+"""One version of a model in memory, with what answers its requests.
+
+It is let go after its last answer: requests that are being answered use it, and `retire` waits for
+them. All of this happens on the event loop.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Generic, Protocol, TypeVar
+
+from service.repository.catalogue import Version
+from service.schedule.pipeline import Pipeline
+from service.workers import memory
+
+
+class Answering(Protocol):
+    """What answers the requests of a version."""
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The way of its images."""
+
+
+Answers = TypeVar("Answers", bound=Answering)
+
+
+class Loaded(Generic[Answers]):
+    """A `version` in memory, which took `cost_bytes`; `answers` is what serves it."""
+
+    def __init__(self, version: Version, answers: Answers, cost_bytes: int) -> None:
+        self.version = version
+        self.answers = answers
+        self.cost_bytes = cost_bytes
+        self.used_at = -math.inf  # of `time.monotonic`
+        self._users = 0
+        self._retired = False
+        self._gone = asyncio.Event()
+
+    @property
+    def in_use(self) -> bool:
+        """True while it answers a request."""
+        return self._users > 0
+
+    @contextmanager
+    def used(self) -> Iterator[Answers]:
+        """Keeps it in memory for the block."""
+        self._users += 1
+        self.used_at = time.monotonic()
+        try:
+            yield self.answers
+        finally:
+            self._users -= 1
+            if self._retired and not self._users:
+                self._gone.set()
+
+    async def retire(self) -> None:
+        """Lets it go, after its last answer."""
+        self._retired = True
+        if self._users:
+            await self._gone.wait()
+        self.answers.pipeline.close()
+        # To give its memory back to the system takes milliseconds.
+        await asyncio.to_thread(self._free)
+
+    def _free(self) -> None:
+        self.answers.pipeline.engine.close()
+        memory.trim()

@@ -1,0 +1,269 @@
+"""The versions in memory of one worker, by name.
+
+A model that is asked for and not in memory is loaded, one after another; the least recently used
+one leaves first where the budget is full. The default model never leaves.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Generic, TypeVar
+
+from service.errors import BundleError, CandorError, NotFound, RequestError, Unavailable, short
+from service.repository.agreement import Agreement
+from service.repository.catalogue import Catalogue, Version
+from service.repository.loaded import Answers, Loaded
+from service.telemetry.metrics import ModelLoads
+from service.workers import host, memory
+
+WAIT_SECONDS = 30.0  # that a request waits for its model to be loaded
+SHARE = 0.25  # of the limit of memory
+RETRY_SECONDS = 30.0  # after which a version that failed is tried again
+FIRST = "1"  # taken for the served version: clients of numbered versions ask for the first
+Result = TypeVar("Result")
+Key = tuple[str, str]  # of a version: its model and its short digest
+
+log = logging.getLogger("candor")
+
+
+class Shelf(Generic[Answers]):
+    """The loaded versions; `default` answers where no model is named."""
+
+    default: Loaded[Answers]
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        agreement: Agreement,
+        open_version: Callable[[Version], Answers],
+        prove: Callable[[Version], None],
+        budget_bytes: int,
+        loads: ModelLoads,
+    ) -> None:
+        """`open_version` loads one, for seconds, on a thread; `prove` raises a BundleError against
+        one that may not be opened in this process. `budget_bytes` bounds what all
+        versions but the default one take.
+        """
+        self.catalogue = catalogue
+        self.agreement = agreement
+        self.loads = loads
+        self._open = open_version
+        self.prove = prove
+        self._budget_bytes = budget_bytes
+        self._loaded: dict[Key, Loaded[Answers]] = {}
+        self._loading = asyncio.Lock()
+        self._failed: dict[Key, tuple[float, str]] = {}
+        self._tasks = set[asyncio.Task[Any]]()  # the event loop keeps none alive
+
+    def start(self) -> None:
+        """Loads the default model: blocks.
+
+        Raises:
+            CandorError: it cannot be served.
+        """
+        name = self.catalogue.default
+        version = self.agreement.open(name, self.catalogue.current(name))
+        assert version is not None  # the default model is never unloaded
+        self.default = self.put(self.load(version))
+
+    def __iter__(self) -> Iterator[Loaded[Answers]]:
+        return iter(self._loaded.values())
+
+    def model_of(self, called: str) -> str:
+        """The model that a caller names, perhaps by one of its views: NAME or NAME.logits.
+
+        Raises:
+            NotFound: there is none.
+        """
+        for name in (called, called.rpartition(".")[0]):
+            if name and self.catalogue.has(name):
+                return name
+        raise NotFound(
+            f"there is no model {short(called)}; the models are {', '.join(self.catalogue.names)}"
+        )
+
+    def served(self, model: str) -> Version:
+        """The version that answers for `model`.
+
+        Raises:
+            NotFound: the model is unloaded.
+            Unavailable: nothing of its folder can be served.
+        """
+        agreed = self.agreement.state.served.get(model)
+        if agreed is None:
+            try:
+                version = self.agreement.open(model, self.catalogue.current(model))
+            except BundleError as error:
+                raise Unavailable(f"the model {model} cannot be loaded: {error}") from None
+        elif agreed.at > time.monotonic():
+            return self._before(model) or self._present(model, agreed.version)
+        else:
+            version = agreed.version
+        return self._present(model, version)
+
+    def loaded(self, model: str, version: Version) -> Loaded[Answers] | None:
+        """The version if it is in memory."""
+        return self._loaded.get((model, version.short))
+
+    def of_model(self, model: str) -> list[Loaded[Answers]]:
+        """The loaded versions of a model."""
+        return [each for each in self if each.version.model == model]
+
+    async def take(self, called: str | None, version: str | None = None) -> Loaded[Answers]:
+        """What answers a request for a model, which is loaded if need be.
+
+        Raises:
+            NotFound: there is no such model or version, or it is unloaded.
+            Unavailable: it cannot be loaded, or not in time.
+        """
+        if called is None or (called == self.default.version.model and not version):
+            return self.default
+        model = self.model_of(called)
+        wanted = self._wanted(model, version)
+        found = self._loaded.get((model, wanted.short))
+        if found is not None:
+            return found
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                # Others may wait for it, too: it goes on when this caller leaves.
+                return await asyncio.shield(self._keep(self._on_demand(wanted)))
+        except TimeoutError:
+            raise Unavailable(
+                f"the model {model} has not been loaded within {WAIT_SECONDS:.0f} s: retry"
+            ) from None
+
+    def load(self, version: Version) -> Loaded[Answers]:
+        """Loads a version, for seconds: not on the event loop.
+
+        Raises:
+            CandorError: it cannot be loaded.
+        """
+        before = host.resident_bytes({os.getpid()})
+        answers = self._open(version)
+        memory.trim()
+        cost = max(0, host.resident_bytes({os.getpid()}) - before)
+        return Loaded(version, answers, cost)
+
+    def put(self, loaded: Loaded[Answers], *, served: bool = True) -> Loaded[Answers]:
+        """Takes a version that was loaded; `served` unless another one answers for its model."""
+        version, pipeline = loaded.version, loaded.answers.pipeline
+        self._loaded[version.model, version.short] = loaded
+        self.loads.count(version.model, "loaded")
+        if served:
+            pipeline.metrics.serve(pipeline.model_metrics)
+        return loaded
+
+    def let_go(self, loaded: Loaded[Answers], reason: str) -> None:
+        """Lets a version go after its last answer, and counts it by the `reason`."""
+        version = loaded.version
+        if self._loaded.pop((version.model, version.short), None) is None:
+            return
+        self.loads.count(version.model, reason)
+        if reason == "unloaded":
+            loaded.answers.pipeline.metrics.end(loaded.answers.pipeline.model_metrics)
+        self._keep(loaded.retire())
+
+    def _keep(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _before(self, model: str) -> Version | None:
+        """The version that answers until a moment that is yet to come, if one is in memory."""
+        if self.default.version.model == model:
+            return self.default.version
+        return next((each.version for each in self.of_model(model)), None)
+
+    @staticmethod
+    def _present(model: str, version: Version | None) -> Version:
+        if version is None:
+            raise NotFound(
+                f"the model {model} is unloaded: POST /v2/repository/models/{model}/load loads it"
+            )
+        return version
+
+    def _wanted(self, model: str, called: str | None) -> Version:
+        served = self.served(model)
+        if not called or called in (served.short, served.label, served.digest):
+            return served
+        found = self.catalogue.find(model, called)
+        if found is None and called == FIRST:
+            return served
+        if found is None:
+            raise NotFound(
+                f"there is no version {short(called)} of {model}; "
+                f"{served.short}, or {FIRST}, is served"
+            )
+        return found
+
+    async def _on_demand(self, version: Version) -> Loaded[Answers]:
+        key = version.model, version.short
+        async with self._loading:
+            if key in self._loaded:
+                return self._loaded[key]
+            self._check_failed(key)
+            try:
+                self._make_room(version)
+                await asyncio.to_thread(self.prove, version)
+                loaded = await asyncio.to_thread(self.load, version)
+                return self.put(loaded, served=version == self.served(version.model))
+            except RequestError:
+                raise
+            except CandorError as error:
+                self._failed[key] = time.monotonic(), str(error)
+                self.loads.count(version.model, "failed")
+                log.warning("the model %s cannot be loaded: %s", version.model, error)
+                self._check_failed(key)
+                raise
+
+    def _check_failed(self, key: Key) -> None:
+        at, reason = self._failed.get(key, (0.0, ""))
+        if reason and time.monotonic() - at < RETRY_SECONDS:
+            raise Unavailable(f"the model {key[0]} cannot be loaded: {reason}")
+
+    def _make_room(self, version: Version) -> None:
+        """Lets the least recently used versions go until `version` has room.
+
+        Raises:
+            Unavailable: it has none while all others answer.
+        """
+        others = sorted(
+            (each for each in self if each is not self.default), key=lambda each: each.used_at
+        )
+        size = _bytes_of(version)
+        known = [each for each in self if each.cost_bytes]
+        cost = max(
+            (each.cost_bytes * size / max(1, _bytes_of(each.version)) for each in known), default=0
+        )
+        taken = sum(each.cost_bytes for each in others)
+        for each in others:
+            if taken + cost <= self._budget_bytes:
+                return
+            if not each.in_use:
+                self.let_go(each, "evicted")
+                taken -= each.cost_bytes
+        if taken and taken + cost > self._budget_bytes:
+            raise Unavailable(
+                f"the model {version.model} takes about {cost / 2**20:.0f} MiB, and "
+                f"{taken / 2**20:.0f} of {self._budget_bytes / 2**20:.0f} MiB are in use "
+                "(CANDOR_MODEL_MEMORY): retry"
+            )
+
+
+def _bytes_of(version: Version) -> int:
+    """The bytes of a version's graphs."""
+    try:
+        return sum(file.stat().st_size for file in version.folder.glob("*.onnx"))
+    except OSError:
+        return 0
+
+
+def budget_bytes(wanted: int, workers: int) -> int:
+    """The bytes of one of so many workers for models beside the default one; `wanted` if not 0."""
+    if wanted:
+        return wanted
+    limit = host.memory_limit_bytes()
+    return 2**30 if limit is None else int(SHARE * limit / workers)

@@ -1,0 +1,218 @@
+"""New versions while a server answers: swapped whole, or kept out with the reason."""
+
+import json
+import shutil
+import threading
+import time
+from collections import Counter
+
+import httpx
+import pytest
+
+from support.images import draw, encode
+from support.servers import Server
+from support.versions import make_version, point, replace_file
+
+IMAGE = encode(draw("red", size=32))
+LOAD = "/v2/repository/models/cats/load"
+WORKERS = 2
+
+
+@pytest.fixture(scope="module")
+def cats(tmp_path_factory):
+    """A model of two versions, of which the first is served."""
+    folder = tmp_path_factory.mktemp("models") / "cats"
+    versions = {
+        label: make_version(folder / label, temperature=temperature)
+        for label, temperature in (("one", 1.0), ("two", 2.0))
+    }
+    point(folder, "one")
+    return folder, versions
+
+
+@pytest.fixture(scope="module")
+def served(cats, tmp_path_factory):
+    folder, _ = cats
+    with Server(
+        tmp_path_factory.mktemp("reload"), bundle=folder, model_name="cats", workers=WORKERS
+    ) as server:
+        server.wait_for_processes(WORKERS)
+        yield server
+
+
+class Asking:
+    """Connections that ask for predictions all the time, until they are left."""
+
+    def __init__(self, url, connections):
+        self._url = url
+        self._threads = [threading.Thread(target=self._ask) for _ in range(connections)]
+        self._ended = threading.Event()
+        self.statuses = Counter()
+        self.versions = Counter()
+        self.probabilities = {}
+        self.seconds = []
+
+    def _ask(self):
+        with httpx.Client(base_url=self._url, timeout=60) as client:
+            while not self._ended.is_set():
+                started = time.perf_counter()
+                answer = client.post("/predict", content=IMAGE)
+                self.seconds.append(time.perf_counter() - started)
+                self.statuses[answer.status_code] += 1
+                if answer.status_code == 200:
+                    found = answer.json()
+                    version = found["model"]["version"]
+                    self.versions[version] += 1
+                    self.probabilities.setdefault(version, set()).add(found["probability"])
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._ended.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def versions_now(server, of=20):
+    """The versions that new connections, of both workers, are answered by."""
+    return {
+        httpx.post(f"{server.url}/predict", content=IMAGE, timeout=60).json()["model"]["version"]
+        for _ in range(of)
+    }
+
+
+def test_versions_are_swapped_under_load_and_no_request_is_lost(cats, served):
+    folder, versions = cats
+    with Asking(served.url, 4) as asking:
+        for label in ("two", "one", "two"):
+            point(folder, label)
+            answer = served.client.post(LOAD)
+            assert answer.status_code == 200, answer.text
+            assert answer.json() == {"name": "cats", "version": versions[label]}
+            assert versions_now(served) == {versions[label]}
+    assert set(asking.statuses) == {200}
+    assert set(asking.versions) == set(versions.values())
+    # The temperature is the version's: no answer is made by two of them.
+    assert all(len(found) == 1 for found in asking.probabilities.values())
+    one, two = (asking.probabilities[versions[label]] for label in ("one", "two"))
+    assert one.isdisjoint(two)
+    text = served.client.get("/metrics").text
+    for label, value in (("one", 0), ("two", 1)):
+        assert f'candor_model_info{{name="cats",version="{versions[label]}"}} {value}.0' in text
+    assert f'candor_model_loads_total{{model="cats",outcome="replaced"}} {3 * WORKERS}.0' in text
+    assert f"candor_models_in_memory {WORKERS}.0" in text
+    assert (
+        f'candor_model_requests_total{{code="200",model="cats",version="{versions["one"]}"}}'
+        in text
+    )
+
+
+def test_a_version_that_is_served_already_is_not_loaded_again(cats, served):
+    before = served.client.get("/metrics").text.count("replaced")
+    assert served.client.post(LOAD).status_code == 200
+    assert served.client.get("/metrics").text.count("replaced") == before
+
+
+def cut_graph(folder):
+    replace_file(folder, "predict.onnx", (folder / "predict.onnx").read_bytes()[:1_000])
+
+
+def no_graph(folder):
+    (folder / "predict.onnx").unlink()
+
+
+def no_json(folder):
+    (folder / "manifest.json").write_text("{")
+
+
+def other_labels(folder):
+    document = json.loads((folder / "manifest.json").read_text())
+    document["labels"] = document["labels"][::-1]
+    (folder / "manifest.json").write_text(json.dumps(document))
+
+
+def other_answer(folder):
+    document = json.loads((folder / "manifest.json").read_text())
+    index, logit = document["self_test"]
+    document["self_test"] = [index, logit + 1.0]
+    (folder / "manifest.json").write_text(json.dumps(document))
+
+
+def no_schema(folder):
+    document = json.loads((folder / "manifest.json").read_text())
+    document["schema_version"] = 99
+    (folder / "manifest.json").write_text(json.dumps(document))
+
+
+def nothing(folder):
+    shutil.rmtree(folder)
+
+
+def no_onnx(folder):
+    import hashlib
+
+    content = b"no graph at all"
+    replace_file(folder, "predict.onnx", content)
+    document = json.loads((folder / "manifest.json").read_text())
+    document["files"]["predict.onnx"] = {
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "length": len(content),
+    }
+    document["files"].pop("report.json", None)
+    (folder / "manifest.json").write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    ("breaks", "words"),
+    [
+        (cut_graph, "the manifest says"),
+        (no_graph, "is missing"),
+        (no_json, "no JSON"),
+        (other_labels, "another labels"),
+        (other_answer, "self-test"),
+        (no_schema, "99"),
+        (nothing, "names 'bad'"),
+        (no_onnx, "trial"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_broken_version_leaves_the_old_one(cats, served, breaks, words):
+    folder, versions = cats
+    point(folder, "two")
+    assert served.client.post(LOAD).status_code == 200
+    bad = folder / "bad"
+    shutil.rmtree(bad, ignore_errors=True)
+    make_version(bad, temperature=3.0)
+    breaks(bad)
+    point(folder, "bad")
+    answer = served.client.post(LOAD)
+    assert answer.status_code == 409
+    assert words in answer.json()["detail"]
+    assert versions_now(served) == {versions["two"]}
+    assert (
+        'candor_model_loads_total{model="cats",outcome="failed"}'
+        in served.client.get("/metrics").text
+    )
+    assert "served as before" in served.log.read_text()
+
+
+def test_the_default_model_cannot_be_unloaded(served):
+    answer = served.client.post("/v2/repository/models/cats/unload")
+    assert answer.status_code == 409
+    assert "cannot be unloaded" in answer.json()["detail"]
+
+
+def test_a_pointer_is_followed_by_itself(tmp_path):
+    folder = tmp_path / "cats"
+    versions = [make_version(folder / str(n), temperature=float(n)) for n in (1, 2)]
+    point(folder, "1")
+    with Server(tmp_path, bundle=folder, workers=1, reload_seconds=0.2) as server:
+        assert versions_now(server, of=1) == {versions[0]}
+        point(folder, "2")
+        end = time.monotonic() + 60
+        while versions_now(server, of=1) != {versions[1]}:
+            assert time.monotonic() < end
+            time.sleep(0.2)
