@@ -149,6 +149,7 @@ def serve(model: Path | None, **wishes: Any) -> None:
     from service.api.access import guard
     from service.bundle import delivery, source
     from service.bundle.folder import check_int8, load
+    from service.repository import catalogue
     from service.workers import home
 
     if model is not None:
@@ -158,7 +159,7 @@ def serve(model: Path | None, **wishes: Any) -> None:
         click.echo(fetched, err=True)
     settings = Settings.from_environment()
     guard.check_exposure(settings)
-    bundle = load(settings.bundle, settings.bundle_digest)
+    bundle = load(catalogue.current_of(settings.bundle), settings.bundle_digest)
     if settings.explain != "none":  # the registry of methods takes a while to import
         from service.explain import policy
 

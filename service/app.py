@@ -155,11 +155,10 @@ class Candor:
                     listener.check_free(SETTINGS.host, port, PREFIX + name.upper())
             if SETTINGS.knows_bundle and not SETTINGS.compares:
                 return
-            from service.repository.catalogue import Catalogue  # noqa: PLC0415
+            from service.repository import catalogue  # noqa: PLC0415
             from service.runtime import comparison, trial  # noqa: PLC0415
 
-            catalogue = Catalogue.of(SETTINGS)
-            served = replace(SETTINGS, bundle=catalogue.current(catalogue.default).folder)
+            served = replace(SETTINGS, bundle=catalogue.current_of(SETTINGS.bundle))
             if not served.knows_bundle:
                 trial.check(served.bundle, served.precision)
             if SETTINGS.compares:

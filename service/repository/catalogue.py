@@ -62,7 +62,7 @@ class Catalogue:
         Raises:
             BundleError: CANDOR_BUNDLE has no version to serve.
         """
-        name = settings.model_name or _manifest(_current(settings.bundle)).name
+        name = settings.model_name or _manifest(current_of(settings.bundle)).name
         if isinstance(settings.models, Path):
             return cls(name, {name: settings.bundle}, settings.models)
         return cls(name, {**(settings.models or {}), name: settings.bundle})
@@ -83,7 +83,7 @@ class Catalogue:
         Raises:
             BundleError: the folder names none, or what it names is no bundle.
         """
-        return self._version(name, _current(self._of(name)))
+        return self._version(name, current_of(self._of(name)))
 
     def versions(self, name: str) -> tuple[Version, ...]:
         """All versions of a model that can be read, in the order of their labels."""
@@ -146,7 +146,7 @@ class Catalogue:
         return known[1]
 
 
-def _current(folder: Path) -> Path:
+def current_of(folder: Path) -> Path:
     """The folder of the bundle that `folder` says is served.
 
     Raises:

@@ -9,13 +9,14 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from service.repository.catalogue import Version
 from service.schedule.pipeline import Pipeline
 from service.workers import memory
 
 
+@runtime_checkable
 class Answering(Protocol):
     """What answers the requests of a version."""
 

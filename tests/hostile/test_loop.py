@@ -137,7 +137,7 @@ async def longest_turn(work):
 @pytest.mark.parametrize("count", [1, 64])
 def test_images_of_dear_headers_are_opened_off_the_loop(count, engine, embedded):
     # 4 MB of text in 4 kB take 8 ms, more are rejected; and 64 such images come at once.
-    pipeline = Pipeline(engine, Settings(), Metrics(embedded.manifest.labels))
+    pipeline = Pipeline(engine, Settings(), Metrics())
     body = png(packed_texts(4))
 
     async def receive():

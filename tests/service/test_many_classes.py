@@ -150,7 +150,9 @@ def test_documents_and_metrics_do_not_grow_with_the_classes(many):
         for line in many.client.get("/metrics").text.splitlines()
         if line.startswith("candor_predictions_total")
     ]
-    assert [line.partition(" ")[0] for line in series] == ['candor_predictions_total{label="*"}']
+    assert [line.partition(" ")[0] for line in series] == [
+        'candor_predictions_total{label="*",model="many"}'
+    ]
     model = many.client.get("/model", headers={"accept-encoding": "gzip"})
     assert int(model.headers["content-length"]) < 300_000
     assert model.json()["labels"] == labels_of_model()

@@ -19,6 +19,7 @@ import bentoml
 from pydantic import Field, field_validator, model_validator
 
 from service.api.bento.files import file_bytes
+from service.repository.catalogue import current_of
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def _schema(parameters: str, mode: str) -> dict[str, Any]:
     """
     from service.api.openapi import parameters as described  # noqa: PLC0415
 
-    manifest = _manifest(Settings.from_environment().bundle)
+    manifest = _manifest(current_of(Settings.from_environment().bundle))
     file = (
         {"type": "file", "format": "image"}
         if mode == "validation"

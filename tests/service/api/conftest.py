@@ -9,13 +9,13 @@ from support.servers import ROOT
 @pytest.fixture(scope="module")
 def needs(embedded, engine):
     """The scopes that each path of the application needs, from its own routes."""
-    from service.api.app import build
     from service.schedule.pipeline import Pipeline
     from service.telemetry.metrics import Metrics
     from service.workers.connections import Connections
     from service.workers.drain import Drain
+    from support.shelves import api_of
 
     settings = Settings(reference=ROOT)
-    metrics = Metrics(embedded.manifest.labels)
+    metrics = Metrics()
     drain = Drain(1.0, metrics.requests_in_flight, metrics.ready, Connections())
-    return build(Pipeline(engine, settings, metrics), embedded, settings, drain).guard.needs
+    return api_of(Pipeline(engine, settings, metrics), embedded, settings, drain).guard.needs

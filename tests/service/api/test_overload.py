@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from service.api.app import build
 from service.api.overload import parse
 from service.schedule.pipeline import Pipeline
 from service.settings import Settings
@@ -30,6 +29,7 @@ from service.workers.protocol import REJECTION, Connection
 from support import arrivals, load
 from support.images import draw, encode
 from support.servers import Server, eventually
+from support.shelves import api_of
 
 IMAGE, BIG = encode(draw(size=64)), encode(draw("red", 1_000, width=900))
 MORE = 40  # connections than there are places
@@ -367,12 +367,12 @@ def test_a_head_that_the_server_refuses_is_refused_under_pressure_too(line, pres
 
 
 def test_a_connection_that_has_ended_leaves_no_garbage(embedded, engine):
-    metrics = Metrics(embedded.manifest.labels)
+    metrics = Metrics()
     pipeline, drain = (
         Pipeline(engine, Settings(), metrics),
         Drain(1.0, metrics.requests_in_flight, metrics.ready, Connections()),
     )
-    api = build(pipeline, embedded, Settings(), drain)
+    api = api_of(pipeline, embedded, Settings(), drain)
     config, state, made = Config(api.app), ServerState(), []
     config.load()
     request = load.image("/predict", IMAGE, "png").raw()

@@ -180,7 +180,7 @@ def test_no_order_of_callers_exceeds_the_limit_or_loses_a_byte(callers):
 
 
 def test_use_limit_and_rejections_are_metrics():
-    metrics = Metrics(["cat"])
+    metrics = Metrics()
     counted = BudgetMetrics(
         metrics.budget_used.labels("images"),
         metrics.budget_limit.labels("images"),

@@ -24,6 +24,7 @@ from service.runtime.graphs import QUICK
 from service.schedule.allowance import Caller
 from service.schedule.lanes import LoopLane, ThreadLane
 from service.schedule.pipeline import Pipeline
+from service.schedule.resources import Resources
 from service.schedule.timing import Timing
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -40,7 +41,7 @@ IN_FLIGHT = 'candor_in_flight{lane="predict"}'
 
 @pytest.fixture
 def pipeline(engine, embedded):
-    opened = Pipeline(engine, Settings(), Metrics(embedded.manifest.labels))
+    opened = Pipeline(engine, Settings(), Metrics())
     yield opened
     opened.close()
 
@@ -68,7 +69,7 @@ def test_the_time_of_a_prediction_decides_the_lane_and_the_places(
 ):
     engine = Engine(embedded, "cpu", 1)
     vars(engine._sessions)["quick_seconds"] = seconds
-    opened = Pipeline(engine, Settings(), Metrics(embedded.manifest.labels))
+    opened = Pipeline(engine, Settings(), Metrics())
     opened.close()
     assert isinstance(opened._predict, lane)
     assert f'candor_queue_limit{{lane="predict"}} {capacity}.0' in text(opened)
@@ -186,7 +187,7 @@ def test_full_measures_of_grad_cam_take_the_lane(pipeline, engine):
 
 
 def test_a_map_in_one_pass_costs_its_caller_a_prediction(embedded, engine):
-    limited = Pipeline(engine, Settings(passes_per_second=1), Metrics(embedded.manifest.labels))
+    limited = Pipeline(engine, Settings(passes_per_second=1), Metrics())
     charged = []
     limited.allowances.charge = lambda *given: charged.append(given[-1])
     for method in ("grad_cam", "saliency"):
@@ -198,7 +199,8 @@ def test_a_map_in_one_pass_costs_its_caller_a_prediction(embedded, engine):
 def test_a_worker_beside_another_that_computes_predicts_on_one_core(embedded, tmp_path):
     engine = Engine(embedded, "cpu", threads=2)
     ours, theirs = (SharedState(tmp_path / "shared", own) for own in (0, 1))
-    pipeline = Pipeline(engine, Settings(), Metrics(embedded.manifest.labels), ours)
+    metrics = Metrics()
+    pipeline = Pipeline(engine, Settings(), metrics, Resources(Settings(), metrics, ours))
     calls = []
     for cores in ("all_cores", "one_core"):
         programs = getattr(engine._sessions, cores)
@@ -218,7 +220,7 @@ def test_a_worker_beside_another_that_computes_predicts_on_one_core(embedded, tm
 
 
 def test_a_closed_pipeline_rejects(engine, embedded):
-    closed = Pipeline(engine, Settings(), Metrics(embedded.manifest.labels))
+    closed = Pipeline(engine, Settings(), Metrics())
 
     async def steps(timing):
         sent = await closed.receive(IMAGE, timing, keep=False)
@@ -255,7 +257,7 @@ LARGE = encode(draw(size=400))  # takes 1.2 MB
 @pytest.fixture
 def tight(engine, embedded):
     """A pipeline whose largest image takes 1.5 MB."""
-    opened = Pipeline(engine, Settings(decode_memory=2_000_000), Metrics(embedded.manifest.labels))
+    opened = Pipeline(engine, Settings(decode_memory=2_000_000), Metrics())
     yield opened
     opened.close()
 

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from service.bundle import folder as contract
-from service.bundle.manifest import Bins, Distribution
+from service.bundle.manifest import Bins, Distribution, Manifest
+from service.image.resize import Input
 from service.telemetry.drift import (
     LEAST,
     MAPS,
@@ -140,9 +141,12 @@ def test_the_window_holds_the_latest_predictions_of_all_processes(tmp_path):
 
 def test_a_lone_process_has_the_metric_too(monkeypatch):
     monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
-    metrics = Metrics(["cat", "dog"], HELD_OUT)
+    metrics = Metrics()
+    spec = Input(8, (0.0,) * 3, (1.0,) * 3)
+    zoo = metrics.of_model(Manifest("zoo", ("cat", "dog"), spec, distribution=HELD_OUT))
+    metrics.serve(zoo)
     for _ in range(LEAST):
-        metrics.window.add(0.9, 0.9, 0.0)
+        zoo.window.add(0.9, 0.9, 0.0)
     found = drift_of(metrics.text().decode())
     assert set(found) == {"confidence", "familiarity", "classes"}
     assert min(found.values()) > 0.25
@@ -150,7 +154,7 @@ def test_a_lone_process_has_the_metric_too(monkeypatch):
 
 def drift_of(text, name="candor_drift"):
     lines = [line for line in text.splitlines() if line.startswith(f"{name}{{")]
-    return {line.split('"')[1]: float(line.rpartition(" ")[2]) for line in lines}
+    return {line.split('"')[3]: float(line.rpartition(" ")[2]) for line in lines}
 
 
 def discs(count, seed):

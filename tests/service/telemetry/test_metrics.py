@@ -13,6 +13,8 @@ import time
 import pytest
 from prometheus_client.mmap_dict import MmapedDict
 
+from service.bundle.manifest import Manifest
+from service.image.resize import Input
 from service.telemetry.metrics import Metrics
 from service.telemetry.multiprocess import Exposition
 from service.workers import host
@@ -21,10 +23,13 @@ from support.servers import ROOT, Server
 
 WORK = """
 import sys
+from service.bundle.manifest import Manifest
+from service.image.resize import Input
 from service.telemetry.metrics import Metrics
-metrics = Metrics(["cat", "dog"])
+metrics = Metrics()
+zoo = metrics.of_model(Manifest("zoo", ("cat", "dog"), Input(8, (0.0,) * 3, (1.0,) * 3)))
 for number in range(int(sys.argv[1])):
-    metrics.predictions[0].inc()
+    zoo.predictions[0].inc()
     metrics.request_seconds.labels("/a").observe(0.003)
     metrics.requests.labels('/odd"', "200").inc()
 metrics.queue_depth.labels("predict").set(3)
@@ -60,15 +65,20 @@ def series(text):
 
 def test_the_many_classes_of_a_model_are_one_series_unless_they_are_asked_for():
     for most, names in ((2, {"*"}), (3, {"cat", "dog", "eel"})):
-        counted = Metrics(["cat", "dog", "eel"], most_classes=most)
+        counted = Metrics(most_classes=most)
+        zoo = counted.of_model(
+            Manifest("zoo", ("cat", "dog", "eel"), Input(8, (0.0,) * 3, (1.0,) * 3))
+        )
         for index in (0, 1, 1, 2):
-            counted.predictions[index].inc()
+            zoo.predictions[index].inc()
         found = {
             name: value
             for name, value in series(counted.text().decode()).items()
             if name.startswith("candor_predictions_total")
         }
-        assert set(found) == {f'candor_predictions_total{{label="{name}"}}' for name in names}
+        assert set(found) == {
+            f'candor_predictions_total{{label="{name}",model="zoo"}}' for name in names
+        }
         assert sum(found.values()) == 4
 
 
@@ -89,9 +99,11 @@ def test_counts_are_summed_over_all_processes_and_gauges_over_live_ones(tmp_path
         second.communicate()
     assert after['candor_queue_depth{lane="predict"}'] == 3
     for found in (both, after):
-        assert found['candor_predictions_total{label="cat"}'] == 7
+        assert found['candor_predictions_total{label="cat",model="zoo"}'] == 7
         assert (
-            found['candor_predictions_total{label="dog"}'] == found["candor_unfamiliar_total"] == 0
+            found['candor_predictions_total{label="dog",model="zoo"}']
+            == found['candor_unfamiliar_total{model="zoo"}']
+            == 0
         )
         assert found['candor_requests_total{code="200",route="/odd\\""}'] == 7
         buckets = {
@@ -325,7 +337,7 @@ def test_an_odd_file_costs_itself_alone(tmp_path, name, content, caplog):
         assert exposition.processes() == {process.pid}
     finally:
         process.communicate("")
-    assert found['candor_predictions_total{label="cat"}'] == 2
+    assert found['candor_predictions_total{label="cat",model="zoo"}'] == 2
     assert exposition.unreadable == 1
     assert [record.getMessage() for record in caplog.records] == [
         f"The metrics leave out {tmp_path / name}: the file cannot be read"
