@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from service.api.models.endpoints import Answers
     from service.api.models.opening import Opener
     from service.repository.reload import Reload
+    from service.repository.rollout import Rollouts
     from service.repository.shelf import Shelf
     from service.telemetry.metrics import Metrics
     from service.telemetry.tracing import TracingMiddleware
@@ -93,10 +94,9 @@ class Candor:
             self._connections,
         )
         self._shared_state, shared_times = _open_shared()
-        self._opener, self._shelf, self._reload = _open_models(
-            metrics, self._shared_state, shared_times
-        )
-        self._api = build(self._shelf, self._reload, metrics, SETTINGS, self._drain)
+        self._opener, self._shelf = _open_models(metrics, self._shared_state, shared_times)
+        self._reload, self._rollouts = _changes(self._shelf, metrics)
+        self._api = build(self._shelf, self._reload, self._rollouts, metrics, SETTINGS, self._drain)
         engine = self._shelf.default.answers.pipeline.engine
         metrics.device.labels(engine.provider, SETTINGS.wanted_device).set(1)
         self._tracing = self._start_tracing()
@@ -183,7 +183,9 @@ class Candor:
         self._watching = asyncio.create_task(
             self._opener.health.watch(self._self_test, self._drain.set_able)
         )
-        self._following = asyncio.create_task(self._reload.keep_following())
+        self._following = [
+            asyncio.create_task(each.keep_following()) for each in (self._reload, self._rollouts)
+        ]
         self._sweeping = asyncio.create_task(self._connections.keep_sweeping())
         self._drain.listen()
 
@@ -268,12 +270,11 @@ def _metrics() -> "Metrics":
 
 def _open_models(
     metrics: "Metrics", state: "SharedState", times: "SharedTimes"
-) -> "tuple[Opener, Shelf[Answers], Reload[Answers]]":
-    """The models of this worker, the default one in memory, and what changes them."""
+) -> "tuple[Opener, Shelf[Answers]]":
+    """The models of this worker, with the default one in memory, and what opens them."""
     from service.api.models.opening import Opener  # noqa: PLC0415
     from service.repository.agreement import Agreement  # noqa: PLC0415
     from service.repository.catalogue import Catalogue  # noqa: PLC0415
-    from service.repository.reload import Reload  # noqa: PLC0415
     from service.repository.shelf import Shelf, budget_bytes  # noqa: PLC0415
     from service.schedule.resources import Resources  # noqa: PLC0415
 
@@ -286,14 +287,25 @@ def _open_models(
     budget = budget_bytes(SETTINGS.model_memory, workers)
     shelf = Shelf(catalogue, agreement, opener, opener.prove, budget, metrics.loads)
     shelf.start()
+    return opener, shelf
+
+
+def _changes(
+    shelf: "Shelf[Answers]", metrics: "Metrics"
+) -> "tuple[Reload[Answers], Rollouts[Answers]]":
+    """What changes the models of this worker."""
+    from service.repository.reload import Reload  # noqa: PLC0415
+    from service.repository.rollout import Rollouts  # noqa: PLC0415
+
+    folder, own = _place()
     reload = Reload(
         shelf,
         metrics.processes,
         own=own,
-        workers=workers,
+        workers=SETTINGS.worker_count if folder else 1,
         every_seconds=SETTINGS.reload_seconds,
     )
-    return opener, shelf, reload
+    return reload, Rollouts(shelf, metrics.comparisons, metrics.text, guards=own == 0)
 
 
 def _place() -> tuple[Path | None, int]:

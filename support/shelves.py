@@ -6,6 +6,7 @@ from service.bundle.folder import Bundle
 from service.repository.agreement import Agreement
 from service.repository.catalogue import Catalogue
 from service.repository.reload import Reload
+from service.repository.rollout import Rollouts
 from service.repository.shelf import Shelf
 from service.schedule.pipeline import Pipeline
 from service.settings import Settings
@@ -25,4 +26,6 @@ def api_of(pipeline: Pipeline, bundle: Bundle, settings: Settings, drain: Drain)
         metrics.loads,
     )
     shelf.start()
-    return build(shelf, Reload(shelf, metrics.processes), metrics, settings, drain)
+    reload = Reload(shelf, metrics.processes)
+    rollouts = Rollouts(shelf, metrics.comparisons, metrics.text)
+    return build(shelf, reload, rollouts, metrics, settings, drain)

@@ -22,14 +22,17 @@ from service.api.access.guard import Guard, GuardedRoute, GuardMiddleware
 from service.api.access.keys import Keys
 from service.api.access.sites import Sites
 from service.api.bento import BENTOML_PATHS
+from service.api.body import Limits
 from service.api.kserve import unserved
 from service.api.middleware import DrainMiddleware, ObservationMiddleware
 from service.api.models.endpoints import Answers
 from service.api.models.front import Front, takes_images
 from service.api.models.repository import Repository
+from service.api.models.rollouts import RolloutRoutes
 from service.api.overload import OverloadRejection
 from service.errors import RequestError
 from service.repository.reload import Reload
+from service.repository.rollout import Rollouts
 from service.repository.shelf import Shelf
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -51,13 +54,16 @@ class Api(NamedTuple):
 def build(
     shelf: Shelf[Answers],
     reload: Reload[Answers],
+    rollouts: Rollouts[Answers],
     metrics: Metrics,
     settings: Settings,
     drain: Drain,
 ) -> Api:
     """The API that serves the models of `shelf`."""
     models = Repository(shelf, reload)
-    routes = [*models.routes(), *Front(shelf).routes()]
+    limits = Limits(settings.max_body_bytes, shelf.default.answers.pipeline.budgets.bodies)
+    changes = RolloutRoutes(shelf, reload, rollouts, limits)
+    routes = [*models.routes(), *changes.routes(), *Front(shelf, rollouts).routes()]
     page_routes = pages.routes(settings.grafana_url)
     application = Application(routes, page_routes)
     guard = _guard([*routes, *page_routes], settings)

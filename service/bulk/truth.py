@@ -4,7 +4,6 @@ The class of an image is that of the nearest folder above it whose name is a lab
 `test/cat/1.jpg` it is cat. Case does not matter, and "_" stands for a space.
 """
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -12,10 +11,10 @@ from typing import NamedTuple
 import pyarrow.parquet as pq
 
 from service.bundle.manifest import Manifest
+from service.telemetry.intervals import wilson
 
 COLUMNS = ["path", "label", "probability", "error_code"]
 LISTED = 10  # of the mistakes
-NORMAL = 1.959964  # the quantile of the normal distribution at 97.5 %
 
 
 class Mistake(NamedTuple):
@@ -84,19 +83,6 @@ def judge(table: Path, manifest: Manifest) -> Verdict | None:
                     worst.append(Mistake(row["path"], truth, row["label"], row["probability"]))
             worst = sorted(worst, key=lambda one: (-one.probability, one.path))[:LISTED]
     return Verdict(right, count, len(seen), others, tuple(worst)) if count else None
-
-
-def wilson(hits: int, count: int) -> tuple[float, float]:
-    """The 95 % interval of the share `hits` / `count` (Wilson, JASA 1927); of nothing, 0…1.
-
-    The audit has SciPy for it, which the service does without.
-    """
-    if not count:
-        return 0.0, 1.0
-    share, weight = hits / count, NORMAL**2 / count
-    middle = (share + weight / 2) / (1 + weight)
-    half = NORMAL / (1 + weight) * math.sqrt(share * (1 - share) / count + weight / (4 * count))
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _class_of(path: str, labels: dict[str, str]) -> str | None:

@@ -48,10 +48,31 @@ class Proposal:
 
 
 @dataclass(frozen=True)
+class Rollout:
+    """A `version` beside the served one (`service.repository.rollout`): a "canary" or a "shadow",
+    of a `share` of the requests or images.
+
+    It ends where labels agree, or maps correlate, less than the least over `least_images`.
+    """
+
+    version: Version
+    mode: str
+    share: float
+    least_labels: float
+    least_maps: float
+    least_images: int
+
+
+@dataclass(frozen=True)
 class State:
-    """The agreement: what is served by name, the open proposal, and how earlier ones ended."""
+    """The agreement: what is served by name, the open proposal, and how earlier ones ended.
+
+    `rollouts` are the new versions beside served ones, `reasons` why the latest ones ended.
+    """
 
     served: dict[str, Served] = field(default_factory=dict)
+    rollouts: dict[str, Rollout] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
     proposal: Proposal | None = None
     latest: int = 0  # the number of the latest proposal
     outcomes: dict[int, str] = field(default_factory=dict)  # "" if it was accepted, or the reason
@@ -125,6 +146,18 @@ class Agreement:
             if change.state.proposal == proposal:
                 change.state = change.state.ended(_silence(proposal, self._workers))
 
+    def roll_out(self, model: str, rollout: Rollout | None, reason: str = "") -> bool:
+        """Begins a rollout, or ends one with a `reason`; False if there was none to end."""
+        with self._changing() as change:
+            state = change.state
+            others = {name: each for name, each in state.rollouts.items() if name != model}
+            if rollout is None and len(others) == len(state.rollouts):
+                return False
+            rollouts = others if rollout is None else {**others, model: rollout}
+            reasons = {**state.reasons, model: reason}
+            change.state = replace(state, rollouts=rollouts, reasons=reasons)
+            return True
+
     def open(self, model: str, version: Version) -> Version | None:
         """What a worker that starts serves as `model`: the agreed version, or else `version`,
         which then is the agreed one.
@@ -186,6 +219,11 @@ def _decoded(text: bytes) -> State:
             name: Served(_version(each["version"]), each["at"])
             for name, each in found["served"].items()
         },
+        {
+            name: Rollout(**{**each, "version": _version(each["version"])})
+            for name, each in found["rollouts"].items()
+        },
+        found["reasons"],
         proposal,
         found["latest"],
         {int(number): reason for number, reason in found["outcomes"].items()},

@@ -106,6 +106,23 @@ class Catalogue:
             None,
         )
 
+    def point(self, name: str, version: Version) -> str:
+        """Makes a version the one that its folder says is served; why not, if it cannot be."""
+        folder = self._of(name)
+        if (folder / MANIFEST).is_file() or version.folder.parent != folder.resolve():
+            return f"{folder} names no versions: make it the bundle {version.short} yourself"
+        pointer, new = folder / CURRENT, folder / f".{CURRENT}"
+        try:
+            if pointer.is_symlink():
+                new.unlink(missing_ok=True)
+                new.symlink_to(version.folder.name)
+            else:
+                new.write_text(f"{version.folder.name}\n")
+            new.replace(pointer)
+        except OSError as error:
+            return f"{pointer} cannot be written ({error.strerror}): point it to {version.short}"
+        return ""
+
     def _others(self) -> Iterator[Path]:
         if self._parent is None:
             return

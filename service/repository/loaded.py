@@ -36,6 +36,7 @@ class Loaded(Generic[Answers]):
         self.answers = answers
         self.cost_bytes = cost_bytes
         self.used_at = -math.inf  # of `time.monotonic`
+        self.kept = False  # it stays in memory, used or not
         self._users = 0
         self._retired = False
         self._gone = asyncio.Event()

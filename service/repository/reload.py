@@ -116,6 +116,33 @@ class Reload(Generic[Answers]):
             raise Conflict(f"{model} answers where no model is named: it cannot be unloaded")
         await self._agreed(model, None)
 
+    def check(self, model: str, version: Version) -> None:
+        """Checks that a version can stand beside the served one; takes seconds.
+
+        Raises:
+            Conflict: it cannot.
+        """
+        try:
+            self._shelf.prove(version)
+            if (served := self._resident(model)) is not None:
+                _check_likeness(served, version)
+                self._check_memory(served, version)
+        except BundleError as error:
+            raise Conflict(f"{version.short} cannot be compared with {model}: {error}") from None
+
+    async def promote(self, model: str, version: Version) -> str:
+        """Serves a version, and points the folder of the model to it; a sentence says why that was
+        not possible.
+
+        Raises:
+            Conflict: the version cannot be served.
+        """
+        try:
+            await self._agreed(model, version)
+        except BundleError as error:
+            raise Conflict(f"{model} is served as before: {error}") from None
+        return await asyncio.to_thread(self._shelf.catalogue.point, model, version)
+
     async def _agreed(self, model: str, version: Version | None) -> None:
         """Proposes a change, and waits for its end.
 
@@ -195,10 +222,11 @@ class Reload(Generic[Answers]):
         try:
             old = self._resident(proposal.model)
             if proposal.version is not None and old is not None:
-                self._check_memory(old, proposal.version)
                 await asyncio.to_thread(_check_likeness, old, proposal.version)
-                loaded = await asyncio.to_thread(self._shelf.load, proposal.version)
-                self._prepared[proposal.number] = loaded
+                if self._shelf.loaded(proposal.model, proposal.version) is None:
+                    self._check_memory(old, proposal.version)
+                    loaded = await asyncio.to_thread(self._shelf.load, proposal.version)
+                    self._prepared[proposal.number] = loaded
         except Exception as error:  # noqa: BLE001 - whatever it is, the old version goes on
             reason = str(error).strip() or type(error).__name__
         self._shelf.agreement.vote(proposal.number, reason)
@@ -214,7 +242,9 @@ class Reload(Generic[Answers]):
 
     def _swap(self, model: str, served: Served) -> None:
         """Lets the agreed version answer from now on, between two requests."""
-        version, new = served.version, None
+        version = served.version
+        # A rollout may have loaded it.
+        new = None if version is None else self._shelf.loaded(model, version)
         for number, loaded in list(self._prepared.items()):
             if loaded.version == version:
                 new = self._shelf.put(self._prepared.pop(number))
@@ -225,7 +255,7 @@ class Reload(Generic[Answers]):
             self._replace_default(new)
             return
         for old in self._shelf.of_model(model):
-            if version is None or old.version.digest != version.digest:
+            if not old.kept and (version is None or old.version.digest != version.digest):
                 self._shelf.let_go(old, "unloaded" if version is None else "replaced")
 
     def _replace_default(self, new: Loaded[Answers] | None) -> None:
@@ -233,6 +263,8 @@ class Reload(Generic[Answers]):
         if new is None or new is old:
             return
         self._shelf.default = new
+        pipeline = new.answers.pipeline
+        pipeline.metrics.serve(pipeline.model_metrics)
         self._shelf.let_go(old, "replaced")
         log.info("%s: version %s for %s", old.version.model, new.version.short, old.version.short)
 

@@ -242,7 +242,7 @@ class Shelf(Generic[Answers]):
         for each in others:
             if taken + cost <= self._budget_bytes:
                 return
-            if not each.in_use:
+            if not each.in_use and not each.kept:
                 self.let_go(each, "evicted")
                 taken -= each.cost_bytes
         if taken and taken + cost > self._budget_bytes:

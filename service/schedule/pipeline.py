@@ -21,6 +21,7 @@ from service.errors import ImageTooLarge, RequestError, TooManyRequests
 from service.explain import (
     Attribution,
     Question,
+    ask,
     check_passes,
     explain,
     fitting_defaults,
@@ -64,6 +65,8 @@ PIXELS = "pixels"  # the format of an image that came as pixels
 # Smaller images are decoded on the event loop: to hand them over takes as long.
 SMALL_PIXELS = 128 * 128
 SMALL_OVERLAY = 64 * 64  # the same of what is drawn over them
+COMPARED_SECONDS = 2.0  # that a comparison of two versions may take
+GRAD_CAM = "grad_cam"
 SMALL_MAP = 256 * 256  # and of class activation maps
 
 Fitted = UInt8[np.ndarray, "H W 3"]
@@ -89,6 +92,15 @@ class Sent(NamedTuple):
         """Gives the memory of the image back."""
         if self.lease is not None:
             self.lease.release()
+
+
+class Compared(NamedTuple):
+    """What a version makes of an image for a comparison; the `map` is a Grad-CAM, float32 (H, W),
+    if the prediction gives one.
+    """
+
+    prediction: Prediction
+    map: np.ndarray | None
 
 
 class Asked(NamedTuple):
@@ -133,6 +145,8 @@ class Pipeline:
         self.defaults = fitting_defaults(
             engine.manifest, self.forecast, DEFAULT_SHARE * DEADLINE_MS / 1000
         )
+        # Sees the images that are predicted for callers, if they are compared.
+        self.watch: Callable[[Fitted], None] | None = None
         self._rehearse()
 
     def rejection(self, ahead: int = 0) -> TooManyRequests | None:
@@ -238,7 +252,28 @@ class Pipeline:
         timing.add("infer", done.run_seconds)
         prediction = prediction_of(done.result, self.engine.manifest, options)
         self._count(prediction)
+        if self.watch is not None:
+            self.watch(sent.fitted)
         return prediction
+
+    async def compared(self, fitted: Fitted, target: str | None = None) -> Compared:
+        """The prediction of an image, and its Grad-CAM for the class `target`, or the predicted
+        one; it is no answer to anyone, and not counted as one.
+
+        Raises:
+            RequestError: there is no time for it.
+        """
+        manifest = self.engine.manifest
+        question = ask(manifest, GRAD_CAM, target, {}) if folder.CAM in manifest.files else None
+        one_pass = question is not None and self.in_one_pass(question)
+        deadline = time.perf_counter() + COMPARED_SECONDS
+        done = await self._predict.run(Asked(fitted, one_pass), deadline)
+        prediction = prediction_of(done.result, manifest, PredictionOptions(top_k=1))
+        if question is None or prediction.activation is None:
+            return Compared(prediction, None)
+        engine = self.engine.seeing(prediction.logits, prediction.activation)
+        found = await self._off_loop(lambda: explain(engine, fitted, question, prediction.logits))
+        return Compared(prediction, found.map)
 
     def forecast(self, question: Question) -> float:
         """The seconds of an answer to `question` if nothing else runs."""

@@ -31,6 +31,7 @@ SCORES = (  # cosines up to 1, energies beyond
     0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 1, 2, 5, 10, 15, 20, 30
 )
 COSINES = (-0.9, -0.5, 0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0)
+DISTANCES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 1.5, 2.0)
 GAPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 # fmt: on
 STAGES = ("read", "decode", "queue", "infer", "explain", "render", "encode")
@@ -189,6 +190,60 @@ class ModelLoads:
             self._in_memory.dec()
 
 
+class Comparisons:
+    """The comparisons of new versions with served ones."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, ("model", *labels), registry=registry)
+
+        self._images = counter(
+            "candor_comparisons", "Images computed by two versions of a model.", "version"
+        )
+        self._agreements = counter(
+            "candor_comparison_agreements",
+            "Images for which both versions give the same label, or the same prediction set.",
+            *("version", "of"),
+        )
+        self._confidence = counter(
+            "candor_comparison_confidence",
+            "Sums of the probabilities of their classes, of the served and of the other version.",
+            *("version", "of"),
+        )
+        self._ended = counter("candor_rollouts_ended", "Rollouts that have ended, by whom.", "by")
+        # Of negative values prometheus_client gives no sum.
+        self._distance = Histogram(
+            "candor_comparison_map_distance",
+            "1 − the correlation of the Grad-CAMs of both versions for the served one's class.",
+            ("model", "version"),
+            buckets=DISTANCES,
+            registry=registry,
+        )
+
+    def count(
+        self,
+        model: str,
+        version: str,
+        *,
+        label: bool,
+        same_set: bool,
+        confidences: tuple[float, float],
+        correlation: float | None,
+    ) -> None:
+        """Counts one image."""
+        self._images.labels(model, version).inc()
+        for of, agrees in (("label", label), ("set", same_set)):
+            self._agreements.labels(model, version, of).inc(agrees)
+        for of, value in zip(("served", "other"), confidences, strict=True):
+            self._confidence.labels(model, version, of).inc(value)
+        if correlation is not None:
+            self._distance.labels(model, version).observe(1 - correlation)
+
+    def ended(self, model: str, by: str) -> None:
+        """Counts a rollout that was ended by a caller, `asked`, or by the `guard`."""
+        self._ended.labels(model, by).inc()
+
+
 class Metrics:
     """The metrics of one service, on a registry of their own."""
 
@@ -205,6 +260,7 @@ class Metrics:
         self._declare_service(self._registry)
         self.connections = ConnectionMetrics(self._registry)
         self.loads = ModelLoads(self._registry)
+        self.comparisons = Comparisons(self._registry)
         self._folder = Path(folder) if folder else None
         self._exposition = Exposition(self._folder) if self._folder else None
         self._models: dict[tuple[str, str], ModelMetrics] = {}

@@ -4,13 +4,11 @@ Sources: Triton's extensions "model configuration" and "statistics",
 https://github.com/triton-inference-server/server/tree/main/docs/protocol.
 """
 
-import re
 from typing import Any
-
-from prometheus_client.parser import text_string_to_metric_families
 
 from service.api.kserve import tensors, views
 from service.bundle.manifest import Manifest
+from service.telemetry.samples import Samples
 
 PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"
 _INFER = "/v2/.*/infer|/inference[.].*Infer"
@@ -60,7 +58,7 @@ def statistics(manifest: Manifest, metrics: bytes) -> dict[str, Any]:
 
     An execution is a batch. Times are nanoseconds, summed; those of `success` are of failures, too.
     """
-    found = _Samples(metrics.decode())
+    found = Samples(metrics.decode())
 
     def figure(name: str, **labels: str) -> dict[str, int]:
         seconds = found.total(f"{name}_sum", **labels)
@@ -85,20 +83,3 @@ def statistics(manifest: Manifest, metrics: bytes) -> dict[str, Any]:
         },
         "batch_stats": [],
     }
-
-
-class _Samples:
-    """The samples of a text of metrics."""
-
-    def __init__(self, text: str) -> None:
-        families = text_string_to_metric_families(text)
-        self._samples = [sample for family in families for sample in family.samples]
-
-    def total(self, name: str, **patterns: str) -> float:
-        """The sum of the samples called `name`, of those whose labels match the patterns."""
-        return sum(
-            sample.value
-            for sample in self._samples
-            if sample.name == name
-            and all(re.fullmatch(p, sample.labels.get(key, "")) for key, p in patterns.items())
-        )

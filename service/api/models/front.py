@@ -18,6 +18,7 @@ from service.api.body import release
 from service.api.models.endpoints import Answers, Endpoint
 from service.errors import RequestError
 from service.repository.loaded import Loaded
+from service.repository.rollout import Rollouts
 from service.repository.shelf import Shelf
 
 MODEL = "/models/{name}"
@@ -29,8 +30,9 @@ OK, DEFECT = 200, 500
 class Front:
     """Leads each request to the version that answers it."""
 
-    def __init__(self, shelf: Shelf[Answers]) -> None:
+    def __init__(self, shelf: Shelf[Answers], rollouts: Rollouts[Answers]) -> None:
         self._shelf = shelf
+        self._rollouts = rollouts
 
     def routes(self) -> Iterator[GuardedRoute]:
         """The routes to all models, from the templates of the default one."""
@@ -59,10 +61,11 @@ class Front:
     async def _loaded(self, request: Request) -> Loaded[Answers]:
         given = request.path_params
         if "name" not in given:
-            return self._shelf.default
+            return self._rollouts.chosen(self._shelf.default)
         loaded = await self._shelf.take(given["name"], given.get("version"))
-        if "version" in given:
-            given["version"] = loaded.version.short
+        if "version" not in given:
+            return self._rollouts.chosen(loaded)
+        given["version"] = loaded.version.short
         return loaded
 
 
