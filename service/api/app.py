@@ -70,7 +70,11 @@ def build(
     observation = ObservationMiddleware(
         GuardMiddleware(DrainMiddleware(application, drain), guard),
         metrics,
-        [*(route.path for route in routes), *(rpc.COUNTED if settings.grpc_port else ())],
+        # The files of a bundle are no traffic.
+        [
+            *(route.path for route in routes if "{file}" not in route.path),
+            *(rpc.COUNTED if settings.grpc_port else ()),
+        ],
         slow_seconds=settings.latency_objective_seconds,
         access_log=settings.access_log,
     )

@@ -28,6 +28,19 @@ from service.schedule.pipeline import Pipeline
 from service.settings import Settings
 
 OPENAPI = "/openapi.json"
+# The routes about all models (`repository`, `rollouts`).
+SHARED: Mapping[str, Needs] = {
+    "/models": guard.DOCUMENTS,
+    "/models/{name}/comparison": guard.ADMIN,
+    "/models/{name}/rollout": guard.ADMIN,
+    "/models/{name}/promote": guard.ADMIN,
+    "/models/{name}/rollback": guard.ADMIN,
+    "/v1/models": guard.DOCUMENTS,
+    "/v2/models/stats": guard.DOCUMENTS,
+    "/v2/repository/index": guard.DOCUMENTS,
+    "/v2/repository/models/{name}/load": guard.ADMIN,
+    "/v2/repository/models/{name}/unload": guard.ADMIN,
+}
 Endpoint = Callable[[Request], Awaitable[ASGIApp]]
 
 
@@ -77,7 +90,12 @@ def answers_of(pipeline: Pipeline, bundle: Bundle, settings: Settings, prefix: s
     return Answers(pipeline, bundle, tensors.inference, calls, routes, endpoints)
 
 
+def shared(path: str, endpoint: Endpoint, methods: list[str] | None = None) -> GuardedRoute:
+    """One of the routes about all models."""
+    return GuardedRoute(path, SHARED[path], endpoint, methods)
+
+
 def _needs(routes: list[GuardedRoute]) -> dict[str, Needs]:
     """The scopes of which each path of the OpenAPI document needs one."""
     ours = {route.path_format: route.needs for route in routes}
-    return {**ours, **BENTOML_PATHS, OPENAPI: guard.DOCUMENTS}
+    return {**ours, **SHARED, **BENTOML_PATHS, OPENAPI: guard.DOCUMENTS}

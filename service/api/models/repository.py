@@ -6,22 +6,24 @@ GET /v1/models of KServe's V1.
 """
 
 import asyncio
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.access import guard
 from service.api.access.guard import GuardedRoute
 from service.api.kserve import views
-from service.api.models.endpoints import Answers
+from service.api.models.endpoints import Answers, shared
+from service.api.wire.repository import ModelEntry, Models
 from service.errors import BundleError, RequestError
 from service.repository.catalogue import Version
 from service.repository.reload import Reload
 from service.repository.shelf import Shelf
 
-READY, UNAVAILABLE = "READY", "UNAVAILABLE"
+State = Literal["READY", "AVAILABLE", "UNAVAILABLE"]
+READY: State = "READY"
+UNAVAILABLE: State = "UNAVAILABLE"
 JSON = "application/json"
 
 
@@ -36,18 +38,19 @@ class Repository:
         """The routes of these endpoints; they stand before those with a model's name."""
         model = "/v2/repository/models/{name}"
         return [
-            GuardedRoute("/models", guard.DOCUMENTS, self.models),
-            GuardedRoute("/v1/models", guard.DOCUMENTS, self.names),
-            GuardedRoute("/v2/models/stats", guard.DOCUMENTS, self.statistics),
-            GuardedRoute("/v2/repository/index", guard.DOCUMENTS, self.index, ["POST"]),
-            GuardedRoute(f"{model}/load", guard.ADMIN, self.load, ["POST"]),
-            GuardedRoute(f"{model}/unload", guard.ADMIN, self.unload, ["POST"]),
+            shared("/models", self.models),
+            shared("/v1/models", self.names),
+            shared("/v2/models/stats", self.statistics),
+            shared("/v2/repository/index", self.index, ["POST"]),
+            shared(f"{model}/load", self.load, ["POST"]),
+            shared(f"{model}/unload", self.unload, ["POST"]),
         ]
 
     async def models(self, _request: Request) -> Response:
         """GET /models."""
         found = [await asyncio.to_thread(self._described, name) for name in self._names]
-        return _json({"default": self._shelf.catalogue.default, "models": found})
+        listed: Models = {"default": self._shelf.catalogue.default, "models": found}
+        return _json(listed)
 
     async def names(self, _request: Request) -> Response:
         """GET /v1/models."""
@@ -92,18 +95,24 @@ class Repository:
     def _names(self) -> tuple[str, ...]:
         return self._shelf.catalogue.names
 
-    def _described(self, name: str) -> dict[str, Any]:
+    def _described(self, name: str) -> ModelEntry:
         """A model: the version that answers, its state, and all versions in its folder."""
-        described = {"name": name, "version": "", "state": UNAVAILABLE, "reason": ""}
+        versions = [version.short for version in self._shelf.catalogue.versions(name)]
+        entry: ModelEntry = {
+            "name": name,
+            "version": "",
+            "state": UNAVAILABLE,
+            "reason": "",
+            "versions": versions,
+        }
         try:
             served = self._shelf.served(name)
-            described |= {"version": served.short, "state": self._state(name, served)}
+            entry["version"], entry["state"] = served.short, self._state(name, served)
         except (BundleError, RequestError) as error:
-            described["reason"] = str(error)
-        versions = [version.short for version in self._shelf.catalogue.versions(name)]
-        return {**described, "versions": versions}
+            entry["reason"] = str(error)
+        return entry
 
-    def _state(self, name: str, served: Version) -> str:
+    def _state(self, name: str, served: Version) -> State:
         """READY in memory, or AVAILABLE: loaded by the first request."""
         return READY if self._shelf.loaded(name, served) else "AVAILABLE"
 

@@ -8,12 +8,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api import body as request_body
-from service.api.access import guard
 from service.api.access.guard import GuardedRoute
 from service.api.body import Limits
-from service.api.models.endpoints import Answers
+from service.api.models.endpoints import Answers, shared
 from service.api.models.front import MODEL
-from service.errors import InvalidParameter, MalformedRequest, NotFound
+from service.errors import Conflict, InvalidParameter, MalformedRequest
 from service.repository.agreement import Rollout
 from service.repository.reload import Reload
 from service.repository.rollout import Rollouts, rollout_of
@@ -40,10 +39,10 @@ class RolloutRoutes:
     def routes(self) -> list[GuardedRoute]:
         """The routes of these endpoints."""
         return [
-            GuardedRoute(f"{MODEL}/comparison", guard.ADMIN, self.comparison),
-            GuardedRoute(f"{MODEL}/rollout", guard.ADMIN, self.begin, ["POST"]),
-            GuardedRoute(f"{MODEL}/promote", guard.ADMIN, self.promote, ["POST"]),
-            GuardedRoute(f"{MODEL}/rollback", guard.ADMIN, self.roll_back, ["POST"]),
+            shared(f"{MODEL}/comparison", self.comparison),
+            shared(f"{MODEL}/rollout", self.begin, ["POST"]),
+            shared(f"{MODEL}/promote", self.promote, ["POST"]),
+            shared(f"{MODEL}/rollback", self.roll_back, ["POST"]),
         ]
 
     async def begin(self, request: Request) -> Response:
@@ -68,7 +67,7 @@ class RolloutRoutes:
         rollout = state.rollouts.get(model)
         asked = request.query_params.get("version")
         if rollout is None and asked is None:
-            raise NotFound(
+            raise Conflict(
                 f"{model} has no rollout now: POST /models/{model}/rollout begins one, and "
                 "?version= names an earlier one"
             )
@@ -105,7 +104,7 @@ class RolloutRoutes:
     def _of(self, model: str) -> Rollout:
         rollout = self._shelf.agreement.state.rollouts.get(model)
         if rollout is None:
-            raise NotFound(f"{model} has no rollout: POST /models/{model}/rollout begins one")
+            raise Conflict(f"{model} has no rollout: POST /models/{model}/rollout begins one")
         return rollout
 
 

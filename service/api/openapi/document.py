@@ -6,6 +6,7 @@ import service
 from service.api.body import BYTES
 from service.api.card import HTML, MARKDOWN
 from service.api.openapi import kserve, parameters
+from service.api.openapi import models as all_models
 from service.api.openapi.names import TAGS, named
 from service.api.openapi.parameters import Schemas
 from service.api.openapi.problems import errors, problem
@@ -51,6 +52,7 @@ def document(
         "/explain": {"post": _post("Explain", asked, answer | _map_files(manifest))},
         **_documents(),
         **({"/reference/{row}": {"get": _reference()}} if shown else {}),
+        **all_models.paths(manifest),
         **kserve.paths(manifest),
     }
     return {
@@ -60,10 +62,19 @@ def document(
             "version": service.__version__,
             "description": _description(max_body_bytes),
         },
-        "servers": [{"url": "/", "description": "The server that gave this document"}],
+        "servers": [
+            {"url": "/", "description": "The server that gave this document"},
+            {
+                "url": "/models/{name}",
+                "description": "Another model: the paths beside those of KServe, below its name",
+                "variables": {"name": {"default": manifest.name}},
+            },
+        ],
         "tags": [{"name": name, "description": text} for name, (_, text) in TAGS.items()],
         "paths": named(paths),
-        "components": {"schemas": _schemas(asked) | kserve.schemas(manifest)},
+        "components": {
+            "schemas": _schemas(asked) | all_models.schemas() | kserve.schemas(manifest)
+        },
     }
 
 

@@ -138,8 +138,8 @@ class IndexEntry(TypedDict):
 
     name: Name
     version: Version
-    state: Annotated[str, about("Always READY", "READY")]
-    reason: Annotated[str, about("Always empty", "")]
+    state: Annotated[str, about("READY or UNAVAILABLE", "READY")]
+    reason: Annotated[str, about("Why it is not served; else empty", "")]
 
 
 class Duration(TypedDict):
@@ -229,7 +229,7 @@ class InferAnswer(TypedDict):
 class ModelNames(TypedDict):
     """The names of the models."""
 
-    models: Annotated[list[str], about("The model that is served", ["cifar10"])]
+    models: Annotated[list[str], about("The models that are served", ["cifar10"])]
 
 
 class EncodedImage(TypedDict):

@@ -1,0 +1,116 @@
+"""The models of a service and their rollouts: what is sent and answered below /models."""
+
+from typing import Annotated, Literal, NotRequired
+
+from typing_extensions import TypedDict
+
+from service.api.wire.fields import Count, Share, Warnings, about
+
+Name = Annotated[str, about("The name of a model", "cifar10")]
+Version = Annotated[str, about("12 hex digits of the digest of its manifest", "06ce0ae58564")]
+Mode = Annotated[
+    Literal["canary", "shadow"],
+    about("A canary answers a share of the requests that name no version; a shadow none", "shadow"),
+]
+Correlation = Annotated[float, about("Of two maps", 0.9, ge=-1, le=1)]
+
+
+class ModelEntry(TypedDict):
+    """A model, its served version, and all versions in its folder."""
+
+    name: Name
+    version: Annotated[str, about("The served version; empty if there is none", "06ce0ae58564")]
+    state: Annotated[
+        Literal["READY", "AVAILABLE", "UNAVAILABLE"],
+        about("In memory, loaded by the first request, or not served", "READY"),
+    ]
+    reason: Annotated[str, about("Why it is not served; else empty", "")]
+    versions: list[Version]
+
+
+class Models(TypedDict):
+    """The models of this service."""
+
+    default: Annotated[str, about("The model of the short paths", "cifar10")]
+    models: list[ModelEntry]
+
+
+class LoadedModel(TypedDict):
+    """A model that was loaded."""
+
+    name: Name
+    version: Version
+
+
+class UnloadedModel(TypedDict):
+    """A model that was unloaded."""
+
+    name: Name
+
+
+class AskedRollout(TypedDict):
+    """A new version beside the served one."""
+
+    version: Annotated[str, about("Its name in the folder, or 12 or 64 hex digits", "2")]
+    mode: NotRequired[Mode]
+    share: NotRequired[Annotated[Share, about("Of requests, or of images in the shadow", 0.1)]]
+    least_labels: NotRequired[Annotated[Share, about("Labels that agree less end it", 0.8)]]
+    least_maps: NotRequired[Annotated[Correlation, about("Maps that correlate less end it", 0.5)]]
+    least_images: NotRequired[Annotated[Count, about("Images before it may end", 100)]]
+
+
+class StandingRollout(TypedDict):
+    """The rollout of a version."""
+
+    version: Version
+    mode: Mode
+    share: Share
+    least_labels: Share
+    least_maps: Correlation
+    least_images: Count
+
+
+class BegunRollout(StandingRollout):
+    """The rollout that has begun."""
+
+    model: Name
+
+
+class Interval(TypedDict):
+    """A value with the ends of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Confidence(TypedDict):
+    """The mean probability of the predicted classes of both versions."""
+
+    served: Share
+    candidate: Share
+
+
+class Comparison(TypedDict):
+    """How a version compares with the served one, over images of callers."""
+
+    model: Name
+    served: Version
+    version: Version
+    rollout: StandingRollout | None
+    ended: Annotated[str | None, about("Why its rollout has ended; empty if it was asked to", "")]
+    images: Annotated[Count, about("Images that both versions have computed", 400)]
+    label_agreement: Interval | None
+    set_agreement: Interval | None
+    map_correlation: Annotated[
+        Interval | None, about("Of the Grad-CAMs of both for the served version's class")
+    ]
+    mean_confidence: Confidence | None
+
+
+class EndedRollout(TypedDict):
+    """The version that is served from now on."""
+
+    model: Name
+    version: Version
+    warnings: NotRequired[Warnings]
