@@ -28,7 +28,7 @@ EXACT = {"use_tf32": "0"}
 REPLAYED, CHANNELS_LAST = {"enable_cuda_graph": "1"}, {"prefer_nhwc": "1"}  # more options
 
 Providers = list[tuple[str, dict[str, str]]]
-Weights = Mapping[str, ort.OrtValue]  # by the name of the initializer
+Initializers = Mapping[str, ort.OrtValue]  # by name
 
 
 def check(device: Device) -> None:
@@ -64,7 +64,7 @@ def open_session(
     options: Mapping[str, str] = MappingProxyType({}),
     *,
     optimised_to: str | None = None,
-    weights: Weights | None = None,
+    weights: Initializers | None = None,
 ) -> ort.InferenceSession:
     """Opens the `graph` of a bundle's `file` on `device`.
 

@@ -38,7 +38,7 @@ from service.runtime.graphs import (
     wanted,
 )
 from service.runtime.head import Head, explained_graph, head_graph
-from service.runtime.weights import Graph, shared
+from service.runtime.weights import Graph, Weights
 from service.settings import Device, Precision
 from service.workers import host
 
@@ -347,6 +347,7 @@ def _on_cpu(
 def _preparer(choice: Choice) -> Preparer:
     """What opens a graph on a CPU by `choice`, for one thread and then for several."""
     if choice.runtime == "onnxruntime":
+        shared = Weights().shared
         return lambda file, content: first_and_further(file, shared(file, content), content)
     open_program = opener(choice)
     return lambda file, content: (

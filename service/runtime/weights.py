@@ -1,10 +1,11 @@
-"""The weights of convolutions, in memory once for all open graphs of this process that have them.
+"""The weights of convolutions, in memory once for all open graphs that have them.
 
 A session of ONNX Runtime has weights of its own, in the layout of its kernels. A bundle has several
 graphs of one network, and each is open for one thread and for all. So a graph is optimised once,
-its weights are taken out in that layout, float32, and each session is handed those that were found
-before: in another session, in another graph, or in another bundle. A weight goes with the last
-session that has it.
+its weights are taken out in that layout, float32, and every session of the bundle is handed the
+same ones. What a graph adds to those of the graphs before it is one block of memory, large enough
+for huge pages. Another bundle with an equal block, as one that was calibrated again, shares it. A
+block goes with the last session that has a weight in it.
 
 Weights of matrix products stay with their session, which packs them anew and frees what it packed
 from: those handed to it would be in memory once more. github.com/microsoft/onnxruntime/pull/7421
@@ -15,7 +16,7 @@ import hashlib
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 from weakref import WeakValueDictionary
@@ -26,7 +27,7 @@ import onnxruntime as ort
 from onnx import ModelProto, TensorProto
 
 from service.runtime import providers
-from service.runtime.providers import Weights
+from service.runtime.providers import Initializers
 
 CONVOLUTIONS = {"Conv", "FusedConv"}  # the operators that read their weights as they are
 LEAST_BYTES = 1_024  # smaller ones are not worth a search
@@ -34,68 +35,59 @@ ALIGNMENT = 64  # bytes: a line of the cache, and a register of AVX-512
 
 log = logging.getLogger("candor")
 
-Key = tuple[tuple[int, ...], bytes]  # the shape, and the digest of the bytes
+Key = tuple[tuple[int, ...], bytes]  # the shape and the digest of a weight
+
+# The memory of the blocks of this process, by the digest of the keys of their weights.
+_blocks = WeakValueDictionary[bytes, np.ndarray]()
+_lock = threading.Lock()
 
 
 class Graph(NamedTuple):
     """A graph to open, with its `weights` if it is optimised."""
 
     content: bytes
-    weights: Weights | None = None
+    weights: Initializers | None = None
 
 
-def shared(file: str, content: bytes) -> Graph:
-    """The graph `content` of a bundle's `file`, optimised for this CPU, with weights to share.
-
-    It is `content` itself where there are none, or where a system other than Linux has no files in
-    memory. Either gives the same answers to the bit.
-
-    Raises:
-        BundleError: ONNX Runtime cannot open it.
-    """
-    if not hasattr(os, "memfd_create"):
-        return Graph(content)
-    optimised = _optimised(file, content)
-    if optimised is None:
-        return Graph(content)
-    weights = POOL.weights_of(onnx.load_model_from_string(optimised))
-    return Graph(optimised, weights) if weights else Graph(content)
-
-
-class Pool:
-    """Arrays that open sessions read, by their contents; safe for threads."""
+class Weights:
+    """The weights of the graphs of one bundle, while they are opened."""
 
     def __init__(self) -> None:
-        self._known = WeakValueDictionary[Key, ort.OrtValue]()
-        self._lock = threading.Lock()
+        self._known: dict[Key, np.ndarray] = {}
 
-    def __len__(self) -> int:
-        return len(self._known)
+    def shared(self, file: str, content: bytes) -> Graph:
+        """The graph `content` of a bundle's `file`, optimised for this CPU, with its weights.
 
-    def weights_of(self, model: ModelProto) -> Weights:
+        It is `content` itself where it has none to share, where it cannot be optimised, and where a
+        system other than Linux has no files in memory. Either gives the same answers to the bit.
+        """
+        optimised = _optimised(file, content) if hasattr(os, "memfd_create") else None
+        if optimised is None:
+            return Graph(content)
+        weights = self._of(onnx.load_model_from_string(optimised))
+        return Graph(optimised, weights) if weights else Graph(content)
+
+    def _of(self, model: ModelProto) -> Initializers:
         """The weights of the convolutions of an optimised `model`, by name."""
-        return {tensor.name: self._value(tensor) for tensor in _shareable(model)}
-
-    def _value(self, tensor: TensorProto) -> ort.OrtValue:
-        key = tuple(tensor.dims), hashlib.sha256(tensor.raw_data).digest()
-        with self._lock:
-            # A local reference: the session that had it may be closed at any time.
-            value = self._known.get(key)
-            if value is None:
-                array = _aligned(tensor.raw_data).reshape(tensor.dims)
-                value = self._known[key] = ort.OrtValue.ortvalue_from_numpy(array)
-            return value
+        named = [(tensor, _key(tensor)) for tensor in _shareable(model)]
+        self._known |= _block({key: each for each, key in named if key not in self._known})
+        return {
+            tensor.name: ort.OrtValue.ortvalue_from_numpy(self._known[key]) for tensor, key in named
+        }
 
 
-POOL = Pool()  # of this process
+def blocks() -> int:
+    """The number of blocks in this process."""
+    return len(_blocks)
 
 
 def _optimised(file: str, content: bytes) -> bytes | None:
-    """The graph `content` as ONNX Runtime runs it; None if it cannot be written."""
+    """The graph `content` as ONNX Runtime runs it; None if it cannot be opened or written."""
     try:
         with _memory_file() as (descriptor, path):
             providers.open_session(file, content, "cpu", 1, optimised_to=path)
-            return _read(descriptor)
+            with open(descriptor, "rb", closefd=False) as written:
+                return written.read()
     except Exception as error:  # noqa: BLE001 - ONNX Runtime has no common class of its errors
         log.info("the weights of %s are not shared: %s", file, error)
         return None
@@ -111,28 +103,47 @@ def _memory_file() -> Iterator[tuple[int, str]]:
         os.close(descriptor)
 
 
-def _read(descriptor: int) -> bytes:
-    with open(descriptor, "rb", closefd=False) as file:
-        return file.read()
-
-
 def _shareable(model: ModelProto) -> Iterator[TensorProto]:
-    """The larger float32 weights that convolutions alone read, first their kernels."""
+    """The float32 weights of some size that convolutions alone read."""
     readers: dict[str, set[str]] = {}
     for node in model.graph.node:
         for name in node.input:
             readers.setdefault(name, set()).add(node.op_type)
     for tensor in model.graph.initializer:
-        is_read = readers.get(tensor.name, set())
-        large = len(tensor.raw_data) >= LEAST_BYTES
-        if large and tensor.data_type == TensorProto.FLOAT and is_read and is_read <= CONVOLUTIONS:
+        large = tensor.data_type == TensorProto.FLOAT and len(tensor.raw_data) >= LEAST_BYTES
+        if large and tensor.name in readers and readers[tensor.name] <= CONVOLUTIONS:
             yield tensor
 
 
-def _aligned(content: bytes) -> np.ndarray:
-    """The float32 `content` (N,) as an array of its own."""
-    memory = np.empty(len(content) + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
-    array = memory[start : start + len(content)].view(np.float32)
-    array[:] = np.frombuffer(content, np.float32)
-    return array
+def _key(tensor: TensorProto) -> Key:
+    return tuple(tensor.dims), hashlib.sha256(tensor.raw_data).digest()
+
+
+def _block(tensors: Mapping[Key, TensorProto]) -> dict[Key, np.ndarray]:
+    """The weights `tensors` as arrays float32 of their shapes, in one block of memory.
+
+    It is that of an equal block, if this process has one.
+    """
+    if not tensors:
+        return {}
+    sizes = [len(tensor.raw_data) for tensor in tensors.values()]
+    digest = hashlib.sha256(repr([*tensors]).encode()).digest()
+    with _lock:
+        memory = _blocks.get(digest)
+        is_new = memory is None
+        if memory is None:
+            # NumPy asks for huge pages from 4 MiB on.
+            memory = np.empty(ALIGNMENT + sum(map(_aligned, sizes)), np.uint8)
+        found, start = {}, -memory.ctypes.data % ALIGNMENT
+        for (key, tensor), size in zip(tensors.items(), sizes, strict=True):
+            part = memory[start : start + size]
+            if is_new:
+                part[:] = np.frombuffer(tensor.raw_data, np.uint8)
+            found[key] = part.view(np.float32).reshape(key[0])
+            start += _aligned(size)
+        _blocks[digest] = memory
+    return found
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT

@@ -16,7 +16,7 @@ from service.errors import BundleError
 from service.runtime.choice import Choice
 from service.runtime.engine import Engine
 from service.runtime.sessions import first_and_further, opener, self_test_image
-from service.runtime.weights import POOL, Graph, shared
+from service.runtime.weights import Graph, Weights, blocks
 from support.reweighted import reweighted
 from support.servers import ROOT
 from support.toys import core_of, weights_of
@@ -47,9 +47,9 @@ def feeds(graph, rows):
 @pytest.mark.parametrize("graph", [folder.PREDICT, folder.GRADIENT, folder.CAM])
 def test_answers_are_those_of_a_graph_with_weights_of_its_own(graph, embedded):
     content = embedded.read(graph)
-    with_pool = shared(graph, content)
-    assert with_pool.weights
-    one, further = first_and_further(graph, with_pool, content)
+    shared = Weights().shared(graph, content)
+    assert shared.weights
+    one, further = first_and_further(graph, shared, content)
     for threads, program in ((1, one), (2, further(2))):
         alone = opener(Choice())(graph, content, threads)
         for rows in (1, 3, 16):
@@ -60,38 +60,38 @@ def test_answers_are_those_of_a_graph_with_weights_of_its_own(graph, embedded):
 
 
 def test_the_graphs_of_a_network_have_its_weights_once(embedded):
+    weights = Weights()
     predict, cam, gradient = (
-        shared(graph, embedded.read(graph)).weights
+        {value.data_ptr() for value in weights.shared(graph, embedded.read(graph)).weights.values()}
         for graph in (folder.PREDICT, folder.CAM, folder.GRADIENT)
     )
-    once = {id(value) for value in cam.values()}
-    assert once == {id(value) for value in predict.values()}
+    assert predict == cam
     # and those of the way back, where kernels are flipped
-    assert once < {id(value) for value in gradient.values()}
+    assert predict < gradient
+    assert not any(address % 64 for address in gradient)
 
 
-def test_a_weight_goes_with_the_last_engine_that_has_it(embedded, tmp_path):
+def test_weights_go_with_the_last_engine_that_has_them(embedded, tmp_path):
     other = reweighted(embedded, tmp_path / "other", 1.001)
     with no_collector():
-        before = len(POOL)
+        before = blocks()
         first = Engine(other, "cpu", 2)
-        once = len(POOL)
+        assert blocks() == before + 2  # of the way forth, and of the way back
         second = Engine(other, "cpu", 1)
-        assert once > before
-        assert len(POOL) == once
+        assert blocks() == before + 2
         answer = second.predict(self_test_image(32)).logits
         head = weakref.ref(first._sessions.head)
         del first
         assert head() is None
-        assert len(POOL) == once
+        assert blocks() == before + 2
         np.testing.assert_array_equal(second.predict(self_test_image(32)).logits, answer)
         del second
-        assert len(POOL) == before
+        assert blocks() == before
 
 
 def test_matrices_that_are_packed_stay_with_their_session(embedded):
-    with_pool = shared(folder.PREDICT, embedded.read(folder.PREDICT))
-    assert {len(value.shape()) for value in with_pool.weights.values()} == {1, 4}
+    shared = Weights().shared(folder.PREDICT, embedded.read(folder.PREDICT))
+    assert {len(value.shape()) for value in shared.weights.values()} == {1, 4}
 
 
 def test_a_graph_without_convolutions_is_opened_as_it_is():
@@ -100,18 +100,18 @@ def test_a_graph_without_convolutions_is_opened_as_it_is():
         ("Gemm", ["flat", "W"], ["logits"], {"transB": 1}),
     ]
     content = core_of(nodes, {"W": weights_of()}, 2).model.SerializeToString()
-    assert shared(folder.PREDICT, content) == Graph(content)
+    assert Weights().shared(folder.PREDICT, content) == Graph(content)
 
 
 def test_a_system_without_files_in_memory_opens_graphs_as_they_are(embedded, monkeypatch):
     monkeypatch.delattr(os, "memfd_create")
     content = embedded.read(folder.CAM)
-    assert shared(folder.CAM, content) == Graph(content)
+    assert Weights().shared(folder.CAM, content) == Graph(content)
 
 
 def test_what_cannot_be_opened_optimised_is_opened_as_it_is(embedded, caplog):
     content = embedded.read(folder.CAM)
-    broken = Graph(b"no graph", shared(folder.CAM, content).weights)
+    broken = Graph(b"no graph", Weights().shared(folder.CAM, content).weights)
     one, further = first_and_further(folder.CAM, broken, content)
     assert "cannot open cam.onnx" in caplog.text
     given = feeds(folder.CAM, 2)
@@ -126,20 +126,20 @@ def test_files_in_memory_are_closed(embedded):
         return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - it names more than files
 
     before = opened()
-    shared(folder.CAM, embedded.read(folder.CAM))
-    shared(folder.CAM, b"no graph")
+    for content in (embedded.read(folder.CAM), b"no graph"):
+        Weights().shared(folder.CAM, content)
     assert opened() == before
 
 
 def test_onnx_runtime_makes_no_copy_of_a_weight_that_it_is_handed(embedded):
     """A session reads the array itself: what is written there changes the answer."""
     content = embedded.read(folder.CAM)
-    with_pool = shared(folder.CAM, content)
+    shared = Weights().shared(folder.CAM, content)
     own = {
         name: ort.OrtValue.ortvalue_from_numpy(value.numpy().copy())
-        for name, value in with_pool.weights.items()
+        for name, value in shared.weights.items()
     }
-    program, _ = first_and_further(folder.CAM, Graph(with_pool.content, own), content)
+    program, _ = first_and_further(folder.CAM, Graph(shared.content, own), content)
     before = program(feeds(folder.CAM, 1), ())["logits"]
     largest = max(own.values(), key=lambda value: value.tensor_size_in_bytes())
     largest.update_inplace(np.zeros(largest.shape(), np.float32))
