@@ -69,10 +69,18 @@ class Weights:
 
     def _of(self, model: ModelProto) -> Initializers:
         """The weights of the convolutions of an optimised `model`, by name."""
-        named = [(tensor, _key(tensor)) for tensor in _shareable(model)]
-        self._known |= _block({key: each for each, key in named if key not in self._known})
+        named: dict[str, Key] = {}
+        new: dict[Key, bytes] = {}
+        for tensor in _shareable(model):
+            content = tensor.raw_data  # a copy
+            if len(content) < LEAST_BYTES:
+                continue
+            key = named[tensor.name] = tuple(tensor.dims), hashlib.sha256(content).digest()
+            if key not in self._known:
+                new[key] = content
+        self._known |= _block(new)
         return {
-            tensor.name: ort.OrtValue.ortvalue_from_numpy(self._known[key]) for tensor, key in named
+            name: ort.OrtValue.ortvalue_from_numpy(self._known[key]) for name, key in named.items()
         }
 
 
@@ -104,43 +112,39 @@ def _memory_file() -> Iterator[tuple[int, str]]:
 
 
 def _shareable(model: ModelProto) -> Iterator[TensorProto]:
-    """The float32 weights of some size that convolutions alone read."""
+    """The float32 weights that convolutions alone read."""
     readers: dict[str, set[str]] = {}
     for node in model.graph.node:
         for name in node.input:
             readers.setdefault(name, set()).add(node.op_type)
     for tensor in model.graph.initializer:
-        large = tensor.data_type == TensorProto.FLOAT and len(tensor.raw_data) >= LEAST_BYTES
-        if large and tensor.name in readers and readers[tensor.name] <= CONVOLUTIONS:
+        read_by = readers.get(tensor.name, set())
+        if tensor.data_type == TensorProto.FLOAT and read_by and read_by <= CONVOLUTIONS:
             yield tensor
 
 
-def _key(tensor: TensorProto) -> Key:
-    return tuple(tensor.dims), hashlib.sha256(tensor.raw_data).digest()
-
-
-def _block(tensors: Mapping[Key, TensorProto]) -> dict[Key, np.ndarray]:
-    """The weights `tensors` as arrays float32 of their shapes, in one block of memory.
+def _block(contents: Mapping[Key, bytes]) -> dict[Key, np.ndarray]:
+    """Arrays float32 of the shapes and `contents` of weights, in one block of memory.
 
     It is that of an equal block, if this process has one.
     """
-    if not tensors:
+    if not contents:
         return {}
-    sizes = [len(tensor.raw_data) for tensor in tensors.values()]
-    digest = hashlib.sha256(repr([*tensors]).encode()).digest()
+    digest = hashlib.sha256(repr([*contents]).encode()).digest()
     with _lock:
         memory = _blocks.get(digest)
         is_new = memory is None
         if memory is None:
             # NumPy asks for huge pages from 4 MiB on.
-            memory = np.empty(ALIGNMENT + sum(map(_aligned, sizes)), np.uint8)
+            size = ALIGNMENT + sum(_aligned(len(content)) for content in contents.values())
+            memory = np.empty(size, np.uint8)
         found, start = {}, -memory.ctypes.data % ALIGNMENT
-        for (key, tensor), size in zip(tensors.items(), sizes, strict=True):
-            part = memory[start : start + size]
+        for key, content in contents.items():
+            part = memory[start : start + len(content)]
             if is_new:
-                part[:] = np.frombuffer(tensor.raw_data, np.uint8)
+                part[:] = np.frombuffer(content, np.uint8)
             found[key] = part.view(np.float32).reshape(key[0])
-            start += _aligned(size)
+            start += _aligned(len(content))
         _blocks[digest] = memory
     return found
 
