@@ -32,9 +32,8 @@ from service.runtime.graphs import (
     Shared,
     Targets,
 )
-from service.runtime.head import Activation, ImageLogits
+from service.runtime.head import ACTIVATION, Activation, ImageLogits
 from service.runtime.health import Health
-from service.runtime.one_pass import ACTIVATION
 from service.runtime.sessions import Sessions, open_sessions
 from service.settings import Device, Precision
 
@@ -61,7 +60,10 @@ ENDLESS = Budget()
 
 
 class Engine:
-    """The calls of one bundle on one device. A second bundle is a second Engine."""
+    """The calls of one bundle on one device. A second bundle is a second Engine.
+
+    The last reference to an engine and its views frees all that it took: there is nothing to close.
+    """
 
     def __init__(
         self,

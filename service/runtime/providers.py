@@ -28,6 +28,7 @@ EXACT = {"use_tf32": "0"}
 REPLAYED, CHANNELS_LAST = {"enable_cuda_graph": "1"}, {"prefer_nhwc": "1"}  # more options
 
 Providers = list[tuple[str, dict[str, str]]]
+Initializers = Mapping[str, ort.OrtValue]  # by name
 
 
 def check(device: Device) -> None:
@@ -61,26 +62,28 @@ def open_session(
     device: Device,
     threads: int,
     options: Mapping[str, str] = MappingProxyType({}),
+    *,
+    optimised_to: str | None = None,
+    weights: Initializers | None = None,
 ) -> ort.InferenceSession:
     """Opens the `graph` of a bundle's `file` on `device`.
 
     `threads` is the number of threads of one inference on a CPU. `options` are those of CUDA; with
     REPLAYED among them, CUDA replays the kernels of a run, and one thread alone may use the
-    session.
+    session. A CPU writes the optimised graph to the path `optimised_to`; with its `weights` it is
+    opened as it is, and makes no copies of them.
 
     Raises:
         DeviceError: the device does not work.
         BundleError: a CPU cannot open the graph.
     """
-    provider, chosen = PROVIDERS[device], ort.SessionOptions()
-    # Threads spin for a moment between operators: to wake one takes longer than most operators.
-    chosen.intra_op_num_threads = threads
-    chosen.log_severity_level = _severity(device)
-    if device == "cpu":
-        _share_memory()
-        chosen.add_session_config_entry("session.use_env_allocators", "1")
-        # Beside that arena, which would keep the weights of a session that is closed.
-        chosen.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+    provider, chosen = PROVIDERS[device], _session_options(device, threads)
+    if optimised_to is not None:
+        chosen.optimized_model_filepath = optimised_to
+    if weights is not None:
+        chosen.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        for name, value in weights.items():
+            chosen.add_initializer(name, value)
     try:
         session = ort.InferenceSession(
             graph, chosen, providers=_providers(file, device, options), enable_fallback=False
@@ -97,7 +100,21 @@ def open_session(
         )
     # The file, which a session keeps for its fallback to another provider: there is none here.
     session._model_bytes = None  # noqa: SLF001
+    session.weights = weights  # ONNX Runtime reads them, and keeps no reference of its own
     return session
+
+
+def _session_options(device: Device, threads: int) -> ort.SessionOptions:
+    chosen = ort.SessionOptions()
+    # Threads spin for a moment between operators: to wake one takes longer than most operators.
+    chosen.intra_op_num_threads = threads
+    chosen.log_severity_level = _severity(device)
+    if device == "cpu":
+        _share_memory()
+        chosen.add_session_config_entry("session.use_env_allocators", "1")
+        # Beside that arena, which would keep the weights of a session that is closed.
+        chosen.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+    return chosen
 
 
 def _severity(device: Device) -> int:

@@ -3,9 +3,9 @@
 A CPU with several cores has every graph open twice: for one thread, which wastes nothing while all
 cores have work, and for all cores, which answers a lone request sooner. Beside other workers the
 graphs of explanations are open once, and a batch is shared out among the cores; lrp.onnx is so
-everywhere, for it is of the largest networks and serves one method. A GPU has a thread
-for explanations and one for predictions, with a copy of predict.onnx: predictions never wait for a
-piece of an explanation.
+everywhere, for it is of the largest networks and serves one method. All share the weights of
+convolutions (`service.runtime.weights`). A GPU has a thread for explanations and one for
+predictions, with a copy of predict.onnx: predictions never wait for a piece of an explanation.
 """
 
 import logging
@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import repeat
 
 import numpy as np
@@ -37,8 +37,8 @@ from service.runtime.graphs import (
     Program,
     wanted,
 )
-from service.runtime.head import Head
-from service.runtime.one_pass import explained_graph, head_graph
+from service.runtime.head import Head, explained_graph, head_graph
+from service.runtime.weights import Graph, Weights
 from service.settings import Device, Precision
 from service.workers import host
 
@@ -61,6 +61,8 @@ MOST_RUNS, MEASURED_SECONDS = 3, 0.5
 
 Contents = dict[str, tuple[str, bytes]]  # the file and the bytes of each graph
 Opener = Callable[[str, bytes, int], Program]  # of a file and its bytes, for so many threads
+# Of a file and its bytes: for one thread, and what opens it for so many.
+Preparer = Callable[[str, bytes], tuple[Program, Callable[[int], Program]]]
 
 log = logging.getLogger("candor")
 
@@ -273,7 +275,7 @@ def _open_all(
     if device == "cpu":
         # A program of OpenVINO for one thread runs for one caller at a time.
         alone = alone or choice.runtime == "openvino"
-        one_core, all_cores = _on_cpu(contents, threads, opener(choice), alone=alone)
+        one_core, all_cores = _on_cpu(contents, threads, _preparer(choice), alone=alone)
     else:
         all_cores = one_core = _on_gpu(contents, device, sizes)
     most_rows = cpu_rows(bundle.manifest.input.size) if device == "cpu" else sizes[-1]
@@ -319,7 +321,7 @@ def _in_one_pass(contents: Contents) -> Head | None:
 
 
 def _on_cpu(
-    contents: Contents, threads: int, open_program: Opener, *, alone: bool
+    contents: Contents, threads: int, prepare: Preparer, *, alone: bool
 ) -> tuple[dict[str, Program], dict[str, Program]]:
     """The graphs open for one thread, and for all `threads`; `contents` is emptied.
 
@@ -327,8 +329,8 @@ def _on_cpu(
     """
     one_core: dict[str, Program] = {}
     all_cores = one_core if threads == 1 else {}
-    # Each time that a graph is open it has weights of its own, and beside other workers an
-    # explanation never has all cores for long.
+    # Each time that a graph is open it takes memory, and beside other workers an explanation never
+    # has all cores for long.
     once = frozenset({folder.LRP}) if alone else EXPLAINING
     while contents:
         file, content = contents[next(iter(contents))]
@@ -336,20 +338,54 @@ def _on_cpu(
         graphs = [graph for graph, (name, _) in contents.items() if name == file]
         for graph in graphs:
             del contents[graph]
-        one = open_program(file, content, 1)
+        one, open_for = prepare(file, content)
+        del content
         one_core |= dict.fromkeys(graphs, one)
         if threads > 1:
             is_once = once.issuperset(graphs)
-            every = shared_out(one, threads) if is_once else open_program(file, content, threads)
+            every = shared_out(one, threads) if is_once else open_for(threads)
             all_cores |= dict.fromkeys(graphs, every)
-        del content
+        del open_for
     return one_core, all_cores
+
+
+def _preparer(choice: Choice) -> Preparer:
+    """What opens a graph on a CPU by `choice`, for one thread and then for several."""
+    if choice.runtime == "onnxruntime":
+        shared = Weights().shared
+        return lambda file, content: first_and_further(file, shared(file, content), content)
+    open_program = opener(choice)
+    return lambda file, content: (
+        open_program(file, content, 1),
+        partial(open_program, file, content),
+    )
+
+
+def first_and_further(
+    file: str, graph: Graph, content: bytes
+) -> tuple[Program, Callable[[int], Program]]:
+    """`graph` of a bundle's `file` open for one thread, and what opens it for several.
+
+    Where ONNX Runtime cannot open what it has optimised, it is the graph `content` of the file.
+
+    Raises:
+        BundleError: ONNX Runtime cannot open that either.
+    """
+    try:
+        one = _cpu_program(file, graph, 1)
+    except BundleError as error:
+        if graph.weights is None:
+            raise
+        log.warning("%s: it is opened with weights of its own", error)
+        graph = Graph(content)
+        one = _cpu_program(file, graph, 1)
+    return one, partial(_cpu_program, file, graph)
 
 
 def opener(choice: Choice) -> Opener:
     """What opens a graph on a CPU by `choice`."""
     if choice.runtime == "onnxruntime":
-        return _cpu_program
+        return lambda file, content, threads: _cpu_program(file, Graph(content), threads)
 
     def open_program(file: str, content: bytes, threads: int) -> Program:
         return openvino.open_program(file, content, threads, choice.precision_of(file))
@@ -357,8 +393,8 @@ def opener(choice: Choice) -> Opener:
     return open_program
 
 
-def _cpu_program(file: str, content: bytes, threads: int) -> Program:
-    session = providers.open_session(file, content, "cpu", threads)
+def _cpu_program(file: str, graph: Graph, threads: int) -> Program:
+    session = providers.open_session(file, graph.content, "cpu", threads, weights=graph.weights)
     outputs = [output.name for output in session.get_outputs()]
 
     def run(feeds: Feeds, asked: Names = ()) -> dict[str, np.ndarray]:

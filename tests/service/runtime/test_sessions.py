@@ -2,7 +2,9 @@
 
 import gc
 import threading
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
@@ -77,6 +79,28 @@ def test_beside_other_workers_the_graphs_of_explanations_are_open_once(embedded)
         for all_cores in (False, True)
     )
     assert np.abs(one - every).max() < 1e-5 * np.abs(one).max()
+
+
+def test_an_engine_that_is_let_go_leaves_no_thread(embedded):
+    def threads():
+        return {int(path.name) for path in Path("/proc/self/task").iterdir()}
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = threads()
+        engine = Engine(embedded, "cpu", 3, alone=False)
+        x = np.zeros((3, 3, 32, 32), np.float32)
+        engine.gradient(x, np.zeros(3, np.int64))
+        started = threads() - before
+        assert len(started) >= 4  # two of predict.onnx for all cores, two or three of the rows
+        del engine
+        end = time.monotonic() + 30
+        while started & threads() and time.monotonic() < end:
+            time.sleep(0.01)  # a thread ends by itself once it hears that it may
+        assert not started & threads()
+    finally:
+        gc.enable()
 
 
 def test_the_parts_of_a_batch_run_at_once_and_keep_their_order():
