@@ -194,7 +194,7 @@ class Shelf(Generic[Answers]):
             return served
         if found is None:
             raise NotFound(
-                f"there is no version {short(called)} of {model}; "
+                f"there is no model {model} of version {short(called)}; "
                 f"{served.short}, or {FIRST}, is served"
             )
         return found

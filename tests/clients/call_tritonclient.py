@@ -180,6 +180,8 @@ json.dump(
             for packed in ("gzip", "deflate")
         },
         "config": config,
+        "load": client.load_model(model),
+        "unload": refused(lambda: client.unload_model(model)),
         "index": client.get_model_repository_index(),
         "statistics": client.get_inference_statistics(model),
         "classes": contents(

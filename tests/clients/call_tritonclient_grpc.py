@@ -96,6 +96,8 @@ def blocking():
         "server": client.get_server_metadata(as_json=True),
         "model": client.get_model_metadata(model, as_json=True),
         "config": client.get_model_config(model, as_json=True)["config"],
+        "load": client.load_model(model),
+        "unload": refused(lambda: client.unload_model(model)),
         "index": client.get_model_repository_index(as_json=True),
         "encoded": contents(client.infer(model, encoded(body, body), request_id="seven")),
         "pixels": contents(client.infer(model, raw(array), compression_algorithm="gzip")),

@@ -115,6 +115,7 @@ def test_tritonclient_finds_server_and_model(triton, embedded):
         name,
         *(name + suffix for suffix in (".logits", ".floats", ".files")),
     ]
+    assert (triton["load"], triton["unload"]["status"]) == (None, "409")
     assert triton["statistics"]["model_stats"][0]["inference_stats"]["success"]["count"] > 0
     assert triton["model"]["versions"] == [embedded.manifest.version]
 
@@ -332,6 +333,8 @@ def test_tritonclient_finds_server_and_model_over_grpc(triton_grpc, embedded):
     assert (triton_grpc["config"]["name"], triton_grpc["config"]["max_batch_size"]) == (name, 64)
     names = [name + suffix for suffix in ("", ".logits", ".floats", ".files")]
     assert [each["name"] for each in triton_grpc["index"]["models"]] == names
+    assert triton_grpc["load"] is None
+    assert "FAILED_PRECONDITION" in triton_grpc["unload"]["status"]
     (stats,) = triton_grpc["statistics"]["model_stats"]
     assert int(stats["inference_stats"]["success"]["count"]) >= 4
 

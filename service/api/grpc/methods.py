@@ -100,15 +100,18 @@ class Methods:
         return _encoded("RepositoryIndex", {"models": await self._models.entries()})
 
     async def load(self, call: Call) -> bytes:
-        """What HTTP has at POST /v2/repository/models/NAME/load."""
+        """What HTTP has at POST /v2/repository/models/NAME/load.
+
+        KServe's messages have the name where Triton's have that of a repository.
+        """
         asked = await self._message("RepositoryModelLoad", call)
-        await self._models.reload.load(asked.model_name)
+        await self._models.reload.load(asked.model_name or asked.repository_name)
         return _encoded("RepositoryModelLoad", {})
 
     async def unload(self, call: Call) -> bytes:
         """What HTTP has at POST /v2/repository/models/NAME/unload."""
         asked = await self._message("RepositoryModelUnload", call)
-        await self._models.reload.unload(asked.model_name)
+        await self._models.reload.unload(asked.model_name or asked.repository_name)
         return _encoded("RepositoryModelUnload", {})
 
     async def infer(self, call: Call) -> bytes:

@@ -294,7 +294,6 @@ def peak_bytes(pid):
 @pytest.mark.parametrize(
     "name",
     [
-        "RepositoryModelLoad",
         "TraceSetting",
         "LogSettings",
         "SystemSharedMemoryStatus",
@@ -307,6 +306,20 @@ def test_what_is_not_served_is_refused_in_words(name, client):
         method(b"", timeout=60)
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
     assert caught.value.details().endswith(f"{name} is not served")
+
+
+def test_models_are_loaded_and_unloaded_over_grpc(client, model):
+    def call(name, field):
+        method = client.channel.unary_unary(f"/{SERVICE}/RepositoryModel{name}")
+        asked = messages.request_of(f"RepositoryModel{name}")(**{field: model})
+        return method(asked.SerializeToString(), timeout=60)
+
+    for field in ("model_name", "repository_name"):
+        assert call("Load", field) == b"", "it is served already"
+    with pytest.raises(grpc.RpcError) as caught:
+        call("Unload", "model_name")
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert "cannot be unloaded" in caught.value.details()
 
 
 def test_every_error_has_a_status():

@@ -191,8 +191,6 @@ UNSERVED = [
     ("POST", "/v2/models/NAME/trace/setting", "GET /metrics has the time of each stage"),
     ("GET", "/v2/logging", "CANDOR_ACCESS_LOG"),
     ("POST", "/v2/logging", "CANDOR_ACCESS_LOG"),
-    ("POST", "/v2/repository/models/NAME/load", "CANDOR_BUNDLE"),
-    ("POST", "/v2/repository/models/NAME/unload", "CANDOR_BUNDLE"),
     ("POST", "/v2/models/NAME/generate", "POST to /infer"),
     ("POST", "/v1/models/NAME:regress", "POST to :predict or :classify"),
     ("POST", "/v1/models/NAME/labels/stable:predict", "leave the label out"),

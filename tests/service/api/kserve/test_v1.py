@@ -125,7 +125,7 @@ BAD = [
         "the methods are",
     ),
     ("a large body", ":predict", b" " * (11 * 2**20), 413, "10,485,760"),
-    ("another model", "x:predict", {"instances": [TEXT]}, 404, "is served"),
+    ("another model", "x:predict", {"instances": [TEXT]}, 404, "the models are"),
     ("another verb", ":summarise", {"instances": [TEXT]}, 405, "use "),
     ("another path", "/nowhere", {"instances": [TEXT]}, 404, "not served"),
 ]

@@ -638,7 +638,7 @@ def refused(response, status, words):
 
 
 def test_unknown_models_and_paths_have_errors_of_the_protocol(server, model, embedded):
-    refused(server.client.get("/v2/models/other"), 404, embedded.manifest.version)
+    refused(server.client.get("/v2/models/other"), 404, embedded.manifest.name)
     refused(server.client.get(f"{model}/versions/2"), 404, "'2'")
     refused(server.client.get("/v2/models/other/ready"), 404, "'other'")
     refused(server.client.post("/v2/models/other/infer", **asking(texts(GOOD))), 404, "'other'")

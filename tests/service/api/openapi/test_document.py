@@ -53,7 +53,7 @@ def operations(document):
     for path, item in document["paths"].items():
         for verb, operation in item.items():
             places = {
-                entry["name"]: entry["schema"].get("enum", [0])[0]
+                entry["name"]: entry["schema"].get("enum", entry["schema"]["examples"])[0]
                 for entry in operation.get("parameters", [])
                 if entry["in"] == "path"
             }
