@@ -97,8 +97,9 @@ def test_scripts_serve_serves_and_the_curl_blocks_answer(tmp_path):
         models = server.client.get("/models").json()["models"]
         states = {model["name"]: model["state"] for model in models}
         assert states == {"cifar10": "READY", "imagenet": "AVAILABLE"}
-        in_memory = server.metric("candor_models_in_memory")
-        assert in_memory == server.metric("candor_workers"), "imagenet waits for its first request"
+        metrics = server.client.get("/metrics").text
+        assert 'candor_model_loads_total{model="cifar10"' in metrics
+        assert 'model="imagenet"' not in metrics, "it waits for its first request"
         for block in blocks("curl"):
             script = block.replace("http://127.0.0.1:3000", server.url)
             script = re.sub(r"-o (\w+\.png)", rf"-o {tmp_path}/\1", script)
