@@ -94,6 +94,12 @@ def test_the_commands_of_the_blocks_exist():
 
 def test_scripts_serve_serves_and_the_curl_blocks_answer(tmp_path):
     with Server(tmp_path, command=["scripts/serve"]) as server:
+        models = server.client.get("/models").json()["models"]
+        states = {model["name"]: model["state"] for model in models}
+        assert states == {"cifar10": "READY", "imagenet": "AVAILABLE"}
+        metrics = server.client.get("/metrics").text
+        assert 'candor_model_loads_total{model="cifar10"' in metrics
+        assert 'model="imagenet"' not in metrics, "it waits for its first request"
         for block in blocks("curl"):
             script = block.replace("http://127.0.0.1:3000", server.url)
             script = re.sub(r"-o (\w+\.png)", rf"-o {tmp_path}/\1", script)

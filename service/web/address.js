@@ -5,7 +5,8 @@
 // It names samples of the bundle; of the visitor's own images it holds nothing. Those stay in the
 // page's memory while it is open, and the browser's history has their number in it.
 
-import { openSample, showImages } from "/web/images.js";
+import { openSample, showImages, submit } from "/web/images.js";
+import { use } from "/web/models.js";
 import { asked, inRequest, PAGE, selectedImage, state } from "/web/state.js";
 
 const QUALITIES = ["basic", "full"];
@@ -18,14 +19,28 @@ export async function follow() {
   const [, rest = null] = location.hash.split(/\?(.*)/s);
   const wishes = new URLSearchParams(rest ?? "");
   const strange = [];
-  if (wishes.has("model") && wishes.get("model") !== state.manifest.name) strange.push(`model=${wishes.get("model")}`);
   const isKnown = history.state?.page === PAGE;
-  await followImages(wishes, strange);
-  if (rest !== null || isKnown) followQuestion(wishes, strange);
+  const isTab = rest === null && !isKnown; // all else stays
+  const files = await followModel(wishes.get("model") ?? (isTab ? state.manifest.name : state.models[0]), strange);
+  await followImages(wishes, files, strange);
+  if (!isTab) followQuestion(wishes, strange);
   return strange;
 }
 
-async function followImages(wishes, strange) {
+/** Changes to the model `wish`, if it is another one; the files that were shown then, none of them a sample of this model. */
+async function followModel(wish = state.manifest.name, strange) {
+  if (wish === state.manifest.name) return [];
+  if (!state.models.includes(wish)) {
+    strange.push(`model=${wish}`);
+    return [];
+  }
+  const files = state.images.map(({ file }) => file);
+  await use(wish);
+  showImages([]);
+  return files;
+}
+
+async function followImages(wishes, files, strange) {
   const stamp = history.state;
   const sample = wishes.get("sample");
   const own = stamp?.page === PAGE ? kept.get(stamp.set) : undefined;
@@ -34,7 +49,8 @@ async function followImages(wishes, strange) {
   } else if (sample !== null) {
     if (!state.manifest.samples?.some(({ file }) => file === sample)) strange.push(`sample=${sample}`);
     else if (selectedImage()?.sample !== sample) await openSample(sample);
-  } else if (stamp !== null && state.images.length > 0) showImages([]);
+  } else if (stamp === null) submit(files);
+  else if (state.images.length > 0) showImages([]);
 }
 
 function followQuestion(wishes, strange) {
@@ -88,7 +104,7 @@ function hashOf(tab) {
     against !== "" && ["against", encodeURIComponent(inRequest(Number(against)))],
     quality !== QUALITIES[0] && ["quality", quality],
   ].filter(Boolean);
-  if (pairs.length === 0) return `#${tab}`;
+  if (pairs.length === 0 && !state.base) return `#${tab}`;
   return `#${tab}?${[["model", encodeURIComponent(state.manifest.name)], ...pairs].map((pair) => pair.join("=")).join("&")}`;
 }
 

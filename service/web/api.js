@@ -1,6 +1,7 @@
 // Requests to the service, by the routes that every client uses.
 
 import { askForKey, hasKey, withKey } from "/web/key.js";
+import { ofModel } from "/web/state.js";
 import { t } from "/web/text.js";
 
 const SUPPORTED = ["image/jpeg", "image/png", "image/webp"];
@@ -61,7 +62,7 @@ async function read(kind, path, options) {
 }
 
 /** A JSON document of the service. */
-export const getJson = (path) => read("json", path);
+export const getJson = (path, signal) => read("json", path, { signal });
 
 /** A text of the service. */
 export const getText = (path) => read("text", path);
@@ -85,19 +86,6 @@ export async function showImage(image, path) {
   return image;
 }
 
-/** A page of the service as a document that runs no script; Trusted Types forbid parsing a text. */
-export function getPage(path) {
-  return new Promise((resolve, reject) => {
-    const page = new XMLHttpRequest();
-    page.open("GET", path);
-    page.responseType = "document";
-    for (const [name, value] of Object.entries(withKey({ headers: { Accept: "text/html" } }).headers)) page.setRequestHeader(name, value);
-    page.onload = () => (page.status === 200 ? resolve(page.response) : reject(new ProblemError({ code: "unknown", status: page.status })));
-    page.onerror = () => reject(unreachable());
-    page.send();
-  });
-}
-
 /** Parameters as the query of a request; empty ones are left out. */
 export function query(parameters) {
   const given = Object.entries(parameters).filter(([, value]) => value !== null && value !== undefined && value !== "");
@@ -111,29 +99,30 @@ export const contentType = (blob) => (SUPPORTED.includes(blob.type) ? blob.type 
 export function explain(blob, parameters, accept = "application/json", signal = undefined) {
   const headers = { "Content-Type": contentType(blob), Accept: accept };
   const kind = accept === "application/json" ? "json" : "blob";
-  return read(kind, `/explain?${query(parameters)}`, { method: "POST", body: blob, headers, signal });
+  return read(kind, ofModel(`/explain?${query(parameters)}`), { method: "POST", body: blob, headers, signal });
 }
 
 /** The prediction of one image. */
-export function predict(blob, parameters, signal = undefined) {
+export function predict(blob, parameters, signal = undefined, path = ofModel("/predict")) {
   const headers = { "Content-Type": contentType(blob) };
-  return read("json", `/predict?${query(parameters)}`, { method: "POST", body: blob, headers, signal });
+  return read("json", `${path}?${query(parameters)}`, { method: "POST", body: blob, headers, signal });
 }
 
 /** The predictions of all images in their order; {error: problem} in the place of a failed one. */
 export async function predictAll(blobs, parameters) {
-  const answers = await Promise.all(grouped(blobs).map((group) => predictGroup(group, parameters)));
+  const path = ofModel("/predict"); // another model may be chosen before the last answer
+  const answers = await Promise.all(grouped(blobs).map((group) => predictGroup(group, parameters, path)));
   return answers.flat();
 }
 
-async function predictGroup(blobs, parameters) {
-  const predictOne = (blob) => predict(blob, parameters).catch((error) => ({ error: error.problem ?? { title: error.message } }));
+async function predictGroup(blobs, parameters, path) {
+  const predictOne = (blob) => predict(blob, parameters, undefined, path).catch((error) => ({ error: error.problem ?? { title: error.message } }));
   if (blobs.length === 1) return [await predictOne(blobs[0])];
   const form = new FormData();
   for (const [name, value] of Object.entries(parameters)) form.append(name, value);
   for (const blob of blobs) form.append("image", blob);
   try {
-    return (await read("json", "/predict", { method: "POST", body: form })).results;
+    return (await read("json", path, { method: "POST", body: form })).results;
   } catch (error) {
     if (mayPass(error)) return blobs.map(() => ({ error: error.problem ?? { title: error.message } }));
     return Promise.all(blobs.map(predictOne)); // each image then has its own error
@@ -152,14 +141,4 @@ function grouped(blobs) {
     bytes += blob.size;
   }
   return groups;
-}
-
-/** The shell command of an explanation. */
-export function curlCommand(blob, name, parameters) {
-  const file = name.replaceAll("'", "'\\''");
-  return [
-    `curl -s --data-binary '@${file}' -H 'Content-Type: ${contentType(blob)}'`,
-    ...(hasKey() ? ['  -H "Authorization: Bearer $KEY"'] : []),
-    `  '${location.origin}/explain?${query(parameters)}'`,
-  ].join(" \\\n");
 }

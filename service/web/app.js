@@ -28,14 +28,17 @@ async function start() {
   connectControls(redraw);
   connectKeys();
   try {
-    [state.manifest, state.methods] = await Promise.all([getJson("/model"), getJson("/methods").then(({ methods }) => methods)]);
-    byId("model-name").textContent = state.manifest.name;
+    const documents = [getJson("/model"), getJson("/methods"), getJson("/models").catch(() => ({ models: [] }))];
+    const [manifest, { methods }, { models }] = await Promise.all(documents);
+    Object.assign(state, { manifest, methods, models: models.map(({ name }) => name) });
+    byId("model-name").textContent = manifest.name;
   } catch (error) {
     fill(byId("start-error"), errorNotice(error, null, () => location.reload()));
     return;
   }
   addEventListener("popstate", goThere);
   onImages(remember);
+  if (state.models.length > 1) await import("/web/models.js").then(({ showPicker }) => showPicker(goThere), () => {}); // or only the picker is missing
   await goThere();
 }
 
@@ -45,28 +48,34 @@ const address = () => loaded(import("/web/address.js"));
 /** Writes what is shown into the address, unless it is on the way to it; without the module only that is missing. */
 const remember = () => address().then((module) => goings === 0 && module.remember(tabOfAddress()), () => {});
 
-/** Brings the page to its address, one after the other: a visitor may go back twice at once. */
+/** Brings the page to its address, one after the other: a visitor may go back twice at once. One that failed stays. */
 function goThere() {
   goings += 1;
-  way = way.then(arrive).finally(() => (goings -= 1)).then(() => (state.images.length > 0 || location.hash.includes("?")) && remember());
+  way = way.then(arrive).finally(() => (goings -= 1)).then((there) => there && (state.images.length > 0 || state.base || location.hash.includes("?")) && remember());
   return way;
 }
 
+/** True once the page is there. */
 async function arrive() {
   const place = byId("start-error");
+  const { manifest } = state;
   // Images of the visitor's own are in the history alone.
-  const isPlain = state.images.length === 0 && !location.hash.includes("?") && !(history.state?.set > 0);
+  const isPlain = state.images.length === 0 && !state.base && !location.hash.includes("?") && !(history.state?.set > 0);
   let notice = null;
+  let there = true;
   try {
     const strange = isPlain ? [] : await (await address()).follow();
     if (strange.length > 0) await loadMore();
     notice = strange.length > 0 && el("p", { class: "notice" }, t("address.strange", { names: strange.join(", ") }));
   } catch (error) {
-    notice = errorNotice(error, null, goThere);
+    there = false;
+    notice = error.name !== "AbortError" && errorNotice(error, null, goThere);
   }
+  if (state.manifest !== manifest) drawnTabs.clear();
   fill(place, notice);
   await showTab();
   if (isPlain && history.state?.page !== PAGE) history.replaceState({ page: PAGE, set: -1 }, "");
+  return there;
 }
 
 /** The tab that the address names; the open one if it names none, as #main of the skip link. */

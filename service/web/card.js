@@ -4,3 +4,5 @@ import { connectControls, loadLanguage } from "/web/text.js";
 
 await loadLanguage();
 connectControls(loadLanguage);
+const [, model] = /^\/models\/([^/]+)/.exec(location.pathname) ?? [];
+if (model) document.querySelector(".tabs a").hash = `model?model=${model}`;

@@ -3,13 +3,13 @@
 import { getBlob, loaded, mayPass, predictAll, showImage } from "/web/api.js";
 import { button, el, fill } from "/web/dom.js";
 import { errorNotice } from "/web/parts.js";
-import { predictionParameters, state } from "/web/state.js";
+import { ofModel, predictionParameters, state } from "/web/state.js";
 import { loadMore, ofLanguage, t } from "/web/text.js";
 
 const LARGE = 2 * 2 ** 20; // bytes: a larger file is shrunk before it is sent
 const REJECTED = [413, 415]; // too large, or of a format that perhaps the browser can read
 const listeners = new Set();
-let latest = 0; // number of the latest submission: answers to earlier ones are dropped
+let latest = 0; // number of the latest wish: a sample that arrives after a later one is dropped
 
 /** Calls `listener` whenever images, answers or the selection change. */
 export const onImages = (listener) => listeners.add(listener);
@@ -23,10 +23,21 @@ export function selectImage(index) {
   changed();
 }
 
-/** Shows `images` that were there before. */
-export function showImages(images) {
+/** Shows `images`, and requests the predictions that they lack; not while others are shown, perhaps by another model. */
+export async function showImages(images) {
   latest += 1;
   Object.assign(state, { images, selected: 0 });
+  changed();
+  const isShown = () => state.images === images;
+  const waiting = images.filter(({ answer }) => answer === null);
+  if (waiting.length === 0) return;
+  await prepareAll(waiting.filter(({ file }) => file.size > LARGE || /hei[cf]/i.test(`${file.type} ${file.name}`)));
+  if (isShown()) await predictImages(waiting);
+  const rejected = waiting.filter(({ answer, blob, file }) => REJECTED.includes(answer?.error?.status) && blob === file);
+  if (isShown()) await prepareAll(rejected);
+  if (isShown()) await predictImages(rejected.filter(({ blob, file }) => blob !== file));
+  if (!isShown()) return;
+  state.selected = Math.max(0, images.findIndex(({ answer }) => !answer.error));
   changed();
 }
 
@@ -45,18 +56,8 @@ export function sortImages(key) {
 export async function submit(files, sample = null) {
   if (files.length === 0) return;
   const image = (file) => ({ name: file.name ?? t("image.unnamed"), file, blob: file, url: URL.createObjectURL(file), sample, answer: null });
-  const images = files.map(image);
   forgetClasses();
-  showImages(images);
-  const submission = latest;
-  await prepareAll(images.filter(({ file }) => file.size > LARGE || /hei[cf]/i.test(`${file.type} ${file.name}`)));
-  await predictImages(images);
-  const rejected = images.filter(({ answer, blob, file }) => REJECTED.includes(answer.error?.status) && blob === file);
-  await prepareAll(rejected);
-  await predictImages(rejected.filter(({ blob, file }) => blob !== file));
-  if (submission !== latest) return;
-  state.selected = Math.max(0, images.findIndex(({ answer }) => !answer.error));
-  changed();
+  await showImages(files.map(image));
 }
 
 /** Makes smaller images of large files, one after the other: an image takes much memory. */
@@ -98,7 +99,7 @@ async function submitPhoto(capture) {
     capture.click(); // a phone's own camera takes better photos
     return;
   }
-  const { takePhoto } = await loaded(import("/web/camera.js"));
+  const [{ takePhoto }] = await loaded(Promise.all([import("/web/camera.js"), loadMore()]));
   const file = await takePhoto();
   if (file) await submit([file]);
 }
@@ -118,7 +119,7 @@ export function samples() {
   return el("div", { class: "samples" }, el("p", { class: "quiet" }, t("sample.intro")), el("ul", { class: "row" }, given.map(sample)), makers, message);
 }
 
-const sampleUrl = (file) => `/model/samples/${file}`;
+const sampleUrl = (file) => ofModel(`/model/samples/${file}`);
 
 /** Requests the prediction of the shown image again, and those of all others that failed for a reason that may pass. */
 export async function predictAgain() {

@@ -29,10 +29,10 @@ export function total(scrape, name, matches = () => true) {
   return (scrape.get(name) ?? []).filter(({ labels }) => matches(labels)).reduce((sum, { value }) => sum + value, 0);
 }
 
-/** The sums of the samples called `name` by the value of `label`. */
-export function totalsBy(scrape, name, label) {
+/** The sums of the samples called `name` whose labels match, by the value of `label`. */
+export function totalsBy(scrape, name, label, matches = () => true) {
   const sums = new Map();
-  for (const { labels, value } of scrape.get(name) ?? []) sums.set(labels[label], (sums.get(labels[label]) ?? 0) + value);
+  for (const { labels, value } of scrape.get(name) ?? []) if (matches(labels)) sums.set(labels[label], (sums.get(labels[label]) ?? 0) + value);
   return sums;
 }
 

@@ -1,10 +1,10 @@
 // The tab Model: the card, the manifest, the parity of the maps and the plots of the audit.
 
-import { getPage, showImage } from "/web/api.js";
+import { ProblemError, showImage } from "/web/api.js";
 import { el, fill } from "/web/dom.js";
-import { hasKey } from "/web/key.js";
+import { hasKey, withKey } from "/web/key.js";
 import { code, errorNotice, guessingNotice, heading, paragraph, section } from "/web/parts.js";
-import { state } from "/web/state.js";
+import { ofModel, state } from "/web/state.js";
 import { facts, table } from "/web/tables.js";
 import { number, rounded, t } from "/web/text.js";
 
@@ -22,13 +22,26 @@ export async function draw(root) {
     return;
   }
   try {
-    const article = (await getPage("/model/card")).querySelector("article");
-    const link = el("a", { href: "/model/card" }, t("model.card"));
+    const article = (await getPage(ofModel("/model/card"))).querySelector("article");
+    const link = el("a", { href: ofModel("/model/card") }, t("model.card"));
     for (const image of article.querySelectorAll("img")) showImage(image, image.getAttribute("src"));
     fill(card, !hasKey() && paragraph(link, "quiet"), el("div", { class: "card-text", lang: article.lang }, [...demoted(article).childNodes]));
   } catch (error) {
     fill(card, errorNotice(error, null, () => draw(root)));
   }
+}
+
+/** A page of the service as a document that runs no script; Trusted Types forbid parsing a text. */
+function getPage(path) {
+  return new Promise((resolve, reject) => {
+    const page = new XMLHttpRequest();
+    page.open("GET", path);
+    page.responseType = "document";
+    for (const [name, value] of Object.entries(withKey({ headers: { Accept: "text/html" } }).headers)) page.setRequestHeader(name, value);
+    page.onload = () => (page.status === 200 ? resolve(page.response) : reject(new ProblemError({ code: "unknown", status: page.status })));
+    page.onerror = () => reject(new ProblemError({ code: "unreachable" }));
+    page.send();
+  });
 }
 
 /** Lowers every heading of `article` by a level: the tab has the first one. */
@@ -45,7 +58,7 @@ function plots() {
   const plot = (name) => {
     const caption = name.slice(0, -4).replaceAll(/[-_]/g, " ");
     const image = el("img", { alt: t("model.plot", { title: caption }), loading: "lazy" });
-    showImage(image, `/model/plots/${name}`);
+    showImage(image, ofModel(`/model/plots/${name}`));
     return el("figure", {}, image, el("figcaption", { class: "quiet" }, caption));
   };
   return section(t("model.plots"), el("div", { class: "plots" }, names.map(plot)));

@@ -1,11 +1,12 @@
 // The map of one method: its description, colours, legend and quality, and downloads.
 
-import { curlCommand, explain } from "/web/api.js";
+import { contentType, explain, query } from "/web/api.js";
 import { button, download, el, fill, labelled, select } from "/web/dom.js";
+import { hasKey } from "/web/key.js";
 import { colourBar, decodeMap, gathered, overlay, show, strengths, strongestNinth } from "/web/map.js";
 import { code, errorNotice, paragraph } from "/web/parts.js";
 import { sentences } from "/web/quality.js";
-import { state } from "/web/state.js";
+import { ofModel, state } from "/web/state.js";
 import { duration, errorText, number, percent, rounded, t, translated } from "/web/text.js";
 
 /** The description of a method as a sentence; English where the language has none of its own. */
@@ -223,4 +224,14 @@ async function copy(command, copyButton) {
   } catch {
     getSelection().selectAllChildren(command); // without permission the visitor copies the selection
   }
+}
+
+/** The shell command of an explanation. */
+function curlCommand(blob, name, parameters) {
+  const file = name.replaceAll("'", "'\\''");
+  return [
+    `curl -s --data-binary '@${file}' -H 'Content-Type: ${contentType(blob)}'`,
+    ...(hasKey() ? ['  -H "Authorization: Bearer $KEY"'] : []),
+    `  '${location.origin}${ofModel("/explain")}?${query(parameters)}'`,
+  ].join(" \\\n");
 }

@@ -5,12 +5,18 @@ export const PAGE = performance.timeOrigin;
 const LISTED = 5; // classes and reference images in an answer
 
 /**
+ * `models` are the names of all models, the default one first, as far as they are known; `base` is the path of the
+ * chosen one, "" of the default one.
+ *
  * `images` are {name, blob, url, sample, answer}; `answer` is null until it arrives, {error} on failure.
  *
  * `question` is what the tab Why explains: `methods` are {name, parameters}, or null before a choice;
  * `target` and `against` are indices of classes as text, "" for the prediction and for nothing.
  */
-export const state = { manifest: null, methods: [], images: [], selected: 0, question: asked() };
+export const state = { models: [], base: "", manifest: null, methods: [], images: [], selected: 0, question: asked() };
+
+/** A path of the service, of the chosen model. */
+export const ofModel = (path) => state.base + path;
 
 /** A question with `given` choices; the others are those of a newcomer. */
 export function asked(given = {}) {

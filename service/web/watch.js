@@ -105,6 +105,7 @@ function rates(name, matches) {
 }
 
 const isError = ({ code }) => code >= "500";
+const isChosen = ({ model }) => model === state.manifest.name;
 const isRejected = ({ code }) => code >= "400" && code < "500"; // the caller has to change something, or to wait
 
 function tiles() {
@@ -150,7 +151,9 @@ function latency() {
   const routes = rows(SECONDS, "route", (route) => route);
   const stages = rows("candor_stage_duration_seconds", "stage", (stage) => t(`stage.${stage}`));
   stages.sort((a, b) => STAGES.indexOf(a.key) - STAGES.indexOf(b.key));
-  return [quantileTable(t("watch.route"), routes), quantileTable(t("watch.stage"), stages)];
+  const models = rows("candor_model_request_duration_seconds", "model", (model) => model);
+  const several = state.models.length > 1 && quantileTable(t("tab.model"), models);
+  return [quantileTable(t("watch.route"), routes), several, quantileTable(t("watch.stage"), stages)];
 }
 
 /** The histograms of the period by the value of `label`, without empty ones. */
@@ -188,13 +191,13 @@ function batchSizes() {
 }
 
 /** The growth of a counter in the period, by the value of `label`. */
-function grown(name, label) {
-  const before = totalsBy(earliest(), name, label);
-  return new Map([...totalsBy(latest(), name, label)].map(([key, value]) => [key, Math.max(0, value - (before.get(key) ?? 0))]));
+function grown(name, label, matches) {
+  const before = totalsBy(earliest(), name, label, matches);
+  return new Map([...totalsBy(latest(), name, label, matches)].map(([key, value]) => [key, Math.max(0, value - (before.get(key) ?? 0))]));
 }
 
 function classes() {
-  const counts = [...grown("candor_predictions_total", "label")].filter(([, value]) => value > 0);
+  const counts = [...grown("candor_predictions_total", "label", isChosen)].filter(([, value]) => value > 0);
   if (counts.some(([label]) => label === EVERY_CLASS)) return paragraph(t("watch.many-classes"), "quiet");
   const all = counts.reduce((sum, [, value]) => sum + value, 0);
   if (all === 0) return paragraph(t("watch.no-classes"), "quiet");
@@ -220,7 +223,7 @@ function explained() {
 /** The largest drift of the latest maps, in words. */
 function mapDrift() {
   if (!state.manifest.map_distribution) return t("watch.map-drift.none");
-  const indices = (latest().get("candor_map_drift") ?? []).filter(({ value }) => Number.isFinite(value));
+  const indices = (latest().get("candor_map_drift") ?? []).filter(({ labels, value }) => isChosen(labels) && Number.isFinite(value));
   if (indices.length === 0) return t("watch.map-drift.few");
   const { labels, value } = indices.reduce((most, each) => (each.value > most.value ? each : most));
   return t(value > MUCH_DRIFT ? "watch.map-drift.far" : "watch.map-drift.near", { index: rounded(value), of: t(`of.${labels.of}`) });

@@ -83,6 +83,20 @@ def test_own_images_are_gone_back_to_and_are_in_no_address(visit):
     expect(page.locator("#why")).to_contain_text("There is no image yet")
 
 
+def test_images_that_were_left_before_their_answer_are_asked_about_when_one_goes_back(visit):
+    page = visit.open()
+    held = []
+    page.route("**/predict?*", lambda route: route.continue_() if held else held.append(route))
+    for number, colour in enumerate(("red", "blue"), 1):
+        file = {"name": f"{colour}.png", "mimeType": "image/png", "buffer": encode(draw(colour))}
+        page.locator("#files").set_input_files(file)
+        page.wait_for_function("number => history.state.set === number", arg=number)
+    expect(page.locator(".verdict")).to_be_visible()
+    page.go_back()
+    expect(page.locator("figcaption")).to_have_text("red.png")
+    expect(page.locator(".verdict")).to_be_visible()
+
+
 @pytest.mark.parametrize(
     ("address", "tab", "left_out"),
     [
