@@ -96,7 +96,7 @@ class Shelf(Generic[Answers]):
             try:
                 version = self.agreement.open(model, self.catalogue.current(model))
             except BundleError as error:
-                raise Unavailable(f"the model {model} cannot be loaded: {error}") from None
+                raise _cannot(model) from error
         elif agreed.at > time.monotonic():
             return self._before(model) or self._present(model, agreed.version)
         else:
@@ -165,6 +165,11 @@ class Shelf(Generic[Answers]):
             loaded.answers.pipeline.metrics.end(loaded.answers.pipeline.model_metrics)
         self._keep(loaded.retire())
 
+    def fault(self, model: str, version: str) -> str:
+        """Why a version could not be loaded lately; "" if it was not tried, or will be again."""
+        at, reason = self._failed.get((model, version), (0.0, ""))
+        return reason if time.monotonic() - at < RETRY_SECONDS else ""
+
     def _keep(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
@@ -216,13 +221,11 @@ class Shelf(Generic[Answers]):
                 self._failed[key] = time.monotonic(), str(error)
                 self.loads.count(version.model, "failed")
                 log.warning("the model %s cannot be loaded: %s", version.model, error)
-                self._check_failed(key)
-                raise
+                raise _cannot(version.model) from error
 
     def _check_failed(self, key: Key) -> None:
-        at, reason = self._failed.get(key, (0.0, ""))
-        if reason and time.monotonic() - at < RETRY_SECONDS:
-            raise Unavailable(f"the model {key[0]} cannot be loaded: {reason}")
+        if self.fault(*key):
+            raise _cannot(key[0])
 
     def _make_room(self, version: Version) -> None:
         """Lets the least recently used versions go until `version` has room.
@@ -251,6 +254,13 @@ class Shelf(Generic[Answers]):
                 f"{taken / 2**20:.0f} of {self._budget_bytes / 2**20:.0f} MiB are in use "
                 "(CANDOR_MODEL_MEMORY): retry"
             )
+
+
+def _cannot(model: str) -> Unavailable:
+    # The reason names folders of the server: it is for its log, and for administrators.
+    return Unavailable(
+        f"the model {model} cannot be loaded: GET /models has the reason for administrators"
+    )
 
 
 def _bytes_of(version: Version) -> int:

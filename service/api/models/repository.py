@@ -12,11 +12,12 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.api.access import guard
 from service.api.access.guard import GuardedRoute
 from service.api.kserve import views
 from service.api.models.endpoints import Answers, shared
 from service.api.wire.repository import ModelEntry, Models
-from service.errors import BundleError, RequestError
+from service.errors import RequestError
 from service.repository.catalogue import Version
 from service.repository.reload import Reload
 from service.repository.shelf import Shelf
@@ -46,9 +47,11 @@ class Repository:
             shared(f"{model}/unload", self.unload, ["POST"]),
         ]
 
-    async def models(self, _request: Request) -> Response:
-        """GET /models."""
+    async def models(self, request: Request) -> Response:
+        """GET /models; the reasons are for administrators, because they name folders."""
         found = [await asyncio.to_thread(self._described, name) for name in self._names]
+        if not guard.allows(request, guard.ADMIN):
+            found = [{**entry, "reason": ""} for entry in found]
         listed: Models = {"default": self._shelf.catalogue.default, "models": found}
         return _json(listed)
 
@@ -108,8 +111,12 @@ class Repository:
         try:
             served = self._shelf.served(name)
             entry["version"], entry["state"] = served.short, self._state(name, served)
-        except (BundleError, RequestError) as error:
-            entry["reason"] = str(error)
+            entry["reason"] = self._shelf.fault(name, served.short)
+        except RequestError as error:
+            # Its cause is the fault of a folder.
+            entry["reason"] = str(error.__cause__ or error)
+        if entry["reason"]:
+            entry["state"] = UNAVAILABLE
         return entry
 
     def _state(self, name: str, served: Version) -> State:
