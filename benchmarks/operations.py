@@ -1,4 +1,4 @@
-"""The costs of metrics, the access log, BentoML's layers and scrapes; and losses at a stop.
+"""The costs of metrics, the access log, traces, BentoML's layers and scrapes; and losses at a stop.
 
 Every section starts real servers on free ports of loopback. Load and server share the machine, so
 the ratios matter more than the figures.
@@ -19,11 +19,12 @@ import click
 
 from service.workers.drain import WINDOW_SECONDS
 from support import arrivals, load, stopping
+from support.collector import Collector
 from support.load import Reading, Request, Server, Wrk, table
 from support.servers import ROOT, environment, free_port
 from support.servers import Server as TestServer
 
-CONNECTIONS = 16
+CONNECTIONS, PRESSING = 16, 2_048
 SCRAPES, PAUSE_SECONDS = 50, 0.1
 WARM_SECONDS = 2
 SMALL = load.image("/predict", load.jpeg("32×32"))
@@ -41,7 +42,9 @@ COUNTED_PATHS = (  # so that the text has their series
 
 @click.command()
 @click.argument(
-    "sections", nargs=-1, type=click.Choice(["metrics", "layers", "scrapes", "stopping"])
+    "sections",
+    nargs=-1,
+    type=click.Choice(["metrics", "observed", "layers", "scrapes", "stopping"]),
 )
 @click.option(
     "--seconds",
@@ -122,6 +125,52 @@ LAYERS = (
 def metrics_section(seconds: float, rounds: int) -> str:
     """Compares metrics, metrics that count nothing, and an access log, in turn."""
     return f"## What metrics cost\n\n{compared(METRICS, CONNECTIONS, seconds, rounds)}"
+
+
+def observed_section(seconds: float, rounds: int) -> str:
+    """Compares no log and no traces, either, and both, in turn; also where most are rejected."""
+    log: dict[str, object] = {"access_log": "true", "log_format": "json"}
+    with Collector(keep=False) as collector, tempfile.TemporaryDirectory() as name:
+        traces: dict[str, object] = {"otlp_endpoint": collector.url}
+        variants = (
+            Variant("neither"),
+            Variant("an access log", settings=log),
+            Variant("traces", settings=traces),
+            Variant("both", settings=log | traces),
+        )
+        usual = compared(variants, CONNECTIONS, seconds, rounds)
+        rejected = _rejecting(variants, Path(name), seconds, rounds)
+        collector.shutdown()
+    return f"## What an access log and traces cost\n\n{usual}\n\n{rejected}"
+
+
+def _rejecting(variants: Sequence[Variant], folder: Path, seconds: float, rounds: int) -> str:
+    """The answers of the variants in turn, under more callers than their queues have places."""
+    readings: dict[str, list[tuple[Reading, float]]] = {one.name: [] for one in variants}
+    wrk = Wrk(folder)
+    with ExitStack() as stack:
+        servers = {
+            one: stack.enter_context(
+                serving(folder / f"{n}", one.service, one.request, **one.settings)
+            )
+            for n, one in enumerate(variants)
+        }
+        for number in range(-1, rounds):
+            for one, server in servers.items():
+                found = load.driven(wrk, server, [(one.request, 1)], PRESSING, seconds)
+                if number >= 0:  # the first round warms
+                    readings[one.name].append(found)
+    rows = []
+    for name, measured in readings.items():
+        answered = statistics.median(one.requests - one.errors for one, _ in measured)
+        rejections = statistics.median(one.errors for one, _ in measured)
+        each = 1000 * statistics.median(spent for _, spent in measured)
+        rows.append(
+            (name, f"{answered / seconds:.0f}", f"{rejections / seconds:.0f}", f"{each:.3f}")
+        )
+    header = ("", "answered/s", "rejected/s", "ms of processor time an answer or rejection")
+    how = f"The same over {PRESSING:,} connections, more than the queues have places."
+    return f"{how}\n\n{table(header, rows)}"
 
 
 def layers_section(seconds: float, rounds: int) -> str:
@@ -276,6 +325,7 @@ def _has_ended(process: "subprocess.Popen[bytes]") -> bool:
 
 SECTIONS: Mapping[str, Callable[[float, int], str]] = {
     "metrics": metrics_section,
+    "observed": observed_section,
     "layers": layers_section,
     "scrapes": scrapes_section,
     "stopping": stopping_section,

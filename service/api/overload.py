@@ -81,7 +81,8 @@ class OverloadRejection:
             lines, body = _response(head.path, error.detail, error.retry_after_seconds)
             request_id = self._observation.request_id(head.request_id)
             seconds = time.perf_counter() - started
-            self._observation.count_early(head.path, error.status, seconds, request_id)
+            sign = self._pipeline.sign
+            self._observation.count_early(head, error, seconds, request_id, sign)
             return b"".join(
                 (lines, self._lines_of(common), _line((REQUEST_ID, request_id)), b"\r\n", body)
             )
@@ -113,8 +114,9 @@ def parse(head: bytes, paths: Collection[str]) -> RequestHead | None:
         return None
     if values.get(b"connection", b"keep-alive").lower() != b"keep-alive":
         return None
-    request_id, size = values.get(REQUEST_ID, b""), len(head) + int(length)
-    return RequestHead(path, line[2] or b"", tuple(headers), request_id, size)
+    return RequestHead(
+        path, line[2] or b"", tuple(headers), values.get(REQUEST_ID, b""), len(head), int(length)
+    )
 
 
 def _scope(head: RequestHead, server: Server) -> Scope:

@@ -49,6 +49,8 @@ from service.schedule.loop_time import LoopTime
 from service.schedule.queue import Queue, QueueMetrics, Ticket
 from service.schedule.timing import DEADLINE_MS, Timing
 from service.settings import Settings
+from service.telemetry import account
+from service.telemetry.account import Account
 from service.telemetry.metrics import Metrics
 from service.workers import host
 from service.workers.shared_state import PREDICTING, SharedState
@@ -123,6 +125,7 @@ class Pipeline:
         self.budgets = _budgets(settings, metrics)
         self.max_pixels = budget.most_pixels(settings.max_pixels, self.budgets.images)
         self._max_passes = settings.max_passes
+        self._notes_labels = settings.trace_labels
         self.allowances = Allowances(
             Rates(settings.passes_per_second, settings.megapixels_per_second),
             shared_times or SharedTimes(),
@@ -157,7 +160,14 @@ class Pipeline:
         Raises:
             TooManyRequests: the queue is full.
         """
+        self.sign(account.current.get())
         self._predict.queue.admit()
+
+    def sign(self, noted: Account | None) -> None:
+        """Notes which model answers: nothing else writes it into an account."""
+        if noted is not None:
+            manifest = self.engine.manifest
+            noted.model, noted.version = manifest.name, manifest.version
 
     @property
     def backlogged(self) -> bool:
@@ -175,6 +185,7 @@ class Pipeline:
                 is no place for it in the memory or in the predict queue.
         """
         spec = self.engine.manifest.input
+        _note_image()
         with timing.of("decode"):
             try:
                 with self._predict.queue.reserve():
@@ -206,6 +217,7 @@ class Pipeline:
         """
         height, width = pixels.shape[:2]
         spec = self.engine.manifest.input
+        _note_image()
         self._charge_pixels(height * width, timing)
         with self._predict.queue.reserve(), timing.of("decode"):
             if height * width <= SMALL_PIXELS:
@@ -246,8 +258,8 @@ class Pipeline:
         if question is None or one_pass:
             self._shared_state.predict()
         done = await self._predict.run(Asked(sent.fitted, one_pass), timing.deadline)
-        timing.add("queue", done.queue_seconds, ago=done.run_seconds)
-        timing.add("infer", done.run_seconds)
+        timing.add("queue", done.queue_seconds, ago=done.run_seconds, lane="predict")
+        timing.add("infer", done.run_seconds, lane="predict", batch_size=done.rows)
         prediction = prediction_of(done.result, self.engine.manifest, options)
         self._count(prediction)
         return prediction
@@ -288,6 +300,8 @@ class Pipeline:
             Unavailable: not even the cheapest answer fits before the deadline.
             DeadlineExceeded: the deadline passed in the queue or on the way.
         """
+        if (noted := account.current.get()) is not None:
+            noted.ask(question.method.name)
         if prediction.activation is not None:
             return await self._explain_at_once(sent, question, prediction, timing)
         spare = (1 - share) * (timing.deadline - time.perf_counter())
@@ -297,8 +311,9 @@ class Pipeline:
         except Exception:
             self.metrics.explanations(question.method.name, "refused").inc()
             raise
-        timing.add("queue", done.queue_seconds, ago=done.run_seconds)
-        timing.add("explain", done.run_seconds)
+        method = done.result.question.method.name
+        timing.add("queue", done.queue_seconds, ago=done.run_seconds, lane="explain")
+        timing.add("explain", done.run_seconds, lane="explain", method=method)
         self._count_explanation(question, done.result, done.run_seconds)
         return done.result
 
@@ -323,7 +338,7 @@ class Pipeline:
                 lambda: explain(engine, sent.fitted, question, prediction.logits)
             )
         seconds = time.perf_counter() - started
-        timing.add("explain", seconds)
+        timing.add("explain", seconds, method=question.method.name)
         self._count_explanation(question, found, seconds)
         return found
 
@@ -403,6 +418,8 @@ class Pipeline:
     def _count(self, prediction: Prediction) -> None:
         best, familiarity = prediction.best, prediction.familiarity
         self.metrics.predictions[best.index].inc()
+        if self._notes_labels and (noted := account.current.get()) is not None:
+            noted.predict(best.label)
         self.metrics.confidence.observe(best.probability)
         score = math.nan if familiarity is None else familiarity.score
         self.metrics.window.add(best.probability, score, float(best.index))
@@ -414,6 +431,8 @@ class Pipeline:
     def _count_explanation(self, question: Question, answer: Attribution, seconds: float) -> None:
         name = question.method.name
         outcome = "degraded" if answer.degraded_from else "answered"
+        if answer.degraded_from and (noted := account.current.get()) is not None:
+            noted.ask(answer.question.method.name, answer.degraded_from.method.name)
         self.metrics.explanations(name, outcome).inc()
         self.metrics.explanation_seconds(name).observe(seconds)
         gap = answer.quality.get("completeness_gap")
@@ -468,6 +487,11 @@ class Pipeline:
         finally:
             # Its exception holds this frame, which would hold it: a cycle with the whole image.
             del job
+
+
+def _note_image() -> None:
+    if (noted := account.current.get()) is not None:
+        noted.images += 1
 
 
 def cost_of(opened: Opened, spec: Input, *, keep: bool = False, masked: bool = False) -> int:
