@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api import problems
 from service.api.access import guard, sites
 from service.api.access.keys import Key
-from service.errors import RequestError, Unavailable
+from service.errors import Unavailable
 from service.telemetry import account, logs
 from service.telemetry.account import Account, agent_of
 from service.telemetry.metrics import Metrics
@@ -37,8 +37,6 @@ PROBES = (
 ALIVE = ("/metrics", "/v2/health/live")  # are answered until the worker ends
 REQUEST_ID, SANE = b"x-request-id", re.compile(rb"[\w.:/+=@-]{1,128}")
 AGENT = b"user-agent"
-
-Sign = Callable[[Account], None]
 
 log = logging.getLogger("candor.access")
 
@@ -132,26 +130,33 @@ class ObservationMiddleware:
         """The id of a request: the one `given` by its caller if it is sane, else a new one."""
         return given if given and SANE.fullmatch(given) else next(self._new_ids)
 
+    @property
+    def keeps_accounts(self) -> bool:
+        """True if requests are logged or traced."""
+        return self._access_log or self.trace_early is not None
+
     def count_early(
-        self, head: RequestHead, error: RequestError, seconds: float, request_id: bytes, sign: Sign
+        self,
+        head: RequestHead,
+        status: int,
+        seconds: float,
+        request_id: bytes,
+        noted: Account | None,
     ) -> None:
-        """Counts, logs and traces a rejection of a POST that was given before a task existed;
-        `sign` notes which model would have answered.
+        """Counts a response to a POST that was given before a task existed; logs and traces it, if
+        it has an account.
         """
-        if not (self._access_log or self.trace_early):
-            self.count(head.path, error.status, seconds)
+        if noted is None:
+            self.count(head.path, status, seconds)
             return
-        noted, headers = Account(), dict(head.headers)
-        sign(noted)
-        noted.fail(error)
-        noted.bytes_in, noted.agent = head.body_bytes, agent_of(headers.get(AGENT, b""))
-        _complete(noted, head.path, error.status, None)
+        noted.agent = agent_of(dict(head.headers).get(AGENT, b""))
+        _complete(noted, head.path, status, None)
         tokens = logs.request_id.set(request_id.decode()), account.current.set(noted)
-        if self.trace_early:
+        if self.trace_early is not None:
             self.trace_early(head, noted, seconds)
-        self.count(head.path, error.status, seconds)
+        self.count(head.path, status, seconds)
         if self._access_log:
-            _log("POST", head.path, head.path, error.status, seconds, noted)
+            _log("POST", head.path, head.path, status, seconds, noted)
         logs.request_id.reset(tokens[0])
         account.current.reset(tokens[1])
 

@@ -23,6 +23,7 @@ from service.api import problems
 from service.api.middleware import REQUEST_ID, ObservationMiddleware
 from service.errors import RequestError, TooManyRequests
 from service.schedule.pipeline import Pipeline
+from service.telemetry.account import Account
 from service.workers.drain import Drain
 from service.workers.protocol import RequestHead
 
@@ -81,8 +82,8 @@ class OverloadRejection:
             lines, body = _response(head.path, error.detail, error.retry_after_seconds)
             request_id = self._observation.request_id(head.request_id)
             seconds = time.perf_counter() - started
-            sign = self._pipeline.sign
-            self._observation.count_early(head, error, seconds, request_id, sign)
+            noted = self._account(head, error, len(body))
+            self._observation.count_early(head, error.status, seconds, request_id, noted)
             return b"".join(
                 (lines, self._lines_of(common), _line((REQUEST_ID, request_id)), b"\r\n", body)
             )
@@ -92,6 +93,15 @@ class OverloadRejection:
             asyncio.get_running_loop().call_soon(self._forget_admitted)
         self._admitted += 1
         return None
+
+    def _account(self, head: RequestHead, error: RequestError, bytes_out: int) -> Account | None:
+        """The account of a rejection, where one is kept."""
+        if not self._observation.keeps_accounts:
+            return None
+        noted = Account(bytes_in=head.body_bytes, bytes_out=bytes_out)
+        noted.fail(error)
+        self._pipeline.sign(noted)
+        return noted
 
     def _lines_of(self, common: list[tuple[bytes, bytes]]) -> bytes:
         if common is not self._common:  # uvicorn makes a new list every second, for the date

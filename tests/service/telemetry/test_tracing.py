@@ -6,9 +6,12 @@ import socket
 import time
 
 import pytest
+from starlette.responses import Response
 
 from service.api.access.keys import SCOPES, make
+from service.api.overload import parse
 from service.telemetry.account import MOST_AGENT, MOST_LABELS, Account
+from service.telemetry.tracing import EARLY_SPANS, TracingMiddleware
 from support.collector import SECONDS, Collector, facts
 from support.images import draw, encode
 from support.servers import Server
@@ -213,6 +216,26 @@ def test_probes_and_scrapes_have_no_span_and_a_user_agent_is_cut(asking):
     assert not [
         name for name in names if "metrics" in name or "health" in name or "GET /no" in name
     ]
+
+
+def test_of_the_rejections_before_a_task_few_a_second_have_a_span():
+    head = parse(b"POST /predict HTTP/1.1\r\ncontent-length: 5\r\n\r\n", {"/predict"})
+    with Collector() as collector:
+        tracing = TracingMiddleware(Response(), collector.url)
+        began, traced = int(time.time()), 0
+        for _ in range(10 * EARLY_SPANS):
+            noted = Account(route="/predict", status=429, reason="queue_full")
+            tracing.trace_early(head, noted, 0.001)
+            traced += noted.trace is not None
+        seconds = 1 + int(time.time()) - began
+        tracing.close()
+        collector.shutdown()
+    assert EARLY_SPANS <= traced <= EARLY_SPANS * seconds < 10 * EARLY_SPANS
+    assert len(collector.spans) == traced
+    for span in collector.spans:
+        assert span.name == "POST /predict"
+        assert facts(span)["candor.reason"] == "queue_full"
+        assert span.end_time_unix_nano - span.start_time_unix_nano == pytest.approx(1e6, rel=0.5)
 
 
 @pytest.mark.parametrize(
