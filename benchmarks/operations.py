@@ -149,14 +149,12 @@ def _rejecting(variants: Sequence[Variant], folder: Path, seconds: float, rounds
     readings: dict[str, list[tuple[Reading, float]]] = {one.name: [] for one in variants}
     wrk = Wrk(folder)
     with ExitStack() as stack:
-        servers = {
-            one: stack.enter_context(
-                serving(folder / f"{n}", one.service, one.request, **one.settings)
-            )
+        servers = [
+            stack.enter_context(serving(folder / f"{n}", one.service, one.request, **one.settings))
             for n, one in enumerate(variants)
-        }
+        ]
         for number in range(-1, rounds):
-            for one, server in servers.items():
+            for one, server in zip(variants, servers, strict=True):
                 found = load.driven(wrk, server, [(one.request, 1)], PRESSING, seconds)
                 if number >= 0:  # the first round warms
                     readings[one.name].append(found)

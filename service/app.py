@@ -239,7 +239,7 @@ class Candor:
         from service.telemetry.tracing import TracingMiddleware  # noqa: PLC0415 - an extra
 
         tracing = TracingMiddleware(self._api.app, SETTINGS.otlp_endpoint)
-        self._api.observation.trace_early = tracing.trace_early
+        self._api.observation.tracing = tracing
         return tracing
 
 

@@ -10,8 +10,9 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import cache
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -25,6 +26,9 @@ from service.telemetry.account import Account, agent_of
 from service.telemetry.metrics import Metrics
 from service.workers.drain import Drain
 from service.workers.protocol import RequestHead
+
+if TYPE_CHECKING:
+    from service.telemetry.tracing import TracingMiddleware  # an extra
 
 UNKNOWN = "unknown"  # the template of a path that no route serves
 PROBES = (
@@ -63,8 +67,7 @@ class ObservationMiddleware:
         self._slow_seconds = slow_seconds
         self._access_log = access_log
         self._exemplars = metrics.exemplars
-        # Makes a span of a rejection that no task was made for, where requests are traced.
-        self.trace_early: Callable[[RequestHead, Account, float], None] | None = None
+        self.tracing: "TracingMiddleware | None" = None  # of rejections that have no task
         self._requests = cache(
             lambda template, status: metrics.requests.labels(template, str(status))
         )
@@ -132,8 +135,8 @@ class ObservationMiddleware:
 
     @property
     def keeps_accounts(self) -> bool:
-        """True if requests are logged or traced."""
-        return self._access_log or self.trace_early is not None
+        """True if a rejection before a task would be logged or traced now."""
+        return self._access_log or (self.tracing is not None and self.tracing.traces_early)
 
     def count_early(
         self,
@@ -152,8 +155,8 @@ class ObservationMiddleware:
         noted.agent = agent_of(dict(head.headers).get(AGENT, b""))
         _complete(noted, head.path, status, None)
         tokens = logs.request_id.set(request_id.decode()), account.current.set(noted)
-        if self.trace_early is not None:
-            self.trace_early(head, noted, seconds)
+        if self.tracing is not None:
+            self.tracing.trace_early(head, noted, seconds)
         self.count(head.path, status, seconds)
         if self._access_log:
             _log("POST", head.path, head.path, status, seconds, noted)

@@ -67,16 +67,22 @@ class TracingMiddleware:
             if noted.route and "route" in scope:
                 self._end(span, scope["method"], noted, offset)
 
+    @property
+    def traces_early(self) -> bool:
+        """True until there were EARLY_SPANS in this second."""
+        second = int(time.monotonic())
+        if second != self._early_second:
+            self._early_second, self._early_spans = second, 0
+        return self._early_spans < EARLY_SPANS
+
     def trace_early(self, head: RequestHead, noted: Account, seconds: float) -> None:
         """Makes the span of a POST that was rejected within so many seconds, unless there were
-        EARLY_SPANS in this second; `noted` gets its ids.
+        enough in this second; `noted` gets its ids.
         """
-        now = time.time()
-        if int(now) != self._early_second:
-            self._early_second, self._early_spans = int(now), 0
-        if self._early_spans == EARLY_SPANS:
+        if not self.traces_early:
             return
         self._early_spans += 1
+        now = time.time()
         span = self._begin("POST", head.headers, now - seconds)
         noted.trace = _trace_of(span)
         self._end(span, "POST", noted, now - time.perf_counter())
