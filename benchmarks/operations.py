@@ -163,7 +163,7 @@ def observed_section(seconds: float, rounds: int) -> str:
 
 
 class _Full(Pipeline):
-    """A pipeline whose queue is always full."""
+    """A pipeline with a queue that is always full."""
 
     def rejection(self, ahead: int = 0) -> TooManyRequests | None:
         return super().rejection(ahead + MOST)

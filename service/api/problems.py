@@ -72,7 +72,7 @@ def problem(error: RequestError) -> Problem:
 
 
 def of_an_image(error: RequestError) -> Problem:
-    """The problem of one image of a list, whose other images are answered all the same."""
+    """The problem of one image of a list; the other images are answered all the same."""
     if (noted := account.current.get()) is not None:
         noted.failed += 1
         noted.fail(error)

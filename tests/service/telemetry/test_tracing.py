@@ -28,7 +28,7 @@ class Asking:
         self.server, self.collector, self.keys = server, collector, keys
 
     def send(self, name, path, content=IMAGE, key="camera", **headers):
-        """The status of a POST whose id is `name`."""
+        """The status of a POST with the id `name`."""
         given = {
             "content-type": "image/png",
             "authorization": f"Bearer {self.keys[key]}",
