@@ -99,8 +99,8 @@ SCHEDULER = (
     Mutant(
         "queue and run seconds are swapped",
         QUEUE,
-        "Done(result, started - self.joined, run_seconds)",
-        "Done(result, run_seconds, started - self.joined)",
+        "Done(result, started - self.joined, run_seconds, rows)",
+        "Done(result, run_seconds, started - self.joined, rows)",
     ),
     Mutant(
         "images in flight never fall",

@@ -1,9 +1,10 @@
-"""The costs of metrics, the access log, BentoML's layers and scrapes; and losses at a stop.
+"""The costs of metrics, the access log, traces, BentoML's layers and scrapes; and losses at a stop.
 
 Every section starts real servers on free ports of loopback. Load and server share the machine, so
 the ratios matter more than the figures.
 """
 
+import logging
 import statistics
 import subprocess
 import sys
@@ -17,13 +18,26 @@ from pathlib import Path
 
 import click
 
-from service.workers.drain import WINDOW_SECONDS
+from service.api.app import build
+from service.bundle import folder
+from service.errors import TooManyRequests
+from service.runtime.engine import Engine
+from service.schedule.pipeline import MOST, Pipeline
+from service.settings import EMBEDDED_BUNDLE, Settings
+from service.telemetry import logs
+from service.telemetry.metrics import Metrics
+from service.telemetry.tracing import TracingMiddleware
+from service.workers.connections import Connections
+from service.workers.drain import WINDOW_SECONDS, Drain
+from service.workers.protocol import HEAD_END
 from support import arrivals, load, stopping
+from support.collector import Collector
 from support.load import Reading, Request, Server, Wrk, table
 from support.servers import ROOT, environment, free_port
 from support.servers import Server as TestServer
 
 CONNECTIONS = 16
+REJECTIONS = 20_000
 SCRAPES, PAUSE_SECONDS = 50, 0.1
 WARM_SECONDS = 2
 SMALL = load.image("/predict", load.jpeg("32×32"))
@@ -41,7 +55,9 @@ COUNTED_PATHS = (  # so that the text has their series
 
 @click.command()
 @click.argument(
-    "sections", nargs=-1, type=click.Choice(["metrics", "layers", "scrapes", "stopping"])
+    "sections",
+    nargs=-1,
+    type=click.Choice(["metrics", "observed", "layers", "scrapes", "stopping"]),
 )
 @click.option(
     "--seconds",
@@ -122,6 +138,61 @@ LAYERS = (
 def metrics_section(seconds: float, rounds: int) -> str:
     """Compares metrics, metrics that count nothing, and an access log, in turn."""
     return f"## What metrics cost\n\n{compared(METRICS, CONNECTIONS, seconds, rounds)}"
+
+
+def observed_section(seconds: float, rounds: int) -> str:
+    """Compares no log and no traces, either, and both, in turn; and a rejection with each."""
+    log: dict[str, object] = {"access_log": "true", "log_format": "json"}
+    with Collector(keep=False) as collector:
+        traces: dict[str, object] = {"otlp_endpoint": collector.url}
+        variants = (
+            Variant("neither"),
+            Variant("an access log", settings=log),
+            Variant("traces", settings=traces),
+            Variant("both", settings=log | traces),
+        )
+        usual = compared(variants, CONNECTIONS, seconds, rounds)
+        with tempfile.TemporaryFile("w") as file:
+            logs.configure("json")
+            logging.getLogger("candor").handlers = [handler := logging.StreamHandler(file)]
+            handler.setFormatter(logs.JsonFormatter())
+            rows = [(one.name, f"{_rejection(one):.1f}") for one in variants]
+        collector.shutdown()
+    rejections = table(("", "microseconds of processor time a rejection before a task"), rows)
+    return f"## What an access log and traces cost\n\n{usual}\n\n{rejections}"
+
+
+class _Full(Pipeline):
+    """A pipeline with a queue that is always full."""
+
+    def rejection(self, ahead: int = 0) -> TooManyRequests | None:
+        return super().rejection(ahead + MOST)
+
+
+def _rejection(variant: Variant) -> float:
+    """The microseconds of an early rejection, without what the server does to read and write."""
+    bundle = folder.load(EMBEDDED_BUNDLE)
+    chosen = Settings(access_log="access_log" in variant.settings)
+    metrics = Metrics(bundle.manifest.labels)
+    pipeline = _Full(Engine(bundle, "cpu", 1), chosen, metrics)
+    drain = Drain(1.0, metrics.requests_in_flight, metrics.ready, Connections())
+    api = build(pipeline, bundle, chosen, drain)
+    if endpoint := variant.settings.get("otlp_endpoint"):
+        api.observation.tracing = TracingMiddleware(api.app, str(endpoint))
+    raw = SMALL.raw()
+    head = api.rejection.head_of(raw[: raw.index(HEAD_END) + len(HEAD_END)], None)
+    assert head is not None
+    common: list[tuple[bytes, bytes]] = []
+    for _ in range(REJECTIONS):  # warms
+        api.rejection.response(head, common)
+    started = time.thread_time()
+    for _ in range(REJECTIONS):
+        api.rejection.response(head, common)
+    spent = time.thread_time() - started
+    pipeline.close()
+    if api.observation.tracing is not None:
+        api.observation.tracing.close()
+    return 1e6 * spent / REJECTIONS
 
 
 def layers_section(seconds: float, rounds: int) -> str:
@@ -276,6 +347,7 @@ def _has_ended(process: "subprocess.Popen[bytes]") -> bool:
 
 SECTIONS: Mapping[str, Callable[[float, int], str]] = {
     "metrics": metrics_section,
+    "observed": observed_section,
     "layers": layers_section,
     "scrapes": scrapes_section,
     "stopping": stopping_section,

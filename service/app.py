@@ -227,7 +227,9 @@ class Candor:
             return None
         from service.telemetry.tracing import TracingMiddleware  # noqa: PLC0415 - an extra
 
-        return TracingMiddleware(self._api.app, SETTINGS.otlp_endpoint)
+        tracing = TracingMiddleware(self._api.app, SETTINGS.otlp_endpoint)
+        self._api.observation.tracing = tracing
+        return tracing
 
 
 @contextmanager

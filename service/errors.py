@@ -112,11 +112,13 @@ class RequestError(CandorError):
     """The root of what a caller receives as a problem (RFC 9457).
 
     `status`: the HTTP status. `code`: a stable name. `title`: the same for every occurrence.
+    `reason`: the cause of a rejection, as metrics label it; empty where the code says all.
     """
 
     status: ClassVar[int]
     code: ClassVar[str]
     title: ClassVar[str]
+    reason: str = ""
 
     @property
     def detail(self) -> str:
@@ -219,9 +221,10 @@ class TooManyRequests(RequestError):
 
     status, code, title = 429, "too_many_requests", "Too many requests are waiting"
 
-    def __init__(self, message: str, retry_after_seconds: int = 1) -> None:
+    def __init__(self, message: str, retry_after_seconds: int = 1, reason: str = "") -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+        self.reason = reason
 
 
 class HeadTooLarge(RequestError):
@@ -235,9 +238,10 @@ class Unavailable(RequestError):
 
     status, code, title = 503, "unavailable", "The service cannot answer now"
 
-    def __init__(self, message: str, retry_after_seconds: int = 1) -> None:
+    def __init__(self, message: str, retry_after_seconds: int = 1, reason: str = "") -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+        self.reason = reason
 
 
 class DeadlineExceeded(RequestError):

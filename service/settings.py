@@ -29,6 +29,8 @@ EMBEDDED: Mapping[str, Path] = {  # the bundles of this repository, by name
     "imagenet": Path(__file__).parent / "imagenet",
 }
 GPU = Path("/dev/nvidia0")
+MOST_CLASSES = 1_000_000
+NAMED_COUNTS = {"all": MOST_CLASSES, "none": 0}
 # When predictions are explained (service.explain.policy, a room further up, reads it).
 _KIND = r"(always|unsure|unfamiliar|sampled:(0(\.[0-9]+)?|1(\.0+)?))"
 CONDITION = re.compile(rf"^(none|{_KIND}(, ?{_KIND})*)$")
@@ -48,6 +50,15 @@ def _integer(low: int, high: int) -> Callable[[str], int]:
         return value
 
     return read
+
+
+def _classes(text: str) -> int:
+    if text in NAMED_COUNTS:
+        return NAMED_COUNTS[text]
+    try:
+        return _integer(0, MOST_CLASSES)(text)
+    except ValueError as error:
+        raise ValueError(f"all, none or {error}") from None
 
 
 def _number(low: float, high: float) -> Callable[[str], float]:
@@ -302,8 +313,8 @@ class Settings:
     )
     metric_classes: int = _setting(
         100,
-        _integer(0, 1_000_000),
-        "most classes that metrics count one by one; a model of more has one count for all",
+        _classes,
+        "most classes that metrics count one by one, all or none; a model of more has one count",
     )
     availability_objective: float = _setting(
         0.999,
@@ -324,6 +335,9 @@ class Settings:
         None,
         _address,
         "address for traces (OTLP over HTTP): http://collector:4318; none by default",
+    )
+    trace_labels: bool = _setting(
+        False, _truth, "true: spans and lines of the access log name the predicted classes"
     )
 
     def __post_init__(self) -> None:

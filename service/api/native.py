@@ -17,7 +17,7 @@ from service.api.access import guard
 from service.api.access.guard import GuardedRoute
 from service.api.body import Limits
 from service.api.card import HTML, MARKDOWN, Card
-from service.api.negotiation import ANY, preferred, takes_gzip
+from service.api.negotiation import ANY, compressed, preferred, prefers, takes_gzip
 from service.api.parameters import Form, Options
 from service.api.payload import Payload, SentImage
 from service.api.tasks import cancel_on_disconnect, gather_rows, timing_of
@@ -35,7 +35,7 @@ from service.predictions import Prediction
 from service.schedule.pipeline import Pipeline, Sent
 from service.schedule.timing import Timing
 from service.settings import Settings
-from service.telemetry.metrics import CONTENT_TYPE
+from service.telemetry.metrics import CONTENT_TYPE, OPENMETRICS_TYPE
 
 USUAL, SHORT = 64, 256  # options that are remembered, and the characters of their values
 ASKING = frozenset(("explain", "when"))  # the parameters that ask for an explanation
@@ -210,9 +210,18 @@ class Native:
         body = await asyncio.to_thread(self._reference.image, request.path_params["row"])
         return Response(body, media_type=PNG, headers=REFERENCE_HEADERS)
 
-    async def metrics(self, _request: Request) -> Response:
-        """GET /metrics."""
-        return Response(self._pipeline.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+    async def metrics(self, request: Request) -> Response:
+        """GET /metrics; the Accept header selects OpenMetrics, and Accept-Encoding compresses."""
+        counted, accept = self._pipeline.metrics, request.headers.get("accept", "")
+        # A scraper that asks for neither gets Prometheus's text, as from any other server.
+        opened = prefers(accept, _type_of(OPENMETRICS_TYPE), _type_of(CONTENT_TYPE))
+        text, kind = (
+            (counted.openmetrics(), OPENMETRICS_TYPE) if opened else (counted.text(), CONTENT_TYPE)
+        )
+        answer = Response(text, headers={"Content-Type": kind})
+        await compressed(answer, request.headers.get("accept-encoding", ""))
+        answer.headers["vary"] = "Accept, Accept-Encoding"
+        return answer
 
     async def _read(self, request: Request, timing: Timing) -> Payload:
         with timing.of("read"):
@@ -246,9 +255,9 @@ class Native:
         try:
             return await self._document_for(image, options, request, answers)
         except RequestError as error:
-            return {"error": problems.problem(error)}
+            return {"error": problems.of_an_image(error)}
         except Exception as error:  # noqa: BLE001 - the other images are answered all the same
-            return {"error": problems.problem(problems.defect(error))}
+            return {"error": problems.of_an_image(problems.defect(error))}
 
     async def _document_for(
         self, image: SentImage, options: Options, request: Timing, answers: Lease
@@ -364,6 +373,10 @@ def _shared(images: Sequence[SentImage], options: Options) -> Iterator[tuple[Sen
     """Each image with its options: the images of a request share the time that it has."""
     for number, image in enumerate(images, start=1):
         yield image, replace(options, share=number / len(images))
+
+
+def _type_of(content_type: str) -> str:
+    return content_type.partition(";")[0]
 
 
 def _accepted_type(request: Request, offered: tuple[str, ...]) -> str:

@@ -23,6 +23,7 @@ from service.api import problems
 from service.api.middleware import REQUEST_ID, ObservationMiddleware
 from service.errors import RequestError, TooManyRequests
 from service.schedule.pipeline import Pipeline
+from service.telemetry.account import Account
 from service.workers.drain import Drain
 from service.workers.protocol import RequestHead
 
@@ -81,7 +82,8 @@ class OverloadRejection:
             lines, body = _response(head.path, error.detail, error.retry_after_seconds)
             request_id = self._observation.request_id(head.request_id)
             seconds = time.perf_counter() - started
-            self._observation.count_early(head.path, error.status, seconds, request_id)
+            noted = self._account(head, error, len(body))
+            self._observation.count_early(head, error.status, seconds, request_id, noted)
             return b"".join(
                 (lines, self._lines_of(common), _line((REQUEST_ID, request_id)), b"\r\n", body)
             )
@@ -91,6 +93,15 @@ class OverloadRejection:
             asyncio.get_running_loop().call_soon(self._forget_admitted)
         self._admitted += 1
         return None
+
+    def _account(self, head: RequestHead, error: RequestError, bytes_out: int) -> Account | None:
+        """The account of a rejection, where one is kept."""
+        if not self._observation.keeps_accounts:
+            return None
+        noted = Account(bytes_in=head.body_bytes, bytes_out=bytes_out)
+        noted.fail(error)
+        self._pipeline().sign(noted)
+        return noted
 
     def _lines_of(self, common: list[tuple[bytes, bytes]]) -> bytes:
         if common is not self._common:  # uvicorn makes a new list every second, for the date
@@ -113,8 +124,9 @@ def parse(head: bytes, paths: Collection[str]) -> RequestHead | None:
         return None
     if values.get(b"connection", b"keep-alive").lower() != b"keep-alive":
         return None
-    request_id, size = values.get(REQUEST_ID, b""), len(head) + int(length)
-    return RequestHead(path, line[2] or b"", tuple(headers), request_id, size)
+    return RequestHead(
+        path, line[2] or b"", tuple(headers), values.get(REQUEST_ID, b""), len(head), int(length)
+    )
 
 
 def _scope(head: RequestHead, server: Server) -> Scope:

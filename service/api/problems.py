@@ -16,6 +16,7 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from service.errors import InternalError, MethodNotAllowed, NotFound, RequestError
+from service.telemetry import account
 
 MEDIA_TYPE = "application/problem+json"
 TYPE = "urn:candor:problem:"
@@ -70,8 +71,18 @@ def problem(error: RequestError) -> Problem:
     }
 
 
+def of_an_image(error: RequestError) -> Problem:
+    """The problem of one image of a list; the other images are answered all the same."""
+    if (noted := account.current.get()) is not None:
+        noted.failed += 1
+        noted.fail(error)
+    return problem(error)
+
+
 def respond(request: Request, error: RequestError) -> Response:
     """The response for `error`, in the form of the protocol of `request`."""
+    if (noted := account.current.get()) is not None:
+        noted.fail(error)
     seconds = getattr(error, "retry_after_seconds", None)
     headers = {"Retry-After": str(seconds)} if seconds is not None else {}
     if challenge := getattr(error, "challenge", None):

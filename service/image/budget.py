@@ -180,7 +180,8 @@ class Budget:
         self.count(reason)
         return TooManyRequests(
             f"{self._used / 1e6:,.4g} MB of memory for {self._name} are in use; the limit is "
-            f"{self.limit_bytes / 1e6:,.4g} MB: retry later"
+            f"{self.limit_bytes / 1e6:,.4g} MB: retry later",
+            reason=f"memory_{reason}",
         )
 
     def count(self, reason: str) -> None:

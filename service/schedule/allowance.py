@@ -92,4 +92,5 @@ class Allowances:
                 f"{caller.name or 'this caller'} has used its {NOUNS[resource]}, {rate:g} a second "
                 f"and {BURST_SECONDS * rate:g} at once: retry in {seconds} s",
                 seconds,
+                f"allowance_{resource}",
             )

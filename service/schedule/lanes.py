@@ -33,7 +33,7 @@ class Finished(Generic[Item, Result]):
     def deliver(self) -> None:
         """Gives every caller its own result; call it on their event loop."""
         for ticket, result in zip(self.batch, self.results, strict=True):
-            ticket.resolve(result, self.started, self.run_seconds)
+            ticket.resolve(result, self.started, self.run_seconds, len(self.batch))
 
 
 class BatchRunner(Generic[Item, Result]):

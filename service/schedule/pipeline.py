@@ -50,6 +50,8 @@ from service.schedule.queue import Queue, QueueMetrics, Ticket
 from service.schedule.resources import Resources
 from service.schedule.timing import DEADLINE_MS, Timing
 from service.settings import Settings
+from service.telemetry import account
+from service.telemetry.account import Account
 from service.telemetry.metrics import Metrics
 from service.workers.shared_state import PREDICTING
 
@@ -135,6 +137,7 @@ class Pipeline:
         self._max_passes = settings.max_passes
         self._shared_state, self._loop_time = resources.shared_state, resources.loop_time
         self._threads, self._large_thread = resources.threads, resources.large_thread
+        self._notes_labels = settings.trace_labels
         # A call of gRPC reaches the loop in many turns, by way of a thread, and one call after the
         # other: while a batch held the loop, the next would be made of a single image.
         self._on_loop = not settings.grpc_port
@@ -159,7 +162,14 @@ class Pipeline:
         Raises:
             TooManyRequests: the queue is full.
         """
+        self.sign(account.current.get())
         self._predict.queue.admit()
+
+    def sign(self, noted: Account | None) -> None:
+        """Notes which model answers: nothing else writes it into an account."""
+        if noted is not None:
+            manifest = self.engine.manifest
+            noted.model, noted.version = manifest.name, manifest.version
 
     @property
     def backlogged(self) -> bool:
@@ -177,6 +187,7 @@ class Pipeline:
                 is no place for it in the memory or in the predict queue.
         """
         spec = self.engine.manifest.input
+        _note_image()
         with timing.of("decode"):
             try:
                 with self._predict.queue.reserve():
@@ -208,6 +219,7 @@ class Pipeline:
         """
         height, width = pixels.shape[:2]
         spec = self.engine.manifest.input
+        _note_image()
         self._charge_pixels(height * width, timing)
         with self._predict.queue.reserve(), timing.of("decode"):
             if height * width <= SMALL_PIXELS:
@@ -248,8 +260,8 @@ class Pipeline:
         if question is None or one_pass:
             self._shared_state.predict()
         done = await self._predict.run(Asked(sent.fitted, one_pass), timing.deadline)
-        timing.add("queue", done.queue_seconds, ago=done.run_seconds)
-        timing.add("infer", done.run_seconds)
+        timing.add("queue", done.queue_seconds, ago=done.run_seconds, lane="predict")
+        timing.add("infer", done.run_seconds, lane="predict", batch_size=done.rows)
         prediction = prediction_of(done.result, self.engine.manifest, options)
         self._count(prediction)
         if self.watch is not None:
@@ -311,6 +323,8 @@ class Pipeline:
             Unavailable: not even the cheapest answer fits before the deadline.
             DeadlineExceeded: the deadline passed in the queue or on the way.
         """
+        if (noted := account.current.get()) is not None:
+            noted.ask(question.method.name)
         if prediction.activation is not None:
             return await self._explain_at_once(sent, question, prediction, timing)
         spare = (1 - share) * (timing.deadline - time.perf_counter())
@@ -320,8 +334,9 @@ class Pipeline:
         except Exception:
             self.metrics.explanations(question.method.name, "refused").inc()
             raise
-        timing.add("queue", done.queue_seconds, ago=done.run_seconds)
-        timing.add("explain", done.run_seconds)
+        method = done.result.question.method.name
+        timing.add("queue", done.queue_seconds, ago=done.run_seconds, lane="explain")
+        timing.add("explain", done.run_seconds, lane="explain", method=method)
         self._count_explanation(question, done.result, done.run_seconds)
         return done.result
 
@@ -346,7 +361,7 @@ class Pipeline:
                 lambda: explain(engine, sent.fitted, question, prediction.logits)
             )
         seconds = time.perf_counter() - started
-        timing.add("explain", seconds)
+        timing.add("explain", seconds, method=question.method.name)
         self._count_explanation(question, found, seconds)
         return found
 
@@ -427,6 +442,8 @@ class Pipeline:
         best, familiarity = prediction.best, prediction.familiarity
         metrics = self.model_metrics
         metrics.predictions[best.index].inc()
+        if self._notes_labels and (noted := account.current.get()) is not None:
+            noted.predict(best.label)
         metrics.confidence.observe(best.probability)
         score = math.nan if familiarity is None else familiarity.score
         metrics.window.add(best.probability, score, float(best.index))
@@ -438,6 +455,8 @@ class Pipeline:
     def _count_explanation(self, question: Question, answer: Attribution, seconds: float) -> None:
         name = question.method.name
         outcome = "degraded" if answer.degraded_from else "answered"
+        if answer.degraded_from and (noted := account.current.get()) is not None:
+            noted.ask(answer.question.method.name, answer.degraded_from.method.name)
         self.metrics.explanations(name, outcome).inc()
         self.metrics.explanation_seconds(name).observe(seconds)
         gap = answer.quality.get("completeness_gap")
@@ -492,6 +511,11 @@ class Pipeline:
         finally:
             # Its exception holds this frame, which would hold it: a cycle with the whole image.
             del job
+
+
+def _note_image() -> None:
+    if (noted := account.current.get()) is not None:
+        noted.images += 1
 
 
 def cost_of(opened: Opened, spec: Input, *, keep: bool = False, masked: bool = False) -> int:

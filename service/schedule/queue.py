@@ -67,11 +67,14 @@ class QueueMetrics(NamedTuple):
 
 
 class Done(NamedTuple, Generic[Result]):
-    """A result, with the seconds that its item waited and the seconds that its batch ran."""
+    """A result, with the seconds that its item waited, those that its batch ran, and the rows of
+    that batch.
+    """
 
     result: Result
     queue_seconds: float
     run_seconds: float
+    rows: int = 1
 
 
 @dataclass(eq=False)
@@ -95,7 +98,9 @@ class Ticket(Generic[Item, Result]):
         """True once no answer is of use: the caller has left, or has got its result or error."""
         return self.future.done()
 
-    def resolve(self, result: Result | Exception, started: float, run_seconds: float) -> None:
+    def resolve(
+        self, result: Result | Exception, started: float, run_seconds: float, rows: int = 1
+    ) -> None:
         """Gives the caller its result, or raises it there; call it on the caller's event loop."""
         # A cancelled future raises when it is set, and the rest of the batch would wait for ever.
         if self.future.done():
@@ -105,7 +110,7 @@ class Ticket(Generic[Item, Result]):
         if isinstance(result, Exception):
             self.future.set_exception(result)
         else:
-            self.future.set_result(Done(result, started - self.joined, run_seconds))
+            self.future.set_result(Done(result, started - self.joined, run_seconds, rows))
 
 
 class Queue(Generic[Item, Result]):
@@ -159,7 +164,7 @@ class Queue(Generic[Item, Result]):
         if len(self._waiting) + self._reserved + ahead < self._capacity:
             return None
         self._metrics.rejected[FULL].inc()
-        return TooManyRequests(self._full, _retry_after(self._backlog_seconds))
+        return TooManyRequests(self._full, _retry_after(self._backlog_seconds), FULL)
 
     def admit(self) -> None:
         """Checks for a free place.
@@ -266,7 +271,7 @@ class Queue(Generic[Item, Result]):
     def _check(self, ticket: Ticket[Item, Result]) -> None:
         if self._closed:
             self._metrics.rejected[STOPPING].inc()
-            raise Unavailable("the service is stopping: ask another replica")
+            raise Unavailable("the service is stopping: ask another replica", reason=STOPPING)
         self.admit()
         remaining = ticket.deadline - ticket.joined
         needed = self._needed_seconds(ticket, remaining)
@@ -276,6 +281,7 @@ class Queue(Generic[Item, Result]):
                 f"the {self._name} queue needs about {needed:.2g} s, and deadline_ms leaves "
                 f"{max(0.0, remaining):.2g} s: retry later, or give more time",
                 _retry_after(self._backlog_seconds),
+                LATE,
             )
 
     def _needed_seconds(self, ticket: Ticket[Item, Result], _remaining: float) -> float:

@@ -7,8 +7,9 @@ import time
 from dataclasses import dataclass, field
 
 from service.schedule.allowance import Caller
+from service.telemetry import account
+from service.telemetry.account import Stage
 from service.telemetry.metrics import Metrics
-from service.telemetry.stages import Stage, passed
 
 DEADLINE_MS = 10_000  # of a request that names none
 NEWEST_WEIGHT = 0.2  # of the newest value in a recent mean
@@ -42,13 +43,15 @@ class Timing:
         """Sets the deadline to `milliseconds` after the start."""
         self.deadline = self.started + milliseconds / 1000
 
-    def add(self, stage: str, seconds: float, ago: float = 0.0) -> None:
-        """Counts `seconds` for `stage`, which ended `ago` seconds before now."""
+    def add(self, stage: str, seconds: float, ago: float = 0.0, **facts: str | int) -> None:
+        """Counts `seconds` for `stage`, which ended `ago` seconds before now; `facts` of it go into
+        the account of the request.
+        """
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
         self.metrics.stages[stage].observe(seconds)
-        stages = passed.get()
-        if stages is not None:
-            stages.append(Stage(stage, time.perf_counter() - ago, seconds))
+        noted = account.current.get()
+        if noted is not None:
+            noted.stages.append(Stage(stage, time.perf_counter() - ago, seconds, facts))
 
     def of(self, stage: str) -> "StageTimer":
         """A context manager that counts the seconds of its block, unless the block raises."""

@@ -1,5 +1,5 @@
 """The log on standard error, as lines of text or of JSON. Lines written while a request is
-answered carry its id.
+answered carry its id, and the ids of its trace and span where it is traced.
 """
 
 import logging
@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from service.settings import LogFormat
+from service.telemetry import account
 
 SERVERS = ("", "bentoml", "uvicorn.error", "circus")  # loggers of the processes' other code
 QUIET = ("bentoml",)  # a dozen lines a start, of hooks and options
@@ -18,7 +19,9 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 
 class TextFormatter(logging.Formatter):
-    """Formats a record as one line for a person, with the id of the request at its end."""
+    """Formats a record as one line for a person, with the ids of the request and its trace behind
+    it, and then the record's `details`.
+    """
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s [%(levelname)s] [candor] %(message)s", "%Y-%m-%dT%H:%M:%S%z")
@@ -26,11 +29,15 @@ class TextFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         """The line."""
         line, identity = super().formatMessage(record), request_id.get()
-        return f"{line} (request {identity})" if identity else line
+        if identity:
+            trace = _trace_ids().get("trace_id")
+            line += f" (request {identity}, trace {trace})" if trace else f" (request {identity})"
+        details: dict[str, Any] = getattr(record, "details", {})
+        return line + "".join(f" {name}={_plain(value)}" for name, value in details.items())
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats a record as one JSON object; the record's `fields` are part of it."""
+    """Formats a record as one JSON object; the record's `fields` and `details` are part of it."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The object."""
@@ -42,10 +49,30 @@ class JsonFormatter(logging.Formatter):
         }
         if identity := request_id.get():
             document["request_id"] = identity
-        document |= getattr(record, "fields", {})
+        document |= _trace_ids()
+        document |= getattr(record, "fields", {}) | getattr(record, "details", {})
         if record.exc_info:
             document["exception"] = self.formatException(record.exc_info)
         return orjson.dumps(document, default=str).decode()
+
+
+def _trace_ids() -> dict[str, str]:
+    """The ids of the current request's trace, named as OpenTelemetry names them in logs; none where
+    it is not traced.
+    """
+    noted = account.current.get()
+    if noted is None or noted.trace is None:
+        return {}
+    trace = noted.trace
+    flags = "01" if trace.sampled else "00"
+    return {"trace_id": trace.trace_id, "span_id": trace.span_id, "trace_flags": flags}
+
+
+def _plain(value: Any) -> str:
+    """A detail in a line of text; what a caller may have written is quoted."""
+    if isinstance(value, str) and value.isascii() and value.replace("_", "").isalnum():
+        return value
+    return orjson.dumps(value).decode()
 
 
 def configure(kind: LogFormat) -> None:

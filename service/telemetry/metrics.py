@@ -7,20 +7,25 @@ workers.
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.openmetrics import exposition as open_metrics
 from prometheus_client.registry import Collector
 
 from service.bundle.manifest import Distribution, Manifest, MapDistribution
 from service.telemetry.drift import LEAST, MAPS, PREDICTIONS, WINDOW, Window, drift
-from service.telemetry.multiprocess import Exposition
+from service.telemetry.exemplars import Exemplars
+from service.telemetry.multiprocess import Exposition, bucket_line
 from service.workers import connections, host
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+OPENMETRICS_END = b"# EOF\n"
+REQUEST_SECONDS = "candor_request_duration_seconds"
 # fmt: off
 SECONDS = (
     0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30
@@ -265,6 +270,8 @@ class Metrics:
         self._exposition = Exposition(self._folder) if self._folder else None
         self._models: dict[tuple[str, str], ModelMetrics] = {}
         self._served: dict[str, ModelMetrics] = {}
+        bounds = tuple(float(bound) for bound in SECONDS)
+        self.exemplars = Exemplars(self._folder, bounds, partial(bucket_line, REQUEST_SECONDS))
         self._computed = CollectorRegistry()
         self._computed.register(MachineCollector(self._exposition, self.processes))
         self._computed.register(DriftCollector(self._served))
@@ -304,6 +311,17 @@ class Metrics:
         self._served.pop(model.name, None)
         self.model.labels(model.name, model.version).set(0)
 
+    def openmetrics(self) -> bytes:
+        """The same in the text format of OpenMetrics 1.0, with exemplars where there are several
+        processes.
+        """
+        counted = (
+            _opened(self._registry).removesuffix(OPENMETRICS_END)
+            if self._exposition is None
+            else self._exposition.openmetrics(self.exemplars.latest()).encode()
+        )
+        return counted + _opened(self._computed)
+
     def _declare_requests(self, registry: CollectorRegistry) -> None:
         self.requests = Counter(
             "candor_requests", "Answered requests.", ("route", "code"), registry=registry
@@ -315,7 +333,7 @@ class Metrics:
             registry=registry,
         )
         self.request_seconds = Histogram(
-            "candor_request_duration_seconds",
+            REQUEST_SECONDS,
             "From the first byte in to the last byte out.",
             ("route",),
             buckets=SECONDS,
@@ -533,3 +551,7 @@ class Metrics:
             multiprocess_mode=SAME,
             registry=registry,
         )
+
+
+def _opened(registry: CollectorRegistry) -> bytes:
+    return bytes(open_metrics.generate_latest(registry))  # type: ignore[no-untyped-call]

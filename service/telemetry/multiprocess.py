@@ -1,4 +1,4 @@
-"""The metrics of all workers as one text in Prometheus's format.
+"""The metrics of all workers as one text: in Prometheus's format, or in that of OpenMetrics.
 
 prometheus_client keeps the values of a process in files of one folder, KIND_PID.db (its
 multiprocess mode). Counters and histograms are summed over all processes, ended ones too. Gauges
@@ -42,13 +42,14 @@ class Series(NamedTuple):
 
 @dataclass(frozen=True)
 class Family:
-    """One metric: its lines of comment, and for each line the text before the value, with the keys
-    of the values it sums.
+    """One metric: its lines of comment, those of OpenMetrics, and for each line the text before the
+    value, with the keys of the values it sums.
 
     A bucket's line sums all buckets up to it.
     """
 
     head: str
+    open_head: str
     lines: tuple[tuple[str, tuple[str, ...]], ...]
 
     def text(self, values: Mapping[str, float]) -> str:
@@ -57,6 +58,14 @@ class Family:
             f"{line} {_number(sum(map(values.__getitem__, keys)))}\n" for line, keys in self.lines
         )
         return self.head + "".join(lines)
+
+    def openmetrics(self, values: Mapping[str, float], exemplars: Mapping[str, str]) -> str:
+        """The same in OpenMetrics, with the `exemplars` by the text before a value."""
+        lines = (
+            f"{line} {_number(sum(map(values.__getitem__, keys)))}{exemplars.get(line, '')}\n"
+            for line, keys in self.lines
+        )
+        return self.open_head + "".join(lines)
 
 
 class Exposition:
@@ -80,15 +89,25 @@ class Exposition:
         return sum(path.exists() for path in self._unreadable)
 
     def text(self) -> str:
-        """All metrics, sorted by name."""
-        values, kinds = self._read()
-        if values.keys() != self._keys:
-            self._families, self._keys = families(kinds), set(values)
+        """All metrics, sorted by name, in Prometheus's format."""
+        values = self._current()
         return "".join(family.text(values) for family in self._families)
+
+    def openmetrics(self, exemplars: Mapping[str, str]) -> str:
+        """The same in OpenMetrics, without its end, with `exemplars` by the text before a value."""
+        values = self._current()
+        return "".join(family.openmetrics(values, exemplars) for family in self._families)
 
     def processes(self) -> set[int]:
         """The ids of the live processes that have metrics."""
         return {pid for _, _, pid in self._files() if is_alive(pid)}
+
+    def _current(self) -> dict[str, float]:
+        """The values of all processes together by key; `_families` are theirs afterwards."""
+        values, kinds = self._read()
+        if values.keys() != self._keys:
+            self._families, self._keys = families(kinds), set(values)
+        return values
 
     def _files(self) -> Iterable[tuple[Path, str, int]]:
         for path in self.folder.glob("*.db"):
@@ -184,11 +203,16 @@ def _order(series: Series) -> tuple[object, ...]:
 
 def _family(group: list[Series], kind: str, keys: Mapping[Series, str]) -> Family:
     family, description = group[0].family, group[0].description
+    # In Prometheus's format the name of a counter has _total, in OpenMetrics its samples alone.
     name = f"{family}_total" if kind == "counter" else family
-    head = f"# HELP {name} {description.translate(ESCAPED)}\n# TYPE {name} {kind}\n"
+    heads = _head(name, description, kind), _head(family, description, kind)
     if kind == "histogram":
-        return Family(head, tuple(_histogram_lines(group, keys)))
-    return Family(head, tuple((_line(one.name, one.labels), (keys[one],)) for one in group))
+        return Family(*heads, tuple(_histogram_lines(group, keys)))
+    return Family(*heads, tuple((_line(one.name, one.labels), (keys[one],)) for one in group))
+
+
+def _head(name: str, description: str, kind: str) -> str:
+    return f"# HELP {name} {description.translate(ESCAPED)}\n# TYPE {name} {kind}\n"
 
 
 def _histogram_lines(
@@ -199,11 +223,16 @@ def _histogram_lines(
     for series in group:
         if series.bound is not None:
             below = (*below, keys[series])
-            yield _line(series.name, (*series.labels, ("le", _number(series.bound)))), below
+            yield bucket_line(series.family, series.labels, series.bound), below
         else:
             yield _line(f"{series.family}_count", series.labels), below
             yield _line(series.name, series.labels), (keys[series],)
             below = ()
+
+
+def bucket_line(family: str, labels: Iterable[tuple[str, str]], bound: float) -> str:
+    """The text before the value of a bucket; `labels` are sorted."""
+    return _line(f"{family}_bucket", (*labels, ("le", _number(bound))))
 
 
 def _number(value: float) -> str:

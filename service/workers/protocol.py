@@ -52,13 +52,19 @@ _TOO_SLOW = f"the head is incomplete after {HEAD_SECONDS:g} s: send it at once"
 
 
 class RequestHead(NamedTuple):
-    """The parts of a request's head that early rejection needs; `size` is of head and body."""
+    """The parts of a request's head that early rejection needs."""
 
     path: str
     query: bytes
     headers: tuple[tuple[bytes, bytes], ...]
     request_id: bytes
-    size: int
+    head_bytes: int
+    body_bytes: int
+
+    @property
+    def size(self) -> int:
+        """The bytes of head and body."""
+        return self.head_bytes + self.body_bytes
 
 
 class Discarding:

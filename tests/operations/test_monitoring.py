@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from service.api.access.keys import SCOPES, make
+from service.telemetry.metrics import REQUEST_SECONDS
 from support.images import draw, encode
 from support.prometheus import Prometheus
 from support.servers import ROOT, Server
@@ -26,7 +27,7 @@ RUNBOOKS = "https://candor.example/docs/runbooks/"
 ELSEWHERE = ("DCGM_", "kube_pod_")
 # A server without keys has none.
 KEYED = {"candor_key_requests_total": {"key", "code"}}
-# Where a new version stands beside the served one; tests/service/repository/test_rollout.py has one.
+# Where a new version stands beside the served one: tests/service/repository/test_rollout.py.
 OF_ROLLOUTS = {
     "candor_comparisons_total": {"model", "version"},
     "candor_comparison_agreements_total": {"model", "version", "of"},
@@ -419,6 +420,29 @@ def test_an_expression_selects_the_chosen_instance_and_a_window_that_fits_the_sc
             assert re.search(
                 rf"(rate|increase)\({name}\{{[^}}]*}}\[\$__rate_interval\]\)", expression
             ), name
+
+
+def test_the_latency_of_predictions_shows_exemplars_of_its_histogram():
+    pointed = [
+        (panel["title"], METRIC.findall(target["expr"]))
+        for board in DASHBOARDS.values()
+        for panel in panels(board)
+        for target in panel["targets"]
+        if target.get("exemplar")
+    ]
+    assert pointed == [("Latency of predictions", [f"{REQUEST_SECONDS}_bucket"])]
+
+
+def test_rules_and_panels_hold_whatever_classes_are_counted():
+    uses = [parameter.values[0] for parameter in (*shown(), *ruled())]
+    selectors = [
+        labels_of(selector)
+        for expression in uses
+        for name, selector in SELECTOR.findall(expression)
+        if name == "candor_predictions_total"
+    ]
+    assert len(selectors) > 2
+    assert not [labels for labels in selectors if "label" in labels]
 
 
 @pytest.mark.parametrize("name", DASHBOARDS)

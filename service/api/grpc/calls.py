@@ -117,10 +117,22 @@ class Calls:
         Raises:
             RequestError: it may not, or there is no answer.
         """
+        noted = self._observation.begin_call()
+        try:
+            answered = await self._within_drain(answer, call)
+        except RequestError as error:
+            if noted is not None:
+                noted.fail(error)
+            raise
+        if noted is not None:
+            noted.bytes_out = len(answered)
+        return answered
+
+    async def _within_drain(self, answer: Answer, call: Call) -> bytes:
         drain, self.called_at = self.drain, time.monotonic()
         if drain.rejecting:
             drain.rejected()
-            raise Unavailable(STOPPING if drain.stopping else FAILING)
+            raise Unavailable(STOPPING if drain.stopping else FAILING, reason="stopping")
         task = drain.begin()
         try:
             return await answer(call)
@@ -128,7 +140,7 @@ class Calls:
             if not drain.cancelling:
                 raise
             task.uncancel()
-            raise Unavailable(CUT) from None
+            raise Unavailable(CUT, reason="stopping") from None
         finally:
             drain.end(task)
 

@@ -29,6 +29,7 @@ from service.bundle.manifest import Manifest
 from service.errors import MalformedRequest
 from service.repository.loaded import Loaded
 from service.repository.shelf import Shelf
+from service.telemetry import account
 
 WAY_BACK = 0.95  # of the time that a call has left: its answer must arrive within it, too
 
@@ -153,6 +154,7 @@ class Methods:
         loaded = await self._loaded(message.model_name, message.model_version)
         with loaded.used() as answers:
             pipeline, inference = answers.pipeline, answers.inference
+            pipeline.sign(account.current.get())
             timing = timing_for(call.caller, pipeline, started)
             spec, max_pixels = answers.manifest.input, pipeline.max_pixels
             read = await large.parse(body, lambda: tensors.read(message, spec, max_pixels))

@@ -216,6 +216,8 @@ def test_every_rejection_is_counted_logged_and_has_an_id_of_its_own(logged):
     lines = re.findall(r"POST /predict (\d+) [\d.]+ ms \(request (\S+)\)", log)
     assert Counter(int(status) for status, _ in lines)[429] == len(rejected)
     assert len({identity for _, identity in lines}) == 900
+    why = "outcome=rejected problem=too_many_requests reason=queue_full model=cifar10"
+    assert len(re.findall(rf"\) {why} version=[0-9a-f]{{12}} ", log)) == len(rejected)
 
 
 @pytest.mark.parametrize(

@@ -260,12 +260,12 @@ def test_the_seconds_in_the_queue_and_of_the_run_are_not_swapped():
             return [ticket.item for ticket in batch]
 
         tested = on_loop(work, clock=clock)
-        task = asyncio.create_task(tested.run(1, FAR))
+        tasks = [asyncio.create_task(tested.run(number, FAR)) for number in (1, 2)]
         await asyncio.sleep(0)
         clock.sleep(5.0)
-        return await task
+        return await asyncio.gather(*tasks)
 
-    assert asyncio.run(run()) == (1, 5.0, 3.0)
+    assert asyncio.run(run()) == [(1, 5.0, 3.0, 2), (2, 5.0, 3.0, 2)], "two rows ran together"
 
 
 def test_the_forecast_is_the_mean_of_an_item_and_not_of_its_batch():

@@ -350,8 +350,8 @@ def test_a_thread_waits_until_the_queue_has_an_item_or_is_closed():
 async def test_a_caller_gets_its_result_or_its_error_with_the_seconds():
     room = Room()
     good, bad = room.queue.join(1, FAR), room.queue.join(2, FAR)
-    good.resolve("answer", room.clock.now + 5.0, 3.0)
+    good.resolve("answer", room.clock.now + 5.0, 3.0, 4)
     bad.resolve(ValueError("unlucky"), room.clock.now + 5.0, 3.0)
-    assert await room.queue.result(good) == ("answer", 5.0, 3.0)
+    assert await room.queue.result(good) == ("answer", 5.0, 3.0, 4)
     with pytest.raises(ValueError, match="unlucky"):
         await room.queue.result(bad)

@@ -3,8 +3,9 @@
 import pytest
 
 from service.schedule.timing import DEADLINE_MS, RecentMean, Timing
+from service.telemetry import account
+from service.telemetry.account import Account
 from service.telemetry.metrics import Metrics
-from service.telemetry.stages import passed
 
 
 def test_a_recent_mean_moves_a_fifth_of_the_way():
@@ -43,13 +44,14 @@ def test_a_stage_that_raises_is_not_counted():
 
 
 def test_a_trace_gets_the_end_of_each_stage():
-    token = passed.set([])
+    token = account.current.set(Account())
     try:
         timing = Timing(Metrics())
         timing.add("queue", 2.0, ago=3.0)
-        timing.add("infer", 3.0)
-        queued, inferred = passed.get()
+        timing.add("infer", 3.0, lane="predict", batch_size=4)
+        queued, inferred = account.current.get().stages
     finally:
-        passed.reset(token)
+        account.current.reset(token)
     assert (queued.name, queued.seconds, inferred.name) == ("queue", 2.0, "infer")
     assert inferred.ended - queued.ended == pytest.approx(3.0, abs=1.0)
+    assert (queued.facts, inferred.facts) == ({}, {"lane": "predict", "batch_size": 4})

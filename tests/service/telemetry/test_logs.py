@@ -4,13 +4,11 @@ import json
 import logging
 import re
 import socket
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from service.telemetry import logs
+from support.collector import Collector
 from support.images import draw, encode
 from support.servers import Server
 
@@ -44,15 +42,21 @@ def test_good_requests_are_not_logged_by_default(server):
 
 def test_an_access_log_in_text_has_a_line_a_request_with_its_id(tmp_path):
     with Server(tmp_path, access_log="true", workers=1) as server:
-        server.client.post("/predict", content=IMAGE, headers=PNG | {"x-request-id": "mine"})
+        headers = PNG | {"x-request-id": "mine", "user-agent": 'a "shop"'}
+        server.client.post("/predict", content=IMAGE, headers=headers)
         server.client.get("/odd%0Apath%20x")
         server.client.get("/metrics")
         server.client.get("/readyz")
     lines = re.findall(r"\[INFO\] \[candor\] ((?:GET|POST) .+)", server.log.read_text())
     assert len(lines) == 2
-    assert re.fullmatch(r"POST /predict 200 \d+\.\d ms \(request mine\)", lines[0])
+    details = (
+        r"outcome=answered model=cifar10 version=[0-9a-f]{12} images=1 "
+        rf'bytes_in={len(IMAGE)} bytes_out=\d+ user_agent="a \\"shop\\""'
+    )
+    assert re.fullmatch(rf"POST /predict 200 \d+\.\d ms \(request mine\) {details}", lines[0])
     path, identity = "/odd%0Apath%20x", r"\(request [0-9a-f]{12}-\d+\)"
-    assert re.fullmatch(rf"GET {path} 404 \d+\.\d ms {identity}", lines[1])
+    details = r'outcome=invalid problem=not_found bytes_out=\d+ user_agent="[^"]+"'
+    assert re.fullmatch(rf"GET {path} 404 \d+\.\d ms {identity} {details}", lines[1])
 
 
 def test_a_log_in_json_is_json_in_every_line(traced):
@@ -62,18 +66,25 @@ def test_a_log_in_json_is_json_in_every_line(traced):
         *(set(line) for line in lines)
     )
     access, *_ = [line for line in lines if line["logger"] == "candor.access"]
-    assert access | {"time": "", "message": "", "milliseconds": 0} == {
-        "time": "",
+    assert re.fullmatch("[0-9a-f]{12}", access["version"])
+    assert re.fullmatch("[0-9a-f]{32} [0-9a-f]{16}", f"{access['trace_id']} {access['span_id']}")
+    unsure = {"time", "message", "milliseconds", "version", "trace_id", "span_id", "bytes_out"}
+    assert {name: value for name, value in access.items() if name not in unsure} == {
         "level": "INFO",
         "logger": "candor.access",
-        "message": "",
         "request_id": "mine",
+        "trace_flags": "01",
         "method": "POST",
         "path": "/predict",
         "route": "/predict",
         "status": 200,
-        "milliseconds": 0,
+        "outcome": "answered",
+        "model": "cifar10",
+        "images": 1,
+        "bytes_in": len(IMAGE),
+        "user_agent": access["user_agent"],
     }
+    assert unsure <= access.keys()
     assert any(re.match(r"Candor: http://127\.0\.0\.1:", line["message"]) for line in lines)
     assert any(line["message"].startswith("1 invalid HTTP requests") for line in lines)
 
@@ -104,38 +115,12 @@ def test_bentoml_is_quiet_unless_it_is_debugged_and_logs_json_as_candor_does(lev
     assert isinstance(bentoml.handlers[0].formatter, logs.JsonFormatter)
 
 
-class Collector(ThreadingHTTPServer):
-    """Receives traces as OpenTelemetry's collector does."""
-
-    def __init__(self):
-        self.spans = []
-        super().__init__(("127.0.0.1", 0), Receiver)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-
-class Receiver(BaseHTTPRequestHandler):
-    def do_POST(self):
-        assert self.path == "/v1/traces"
-        sent = ExportTraceServiceRequest.FromString(
-            self.rfile.read(int(self.headers["content-length"]))
-        )
-        self.server.spans += [
-            span for r in sent.resource_spans for scope in r.scope_spans for span in scope.spans
-        ]
-        self.send_response(200)
-        self.send_header("content-length", "0")
-        self.end_headers()
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture(scope="module")
 def traced(tmp_path_factory):
     """The log in JSON and the spans of a server that was asked, and has ended."""
     with Collector() as collector:
         settings = {"access_log": "true", "log_format": "json", "workers": 1}
-        settings["otlp_endpoint"] = f"http://127.0.0.1:{collector.server_port}"
+        settings["otlp_endpoint"] = collector.url
         with Server(tmp_path_factory.mktemp("traced"), **settings) as server:
             with socket.create_connection(("127.0.0.1", server.port)) as wire:
                 wire.sendall(b"nonsense\r\n\r\n")

@@ -14,7 +14,9 @@ import pytest
 from prometheus_client.mmap_dict import MmapedDict
 
 from service.bundle.manifest import Manifest
+from service.errors import SettingsError
 from service.image.resize import Input
+from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.telemetry.multiprocess import Exposition
 from service.workers import host
@@ -80,6 +82,19 @@ def test_the_many_classes_of_a_model_are_one_series_unless_they_are_asked_for():
             f'candor_predictions_total{{label="{name}",model="zoo"}}' for name in names
         }
         assert sum(found.values()) == 4
+
+
+@pytest.mark.parametrize(("given", "count"), [("all", 3), ("none", 1), ("2", 1), ("3", 3)])
+def test_the_labels_of_classes_are_as_the_setting_says(given, count):
+    most = Settings.from_environment({"CANDOR_METRIC_CLASSES": given}).metric_classes
+    text = Metrics(["cat", "dog", "eel"], most_classes=most).text().decode()
+    assert text.count("\ncandor_predictions_total{") == count
+
+
+@pytest.mark.parametrize("given", ["some", "-1", "1.5", ""])
+def test_another_number_of_classes_is_no_setting(given):
+    with pytest.raises(SettingsError, match="it must be all, none or a whole number from 0 to"):
+        Settings.from_environment({"CANDOR_METRIC_CLASSES": given})
 
 
 def test_counts_are_summed_over_all_processes_and_gauges_over_live_ones(tmp_path):

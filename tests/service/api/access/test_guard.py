@@ -82,14 +82,14 @@ def table(needs, embedded):
     return [
         (
             "POST" if template.endswith(POSTS) else "GET",
-            template.replace(":int", "").format(**names, file=file_of(template, manifest)),
+            template.replace(":int", "").format(**names, file=bundle_file(template, manifest)),
             scopes,
         )
         for template, scopes in needs.items()
     ]
 
 
-def file_of(template, manifest):
+def bundle_file(template, manifest):
     """A file of the bundle that a template leads to."""
     if "plots" in template:
         return next(name for name in manifest.files if name.endswith(".png"))
