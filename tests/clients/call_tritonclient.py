@@ -207,7 +207,6 @@ json.dump(
             )
         ),
         "shared": refused(client.get_system_shared_memory_status),
-        "loading": refused(lambda: client.load_model(model)),
         "tracing": refused(client.get_trace_settings),
         "own_size": contents(client.infer(model, raw(own_size))),
         "floats": contents(client.infer(model, floats(own_size))),

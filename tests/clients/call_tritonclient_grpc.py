@@ -123,7 +123,6 @@ def blocking():
                 client_timeout=0.001,
             )
         ),
-        "loading": refused(lambda: client.load_model(model)),
         "memory": refused(client.get_system_shared_memory_status),
         "streamed": streamed(client),
         "cancelled": cancelled(client),

@@ -214,7 +214,6 @@ def test_tritonclient_gives_up_and_gets_deadlines(triton):
 def test_tritonclient_hears_why_something_is_not_served(triton):
     for call, words in (
         ("shared", "no memory is shared"),
-        ("loading", "CANDOR_BUNDLE"),
         ("tracing", "GET /metrics"),
     ):
         assert (triton[call]["status"], words in triton[call]["message"]) == ("404", True)
@@ -367,14 +366,10 @@ def test_tritonclient_streams_and_cancels(triton_grpc):
 
 
 def test_tritonclient_gets_errors_with_status_and_message_over_grpc(triton_grpc):
-    found = {
-        call: triton_grpc[call]["status"]
-        for call in ("bad_image", "other_model", "loading", "memory")
-    }
+    found = {call: triton_grpc[call]["status"] for call in ("bad_image", "other_model", "memory")}
     assert found == {
         "bad_image": "StatusCode.INVALID_ARGUMENT",
         "other_model": "StatusCode.NOT_FOUND",
-        "loading": "StatusCode.UNIMPLEMENTED",
         "memory": "StatusCode.UNIMPLEMENTED",
     }
     assert triton_grpc["bad_image"]["message"].startswith("row 1: the 5 bytes look like text")

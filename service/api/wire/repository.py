@@ -4,7 +4,7 @@ from typing import Annotated, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
-from service.api.wire.fields import Count, Share, Warnings, about
+from service.api.wire.fields import Count, Warnings, about
 
 Name = Annotated[str, about("The name of a model", "cifar10")]
 Version = Annotated[str, about("12 hex digits of the digest of its manifest", "06ce0ae58564")]
@@ -13,6 +13,10 @@ Mode = Annotated[
     about("A canary answers a share of the requests that name no version; a shadow none", "shadow"),
 ]
 Correlation = Annotated[float, about("Of two maps", 0.9, ge=-1, le=1)]
+Part = Annotated[float, about("Of requests, or of images in the shadow", 0.1, ge=0, le=1)]
+LeastLabels = Annotated[float, about("Labels that agree less end it", 0.8, ge=0, le=1)]
+LeastMaps = Annotated[float, about("Maps that correlate less end it", 0.5, ge=-1, le=1)]
+LeastImages = Annotated[int, about("Images before it may end", 100, ge=1)]
 
 
 class ModelEntry(TypedDict):
@@ -25,14 +29,14 @@ class ModelEntry(TypedDict):
         about("In memory, loaded by the first request, or not served", "READY"),
     ]
     reason: Annotated[str, about("Why it is not served; else empty", "")]
-    versions: list[Version]
+    versions: Annotated[list[str], about("The versions in its folder", ["06ce0ae58564"])]
 
 
 class Models(TypedDict):
     """The models of this service."""
 
     default: Annotated[str, about("The model of the short paths", "cifar10")]
-    models: list[ModelEntry]
+    models: Annotated[list[ModelEntry], about("All of them, the default one first")]
 
 
 class LoadedModel(TypedDict):
@@ -53,10 +57,10 @@ class AskedRollout(TypedDict):
 
     version: Annotated[str, about("Its name in the folder, or 12 or 64 hex digits", "2")]
     mode: NotRequired[Mode]
-    share: NotRequired[Annotated[Share, about("Of requests, or of images in the shadow", 0.1)]]
-    least_labels: NotRequired[Annotated[Share, about("Labels that agree less end it", 0.8)]]
-    least_maps: NotRequired[Annotated[Correlation, about("Maps that correlate less end it", 0.5)]]
-    least_images: NotRequired[Annotated[Count, about("Images before it may end", 100)]]
+    share: NotRequired[Part]
+    least_labels: NotRequired[LeastLabels]
+    least_maps: NotRequired[LeastMaps]
+    least_images: NotRequired[LeastImages]
 
 
 class StandingRollout(TypedDict):
@@ -64,10 +68,10 @@ class StandingRollout(TypedDict):
 
     version: Version
     mode: Mode
-    share: Share
-    least_labels: Share
-    least_maps: Correlation
-    least_images: Count
+    share: Part
+    least_labels: LeastLabels
+    least_maps: LeastMaps
+    least_images: LeastImages
 
 
 class BegunRollout(StandingRollout):
@@ -79,16 +83,16 @@ class BegunRollout(StandingRollout):
 class Interval(TypedDict):
     """A value with the ends of its 95 % interval."""
 
-    value: float
-    low: float
-    high: float
+    value: Annotated[float, about("The value", 0.93)]
+    low: Annotated[float, about("The lower end", 0.88)]
+    high: Annotated[float, about("The upper end", 0.96)]
 
 
 class Confidence(TypedDict):
     """The mean probability of the predicted classes of both versions."""
 
-    served: Share
-    candidate: Share
+    served: Annotated[float, about("Of the served version", 0.91, ge=0, le=1)]
+    candidate: Annotated[float, about("Of the other version", 0.9, ge=0, le=1)]
 
 
 class Comparison(TypedDict):
@@ -97,15 +101,17 @@ class Comparison(TypedDict):
     model: Name
     served: Version
     version: Version
-    rollout: StandingRollout | None
+    rollout: Annotated[StandingRollout | None, about("The rollout, while it goes on")]
     ended: Annotated[str | None, about("Why its rollout has ended; empty if it was asked to", "")]
     images: Annotated[Count, about("Images that both versions have computed", 400)]
-    label_agreement: Interval | None
-    set_agreement: Interval | None
+    label_agreement: Annotated[Interval | None, about("The share with the same label")]
+    set_agreement: Annotated[Interval | None, about("The share with the same prediction set")]
     map_correlation: Annotated[
         Interval | None, about("Of the Grad-CAMs of both for the served version's class")
     ]
-    mean_confidence: Confidence | None
+    mean_confidence: Annotated[
+        Confidence | None, about("The mean probability of the predicted classes")
+    ]
 
 
 class EndedRollout(TypedDict):

@@ -87,7 +87,9 @@ def test_the_many_classes_of_a_model_are_one_series_unless_they_are_asked_for():
 @pytest.mark.parametrize(("given", "count"), [("all", 3), ("none", 1), ("2", 1), ("3", 3)])
 def test_the_labels_of_classes_are_as_the_setting_says(given, count):
     most = Settings.from_environment({"CANDOR_METRIC_CLASSES": given}).metric_classes
-    text = Metrics(["cat", "dog", "eel"], most_classes=most).text().decode()
+    metrics = Metrics(most_classes=most)
+    metrics.of_model(Manifest("zoo", ("cat", "dog", "eel"), Input(8, (0.0,) * 3, (1.0,) * 3)))
+    text = metrics.text().decode()
     assert text.count("\ncandor_predictions_total{") == count
 
 

@@ -33,6 +33,16 @@ def test_the_index_lists_every_name(server, name, embedded):
     }
 
 
+def test_a_model_is_loaded_and_the_default_one_is_not_unloaded(server, name, embedded):
+    """More of this: tests/service/repository."""
+    place = f"/v2/repository/models/{name}"
+    loaded = server.client.post(f"{place}/load")
+    assert loaded.json() == {"name": name, "version": embedded.manifest.version}
+    kept = server.client.post(f"{place}/unload")
+    assert kept.status_code == 409
+    assert "cannot be unloaded" in kept.json()["error"]
+
+
 def test_the_configuration_has_the_tensors_of_the_metadata(server, name):
     for each in (name, *(name + suffix for suffix in reversed(SUFFIXES))):
         described = server.client.get(f"/v2/models/{each}").json()
