@@ -1,6 +1,7 @@
 """Bundles from archives and addresses: what is fetched, what is refused, and a real API of S3."""
 
 import io
+import json
 import os
 import re
 import subprocess
@@ -107,9 +108,10 @@ def test_a_bad_archive_is_a_sentence_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("ftp://h/b", r"bundles are fetched from s3, gs, hf, https: name one of these, or mount"),
+        ("ftp://h/b", r"bundles are fetched from s3, gs, hf, oci, https: name one of these, or mo"),
+        ("adl://h/b", r"or mount the bundle and name its folder"),
         ("gs://bucket/b", r"not installed \(.*gcsfs.*\): install candor\[gs\]$"),
-        ("oci://h/b", r"or mount the bundle and name its folder"),
+        ("oci://h/b", r"not installed \(.*oras.*\): install candor\[oci\]$"),
         ("https://user:secret@127.0.0.1:9/b?key=1", r"^https://127.0.0.1:9/b has no manifest.json"),
     ],
 )
@@ -135,6 +137,60 @@ def test_another_bundle_than_the_pinned_one_is_not_fetched(bundle, tmp_path, cac
 def test_a_pinned_bundle_in_the_cache_takes_no_network(bundle, tmp_path):
     place = delivered(packed(tmp_path / "b.zip", files_of(bundle)))
     assert delivered(NOWHERE, bundle.manifest.digest) == place
+
+
+DAMAGES = {
+    "changed": lambda place: (place / "predict.onnx").write_bytes(b"0" * 100),
+    "shorter": lambda place: (place / "predict.onnx").write_bytes(b""),
+    "missing": lambda place: (place / "predict.onnx").unlink(),
+    "renamed": lambda place: (place / "manifest.json").write_bytes(
+        (place / "manifest.json").read_bytes().replace(b"toy", b"fox")
+    ),
+    "manifest": lambda place: (place / "manifest.json").write_bytes(b"{"),
+    "emptied": lambda place: [path.unlink() for path in place.iterdir()],
+}
+
+
+@pytest.mark.parametrize("pinned", [False, True], ids=["not pinned", "pinned"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_copy_is_fetched_anew_and_the_log_says_so(
+    damage, pinned, bundle, tmp_path, caplog
+):
+    archive = packed(tmp_path / "b.zip", files_of(bundle))
+    place, digest = folder.Path(delivered(archive)), bundle.manifest.digest
+    DAMAGES[damage](place)
+    assert delivered(archive, digest if pinned else None) == str(place)
+    assert folder.load(place, digest).manifest == bundle.manifest
+    (line,) = caplog.messages
+    assert line.startswith("the copy in the cache is damaged, and is fetched anew: ")
+    assert [path.name for path in place.parent.iterdir()] == [digest]
+    caplog.clear()
+    assert delivered(archive, digest if pinned else None) == str(place)
+    assert not caplog.messages
+
+
+def test_a_damaged_copy_that_cannot_be_fetched_is_a_sentence(bundle, tmp_path, caplog):
+    digest = bundle.manifest.digest
+    place = folder.Path(delivered(packed(tmp_path / "b.zip", files_of(bundle))))
+    DAMAGES["changed"](place)
+    with pytest.raises(DeliveryError, match=r"^https://127.0.0.1:9/b\.zip cannot be read"):
+        delivered(NOWHERE, digest)
+    assert len(caplog.messages) == 1
+    with pytest.raises(DigestError, match="the manifest says"):
+        delivered(packed(tmp_path / "d.zip", changed(bundle, b"0" * 100)), digest)
+    # It is not served as it is, either.
+    with pytest.raises(DigestError, match="was changed or damaged"):
+        folder.load(place, digest)
+
+
+def test_a_manifest_that_another_program_wrote_is_no_damage(bundle, tmp_path, caplog):
+    """The digest is of what a manifest says, not of its bytes."""
+    document = json.loads((bundle.folder / "manifest.json").read_text())
+    document["samples"] = []  # which Candor leaves out
+    files = files_of(bundle) | {"manifest.json": json.dumps(document).encode()}
+    place = delivered(packed(tmp_path / "b.zip", files))
+    assert delivered(NOWHERE, bundle.manifest.digest) == place
+    assert not caplog.messages
 
 
 def test_bentoml_finds_the_folder_of_an_archive(bundle, tmp_path):
