@@ -69,7 +69,7 @@ class Registry:
 
     def file_of(self, blob: Descriptor) -> Path:
         """The file in which the registry keeps a blob."""
-        digest = blob["digest"].partition(":")[2]
+        digest = str(blob["digest"]).partition(":")[2]
         return self.root / "docker/registry/v2/blobs/sha256" / digest[:2] / digest / "data"
 
 

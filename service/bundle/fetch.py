@@ -17,7 +17,7 @@ from service.bundle import archives
 from service.bundle.folder import MAX_MANIFEST_BYTES, load
 from service.bundle.manifest import MANIFEST, Manifest
 from service.bundle.source import BUNDLE, DIGEST, archive_of, in_cache, place_of, shown
-from service.errors import BundleError, DeliveryError, DigestError, ManifestError
+from service.errors import BundleError, DeliveryError, DigestError, ManifestError, MissingFileError
 
 # The extra of ours with the package that each needs; https takes none.
 SCHEMES = {"s3": "s3", "gs": "gs", "hf": "hf", "oci": "oci", "https": None}
@@ -86,9 +86,14 @@ def _copied(files: Any, root: str, source: str, digest: str | None) -> tuple[Pat
         new.mkdir()
         (new / MANIFEST).write_bytes(text)
         for name, file in manifest.files.items():
-            with suppress(FileNotFoundError):  # `load` names it
+            try:
                 # One byte more than the manifest says is enough to see that it is another one.
                 (new / name).write_bytes(_read(files, root, name, file.length + 1))
+            except FileNotFoundError:
+                raise MissingFileError(
+                    f"{shown(source)} has no {name}, which its manifest names: "
+                    "deliver every file of the bundle"
+                ) from None
         load(new, digest)
         if damaged:
             with suppress(FileNotFoundError):  # another process has moved it

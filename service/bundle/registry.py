@@ -16,6 +16,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -226,7 +227,7 @@ def _files_of(repository: Repository, layer: Layer, scratch: Path, named: str) -
     form = (archive_of(title) or ("tar",))[0]
     compression = "gzip" if begin.startswith(GZIP) else None
     files = archives.in_archive(f"file://{packed}", (form, compression), named, scratch)
-    return {name: lambda name=name: files.open(name, "rb") for name in files.find("")}
+    return {name: partial(files.open, name, "rb") for name in files.find("")}
 
 
 def configurations() -> list[str]:

@@ -128,12 +128,14 @@ def test_what_the_registry_has_damaged_is_a_sentence(registry, bundle, monkeypat
     manifest = registry.client.get(
         "/v2/damaged/manifests/1", headers={"accept": registries.IMAGE}
     ).json()
-    titles = [layer["annotations"]["org.opencontainers.image.title"] for layer in manifest["layers"]]
+    titles = [
+        layer["annotations"]["org.opencontainers.image.title"] for layer in manifest["layers"]
+    ]
     file = registry.file_of(manifest["layers"][titles.index("predict.onnx")])
     content = file.read_bytes()
     for damaged in (content[:-1], content + b"1", b"0" + content[1:]):
         file.write_bytes(damaged)
-        with pytest.raises((DigestError, DeliveryError), match="damaged there|cannot be read"):
+        with pytest.raises((DigestError, DeliveryError), match=r"damaged there|cannot be read"):
             delivered(address)
     file.write_bytes(content)
     assert delivered(address).manifest == bundle.manifest
@@ -157,7 +159,7 @@ def test_an_address_without_a_bundle_is_a_sentence(name, error, message, registr
 
 def test_a_registry_that_is_gone_is_a_sentence_at_once():
     started = time.monotonic()
-    with pytest.raises(DeliveryError, match="cannot be read .*refused"):
+    with pytest.raises(DeliveryError, match=r"cannot be read .*refused"):
         delivered(f"oci://127.0.0.1:{free_port()}/cats:1")
     assert time.monotonic() - started < 10
 

@@ -1,0 +1,397 @@
+"""Two servers behind HAProxy under Poisson arrivals, beside their simulation (benchmarks.queueing).
+
+Each server has one worker and a core of its own; HAProxy and the generator, a few hundredths of
+what a prediction of 224 pixels costs, take theirs from both cores, or from others where there are
+more. So the capacity is measured in the same setting, before and after each load, by the same
+generator: it gives the seconds that a request costs besides its batch. The seconds of a batch are
+measured in a process of its own, and the simulation gets the very times at which requests were
+sent. What it adds, and what is compared, is the waiting: percentiles and rejections.
+"""
+
+import asyncio
+import itertools
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import get_args
+
+import click
+import numpy as np
+
+from benchmarks.queueing import Balance, Costs, Outcome, Setup, poisson, simulate
+from service.bundle import folder as contract
+from service.predictions import calibrate
+from service.runtime.engine import Engine
+from service.schedule.timing import DEADLINE_MS
+from service.settings import EMBEDDED, Settings
+from support import arrivals, load
+from support.arrivals import Answer, percentile
+from support.proxies import haproxy
+from support.servers import Server, free_port
+
+SERVERS, CONNECTIONS, SATURATING = 2, 1_024, 64
+WARM_SECONDS, CAPACITY_SECONDS, LONE_SECONDS = 2.0, 4.0, 2.0
+ROWS, REPEATS, LAW_SECONDS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32), 200, 0.6
+OTHER_SEEDS = 20
+OK, REJECTED = 200, (429, 503, 504)
+FEWEST_REJECTED = 0.01  # of the requests, for a ratio of rejections to mean something
+PLANNED, SHARES = (1, 2, 4, 8, 16), (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
+PLANNED_REQUESTS = 6_000
+HEAD = (
+    *("load", "sent/s", "p50 ms", "simulated", "p99 ms", "simulated", "by chance"),
+    *("rejected", "simulated", "p99, ratio", "rejected, ratio"),
+)
+
+
+@dataclass(frozen=True)
+class Law:
+    """Seconds of batches by their rows, each measured several times, and the most rows of one."""
+
+    most_rows: int
+    seconds: Mapping[int, Sequence[float]]
+
+    def mean(self, rows: float) -> float:
+        """The seconds of a batch of so many rows, between those that were measured."""
+        means = [statistics.fmean(self.seconds[each]) for each in self.seconds]
+        return float(np.interp(rows, list(self.seconds), means))
+
+    def drawn(self) -> Callable[[int, np.random.Generator], float]:
+        """What draws the seconds of a batch: the mean, and the spread of the measurements."""
+        means = [0.0, *(self.mean(rows) for rows in range(1, self.most_rows + 1))]
+        every = [np.array(values) / np.mean(values) for values in self.seconds.values()]
+        spread = np.concatenate(every)
+        return lambda rows, random: means[rows] * float(spread[random.integers(len(spread))])
+
+
+@dataclass(frozen=True)
+class Replicas:
+    """The running servers, and the port of HAProxy before them."""
+
+    servers: Sequence[Server]
+    port: int
+    raw: bytes
+
+    def batches(self) -> tuple[float, float]:
+        """The batches that all have run, and their rows."""
+        name = 'candor_batch_size_{}{{lane="predict"}}'
+        count, rows = (
+            sum(server.metric(name.format(what)) for server in self.servers)
+            for what in ("count", "sum")
+        )
+        return count, rows
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """Answers a second under saturation, and the mean rows of a batch meanwhile."""
+
+    rate: float
+    rows: float
+
+
+@click.command()
+@click.argument("sections", nargs=-1, type=click.Choice(["check", "plan"]))
+@click.option("--model", default="imagenet", show_default=True, type=click.Choice(list(EMBEDDED)))
+@click.option(
+    "--balance", default="leastconn", show_default=True, type=click.Choice(get_args(Balance))
+)
+@click.option("--loads", default="0.5,0.8,1.2", show_default=True, help="Of the capacity.")
+@click.option("--seconds", default=40.0, show_default=True, type=click.FloatRange(5, 600))
+@click.option("--within", default=0.2, show_default=True, help="How far a ratio may be from 1.")
+@click.option("--seed", default=0, show_default=True, help="Of arrivals and of the simulation.")
+def main(
+    sections: tuple[str, ...],
+    model: str,
+    balance: Balance,
+    loads: str,
+    seconds: float,
+    within: float,
+    seed: int,
+) -> None:
+    """Prints SECTIONS as Markdown, `check` if none is named; fails where a ratio is too far off."""
+    load.stop_on_sigterm()
+    failed = False
+    with tempfile.TemporaryDirectory() as folder, running(Path(folder), model, balance) as replicas:
+        law = measured_law(model)
+        setup = setup_of(replicas, law, balance)
+        click.echo(f"{words(law, setup, replicas)}\n")
+        if "check" in sections or not sections:
+            shares = [float(share) for share in loads.split(",")]
+            rows = [checked(replicas, law, setup, share, seconds, seed) for share in shares]
+            click.echo(load.table(HEAD, [row.cells() for row in rows]))
+            failed = any(row.is_off(within) for row in rows)
+            click.echo(f"\n{'Not all' if failed else 'All'} ratios are within {within:.0%}.")
+        if "plan" in sections:
+            costs, _ = costs_of(law, saturated(replicas), lone(replicas))
+            click.echo(f"\n{planned(costs, setup, seed)}")
+    sys.exit(failed)
+
+
+@contextmanager
+def running(folder: Path, model: str, balance: Balance) -> Iterator[Replicas]:
+    """Starts the servers, each on a core, and HAProxy; all are warm."""
+    if load.CORES < SERVERS:
+        raise click.UsageError(f"{load.CORES} core is too few for {SERVERS} servers with one each")
+    load.find("haproxy", "haproxy")
+    with ExitStack() as stack:
+        servers = []
+        for number in range(SERVERS):
+            (place := folder / str(number)).mkdir()
+            # With gRPC's port small networks, too, have a thread for their batches.
+            with load.on_cores({number}):
+                server = Server(place, bundle=model, workers=1, threads=1, grpc_port=free_port())
+                servers.append(stack.enter_context(server))
+        if load.CORES > SERVERS:
+            stack.enter_context(load.on_cores(range(SERVERS, load.CORES)))
+        ports = (servers[0].port, servers[1].port)
+        port = stack.enter_context(haproxy(folder, ports, balance))
+        raw = load.image("/predict", load.jpeg("32×32")).raw()
+        replicas = Replicas(servers, port, raw)
+        time.sleep(2)  # until HAProxy knows that both are ready
+        closed(replicas, SATURATING, WARM_SECONDS)
+        yield replicas
+
+
+def measured_law(model: str) -> Law:
+    """The seconds of batches on the core of a server that rests."""
+    with load.on_cores({0}), ProcessPoolExecutor(1, get_context("spawn")) as process:
+        return process.submit(law_of, EMBEDDED[model]).result()
+
+
+def law_of(bundle: Path) -> Law:
+    """The same, in this process, with one thread."""
+    engine = Engine(contract.load(bundle), "cpu", threads=1)
+    height, width = engine.manifest.input.shape
+    random, found = np.random.default_rng(0), dict[int, list[float]]()
+    for rows in [each for each in ROWS if each < engine.most_rows] + [engine.most_rows]:
+        images = random.integers(0, 256, (rows, height, width, 3), np.uint8)
+        found[rows], ends = [], time.perf_counter() + LAW_SECONDS
+        while len(found[rows]) < 3 or (time.perf_counter() < ends and len(found[rows]) < REPEATS):
+            started = time.perf_counter()
+            outputs = engine.predict_quick(images)
+            calibrate(outputs.rows(), outputs.logits, engine.manifest)
+            found[rows].append(time.perf_counter() - started)
+    return Law(engine.most_rows, found)
+
+
+def setup_of(replicas: Replicas, law: Law, balance: Balance) -> Setup:
+    """The servers, as the simulation knows them."""
+    places = int(replicas.servers[0].metric('candor_queue_limit{lane="predict"}'))
+    return Setup(
+        servers=len(replicas.servers),
+        workers=Settings(workers=1).worker_count,
+        places=places,
+        most_rows=law.most_rows,
+        deadline=DEADLINE_MS / 1000,
+        balance=balance,
+    )
+
+
+def closed(replicas: Replicas, connections: int, seconds: float) -> list[Answer]:
+    """The answers to requests over so many connections, each busy for `seconds`."""
+    answers, ends = list[Answer](), time.monotonic() + seconds
+    requests = itertools.takewhile(
+        lambda _: time.monotonic() < ends, itertools.repeat(replicas.raw)
+    )
+    arrivals.run(arrivals.closed_loop(replicas.port, requests, connections, answers.append))
+    if any(answer.status != OK for answer in answers):
+        raise click.ClickException("a request was not answered with 200 below the queue's limit")
+    return answers
+
+
+def saturated(replicas: Replicas) -> Capacity:
+    """The capacity of all servers together."""
+    batches, rows = replicas.batches()
+    answers = closed(replicas, SATURATING, CAPACITY_SECONDS)
+    count, total = (
+        after - before for after, before in zip(replicas.batches(), (batches, rows), strict=True)
+    )
+    began = min(answer.sent for answer in answers)
+    middle = sum(0.5 <= answer.ended - began < CAPACITY_SECONDS - 0.1 for answer in answers)
+    return Capacity(middle / (CAPACITY_SECONDS - 0.6), total / count)
+
+
+def lone(replicas: Replicas) -> float:
+    """The median seconds of a lone request."""
+    answers = closed(replicas, 1, LONE_SECONDS)
+    return statistics.median(answer.milliseconds for answer in answers) / 1000
+
+
+def costs_of(law: Law, capacity: Capacity, lone_seconds: float) -> tuple[Costs, float]:
+    """The costs of a request, and the seconds that it takes besides, which hold no core."""
+    overhead = max(0.0, SERVERS / capacity.rate - law.mean(capacity.rows) / capacity.rows)
+    beside = max(0.0, lone_seconds - overhead - law.mean(1))
+    return Costs(law.drawn(), overhead / 2, overhead / 2), beside
+
+
+@dataclass(frozen=True)
+class Row:
+    """One load: the seconds and the share of rejections, as they were and as simulated."""
+
+    share: float
+    rate: float
+    seconds: Sequence[float]
+    simulated: Sequence[float]
+    chance: tuple[float, float]  # the p99 of other arrivals of the same rate, in seconds
+    rejected: float
+    simulated_rejected: float
+
+    @property
+    def p99_ratio(self) -> float:
+        """The simulated p99, of the real one."""
+        return percentile(self.simulated, 99) / percentile(self.seconds, 99)
+
+    @property
+    def rejected_ratio(self) -> float | None:
+        """The same of the rejections; None where hardly any are."""
+        few = max(self.rejected, self.simulated_rejected) < FEWEST_REJECTED
+        return None if few else self.simulated_rejected / max(self.rejected, 1e-9)
+
+    def is_off(self, within: float) -> bool:
+        """True if a ratio is farther from 1 than that."""
+        ratios = [self.p99_ratio, self.rejected_ratio]
+        return any(abs(ratio - 1) > within for ratio in ratios if ratio is not None)
+
+    def cells(self) -> tuple[str, ...]:
+        """The row of a table."""
+        times = (
+            f"{1000 * percentile(values, percent):.1f}"
+            for percent in (50, 99)
+            for values in (self.seconds, self.simulated)
+        )
+        ratio = self.rejected_ratio
+        return (
+            *(f"{self.share:.2f}", f"{self.rate:.1f}", *times),
+            "{:.1f} to {:.1f}".format(*(1000 * value for value in self.chance)),
+            *(f"{share:.1%}" for share in (self.rejected, self.simulated_rejected)),
+            *(f"{self.p99_ratio:.2f}", "–" if ratio is None else f"{ratio:.2f}"),
+        )
+
+
+def checked(
+    replicas: Replicas, law: Law, setup: Setup, share: float, seconds: float, seed: int
+) -> Row:
+    """Runs and simulates one load."""
+    alone, before = lone(replicas), saturated(replicas)
+    times = poisson(share * before.rate, seconds, seed)
+    answers = arrivals.run(sent(replicas, times))
+    after = saturated(replicas)
+    capacity = Capacity((before.rate + after.rate) / 2, (before.rows + after.rows) / 2)
+    costs, beside = costs_of(law, capacity, alone)
+    first = min(answer.sent for answer in answers)
+    real = sorted(answer.sent - first for answer in answers)
+    found = simulate(real, costs, setup, seed)
+    rate = len(answers) / seconds
+    others = [p99_of(rate, seconds, costs, setup, seed + 1 + n) for n in range(OTHER_SEEDS)]
+    low, high = (float(end) + beside for end in np.percentile(others, (5, 95)))
+    click.echo(steadiness(share, capacity, before, after, answers, times), err=True)
+    return Row(
+        rate / capacity.rate,
+        rate,
+        [answer.milliseconds / 1000 for answer in answers if answer.status == OK],
+        [value + beside for value in answered(found)],
+        (low, high),
+        sum(answer.status in REJECTED for answer in answers) / len(answers),
+        sum(one.status != OK for one in found) / len(found),
+    )
+
+
+async def sent(replicas: Replicas, times: Sequence[float]) -> list[Answer]:
+    """The answers to requests that are sent by the clock, however long one takes."""
+    answers = list[Answer]()
+    async with arrivals.pool(replicas.port, CONNECTIONS, answers.append) as pool:
+        loop = asyncio.get_running_loop()
+        began = loop.time() + 0.1
+        for number, offset in enumerate(times):
+            await asyncio.sleep(max(0.0, began + offset - loop.time()))
+            await pool.send(number, replicas.raw)
+        await pool.drained()
+    lost = len(times) - sum(answer.status != 0 for answer in answers)
+    if lost:
+        raise click.ClickException(f"{lost} of {len(times)} requests were not answered")
+    return answers
+
+
+def steadiness(
+    share: float,
+    capacity: Capacity,
+    before: Capacity,
+    after: Capacity,
+    answers: Sequence[Answer],
+    times: Sequence[float],
+) -> str:
+    """A line on how steady the machine was, and how late the generator."""
+    first = min(answer.sent for answer in answers)
+    late = [answer.sent - first - times[answer.number] + times[0] for answer in answers]
+    return (
+        f"load {share:g}: capacity {before.rate:.1f} before, {after.rate:.1f} after, "
+        f"{capacity.rows:.1f} rows a batch; sent {1000 * percentile(late, 99):.1f} ms late (p99)"
+    )
+
+
+def answered(outcomes: Sequence[Outcome]) -> list[float]:
+    """The seconds of those that were answered."""
+    return [one.seconds for one in outcomes if one.status == OK]
+
+
+def p99_of(rate: float, seconds: float, costs: Costs, setup: Setup, seed: int) -> float:
+    """The simulated p99 of Poisson arrivals, in seconds."""
+    found = simulate(poisson(rate, seconds, seed), costs, setup, seed)
+    return percentile(answered(found), 99)
+
+
+def planned(costs: Costs, setup: Setup, seed: int) -> str:
+    """The load at which the p99 is still the objective's, by the number of replicas."""
+    objective = Settings().latency_objective_seconds
+    each = costs.before + costs.after + mean_of(costs, setup)
+    rows = []
+    for servers in PLANNED:
+        cells = [str(servers)]
+        for balance in get_args(Balance):
+            this = Setup(**{**vars(setup), "servers": servers, "balance": balance})
+            cells.append(highest(costs, this, each, objective, seed))
+        rows.append(cells)
+    header = ("replicas", *(f"load, {balance}" for balance in get_args(Balance)))
+    return (
+        f"The highest load, of the capacity of {1 / each:.1f} requests/s a replica, at which the "
+        f"simulated p99 is at most {objective:g} s:\n\n{load.table(header, rows)}"
+    )
+
+
+def mean_of(costs: Costs, setup: Setup) -> float:
+    """The seconds of a row in a full batch."""
+    random = np.random.default_rng(0)
+    drawn = [costs.batch(setup.most_rows, random) for _ in range(100)]
+    return statistics.fmean(drawn) / setup.most_rows
+
+
+def highest(costs: Costs, setup: Setup, each: float, objective: float, seed: int) -> str:
+    """The highest of SHARES at which the p99 is at most `objective` seconds."""
+    found = [0.0]
+    for share in SHARES:
+        rate = share * setup.servers / each
+        if p99_of(rate, PLANNED_REQUESTS / rate, costs, setup, seed) > objective:
+            break
+        found.append(share)
+    return f"{found[-1]:g}" if found[1:] else f"below {SHARES[0]:g}"
+
+
+def words(law: Law, setup: Setup, replicas: Replicas) -> str:
+    """Sentences on what was measured besides the loads."""
+    starts = " and ".join(f"{server.seconds_to_ready:.1f}" for server in replicas.servers)
+    of = ", ".join(f"{1000 * law.mean(rows):.1f} ms of {rows}" for rows in law.seconds)
+    return (
+        f"Ready {starts} s after the start, on one core each. A batch takes {of}; "
+        f"the queue of each server has {setup.places} places."
+    )
+
+
+if __name__ == "__main__":
+    main()
