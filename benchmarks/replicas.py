@@ -150,8 +150,8 @@ def running(folder: Path, model: str, balance: Balance) -> Iterator[Replicas]:
                 servers.append(stack.enter_context(server))
         if load.CORES > SERVERS:
             stack.enter_context(load.on_cores(range(SERVERS, load.CORES)))
-        ports = (servers[0].port, servers[1].port)
-        port = stack.enter_context(haproxy(folder, ports, balance))
+        backends = [f"127.0.0.1:{server.port}" for server in servers]
+        port = stack.enter_context(haproxy(folder, backends, balance))
         raw = load.image("/predict", load.jpeg("32×32")).raw()
         replicas = Replicas(servers, port, raw)
         time.sleep(2)  # until HAProxy knows that both are ready

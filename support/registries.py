@@ -73,20 +73,24 @@ class Registry:
         return self.root / "docker/registry/v2/blobs/sha256" / digest[:2] / digest / "data"
 
 
-@contextmanager
-def registry(folder: Path, *, keys: bool = False) -> Iterator[Registry]:
-    """Runs a registry; with `keys` USER alone may enter."""
-    port, configuration = free_port(), folder / "registry.yml"
+def password(folder: Path) -> str:
+    """The configuration of a registry that USER alone may enter, by PASSWORD."""
     (folder / "htpasswd").write_text(LINE)
-    auth = f"auth: {{htpasswd: {{realm: candor, path: {folder / 'htpasswd'}}}}}" if keys else ""
+    return f"auth: {{htpasswd: {{realm: candor, path: {folder / 'htpasswd'}}}}}"
+
+
+@contextmanager
+def registry(
+    folder: Path, guard: str = "", auth: httpx.Auth | tuple[str, str] | None = None
+) -> Iterator[Registry]:
+    """Runs a registry with the part `guard` of its configuration, by which `auth` may push."""
+    port, configuration = free_port(), folder / "registry.yml"
     root = folder / "registry"
-    configuration.write_text(CONFIGURATION.format(root=root, port=port, auth=auth))
+    configuration.write_text(CONFIGURATION.format(root=root, port=port, auth=guard))
     command: list[str | Path] = [program("docker-registry", "docker-registry"), "serve"]
     with (
         running([*command, configuration], folder, port),
-        httpx.Client(
-            base_url=f"http://127.0.0.1:{port}", auth=(USER, PASSWORD) if keys else None
-        ) as client,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", auth=auth) as client,
     ):
         yield Registry(f"127.0.0.1:{port}", root, client)
 

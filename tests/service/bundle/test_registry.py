@@ -12,7 +12,7 @@ import pytest
 
 from service.bundle import delivery, folder
 from service.errors import DeliveryError, DigestError, ManifestError
-from support import registries
+from support import registries, tokens
 from support.environments import packages_of
 from support.registries import LAYER, tar_of
 from support.servers import Server, free_port
@@ -164,22 +164,55 @@ def test_a_registry_that_is_gone_is_a_sentence_at_once():
     assert time.monotonic() - started < 10
 
 
+def with_key(folder, host, password, monkeypatch):
+    """Writes Docker's configuration with a key for `host`."""
+    auth = base64.b64encode(f"{registries.USER}:{password}".encode()).decode()
+    (folder / "config.json").write_text(json.dumps({"auths": {host: {"auth": auth}}}))
+    monkeypatch.setenv("DOCKER_CONFIG", str(folder))
+
+
+def is_read_with_the_key_alone(registry, folder, bundle, monkeypatch):
+    address = f"oci://{registry.host}/private:1"
+    monkeypatch.setenv("HOME", str(folder))
+    with pytest.raises(DeliveryError, match=r"cannot be read \(401 Client Error"):
+        delivered(address)
+    with_key(folder, registry.host, "wrong", monkeypatch)
+    with pytest.raises(DeliveryError, match=r"cannot be read \(401 Client Error"):
+        delivered(address)
+    with_key(folder, registry.host, registries.PASSWORD, monkeypatch)
+    assert delivered(address).manifest == bundle.manifest
+
+
 def test_keys_are_those_of_docker(bundle, tmp_path, monkeypatch):
-    with registries.registry(tmp_path, keys=True) as registry:
+    auth = (registries.USER, registries.PASSWORD)
+    with registries.registry(tmp_path, registries.password(tmp_path), auth) as registry:
         modelcar(registry, bundle, "private")
-        address = f"oci://{registry.host}/private:1"
-        monkeypatch.setenv("HOME", str(tmp_path))
-        with pytest.raises(DeliveryError, match="401 Client Error"):
-            delivered(address)
-        for user, password in ((registries.USER, "wrong"), (registries.USER, registries.PASSWORD)):
-            auth = base64.b64encode(f"{user}:{password}".encode()).decode()
-            written = {"auths": {registry.host: {"auth": auth}}}
-            (tmp_path / "config.json").write_text(json.dumps(written))
-            monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
-            if password == "wrong":  # noqa: S105 - it is none
-                with pytest.raises(DeliveryError, match="401 Client Error"):
-                    delivered(address)
-        assert delivered(address).manifest == bundle.manifest
+        is_read_with_the_key_alone(registry, tmp_path, bundle, monkeypatch)
+
+
+class Bearer(httpx.Auth):
+    """What pushes to a registry behind a server of tokens."""
+
+    def __init__(self, server):
+        self._server = server
+
+    def auth_flow(self, request):
+        token = self._server.token(registries.USER, "repository:private:pull,push")
+        request.headers["authorization"] = f"Bearer {token}"
+        yield request
+
+
+def test_a_key_is_changed_for_a_token_where_the_registry_wants_one(bundle, tmp_path, monkeypatch):
+    with (
+        tokens.tokens(tmp_path, {registries.USER: registries.PASSWORD}) as server,
+        registries.registry(tmp_path, server.guard, Bearer(server)) as registry,
+    ):
+        modelcar(registry, bundle, "private")
+        is_read_with_the_key_alone(registry, tmp_path, bundle, monkeypatch)
+    assert set(server.asked) == {
+        ("", "repository:private:pull"),
+        (registries.USER, "repository:private:pull"),
+    }
 
 
 def test_a_server_serves_what_a_registry_holds(registry, bundle, oras, tmp_path):
