@@ -35,6 +35,14 @@ class Costs:
     before: float = 0.0
     after: float = 0.0
 
+    def times(self, factor: float) -> "Costs":
+        """The same of a core that takes `factor` times as long."""
+        return Costs(
+            lambda rows, random: factor * self.batch(rows, random),
+            factor * self.before,
+            factor * self.after,
+        )
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -74,6 +82,7 @@ class Worker:
 
     loop_free: float = 0.0
     batch: list[Request] = field(default_factory=list)
+    batch_began: float = 0.0
     batch_ends: float = 0.0
     batch_seconds: float = 0.0
     waiting: deque[Request] = field(default_factory=deque)
@@ -125,6 +134,12 @@ class Simulation:
         self._order = itertools.count()
         self._events: list[tuple[float, int, Callable[[float], None]]] = []
         self._outcomes: dict[int, Outcome] = {}
+        self._batch_seconds: list[float] = []
+
+    @property
+    def batch_seconds(self) -> float:
+        """The mean seconds of the batch of an image, with the pauses for the loop."""
+        return float(np.mean(self._batch_seconds))
 
     def run(self, arrivals: Sequence[float]) -> list[Outcome]:
         """Plays all events."""
@@ -180,6 +195,7 @@ class Simulation:
         worker.batch = [worker.waiting.popleft() for _ in range(rows)]
         if not rows:
             return
+        worker.batch_began = now
         worker.batch_seconds = self._costs.batch(rows, self._random)
         worker.batch_ends = max(now, worker.loop_free) + worker.batch_seconds
         self._at(worker.batch_ends, lambda at: self._end_batch(at, worker))
@@ -190,6 +206,7 @@ class Simulation:
             return
         batch, worker.batch = worker.batch, []
         each = worker.batch_seconds / len(batch)
+        self._batch_seconds += [now - worker.batch_began] * len(batch)
         worker.mean += NEWEST_WEIGHT * (each - worker.mean)
         for request in batch:
             worker.backlog -= request.cost

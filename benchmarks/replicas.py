@@ -2,14 +2,18 @@
 
 Each server has one worker and a core of its own; HAProxy and the generator, a few hundredths of
 what a prediction of 224 pixels costs, take theirs from both cores, or from others where there are
-more. So the capacity is measured in the same setting, before and after each load, by the same
-generator: it gives the seconds that a request costs besides its batch. The seconds of a batch are
-measured in a process of its own, and the simulation gets the very times at which requests were
-sent. What it adds, and what is compared, is the waiting: percentiles and rejections.
+more. Loads are shares of the capacity, which is measured in the same setting by the same generator.
+
+The simulation gets the very times at which requests were sent; the processor time of a batch, from
+a process of its own; the processor time that all processes take for a request besides, measured at
+the capacity; and of each load the mean seconds of a batch from the servers' own histogram, which
+say how quick the cores were meanwhile: other work on the machine changes that. What it adds, and
+what is compared, is the waiting: percentiles and rejections.
 """
 
 import asyncio
 import itertools
+import os
 import statistics
 import sys
 import tempfile
@@ -17,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import get_args
@@ -25,21 +29,22 @@ from typing import get_args
 import click
 import numpy as np
 
-from benchmarks.queueing import Balance, Costs, Outcome, Setup, poisson, simulate
+from benchmarks.queueing import Balance, Costs, Outcome, Setup, Simulation, poisson, simulate
 from service.bundle import folder as contract
 from service.predictions import calibrate
 from service.runtime.engine import Engine
 from service.schedule.timing import DEADLINE_MS
 from service.settings import EMBEDDED, Settings
+from service.workers.host import cpu_seconds
 from support import arrivals, load
 from support.arrivals import Answer, percentile
 from support.proxies import haproxy
-from support.servers import Server, free_port
+from support.servers import Server, descendants, free_port
 
 SERVERS, CONNECTIONS, SATURATING = 2, 1_024, 64
 WARM_SECONDS, CAPACITY_SECONDS, LONE_SECONDS = 2.0, 4.0, 2.0
 ROWS, REPEATS, LAW_SECONDS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32), 200, 0.6
-OTHER_SEEDS = 20
+OTHER_SEEDS, PACES = 20, 5
 OK, REJECTED = 200, (429, 503, 504)
 FEWEST_REJECTED = 0.01  # of the requests, for a ratio of rejections to mean something
 PLANNED, SHARES = (1, 2, 4, 8, 16), (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
@@ -52,7 +57,9 @@ HEAD = (
 
 @dataclass(frozen=True)
 class Law:
-    """Seconds of batches by their rows, each measured several times, and the most rows of one."""
+    """Processor seconds of batches by their rows, each measured several times, and the most rows
+    of one.
+    """
 
     most_rows: int
     seconds: Mapping[int, Sequence[float]]
@@ -80,20 +87,29 @@ class Replicas:
 
     def batches(self) -> tuple[float, float]:
         """The batches that all have run, and their rows."""
-        name = 'candor_batch_size_{}{{lane="predict"}}'
-        count, rows = (
-            sum(server.metric(name.format(what)) for server in self.servers)
+        return self._histogram("candor_batch_size_{}", 'lane="predict"')
+
+    def inferred(self) -> tuple[float, float]:
+        """The images that all have predicted, and the seconds of the batch of each."""
+        return self._histogram("candor_stage_duration_seconds_{}", 'stage="infer"')
+
+    def _histogram(self, name: str, label: str) -> tuple[float, float]:
+        count, total = (
+            sum(server.metric(f"{name.format(what)}{{{label}}}") for server in self.servers)
             for what in ("count", "sum")
         )
-        return count, rows
+        return count, total
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """Answers a second under saturation, and the mean rows of a batch meanwhile."""
+    """Answers a second under saturation, and meanwhile the mean rows of a batch and the processor
+    seconds of all processes for a request.
+    """
 
     rate: float
     rows: float
+    cpu: float
 
 
 @click.command()
@@ -124,7 +140,8 @@ def main(
         click.echo(f"{words(law, setup, replicas)}\n")
         if "check" in sections or not sections:
             shares = [float(share) for share in loads.split(",")]
-            rows = [checked(replicas, law, setup, share, seconds, seed) for share in shares]
+            runs = [played(replicas, share, seconds, seed) for share in shares]
+            rows = [compared(run, law, setup, seconds, seed) for run in runs]
             click.echo(load.table(HEAD, [row.cells() for row in rows]))
             failed = any(row.is_off(within) for row in rows)
             click.echo(f"\n{'Not all' if failed else 'All'} ratios are within {within:.0%}.")
@@ -174,10 +191,10 @@ def law_of(bundle: Path) -> Law:
         images = random.integers(0, 256, (rows, height, width, 3), np.uint8)
         found[rows], ends = [], time.perf_counter() + LAW_SECONDS
         while len(found[rows]) < 3 or (time.perf_counter() < ends and len(found[rows]) < REPEATS):
-            started = time.perf_counter()
+            started = time.process_time()
             outputs = engine.predict_quick(images)
             calibrate(outputs.rows(), outputs.logits, engine.manifest)
-            found[rows].append(time.perf_counter() - started)
+            found[rows].append(time.process_time() - started)
     return Law(engine.most_rows, found)
 
 
@@ -208,25 +225,30 @@ def closed(replicas: Replicas, connections: int, seconds: float) -> list[Answer]
 
 def saturated(replicas: Replicas) -> Capacity:
     """The capacity of all servers together."""
-    batches, rows = replicas.batches()
+    before, processes = replicas.batches(), [os.getpid(), *descendants(os.getpid())]
+    cpu = cpu_seconds(processes)
     answers = closed(replicas, SATURATING, CAPACITY_SECONDS)
-    count, total = (
-        after - before for after, before in zip(replicas.batches(), (batches, rows), strict=True)
-    )
+    cpu = (cpu_seconds(processes) - cpu) / len(answers)
     began = min(answer.sent for answer in answers)
     middle = sum(0.5 <= answer.ended - began < CAPACITY_SECONDS - 0.1 for answer in answers)
-    return Capacity(middle / (CAPACITY_SECONDS - 0.6), total / count)
+    rows = mean_between(before, replicas.batches())
+    return Capacity(middle / (CAPACITY_SECONDS - 0.6), rows, cpu)
+
+
+def mean_between(before: tuple[float, float], after: tuple[float, float]) -> float:
+    """The mean of what a histogram has counted between two readings, each a count and a sum."""
+    return (after[1] - before[1]) / (after[0] - before[0])
 
 
 def lone(replicas: Replicas) -> float:
-    """The median seconds of a lone request."""
+    """The seconds of a lone request that nothing disturbs, the tenth percentile."""
     answers = closed(replicas, 1, LONE_SECONDS)
-    return statistics.median(answer.milliseconds for answer in answers) / 1000
+    return percentile([answer.milliseconds for answer in answers], 10) / 1000
 
 
 def costs_of(law: Law, capacity: Capacity, lone_seconds: float) -> tuple[Costs, float]:
     """The costs of a request, and the seconds that it takes besides, which hold no core."""
-    overhead = max(0.0, SERVERS / capacity.rate - law.mean(capacity.rows) / capacity.rows)
+    overhead = max(0.0, capacity.cpu - law.mean(capacity.rows) / capacity.rows)
     beside = max(0.0, lone_seconds - overhead - law.mean(1))
     return Costs(law.drawn(), overhead / 2, overhead / 2), beside
 
@@ -275,32 +297,81 @@ class Row:
         )
 
 
-def checked(
-    replicas: Replicas, law: Law, setup: Setup, share: float, seconds: float, seed: int
-) -> Row:
-    """Runs and simulates one load."""
+@dataclass(frozen=True)
+class Run:
+    """One load as it was: answers, the times meant for their requests, and what was measured
+    around it: the capacity, a lone request and, meanwhile, the mean batch of an image, in seconds.
+    """
+
+    answers: Sequence[Answer]
+    times: Sequence[float]
+    before: Capacity
+    after: Capacity
+    lone: float
+    batch_seconds: float
+
+    @property
+    def capacity(self) -> Capacity:
+        """The mean of both."""
+        both = (self.before, self.after)
+        return Capacity(*(statistics.fmean(each) for each in zip(*map(astuple, both), strict=True)))
+
+    def sent(self) -> list[float]:
+        """The times at which requests were sent, from the first on."""
+        times = sorted(answer.sent for answer in self.answers)
+        return [time - times[0] for time in times]
+
+    def words(self) -> str:
+        """A line on how steady the machine was, and how late the generator."""
+        first = min(answer.sent for answer in self.answers) - self.times[0]
+        late = [answer.sent - first - self.times[answer.number] for answer in self.answers]
+        return (
+            f"capacity {self.before.rate:.1f}/s before, {self.after.rate:.1f} after, "
+            f"{SERVERS / self.capacity.cpu:.1f} by processor time; "
+            f"sent {1000 * percentile(late, 99):.1f} ms late (p99)"
+        )
+
+
+def played(replicas: Replicas, share: float, seconds: float, seed: int) -> Run:
+    """Sends `share` of the capacity at random for so many seconds."""
     alone, before = lone(replicas), saturated(replicas)
     times = poisson(share * before.rate, seconds, seed)
+    inferred = replicas.inferred()
     answers = arrivals.run(sent(replicas, times))
-    after = saturated(replicas)
-    capacity = Capacity((before.rate + after.rate) / 2, (before.rows + after.rows) / 2)
-    costs, beside = costs_of(law, capacity, alone)
-    first = min(answer.sent for answer in answers)
-    real = sorted(answer.sent - first for answer in answers)
-    found = simulate(real, costs, setup, seed)
-    rate = len(answers) / seconds
-    others = [p99_of(rate, seconds, costs, setup, seed + 1 + n) for n in range(OTHER_SEEDS)]
+    batch_seconds = mean_between(inferred, replicas.inferred())
+    return Run(answers, times, before, saturated(replicas), alone, batch_seconds)
+
+
+def compared(run: Run, law: Law, setup: Setup, seconds: float, seed: int) -> Row:
+    """The load beside its simulation, and beside simulations of other arrivals."""
+    costs, beside = costs_of(law, run.capacity, run.lone)
+    found, factor = at_pace(run, costs, setup, seed)
+    rate = len(run.answers) / seconds
+    paced = costs.times(factor)
+    others = [p99_of(rate, seconds, paced, setup, seed + 1 + n) for n in range(OTHER_SEEDS)]
     low, high = (float(end) + beside for end in np.percentile(others, (5, 95)))
-    click.echo(steadiness(share, capacity, before, after, answers, times), err=True)
+    click.echo(f"{run.words()}; a core took {factor:.2f} times its own seconds", err=True)
     return Row(
-        rate / capacity.rate,
+        rate * factor * run.capacity.cpu / setup.servers,
         rate,
-        [answer.milliseconds / 1000 for answer in answers if answer.status == OK],
+        [answer.milliseconds / 1000 for answer in run.answers if answer.status == OK],
         [value + beside for value in answered(found)],
         (low, high),
-        sum(answer.status in REJECTED for answer in answers) / len(answers),
+        sum(answer.status in REJECTED for answer in run.answers) / len(run.answers),
         sum(one.status != OK for one in found) / len(found),
     )
+
+
+def at_pace(run: Run, costs: Costs, setup: Setup, seed: int) -> tuple[list[Outcome], float]:
+    """The outcomes on cores that take `factor` times as long, and that factor: with it a batch
+    takes as long in the mean as it did.
+    """
+    factor, found = 1.0, list[Outcome]()
+    for _ in range(PACES):
+        simulation = Simulation(costs.times(factor), setup, seed)
+        found = simulation.run(run.sent())
+        pace, factor = factor, factor * run.batch_seconds / simulation.batch_seconds
+    return found, pace
 
 
 async def sent(replicas: Replicas, times: Sequence[float]) -> list[Answer]:
@@ -317,23 +388,6 @@ async def sent(replicas: Replicas, times: Sequence[float]) -> list[Answer]:
     if lost:
         raise click.ClickException(f"{lost} of {len(times)} requests were not answered")
     return answers
-
-
-def steadiness(
-    share: float,
-    capacity: Capacity,
-    before: Capacity,
-    after: Capacity,
-    answers: Sequence[Answer],
-    times: Sequence[float],
-) -> str:
-    """A line on how steady the machine was, and how late the generator."""
-    first = min(answer.sent for answer in answers)
-    late = [answer.sent - first - times[answer.number] + times[0] for answer in answers]
-    return (
-        f"load {share:g}: capacity {before.rate:.1f} before, {after.rate:.1f} after, "
-        f"{capacity.rows:.1f} rows a batch; sent {1000 * percentile(late, 99):.1f} ms late (p99)"
-    )
 
 
 def answered(outcomes: Sequence[Outcome]) -> list[float]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.queueing import Costs, Setup, poisson, simulate
+from benchmarks.queueing import Costs, Setup, Simulation, poisson, simulate
 
 EXPONENTIAL = Costs(lambda _rows, random: float(random.exponential()))
 CONSTANT = Costs(lambda _rows, _random: 1.0)
@@ -101,6 +101,18 @@ def test_a_batch_pauses_for_the_work_of_the_loop():
     # The first joins at 0.1, runs for 1 and for the 0.1 of the second: it ends at 1.2, and 1.4.
     # The second runs after that, and after the answer to the first: from 1.4 to 2.4, and 2.6.
     assert seconds([0, 0.5], costs) == [(200, 1.4), (200, 2.1)]
+
+
+def test_a_batch_lasts_as_long_as_a_server_would_say_that_it_did():
+    """Its stage `infer` is that of each image, and goes on while the loop works."""
+    law = Costs(lambda rows, _random: 1.0 * rows, before=0.1)
+    simulation = Simulation(law, Setup(servers=1), seed=0)
+    # One of 1.2 with the work of two others, then one of 2 for each of both.
+    assert len(simulation.run([0, 0.5, 0.5])) == 3
+    assert simulation.batch_seconds == pytest.approx((1.2 + 2 * 2) / 3)
+    slower = Simulation(law.times(3), Setup(servers=1), seed=0)
+    slower.run([0, 1.5, 1.5])
+    assert slower.batch_seconds == pytest.approx(3 * simulation.batch_seconds)
 
 
 def test_a_place_is_free_again_when_a_batch_begins():
