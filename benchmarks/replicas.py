@@ -18,10 +18,11 @@ import statistics
 import sys
 import tempfile
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import get_args
@@ -35,7 +36,7 @@ from service.predictions import calibrate
 from service.runtime.engine import Engine
 from service.schedule.timing import DEADLINE_MS
 from service.settings import EMBEDDED, Settings
-from service.workers.host import cpu_seconds
+from service.workers.host import cpu_seconds, raise_file_limit
 from support import arrivals, load
 from support.arrivals import Answer, percentile
 from support.proxies import haproxy
@@ -47,8 +48,9 @@ ROWS, REPEATS, LAW_SECONDS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32), 200, 0.6
 OTHER_SEEDS, PACES = 20, 5
 OK, REJECTED = 200, (429, 503, 504)
 FEWEST_REJECTED = 0.01  # of the requests, for a ratio of rejections to mean something
-PLANNED, SHARES = (1, 2, 4, 8, 16), (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
-PLANNED_REQUESTS = 6_000
+PLANNED, PLANNED_REQUESTS = (1, 2, 4, 8, 16), 10_000
+SHARES = tuple(number / 20 for number in range(1, 20))
+PATIENCE = (3, 10)  # p99, in times of a lone request
 HEAD = (
     *("load", "sent/s", "p50 ms", "simulated", "p99 ms", "simulated", "by chance"),
     *("rejected", "simulated", "p99, ratio", "rejected, ratio"),
@@ -79,9 +81,12 @@ class Law:
 
 @dataclass(frozen=True)
 class Replicas:
-    """The running servers, and the port of HAProxy before them."""
+    """The running servers, the processor seconds that each took until it was ready, and the port of
+    HAProxy before them, which gets `raw`.
+    """
 
     servers: Sequence[Server]
+    starts: Sequence[float]
     port: int
     raw: bytes
 
@@ -133,6 +138,7 @@ def main(
 ) -> None:
     """Prints SECTIONS as Markdown, `check` if none is named; fails where a ratio is too far off."""
     load.stop_on_sigterm()
+    raise_file_limit()  # HAProxy counts its connections by it
     failed = False
     with tempfile.TemporaryDirectory() as folder, running(Path(folder), model, balance) as replicas:
         law = measured_law(model)
@@ -158,19 +164,21 @@ def running(folder: Path, model: str, balance: Balance) -> Iterator[Replicas]:
         raise click.UsageError(f"{load.CORES} core is too few for {SERVERS} servers with one each")
     load.find("haproxy", "haproxy")
     with ExitStack() as stack:
-        servers = []
+        servers, starts = [], []
         for number in range(SERVERS):
             (place := folder / str(number)).mkdir()
             # With gRPC's port small networks, too, have a thread for their batches.
             with load.on_cores({number}):
                 server = Server(place, bundle=model, workers=1, threads=1, grpc_port=free_port())
                 servers.append(stack.enter_context(server))
+            pid = server.process.pid
+            starts.append(cpu_seconds([pid, *descendants(pid)]))
         if load.CORES > SERVERS:
             stack.enter_context(load.on_cores(range(SERVERS, load.CORES)))
         backends = [f"127.0.0.1:{server.port}" for server in servers]
         port = stack.enter_context(haproxy(folder, backends, balance))
         raw = load.image("/predict", load.jpeg("32×32")).raw()
-        replicas = Replicas(servers, port, raw)
+        replicas = Replicas(servers, starts, port, raw)
         time.sleep(2)  # until HAProxy knows that both are ready
         closed(replicas, SATURATING, WARM_SECONDS)
         yield replicas
@@ -402,47 +410,50 @@ def p99_of(rate: float, seconds: float, costs: Costs, setup: Setup, seed: int) -
 
 
 def planned(costs: Costs, setup: Setup, seed: int) -> str:
-    """The load at which the p99 is still the objective's, by the number of replicas."""
-    objective = Settings().latency_objective_seconds
-    each = costs.before + costs.after + mean_of(costs, setup)
-    rows = []
-    for servers in PLANNED:
-        cells = [str(servers)]
-        for balance in get_args(Balance):
-            this = Setup(**{**vars(setup), "servers": servers, "balance": balance})
-            cells.append(highest(costs, this, each, objective, seed))
-        rows.append(cells)
-    header = ("replicas", *(f"load, {balance}" for balance in get_args(Balance)))
+    """The highest load at which the p99 is so many times a lone request's, by replicas."""
+    spent = costs.before + costs.after
+    each, alone = spent + mean_of(costs, setup.most_rows), spent + mean_of(costs, 1)
+    columns = [(balance, times) for times in PATIENCE for balance in get_args(Balance)]
+
+    def cell(servers: int, balance: Balance, times: int) -> str:
+        this = replace(setup, servers=servers, balance=balance)
+        return f"{highest(costs, this, each, times * alone, seed):.2f}"
+
+    rows = [(servers, *(cell(servers, *column) for column in columns)) for servers in PLANNED]
+    header = ("replicas", *(f"p99 of {times} times, {balance}" for balance, times in columns))
     return (
-        f"The highest load, of the capacity of {1 / each:.1f} requests/s a replica, at which the "
-        f"simulated p99 is at most {objective:g} s:\n\n{load.table(header, rows)}"
+        f"The highest load, as a share of the capacity of {1 / each:.1f} requests/s of each, at "
+        f"which the simulated p99 is at most so many times the {1000 * alone:.1f} ms of a lone "
+        f"request:\n\n{load.table(header, rows)}"
     )
 
 
-def mean_of(costs: Costs, setup: Setup) -> float:
-    """The seconds of a row in a full batch."""
+def mean_of(costs: Costs, rows: int) -> float:
+    """The seconds of a row in a batch of so many."""
     random = np.random.default_rng(0)
-    drawn = [costs.batch(setup.most_rows, random) for _ in range(100)]
-    return statistics.fmean(drawn) / setup.most_rows
+    return statistics.fmean(costs.batch(rows, random) for _ in range(100)) / rows
 
 
-def highest(costs: Costs, setup: Setup, each: float, objective: float, seed: int) -> str:
-    """The highest of SHARES at which the p99 is at most `objective` seconds."""
-    found = [0.0]
-    for share in SHARES:
+def highest(costs: Costs, setup: Setup, each: float, most_seconds: float, seed: int) -> float:
+    """The highest of SHARES at which the p99 is at most so many seconds; 0 if none is.
+
+    `each` is what a request takes of a replica.
+    """
+
+    def too_long(share: float) -> bool:
         rate = share * setup.servers / each
-        if p99_of(rate, PLANNED_REQUESTS / rate, costs, setup, seed) > objective:
-            break
-        found.append(share)
-    return f"{found[-1]:g}" if found[1:] else f"below {SHARES[0]:g}"
+        return p99_of(rate, PLANNED_REQUESTS / rate, costs, setup, seed) > most_seconds
+
+    return (0.0, *SHARES)[bisect_left(SHARES, True, key=too_long)]
 
 
 def words(law: Law, setup: Setup, replicas: Replicas) -> str:
     """Sentences on what was measured besides the loads."""
-    starts = " and ".join(f"{server.seconds_to_ready:.1f}" for server in replicas.servers)
+    ready = " and ".join(f"{server.seconds_to_ready:.1f}" for server in replicas.servers)
+    spent = " and ".join(f"{seconds:.1f}" for seconds in replicas.starts)
     of = ", ".join(f"{1000 * law.mean(rows):.1f} ms of {rows}" for rows in law.seconds)
     return (
-        f"Ready {starts} s after the start, on one core each. A batch takes {of}; "
+        f"Ready {ready} s after the start, which took {spent} s of a core. A batch takes {of}; "
         f"the queue of each server has {setup.places} places."
     )
 

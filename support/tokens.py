@@ -45,7 +45,7 @@ class Tokens:
         about = {"iss": ISSUER, "sub": name, "aud": SERVICE, "jti": str(now), "access": [access]}
         claims = about | {"exp": now + SECONDS, "nbf": now - SECONDS, "iat": now}
         signed = b".".join(_text(json.dumps(part).encode()) for part in (head, claims))
-        command = ["openssl", "dgst", "-sha256", "-sign", self.key]
+        command = ["openssl", "dgst", "-sha256", "-sign", str(self.key)]
         done = subprocess.run(command, input=signed, capture_output=True, check=True)
         return b".".join((signed, _text(done.stdout))).decode()
 
@@ -54,7 +54,7 @@ class Tokens:
 def tokens(folder: Path, names: dict[str, str]) -> Iterator[Tokens]:
     """Runs a server that gives tokens to `names` with their passwords, and to no others."""
     certificate, key = folder / "certificate.pem", folder / "key.pem"
-    command = ["openssl", *CERTIFICATE, "-keyout", key, "-out", certificate]
+    command = ["openssl", *CERTIFICATE, "-keyout", str(key), "-out", str(certificate)]
     subprocess.run(command, capture_output=True, check=True)
     found = Tokens("", certificate, key)
     allowed = {base64.b64encode(f"{a}:{b}".encode()).decode(): a for a, b in names.items()}

@@ -43,7 +43,7 @@ def _is_as_written(place: Path, digest: str) -> bool:
     """
     try:
         document = json.loads((place / "manifest.json").read_bytes())
-        # As `Manifest.canonical`, whose module takes NumPy.
+        # As `Manifest.canonical`; its module takes NumPy.
         text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest() == digest and all(
             _sha256(place / name) == entry["sha256"] for name, entry in document["files"].items()

@@ -36,7 +36,7 @@ def test_the_simulation_saturates_at_the_capacity_that_its_costs_say():
     setup = Setup(servers=2, places=128, most_rows=4, deadline=1e9)
     found = simulate(poisson(2.0, 4_000, seed=0), costs, setup)
     assert len(answered(found)) / 4_000 == pytest.approx(1.0, rel=0.08)  # the queue ends full
-    assert mean_of(costs, setup) == pytest.approx(0.8, rel=0.02)
+    assert mean_of(costs, 4) == pytest.approx(0.8, rel=0.02)
 
 
 def test_costs_that_noise_made_negative_are_none():
@@ -85,4 +85,4 @@ def test_more_replicas_bear_more_of_their_capacity():
         highest(costs, Setup(servers=servers, most_rows=1), 0.01, 0.03, seed=0)
         for servers in (1, 4)
     ]
-    assert float(found[1]) > float(found[0].removeprefix("below "))
+    assert 0 < found[0] < found[1] < 1

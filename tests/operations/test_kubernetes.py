@@ -53,7 +53,7 @@ COMPONENTS = (
     "monitor",
     "monitor + keys",
 )
-# Of KServe, whose client has models of them.
+# Of KServe: its client has models of them.
 OF_KSERVE = {
     "InferenceService": "V1beta1InferenceService",
     "ServingRuntime": "V1alpha1ServingRuntime",
