@@ -1,9 +1,18 @@
-"""The simulation of replicas beside closed forms of queueing theory, and scenes done by hand."""
+"""The simulation of replicas beside closed forms of queueing theory, scenes done by hand, and the
+service's own queue.
+"""
+
+import asyncio
+import math
 
 import numpy as np
 import pytest
 
 from benchmarks.queueing import Costs, Setup, Simulation, poisson, simulate
+from service.errors import TooManyRequests, Unavailable
+from service.schedule.queue import Queue, QueueMetrics, Ticket
+from service.telemetry.metrics import Metrics
+from support.clock import Clock
 
 EXPONENTIAL = Costs(lambda _rows, random: float(random.exponential()))
 CONSTANT = Costs(lambda _rows, _random: 1.0)
@@ -134,3 +143,82 @@ def test_a_deadline_is_refused_where_the_backlog_does_not_fit_and_kept_otherwise
     arrivals = [0, *(2 + number / 1_000 for number in range(6))]
     found = seconds(arrivals, law, most_rows=1, deadline=1.1)
     assert [status for status, _ in found] == [200, 200, 504, 504, 504, 504, 503]
+
+
+class Replay:
+    """The service's own queue, played in the time of a clock that stands still between events."""
+
+    def __init__(self, law, setup):
+        self._law, self._deadline = law, setup.deadline
+        self._clock = Clock(now=0.0)
+        self._queue = Queue(
+            "predict",
+            capacity=setup.places,
+            most_rows=setup.most_rows,
+            metrics=QueueMetrics.of(Metrics(), "predict"),
+            clock=self._clock,
+        )
+        self._batch, self._ends, self._seconds = [], math.inf, 0.0
+
+    async def run(self, arrivals):
+        """The status and the seconds of each request."""
+        found = []
+        for arrived in arrivals:
+            while self._ends <= arrived:
+                await self._end_batch()
+            await self._at(arrived)
+            try:
+                ticket = self._queue.join(len(found), arrived + self._deadline)
+            except TooManyRequests:
+                found.append((429, 0.0))
+            except Unavailable:
+                found.append((503, 0.0))
+            else:
+                found.append(ticket)
+                if not self._batch:
+                    self._begin_batch()
+        while self._ends < math.inf:
+            await self._end_batch()
+        return [self._outcome(one) if isinstance(one, Ticket) else one for one in found]
+
+    async def _at(self, now):
+        """Sets the clock, and does what the queue's own timer does then."""
+        self._clock.now = now
+        self._queue._expire(asyncio.get_running_loop())
+        await asyncio.sleep(0)
+
+    def _begin_batch(self):
+        self._batch = self._queue.take()
+        self._ends = math.inf
+        if self._batch:
+            self._seconds = self._law(len(self._batch))
+            self._ends = self._clock.now + self._seconds
+
+    async def _end_batch(self):
+        now, batch = self._ends, self._batch
+        await self._at(now)
+        self._queue.complete(batch, self._seconds)
+        for ticket in batch:
+            ticket.resolve(now, now, 0.0)
+        self._begin_batch()
+        await asyncio.sleep(0)
+
+    def _outcome(self, ticket):
+        if ticket.future.exception():
+            return 504, self._deadline
+        return 200, round(ticket.future.result().result - ticket.joined, 6)
+
+
+@pytest.mark.parametrize("load", [0.7, 1.0, 1.4])
+@pytest.mark.parametrize("deadline", [400.0, 4_000.0])
+def test_a_worker_admits_batches_and_gives_up_as_the_services_own_queue_does(load, deadline):
+    """Batches of up to 4 take 40 and 60 for each; seconds are so long that no real timer fires."""
+    setup = Setup(servers=1, places=10, most_rows=4, deadline=deadline)
+    law = {rows: 40.0 + 60 * rows for rows in range(1, 5)}
+    arrivals = poisson(load * 4 / law[4], 60_000, seed=11)
+    simulated = simulate(arrivals, Costs(lambda rows, _random: law[rows]), setup)
+    real = asyncio.run(Replay(law.__getitem__, setup).run(arrivals))
+    assert [(one.status, round(one.seconds, 6)) for one in simulated] == real
+    if load > 1:
+        rejected = {503, 504} if deadline == 400 else {429}
+        assert {one.status for one in simulated} == {200} | rejected
