@@ -3,7 +3,9 @@
 It has what decides how long a caller waits: the balance of HAProxy, workers with a core each, the
 places of the queue, batches of what waits together, deadlines. It is the thread lane's: the event
 loop reads and answers, and is served before a batch, as the kernel serves a thread that slept; the
-core does the same work in total. Its queue answers as the service's own does (a test plays both).
+core does the same work in total. Its queue answers as the service's own does, and its balance is
+that of a real HAProxy: tests play both.
+
 Times are seconds; all chance comes from a seed.
 
     arrival ─balance─▶ server ─fewest in flight─▶ worker
