@@ -5,10 +5,10 @@ what a prediction of 224 pixels costs, take theirs from both cores, or from othe
 more. Loads are shares of the capacity, which is measured in the same setting by the same generator.
 
 The simulation gets the very times at which requests were sent; the processor time of a batch, from
-a process of its own; the processor time that all processes take for a request besides, measured at
-the capacity; and of each load the mean seconds of a batch from the servers' own histogram, which
-say how quick the cores were meanwhile: other work on the machine changes that. What it adds, and
-what is compared, is the waiting: percentiles and rejections.
+a process of its own; and of each load the processor time that all processes took for an answer, and
+the mean seconds of a batch from the servers' own histogram, which say how quick the cores were:
+other work on the machine changes that. What it adds, and what is compared, is the waiting:
+percentiles and rejections.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import get_args
@@ -79,6 +79,28 @@ class Law:
         return lambda rows, random: means[rows] * float(spread[random.integers(len(spread))])
 
 
+Reading = tuple[float, float]  # of a histogram: its count and its sum
+
+
+@dataclass(frozen=True)
+class Work:
+    """What was done under a load: the mean rows of a batch, the mean seconds of the batch of an
+    image, and the processor seconds of all processes for an answer.
+    """
+
+    rows: float
+    batch_seconds: float
+    cpu: float
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """Answers a second under saturation, and the work for them."""
+
+    rate: float
+    work: Work
+
+
 @dataclass(frozen=True)
 class Replicas:
     """The running servers, the processor seconds that each took until it was ready, and the port of
@@ -90,31 +112,20 @@ class Replicas:
     port: int
     raw: bytes
 
-    def batches(self) -> tuple[float, float]:
+    def batches(self) -> Reading:
         """The batches that all have run, and their rows."""
         return self._histogram("candor_batch_size_{}", 'lane="predict"')
 
-    def inferred(self) -> tuple[float, float]:
+    def inferred(self) -> Reading:
         """The images that all have predicted, and the seconds of the batch of each."""
         return self._histogram("candor_stage_duration_seconds_{}", 'stage="infer"')
 
-    def _histogram(self, name: str, label: str) -> tuple[float, float]:
+    def _histogram(self, name: str, label: str) -> Reading:
         count, total = (
             sum(server.metric(f"{name.format(what)}{{{label}}}") for server in self.servers)
             for what in ("count", "sum")
         )
         return count, total
-
-
-@dataclass(frozen=True)
-class Capacity:
-    """Answers a second under saturation, and meanwhile the mean rows of a batch and the processor
-    seconds of all processes for a request.
-    """
-
-    rate: float
-    rows: float
-    cpu: float
 
 
 @click.command()
@@ -152,7 +163,7 @@ def main(
             failed = any(row.is_off(within) for row in rows)
             click.echo(f"\n{'Not all' if failed else 'All'} ratios are within {within:.0%}.")
         if "plan" in sections:
-            costs, _ = costs_of(law, saturated(replicas), lone(replicas))
+            costs, _ = costs_of(law, saturated(replicas).work, lone(replicas))
             click.echo(f"\n{planned(costs, setup, seed)}")
     sys.exit(failed)
 
@@ -233,17 +244,42 @@ def closed(replicas: Replicas, connections: int, seconds: float) -> list[Answer]
 
 def saturated(replicas: Replicas) -> Capacity:
     """The capacity of all servers together."""
-    before, processes = replicas.batches(), [os.getpid(), *descendants(os.getpid())]
-    cpu = cpu_seconds(processes)
-    answers = closed(replicas, SATURATING, CAPACITY_SECONDS)
-    cpu = (cpu_seconds(processes) - cpu) / len(answers)
+    with metered(replicas) as meter:
+        answers = closed(replicas, SATURATING, CAPACITY_SECONDS)
     began = min(answer.sent for answer in answers)
     middle = sum(0.5 <= answer.ended - began < CAPACITY_SECONDS - 0.1 for answer in answers)
-    rows = mean_between(before, replicas.batches())
-    return Capacity(middle / (CAPACITY_SECONDS - 0.6), rows, cpu)
+    return Capacity(middle / (CAPACITY_SECONDS - 0.6), meter.work(len(answers)))
 
 
-def mean_between(before: tuple[float, float], after: tuple[float, float]) -> float:
+@dataclass
+class Meter:
+    """Readings before and after a load: batches, their seconds, and processor seconds of all."""
+
+    before: tuple[Reading, Reading, float]
+    after: tuple[Reading, Reading, float]
+
+    def work(self, answered: int) -> Work:
+        """What the load was, for each of so many answers."""
+        batches, inferred, cpu = self.before
+        rows = mean_between(batches, self.after[0])
+        seconds = mean_between(inferred, self.after[1])
+        return Work(rows, seconds, (self.after[2] - cpu) / answered)
+
+
+@contextmanager
+def metered(replicas: Replicas) -> Iterator[Meter]:
+    """Reads the counters around the block."""
+    processes = [os.getpid(), *descendants(os.getpid())]
+
+    def read() -> tuple[Reading, Reading, float]:
+        return replicas.batches(), replicas.inferred(), cpu_seconds(processes)
+
+    meter = Meter(now := read(), now)
+    yield meter
+    meter.after = read()
+
+
+def mean_between(before: Reading, after: Reading) -> float:
     """The mean of what a histogram has counted between two readings, each a count and a sum."""
     return (after[1] - before[1]) / (after[0] - before[0])
 
@@ -254,9 +290,9 @@ def lone(replicas: Replicas) -> float:
     return percentile([answer.milliseconds for answer in answers], 10) / 1000
 
 
-def costs_of(law: Law, capacity: Capacity, lone_seconds: float) -> tuple[Costs, float]:
+def costs_of(law: Law, work: Work, lone_seconds: float) -> tuple[Costs, float]:
     """The costs of a request, and the seconds that it takes besides, which hold no core."""
-    overhead = max(0.0, capacity.cpu - law.mean(capacity.rows) / capacity.rows)
+    overhead = max(0.0, work.cpu - law.mean(work.rows) / work.rows)
     beside = max(0.0, lone_seconds - overhead - law.mean(1))
     return Costs(law.drawn(), overhead / 2, overhead / 2), beside
 
@@ -307,22 +343,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Run:
-    """One load as it was: answers, the times meant for their requests, and what was measured
-    around it: the capacity, a lone request and, meanwhile, the mean batch of an image, in seconds.
+    """One load as it was: answers, the times meant for their requests and the work, and what was
+    measured around it: the capacity before and after, and the seconds of a lone request.
     """
 
     answers: Sequence[Answer]
     times: Sequence[float]
-    before: Capacity
-    after: Capacity
+    work: Work
+    before: float
+    after: float
     lone: float
-    batch_seconds: float
-
-    @property
-    def capacity(self) -> Capacity:
-        """The mean of both."""
-        both = (self.before, self.after)
-        return Capacity(*(statistics.fmean(each) for each in zip(*map(astuple, both), strict=True)))
 
     def sent(self) -> list[float]:
         """The times at which requests were sent, from the first on."""
@@ -334,8 +364,8 @@ class Run:
         first = min(answer.sent for answer in self.answers) - self.times[0]
         late = [answer.sent - first - self.times[answer.number] for answer in self.answers]
         return (
-            f"capacity {self.before.rate:.1f}/s before, {self.after.rate:.1f} after, "
-            f"{SERVERS / self.capacity.cpu:.1f} by processor time; "
+            f"capacity {self.before:.1f}/s before, {self.after:.1f} after, "
+            f"{SERVERS / self.work.cpu:.1f} by processor time, {self.work.rows:.1f} rows a batch; "
             f"sent {1000 * percentile(late, 99):.1f} ms late (p99)"
         )
 
@@ -344,15 +374,15 @@ def played(replicas: Replicas, share: float, seconds: float, seed: int) -> Run:
     """Sends `share` of the capacity at random for so many seconds."""
     alone, before = lone(replicas), saturated(replicas)
     times = poisson(share * before.rate, seconds, seed)
-    inferred = replicas.inferred()
-    answers = arrivals.run(sent(replicas, times))
-    batch_seconds = mean_between(inferred, replicas.inferred())
-    return Run(answers, times, before, saturated(replicas), alone, batch_seconds)
+    with metered(replicas) as meter:
+        answers = arrivals.run(sent(replicas, times))
+    work = meter.work(sum(answer.status == OK for answer in answers))
+    return Run(answers, times, work, before.rate, saturated(replicas).rate, alone)
 
 
 def compared(run: Run, law: Law, setup: Setup, seconds: float, seed: int) -> Row:
     """The load beside its simulation, and beside simulations of other arrivals."""
-    costs, beside = costs_of(law, run.capacity, run.lone)
+    costs, beside = costs_of(law, run.work, run.lone)
     found, factor = at_pace(run, costs, setup, seed)
     rate = len(run.answers) / seconds
     paced = costs.times(factor)
@@ -360,7 +390,7 @@ def compared(run: Run, law: Law, setup: Setup, seconds: float, seed: int) -> Row
     low, high = (float(end) + beside for end in np.percentile(others, (5, 95)))
     click.echo(f"{run.words()}; a core took {factor:.2f} times its own seconds", err=True)
     return Row(
-        rate * factor * run.capacity.cpu / setup.servers,
+        rate * factor * run.work.cpu / setup.servers,
         rate,
         [answer.milliseconds / 1000 for answer in run.answers if answer.status == OK],
         [value + beside for value in answered(found)],
@@ -371,14 +401,15 @@ def compared(run: Run, law: Law, setup: Setup, seconds: float, seed: int) -> Row
 
 
 def at_pace(run: Run, costs: Costs, setup: Setup, seed: int) -> tuple[list[Outcome], float]:
-    """The outcomes on cores that take `factor` times as long, and that factor: with it a batch
-    takes as long in the mean as it did.
+    """The outcomes on cores that take `factor` times as long, and that factor, at least 1: with it
+    a batch takes as long in the mean as it did.
     """
     factor, found = 1.0, list[Outcome]()
     for _ in range(PACES):
         simulation = Simulation(costs.times(factor), setup, seed)
         found = simulation.run(run.sent())
-        pace, factor = factor, factor * run.batch_seconds / simulation.batch_seconds
+        pace = factor
+        factor = max(1.0, factor * run.work.batch_seconds / simulation.batch_seconds)
     return found, pace
 
 
