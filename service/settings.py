@@ -179,8 +179,8 @@ class Settings:
     bundle: Path = _setting(
         EMBEDDED_BUNDLE,
         _bundle,
-        "the bundle to serve: a folder, an archive, s3://…, gs://…, hf://… or https://…, or an "
-        "embedded one: cifar10, the default, or imagenet",
+        "the bundle to serve: a folder, an archive, s3://…, gs://…, hf://…, oci://… or https://…, "
+        "or an embedded one: cifar10, the default, or imagenet",
     )
     bundle_digest: str | None = _setting(
         None, _sha256, "sha256 of the bundle's manifest, 64 hex digits; any other is not served"

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import pytest
 
 from support.servers import ROOT, free_port
 
-START_SECONDS, STOP_SECONDS = 10, 10
+START_SECONDS, STOP_SECONDS = 60, 10
 PAUSE_SECONDS = 0.05  # between two packets
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 BLOCKS = dict(
@@ -59,7 +59,7 @@ def nginx(folder: Path, backend: int, *, buffering: str = "on") -> Iterator[int]
     """nginx before the server on port `backend`, as it is set up where WebSockets are served, too;
     the port on which it listens. `buffering`: it sends a body when it has it wholly.
     """
-    program, port = _program("nginx", "nginx-light"), free_port()
+    path, port = program("nginx", "nginx-light"), free_port()
     names = {
         "10.0.0.1:3000": f"127.0.0.1:{backend}",
         "listen 80;": f"listen 127.0.0.1:{port}; proxy_request_buffering {buffering};",
@@ -69,20 +69,23 @@ def nginx(folder: Path, backend: int, *, buffering: str = "on") -> Iterator[int]
     user = pwd.getpwuid(os.getuid()).pw_name
     configuration = folder / "nginx.conf"
     configuration.write_text(NGINX.format(user=user, block=block))
-    with _running([program, "-p", folder, "-e", "stderr", "-c", configuration], folder, port):
+    with running([path, "-p", folder, "-e", "stderr", "-c", configuration], folder, port):
         yield port
 
 
 @contextmanager
-def haproxy(folder: Path, backends: tuple[int, int]) -> Iterator[int]:
-    """HAProxy before the servers on the ports `backends`; the port on which it listens."""
-    program, port = _program("haproxy", "haproxy"), free_port()
-    names = {f"10.0.0.{n}:3000": f"127.0.0.1:{at}" for n, at in enumerate(backends, 1)}
+def haproxy(folder: Path, backends: Sequence[str], balance: str = "leastconn") -> Iterator[int]:
+    """HAProxy before the servers at `backends`, HOST:PORT each; the port on which it listens."""
+    path, port = program("haproxy", "haproxy"), free_port()
+    servers = [f"    server number-{n} {backend}\n" for n, backend in enumerate(backends)]
+    names = {
+        "    server one 10.0.0.1:3000\n    server two 10.0.0.2:3000\n": "".join(servers),
+        "bind :80": f"bind 127.0.0.1:{port}",
+        "balance leastconn": f"balance {balance}",
+    }
     configuration = folder / "haproxy.cfg"
-    configuration.write_text(
-        _replaced(BLOCKS["haproxy"], names | {"bind :80": f"bind 127.0.0.1:{port}"})
-    )
-    with _running([program, "-db", "-f", configuration], folder, port):
+    configuration.write_text(_replaced(BLOCKS["haproxy"], names))
+    with running([path, "-db", "-f", configuration], folder, port):
         yield port
 
 
@@ -126,12 +129,13 @@ def _message(source: socket.socket) -> bytes:
     return received
 
 
-def _program(name: str, package: str) -> str:
+def program(name: str, package: str) -> str:
+    """The path of a program of Debian; without it the test is skipped."""
     # Debian has them where only root's PATH leads.
-    program = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
-    if program is None:
+    path = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
+    if path is None:
         pytest.skip(f"{name} is not installed: scripts/packages {package}")
-    return program
+    return path
 
 
 def _replaced(block: str, names: dict[str, str]) -> str:
@@ -142,8 +146,8 @@ def _replaced(block: str, names: dict[str, str]) -> str:
 
 
 @contextmanager
-def _running(command: list[str | Path], folder: Path, port: int) -> Iterator[None]:
-    """Runs a proxy until the block ends."""
+def running(command: list[str | Path], folder: Path, port: int) -> Iterator[None]:
+    """Runs a server that listens on `port` of loopback, until the block ends."""
     log = folder / f"{Path(command[0]).name}.log"
     with log.open("wb") as sink:
         process = subprocess.Popen(command, cwd=folder, stdout=sink, stderr=sink)

@@ -4,6 +4,7 @@ The manifest is read first, and then no more than the files that it names, each 
 it says. A copy is whole and verified, or it is not there.
 """
 
+import logging
 import tempfile
 import time
 from collections.abc import Iterator
@@ -12,26 +13,29 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from service.bundle import archives
 from service.bundle.folder import MAX_MANIFEST_BYTES, load
 from service.bundle.manifest import MANIFEST, Manifest
-from service.bundle.source import BUNDLE, DIGEST, archive_of, place_of, shown
-from service.errors import BundleError, DeliveryError, DigestError, ManifestError
+from service.bundle.source import BUNDLE, DIGEST, archive_of, in_cache, place_of, shown
+from service.errors import BundleError, DeliveryError, DigestError, ManifestError, MissingFileError
 
-# The extra of ours with the package that fsspec needs; https takes none.
-SCHEMES = {"s3": "s3", "gs": "gs", "hf": "hf", "https": None}
-MOST_ARCHIVE_BYTES = 2**35
-PART = 2**20  # bytes that are copied at once
+# The extra of ours with the package that each needs; https takes none.
+SCHEMES = {"s3": "s3", "gs": "gs", "hf": "hf", "oci": "oci", "https": None}
+
+log = logging.getLogger("candor")
 
 
 def fetch(source: str, digest: str | None = None) -> tuple[Path, str]:
     """The folder in the cache with the bundle at `source`, and a sentence of what was fetched.
 
-    `digest` is that of the manifest.
+    `digest` is that of the manifest. A copy in the cache that is whole is not fetched again.
 
     Raises:
         DeliveryError: the archive or the address cannot be read.
         BundleError: what is there is no bundle, or not the pinned one.
     """
+    if digest is not None and (kept := place_of(digest)).is_dir() and _is_whole(kept, digest):
+        return kept, in_cache(source, kept)
     started = time.monotonic()
     with _sentences(source), tempfile.TemporaryDirectory() as scratch:
         place, size = _copied(*_opened(source, Path(scratch)), source, digest)
@@ -43,37 +47,19 @@ def fetch(source: str, digest: str | None = None) -> tuple[Path, str]:
 
 
 def _opened(source: str, scratch: Path) -> tuple[Any, str]:
-    """A file system of fsspec, and the folder of the bundle in it."""
-    from fsspec import filesystem  # noqa: PLC0415 - 0.1 s
-    from fsspec.core import url_to_fs  # noqa: PLC0415
+    """A file system of fsspec, or what opens files as one does; the folder of the bundle in it."""
+    if source.startswith("oci://"):
+        from service.bundle import registry  # noqa: PLC0415 - for few
+
+        return registry.opened(source, scratch)
+    from fsspec.core import url_to_fs  # noqa: PLC0415 - 0.1 s
 
     address = source if "://" in source else f"file://{Path(source).resolve()}"
-    archive = archive_of(urlsplit(address).path)
-    if archive is None:
-        files, path = url_to_fs(address)
-        return files, path.rstrip("/")
-    kind, compression = archive
-    plain = scratch / "archive"
-    _unpack(address, compression, plain)
-    files = filesystem(kind, fo=str(plain), skip_instance_cache=True)
-    found = [name for name in files.find("") if name.rpartition("/")[2] == MANIFEST]
-    if not found:
-        raise ManifestError(f"{shown(source)} holds no {MANIFEST}: pack the folder of a bundle")
-    return files, min(found, key=lambda name: name.count("/")).rpartition("/")[0]
-
-
-def _unpack(address: str, compression: str | None, to: Path) -> None:
-    """Copies an archive, which is read at many places, without its compression as a whole."""
-    import fsspec  # noqa: PLC0415 - 0.1 s
-
-    with fsspec.open(address, compression=compression) as packed, to.open("wb") as plain:
-        while part := packed.read(PART):
-            plain.write(part)
-            if plain.tell() > MOST_ARCHIVE_BYTES:
-                raise DeliveryError(
-                    f"{shown(address)} has more than {MOST_ARCHIVE_BYTES:,} bytes: "
-                    "deliver the folder instead, of which only the bundle's files are copied"
-                )
+    kind = archive_of(urlsplit(address).path)
+    if kind is not None:
+        return archives.opened(address, kind, shown(source), scratch)
+    files, path = url_to_fs(address)
+    return files, path.rstrip("/")
 
 
 def _copied(files: Any, root: str, source: str, digest: str | None) -> tuple[Path, int]:
@@ -91,7 +77,8 @@ def _copied(files: Any, root: str, source: str, digest: str | None) -> tuple[Pat
             "deliver the bundle that was pinned, or pin this one"
         )
     place = place_of(manifest.digest)
-    if place.is_dir():
+    damaged = place.is_dir()  # of a pinned one it is known
+    if damaged and digest is None and _is_whole(place, manifest.digest):
         return place, 0
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.parent) as scratch:
@@ -99,16 +86,39 @@ def _copied(files: Any, root: str, source: str, digest: str | None) -> tuple[Pat
         new.mkdir()
         (new / MANIFEST).write_bytes(text)
         for name, file in manifest.files.items():
-            with suppress(FileNotFoundError):  # `load` names it
+            try:
                 # One byte more than the manifest says is enough to see that it is another one.
                 (new / name).write_bytes(_read(files, root, name, file.length + 1))
+            except FileNotFoundError:
+                raise MissingFileError(
+                    f"{shown(source)} has no {name}, which its manifest names: "
+                    "deliver every file of the bundle"
+                ) from None
         load(new, digest)
-        try:
-            new.rename(place)  # whole or not at all, for another process may look for it now
-        except OSError:
-            if not place.is_dir():  # else another process brought it meanwhile
-                raise
+        if damaged:
+            with suppress(FileNotFoundError):  # another process has moved it
+                place.rename(Path(scratch) / "damaged")
+        _put(new, place)
     return place, sum(file.length for file in manifest.files.values())
+
+
+def _is_whole(place: Path, digest: str) -> bool:
+    """True if the copy at `place` is what its digest says; a line of the log says what is wrong."""
+    try:
+        load(place, digest)
+    except BundleError as error:
+        log.warning("the copy in the cache is damaged, and is fetched anew: %s", error)
+        return False
+    return True
+
+
+def _put(new: Path, place: Path) -> None:
+    """Moves a folder to `place`: whole or not at all, for another process may look for it now."""
+    try:
+        new.rename(place)
+    except OSError:
+        if not place.is_dir():  # else another process brought it meanwhile
+            raise
 
 
 def _read(files: Any, root: str, name: str, most_bytes: int) -> bytes:

@@ -4,6 +4,7 @@
     an archive: .zip, .tar, .tar.gz   read without being unpacked, so that no path in it matters
     s3://… gs://… hf://… https://…    a folder or an archive there, by fsspec and a package of its
                                       scheme, which finds keys and endpoints by itself
+    oci://…                           an artifact or image of a registry (`service.bundle.registry`)
 
 What is not a folder is copied into the cache, in a folder named by the digest of the manifest
 (`service.bundle.fetch`).
@@ -51,3 +52,8 @@ def cache() -> Path:
 def place_of(digest: str) -> Path:
     """The folder in the cache for a bundle; `digest` is that of its manifest."""
     return cache() / "bundles" / digest
+
+
+def in_cache(source: str, place: Path) -> str:
+    """A sentence on a bundle that need not be fetched."""
+    return f"the bundle of {shown(source)} is in the cache: {place}"

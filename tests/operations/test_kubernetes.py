@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import kubernetes_validate
@@ -17,6 +18,7 @@ import pytest
 import yaml
 
 from service.api.access.keys import FORBIDDEN, Keys
+from service.bundle.manifest import SCHEMA_VERSION
 from service.settings import Settings
 from support.environments import npm, python_of
 from support.servers import ROOT
@@ -32,6 +34,9 @@ BUILT = (
     "overlays/explain-pool",
     "monitoring",
     "kserve",
+    "kserve/runtime",
+    "kserve/cluster-runtime",
+    "kserve/model",
     "train",
     "bulk",
 )
@@ -48,7 +53,13 @@ COMPONENTS = (
     "monitor",
     "monitor + keys",
 )
-CUSTOM = {"HTTPRoute", "InferenceService", "PodMonitor", "PrometheusRule", "ScaledObject"}
+# Of KServe: its client has models of them.
+OF_KSERVE = {
+    "InferenceService": "V1beta1InferenceService",
+    "ServingRuntime": "V1alpha1ServingRuntime",
+    "ClusterServingRuntime": "V1alpha1ClusterServingRuntime",
+}
+CUSTOM = {"HTTPRoute", "PodMonitor", "PrometheusRule", "ScaledObject", *OF_KSERVE}
 INSTANCE = "app.kubernetes.io/instance"
 # The fields that hold the name of another object of the same kustomization.
 REFERENCES = ("backendRef", "backendRefs", "configMapRef", "scaleTargetRef")
@@ -100,8 +111,27 @@ def pods(resources):
                 f"{name}: {resource['kind']} {resource['metadata']['name']}",
                 spec["template"]["spec"],
             )
-        elif resource["kind"] == "InferenceService":
-            yield f"{name}: InferenceService", spec["predictor"]
+        elif resource["kind"] in OF_KSERVE and "containers" in (pod := of_kserve(resource)):
+            yield f"{name}: {resource['kind']}", pod
+
+
+@cache
+def model_of_kserve():
+    (service,) = build(K8S / "kserve" / "model")
+    return service
+
+
+def of_kserve(resource):
+    """The pod of an InferenceService, or by a runtime that of k8s/kserve/model."""
+    if resource["kind"] == "InferenceService":
+        return resource["spec"]["predictor"]
+    service = model_of_kserve()
+    name = service["metadata"]["name"]
+    runtime = json.loads(json.dumps(resource["spec"]).replace("{{.Name}}", name))
+    predictor = service["spec"]["predictor"]
+    (container,) = runtime["containers"]
+    container["env"] += predictor["model"]["env"]
+    return {**runtime, **predictor}
 
 
 def servers(resources):
@@ -128,9 +158,9 @@ def node_modules():
 
 def test_custom_resources_fit_their_operators(resources):
     custom = [
-        resource for _, resource in resources if resource["kind"] in CUSTOM - {"InferenceService"}
+        resource for _, resource in resources if resource["kind"] in CUSTOM - OF_KSERVE.keys()
     ]
-    assert {resource["kind"] for resource in custom} == CUSTOM - {"InferenceService"}
+    assert {resource["kind"] for resource in custom} == CUSTOM - OF_KSERVE.keys()
     broken = [{**custom[0], "spec": {**custom[0]["spec"], "unheard": 1}}, {**custom[0], "spec": {}}]
     assert complaints(custom) == []
     assert complaints(broken), "the schema accepts anything"
@@ -149,18 +179,41 @@ def complaints(custom):
     return done.stdout.splitlines()
 
 
-def test_kserves_own_models_know_every_field(manifests):
-    (service,) = manifests["kserve"]
-    broken = {**service, "spec": {"predictor": {"container": []}}}
-    for document, expected in (
-        (service, ""),
-        (broken, "InferenceService.spec.predictor.container\n"),
-    ):
-        command = [python_of("kserve"), ROOT / "tests" / "clients" / "check_inference_service.py"]
-        done = subprocess.run(
-            command, input=json.dumps(document), capture_output=True, text=True, check=False
-        )
-        assert (done.returncode, done.stdout) == (0, expected), done.stderr
+@pytest.mark.parametrize(
+    ("folder", "field", "wrong"),
+    [
+        ("kserve", "predictor", {"container": []}),
+        ("kserve/model", "predictor", {"model": {"storage_uri": "s3://bucket/bundle"}}),
+        ("kserve/runtime", "supportedModelFormats", [{"format": "candor"}]),
+        ("kserve/cluster-runtime", "containers", [{"name": "a", "volumeMount": []}]),
+    ],
+)
+def test_kserves_own_models_know_every_field(folder, field, wrong, manifests):
+    (resource,) = manifests[folder]
+    broken = {**resource, "spec": {**resource["spec"], field: wrong}}
+    model = OF_KSERVE[resource["kind"]]
+    command = [python_of("kserve"), ROOT / "tests" / "clients" / "check_kserve_resource.py", model]
+    done = subprocess.run(
+        command, input=json.dumps([resource, broken]), capture_output=True, text=True, check=False
+    )
+    place = re.escape(f"{model}.spec.{field}")
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(place + r"\S+", done.stdout.strip())
+
+
+def test_a_model_of_kserve_finds_its_runtime(manifests):
+    """The rules are those of KServe: the format, its protocol, and the choice by itself."""
+    (service,) = manifests["kserve/model"]
+    wanted = service["spec"]["predictor"]["model"]
+    for folder in ("kserve/runtime", "kserve/cluster-runtime"):
+        (runtime,) = manifests[folder]
+        (form,) = runtime["spec"]["supportedModelFormats"]
+        assert (form["name"], form["autoSelect"]) == (wanted["modelFormat"]["name"], True)
+        assert form["version"] == str(SCHEMA_VERSION)
+        assert wanted["protocolVersion"] in runtime["spec"]["protocolVersions"]
+        (container,) = runtime["spec"]["containers"]
+        assert container["name"] == "kserve-container"
+        assert container["resources"] == wanted["resources"]
 
 
 def test_a_security_review_passes(manifests, tmp_path):
@@ -360,7 +413,7 @@ def test_every_overlay_twice_in_one_namespace_has_nothing_in_common(name, manife
         (second[name], manifests[name]),
     ):
         every = [(selector, each) for each in ours for selector in selectors(each)]
-        assert every or name in ("kserve", "bulk")
+        assert every or name.partition("/")[0] in ("kserve", "bulk")
         for selector, resource in every:
             assert INSTANCE in selector, resource
             chosen = [
@@ -574,6 +627,11 @@ def test_a_bundle_at_an_address_has_a_place_and_a_way(manifests):
     (mount,) = [each for each in container["volumeMounts"] if each["name"] == "bundle"]
     (volume,) = [each for each in pod["volumes"] if each["name"] == "bundle"]
     assert (mount["mountPath"], "emptyDir" in volume) == (cache, True)
+    named = {each["name"]: each.get("value") for each in container["env"]}
+    assert named["TMPDIR"] == cache  # an archive is unpacked there, and may be larger than /tmp
+    (keys,) = [each for each in container["volumeMounts"] if each["name"] == "bundle-keys"]
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "DOCKER_CONFIG"):
+        assert Path(named[name]).is_relative_to(keys["mountPath"])
     assert "://" in kinds["ConfigMap"]["data"]["CANDOR_BUNDLE"]
     ports = {
         port["port"] for rule in kinds["NetworkPolicy"]["spec"]["egress"] for port in rule["ports"]

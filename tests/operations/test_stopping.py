@@ -176,7 +176,7 @@ def test_a_rolling_restart_behind_haproxy_fails_no_request(requests, pause, tmp_
     with (
         Server(folders[0], workers=1) as first,
         Server(folders[1], workers=1) as second,
-        proxies.haproxy(folders[2], (first.port, second.port)) as port,
+        proxies.haproxy(folders[2], [f"127.0.0.1:{each.port}" for each in (first, second)]) as port,
     ):
         asyncio.run(restart_in_turn(port, (first, second), statuses, requests, pause))
     assert Counter(statuses) == {200: len(statuses)}

@@ -1,19 +1,24 @@
 """Bundles from archives and addresses: what is fetched, what is refused, and a real API of S3."""
 
 import io
+import json
 import os
 import re
 import subprocess
 import sys
 import tarfile
 import zipfile
+from contextlib import contextmanager
 
 import httpx
+import numpy as np
 import pytest
+import yaml
 
 from service.bundle import delivery, folder, source
-from service.errors import DeliveryError, DigestError, ManifestError
+from service.errors import DeliveryError, DigestError, ManifestError, MissingFileError
 from support.environments import python_of
+from support.proxies import running
 from support.servers import ROOT, Server, free_port
 from support.toys import linear
 
@@ -91,10 +96,15 @@ def changed(bundle, content):
     [
         (lambda b: changed(b, b"x" * 10**6), DigestError, r"the manifest says .* bytes"),
         (lambda b: changed(b, b""), DigestError, r"\(0 bytes\)"),
+        (
+            lambda b: {"manifest.json": files_of(b)["manifest.json"]},
+            MissingFileError,
+            r"b\.zip has no \w+\.onnx, which its manifest names: deliver every file of the bundle",
+        ),
         (lambda _: {"a/readme": b"1"}, ManifestError, "b.zip holds no manifest.json: pack the"),
         (lambda _: {"manifest.json": b"{"}, ManifestError, "JSON"),
     ],
-    ids=["longer", "empty", "none", "damaged"],
+    ids=["longer", "empty", "missing", "none", "damaged"],
 )
 def test_a_bad_archive_is_a_sentence_and_leaves_nothing(
     files, error, message, bundle, tmp_path, cache
@@ -107,9 +117,10 @@ def test_a_bad_archive_is_a_sentence_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("ftp://h/b", r"bundles are fetched from s3, gs, hf, https: name one of these, or mount"),
+        ("ftp://h/b", r"bundles are fetched from s3, gs, hf, oci, https: name one of these, or mo"),
+        ("adl://h/b", r"or mount the bundle and name its folder"),
         ("gs://bucket/b", r"not installed \(.*gcsfs.*\): install candor\[gs\]$"),
-        ("oci://h/b", r"or mount the bundle and name its folder"),
+        ("oci://h/b", r"not installed \(.*oras.*\): install candor\[oci\]$"),
         ("https://user:secret@127.0.0.1:9/b?key=1", r"^https://127.0.0.1:9/b has no manifest.json"),
     ],
 )
@@ -135,6 +146,60 @@ def test_another_bundle_than_the_pinned_one_is_not_fetched(bundle, tmp_path, cac
 def test_a_pinned_bundle_in_the_cache_takes_no_network(bundle, tmp_path):
     place = delivered(packed(tmp_path / "b.zip", files_of(bundle)))
     assert delivered(NOWHERE, bundle.manifest.digest) == place
+
+
+DAMAGES = {
+    "changed": lambda place: (place / "predict.onnx").write_bytes(b"0" * 100),
+    "shorter": lambda place: (place / "predict.onnx").write_bytes(b""),
+    "missing": lambda place: (place / "predict.onnx").unlink(),
+    "renamed": lambda place: (place / "manifest.json").write_bytes(
+        (place / "manifest.json").read_bytes().replace(b"toy", b"fox")
+    ),
+    "manifest": lambda place: (place / "manifest.json").write_bytes(b"{"),
+    "emptied": lambda place: [path.unlink() for path in place.iterdir()],
+}
+
+
+@pytest.mark.parametrize("pinned", [False, True], ids=["not pinned", "pinned"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_copy_is_fetched_anew_and_the_log_says_so(
+    damage, pinned, bundle, tmp_path, caplog
+):
+    archive = packed(tmp_path / "b.zip", files_of(bundle))
+    place, digest = folder.Path(delivered(archive)), bundle.manifest.digest
+    DAMAGES[damage](place)
+    assert delivered(archive, digest if pinned else None) == str(place)
+    assert folder.load(place, digest).manifest == bundle.manifest
+    (line,) = caplog.messages
+    assert line.startswith("the copy in the cache is damaged, and is fetched anew: ")
+    assert [path.name for path in place.parent.iterdir()] == [digest]
+    caplog.clear()
+    assert delivered(archive, digest if pinned else None) == str(place)
+    assert not caplog.messages
+
+
+def test_a_damaged_copy_that_cannot_be_fetched_is_a_sentence(bundle, tmp_path, caplog):
+    digest = bundle.manifest.digest
+    place = folder.Path(delivered(packed(tmp_path / "b.zip", files_of(bundle))))
+    DAMAGES["changed"](place)
+    with pytest.raises(DeliveryError, match=r"^https://127.0.0.1:9/b\.zip cannot be read"):
+        delivered(NOWHERE, digest)
+    assert len(caplog.messages) == 1
+    with pytest.raises(DigestError, match="the manifest says"):
+        delivered(packed(tmp_path / "d.zip", changed(bundle, b"0" * 100)), digest)
+    # It is not served as it is, either.
+    with pytest.raises(DigestError, match="was changed or damaged"):
+        folder.load(place, digest)
+
+
+def test_a_manifest_that_another_program_wrote_is_no_damage(bundle, tmp_path, caplog):
+    """The digest is of what a manifest says, not of its bytes."""
+    document = json.loads((bundle.folder / "manifest.json").read_text())
+    document["samples"] = []  # which Candor leaves out
+    files = files_of(bundle) | {"manifest.json": json.dumps(document).encode()}
+    place = delivered(packed(tmp_path / "b.zip", files))
+    assert delivered(NOWHERE, bundle.manifest.digest) == place
+    assert not caplog.messages
 
 
 def test_bentoml_finds_the_folder_of_an_archive(bundle, tmp_path):
@@ -198,14 +263,135 @@ def test_a_missing_bucket_is_a_sentence(s3, monkeypatch):
         delivered("s3://models/none")
 
 
-def test_the_storage_package_of_kserve_brings_a_bundle(uploaded, bundle, tmp_path):
-    """The initializer of a KServe pod runs this, and Candor serves the folder."""
+@contextmanager
+def google(folder):
+    """The address of an API of Google's storage with a bucket `models`, by an emulator."""
+    port = free_port()
+    command = [python_of("gs"), "-m", "gcp_storage_emulator", "start", "--host", "127.0.0.1"]
+    options = ["--port", str(port), "--in-memory", "--default-bucket", "models"]
+    with running([*command, *options], folder, port):
+        yield f"http://127.0.0.1:{port}"
+
+
+def fetched_behind(client, address, **environment):
+    """The words of `deliver` and the bundle, with the packages of `client` behind ours."""
+    code = "import sys; sys.path.append(sys.argv[1]); from service.bundle import delivery as d"
+    code += "; e = {'CANDOR_BUNDLE': sys.argv[2]}; print(d.deliver(e)); print(e['CANDOR_BUNDLE'])"
+    packages = next(python_of(client).parent.parent.glob("lib/*/site-packages"))
+    done = subprocess.run(
+        [sys.executable, "-c", code, packages, address],
+        env={**os.environ, **environment},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said, place = done.stdout.splitlines()
+    return said, folder.load(folder.Path(place))
+
+
+def test_a_bundle_in_googles_storage_is_delivered(bundle, tmp_path):
+    with google(tmp_path) as address:
+        upload = f"{address}/upload/storage/v1/b/models/o"
+        for name, content in files_of(bundle, "mine/").items():
+            how = {"uploadType": "media", "name": name}
+            assert httpx.post(upload, params=how, content=content).status_code == httpx.codes.OK
+        said, found = fetched_behind("gs", "gs://models/mine", STORAGE_EMULATOR_HOST=address)
+    assert said.startswith("the bundle of gs://models/mine: 0.0 MB in")
+    assert found.manifest == bundle.manifest
+
+
+HUB = """[basic]
+mirrors-path = ["{mirrors}"]
+repos-path = "{folder}/repositories"
+[accessibility]
+offline = true
+"""
+
+
+@contextmanager
+def hub(tmp_path, files):
+    """The address of an API of Hugging Face's hub, with `files` in the model zoo/cats."""
+    repository = tmp_path / "mirrors" / "models" / "zoo" / "cats"
+    for name, content in files.items():
+        (repository / name).parent.mkdir(parents=True, exist_ok=True)
+        (repository / name).write_bytes(content)
+    author = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
+    for command in (["init", "-b", "main"], ["add", "."], [*author, "commit", "-m", "a"]):
+        subprocess.run(["git", *command], cwd=repository, check=True, capture_output=True)
+    port, configuration = free_port(), tmp_path / "hub.toml"
+    configuration.write_text(HUB.format(mirrors=tmp_path / "mirrors", folder=tmp_path))
+    options = ["--config", configuration, "--host", "127.0.0.1", "--port", str(port)]
+    with running([python_of("hf"), "-m", "olah.server", *options], tmp_path, port):
+        yield f"http://127.0.0.1:{port}"
+
+
+def test_a_bundle_in_hugging_faces_hub_is_delivered(bundle, tmp_path):
+    with hub(tmp_path, files_of(bundle, "deep/")) as address:
+        said, found = fetched_behind(
+            "hf", "hf://zoo/cats@main/deep", HF_ENDPOINT=address, HF_HOME=str(tmp_path)
+        )
+    assert said.startswith("the bundle of hf://zoo/cats@main/deep: 0.0 MB in")
+    assert found.manifest == bundle.manifest
+
+
+def initialized(uploaded, to):
+    """Brings the bundle to the folder `to`, by what the initializer of a KServe pod runs."""
     address, environment = uploaded
-    code = f"from kserve_storage import Storage; Storage.download({address!r}, {str(tmp_path)!r})"
+    code = f"from kserve_storage import Storage; Storage.download({address!r}, {str(to)!r})"
     subprocess.run(
         [python_of("storage"), "-c", code],
         env={**os.environ, **environment},
         check=True,
         capture_output=True,
     )
-    assert folder.load(tmp_path, bundle.manifest.digest).manifest == bundle.manifest
+
+
+def built(name):
+    """The one resource of a folder of k8s/kserve."""
+    kubectl = folder.Path(sys.prefix) / "bin" / "kubectl"
+    command = [kubectl, "kustomize", ROOT / "k8s" / "kserve" / name]
+    return yaml.safe_load(subprocess.run(command, check=True, capture_output=True).stdout)
+
+
+def as_kserve_starts_it(digest, models):
+    """The settings of the container that KServe makes of the runtime and the model of k8s/."""
+    runtime, service = built("runtime"), built("model")
+    (container,) = runtime["spec"]["containers"]
+    variables = container["env"] + service["spec"]["predictor"]["model"]["env"]
+    name = service["metadata"]["name"]
+    given = {each["name"]: each["value"].replace("{{.Name}}", name) for each in variables}
+    assert given.pop("CANDOR_BUNDLE") == "/mnt/models"
+    given |= {"CANDOR_BUNDLE": str(models), "CANDOR_BUNDLE_DIGEST": digest}
+    # Beside other servers, and on loopback.
+    del given["BENTOML_HOME"], given["CANDOR_HOST"], given["CANDOR_PORT"]
+    given["CANDOR_GRPC_PORT"] = str(free_port())
+    return {variable.removeprefix("CANDOR_").lower(): value for variable, value in given.items()}
+
+
+def test_a_model_of_kserve_is_brought_checked_and_served_by_its_name(uploaded, bundle, tmp_path):
+    models = tmp_path / "models"
+    initialized(uploaded, models)
+    settings = as_kserve_starts_it(bundle.manifest.digest, models)
+    pixels = np.zeros((1, 8, 8, 3), np.uint8).tolist()
+    with Server(tmp_path, **settings) as server:
+        ready = server.client.get("/v2/models/candor")
+        assert ready.json()["versions"] == [bundle.manifest.version]
+        tensor = {"name": "pixels", "datatype": "UINT8", "shape": [1, 8, 8, 3], "data": pixels}
+        for path, body in (
+            ("/v2/models/candor/infer", {"inputs": [tensor]}),
+            ("/v1/models/candor:predict", {"instances": pixels}),
+        ):
+            assert server.client.post(path, json=body).status_code == httpx.codes.OK, path
+
+
+def test_a_model_of_kserve_with_another_digest_does_not_start(uploaded, tmp_path):
+    models = tmp_path / "models"
+    initialized(uploaded, models)
+    settings = as_kserve_starts_it("0" * 64, models)
+    with (
+        pytest.raises(AssertionError, match="CANDOR_BUNDLE_DIGEST is 000"),
+        Server(tmp_path, **settings),
+    ):
+        pass

@@ -1,6 +1,6 @@
-"""Checks an InferenceService, JSON on standard input, against the models of KServe's client.
+"""Checks resources of KServe, a list in JSON on standard input, against the models of its client.
 
-Prints the path of every field that the models do not have.
+The argument names the model. Prints the path of every field that the models do not have.
 """
 
 import json
@@ -36,5 +36,6 @@ def unknown(value, kind, place):
     ]
 
 
-for line in unknown(json.load(sys.stdin), "V1beta1InferenceService", "InferenceService"):
-    sys.stdout.write(line + "\n")
+for resource in json.load(sys.stdin):
+    for line in unknown(resource, sys.argv[1], sys.argv[1]):
+        sys.stdout.write(line + "\n")
