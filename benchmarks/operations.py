@@ -18,7 +18,6 @@ from pathlib import Path
 
 import click
 
-from service.api.app import build
 from service.bundle import folder
 from service.errors import TooManyRequests
 from service.runtime.engine import Engine
@@ -35,6 +34,7 @@ from support.collector import Collector
 from support.load import Reading, Request, Server, Wrk, table
 from support.servers import ROOT, environment, free_port
 from support.servers import Server as TestServer
+from support.shelves import api_of
 
 CONNECTIONS = 16
 REJECTIONS = 20_000
@@ -173,10 +173,10 @@ def _rejection(variant: Variant) -> float:
     """The microseconds of an early rejection, without what the server does to read and write."""
     bundle = folder.load(EMBEDDED_BUNDLE)
     chosen = Settings(access_log="access_log" in variant.settings)
-    metrics = Metrics(bundle.manifest.labels)
+    metrics = Metrics()
     pipeline = _Full(Engine(bundle, "cpu", 1), chosen, metrics)
     drain = Drain(1.0, metrics.requests_in_flight, metrics.ready, Connections())
-    api = build(pipeline, bundle, chosen, drain)
+    api = api_of(pipeline, bundle, chosen, drain)
     if endpoint := variant.settings.get("otlp_endpoint"):
         api.observation.tracing = TracingMiddleware(api.app, str(endpoint))
     raw = SMALL.raw()
