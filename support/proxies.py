@@ -11,7 +11,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -74,14 +74,16 @@ def nginx(folder: Path, backend: int, *, buffering: str = "on") -> Iterator[int]
 
 
 @contextmanager
-def haproxy(folder: Path, backends: tuple[int, int]) -> Iterator[int]:
-    """HAProxy before the servers on the ports `backends`; the port on which it listens."""
+def haproxy(folder: Path, backends: Sequence[str]) -> Iterator[int]:
+    """HAProxy before the servers at `backends`, HOST:PORT each; the port on which it listens."""
     program, port = _program("haproxy", "haproxy"), free_port()
-    names = {f"10.0.0.{n}:3000": f"127.0.0.1:{at}" for n, at in enumerate(backends, 1)}
+    servers = [f"    server number-{n} {backend}\n" for n, backend in enumerate(backends)]
+    names = {
+        "    server one 10.0.0.1:3000\n    server two 10.0.0.2:3000\n": "".join(servers),
+        "bind :80": f"bind 127.0.0.1:{port}",
+    }
     configuration = folder / "haproxy.cfg"
-    configuration.write_text(
-        _replaced(BLOCKS["haproxy"], names | {"bind :80": f"bind 127.0.0.1:{port}"})
-    )
+    configuration.write_text(_replaced(BLOCKS["haproxy"], names))
     with _running([program, "-db", "-f", configuration], folder, port):
         yield port
 
