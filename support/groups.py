@@ -9,19 +9,19 @@ from pathlib import Path
 from support.servers import descendants
 
 GROUPS = Path("/sys/fs/cgroup")
-# By version 1 and 2: the folder, the file of the limit, and the file that counts kills.
+# By version 1 and 2: the folder, and the files of the limit, of the kills and of the peak.
 VERSIONS = (
-    (GROUPS / "memory", "memory.limit_in_bytes", "memory.oom_control"),
-    (GROUPS, "memory.max", "memory.events"),
+    (GROUPS / "memory", "memory.limit_in_bytes", "memory.oom_control", "memory.max_usage_in_bytes"),
+    (GROUPS, "memory.max", "memory.events", "memory.peak"),
 )
 
 
 class MemoryGroup:
     """A control group with a limit of memory."""
 
-    def __init__(self, folder: Path, events: str) -> None:
+    def __init__(self, folder: Path, limit: str, events: str, peak: str) -> None:
         self.members = folder / "cgroup.procs"
-        self._events = folder / events
+        self._limit, self._events, self._peak = (folder / name for name in (limit, events, peak))
 
     def command(self, *command: str) -> list[str]:
         """`command`, run in the group."""
@@ -32,23 +32,42 @@ class MemoryGroup:
         lines = (line.split() for line in self._events.read_text().splitlines())
         return next(int(count) for name, count in lines if name == "oom_kill")
 
+    def limit_bytes(self) -> int:
+        """The limit."""
+        return int(self._limit.read_text())
+
+    def peak_bytes(self) -> int:
+        """The most memory that it has held at once, the kernel's cache of files included."""
+        return int(self._peak.read_text())
+
 
 @contextmanager
 def memory_group(limit_bytes: int) -> Iterator[MemoryGroup | None]:
     """A group with the limit; None where this machine allows none."""
-    for root, limit, events in VERSIONS:
+    for root, *files in VERSIONS:
         folder = root / f"candor-test-{os.getpid()}"
         try:
             folder.mkdir()
-            (folder / limit).write_text(str(limit_bytes))
+            (folder / files[0]).write_text(str(limit_bytes))
         except OSError:
             continue
         try:
-            yield MemoryGroup(folder, events)
+            yield MemoryGroup(folder, *files)
         finally:
             _remove(folder)
         return
     yield None
+
+
+def group_of(pid: int) -> MemoryGroup:
+    """The group that limits the memory of a process."""
+    places = dict(
+        line.split(":", 2)[1:] for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    )
+    one, two = VERSIONS
+    if "memory" in places:
+        return MemoryGroup(one[0] / places["memory"].lstrip("/"), *one[1:])
+    return MemoryGroup(two[0] / places[""].lstrip("/"), *two[1:])
 
 
 def peak_bytes(pid: int) -> int:

@@ -72,7 +72,8 @@ class Server:
         **settings: object,
     ) -> None:
         self.port = int(str(settings.setdefault("port", free_port())))
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.authority = f"127.0.0.1:{self.port}"
+        self.url = f"http://{self.authority}"
         self.log = folder / "server.log"
         self._command = command or [sys.executable, "-m", "service", "serve"]
         self.environment = environment(folder / "home", **{"device": "cpu"} | settings)

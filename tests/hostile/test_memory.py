@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from support.exhaustion import BODY_BYTES, LARGE, bodies_held_open
 from support.groups import memory_group, peak_bytes
 from support.images import draw, encode
 from support.large_images import KINDS, made
@@ -26,8 +27,6 @@ from support.senders import Senders
 from support.servers import Server
 
 LIMIT_BYTES, PEAK_BYTES = 2**30, 900 * 2**20
-BODY_BYTES = 10 * 2**20
-LARGE = 7_071  # the side of 50 million pixels
 SMALL, PHOTO = encode(draw()), encode(draw(size=480, width=640), "JPEG")
 DEADLINE = "?deadline_ms=60000"
 
@@ -203,28 +202,12 @@ def test_many_images_in_one_request_are_decoded_one_by_one(pod):
 
 def test_bodies_held_open_stay_within_a_pod(pod):
     server, group = pod
-    head = (
-        "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
-        f"Content-Length: {BODY_BYTES}\r\n\r\n"
-    ).encode()
-    connections = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(60)]
-
-    def send(connection):
-        connection.settimeout(2)
-        try:
-            connection.sendall(head + b"\xff\xd8\xff" + bytes(BODY_BYTES - 4))
-            return connection.recv(12)
-        except OSError:
-            return b""  # it waits for the rest of the body
-
-    with undisturbed(server, group), ThreadPoolExecutor(60) as pool:
-        answers = list(pool.map(send, connections))
+    place = ("127.0.0.1", server.port)
+    with undisturbed(server, group), bodies_held_open(place) as answers:
         limit = server.metric('candor_budget_limit_bytes{budget="bodies"}')
         assert BODY_BYTES <= server.metric('candor_budget_used_bytes{budget="bodies"}') <= limit
     assert set(answers) <= {b"HTTP/1.1 429", b""}
     assert b"HTTP/1.1 429" in answers
-    for connection in connections:
-        connection.close()
     assert status(server, SMALL) == 200
 
 

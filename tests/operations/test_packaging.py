@@ -36,8 +36,19 @@ def test_its_requirements_hold_no_training_framework(bento):
             re.MULTILINE,
         )
     )
-    assert {"bentoml", "onnxruntime-gpu", "pillow"} <= names
+    assert {"bentoml", "onnxruntime", "pillow"} <= names
     assert not {"torch", "torchvision", "captum", "scikit-learn", "pytest"} & names
+    assert "onnxruntime-gpu" not in names, "267 MB of kernels that a CPU cannot use"
+
+
+def test_all_requirements_know_a_package_by_the_same_hashes():
+    block = re.compile(r"^([\w.-]+==\S+).*\\\n((?: +--hash=.*\n)+)", re.MULTILINE)
+    known = {}
+    for path in sorted((ROOT / "requirements").rglob("*.txt")):
+        for package, hashes in block.findall(path.read_text()):
+            found = set(re.findall(r"sha256:\w{64}", hashes))
+            assert found == known.setdefault(package, found), f"{path.name}: {package}"
+    assert "numpy" in {package.partition("==")[0] for package in known}
 
 
 def test_it_holds_the_service_and_its_model_alone(bento):

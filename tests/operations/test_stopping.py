@@ -4,7 +4,6 @@ are rejected, and it ends.
 
 import asyncio
 import os
-import re
 import signal
 import socket
 import threading
@@ -19,6 +18,7 @@ import pytest
 from service.workers.drain import LINGER_SECONDS, WINDOW_SECONDS
 from support import arrivals, load, proxies, rpc, rpc_stopping, stopping
 from support.images import draw, encode
+from support.rollout import HEAD, call
 from support.servers import Server, free_port
 
 PNG = {"content-type": "image/png"}
@@ -90,12 +90,6 @@ def test_calls_of_grpc_are_answered_by_all_workers_and_later_ones_rejected(round
         assert min(stop.ticks[pid] - before[pid] for pid in before) > 20, "one worker had it all"
 
 
-HEAD = (
-    b"POST /predict HTTP/1.1\r\nHost: localhost\r\n"
-    b"Content-Type: image/png\r\nContent-Length: %d\r\n\r\n"
-)
-
-
 def test_while_it_stops_it_is_not_ready_and_after_a_window_rejects_with_a_reason(tmp_path):
     with (
         Server(tmp_path, workers=1) as server,
@@ -127,31 +121,16 @@ def test_while_it_stops_it_is_not_ready_and_after_a_window_rejects_with_a_reason
         assert server.process.wait(20) == 0
 
 
-async def call(port, pause, statuses, done):
-    """Sends requests over one connection, and again over the next one where it ends."""
-    while not done.is_set():
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        try:
-            while not done.is_set():
-                writer.write(HEAD % len(IMAGE) + IMAGE)
-                head = (await reader.readuntil(b"\r\n\r\n")).lower()
-                length = re.search(rb"content-length: (\d+)", head)[1]
-                await reader.readexactly(int(length))
-                statuses.append(int(head[9:12]))
-                await asyncio.sleep(pause)
-        except (OSError, asyncio.IncompleteReadError) as error:
-            statuses.append(repr(error))
-        finally:
-            writer.close()
-
-
 async def restart_in_turn(port, servers, statuses, requests, pause):
     """Restarts the servers behind `port` one after the other, under 16 callers.
 
     The busiest of them make a `pause` of so many seconds between two requests.
     """
     done, pauses = asyncio.Event(), [pause, 2 * pause, 0.1, 0.7] * 4
-    callers = [asyncio.create_task(call(port, pause, statuses, done)) for pause in pauses]
+    callers = [
+        asyncio.create_task(call(("127.0.0.1", port), IMAGE, pause, statuses, done))
+        for pause in pauses
+    ]
     await asyncio.sleep(SEEN_SECONDS)
     for server in servers:
         server.client.close()
@@ -176,7 +155,7 @@ def test_a_rolling_restart_behind_haproxy_fails_no_request(requests, pause, tmp_
     with (
         Server(folders[0], workers=1) as first,
         Server(folders[1], workers=1) as second,
-        proxies.haproxy(folders[2], [f"127.0.0.1:{each.port}" for each in (first, second)]) as port,
+        proxies.haproxy(folders[2], [first.authority, second.authority]) as port,
     ):
         asyncio.run(restart_in_turn(port, (first, second), statuses, requests, pause))
     assert Counter(statuses) == {200: len(statuses)}
