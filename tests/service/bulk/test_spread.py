@@ -1,0 +1,59 @@
+"""The examples of docs/bulk.md on two nodes of each engine: a row an image, though one dies."""
+
+import os
+import subprocess
+
+import pytest
+
+from service.bulk.job import Job
+from service.bulk.run import Run
+from support import killed, spread
+from support.environments import python_of
+from support.images import COLOURS, draw, encode
+from support.servers import ROOT, TELEMETRY_OFF
+from support.tables import agree, by_path
+
+MANY = 600  # three batches
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Images in two folders, one of which kills a worker, and one that is damaged."""
+    folder = tmp_path_factory.mktemp("spread") / "images"
+    drawn = [encode(draw(colour, seed=seed)) for seed, colour in enumerate(list(COLOURS) * 5)]
+    for number in range(MANY):
+        path = folder / ("a" if number % 2 else "b c") / f"{number:05}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(drawn[number % len(drawn)])
+    (folder / "a" / killed.DEADLY).write_bytes(drawn[0])
+    (folder / "a" / "bad.png").write_bytes(b"no image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(folder, engine):
+    """The table of a bulk run."""
+    out = folder.with_name("whole.parquet")
+    started = Run(engine, Job(folder, out), 50_000_000, workers=1)
+    assert sum(started.work()) == started.total == MANY + 2
+    started.finish()
+    return by_path(out)
+
+
+@pytest.mark.parametrize("engine_name", spread.ENGINES)
+def test_every_image_has_one_row_though_a_worker_dies(engine_name, folder, whole, tmp_path):
+    mark = folder / "a" / killed.MARK
+    mark.unlink(missing_ok=True)
+    out = tmp_path / "results"
+    done = subprocess.run(
+        [python_of(engine_name), "-m", "support.spread", engine_name, folder, out, "--killed"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | TELEMETRY_OFF,
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert mark.exists(), "no worker died"
+    agree(by_path(out), whole)
