@@ -2,9 +2,9 @@
 
     python -m support.spread ENGINE FOLDER OUT [--nodes 1] [--killed]
 
-runs in an environment that has ENGINE (ray, pyspark, dask), on two nodes, and prints the seconds
-that the example took. One node takes Ray and Spark a third of the processor time, and still has two
-workers. With --killed a worker kills itself once (support.killed).
+runs in an environment that has ENGINE (ray, pyspark, dask), on two nodes with a worker each, and
+prints the seconds that the example took. One node is a form that takes half of the processor time.
+With --killed a worker kills itself once (support.killed).
 """
 
 import argparse
@@ -18,11 +18,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 ENGINES = ("ray", "pyspark", "dask")
-WORKERS = 2
 RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_raylet_start_wait_time_s": "140",  # a machine may be crowded
     "RAY_worker_niceness": "0",  # by default 15: beside other work its processes stand still
+    "RAY_prestart_worker_first_driver": "0",  # processes that would be idle
 }
 
 
@@ -42,15 +42,15 @@ def ray(nodes: int) -> Iterator[dict[str, str]]:
     import ray as engine  # noqa: PLC0415 - of the environment
     from ray.cluster_utils import Cluster  # noqa: PLC0415
 
-    # A core more than there are workers: it reads and writes.
-    node = {"num_cpus": 1 + WORKERS // nodes, "object_store_memory": 100 * 2**20}
+    # The second core reads and writes.
+    node = {"num_cpus": 2, "object_store_memory": 100 * 2**20}
     cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
     for _ in range(1, nodes):
         cluster.add_node(**node)
     engine.init(address=cluster.address, log_to_driver=False, logging_level="warning")
     try:
         assert sum(one["Alive"] for one in engine.nodes()) == nodes
-        yield {}
+        yield {"size=2": f"size={nodes}"}
     finally:
         engine.shutdown()
         cluster.shutdown()
@@ -63,8 +63,7 @@ def pyspark(nodes: int) -> Iterator[dict[str, str]]:
 
     os.environ["PYSPARK_PYTHON"] = sys.executable
     # A task may fail four times, as on a cluster.
-    one = nodes == 1
-    master = f"local[{WORKERS},4]" if one else f"local-cluster[{nodes},{WORKERS // nodes},1024]"
+    master = "local[1,4]" if nodes == 1 else f"local-cluster[{nodes},1,1024]"
     builder = SparkSession.builder.master(master)
     for name, value in (
         ("spark.ui.enabled", "false"),
@@ -84,12 +83,12 @@ def pyspark(nodes: int) -> Iterator[dict[str, str]]:
 
 
 @contextmanager
-def dask(nodes: int) -> Iterator[dict[str, str]]:  # noqa: ARG001 - a process is a node
-    """Dask with two worker processes, each under a nanny."""
+def dask(nodes: int) -> Iterator[dict[str, str]]:
+    """Dask with a worker process a node, under a nanny."""
     from dask.distributed import LocalCluster  # noqa: PLC0415 - of the environment
 
     with LocalCluster(
-        n_workers=WORKERS, threads_per_worker=1, processes=True, dashboard_address=None
+        n_workers=nodes, threads_per_worker=1, processes=True, dashboard_address=None
     ) as cluster:
         yield {"tcp://scheduler:8786": cluster.scheduler_address}
 
@@ -100,7 +99,7 @@ def main() -> None:
     parser.add_argument("engine", choices=ENGINES)
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--nodes", type=int, default=WORKERS)
+    parser.add_argument("--nodes", type=int, default=2)
     parser.add_argument("--killed", action="store_true")
     arguments = parser.parse_args()
     text = example(arguments.engine)

@@ -1,12 +1,13 @@
 """Folders and objects of an object store, by pyarrow, which reads and writes the tables anyway.
 
 pyarrow finds keys, region and endpoint as every tool of the store does: `AWS_ACCESS_KEY_ID`,
-`AWS_REGION`, `AWS_ENDPOINT_URL`, a role of the pod. An object appears whole or not at all.
+`AWS_REGION`, `AWS_ENDPOINT_URL`, a role of the pod.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any, NamedTuple
+from uuid import uuid4
 
 from pyarrow import fs
 
@@ -14,6 +15,7 @@ from service.bundle.source import shown
 from service.errors import BulkError
 
 SCHEMES = ("s3", "gs")
+MOST_BYTES = 5 * 2**30  # of an object that S3 copies at once, which renaming is
 # What a store says of one object that may not be read; every other fault is one of the store.
 DENIED = ("ACCESS_DENIED", "PERMISSION_DENIED", "HTTP 403")
 
@@ -108,18 +110,39 @@ class Address:
 
     @contextmanager
     def replacing(self) -> Iterator[IO[bytes]]:
-        """A stream to the object, which is there once the stream ended well."""
-        with _sentences(self):
-            stream = self._files.open_output_stream(self._path)
+        """A stream to an object that gets this name when it is complete, and not before.
+
+        Raises:
+            BulkError: the store does not answer, or the object has more than MOST_BYTES.
+        """
+        # pyarrow completes an upload that is given up, and so under a name of its own.
+        new = self.with_name(f".{self.name}.{uuid4().hex[:8]}")
         try:
-            yield stream
+            with _sentences(self), new.sink() as stream:
+                yield stream
+                length = stream.tell()
+            new.rename(self, length)
         except BaseException:
-            # pyarrow completes an upload that is left.
-            stream.close()
-            self.remove()
+            new.remove()
             raise
-        with _sentences(self):
-            stream.close()
+
+    def sink(self) -> Any:
+        """A stream of pyarrow to the object."""
+        return self._files.open_output_stream(self._path)
+
+    def rename(self, to: "Address", length: int) -> None:
+        """Gives the object, of `length` bytes, the name `to`.
+
+        Raises:
+            BulkError: it has more than MOST_BYTES, or the store does not answer.
+        """
+        if length > MOST_BYTES:
+            raise BulkError(
+                f"{to} has {length:,} bytes; a store renames {MOST_BYTES:,} at most: "
+                "make more tables, with --shard"
+            )
+        with _sentences(to):
+            self._files.move(self._path, str(to).partition("://")[2])
 
     def remove(self) -> None:
         """Removes the object, if it is there."""

@@ -509,6 +509,22 @@ def test_metrics_have_a_port_that_prometheus_alone_reaches(manifests):
     ]
 
 
+def test_the_bulk_job_on_a_store_has_addresses_and_no_claim(manifests):
+    for name, begin in (("bulk", "/"), ("overlays/bulk-store", "s3://")):
+        (pod,) = [pod for _, pod in pods((name, each) for each in manifests[name])]
+        (container,) = pod["containers"]
+        (command,) = container["args"]
+        variables = {each["name"]: each.get("value", "") for each in container["env"]}
+        for place in ("PICTURES", "RESULTS"):
+            assert f"${place}" in command
+            assert variables[place].startswith(begin)
+        claims = [each for each in pod["volumes"] if "persistentVolumeClaim" in each]
+        assert bool(claims) == (begin == "/")
+        (rules,) = [each["spec"] for each in manifests[name] if each["kind"] == "NetworkPolicy"]
+        ports = [port["port"] for rule in rules.get("egress", []) for port in rule["ports"]]
+        assert ports == ([] if begin == "/" else [443, 53, 53])
+
+
 def test_an_eviction_is_no_failure_of_a_job(manifests):
     for name in ("train", "bulk"):
         (job,) = [each["spec"] for each in manifests[name] if each["kind"] == "Job"]

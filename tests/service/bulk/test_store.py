@@ -104,12 +104,22 @@ def test_a_killed_command_goes_on_in_a_bucket(tmp_path, engine, store):
     assert not parts.exists()
 
 
-def test_a_table_that_fails_half_way_is_not_there(store):
-    out = place_of(f"{BUCKET}/half.parquet")
+def test_a_table_that_fails_half_way_leaves_the_one_before(store):
+    out = place_of(f"{BUCKET}/half/out.parquet")
+    places.write(out, b"before")
     with suppress(ZeroDivisionError), places.replacing(out) as stream:
         stream.write(b"PAR1")
         raise ZeroDivisionError
-    assert not out.exists()
+    assert out.read() == b"before"
+    assert places.names(out.with_name("")) == {"out.parquet"}
+
+
+def test_a_table_that_a_store_cannot_rename_is_a_sentence(store, monkeypatch):
+    monkeypatch.setattr("service.bulk.store.MOST_BYTES", 3)
+    out = place_of(f"{BUCKET}/long/out.parquet")
+    with pytest.raises(BulkError, match=r"has 4 bytes; a store renames 3 at most: .* --shard$"):
+        places.write(out, b"PAR1")
+    assert places.names(out.with_name("")) == set()
 
 
 def test_an_object_that_is_gone_is_a_row_and_a_silent_store_is_none(engine, store, monkeypatch):
