@@ -9,7 +9,9 @@ from contextlib import suppress
 import httpx
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
+from service.__main__ import main
 from service.bulk import places
 from service.bulk.job import EXPLAINED_A_PART, Job, Parts
 from service.bulk.places import place_of
@@ -17,6 +19,7 @@ from service.bulk.rows import UNREADABLE
 from service.bulk.run import Run
 from service.errors import BulkError
 from service.explain import ask
+from service.settings import EMBEDDED_BUNDLE
 from support import stores
 from support.images import COLOURS, draw, encode
 from support.servers import ROOT, environment
@@ -102,6 +105,22 @@ def test_a_killed_command_goes_on_in_a_bucket(tmp_path, engine, store):
     assert table["path"].to_pylist() == [f"{number:05}.png" for number in range(MANY)]
     assert table["error_code"].null_count == MANY
     assert not parts.exists()
+
+
+def test_the_command_draws_the_mistakes_of_a_bucket(store):
+    for name in ("airplane", "automobile"):
+        put(store[0], f"truth/frog/{name}.webp", (EMBEDDED_BUNDLE / f"{name}.webp").read_bytes())
+    out = f"{BUCKET}/drawn/out.parquet"
+    for _ in range(2):
+        done = CliRunner().invoke(main, ["predict", f"{BUCKET}/truth", "--out", out, "--overwrite"])
+        assert done.exit_code == 0, done.output
+        assert "accuracy 0.0%" in done.stdout
+        assert f"a map of the wrong class in {out}.mistakes" in done.stdout
+        drawn = places.names(place_of(f"{out}.mistakes"))
+        assert {name[3:] for name in drawn} == {
+            "frog-as-airplane.png",
+            "frog-as-automobile.png",
+        }
 
 
 def test_a_table_that_fails_half_way_leaves_the_one_before(store):
