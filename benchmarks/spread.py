@@ -3,11 +3,13 @@
 Each engine runs the example of docs/bulk.md on two nodes of this machine, in an environment of its
 own. Its seconds are those of the example, in which every worker opens the bundle; the start of the
 cluster is counted apart. The command's are those of its process, start included. All take turns, on
-a folder and on one of several times as many images: the difference is the rate beyond the starts.
+a folder and on one of several times as many images: the difference is what an image costs beyond
+the starts. Other work on the machine lengthens seconds by the clock more than those of processors.
 Tables must have the same rows, floats to 1e-4.
 """
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -31,9 +33,10 @@ COMMAND = "the command"
 
 
 class Times(NamedTuple):
-    """Seconds by the clock: of the `work`, and of the `start` before it."""
+    """Seconds of the `work` by the clock and of `processors`, and of the `start` before it."""
 
     work: float
+    processors: float
     start: float
 
 
@@ -62,14 +65,18 @@ def _turn(folder: Path, scratch: Path) -> dict[str, Times]:
     """The times of the command and of each engine, whose tables must agree."""
     expected = scratch / "command.parquet"
     words = ["-m", "service", "predict", str(folder), "--out", str(expected), "--overwrite"]
-    times = {COMMAND: Times(_run([sys.executable, *words])[1], 0)}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    _, seconds = _run([sys.executable, *words])
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    times = {COMMAND: Times(seconds, used, 0)}
     for engine in spread.ENGINES:
         out = scratch / engine
         shutil.rmtree(out, ignore_errors=True)
         words = ["-m", "support.spread", engine, str(folder), str(out)]
         printed, seconds = _run([str(python_of(engine)), *words])
-        work = float(printed.split()[-1])
-        times[engine] = Times(work, seconds - work)
+        work, used = map(float, printed.split()[-2:])
+        times[engine] = Times(work, used, seconds - work)
         agree(by_path(out), by_path(expected))
     return times
 
@@ -78,20 +85,24 @@ def _print(
     small: dict[str, list[Times]], large: dict[str, list[Times]], count: int, copies: int
 ) -> None:
     """Prints the medians as a table."""
-    many, cores = count * copies, os.cpu_count()
-    click.echo(f"{cores} cores; {os.getloadavg()[2]:.1f} processes wanted them (15 minutes)\n")
+    many = count * copies
+    load = f"{os.getloadavg()[2]:.1f} processes wanted them (15 minutes)"
+    click.echo(f"{os.cpu_count()} cores; {load}\n")
     click.echo(
         f"| by | start of the cluster, s | {count:,} images, s | {many:,} images, s "
-        f"| images a second beyond the start | of the command's |\n|{' --- |' * 6}"
+        f"| processor time an image beyond the start, ms | rate by it |\n|{' --- |' * 6}"
     )
-    rates = {}
-    for name, turns in small.items():
-        start = median(one.start for one in (*turns, *large[name]))
-        less, more = (median(one.work for one in found) for found in (turns, large[name]))
-        rates[name] = (many - count) / (more - less)
-        share = rates[name] / rates[COMMAND]
-        row = f"{name} | {start:.0f} | {less:.0f} | {more:.0f} | {rates[name]:,.0f} | {share:.2f}"
-        click.echo(f"| {row} |")
+    costs = {}
+    for name in small:
+        less, more = (
+            Times(*(median(values) for values in zip(*turns[name], strict=True)))
+            for turns in (small, large)
+        )
+        costs[name] = (more.processors - less.processors) / (many - count)
+        click.echo(
+            f"| {name} | {less.start:.0f} | {less.work:.0f} | {more.work:.0f} "
+            f"| {1000 * costs[name]:.2f} | {costs[COMMAND] / costs[name]:.2f} |"
+        )
 
 
 def _run(command: Sequence[str]) -> tuple[str, float]:

@@ -3,8 +3,8 @@
     python -m support.spread ENGINE FOLDER OUT [--nodes 1] [--killed]
 
 runs in an environment that has ENGINE (ray, pyspark, dask), on two nodes with a worker each, and
-prints the seconds that the example took. One node is a form that takes half of the processor time.
-With --killed a worker kills itself once (support.killed).
+prints the seconds that the example took, by the clock and of processors. One node takes half of the
+processor time. With --killed a worker kills itself once (support.killed).
 """
 
 import argparse
@@ -13,10 +13,11 @@ import re
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from support.servers import ROOT, descendants
+
 ENGINES = ("ray", "pyspark", "dask")
 RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -93,6 +94,16 @@ def dask(nodes: int) -> Iterator[dict[str, str]]:
         yield {"tcp://scheduler:8786": cluster.scheduler_address}
 
 
+def _processor_seconds() -> float:
+    """What this process, those below it, and those of them that ended have used (Linux)."""
+    ticks = 0
+    for pid in (os.getpid(), *descendants(os.getpid())):
+        with suppress(OSError):  # it may end meanwhile
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += sum(map(int, fields[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def main() -> None:
     """Runs the example of an engine."""
     parser = argparse.ArgumentParser()
@@ -110,9 +121,10 @@ def main() -> None:
     with globals()[arguments.engine](arguments.nodes) as more:
         for before, after in (names | more).items():
             text = text.replace(before, after)
-        started = time.perf_counter()
+        started, used = time.perf_counter(), _processor_seconds()
         exec(compile(text, f"the example of {arguments.engine}", "exec"), {"__name__": "example"})  # noqa: S102
-        print(f"{time.perf_counter() - started:.2f}")
+        seconds = time.perf_counter() - started
+        print(f"{seconds:.2f} {_processor_seconds() - used:.2f}")
 
 
 if __name__ == "__main__":
