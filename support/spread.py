@@ -10,7 +10,9 @@ processor time. With --killed a worker kills itself once (support.killed).
 import argparse
 import os
 import re
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -39,7 +41,8 @@ def example(engine: str) -> str:
 @contextmanager
 def ray(nodes: int) -> Iterator[dict[str, str]]:
     """Ray with a raylet a node."""
-    os.environ.update(RAY)
+    scratch = tempfile.mkdtemp(prefix="ray-")  # else each run leaves its logs in /tmp/ray
+    os.environ.update(RAY, RAY_TMPDIR=scratch)
     import ray as engine  # noqa: PLC0415 - of the environment
     from ray.cluster_utils import Cluster  # noqa: PLC0415
 
@@ -55,6 +58,7 @@ def ray(nodes: int) -> Iterator[dict[str, str]]:
     finally:
         engine.shutdown()
         cluster.shutdown()
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextmanager
