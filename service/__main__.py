@@ -20,6 +20,14 @@ PATH = click.Path(path_type=Path, exists=True, dir_okay=False)
 FILE = click.argument("file", type=PATH)
 
 
+class Place(click.Path):
+    """A path, or as a string an address in an object store."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Reads an argument."""
+        return value if "://" in str(value) else super().convert(value, param, ctx)
+
+
 class Command(click.Group):
     """A group of commands that end with one sentence on our own errors, not with a traceback."""
 
@@ -222,7 +230,7 @@ def key(name: str, scopes: tuple[str, ...], passes: int | None, megapixels: int 
 
 
 @main.command()
-@click.argument("path", type=click.Path(path_type=Path, exists=True))
+@click.argument("path", type=Place(path_type=Path, exists=True))
 @click.option(
     "--top-k",
     type=click.IntRange(1),
@@ -232,8 +240,8 @@ def key(name: str, scopes: tuple[str, ...], passes: int | None, megapixels: int 
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Folder: the table to write, a Parquet file.",
+    type=Place(path_type=Path, dir_okay=False),
+    help="Folder: the table to write, a Parquet file; a path or an address.",
 )
 @click.option("--overwrite", is_flag=True, help="Folder: replace the table if it exists.")
 @click.option(
@@ -261,23 +269,28 @@ def key(name: str, scopes: tuple[str, ...], passes: int | None, megapixels: int 
 )
 @click.option(
     "--maps",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder: the folder to write the maps to, as .npy files.",
+    type=Place(path_type=Path, file_okay=False),
+    help="Folder: the folder to write the maps to, as .npy files; a path or an address.",
 )
 @click.pass_context
 def predict(
-    ctx: click.Context, /, path: Path, top_k: int, out: Path | None, **folder_options: Any
+    ctx: click.Context,
+    /,
+    path: Path | str,
+    top_k: int,
+    out: Path | str | None,
+    **folder_options: Any,
 ) -> None:
     """Predicts the classes of an image, or of all images in a folder.
 
-    PATH is an image or a folder. The most probable classes of an image are printed as JSON; the
-    predictions of a folder are written to a table; where its folders are called like classes, the
-    accuracy and the worst mistakes are printed, too. A run of a folder that was stopped or killed
-    continues when it is started again.
+    PATH is an image, a folder, or the address of a folder: s3://bucket/images. The most probable
+    classes of an image are printed as JSON; the predictions of a folder are written to a table;
+    where its folders are called like classes, the accuracy and the worst mistakes are printed, too.
+    A run of a folder that was stopped or killed continues when it is started again.
     """
     from service.local import open_model
 
-    if path.is_dir():
+    if isinstance(path, str) or path.is_dir():
         from service.bulk.command import predict_folder
 
         parameters = _parameters(folder_options.pop("given"))

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import click
 
+from service.bulk import places
 from service.bulk.job import Job, Shard
+from service.bulk.places import Place, place_of
 from service.bulk.run import Run
 from service.bulk.truth import Mistake, Verdict, judge
+from service.bundle.delivery import deliver
 from service.bundle.folder import load
 from service.errors import RequestError, Stopped
 from service.explain import Question, ask, explain, render
@@ -27,9 +30,9 @@ STOPPED = 130  # the exit status of a shell command that SIGINT ended, 128 + 2
 
 
 def predict_folder(
-    folder: Path,
+    folder: str | Path,
     top_k: int,
-    out: Path | None,
+    out: str | Path | None,
     *,
     overwrite: bool,
     shard: str,
@@ -37,9 +40,11 @@ def predict_folder(
     target: str | None,
     parameters: Mapping[str, str],
     quality: str,
-    maps: Path | None,
+    maps: str | Path | None,
 ) -> None:
     """Writes the table `out`; prints the accuracy and the worst mistakes of folders of classes.
+
+    `folder`, `out` and `maps` are paths, or addresses in an object store.
 
     Raises:
         UsageError: the options do not go together.
@@ -47,27 +52,32 @@ def predict_folder(
     """
     if out is None:
         raise click.UsageError(f"{folder} is a folder: name the table to write with --out")
-    if out.exists() and not overwrite:
+    table = place_of(out)
+    if table.exists() and not overwrite:
         raise click.UsageError(f"{out} exists: give --overwrite to replace it, or another --out")
     if method is None and (target or parameters or maps or quality != "basic"):
         raise click.UsageError(
             "--target, --set, --quality and --maps are for explanations: give --explain METHOD, too"
         )
+    if fetched := deliver():
+        click.echo(fetched, err=True)
     settings = Settings.from_environment()
     bundle = load(settings.bundle, settings.bundle_digest)
     manifest = bundle.manifest
     question = ask(manifest, method, target, parameters, quality) if method else None
-    job = Job(folder, out, question, maps, Shard.parse(shard), check_top_k(top_k, manifest))
+    kept = None if maps is None else place_of(maps)
+    share, most = Shard.parse(shard), check_top_k(top_k, manifest)
+    job = Job(place_of(folder), table, question, kept, share, most)
     engine = Engine(bundle, settings.device, settings.threads)
     pixels = settings.max_pixels or MAX_PIXELS
     run = Run(engine, job, pixels, settings.threads or host.cores(), settings.decode_memory)
-    _work(run, out)
-    verdict = judge(out, manifest)
+    _work(run, table)
+    verdict = judge(table, manifest)
     if verdict is not None:
         _report(verdict, job, engine, pixels)
 
 
-def _work(run: Run, out: Path) -> None:
+def _work(run: Run, out: Place) -> None:
     """Does the work of `run` behind a progress bar."""
     try:
         with click.progressbar(
@@ -91,9 +101,9 @@ def _report(verdict: Verdict, job: Job, engine: Engine, max_pixels: int) -> None
         click.echo("no mistakes")
         return
     folder = job.out.with_name(f"{job.out.name}.mistakes")
-    folder.mkdir(exist_ok=True)
-    for old in folder.glob("[0-9][0-9]-*.png"):
-        old.unlink()
+    for old in places.names(folder):
+        if re.fullmatch("[0-9]{2}-.*[.]png", old):
+            places.remove(folder / old)
     mistakes = verdict.count - verdict.right
     shown = f"the {len(verdict.worst)} surest" if mistakes > len(verdict.worst) else "all"
     click.echo(f"mistakes: {mistakes:,}; {shown}, with a map of the wrong class in {folder}")
@@ -102,7 +112,7 @@ def _report(verdict: Verdict, job: Job, engine: Engine, max_pixels: int) -> None
 
 
 def _drawn(
-    mistakes: tuple[Mistake, ...], folder: Path, job: Job, engine: Engine, max_pixels: int
+    mistakes: tuple[Mistake, ...], folder: Place, job: Job, engine: Engine, max_pixels: int
 ) -> Iterator[str]:
     """Draws each mistake; yields it in words."""
     question = _question(job.question, engine)
@@ -113,11 +123,12 @@ def _drawn(
             continue
         name = f"{number:02}-{_slug(truth)}-as-{_slug(label)}.png"
         try:
-            drawn = _overlay(job.folder / path, question, engine, max_pixels)
+            (file,) = places.images(job.folder, [path])
+            drawn = _overlay(file.read(), question, engine, max_pixels)
         except (RequestError, OSError) as error:
             yield f"{words} (not drawn: {error})"
             continue
-        (folder / name).write_bytes(drawn)
+        places.write(folder / name, drawn)
         yield f"{words} ({name})"
 
 
@@ -129,8 +140,8 @@ def _question(given: Question | None, engine: Engine) -> Question | None:
     return ask(engine.manifest, cheapest.name, None, {}, "basic") if cheapest else None
 
 
-def _overlay(path: Path, question: Question, engine: Engine, max_pixels: int) -> bytes:
-    sent = fit_image(path.read_bytes(), engine.manifest.input, max_pixels, keep=True)
+def _overlay(content: bytes, question: Question, engine: Engine, max_pixels: int) -> bytes:
+    sent = fit_image(content, engine.manifest.input, max_pixels, keep=True)
     assert sent.ground is not None
     logits = engine.predict(sent.fitted[None]).rows()[0].logits
     attribution = explain(engine, sent.fitted, question, logits)

@@ -9,6 +9,9 @@ the third on. Until the table OUT is complete, the folder OUT.parts lies beside 
     lock                  held while a run is at work
 
 A part that exists is not made again, so the same command continues where it was stopped or killed.
+
+At an address there is no lock, for none would end with its process, and `names` is in a temporary
+folder of this machine. Two runs of one job there do work twice; the rows of a part are the same.
 """
 
 import fcntl
@@ -17,14 +20,16 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from service.bulk import parquet
+from service.bulk import places
+from service.bulk.places import Place
 from service.bundle.manifest import Manifest
 from service.errors import BulkError, InvalidParameter, short
 from service.explain import Question, Target
@@ -71,10 +76,10 @@ class Job:
     file in that folder.
     """
 
-    folder: Path
-    out: Path
+    folder: Place
+    out: Place
     question: Question | None = None
-    maps: Path | None = None
+    maps: Place | None = None
     shard: Shard = Shard()
     top_k: int = TOP_K
 
@@ -87,7 +92,7 @@ class Job:
         """The settings that the rows depend on, as JSON values."""
         question = self.question
         return {
-            "folder": str(self.folder.resolve()),
+            "folder": places.identity(self.folder),
             "model": f"{manifest.name} {manifest.version}",
             "method": question and question.method.name,
             "target": question and question.target and target_text(question.target, manifest),
@@ -114,36 +119,38 @@ class Parts:
         """
         self.folder = job.out.with_name(f"{job.out.name}.parts")
         self._part_files = job.part_files
-        # The system ends the lock with the process, however that ends; a lock file would stay.
-        self._unlock = weakref.finalize(self, os.close, _lock(self.folder))
+        self._unlock = _locked(self.folder, self)
+        self._names = _notes(self.folder, self) / NAMES
         self.total = self._start(job, settings)
 
     @property
     def done(self) -> int:
         """The number of files in the parts that are written."""
+        written = places.names(self.folder)
         starts = range(0, self.total, self._part_files)
         return sum(
             min(self._part_files, self.total - start)
             for path, start in zip(self.paths(), starts, strict=True)
-            if path.exists()
+            if path.name in written
         )
 
-    def paths(self) -> Iterator[Path]:
-        """The paths of all parts, in order."""
+    def paths(self) -> Iterator[Place]:
+        """The places of all parts, in order."""
         for number in range(-(-self.total // self._part_files)):
             yield self.folder / f"part-{number:05}.parquet"
 
-    def missing(self) -> Iterator[tuple[Path, list[str]]]:
-        """The parts that are not written: path and names of the files."""
+    def missing(self) -> Iterator[tuple[Place, list[str]]]:
+        """The parts that are not written: place and names of the files."""
+        written = places.names(self.folder)
         # The names are read from the file, part by part: a folder may hold more than memory.
-        with (self.folder / NAMES).open("rb") as file:
+        with self._names.open("rb") as file:
             for path, lines in zip(self.paths(), pieces(file, self._part_files), strict=True):
-                if not path.exists():
+                if path.name not in written:
                     yield path, [json.loads(line) for line in lines]
 
     def remove(self) -> None:
         """Removes the folder, and ends the lock."""
-        shutil.rmtree(self.folder)
+        places.remove_folder(self.folder)
         self._unlock()
 
     def _start(self, job: Job, settings: dict[str, Any]) -> int:
@@ -153,7 +160,7 @@ class Parts:
                 "name a folder of images"
             )
         digest, total = hashlib.sha256(), 0
-        with parquet.replacing(self.folder / NAMES) as file:
+        with places.replacing(self._names) as file:
             for name in islice(_files(job.folder), job.shard.number - 1, None, job.shard.count):
                 line = json.dumps(name).encode() + b"\n"
                 file.write(line)
@@ -166,14 +173,16 @@ class Parts:
     def _check(self, settings: dict[str, Any]) -> None:
         """Checks that the job in the folder has these `settings`; writes them if there is none."""
         try:
-            written = json.loads((self.folder / JOB).read_bytes())
+            (text,) = places.contents(self.folder, [JOB])
         except FileNotFoundError:
             # Parts without settings: a run was killed while it removed the folder.
-            for part in self.folder.glob("part-*.parquet"):
-                part.unlink()
-            with parquet.replacing(self.folder / JOB) as file:
+            for name in places.names(self.folder):
+                if name.startswith("part-"):
+                    places.remove(self.folder / name)
+            with places.replacing(self.folder / JOB) as file:
                 file.write(json.dumps(settings, indent=2).encode())
             return
+        written = json.loads(text)
         for key, value in settings.items():
             if written.get(key) != value:
                 raise BulkError(
@@ -198,12 +207,14 @@ def target_text(target: Target, manifest: Manifest) -> str:
     return ",".join(names if plain and not cut else map(str, target.rows.tolist()))
 
 
-def _lock(folder: Path) -> int:
-    """Makes `folder`, and locks it until the returned file descriptor is closed.
+def _locked(folder: Place, parts: Parts) -> Callable[[], object]:
+    """Makes `folder`, and locks it until the returned function is called or `parts` are gone.
 
     Raises:
         BulkError: another run is at work in it.
     """
+    if not isinstance(folder, Path):
+        return lambda: None
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -213,28 +224,26 @@ def _lock(folder: Path) -> int:
         raise BulkError(
             f"another run is at work in {folder}: wait for it, or give another --out"
         ) from None
-    return descriptor
+    # The system ends the lock with the process, however that ends; a lock file would stay.
+    return weakref.finalize(parts, os.close, descriptor)
 
 
-def _files(folder: Path, inside: str = "") -> Iterator[str]:
+def _notes(folder: Place, parts: Parts) -> Path:
+    """A folder of this machine: `folder`, or a new one that goes with `parts`."""
+    if isinstance(folder, Path):
+        return folder
+    scratch = Path(tempfile.mkdtemp())
+    weakref.finalize(parts, shutil.rmtree, scratch, ignore_errors=True)
+    return scratch
+
+
+def _files(folder: Place, inside: str = "") -> Iterator[str]:
     """The names of the images below `folder`, relative, folders sorted among the files.
 
     Links to folders are not followed: they may lead in a circle.
     """
-    with os.scandir(folder / inside) as entries:
-        listed = sorted(
-            (entry.name, entry.is_dir(follow_symlinks=False), _is_file(entry)) for entry in entries
-        )
-    for name, is_folder, is_file in listed:
+    for name, is_folder, is_file in places.entries(folder / inside if inside else folder):
         if is_folder:
             yield from _files(folder, f"{inside}{name}/")
         elif is_file and name.lower().endswith(SUFFIXES):
             yield inside + name
-
-
-def _is_file(entry: "os.DirEntry[str]") -> bool:
-    """True for a file, and for a broken link: its row has the error."""
-    try:
-        return entry.is_file() or not Path(entry.path).exists()
-    except OSError:  # a link to itself
-        return True

@@ -20,23 +20,16 @@ The metadata of the schema name the model (`candor.name`, `candor.version`) and 
 job (`candor.job`, JSON).
 """
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import IO, Any
-from uuid import uuid4
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from service.bulk import places
+from service.bulk.places import Place
+from service.bundle.manifest import Manifest
 from service.errors import BulkError
-
-try:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-except ImportError:
-    raise BulkError(
-        "a folder needs pyarrow, which writes its Parquet table and is not installed: "
-        "install the extra `bulk`, or `pip install pyarrow`"
-    ) from None
 
 GROUP_ROWS = 4096  # of a row group: with small groups a long table has a large footer
 COMPRESSION = "zstd"
@@ -67,19 +60,24 @@ EXPLAINED = (
 )
 
 
+def metadata(manifest: Manifest) -> dict[str, str]:
+    """What names the model in the metadata of a schema."""
+    return {"candor.name": manifest.name, "candor.version": manifest.version}
+
+
 def schema(metadata: Mapping[str, str], *, explained: bool) -> pa.Schema:
     """The columns; those of explanations among them if `explained`."""
     return pa.schema(PREDICTED + EXPLAINED * explained, metadata=dict(metadata))
 
 
-def write(rows: Sequence[Mapping[str, Any]], path: Path, columns: pa.Schema) -> None:
+def write(rows: Sequence[Mapping[str, Any]], path: Place, columns: pa.Schema) -> None:
     """Writes a part; a column that a row does not have is null."""
-    with replacing(path) as file:
+    with places.replacing(path) as file:
         pq.write_table(pa.Table.from_pylist(rows, schema=columns), file, compression=COMPRESSION)
 
 
-def join(parts: Sequence[Path], out: Path, columns: pa.Schema) -> int:
-    """Writes the rows of all `parts`, in order, to `out`; returns the number of rows with errors.
+def join(folder: Place, parts: Sequence[str], out: Place, columns: pa.Schema) -> int:
+    """Writes the rows of all `parts` of `folder`, in order, to `out`; counts rows with errors.
 
     Memory holds a row group at a time.
 
@@ -87,32 +85,21 @@ def join(parts: Sequence[Path], out: Path, columns: pa.Schema) -> int:
         BulkError: a part is damaged.
     """
     errors = 0
-    with replacing(out) as file, pq.ParquetWriter(file, columns, compression=COMPRESSION) as writer:
-        for group in _groups(parts):
+    with (
+        places.replacing(out) as file,
+        pq.ParquetWriter(file, columns, compression=COMPRESSION) as writer,
+    ):
+        for group in _groups(folder, parts):
             errors += len(group) - group["error_code"].null_count
             writer.write_table(group.combine_chunks())
     return errors
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that gets the name `path` when it is complete and on the disk, and not before."""
-    new = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
-    try:
-        with new.open("wb") as file:
-            yield file
-            # On the disk before it gets its name: after a crash, a file with the name is whole.
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
-
-
-def _groups(parts: Sequence[Path]) -> Iterator[pa.Table]:
+def _groups(folder: Place, parts: Sequence[str]) -> Iterator[pa.Table]:
     held: list[pa.Table] = []
+    contents = places.contents(folder, parts)
     for part in parts:
-        held.append(_read(part))
+        held.append(_read(folder / part, contents))
         if sum(map(len, held)) >= GROUP_ROWS:
             yield pa.concat_tables(held)
             held = []
@@ -120,9 +107,9 @@ def _groups(parts: Sequence[Path]) -> Iterator[pa.Table]:
         yield pa.concat_tables(held)
 
 
-def _read(part: Path) -> pa.Table:
+def _read(part: Place, contents: Iterator[bytes]) -> pa.Table:
     try:
-        return pq.read_table(part)
+        return pq.read_table(pa.BufferReader(next(contents)))
     except (pa.ArrowInvalid, OSError) as error:
         raise BulkError(
             f"{part} is damaged ({error}): remove it, and the same command makes it again"

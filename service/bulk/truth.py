@@ -5,11 +5,12 @@ The class of an image is that of the nearest folder above it whose name is a lab
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow.parquet as pq
 
+from service.bulk import places
+from service.bulk.places import Place
 from service.bundle.manifest import Manifest
 from service.telemetry.intervals import wilson
 
@@ -57,7 +58,7 @@ class Verdict:
         return lines
 
 
-def judge(table: Path, manifest: Manifest) -> Verdict | None:
+def judge(table: Place, manifest: Manifest) -> Verdict | None:
     """The verdict on a table; None if no folder is called like a class, and for multi-label models.
 
     Rows with an error count nowhere. Memory holds a row group at a time.
@@ -68,7 +69,7 @@ def judge(table: Path, manifest: Manifest) -> Verdict | None:
     right = count = others = 0
     seen: set[str] = set()
     worst: list[Mistake] = []
-    with pq.ParquetFile(table) as file:
+    with pq.ParquetFile(places.source(table)) as file:
         for batch in file.iter_batches(columns=COLUMNS):
             for row in batch.to_pylist():
                 truth = None if row["error_code"] else _class_of(row["path"], labels)

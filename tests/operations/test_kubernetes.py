@@ -39,6 +39,7 @@ BUILT = (
     "kserve/model",
     "train",
     "bulk",
+    "overlays/bulk-store",
 )
 COMPONENTS = (
     "gpu",
@@ -413,7 +414,7 @@ def test_every_overlay_twice_in_one_namespace_has_nothing_in_common(name, manife
         (second[name], manifests[name]),
     ):
         every = [(selector, each) for each in ours for selector in selectors(each)]
-        assert every or name.partition("/")[0] in ("kserve", "bulk")
+        assert every or name.partition("/")[0] in ("kserve", "bulk") or name == "overlays/bulk-store"
         for selector, resource in every:
             assert INSTANCE in selector, resource
             chosen = [
@@ -559,6 +560,22 @@ def test_metrics_have_a_port_that_prometheus_alone_reaches(manifests):
     assert sources == [
         {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
     ]
+
+
+def test_the_bulk_job_on_a_store_has_addresses_and_no_claim(manifests):
+    for name, begin in (("bulk", "/"), ("overlays/bulk-store", "s3://")):
+        (pod,) = [pod for _, pod in pods((name, each) for each in manifests[name])]
+        (container,) = pod["containers"]
+        (command,) = container["args"]
+        variables = {each["name"]: each.get("value", "") for each in container["env"]}
+        for place in ("PICTURES", "RESULTS"):
+            assert f"${place}" in command
+            assert variables[place].startswith(begin)
+        claims = [each for each in pod["volumes"] if "persistentVolumeClaim" in each]
+        assert bool(claims) == (begin == "/")
+        (rules,) = [each["spec"] for each in manifests[name] if each["kind"] == "NetworkPolicy"]
+        ports = [port["port"] for rule in rules.get("egress", []) for port in rule["ports"]]
+        assert ports == ([] if begin == "/" else [443, 53, 53])
 
 
 def test_an_eviction_is_no_failure_of_a_job(manifests):

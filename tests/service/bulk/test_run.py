@@ -11,7 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from service.bulk.job import FILES_A_PART, Job, Shard
-from service.bulk.run import MOST_BYTES, UNREADABLE, Run
+from service.bulk.places import MOST_BYTES
+from service.bulk.rows import UNREADABLE
+from service.bulk.run import Run
 from service.errors import BulkError
 from service.explain import ask, explain
 from service.schedule.pipeline import fit_image

@@ -17,12 +17,12 @@ import yaml
 
 from service.bundle import delivery, folder, source
 from service.errors import DeliveryError, DigestError, ManifestError, MissingFileError
+from support import stores
 from support.environments import python_of
 from support.proxies import running
 from support.servers import ROOT, Server, free_port
 from support.toys import linear
 
-KEYS = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_DEFAULT_REGION": "eu-west-1"}
 NOWHERE = "https://127.0.0.1:9/b.zip"  # nothing listens there
 
 
@@ -221,17 +221,8 @@ def test_bentoml_finds_the_folder_of_an_archive(bundle, tmp_path):
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory):
     """The address of a real API of S3, and an environment that finds it."""
-    port = free_port()
-    log = tmp_path_factory.mktemp("moto") / "log"
-    command = [python_of("moto"), "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with log.open("wb") as sink, subprocess.Popen(command, stdout=sink, stderr=sink) as process:
-        try:
-            address = f"http://127.0.0.1:{port}"
-            client = httpx.Client(base_url=address, transport=httpx.HTTPTransport(retries=9))
-            assert client.put("/models").status_code == httpx.codes.OK  # a bucket
-            yield client, KEYS | {"AWS_ENDPOINT_URL": address}
-        finally:
-            process.terminate()
+    with stores.s3(tmp_path_factory.mktemp("moto") / "log", "models") as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
