@@ -32,7 +32,7 @@ def has_no_rights(pod: Pod) -> str:
         rights = {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")}
         assert rights == {f"{0:016x}"}, rights
         assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2"), "a filter of system calls"
-    for place in ("/", "/usr", "/home/bentoml/bento/src/service"):
+    for place in ("/", "/usr", "$BENTO_PATH/src/service"):
         done = pod.shell(f"touch {place}/x")
         assert "Read-only file system" in done.stderr, done.stderr
     for volume in pod.spec["volumes"]:

@@ -1,5 +1,6 @@
 """A pod of k8s/overlays/cpu, run by podman from an image that is built here.
 
+The first time the image takes a minute of processor time; it is kept while nothing in it changes.
 `scripts/pods` runs the pods of all overlays, exhausts, breaks and replaces them.
 """
 
