@@ -414,7 +414,9 @@ def test_every_overlay_twice_in_one_namespace_has_nothing_in_common(name, manife
         (second[name], manifests[name]),
     ):
         every = [(selector, each) for each in ours for selector in selectors(each)]
-        assert every or name.partition("/")[0] in ("kserve", "bulk") or name == "overlays/bulk-store"
+        assert (
+            every or name.partition("/")[0] in ("kserve", "bulk") or name == "overlays/bulk-store"
+        )
         for selector, resource in every:
             assert INSTANCE in selector, resource
             chosen = [

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[2]
+FRONT = "service/api/models/front.py"
 PROTOCOL, OVERLOAD = "service/workers/protocol.py", "service/api/overload.py"
 LISTENER, APP, BODY = "service/workers/listener.py", "service/api/app.py", "service/api/body.py"
 EXPOSITION = "service/telemetry/multiprocess.py"
@@ -79,7 +80,7 @@ ATTRIBUTES = [
     Use("uvicorn", "ServerState.default_headers", PROTOCOL),
     Use("uvicorn", "ServerState.total_requests", PROTOCOL),
     Use("starlette", "Route.endpoint", APP),
-    Use("starlette", "Route.methods", APP),
+    Use("starlette", "Route.methods", FRONT),
     Use("starlette", "Route.path", APP),
     Use("starlette", "Response.raw_headers", OVERLOAD),
     Use("bentoml", "Service.to_asgi", SERVICE),
