@@ -1,7 +1,7 @@
 """New versions and many models under load: what callers see, and what memory it takes.
 
 `swaps`: 16 connections ask while one version takes the place of another, again and again. `many`: a
-server of COUNT models with room for SIX of them, asked by a Zipf law. The generator shares the
+server of more models than it has memory for, asked by a Zipf law. The generator shares the
 cores with the server.
 """
 
@@ -37,15 +37,15 @@ ZIPF = 1.0  # the exponent
 @click.argument("sections", nargs=-1, type=click.Choice(SECTIONS))
 @click.option("--swaps", default=50, show_default=True, type=click.IntRange(1, 200))
 @click.option("--models", default=20, show_default=True, type=click.IntRange(2, 100))
-@click.option("--room", default=6, show_default=True, help="Models that the budget has room for.")
+@click.option("--memory", default=180, show_default=True, help="Of the models, in MiB.")
 @click.option("--seconds", default=60.0, show_default=True, help="Of the load on many models.")
-def main(sections: Sequence[str], swaps: int, models: int, room: int, seconds: float) -> None:
+def main(sections: Sequence[str], swaps: int, models: int, memory: int, seconds: float) -> None:
     """Prints the tables."""
     with tempfile.TemporaryDirectory() as name:
         if "swaps" in (sections or SECTIONS):
             _swaps(Path(name) / "swaps", swaps)
         if "many" in (sections or SECTIONS):
-            _many(Path(name) / "many", models, room, seconds)
+            _many(Path(name) / "many", models, memory, seconds)
 
 
 def _swaps(folder: Path, swaps: int) -> None:
@@ -62,7 +62,8 @@ def _swaps(folder: Path, swaps: int) -> None:
         time.sleep(3)
         started = time.monotonic()
         time.sleep(10)
-        calm, memory = callers.since(started), _resident(server)
+        workers = server.workers()
+        calm, memory = callers.since(started), _resident(workers)
         began = time.monotonic()
         for number in range(1, swaps + 1):
             point(folder / "model", str(number % 2))
@@ -71,7 +72,7 @@ def _swaps(folder: Path, swaps: int) -> None:
         taken = time.monotonic() - began
         during = callers.since(began)
         time.sleep(35)  # free memory goes back to the system every 30 s
-        after = _resident(server)
+        after = _resident(workers)
     ours = {seen.version: seen.probability for seen in calm + during}
     mixed = [seen for seen in during if seen.probability != ours[seen.version]]
     click.echo(f"\n{swaps} swaps in {taken:.0f} s, {CONNECTIONS} connections, {WORKERS} workers\n")
@@ -88,7 +89,7 @@ def _swaps(folder: Path, swaps: int) -> None:
     )
 
 
-def _many(folder: Path, models: int, room: int, seconds: float) -> None:
+def _many(folder: Path, models: int, memory: int, seconds: float) -> None:
     first = load(EMBEDDED_BUNDLE)
     expected = {}
     for number in range(models):
@@ -101,13 +102,17 @@ def _many(folder: Path, models: int, room: int, seconds: float) -> None:
     def path() -> str:
         return f"/models/{rank.choices(names, cum_weights=bounds)[0]}/predict"
 
-    with Server(folder, models=folder / "models", workers=1, model_memory=_room(folder, room)) as s:
-        before = _resident(s)
+    room = memory * 2**20
+    with Server(folder, models=folder / "models", workers=1, model_memory=room) as s:
+        workers = s.workers()
+        before = _resident(workers)
+        for name in reversed(names):  # each has its trial
+            assert s.client.post(f"/models/{name}/predict", content=IMAGE).status_code == 200
         with Callers(s.port, CONNECTIONS, IMAGE, path) as callers:
             peak, ended = before, time.monotonic() + seconds
             while time.monotonic() < ended:
                 time.sleep(0.5)
-                peak = max(peak, _resident(s))
+                peak = max(peak, _resident(workers))
         loads = {
             outcome: sum(
                 float(line.split()[-1])
@@ -119,7 +124,7 @@ def _many(folder: Path, models: int, room: int, seconds: float) -> None:
         in_memory = s.metric("candor_models_in_memory")
     wrong = [x for x in callers.seen if x.status == 200 and expected[x.model] != x.version]
     statuses = Counter(seen.status for seen in callers.seen)
-    click.echo(f"\n{models} models, room for {room}, Zipf {ZIPF}, {seconds:.0f} s, one worker\n")
+    click.echo(f"\n{models} models in {memory} MiB, Zipf {ZIPF}, {seconds:.0f} s, one worker\n")
     header = ("answers", "by status", "wrong", "p50 ms", "p99 ms", "loaded", "evicted", "failed")
     _, p50, p99, _ = _row(callers.seen)
     shown = json.dumps(dict(statuses)).replace('"', "")
@@ -131,20 +136,9 @@ def _many(folder: Path, models: int, room: int, seconds: float) -> None:
     )
 
 
-def _room(folder: Path, room: int) -> int:
-    """The bytes of CANDOR_MODEL_MEMORY for so many of the models, by what one takes here."""
-    (folder / "probe").mkdir()
-    with Server(folder / "probe", models=folder / "models", workers=1) as server:
-        before = _resident(server)
-        for name in ("m0", "m1", "m2"):
-            server.client.post(f"/models/{name}/predict", content=IMAGE)
-        each = (_resident(server) - before) / 3
-    return int((room + 0.5) * each * 2**20)
-
-
-def _resident(server: Server) -> float:
-    """The MiB of all workers."""
-    return resident_bytes(server.workers()) / 2**20
+def _resident(workers: Sequence[int]) -> float:
+    """The MiB of the workers, of these process ids."""
+    return resident_bytes(workers) / 2**20
 
 
 def _row(seen: Sequence[Seen]) -> tuple[str, str, str, int]:

@@ -126,7 +126,11 @@ class Catalogue:
     def _others(self) -> Iterator[Path]:
         if self._parent is None:
             return
-        for path in sorted(self._parent.iterdir()):
+        try:
+            found = sorted(self._parent.iterdir())
+        except OSError:
+            return  # it is gone, or a volume is away: what was loaded goes on
+        for path in found:
             if MODEL_NAME.fullmatch(path.name) and path.is_dir():
                 yield path
 

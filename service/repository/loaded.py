@@ -5,6 +5,7 @@ them. All of this happens on the event loop.
 """
 
 import asyncio
+import gc
 import math
 import time
 from collections.abc import Iterator
@@ -42,6 +43,11 @@ class Loaded(Generic[Answers]):
         self._gone = asyncio.Event()
 
     @property
+    def retired(self) -> bool:
+        """True once it answers nothing more."""
+        return self._retired
+
+    @property
     def in_use(self) -> bool:
         """True while it answers a request."""
         return self._users > 0
@@ -69,4 +75,6 @@ class Loaded(Generic[Answers]):
 
     def _free(self) -> None:
         self.answers.pipeline.engine.close()
+        # The parts of a pipeline refer to each other; the collector comes late by itself.
+        gc.collect()
         memory.trim()

@@ -18,15 +18,16 @@ from typing import Any, Generic, NamedTuple
 
 from service.bundle.manifest import Manifest
 from service.errors import BundleError, CandorError, Conflict, RequestError
-from service.repository.agreement import Proposal, Served
+from service.repository.agreement import PATIENCE_SECONDS, Proposal, Served
 from service.repository.catalogue import Version
 from service.repository.loaded import Answers, Loaded
 from service.repository.shelf import Shelf
+from service.telemetry.logs import logged
 from service.workers import host
 
 TICK_SECONDS = 0.1  # between two looks at the agreement
 AGAIN_SECONDS = 30.0  # after which a version that failed is tried again
-ASKED_SECONDS = 300.0  # that a caller who asks for a load waits for its end
+ASKED_SECONDS = PATIENCE_SECONDS + 10  # that a caller who asks for a load waits for its end
 SIDE = 4  # a quarter of the workers load at once: the others have the cores for answers
 
 log = logging.getLogger("candor")
@@ -75,8 +76,9 @@ class Reload(Generic[Answers]):
         self._followed = dict(self._shelf.agreement.state.served)
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            self._shelf.agreement.expire()
-            self._follow()
+            with logged("the agreement of the workers cannot be followed"):
+                self._shelf.agreement.expire()
+                self._follow()
             now = time.monotonic()
             due = self._every_seconds and not self._own and now - looked >= self._every_seconds
             if due and (looking is None or looking.done()):
@@ -154,7 +156,7 @@ class Reload(Generic[Answers]):
         number = agreement.propose(model, version)
         if number is None:
             raise Conflict("another version is being loaded: retry later")
-        async with asyncio.timeout(ASKED_SECONDS + TICK_SECONDS):
+        async with asyncio.timeout(ASKED_SECONDS):
             # Another process ends it: there is no event.
             while (reason := agreement.state.outcomes.get(number)) is None:  # noqa: ASYNC110
                 await asyncio.sleep(TICK_SECONDS / 2)

@@ -22,6 +22,7 @@ from service.repository.loaded import Answers, Loaded
 from service.repository.shelf import Shelf
 from service.schedule.pipeline import Compared, Fitted
 from service.telemetry.intervals import mean_interval, wilson
+from service.telemetry.logs import logged
 from service.telemetry.metrics import DISTANCES, Comparisons
 from service.telemetry.samples import Samples
 
@@ -140,11 +141,12 @@ class Rollouts(Generic[Answers]):
         guarded = time.monotonic()
         while True:
             await asyncio.sleep(FOLLOW_SECONDS)
-            await self._follow()
-            if self._guards and time.monotonic() - guarded >= GUARD_SECONDS:
-                guarded = time.monotonic()
-                for model, rollout in list(self._shelf.agreement.state.rollouts.items()):
-                    await self._guard(model, rollout)
+            with logged("the rollouts of the workers cannot be followed"):
+                await self._follow()
+                if self._guards and time.monotonic() - guarded >= GUARD_SECONDS:
+                    guarded = time.monotonic()
+                    for model, rollout in list(self._shelf.agreement.state.rollouts.items()):
+                        await self._guard(model, rollout)
 
     def chosen(self, served: Loaded[Answers]) -> Loaded[Answers]:
         """What answers a request that names no version of a model."""

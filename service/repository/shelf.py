@@ -112,7 +112,8 @@ class Shelf(Generic[Answers]):
         return [each for each in self if each.version.model == model]
 
     async def take(self, called: str | None, version: str | None = None) -> Loaded[Answers]:
-        """What answers a request for a model, which is loaded if need be.
+        """What answers a request for a model, which is loaded if need be. Use it before anything
+        else is awaited, or it may leave.
 
         Raises:
             NotFound: there is no such model or version, or it is unloaded.
@@ -121,14 +122,16 @@ class Shelf(Generic[Answers]):
         if called is None or (called == self.default.version.model and not version):
             return self.default
         model = self.model_of(called)
-        wanted = self._wanted(model, version)
-        found = self._loaded.get((model, wanted.short))
-        if found is not None:
-            return found
         try:
             async with asyncio.timeout(WAIT_SECONDS):
-                # Others may wait for it, too: it goes on when this caller leaves.
-                return await asyncio.shield(self._keep(self._on_demand(wanted)))
+                while True:
+                    wanted = self._wanted(model, version)
+                    found = self._loaded.get((model, wanted.short))
+                    if found is None:
+                        # Others may wait for it, too: it goes on when this caller leaves.
+                        found = await asyncio.shield(self._keep(self._on_demand(wanted)))
+                    if not found.retired:  # it may have left before this caller's turn
+                        return found
         except TimeoutError:
             raise Unavailable(
                 f"the model {model} has not been loaded within {WAIT_SECONDS:.0f} s: retry"
@@ -149,6 +152,7 @@ class Shelf(Generic[Answers]):
     def put(self, loaded: Loaded[Answers], *, served: bool = True) -> Loaded[Answers]:
         """Takes a version that was loaded; `served` unless another one answers for its model."""
         version, pipeline = loaded.version, loaded.answers.pipeline
+        loaded.used_at = time.monotonic()  # or it would be the first to leave
         self._loaded[version.model, version.short] = loaded
         self.loads.count(version.model, "loaded")
         if served:

@@ -3,6 +3,8 @@ answered carry its id, and the ids of its trace and span where it is traced.
 """
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
@@ -95,3 +97,14 @@ def configure(kind: LogFormat) -> None:
         for name in SERVERS:
             for handler in logging.getLogger(name).handlers:
                 handler.setFormatter(JsonFormatter())
+
+
+@contextmanager
+def logged(fault: str) -> Iterator[None]:
+    """Logs what the block raises, under the name of its `fault`, and goes on: for loops that must
+    not end.
+    """
+    try:
+        yield
+    except Exception:
+        logging.getLogger("candor").exception("%s: it is tried again", fault)
