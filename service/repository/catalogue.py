@@ -92,7 +92,7 @@ class Catalogue:
             try:
                 found.append(self._version(name, folder))
             except BundleError:
-                continue  # it is told of when it should be served
+                continue  # the reason is given when it should be served
         return tuple(found)
 
     def find(self, name: str, called: str) -> Version | None:

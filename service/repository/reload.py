@@ -186,7 +186,7 @@ class Reload(Generic[Answers]):
         except Conflict:
             return  # the next look tries again
         except CandorError as error:
-            # It may be half copied: it is tried again, and told of once.
+            # It may be half copied: it is tried again, and logged once.
             if (digest, str(error)) != (seen.digest, seen.reason):
                 self._fail(model, str(error))
             again = time.monotonic() + AGAIN_SECONDS

@@ -2,13 +2,12 @@
 
 import json
 import shutil
-import threading
 import time
-from collections import Counter
 
 import httpx
 import pytest
 
+from support.callers import Callers
 from support.images import draw, encode
 from support.servers import Server
 from support.versions import make_version, point, replace_file
@@ -44,42 +43,6 @@ def served(cats, tmp_path_factory):
         yield server
 
 
-class Asking:
-    """Connections that ask for predictions all the time, until they are left."""
-
-    def __init__(self, url, connections):
-        self._url = url
-        self._threads = [threading.Thread(target=self._ask) for _ in range(connections)]
-        self._ended = threading.Event()
-        self.statuses = Counter()
-        self.versions = Counter()
-        self.probabilities = {}
-        self.seconds = []
-
-    def _ask(self):
-        with httpx.Client(base_url=self._url, timeout=60) as client:
-            while not self._ended.is_set():
-                started = time.perf_counter()
-                answer = client.post("/predict", content=IMAGE)
-                self.seconds.append(time.perf_counter() - started)
-                self.statuses[answer.status_code] += 1
-                if answer.status_code == 200:
-                    found = answer.json()
-                    version = found["model"]["version"]
-                    self.versions[version] += 1
-                    self.probabilities.setdefault(version, set()).add(found["probability"])
-
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._ended.set()
-        for thread in self._threads:
-            thread.join()
-
-
 def loads(server, outcome):
     """The value of candor_model_loads_total; 0 where nothing was counted yet."""
     name = f'candor_model_loads_total{{model="cats",outcome="{outcome}"}} '
@@ -100,19 +63,18 @@ def test_versions_are_swapped_under_load_and_no_request_is_lost(cats, served):
     point(folder, "one")
     assert served.client.post(LOAD).status_code == 200
     before = loads(served, "replaced")
-    with Asking(served.url, 4) as asking:
+    with Callers(served.port, 4, IMAGE, lambda: "/predict") as callers:
         for label in ("two", "one", "two"):
             point(folder, label)
             answer = served.client.post(LOAD)
             assert answer.status_code == 200, answer.text
             assert answer.json() == {"name": "cats", "version": versions[label]}
             assert versions_now(served) == {versions[label]}
-    assert set(asking.statuses) == {200}
-    assert set(asking.versions) == set(versions.values())
+    assert {seen.status for seen in callers.seen} == {200}
+    found = {(seen.version, seen.probability) for seen in callers.seen}
     # The temperature is the version's: no answer is made by two of them.
-    assert all(len(found) == 1 for found in asking.probabilities.values())
-    one, two = (asking.probabilities[versions[label]] for label in ("one", "two"))
-    assert one.isdisjoint(two)
+    assert sorted(version for version, _ in found) == sorted(versions.values())
+    assert len({probability for _, probability in found}) == len(versions)
     text = served.client.get("/metrics").text
     for label, value in (("one", 0), ("two", 1)):
         assert f'candor_model_info{{name="cats",version="{versions[label]}"}} {value}.0' in text
