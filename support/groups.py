@@ -36,6 +36,10 @@ class MemoryGroup:
         """The limit."""
         return int(self._limit.read_text())
 
+    def limit(self, limit_bytes: int) -> None:
+        """Sets another limit."""
+        self._limit.write_text(str(limit_bytes))
+
     def peak_bytes(self) -> int:
         """The most memory that it has held at once, the kernel's cache of files included."""
         return int(self._peak.read_text())

@@ -96,7 +96,7 @@ class Reload(Generic[Answers]):
             version = await asyncio.to_thread(self._shelf.catalogue.current, model)
             served = self._shelf.agreement.state.served.get(model)
             if served is None or served.version is None or served.version.digest != version.digest:
-                await asyncio.to_thread(self._shelf.prove, version)
+                await asyncio.to_thread(self._prove, model, version)
                 await self._agreed(model, version)
             await self._shelf.take(model)
         except RequestError:
@@ -125,12 +125,21 @@ class Reload(Generic[Answers]):
             Conflict: it cannot.
         """
         try:
-            self._shelf.prove(version)
-            if (served := self._resident(model)) is not None:
-                _check_likeness(served, version)
-                self._check_memory(served, version)
+            self._prove(model, version)
         except BundleError as error:
             raise Conflict(f"{version.short} cannot be compared with {model}: {error}") from None
+
+    def _prove(self, model: str, version: Version) -> None:
+        """Checks, before any worker loads it, what can be known of a version; takes seconds.
+
+        Raises:
+            BundleError: it cannot be served in the place of the present one.
+        """
+        if (served := self._resident(model)) is not None:
+            self._check_memory(served, version)  # the trial below takes as much, or more
+        self._shelf.prove(version)
+        if served is not None:
+            _check_likeness(served, version)
 
     async def promote(self, model: str, version: Version) -> str:
         """Serves a version, and points the folder of the model to it; a sentence says why that was
@@ -181,7 +190,7 @@ class Reload(Generic[Answers]):
             version = await asyncio.to_thread(self._shelf.catalogue.current, model)
             digest = version.digest
             if digest != served.digest:
-                await asyncio.to_thread(self._shelf.prove, version)
+                await asyncio.to_thread(self._prove, model, version)
                 await self._agreed(model, version)
         except Conflict:
             return  # the next look tries again

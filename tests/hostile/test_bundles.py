@@ -17,7 +17,7 @@ from service.bundle.folder import REFERENCE, load
 from service.bundle.reference import Reference
 from service.errors import BundleError, DigestError, ManifestError
 from service.runtime import trial
-from service.settings import EMBEDDED_BUNDLE, Settings
+from service.settings import EMBEDDED_BUNDLE
 from support.servers import ROOT, environment, free_port
 
 
@@ -257,7 +257,7 @@ def without_the_rest(document):
 def test_a_graph_that_cannot_be_run_is_rejected_before_it_is_served(graph, reason, folder):
     rewrite(folder, without_the_rest, **{"predict.onnx": graph()})
     with pytest.raises(BundleError, match=reason) as caught:
-        trial.check(Settings(bundle=folder))
+        trial.check(folder, "auto")
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -265,12 +265,12 @@ def test_a_graph_without_end_is_rejected_before_it_is_served(folder, monkeypatch
     monkeypatch.setattr(trial, "SECONDS", 3)  # of which the imports take one
     rewrite(folder, without_the_rest, **{"predict.onnx": endless_loop()})
     with pytest.raises(BundleError, match="did not run within 3 s") as caught:
-        trial.check(Settings(bundle=folder))
+        trial.check(folder, "auto")
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_the_embedded_graphs_pass_the_trial(folder):
-    trial.check(Settings(bundle=folder))
+    trial.check(folder, "auto")
 
 
 @pytest.mark.parametrize(

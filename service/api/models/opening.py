@@ -39,6 +39,7 @@ class Opener:
         self._resources = resources
         self._default = default
         self._proven = proven
+        self._known: set[str] = set()  # digests, of a lone worker
         # The device is the same for all: what fails on it makes the worker unready.
         self.health = Health(metrics.device_failures)
         self._choice = choice.received(settings.fixed_precision)
@@ -82,10 +83,13 @@ class Opener:
             BundleError: it cannot be loaded, opened or run within limits.
         """
         note = None if self._proven is None else self._proven / f"proven-{version.digest}"
-        known = {folder.resolve() for folder in EMBEDDED.values()}
-        if version.folder in known or (note is not None and note.exists()):
+        embedded = {folder.resolve() for folder in EMBEDDED.values()}
+        if version.folder in embedded or version.digest in self._known:
+            return
+        if note is not None and note.exists():
             return
         load(version.folder)  # a missing or damaged file is found at once
         trial.check(version.folder, self._settings.precision)
+        self._known.add(version.digest)
         if note is not None:
             note.touch()

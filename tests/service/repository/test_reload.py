@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import sys
 import time
 
 import httpx
 import pytest
 
 from support.callers import Callers
+from support.groups import memory_group
 from support.images import draw, encode
 from support.servers import Server
 from support.versions import make_version, point, replace_file
@@ -180,6 +182,28 @@ def test_the_default_model_cannot_be_unloaded(served):
     answer = served.client.post("/v2/repository/models/cats/unload")
     assert answer.status_code == 409
     assert "cannot be unloaded" in answer.json()["error"]
+
+
+def test_a_version_without_room_is_refused(tmp_path):
+    folder = tmp_path / "cats"
+    versions = [make_version(folder / str(n), temperature=float(n)) for n in (1, 2)]
+    point(folder, "1")
+    with memory_group(2**30) as group:
+        if group is None:
+            pytest.skip("this machine allows no control groups")
+        command = group.command(sys.executable, "-m", "service", "serve")
+        settings = {"bundle": folder, "model_name": "cats", "workers": 1}
+        with Server(tmp_path, command, ready_seconds=60, **settings) as server:
+            for label in ("2", "1"):  # both pass their trials
+                point(folder, label)
+                assert server.client.post(LOAD).status_code == 200
+            group.limit(int(server.metric("candor_memory_bytes")) + 2**20)
+            point(folder, "2")
+            answer = server.client.post(LOAD)
+            group.limit(2**30)
+            assert answer.status_code == 409
+            assert "give the service more memory" in answer.json()["error"]
+            assert versions_now(server, of=2) == {versions[0]}
 
 
 def test_a_pointer_is_followed_by_itself(tmp_path):
