@@ -16,7 +16,14 @@ from typing import Any, Generic, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from service.errors import CandorError, InvalidParameter, RequestError, short
+from service.errors import (
+    CandorError,
+    Conflict,
+    InvalidParameter,
+    NotFound,
+    RequestError,
+    short,
+)
 from service.repository.agreement import Rollout
 from service.repository.loaded import Answers, Loaded
 from service.repository.shelf import Shelf
@@ -32,6 +39,7 @@ AT_ONCE = 2  # comparisons in a worker: answers come first
 FOLLOW_SECONDS, GUARD_SECONDS = 0.25, 2.0
 # Of a rollout that names none: shares, a correlation, images.
 SHARE, LABELS, MAPS, IMAGES = 0.1, 0.8, 0.5, 100
+FIELDS = ("version", "mode", "share", "least_labels", "least_maps", "least_images")
 LIMITS: Mapping[str, tuple[float, float]] = {
     "share": (0.0, 1.0),
     "least_labels": (0.0, 1.0),
@@ -248,19 +256,21 @@ def rollout_of(given: Mapping[str, Any], shelf: Shelf[Any], model: str) -> Rollo
     """The rollout that a caller asks for.
 
     Raises:
-        InvalidParameter: a field is unknown or out of range, or there is no such version.
+        InvalidParameter: a field is out of range.
+        NotFound: there is no such version.
+        Conflict: it is the served one.
     """
-    known = {"version", "mode", *LIMITS}
-    if unknown := sorted(given.keys() - known):
-        raise InvalidParameter(f"{short(unknown[0])} is no field; give {', '.join(sorted(known))}")
     called, mode = given.get("version"), given.get("mode", "shadow")
     version = shelf.catalogue.find(model, called) if isinstance(called, str) else None
-    if version is None or version == shelf.served(model):
+    served = shelf.served(model)
+    if version is None:
         others = [each.short for each in shelf.catalogue.versions(model)]
-        raise InvalidParameter(
-            f"version is {short(called)}; give one beside the served "
-            f"{shelf.served(model).short}, of {', '.join(others)}"
+        raise NotFound(
+            f"version is {short(called)}; give one beside the served {served.short}, of "
+            f"{', '.join(others)}"
         )
+    if version == served:
+        raise Conflict(f"version is {short(called)}, which is served: give one beside it")
     if mode not in MODES:
         raise InvalidParameter(f"mode is {short(mode)}; give {' or '.join(MODES)}")
     usual = {"share": SHARE, "least_labels": LABELS, "least_maps": MAPS, "least_images": IMAGES}

@@ -54,6 +54,7 @@ class Shelf(Generic[Answers]):
         self._budget_bytes = budget_bytes
         self._loaded: dict[Key, Loaded[Answers]] = {}
         self._loading = asyncio.Lock()
+        self._cost_share = 1.0  # resident bytes for each of a graph's, of the latest on demand
         self._failed: dict[Key, tuple[float, str]] = {}
         self._tasks = set[asyncio.Task[Any]]()  # the event loop keeps none alive
 
@@ -218,6 +219,7 @@ class Shelf(Generic[Answers]):
                 self._make_room(version)
                 await asyncio.to_thread(self.prove, version)
                 loaded = await asyncio.to_thread(self.load, version)
+                self._cost_share = loaded.cost_bytes / max(1, _bytes_of(version))
                 return self.put(loaded, served=version == self.served(version.model))
             except RequestError:
                 raise
@@ -240,11 +242,7 @@ class Shelf(Generic[Answers]):
         others = sorted(
             (each for each in self if each is not self.default), key=lambda each: each.used_at
         )
-        size = _bytes_of(version)
-        known = [each for each in self if each.cost_bytes]
-        cost = max(
-            (each.cost_bytes * size / max(1, _bytes_of(each.version)) for each in known), default=0
-        )
+        cost = self._cost_share * _bytes_of(version)
         taken = sum(each.cost_bytes for each in others)
         for each in others:
             if taken + cost <= self._budget_bytes:

@@ -12,10 +12,11 @@ from service.api.access.guard import GuardedRoute
 from service.api.body import Limits
 from service.api.models.endpoints import Answers, shared
 from service.api.models.front import MODEL
+from service.api.parameters import ignored
 from service.errors import Conflict, InvalidParameter, MalformedRequest
 from service.repository.agreement import Rollout
 from service.repository.reload import Reload
-from service.repository.rollout import Rollouts, rollout_of
+from service.repository.rollout import FIELDS, Rollouts, rollout_of
 from service.repository.shelf import Shelf
 
 JSON = "application/json"
@@ -58,7 +59,9 @@ class RolloutRoutes:
         rollout = await asyncio.to_thread(rollout_of, given, self._shelf, model)
         await asyncio.to_thread(self._reload.check, model, rollout.version)
         self._shelf.agreement.roll_out(model, rollout)
-        return _json({"model": model, **_described(rollout)})
+        unknown = [name for name in given if name not in FIELDS]
+        warnings = {"warnings": list(ignored(unknown, FIELDS))} if unknown else {}
+        return _json({"model": model, "rollout": _described(rollout), **warnings})
 
     async def comparison(self, request: Request) -> Response:
         """GET /models/NAME/comparison: of the present rollout, or of the `version` in the query."""

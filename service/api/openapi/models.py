@@ -3,11 +3,12 @@
 import inspect
 from typing import Any
 
-from service.api.openapi.problems import error, errors, problem
+from service.api.openapi.problems import error
+from service.api.problems import MEDIA_TYPE, Problem
 from service.api.wire import repository
 from service.api.wire.schemas import Schema, ref, schemas_of
 from service.bundle.manifest import Manifest
-from service.errors import NotFound
+from service.errors import Conflict, NotFound
 
 _JSON = "application/json"
 TYPES = (
@@ -62,14 +63,17 @@ def _operation(answer: type, *places: Schema, triton: bool = False) -> dict[str,
     summary = str(inspect.getdoc(answer)).partition(".")[0]
     found = {"description": summary, "content": {_JSON: {"schema": ref(answer)}}}
     # All errors of the tree may meet a request on its way; few of them do.
-    failed = {
-        str(status): error("; ".join(leaf.title for leaf in leaves)) if triton else problem(leaves)
-        for status, leaves in errors().items()
+    titles = {str(leaf.status): leaf.title for leaf in (NotFound, Conflict)}
+    described = {
+        status: error(title) if triton else _problem(title)
+        for status, title in {**titles, "default": "Another error"}.items()
     }
-    missing = error("No such model") if triton else problem([NotFound])
-    described = {"404": missing, **failed} if places else {}
     return {
         "summary": summary,
         "parameters": list(places),
-        "responses": {"200": found, **described},
+        "responses": {"200": found, **(described if places else {})},
     }
+
+
+def _problem(title: str) -> dict[str, Any]:
+    return {"description": title, "content": {MEDIA_TYPE: {"schema": ref(Problem)}}}

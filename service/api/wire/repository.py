@@ -74,10 +74,12 @@ class StandingRollout(TypedDict):
     least_images: LeastImages
 
 
-class BegunRollout(StandingRollout):
+class BegunRollout(TypedDict):
     """The rollout that has begun."""
 
     model: Name
+    rollout: StandingRollout
+    warnings: NotRequired[Warnings]
 
 
 class Interval(TypedDict):

@@ -141,21 +141,28 @@ def test_a_rollout_is_rolled_back_when_asked(served, discs):
 
 
 @pytest.mark.parametrize(
-    ("fields", "words"),
+    ("fields", "status", "words"),
     [
-        ({"version": "none"}, "give one beside the served"),
-        ({"version": "served"}, "give one beside the served"),
-        ({"version": "retrained", "mode": "loud"}, "canary or shadow"),
-        ({"version": "retrained", "share": 2}, "a number from 0 to 1"),
-        ({"version": "retrained", "share": True}, "a number from 0 to 1"),
-        ({"version": "retrained", "part": 1}, "'part' is no field"),
-        ([], "no JSON object"),
+        ({"version": "none"}, 404, "give one beside the served"),
+        ({"version": "served"}, 409, "which is served"),
+        ({"version": "retrained", "mode": "loud"}, 422, "canary or shadow"),
+        ({"version": "retrained", "share": 2}, 422, "a number from 0 to 1"),
+        ({"version": "retrained", "share": True}, 422, "a number from 0 to 1"),
+        ([], 422, "no JSON object"),
     ],
 )
-def test_a_bad_rollout_says_why(served, fields, words):
+def test_a_bad_rollout_says_why(served, fields, status, words):
     answer = served.client.post("/models/discs/rollout", content=json.dumps(fields))
-    assert answer.status_code == 422
+    assert answer.status_code == status
     assert words in answer.json()["detail"]
+
+
+def test_an_unknown_field_is_ignored_with_a_warning(served):
+    fields = {"version": "retrained", "part": 1}
+    answer = served.client.post("/models/discs/rollout", json=fields)
+    assert answer.status_code == 200
+    assert "'part'" in answer.json()["warnings"][0]
+    assert served.client.post("/models/discs/rollback").status_code == 200
 
 
 def test_maps_correlate_as_numpy_says():
