@@ -66,7 +66,7 @@ def document(
             {"url": "/", "description": "The server that gave this document"},
             {
                 "url": "/models/{name}",
-                "description": "Another model: the paths beside those of KServe, below its name",
+                "description": "Another model",
                 "variables": {"name": {"default": manifest.name}},
             },
         ],

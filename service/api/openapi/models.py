@@ -8,7 +8,7 @@ from service.api.problems import MEDIA_TYPE, Problem
 from service.api.wire import repository
 from service.api.wire.schemas import Schema, ref, schemas_of
 from service.bundle.manifest import Manifest
-from service.errors import Conflict, NotFound
+from service.errors import Conflict
 
 _JSON = "application/json"
 TYPES = (
@@ -39,7 +39,7 @@ def paths(manifest: Manifest) -> dict[str, Any]:
     version = {
         "name": "version",
         "in": "query",
-        "description": "A version of an earlier rollout; by default that of the present one.",
+        "description": "By default that of the present rollout.",
         "schema": {"type": "string", "examples": [manifest.version]},
     }
     begun = _operation(repository.BegunRollout, name)
@@ -63,10 +63,9 @@ def _operation(answer: type, *places: Schema, triton: bool = False) -> dict[str,
     summary = str(inspect.getdoc(answer)).partition(".")[0]
     found = {"description": summary, "content": {_JSON: {"schema": ref(answer)}}}
     # All errors of the tree may meet a request on its way; few of them do.
-    titles = {str(leaf.status): leaf.title for leaf in (NotFound, Conflict)}
+    titles = {str(Conflict.status): Conflict.title, "default": "Another error"}
     described = {
-        status: error(title) if triton else _problem(title)
-        for status, title in {**titles, "default": "Another error"}.items()
+        status: error(title) if triton else _problem(title) for status, title in titles.items()
     }
     return {
         "summary": summary,

@@ -10,10 +10,10 @@ Name = Annotated[str, about("The name of a model", "cifar10")]
 Version = Annotated[str, about("12 hex digits of the digest of its manifest", "06ce0ae58564")]
 Mode = Annotated[
     Literal["canary", "shadow"],
-    about("A canary answers a share of the requests that name no version; a shadow none", "shadow"),
+    about("A canary answers a share of the requests, a shadow none", "shadow"),
 ]
 Correlation = Annotated[float, about("Of two maps", 0.9, ge=-1, le=1)]
-Part = Annotated[float, about("Of requests, or of images in the shadow", 0.1, ge=0, le=1)]
+Part = Annotated[float, about("Of requests or images", 0.1, ge=0, le=1)]
 LeastLabels = Annotated[float, about("Labels that agree less end it", 0.8, ge=0, le=1)]
 LeastMaps = Annotated[float, about("Maps that correlate less end it", 0.5, ge=-1, le=1)]
 LeastImages = Annotated[int, about("Images before it may end", 100, ge=1)]
@@ -36,7 +36,7 @@ class Models(TypedDict):
     """The models of this service."""
 
     default: Annotated[str, about("The model of the short paths", "cifar10")]
-    models: Annotated[list[ModelEntry], about("All of them, the default one first")]
+    models: Annotated[list[ModelEntry], about("The default one first")]
 
 
 class LoadedModel(TypedDict):
@@ -104,16 +104,12 @@ class Comparison(TypedDict):
     served: Version
     version: Version
     rollout: Annotated[StandingRollout | None, about("The rollout, while it goes on")]
-    ended: Annotated[str | None, about("Why its rollout has ended; empty if it was asked to", "")]
-    images: Annotated[Count, about("Images that both versions have computed", 400)]
-    label_agreement: Annotated[Interval | None, about("The share with the same label")]
-    set_agreement: Annotated[Interval | None, about("The share with the same prediction set")]
-    map_correlation: Annotated[
-        Interval | None, about("Of the Grad-CAMs of both for the served version's class")
-    ]
-    mean_confidence: Annotated[
-        Confidence | None, about("The mean probability of the predicted classes")
-    ]
+    ended: Annotated[str | None, about("Why its rollout has ended", "")]
+    images: Annotated[Count, about("Images compared", 400)]
+    label_agreement: Annotated[Interval | None, about("The same label")]
+    set_agreement: Annotated[Interval | None, about("The same prediction set")]
+    map_correlation: Annotated[Interval | None, about("Of their Grad-CAMs")]
+    mean_confidence: Annotated[Confidence | None, about("Mean probabilities")]
 
 
 class EndedRollout(TypedDict):
