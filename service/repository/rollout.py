@@ -215,7 +215,8 @@ class Rollouts(Generic[Answers]):
         for loaded in self._shelf.of_model(model):
             loaded.kept = False
             loaded.answers.pipeline.watch = None
-        if candidate.version != self._shelf.served(model):
+        present = self._shelf.loaded(model, candidate.version) is candidate
+        if present and candidate.version != self._shelf.served(model):
             self._shelf.let_go(candidate, "ended")
 
     def _offer(

@@ -54,7 +54,7 @@ class Shelf(Generic[Answers]):
         self._budget_bytes = budget_bytes
         self._loaded: dict[Key, Loaded[Answers]] = {}
         self._loading = asyncio.Lock()
-        self._cost_share = 1.0  # resident bytes for each of a graph's, of the latest on demand
+        self._cost_share = 1.0  # resident bytes for each of a graph's, the most so far
         self._failed: dict[Key, tuple[float, str]] = {}
         self._tasks = set[asyncio.Task[Any]]()  # the event loop keeps none alive
 
@@ -160,15 +160,14 @@ class Shelf(Generic[Answers]):
             pipeline.metrics.serve(pipeline.model_metrics)
         return loaded
 
-    def let_go(self, loaded: Loaded[Answers], reason: str) -> None:
+    def let_go(self, loaded: Loaded[Answers], reason: str) -> asyncio.Task[None]:
         """Lets a version go after its last answer, and counts it by the `reason`."""
         version = loaded.version
-        if self._loaded.pop((version.model, version.short), None) is None:
-            return
+        del self._loaded[version.model, version.short]
         self.loads.count(version.model, reason)
         if reason == "unloaded":
             loaded.answers.pipeline.metrics.end(loaded.answers.pipeline.model_metrics)
-        self._keep(loaded.retire())
+        return self._keep(loaded.retire())
 
     def fault(self, model: str, version: str) -> str:
         """Why a version could not be loaded lately; "" if it was not tried, or will be again."""
@@ -216,10 +215,10 @@ class Shelf(Generic[Answers]):
                 return self._loaded[key]
             self._check_failed(key)
             try:
-                self._make_room(version)
+                await asyncio.gather(*self._make_room(version))
                 await asyncio.to_thread(self.prove, version)
                 loaded = await asyncio.to_thread(self.load, version)
-                self._cost_share = loaded.cost_bytes / max(1, _bytes_of(version))
+                self._weigh(loaded)
                 return self.put(loaded, served=version == self.served(version.model))
             except RequestError:
                 raise
@@ -233,8 +232,16 @@ class Shelf(Generic[Answers]):
         if self.fault(*key):
             raise _cannot(key[0])
 
-    def _make_room(self, version: Version) -> None:
-        """Lets the least recently used versions go until `version` has room.
+    def _weigh(self, loaded: Loaded[Answers]) -> None:
+        """Takes a version for as heavy as the heaviest so far, by the bytes of its graphs: what is
+        measured while others compute may be too little.
+        """
+        size = max(1, _bytes_of(loaded.version))
+        self._cost_share = max(self._cost_share, loaded.cost_bytes / size)
+        loaded.cost_bytes = round(self._cost_share * size)
+
+    def _make_room(self, version: Version) -> list[asyncio.Task[None]]:
+        """Lets the least recently used versions go until `version` has room; those that leave.
 
         Raises:
             Unavailable: it has none while all others answer.
@@ -244,11 +251,12 @@ class Shelf(Generic[Answers]):
         )
         cost = self._cost_share * _bytes_of(version)
         taken = sum(each.cost_bytes for each in others)
+        leaving = []
         for each in others:
             if taken + cost <= self._budget_bytes:
-                return
+                break
             if not each.in_use and not each.kept:
-                self.let_go(each, "evicted")
+                leaving.append(self.let_go(each, "evicted"))
                 taken -= each.cost_bytes
         if taken and taken + cost > self._budget_bytes:
             raise Unavailable(
@@ -256,6 +264,7 @@ class Shelf(Generic[Answers]):
                 f"{taken / 2**20:.0f} of {self._budget_bytes / 2**20:.0f} MiB are in use "
                 "(CANDOR_MODEL_MEMORY): retry"
             )
+        return leaving
 
 
 def _cannot(model: str) -> Unavailable:
