@@ -265,6 +265,8 @@ class Reload(Generic[Answers]):
                 return
             self._replace_default(new)
             return
+        if new is not None:
+            self._shelf.serve(new)
         for old in self._shelf.of_model(model):
             if not old.kept and (version is None or old.version.digest != version.digest):
                 self._shelf.let_go(old, "unloaded" if version is None else "replaced")
@@ -274,8 +276,7 @@ class Reload(Generic[Answers]):
         if new is None or new is old:
             return
         self._shelf.default = new
-        pipeline = new.answers.pipeline
-        pipeline.metrics.serve(pipeline.model_metrics)
+        self._shelf.serve(new)
         self._shelf.let_go(old, "replaced")
         log.info("%s: version %s for %s", old.version.model, new.version.short, old.version.short)
 

@@ -152,13 +152,19 @@ class Shelf(Generic[Answers]):
 
     def put(self, loaded: Loaded[Answers], *, served: bool = True) -> Loaded[Answers]:
         """Takes a version that was loaded; `served` unless another one answers for its model."""
-        version, pipeline = loaded.version, loaded.answers.pipeline
+        version = loaded.version
         loaded.used_at = time.monotonic()  # or it would be the first to leave
         self._loaded[version.model, version.short] = loaded
         self.loads.count(version.model, "loaded")
         if served:
-            pipeline.metrics.serve(pipeline.model_metrics)
+            self.serve(loaded)
         return loaded
+
+    @staticmethod
+    def serve(loaded: Loaded[Answers]) -> None:
+        """Notes in the metrics that a version answers for its model from now on."""
+        pipeline = loaded.answers.pipeline
+        pipeline.metrics.serve(pipeline.model_metrics)
 
     def let_go(self, loaded: Loaded[Answers], reason: str) -> asyncio.Task[None]:
         """Lets a version go after its last answer, and counts it by the `reason`."""
