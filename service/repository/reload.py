@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Generic, NamedTuple
 
-from service.bundle.manifest import Manifest
+from service.bundle.manifest import MANIFEST, Manifest
 from service.errors import BundleError, CandorError, Conflict, RequestError
 from service.repository.agreement import PATIENCE_SECONDS, Proposal, Served
 from service.repository.catalogue import Version
@@ -322,15 +322,15 @@ def _check_likeness(old: Loaded[Any], new: Version) -> None:
         BundleError: it has other labels, or another kind of input or answer.
     """
     ours = old.answers.pipeline.engine.manifest
-    theirs = Manifest.parse((new.folder / "manifest.json").read_bytes())
+    theirs = Manifest.parse((new.folder / MANIFEST).read_bytes())
     for what, before, after in (
-        ("labels", ours.labels, theirs.labels),
-        ("kind of answer", _kind(ours), _kind(theirs)),
-        ("input", ours.input.shape, theirs.input.shape),
+        ("other labels", ours.labels, theirs.labels),
+        ("another kind of answer", _kind(ours), _kind(theirs)),
+        ("another input", ours.input.shape, theirs.input.shape),
     ):
         if before != after:
             raise BundleError(
-                f"the version {new.short} has another {what} than {old.version.short} "
+                f"the version {new.short} has {what} than {old.version.short} "
                 f"({after!r:.60} for {before!r:.60}): serve it under a name of its own"
             )
 

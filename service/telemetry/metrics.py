@@ -437,7 +437,7 @@ class Metrics:
         )
         self.model_requests = Counter(
             "candor_model_requests",
-            "Requests answered by a version of a model.",
+            "HTTP requests with images that a version of a model answered.",
             ("model", "version", "code"),
             registry=registry,
         )

@@ -152,7 +152,7 @@ def no_onnx(folder):
         (cut_graph, "the manifest says"),
         (no_graph, "is missing"),
         (no_json, "no manifest"),
-        (other_labels, "another labels"),
+        (other_labels, "has other labels"),
         (other_answer, "self-test"),
         (no_schema, "99"),
         (nothing, "names 'bad'"),
