@@ -156,13 +156,13 @@ class Candor:
             if SETTINGS.knows_bundle and not SETTINGS.compares:
                 return
             from service.repository import catalogue  # noqa: PLC0415
-            from service.runtime import comparison, trial  # noqa: PLC0415
+            from service.runtime import decision, trial  # noqa: PLC0415
 
             served = replace(SETTINGS, bundle=catalogue.current_of(SETTINGS.bundle))
             if not served.knows_bundle:
                 trial.check(served.bundle, served.precision)
             if SETTINGS.compares:
-                comparison.decide(served).pass_on()
+                decision.decide(served).pass_on()
         except (BundleError, PrecisionError, SettingsError) as error:
             raise BentoMLException(str(error)) from None
 

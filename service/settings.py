@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -29,6 +30,7 @@ EMBEDDED: Mapping[str, Path] = {  # the bundles of this repository, by name
     "imagenet": Path(__file__).parent / "imagenet",
 }
 GPU = Path("/dev/nvidia0")
+INT8 = "predict.int8.onnx"  # in a bundle, or in each of a folder of versions
 MOST_CLASSES = 1_000_000
 NAMED_COUNTS = {"all": MOST_CLASSES, "none": 0}
 # When predictions are explained (service.explain.policy, a room further up, reads it).
@@ -223,7 +225,7 @@ class Settings:
     precision: Literal["auto"] | Precision = _setting(
         "auto",
         _one_of("auto", *get_args(Precision)),
-        "on a CPU: auto, float32, bfloat16 or int8; auto measures where OpenVINO is installed",
+        "on a CPU: auto, float32, bfloat16 or int8; auto measures what the bundle allows",
     )
     host: str = _setting("127.0.0.1", _text, "address to listen on")
     port: int = _setting(3000, _integer(1, 65_535), "port to listen on")
@@ -387,11 +389,15 @@ class Settings:
 
     @property
     def compares(self) -> bool:
-        """True if OpenVINO is asked for, or may be the faster one here."""
+        """True if OpenVINO is asked for, or if it or int8 may be the faster one here."""
         if self.engine == "openvino" or self.precision == "bfloat16":
             return True
-        on_cpu = self.wanted_device == "cpu" and self.engine == "auto"
-        return on_cpu and find_spec("openvino") is not None
+        if self.wanted_device != "cpu":
+            return False
+        if self.engine == "auto" and find_spec("openvino") is not None:
+            return True
+        found = (self.bundle.glob(f"{folder}{INT8}") for folder in ("", "*/"))
+        return self.precision == "auto" and any(chain(*found))
 
     @property
     def fixed_precision(self) -> Precision | None:

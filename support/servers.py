@@ -19,6 +19,8 @@ from service import TELEMETRY_OFF
 ROOT = Path(__file__).parent.parent
 READY_SECONDS = 150  # a server starts in three; a machine may be crowded by forty times
 STOP_SECONDS = 30
+# Answers are compared with those of an engine in float32, and a choice takes a second a start.
+AS_TESTED = {"device": "cpu", "precision": "float32"}
 INHERITED_NEVER = ("CANDOR_", "BENTOML_", "PROMETHEUS_")
 
 
@@ -76,7 +78,7 @@ class Server:
         self.url = f"http://{self.authority}"
         self.log = folder / "server.log"
         self._command = command or [sys.executable, "-m", "service", "serve"]
-        self.environment = environment(folder / "home", **{"device": "cpu"} | settings)
+        self.environment = environment(folder / "home", **AS_TESTED | settings)
         self.seconds_to_ready = 0.0
         self._ready_seconds = ready_seconds
         self.process: subprocess.Popen[bytes]

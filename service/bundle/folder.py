@@ -40,6 +40,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from service import settings
 from service.bundle.manifest import MANIFEST, Digest, Manifest
 from service.errors import (
     DigestError,
@@ -52,7 +53,7 @@ from service.errors import (
 PREDICT, GRADIENT, CAM, LRP = "predict.onnx", "gradient.onnx", "cam.onnx", "lrp.onnx"
 DERIVED = (GRADIENT, CAM, LRP)  # `python -m training derive` makes them from PREDICT
 HALVES = {PREDICT: "predict.half.onnx", GRADIENT: "gradient.half.onnx", CAM: "cam.half.onnx"}
-INT8 = "predict.int8.onnx"
+INT8 = settings.INT8
 MAX_MANIFEST_BYTES = 2**26
 REFERENCE, REPORT, CARD = "reference.npz", "report.json", "CARD.md"
 PICTURES = "reference.zip"  # small views of the reference images, where the bundle may show them

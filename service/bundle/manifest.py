@@ -67,6 +67,8 @@ class Int8:
     `agreement`: share of the `test_pictures` test images that get the same class.
     `log_loss`: mean of −log p(label), in nats, with the manifest's calibration, which serves both.
     `speed_ratio`: by batch size, times as fast as predict.onnx on one core of `machine`.
+    `cam_cosine`: the median cosine of the Grad-CAMs of either for the class that predict.onnx gives
+    the test images; None if that was not measured, or there is no such map.
     """
 
     self_test: tuple[int, float]
@@ -80,6 +82,7 @@ class Int8:
     speed_ratio: Mapping[str, float]
     machine: str
     date: str
+    cam_cosine: float | None = None
 
 
 @dataclass(frozen=True)
@@ -406,6 +409,8 @@ class Manifest:
         document["prediction_sets"] = self.prediction_sets and self.prediction_sets.document()
         if self.input.colour == "as-sent":
             del document["input"]["colour"]  # as in older bundles
+        if self.int8 is not None and self.int8.cam_cosine is None:
+            del document["int8"]["cam_cosine"]  # as in older bundles
         for entry in document["parity"].values():
             if not entry["left_out"]:
                 del entry["left_out"]  # as in older bundles

@@ -1,6 +1,6 @@
 """The choice of what computes on a CPU: a runtime and a precision, by what was measured.
 
-`service.runtime.comparison` measures at the start of the service; the workers receive the choice.
+`service.runtime.decision` has it measured at the start of the service; the workers receive it.
 """
 
 import json
@@ -90,6 +90,18 @@ class Choice:
         """ONNX Runtime instead, in int8 or float32; nothing of it was measured."""
         return Choice(precision="int8" if self.precision == "int8" else "float32")
 
+    def makes_cams(self, manifest: Manifest) -> bool:
+        """True if a Grad-CAM may be made of what a prediction computes on its way."""
+        if self.precision == "int8":
+            cosine = None if manifest.int8 is None else manifest.int8.cam_cosine
+            return cosine is not None and cosine >= LEAST_COSINES["cam"]
+        return self.precision_of(folder.CAM) == self.precision_of(folder.PREDICT)
+
+    def of_bundle(self, manifest: Manifest) -> "Choice":
+        """This choice, for another bundle: in float32 where its figures forbid int8."""
+        forbidden = self.precision == "int8" and "int8" not in precisions(manifest, None)
+        return Choice() if forbidden else self
+
     def document(self) -> dict[str, object]:
         """The choice as GET /model has it: JSON values."""
         found = {"engine": self.runtime, "precision": self.precision}
@@ -124,7 +136,7 @@ def best(measured: Iterable[Choice], *, forced: bool) -> Choice | None:
 
 
 def precisions(
-    manifest: Manifest, wanted: Precision | None, *, bfloat16: bool
+    manifest: Manifest, wanted: Precision | None, *, bfloat16: bool = False
 ) -> tuple[Precision, ...]:
     """The precisions to try: `wanted`, or those whose loss the manifest does not forbid.
 

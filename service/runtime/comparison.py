@@ -1,12 +1,10 @@
-"""OpenVINO beside ONNX Runtime, on this machine and this bundle: speed and agreement.
+"""ONNX Runtime in float32 beside int8 and OpenVINO, on this machine: speed and agreement.
 
-The comparison runs once, before the workers start, in a process of its own: whatever happens in it,
-ONNX Runtime serves. It opens every graph, as the workers will, and within the limits of a trial.
+`service.runtime.decision` runs this once, before the workers start, in a process of its own.
 """
 
 import json
 import logging
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,10 +18,11 @@ from PIL import Image
 
 from service.bundle import folder
 from service.bundle.folder import Bundle
-from service.errors import BundleError, PrecisionError, SettingsError
+from service.errors import BundleError, PrecisionError
 from service.image.resize import Size, sides
 from service.runtime import openvino, trial
-from service.runtime.choice import Choice, best, parse, precisions
+from service.runtime.choice import Choice, best, precisions
+from service.runtime.decision import plain
 from service.runtime.engine import Engine
 from service.runtime.graphs import Batch
 from service.runtime.sessions import cpu_rows, opener, self_test_image
@@ -31,31 +30,10 @@ from service.settings import Settings
 
 IMAGES = 7  # beside the self-test image
 LEAST_ROUNDS, MOST_ROUNDS, SECONDS = 5, 31, 0.25
-TRIALS = 4  # times the limits of one: several engines are opened, and measured
-KNOWN_SECONDS = 300  # of a bundle that needs no trial
 
 Values = Float32[np.ndarray, "images *others"]
 
 log = logging.getLogger("candor")
-
-
-def decide(settings: Settings) -> Choice:
-    """The choice for `settings`; the log says what was measured.
-
-    Raises:
-        SettingsError: OpenVINO is asked for and not installed.
-        PrecisionError: CANDOR_PRECISION is not possible here.
-    """
-    if settings.wanted_device != "cpu" or settings.engine == "onnxruntime":
-        return _plain(settings)
-    if not openvino.installed():
-        if settings.engine == "openvino" or settings.precision == "bfloat16":
-            raise SettingsError(
-                "CANDOR_ENGINE or CANDOR_PRECISION asks for OpenVINO, which is not installed: "
-                "install candor[openvino], or unset them"
-            )
-        return _plain(settings)
-    return _compared(settings)
 
 
 def compare(bundle: Bundle, settings: Settings) -> Choice:
@@ -65,23 +43,24 @@ def compare(bundle: Bundle, settings: Settings) -> Choice:
         PrecisionError: CANDOR_PRECISION is not possible here.
         BundleError: the bundle cannot be used.
     """
-    plain, forced = _plain(settings), _is_forced(settings)
+    usual, forced = plain(settings), _is_forced(settings)
     if settings.precision == "bfloat16" and not openvino.has_bfloat16():
         raise PrecisionError(
             "CANDOR_PRECISION is 'bfloat16', and this CPU has neither AMX nor AVX-512 BF16: "
             "unset CANDOR_PRECISION"
         )
-    comparison = Comparison(bundle, plain)
+    comparison = Comparison(bundle, usual)
     measured = []
     for choice in _candidates(bundle, settings):
         try:
             found = comparison.measure(choice, briefly=not forced)
         except (BundleError, RuntimeError) as error:  # OpenVINO has no class of its own
-            log.warning("%s: OpenVINO cannot serve this bundle", str(error).partition("\n")[0])
+            reason = str(error).partition("\n")[0]
+            log.warning("%s: %s cannot serve this bundle", reason, choice.title)
             continue
         log.info("%s", found.sentence)
         measured.append(found)
-    return best(measured, forced=forced) or plain
+    return best(measured, forced=forced) or usual
 
 
 class Comparison:
@@ -106,7 +85,8 @@ class Comparison:
         if briefly and not found.is_worth_it:
             return found
         explains = self._bundle.has(folder.GRADIENT)
-        if choice.runtime == "onnxruntime":  # explanations stay as they are
+        if choice.runtime == "onnxruntime":
+            # In int8: it was proven on test images when the bundle was made, and gradients stay.
             return replace(found, speed_ratio=ratios | ({"gradients": 1.0} if explains else {}))
         engine, usual = Engine(self._bundle, "cpu", 1, choice=choice), self._usual
         if engine.choice != choice:
@@ -140,22 +120,19 @@ def images(size: Size) -> UInt8[np.ndarray, "images H W 3"]:
     return np.concatenate([self_test_image(size), np.stack(drawn)])
 
 
-def _plain(settings: Settings) -> Choice:
-    """ONNX Runtime; its precision is float32 unless int8 is asked for."""
-    return Choice(precision="int8" if settings.precision == "int8" else "float32")
-
-
 def _is_forced(settings: Settings) -> bool:
     return settings.engine == "openvino" or settings.precision == "bfloat16"
 
 
 def _candidates(bundle: Bundle, settings: Settings) -> Iterator[Choice]:
-    tried = precisions(bundle.manifest, settings.fixed_precision, bfloat16=openvino.has_bfloat16())
+    with_openvino = settings.engine != "onnxruntime" and openvino.installed()
+    wide = with_openvino and openvino.has_bfloat16()
+    tried = precisions(bundle.manifest, settings.fixed_precision, bfloat16=wide)
     # Relevance is not compared, and so it stays in float32.
     unlike = (folder.LRP,) if bundle.has(folder.LRP) else ()
-    for precision in tried:
+    for precision in tried if with_openvino else ():
         yield Choice("openvino", precision, exact=unlike if precision == "bfloat16" else ())
-    if settings.precision == "auto" and settings.engine == "auto" and "int8" in tried:
+    if settings.precision == "auto" and settings.engine != "openvino" and "int8" in tried:
         yield Choice("onnxruntime", "int8")
 
 
@@ -220,48 +197,6 @@ def _seconds(call: Callable[[Batch], Any], batch: Batch) -> float:
     started = time.perf_counter()
     call(batch)
     return time.perf_counter() - started
-
-
-def _compared(settings: Settings) -> Choice:
-    """The choice of a comparison in another process; ONNX Runtime if that fails.
-
-    Raises:
-        PrecisionError: CANDOR_PRECISION is not possible here.
-    """
-    plain = _plain(settings)
-    document = _run(settings)
-    for level, text in document.get("log", ()):
-        log.log(level, "%s", text)
-    if "impossible" in document:
-        raise PrecisionError(document["impossible"])
-    if "choice" not in document:
-        log.warning(
-            "the comparison with OpenVINO failed (%s): %s serves", document["fault"], plain.title
-        )
-        return plain
-    choice = parse(document["choice"])
-    log.info("%s serves", choice.title)
-    return choice
-
-
-def _run(settings: Settings) -> dict[str, Any]:
-    """What the other process says: JSON in the last line of its output."""
-    command, seconds = [sys.executable, "-m", "service.runtime.comparison"], KNOWN_SECONDS
-    if not settings.knows_bundle:
-        limits = [TRIALS * limit for limit in trial.limits(folder.load(settings.bundle))]
-        command += map(str, limits)
-        seconds = limits[0] * trial.WALL_FACTOR
-    try:
-        done = subprocess.run(  # noqa: S603 - the program is ours
-            command, cwd=trial.ROOT, capture_output=True, text=True, timeout=seconds, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return {"fault": f"not done after {seconds} s"}
-    try:
-        return dict(json.loads(done.stdout.strip().splitlines()[-1]))
-    except (ValueError, IndexError):
-        lines = done.stderr.strip().splitlines() or [f"ended with {done.returncode}"]
-        return {"fault": lines[-1]}
 
 
 class _Collector(logging.Handler):

@@ -111,9 +111,13 @@ class Engine:
 
     def origin(self, graph: str) -> dict[str, str]:
         """The `graph` file, `engine` and `precision` that an explanation is computed by."""
-        file = providers.file_of(graph, self.manifest.files, self.device)
-        wide = "bfloat16" if self.choice.precision_of(graph) == "bfloat16" else "float32"
-        precision = "float16" if providers.is_half(file) else wide
+        if graph == QUICK and self.precision == "int8":
+            file, precision = folder.INT8, "int8"
+        else:
+            stored = folder.PREDICT if graph == QUICK else graph
+            file = providers.file_of(stored, self.manifest.files, self.device)
+            wide = "bfloat16" if self.choice.precision_of(stored) == "bfloat16" else "float32"
+            precision = "float16" if providers.is_half(file) else wide
         return {"graph": file, "engine": self.choice.runtime, "precision": precision}
 
     @property
@@ -241,7 +245,7 @@ class Engine:
     @property
     def one_pass(self) -> bool:
         """True if a prediction can give what a class activation map needs (`seeing`)."""
-        return self._sessions.head is not None and self.precision != "int8"
+        return self._sessions.head is not None
 
     @property
     def bias(self) -> ImageLogits | None:
@@ -360,7 +364,7 @@ class SeeingEngine(Engine):
 
     def origin(self, graph: str) -> dict[str, str]:
         """As that of the engine; a map of the last layer is the prediction's."""
-        return super().origin(folder.PREDICT if graph == folder.CAM else graph)
+        return super().origin(QUICK if graph == folder.CAM else graph)
 
     def cam_of(self, batch: Shared, target: Targets, layer: str = LAST) -> Cam:
         """Grad-CAM of the image for each target; `batch` is the image."""

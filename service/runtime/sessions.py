@@ -72,7 +72,7 @@ class Sessions:
     """The open graphs by name: `all_cores` for a lone request, `one_core` beside other work.
 
     `most_rows` run together. On a GPU, and on a single core, both are the same. A lone request has
-    so many `threads`. With a `head` predict.onnx gives its activation, on request.
+    so many `threads`. With a `head` QUICK gives its activation, on request.
     """
 
     manifest: Manifest
@@ -267,9 +267,8 @@ def _open_all(
     """Opens and warms up every graph on `device`."""
     providers.check(device)
     contents = _contents(bundle, device, choice.precision)
-    # A map that is proven in float32 alone is none of a prediction in bfloat16.
-    alike = choice.precision_of(folder.CAM) == choice.precision_of(folder.PREDICT)
-    head = _in_one_pass(contents) if device == "cpu" and alike else None
+    in_one_pass = device == "cpu" and choice.makes_cams(bundle.manifest)
+    head = _in_one_pass(contents) if in_one_pass else None
     sizes = rows_of(bundle.manifest.input.size)
     threads = threads or host.cores()
     if device == "cpu":
@@ -307,10 +306,10 @@ def _contents(bundle: Bundle, device: Device, precision: Precision) -> Contents:
 
 
 def _in_one_pass(contents: Contents) -> Head | None:
-    """The head of a bundle with cam.onnx; predict.onnx in `contents` then gives the activation."""
+    """The head of a bundle with cam.onnx; QUICK in `contents` then gives the activation."""
     if folder.CAM not in contents:
         return None
-    file, predict = contents[folder.PREDICT]
+    file, predict = contents[QUICK]
     explained, head = explained_graph(predict), head_graph(contents[folder.CAM][1])
     if explained is None or head is None:
         return None

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from service.api.models.endpoints import Answers, answers_of
 from service.bundle.folder import load
+from service.bundle.manifest import Manifest
 from service.errors import BundleError, CandorError, DigestError
 from service.repository.catalogue import Version
 from service.runtime import choice, trial
@@ -62,8 +63,7 @@ class Opener:
                 settings.threads,
                 alone=settings.worker_count == 1,
                 health=self.health,
-                # The measurement at the start was of the default model.
-                choice=self._choice if is_default else Choice(),
+                choice=self._choice_for(bundle.manifest, is_default=is_default),
             )
             pipeline = Pipeline(engine, settings, self._metrics, self._resources)
             prefix = "" if is_default else f"/models/{version.model}"
@@ -75,6 +75,16 @@ class Opener:
             log.debug("the version %s of %s", version.short, version.model, exc_info=error)
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise BundleError(f"{version.folder} cannot be opened: {reason}") from error
+
+    def _choice_for(self, manifest: Manifest, *, is_default: bool) -> Choice:
+        """What computes a version. The measurement at the start was of the default model: of what
+        it found, other models take int8 where their own figures allow it.
+        """
+        if not is_default:
+            return self._choice.without_openvino().of_bundle(manifest)
+        if self._settings.precision == "int8":
+            return self._choice
+        return self._choice.of_bundle(manifest)
 
     def prove(self, version: Version) -> None:
         """Tries a version in a process of its own, unless it is known to be good.
@@ -88,8 +98,9 @@ class Opener:
             return
         if note is not None and note.exists():
             return
-        load(version.folder)  # a missing or damaged file is found at once
-        trial.check(version.folder, self._settings.precision)
+        manifest = load(version.folder).manifest  # a missing or damaged file is found at once
+        served = self._choice_for(manifest, is_default=version.model == self._default)
+        trial.check(version.folder, served.precision)
         self._known.add(version.digest)
         if note is not None:
             note.touch()

@@ -60,7 +60,7 @@ class Origin(TypedDict):
 
     graph: Annotated[str, about("The file of the bundle", "predict.onnx")]
     engine: Annotated[Runtime, about("The runtime", "onnxruntime")]
-    precision: Annotated[str, about("Its precision: float32, bfloat16 or float16", "float32")]
+    precision: Annotated[str, about("Its precision: float32, bfloat16, float16 or int8", "float32")]
 
 
 class Explanation(TypedDict):

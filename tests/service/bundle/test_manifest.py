@@ -58,6 +58,9 @@ def test_the_figures_of_int8_survive_and_their_absence_leaves_no_trace():
     assert Manifest.parse(manifest.canonical()) == manifest
     assert manifest.version != TWO.version
     assert b"int8" not in TWO.canonical()
+    assert b"cam_cosine" not in manifest.canonical()
+    compared = replace(TWO, int8=replace(figures, cam_cosine=0.9999))
+    assert Manifest.parse(compared.canonical()) == compared
 
 
 def test_a_distribution_survives_and_its_absence_leaves_no_trace():

@@ -66,6 +66,15 @@ def test_the_figures_of_the_bundle_forbid_a_precision(embedded):
     assert precisions(worse, "int8", bfloat16=True) == ("int8",)
 
 
+def test_another_bundle_is_in_int8_only_where_its_figures_allow_it(embedded):
+    manifest, chosen = embedded.manifest, Choice(precision="int8", speed_ratio={"predictions": 2.0})
+    assert chosen.of_bundle(manifest) is chosen
+    lossy = replace(manifest.int8, macro_f1=manifest.int8.macro_f1_float32 - 0.004)
+    for other in (replace(manifest, int8=lossy), replace(manifest, int8=None)):
+        assert chosen.of_bundle(other) == Choice()
+        assert BFLOAT16.of_bundle(other) is BFLOAT16
+
+
 def test_the_workers_receive_the_choice(monkeypatch):
     monkeypatch.delenv(choice.PASSED, raising=False)
     assert choice.received("int8") == Choice(precision="int8")

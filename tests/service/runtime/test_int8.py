@@ -1,4 +1,4 @@
-"""Predictions in int8 where that precision is set; explanations in float32 all the same."""
+"""Predictions in int8, and the Grad-CAM made of them; other explanations in float32."""
 
 from dataclasses import replace
 
@@ -46,6 +46,36 @@ def test_a_paced_engine_keeps_its_precision(quick):
 def test_explanations_are_those_of_float32(quick, engine):
     x, target = engine.normalise(BATCH), np.arange(5)
     assert np.array_equal(quick.gradient(x, target).gradient, engine.gradient(x, target).gradient)
+
+
+def seen(engine, image):
+    """A Grad-CAM as it is made of a prediction, its origin, and the logits of that."""
+    row = engine.predict_quick(image[None], activation=True).rows()[0]
+    seeing = engine.seeing(row.logits, row.activation)
+    target = row.logits.argmax(keepdims=True)
+    return seeing.cam_of(image[None], target), seeing.origin(folder.CAM), row.logits
+
+
+def test_a_grad_cam_of_a_prediction_adds_up_to_its_logit(quick, engine):
+    assert quick.one_pass
+    ours, origin, logits = seen(quick, BATCH[0])
+    theirs = seen(engine, BATCH[0])[0]
+    assert origin == {"graph": folder.INT8, "engine": "onnxruntime", "precision": "int8"}
+    best = logits.argmax()
+    added = ours.cam.sum() + quick.bias[best]
+    assert added == pytest.approx(logits[best], abs=1e-5)
+    a, b = ours.cam.ravel(), theirs.cam.ravel()
+    assert 0.99 < a @ b / (np.linalg.norm(a) * np.linalg.norm(b)) < 1
+
+
+@pytest.mark.parametrize("cosine", [None, 0.998])
+def test_without_a_proof_a_grad_cam_stays_in_float32(cosine, embedded, tmp_path):
+    figures = replace(embedded.manifest.int8, cam_cosine=cosine)
+    files = {name: embedded.read(name) for name in embedded.manifest.files}
+    unproven = folder.write(tmp_path / "b", replace(embedded.manifest, int8=figures), files)
+    engine = Engine(unproven, "cpu", precision="int8")
+    assert not engine.one_pass
+    assert engine.origin(folder.CAM)["precision"] == "float32"
 
 
 def test_a_bundle_without_the_graph_stops_the_start(embedded, tmp_path):

@@ -10,8 +10,8 @@ import pytest
 
 from service.bundle import folder
 from service.bundle.manifest import Manifest
-from service.errors import BundleError, PrecisionError, SettingsError
-from service.runtime import comparison, openvino
+from service.errors import BundleError, PrecisionError
+from service.runtime import comparison, decision, openvino
 from service.runtime.choice import Choice
 from service.runtime.engine import Engine
 from service.settings import EMBEDDED, Settings
@@ -156,26 +156,12 @@ def test_a_map_proven_in_float32_alone_is_none_of_a_prediction_in_bfloat16(packa
     assert engine.origin(folder.CAM)["precision"] == "float32"
 
 
-@pytest.mark.parametrize("wishes", [{"engine": "openvino"}, {"precision": "bfloat16"}])
-def test_a_wish_without_the_extra_is_a_sentence(wishes, monkeypatch):
-    monkeypatch.setattr(openvino, "find_spec", lambda _name: None)
-    with pytest.raises(SettingsError, match=r"not installed: install candor\[openvino\]"):
-        comparison.decide(Settings(device="cpu", **wishes))
-
-
-@pytest.mark.parametrize("wishes", [{}, {"engine": "onnxruntime"}, {"precision": "int8"}])
-def test_without_the_extra_nothing_changes(wishes, monkeypatch):
-    monkeypatch.setattr(openvino, "find_spec", lambda _name: None)
-    expected = Choice(precision=wishes.get("precision", "float32"))
-    assert comparison.decide(Settings(device="cpu", **wishes)) == expected
-
-
 def decided(packages, monkeypatch, caplog):
     """The choice of this process's settings, by another process that has OpenVINO."""
     monkeypatch.setenv("CANDOR_DEVICE", "cpu")
     monkeypatch.setenv("PYTHONPATH", str(packages))
     with caplog.at_level("INFO", "candor"):
-        return comparison.decide(Settings.from_environment())
+        return decision.decide(Settings.from_environment())
 
 
 def test_a_server_answers_as_the_default_one_does(packages, engine, tmp_path):
@@ -211,7 +197,7 @@ def test_a_bundle_of_a_graph_that_it_lacks_is_left_to_onnx_runtime(
     monkeypatch.setenv("CANDOR_ENGINE", "openvino")
     chosen = decided(packages, monkeypatch, caplog)
     assert chosen == Choice()
-    assert "Det-20: OpenVINO cannot serve this bundle" in caplog.text
+    assert "Det-20: OpenVINO in float32 cannot serve this bundle" in caplog.text
     assert "ONNX Runtime in float32 serves" in caplog.text
 
 
@@ -221,9 +207,3 @@ def test_auto_measures_and_says_its_choice(packages, caplog, monkeypatch):
     assert f"{chosen.title} serves" in caplog.text
     # It never takes what its own measurement calls slower.
     assert chosen == Choice() or chosen.is_worth_it
-
-
-def test_a_comparison_that_dies_leaves_onnx_runtime(packages, caplog, monkeypatch):
-    monkeypatch.setattr(comparison.sys, "executable", "/bin/false")
-    assert decided(packages, monkeypatch, caplog) == Choice()
-    assert "failed (ended with 1): ONNX Runtime in float32 serves" in caplog.text

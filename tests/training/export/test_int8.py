@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner
 
@@ -13,7 +14,8 @@ from support.servers import ROOT
 from training.__main__ import main
 from training.data.images import Images, drawn_images
 from training.data.read import Dataset
-from training.export.int8 import Int8Error, add_int8, check
+from training.export.int8 import Int8Error, add_int8, check, quantised
+from training.reliability.familiarity import detach
 
 GOOD = Int8(
     (1, 0.5), 100, 10, 0.9, 0.901, 0.301, 0.3, 0.98, {"1": 2.8, "16": 2.9}, "a CPU", "2026-11-24"
@@ -57,6 +59,30 @@ def test_the_figures_are_in_the_manifest(made):
     assert (figures.calibration_pictures, figures.test_pictures) == (200, 20)
     assert figures.macro_f1_float32 - figures.macro_f1 <= 0.003
     assert min(figures.speed_ratio.values()) >= 1.5
+
+
+def test_the_first_layer_and_the_head_stay_in_float32(made):
+    graph = onnx.load_model_from_string(made.read(contract.INT8)).graph
+    weights = {entry.name: entry.data_type for entry in graph.initializer}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    assert [node.input[1] in weights for node in convolutions] == [True] + 7 * [False]
+    (head,) = (node for node in graph.node if node.op_type == "Gemm")
+    assert weights[head.input[1]] == onnx.TensorProto.FLOAT
+
+
+def test_its_grad_cams_are_compared(made):
+    assert 0.99 < made.manifest.int8.cam_cosine < 1
+
+
+def test_nodes_need_no_names(embedded, source):
+    model = onnx.load_model_from_string(embedded.read(contract.PREDICT))
+    for node in model.graph.node:
+        node.name = ""
+    graph = onnx.load_model_from_string(
+        quantised(detach(model).SerializeToString(), source.validation)
+    ).graph
+    integers = [entry for entry in graph.initializer if entry.data_type == onnx.TensorProto.INT8]
+    assert sum(len(entry.dims) == 4 for entry in integers) == 7
 
 
 def test_the_written_graph_can_be_served(made, source):
