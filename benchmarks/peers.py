@@ -1,8 +1,8 @@
 """Candor beside other servers, with the same graph, the same image and every core.
 
 One server runs at a time, started anew in each round; rounds are interleaved. Ratios are to the
-best peer of the same round, and their medians count. The peers predict; Candor is measured alone
-and with a Grad-CAM map in every answer. Each peer is written as most people write it
+best peer of the same round, and their medians count. The peers predict, in float32; Candor is
+measured as it comes, in float32, and with a Grad-CAM map in every answer. Each peer is written as most people write it
 (benchmarks/peer_servers), with one worker a core, in a virtual environment that is kept under
 --cache. The table gives the reason where a peer cannot be installed or does not answer.
 """
@@ -37,7 +37,10 @@ CONNECTIONS = (16, 1)
 WARM_SECONDS = 2
 BOUNDARY = "candor-7MA4YWxk"
 OURS, EXPLAINING = "Candor", "Candor with Grad-CAM on every answer"
-OURS_ASKED = {OURS: "/predict", EXPLAINING: "/predict?explain=grad_cam&map=array"}
+FLOAT32 = "Candor in float32"
+EXPLAIN = "/predict?explain=grad_cam&map=array"
+OURS_ASKED = {OURS: "/predict", FLOAT32: "/predict", EXPLAINING: EXPLAIN}
+OURS_SET = {FLOAT32: {"precision": "float32"}}  # all else is as it comes
 # The least times the best peer's requests/s at 16 connections, and the most times its p50 at one.
 TARGETS = {OURS: (1.3, 0.65), EXPLAINING: (1.0, None)}
 V2 = "/v2/models/model/infer"
@@ -309,7 +312,8 @@ def serving(bench: Bench, key: str, request: Request) -> Iterator[Server]:
     """Runs one server alone."""
     folder = Path(tempfile.mkdtemp(dir=bench.folder))
     if key in OURS_ASKED:
-        with load.candor_running(folder, bench.bundle, request) as server:
+        settings = OURS_SET.get(key, {})
+        with load.candor_running(folder, bench.bundle, request, **settings) as server:
             yield server
         return
     port = free_port()
