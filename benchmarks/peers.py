@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -40,7 +41,7 @@ OURS, EXPLAINING = "Candor", "Candor with Grad-CAM on every answer"
 FLOAT32 = "Candor in float32"
 EXPLAIN = "/predict?explain=grad_cam&map=array"
 OURS_ASKED = {OURS: "/predict", FLOAT32: "/predict", EXPLAINING: EXPLAIN}
-OURS_SET = {FLOAT32: {"precision": "float32"}}  # all else is as it comes
+OURS_SET: Mapping[str, dict[str, Any]] = {FLOAT32: {"precision": "float32"}}  # all else is as it comes
 # The least times the best peer's requests/s at 16 connections, and the most times its p50 at one.
 TARGETS = {OURS: (1.3, 0.65), EXPLAINING: (1.0, None)}
 V2 = "/v2/models/model/infer"
