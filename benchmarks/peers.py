@@ -2,9 +2,10 @@
 
 One server runs at a time, started anew in each round; rounds are interleaved. Ratios are to the
 best peer of the same round, and their medians count. The peers predict, in float32; Candor is
-measured as it comes, in float32, and with a Grad-CAM map in every answer. Each peer is written as most people write it
-(benchmarks/peer_servers), with one worker a core, in a virtual environment that is kept under
---cache. The table gives the reason where a peer cannot be installed or does not answer.
+measured as it comes, in float32, and with a Grad-CAM map in every answer. Each peer is written as
+most people write it (benchmarks/peer_servers), with one worker a core, in a virtual environment
+that is kept under --cache. The table gives the reason where a peer cannot be installed or does not
+answer.
 """
 
 import base64
@@ -41,7 +42,7 @@ OURS, EXPLAINING = "Candor", "Candor with Grad-CAM on every answer"
 FLOAT32 = "Candor in float32"
 EXPLAIN = "/predict?explain=grad_cam&map=array"
 OURS_ASKED = {OURS: "/predict", FLOAT32: "/predict", EXPLAINING: EXPLAIN}
-OURS_SET: Mapping[str, dict[str, Any]] = {FLOAT32: {"precision": "float32"}}  # all else is as it comes
+OURS_SET: Mapping[str, dict[str, Any]] = {FLOAT32: {"precision": "float32"}}
 # The least times the best peer's requests/s at 16 connections, and the most times its p50 at one.
 TARGETS = {OURS: (1.3, 0.65), EXPLAINING: (1.0, None)}
 V2 = "/v2/models/model/infer"
