@@ -29,6 +29,8 @@ def decide(settings: Settings) -> Choice:
         SettingsError: OpenVINO is asked for and not installed.
         PrecisionError: CANDOR_PRECISION is not possible here.
     """
+    if settings.wanted_device != "cpu":
+        return plain(settings)
     wished = settings.engine == "openvino" or settings.precision == "bfloat16"
     if wished and not openvino.installed():
         raise SettingsError(
