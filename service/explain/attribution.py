@@ -62,7 +62,11 @@ class Attribution:
     @cached_property
     def shown(self) -> Float32[np.ndarray, "rows_shown columns_shown"]:
         """What an overlay shows of the map: a smooth surface through the means of its cells."""
-        return self.map if self.cell == 1 else cells.smooth(cells.means(self.map, self.cell))
+        if self.cell == 1:
+            return self.map
+        if self.cells is not None:
+            return cells.smooth_of(self.cells, self.map.shape, self.cell)
+        return cells.smooth(cells.means(self.map, self.cell))
 
     @cached_property
     def largest(self) -> float:
