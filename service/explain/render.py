@@ -82,7 +82,7 @@ def overlay(
     canvas = _placed(
         _relative(values, scale, most), (right - left, bottom - top), moved, marks.outline
     )
-    rows = max(1, STRIP_PIXELS // width)
+    rows = max(1, STRIP_PIXELS // (right - left))
     # Drawn whole, the steps would hold 50 bytes a pixel.
     for row in range(0, len(part), rows):
         strip = part[row : row + rows]
