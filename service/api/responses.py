@@ -3,11 +3,11 @@
 A map is float32 (H, W): in JSON base64 of its little-endian bytes, row by row, or a .npy file.
 """
 
-import base64
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import numpy as np
+import pybase64
 
 from service.api import wire
 from service.bundle.manifest import Manifest
@@ -117,7 +117,7 @@ def explanation(
         "warnings": list(attribution.warnings),
     }
     if overlay is not None:
-        text = base64.b64encode(overlay).decode()
+        text = pybase64.b64encode_as_string(overlay)
         document["overlay"] = f"data:{MEDIA_TYPES[form]};base64,{text}"
     return document
 

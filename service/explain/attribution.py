@@ -62,17 +62,27 @@ class Attribution:
     @cached_property
     def shown(self) -> Float32[np.ndarray, "rows_shown columns_shown"]:
         """What an overlay shows of the map: a smooth surface through the means of its cells."""
-        return self.map if self.cell == 1 else cells.smooth(cells.means(self.map, self.cell))
+        if self.cell == 1:
+            return self.map
+        if self.cells is not None:
+            return cells.smooth_of(self.cells, self.map.shape, self.cell)
+        return cells.smooth(cells.means(self.map, self.cell))
 
     @cached_property
     def largest(self) -> float:
         """The largest absolute value of the map."""
-        return float(np.abs(self.map).max())
+        return quality.weight(self.map, summed=False)
 
     @cached_property
+    def weight(self) -> float:
+        """What the map moves in all, in logits."""
+        summed = self.question.method.summed
+        return quality.weight(self.map, summed=True) if summed else self.largest
+
+    @property
     def nothing(self) -> bool:
         """True if the map is zero, or rounding beside the spread of the logits."""
-        return quality.is_nothing(self.map, self.spread, summed=self.question.method.summed)
+        return quality.is_nothing(self.weight, self.spread)
 
     @cached_property
     def limit(self) -> float:
@@ -83,7 +93,7 @@ class Attribution:
         if self.nothing:
             return 0.0
         method = self.question.method
-        faintness = quality.faintness(self.map, self.spread, summed=method.summed)
+        faintness = quality.faintness(self.weight, self.spread, summed=method.summed)
         return faintness * render.limit(self.shown, method.scale)
 
     @property
@@ -189,13 +199,14 @@ def explain(
         cells=result.cells,
         origin=engine.origin(question.graph),
     )
-    if quality.is_nothing(values, spread, summed=method.summed):
+    summed = method.summed
+    if quality.is_nothing(quality.weight(values, summed=summed), spread):
         counts = {name: measured[name] for name in COUNTS if name in measured}
         return answer(question, quality=counts)
     other = result.rival
     if rival and other is None:
         other = _rival_map(engine, pixels, question, rival)
-    if other is not None and not quality.is_nothing(other, spread, summed=method.summed):
+    if other is not None and not quality.is_nothing(quality.weight(other, summed=summed), spread):
         measured = measured | {"class_cosine": result.cosine_to(other)}
         if method.name in manifest.unrelated:
             measured["class_cosine_unrelated"] = manifest.unrelated[method.name].high

@@ -45,6 +45,24 @@ def smooth(values: Map) -> Float32[np.ndarray, "rows_shown columns_shown"]:
     return np.asarray(down @ values @ across.T)
 
 
+def smooth_of(
+    scaled: Float32[np.ndarray, "rows columns"], shape: tuple[int, ...], cell: int
+) -> Float32[np.ndarray, "rows_shown columns_shown"]:
+    """`smooth` of the means of the map of `shape` (H, W) that the few values of `scaled` become.
+
+    In one step: those of all pixels take as long as the class activation map itself.
+    """
+    down, across = (_surface(*side, cell) for side in zip(scaled.shape, shape, strict=True))
+    return np.asarray(down @ scaled @ across.T)
+
+
+@lru_cache(64)
+def _surface(count: int, side: int, cell: int) -> Float32[np.ndarray, "side_shown count"]:
+    """The weights of `count` values in a smooth surface through the means of a `side`."""
+    means = _averaging(side, cell) @ spread(count, side)
+    return np.asarray(_doubling(len(means)) @ means)
+
+
 @lru_cache(64)
 def _averaging(side: int, cell: int) -> Float32[np.ndarray, "cells side"]:
     """The weights of each pixel in the mean of each cell."""

@@ -13,7 +13,6 @@ colours, WebP or JPEG.
 
 import io
 import struct
-import zlib
 from collections.abc import Mapping
 from typing import Literal, NotRequired
 
@@ -114,11 +113,14 @@ def _png(pixels: UInt8[np.ndarray, "height width 3"]) -> bytes:
         (b"IEND", b""),
     )
     return SIGNATURE + b"".join(
-        struct.pack(">I", len(content))
-        + kind
-        + content
-        + struct.pack(">I", zlib.crc32(kind + content))
+        part
         for kind, content in chunks
+        for part in (
+            struct.pack(">I", len(content)),
+            kind,
+            content,
+            struct.pack(">I", isal_zlib.crc32(content, isal_zlib.crc32(kind))),
+        )
     )
 
 

@@ -38,15 +38,14 @@ def weight(values: Map, *, summed: bool) -> float:
     return float(sizes.sum(dtype=np.float64) if summed else sizes.max())
 
 
-def is_nothing(values: Map, spread: float, *, summed: bool) -> bool:
-    """True if a map is zero, or rounding beside the `spread` of the logits."""
-    return weight(values, summed=summed) <= NOTHING * spread
+def is_nothing(weight: float, spread: float) -> bool:
+    """True if a map of a `weight` is zero, or rounding beside the `spread` of the logits."""
+    return weight <= NOTHING * spread
 
 
-def faintness(values: Map, spread: float, *, summed: bool) -> float:
-    """How many times a map is below one in full ink; 1 for a map that is not."""
-    full = (FULL_SUM if summed else FULL_VALUE) * spread
-    return max(1.0, full / weight(values, summed=summed))
+def faintness(weight: float, spread: float, *, summed: bool) -> float:
+    """How many times a map of a `weight` is below one in full ink; 1 for a map that is not."""
+    return max(1.0, (FULL_SUM if summed else FULL_VALUE) * spread / weight)
 
 
 def completeness_gap(total: float, difference: float) -> float:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from service.explain import ask, explain
-from service.explain.cells import cell_of, means, smooth
+from service.explain.cells import cell_of, means, smooth, smooth_of
+from service.explain.maps.cam import scaled
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,13 @@ def test_the_surface_has_no_creases_and_no_sign_of_its_own():
     assert surface.max() <= 1
     slopes = np.diff(surface, axis=1)
     assert np.abs(np.diff(slopes, axis=1)).max() < 0.25 * np.abs(slopes).max()
+
+
+@pytest.mark.parametrize("shape", [(224, 224), (100, 230)])
+def test_the_surface_of_a_scaled_map_is_found_without_its_pixels(shape):
+    few = np.random.default_rng(0).normal(size=(7, 9)).astype(np.float32)
+    by_pixels = smooth(means(scaled(few[None], shape)[0], 16))
+    assert smooth_of(few, shape, 16) == pytest.approx(by_pixels, abs=1e-5)
 
 
 def test_of_a_cell_of_one_pixel_the_map_is_drawn_itself():

@@ -24,13 +24,13 @@ def test_the_spread_is_that_of_the_classes_or_to_zero_for_sigmoids(logits, sigmo
 
 @pytest.mark.parametrize("summed", [True, False])
 def test_zero_and_rounding_are_nothing_and_so_much_is_something(summed):
-    assert quality.is_nothing(np.zeros((2, 2), np.float32), 0.0, summed=summed)
-    assert quality.is_nothing(1e-7 * MAP, 5.0, summed=summed)
-    assert not quality.is_nothing(MAP, 5.0, summed=summed)
+    assert quality.is_nothing(quality.weight(np.zeros((2, 2), np.float32), summed=summed), 0.0)
+    assert quality.is_nothing(quality.weight(1e-7 * MAP, summed=summed), 5.0)
+    assert not quality.is_nothing(quality.weight(MAP, summed=summed), 5.0)
 
 
 def test_ink_is_full_from_a_share_of_the_spread_on_and_proportional_below():
-    assert quality.faintness(MAP, 6.0, summed=True) == 1
-    assert quality.faintness(MAP, 60.0, summed=True) == pytest.approx(10)
-    assert quality.faintness(MAP, 300.0, summed=False) == 1
-    assert quality.faintness(MAP, 3000.0, summed=False) == pytest.approx(10)
+    assert quality.faintness(3.0, 6.0, summed=True) == 1
+    assert quality.faintness(3.0, 60.0, summed=True) == pytest.approx(10)
+    assert quality.faintness(1.5, 300.0, summed=False) == 1
+    assert quality.faintness(1.5, 3000.0, summed=False) == pytest.approx(10)
