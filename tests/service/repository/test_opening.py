@@ -1,0 +1,47 @@
+"""A version is opened in the precision that the start chose, where its own figures allow it."""
+
+import json
+
+import pytest
+
+from service.api.models.opening import Opener
+from service.repository.catalogue import Catalogue
+from service.runtime.choice import Choice
+from service.schedule.resources import Resources
+from service.settings import EMBEDDED_BUNDLE, Settings
+from service.telemetry.metrics import Metrics
+from support.versions import make_version
+
+
+@pytest.fixture
+def opened(tmp_path, monkeypatch):
+    """What opens a bundle with other figures of int8 as a version of a model of that name."""
+    monkeypatch.setenv("_CANDOR_CHOICE", "")
+    Choice(precision="int8").pass_on()
+    figures = json.loads((EMBEDDED_BUNDLE / "manifest.json").read_text())["int8"]
+
+    def of(name, precision="auto", **changes):
+        folder = tmp_path / name
+        make_version(folder, int8=figures | changes)
+        settings, metrics = Settings(device="cpu", precision=precision), Metrics()
+        opener = Opener(settings, metrics, Resources(settings, metrics), "default")
+        version = Catalogue(name, {name: folder}).current(name)
+        answers = opener(version)
+        answers.pipeline.close()
+        return answers.pipeline.engine.choice
+
+    return of
+
+
+@pytest.mark.parametrize("name", ["default", "other"])
+def test_its_figures_decide_about_int8(name, opened):
+    assert opened(name).precision == "int8"
+
+
+@pytest.mark.parametrize("name", ["default", "other"])
+def test_a_version_that_loses_too_much_is_opened_in_float32(name, opened):
+    assert opened(name, macro_f1=0.89) == Choice()
+
+
+def test_a_wanted_precision_is_not_weighed(opened):
+    assert opened("default", "int8", macro_f1=0.89).precision == "int8"
