@@ -131,7 +131,7 @@ _bundles: dict[str, _Opened] = {}
 
 def _opened(predictor: Predictor) -> _Opened:
     """The rows of `predictor`, whose bundle this process opens once."""
-    # The fields, for an engine may make a class of its own of this one (Ray does).
+    # The fields, for an engine may make a class of its own of this one (Ray Data does).
     key = json.dumps([getattr(predictor, each.name) for each in fields(Predictor)], default=str)
     with _lock:  # or two threads would open it
         if key not in _bundles:
