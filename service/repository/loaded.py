@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from service.repository.catalogue import Version
+from service.runtime.engine import Engine
 from service.schedule.pipeline import Pipeline
 from service.workers import memory
 
@@ -70,11 +71,14 @@ class Loaded(Generic[Answers]):
         if self._users:
             await self._gone.wait()
         self.answers.pipeline.close()
+        engine = self.answers.pipeline.engine
+        del self  # it has the pipeline, which is in memory as long as this coroutine refers to it
         # To give its memory back to the system takes milliseconds.
-        await asyncio.to_thread(self._free)
+        await asyncio.to_thread(_free, engine)
 
-    def _free(self) -> None:
-        self.answers.pipeline.engine.close()
-        # The parts of a pipeline refer to each other; the collector comes late by itself.
-        gc.collect()
-        memory.trim()
+
+def _free(engine: Engine) -> None:
+    engine.close()
+    # The parts of a pipeline refer to each other; the collector comes late by itself.
+    gc.collect()
+    memory.trim()

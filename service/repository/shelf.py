@@ -15,6 +15,7 @@ from service.errors import BundleError, CandorError, NotFound, RequestError, Una
 from service.repository.agreement import Agreement
 from service.repository.catalogue import Catalogue, Version
 from service.repository.loaded import Answers, Loaded
+from service.runtime import arena
 from service.telemetry.metrics import ModelLoads
 from service.workers import host, memory
 
@@ -146,6 +147,7 @@ class Shelf(Generic[Answers]):
         """
         before = host.resident_bytes({os.getpid()})
         answers = self._open(version)
+        arena.shrink()
         memory.trim()
         cost = max(0, host.resident_bytes({os.getpid()}) - before)
         return Loaded(version, answers, cost)
