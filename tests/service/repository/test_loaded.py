@@ -17,6 +17,7 @@ from service.schedule.resources import Resources
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.workers import memory
+from support.servers import eventually
 from support.versions import make_version
 
 SWAPS = 2  # after the first one
@@ -66,22 +67,22 @@ def shelf(tmp_path):
 
 def test_a_version_that_has_left_leaves_nothing(shelf):
     async def swap(version):
-        """Serves `version`; returns weak references to what served before."""
+        """Serves `version`, and waits until nothing refers to the parts of the one before."""
         gone = references(shelf.default.answers)
         new = shelf.load(version)
         leaving = shelf.let_go(shelf.default, "replaced")
         shelf.default = shelf.put(new)
         await leaving
-        return gone
+        # The thread that freed it may have the last reference for a moment.
+        await eventually(lambda: not any(part() for part in gone))
 
     shelf.start()
     _, first, *further = shelf.catalogue.versions("cats")  # the greatest number is served
     asyncio.run(swap(first))
     threads, blocks, before = threading.active_count(), weights.blocks(), allocated()
     for version in further:
-        gone = asyncio.run(swap(version))
-        assert [part() for part in gone] == [None] * len(gone)
-        assert threading.active_count() == threads
-        assert weights.blocks() == blocks
+        asyncio.run(swap(version))
+        assert threading.active_count() <= threads
+        assert weights.blocks() <= blocks
     left = (allocated() - before) / len(further)
     assert left <= KIBIBYTES, f"{left:.0f} KiB a swap"
