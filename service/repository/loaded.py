@@ -8,12 +8,13 @@ import asyncio
 import gc
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from service.repository.catalogue import Version
-from service.schedule.pipeline import Pipeline
+from service.runtime.engine import Engine
+from service.schedule.pipeline import Fitted, Pipeline
 from service.workers import memory
 
 
@@ -37,7 +38,7 @@ class Loaded(Generic[Answers]):
         self.answers = answers
         self.cost_bytes = cost_bytes
         self.used_at = -math.inf  # of `time.monotonic`
-        self.kept = False  # it stays in memory, used or not
+        self._kept = False
         self._users = 0
         self._retired = False
         self._gone = asyncio.Event()
@@ -51,6 +52,21 @@ class Loaded(Generic[Answers]):
     def in_use(self) -> bool:
         """True while it answers a request."""
         return self._users > 0
+
+    @property
+    def kept(self) -> bool:
+        """True if it stays in memory, used or not."""
+        return self._kept
+
+    def keep(self, watch: Callable[[Fitted], None] | None = None) -> None:
+        """Keeps it in memory; `watch` sees the images that it predicts for callers."""
+        self._kept = True
+        self.answers.pipeline.watch = watch
+
+    def release(self) -> None:
+        """Ends what `keep` began."""
+        self._kept = False
+        self.answers.pipeline.watch = None
 
     @contextmanager
     def used(self) -> Iterator[Answers]:
@@ -70,11 +86,14 @@ class Loaded(Generic[Answers]):
         if self._users:
             await self._gone.wait()
         self.answers.pipeline.close()
+        engine = self.answers.pipeline.engine
+        del self  # it has the pipeline, which is in memory as long as this coroutine refers to it
         # To give its memory back to the system takes milliseconds.
-        await asyncio.to_thread(self._free)
+        await asyncio.to_thread(_free, engine)
 
-    def _free(self) -> None:
-        self.answers.pipeline.engine.close()
-        # The parts of a pipeline refer to each other; the collector comes late by itself.
-        gc.collect()
-        memory.trim()
+
+def _free(engine: Engine) -> None:
+    engine.close()
+    # The parts of a pipeline refer to each other; the collector comes late by itself.
+    gc.collect()
+    memory.trim()

@@ -12,12 +12,13 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, NamedTuple
 
 from service.bundle.manifest import MANIFEST, Manifest
 from service.errors import BundleError, CandorError, Conflict, RequestError
+from service.repository import background
 from service.repository.agreement import PATIENCE_SECONDS, Proposal, Served
 from service.repository.catalogue import Version
 from service.repository.loaded import Answers, Loaded
@@ -67,7 +68,6 @@ class Reload(Generic[Answers]):
         self._preparing: dict[int, asyncio.Task[None]] = {}
         self._followed: dict[str, Served] = {}
         self._seen: dict[str, _Seen] = {}  # what was wrong with the folder of a model
-        self._tasks = set[asyncio.Task[None]]()  # the event loop keeps none alive
 
     async def keep_following(self) -> None:
         """Follows the agreement, and looks at the folders, for ever."""
@@ -222,7 +222,7 @@ class Reload(Generic[Answers]):
         """Drops what was prepared for proposals that have failed."""
         for number in [number for number in self._prepared if outcomes.get(number)]:
             loaded = self._prepared.pop(number)
-            self._keep(loaded.retire())
+            background.begin(loaded.retire())
         for number in [number for number in self._preparing if number in outcomes]:
             if self._preparing[number].done():
                 del self._preparing[number]
@@ -254,16 +254,12 @@ class Reload(Generic[Answers]):
     def _swap(self, model: str, served: Served) -> None:
         """Lets the agreed version answer from now on, between two requests."""
         version = served.version
-        # A rollout may have loaded it.
-        new = None if version is None else self._shelf.loaded(model, version)
-        for number, loaded in list(self._prepared.items()):
-            if loaded.version == version:
-                new = self._shelf.put(self._prepared.pop(number))
+        new = None if version is None else self._ready(version)
         if version is not None and model == self._shelf.catalogue.default:
-            if new is None and self._shelf.default.version != version:
-                self._keep(self._catch_up(version))
-                return
-            self._replace_default(new)
+            if new is not None:
+                self._shelf.replace_default(new)
+            elif self._shelf.default.version != version:
+                background.begin(self._catch_up(version))
             return
         if new is not None:
             self._shelf.serve(new)
@@ -271,24 +267,17 @@ class Reload(Generic[Answers]):
             if not old.kept and (version is None or old.version.digest != version.digest):
                 self._shelf.let_go(old, "unloaded" if version is None else "replaced")
 
-    def _replace_default(self, new: Loaded[Answers] | None) -> None:
-        old = self._shelf.default
-        if new is None or new is old:
-            return
-        self._shelf.default = new
-        self._shelf.serve(new)
-        self._shelf.let_go(old, "replaced")
-        log.info("%s: version %s for %s", old.version.model, new.version.short, old.version.short)
+    def _ready(self, version: Version) -> Loaded[Answers] | None:
+        """The version if it is in memory: prepared for a proposal, or for a rollout."""
+        for number, loaded in self._prepared.items():
+            if loaded.version == version:
+                return self._shelf.put(self._prepared.pop(number))
+        return self._shelf.loaded(version.model, version)
 
     async def _catch_up(self, version: Version) -> None:
         """Loads what the others have agreed on while this worker was starting."""
         loaded = await asyncio.to_thread(self._shelf.load, version)
-        self._replace_default(self._shelf.put(loaded))
-
-    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._shelf.replace_default(self._shelf.put(loaded))
 
     def _check_memory(self, old: Loaded[Answers], new: Version) -> None:
         """Checks that the new version has room beside the old one, in all workers that load.

@@ -24,6 +24,7 @@ from service.errors import (
     RequestError,
     short,
 )
+from service.repository import background
 from service.repository.agreement import Rollout
 from service.repository.loaded import Answers, Loaded
 from service.repository.shelf import Shelf
@@ -142,7 +143,6 @@ class Rollouts(Generic[Answers]):
         self._random = random.Random(seed)  # noqa: S311 - it draws shares, no secrets
         self._running = 0
         self._present: dict[str, _Pair[Answers]] = {}
-        self._tasks = set[asyncio.Task[None]]()
 
     async def keep_following(self) -> None:
         """Loads, watches and guards what the workers have agreed on, for ever."""
@@ -203,18 +203,16 @@ class Rollouts(Generic[Answers]):
         self, model: str, rollout: Rollout, served: Loaded[Answers], candidate: Loaded[Answers]
     ) -> None:
         self._present[model] = _Pair(rollout, served, candidate)
-        candidate.kept = served.kept = True
-        watched = served if rollout.mode == "shadow" else candidate
-        share = rollout.share if rollout.mode == "shadow" else 1.0
-        watched.answers.pipeline.watch = lambda fitted: self._offer(
-            fitted, share, served, candidate
-        )
+        shadow = rollout.mode == "shadow"
+        watched, other = (served, candidate) if shadow else (candidate, served)
+        share = rollout.share if shadow else 1.0
+        watched.keep(lambda fitted: self._offer(fitted, share, served, candidate))
+        other.keep()
 
     def _detach(self, model: str, candidate: Loaded[Answers]) -> None:
         del self._present[model]
         for loaded in self._shelf.of_model(model):
-            loaded.kept = False
-            loaded.answers.pipeline.watch = None
+            loaded.release()
         present = self._shelf.loaded(model, candidate.version) is candidate
         if present and candidate.version != self._shelf.served(model):
             self._shelf.let_go(candidate, "ended")
@@ -227,9 +225,7 @@ class Rollouts(Generic[Answers]):
         if busy or self._random.random() >= share:
             return
         self._running += 1
-        task = asyncio.get_running_loop().create_task(self._compare(fitted, served, candidate))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        background.begin(self._compare(fitted, served, candidate))
 
     async def _compare(
         self, fitted: Fitted, served: Loaded[Answers], candidate: Loaded[Answers]

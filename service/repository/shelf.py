@@ -8,13 +8,15 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Generic
 
 from service.errors import BundleError, CandorError, NotFound, RequestError, Unavailable, short
+from service.repository import background
 from service.repository.agreement import Agreement
 from service.repository.catalogue import Catalogue, Version
 from service.repository.loaded import Answers, Loaded
+from service.runtime import arena
 from service.telemetry.metrics import ModelLoads
 from service.workers import host, memory
 
@@ -22,7 +24,6 @@ WAIT_SECONDS = 30.0  # that a request waits for its model to be loaded
 SHARE = 0.25  # of the limit of memory
 RETRY_SECONDS = 30.0  # after which a version that failed is tried again
 FIRST = "1"  # taken for the served version: clients of numbered versions ask for the first
-Result = TypeVar("Result")
 Key = tuple[str, str]  # of a version: its model and its short digest
 
 log = logging.getLogger("candor")
@@ -56,7 +57,6 @@ class Shelf(Generic[Answers]):
         self._loading = asyncio.Lock()
         self._cost_share = 1.0  # resident bytes for each of a graph's, the most so far
         self._failed: dict[Key, tuple[float, str]] = {}
-        self._tasks = set[asyncio.Task[Any]]()  # the event loop keeps none alive
 
     def start(self) -> None:
         """Loads the default model: blocks.
@@ -130,7 +130,7 @@ class Shelf(Generic[Answers]):
                     found = self._loaded.get((model, wanted.short))
                     if found is None:
                         # Others may wait for it, too: it goes on when this caller leaves.
-                        found = await asyncio.shield(self._keep(self._on_demand(wanted)))
+                        found = await asyncio.shield(background.begin(self._on_demand(wanted)))
                     if not found.retired:  # it may have left before this caller's turn
                         return found
         except TimeoutError:
@@ -146,6 +146,7 @@ class Shelf(Generic[Answers]):
         """
         before = host.resident_bytes({os.getpid()})
         answers = self._open(version)
+        arena.shrink()
         memory.trim()
         cost = max(0, host.resident_bytes({os.getpid()}) - before)
         return Loaded(version, answers, cost)
@@ -166,6 +167,15 @@ class Shelf(Generic[Answers]):
         pipeline = loaded.answers.pipeline
         pipeline.metrics.serve(pipeline.model_metrics)
 
+    def replace_default(self, new: Loaded[Answers]) -> None:
+        """Lets `new` answer where no model is named; the version before it goes."""
+        old, self.default = self.default, new
+        if new is old:
+            return
+        self.serve(new)
+        self.let_go(old, "replaced")
+        log.info("%s: version %s for %s", old.version.model, new.version.short, old.version.short)
+
     def let_go(self, loaded: Loaded[Answers], reason: str) -> asyncio.Task[None]:
         """Lets a version go after its last answer, and counts it by the `reason`."""
         version = loaded.version
@@ -173,18 +183,12 @@ class Shelf(Generic[Answers]):
         self.loads.count(version.model, reason)
         if reason == "unloaded":
             loaded.answers.pipeline.metrics.end(loaded.answers.pipeline.model_metrics)
-        return self._keep(loaded.retire())
+        return background.begin(loaded.retire())
 
     def fault(self, model: str, version: str) -> str:
         """Why a version could not be loaded lately; "" if it was not tried, or will be again."""
         at, reason = self._failed.get((model, version), (0.0, ""))
         return reason if time.monotonic() - at < RETRY_SECONDS else ""
-
-    def _keep(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
 
     def _before(self, model: str) -> Version | None:
         """The version that answers until a moment that is yet to come, if one is in memory."""

@@ -5,13 +5,13 @@ does not raises DeviceError with the reason.
 """
 
 from collections.abc import Container, Mapping
-from functools import cache
 from types import MappingProxyType
 
 import onnxruntime as ort
 
 from service.bundle import folder
 from service.errors import BundleError, DeviceError
+from service.runtime import arena
 from service.settings import Device
 
 REMEDY = "install what is missing, or set CANDOR_DEVICE to cpu or auto"
@@ -110,7 +110,7 @@ def _session_options(device: Device, threads: int) -> ort.SessionOptions:
     chosen.intra_op_num_threads = threads
     chosen.log_severity_level = _severity(device)
     if device == "cpu":
-        _share_memory()
+        arena.share()
         chosen.add_session_config_entry("session.use_env_allocators", "1")
         # Beside that arena, which would keep the weights of a session that is closed.
         chosen.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
@@ -133,13 +133,3 @@ def _providers(file: str, device: Device, options: Mapping[str, str]) -> Provide
         "tensorrt": [(PROVIDERS["tensorrt"], half), cuda],
     }
     return chosen[device]
-
-
-@cache
-def _share_memory() -> None:
-    """Makes one arena for the activations of all sessions, which grows by what is requested."""
-    # Each session would otherwise keep an arena of its own: 15 MB each.
-    memory = ort.OrtMemoryInfo(
-        "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
-    )
-    ort.create_and_register_allocator(memory, ort.OrtArenaCfg({"arena_extend_strategy": 1}))
