@@ -108,6 +108,8 @@ def _session_options(device: Device, threads: int) -> ort.SessionOptions:
     chosen = ort.SessionOptions()
     # Threads spin for a moment between operators: to wake one takes longer than most operators.
     chosen.intra_op_num_threads = threads
+    # But not after a run: those of one session would take the cores from the next one.
+    chosen.add_session_config_entry("session.force_spinning_stop", "1")
     chosen.log_severity_level = _severity(device)
     if device == "cpu":
         arena.share()
