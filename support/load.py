@@ -373,7 +373,7 @@ def median(readings: Sequence[Reading]) -> Reading:
 
 
 def in_process_limit(bundle: Path | None, body: bytes, seconds: float) -> float:
-    """The yardstick: images a second without HTTP, decoded and predicted one by one.
+    """The yardstick: images a second without HTTP, decoded and predicted one by one in float32.
 
     One process runs on every core.
     """
@@ -400,7 +400,8 @@ def yardstick(limits: Mapping[str, Sequence[float]]) -> str:
         f"{statistics.median(rates):.0f} images/s of {size}" for size, rates in limits.items()
     )
     return (
-        f"The in-process limit (decode and predict one by one, a process a core, no HTTP): {each}."
+        "The in-process limit (decode and predict one by one in float32, a process a core, no HTTP): "
+        f"{each}."
     )
 
 
