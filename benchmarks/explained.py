@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
+import httpx
 
-from service.local import Model, open_model
+from service.bundle import folder as contract
 from service.settings import EMBEDDED
 from support import load
 from support.images import draw, encode
-from support.load import Reading, Request, Wrk, driven, table
+from support.load import Reading, Request, Server, Wrk, driven, table
 
 PLAIN = "/predict"
 ASKED = (
@@ -59,45 +60,57 @@ def main(
     """Prints a table of PATHS with their queries, beside /predict."""
     load.stop_on_sigterm()
     click.echo(f"{model}, {connections} connections, {rounds} rounds\n")
-    opened = open_model(EMBEDDED[model])
-    images = drawn(opened, SIDES[model], unsure)
-    usual = ASKED[1:] if opened.manifest.prediction_sets is None else (*ASKED[1:], WHEN_UNSURE)
-    asked = {
-        path: [(load.image(path, body), share) for body, share in images]
-        for path in (PLAIN, *(paths or usual))
-    }
-    click.echo(shown(measured(EMBEDDED[model], asked, connections, rounds, seconds)))
+    bundle, side = EMBEDDED[model], SIDES[model]
+    has_sets = contract.load(bundle).manifest.prediction_sets is not None
+    usual = (*ASKED[1:], WHEN_UNSURE) if has_sets else ASKED[1:]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with load.candor_running(folder, bundle, load.image(PLAIN, image(side, 0))) as server:
+            images = drawn(server, side, unsure if has_sets else 0.0)
+            asked = {
+                path: [(load.image(path, body), share) for body, share in images]
+                for path in (PLAIN, *(paths or usual))
+            }
+            found = measured(Wrk(folder), server, asked, connections, rounds, seconds)
+    click.echo(shown(found))
 
 
-def drawn(model: Model, side: int, unsure: float) -> list[tuple[bytes, float]]:
-    """The first drawn image that `model` is sure of, and the first that it is unsure of, with their
-    shares; the first alone where there are no prediction sets.
+def image(side: int, seed: int) -> bytes:
+    """A drawn image, as a JPEG file."""
+    return encode(draw("red", side, seed), "JPEG", quality=90)
+
+
+def drawn(server: Server, side: int, unsure: float) -> list[tuple[bytes, float]]:
+    """The first drawn image that the service is sure of and the first that it is unsure of, in the
+    precision that it serves, with their shares; any one alone if none is to be `unsure`.
     """
+    if not unsure:
+        return [(image(side, 0), 1.0)]
     found: dict[bool, bytes] = {}
     for seed in range(DRAWN):
-        body = encode(draw("red", side, seed), "JPEG", quality=90)
-        answered = model.predict(body).prediction.prediction_set
-        found.setdefault(answered is not None and len(answered.indices) != 1, body)
-        if answered is None or len(found) > 1:
-            break
-    shares = {False: 1 - unsure, True: unsure} if len(found) > 1 else dict.fromkeys(found, 1.0)
-    return [(found[kind], share) for kind, share in shares.items()]
+        body = image(side, seed)
+        answer = httpx.post(f"http://{load.HOST}:{server.port}{PLAIN}", content=body).json()
+        found.setdefault(answer["prediction_set"]["size"] != 1, body)
+        if len(found) > 1:
+            return [(found[False], 1 - unsure), (found[True], unsure)]
+    raise click.ClickException(f"of {DRAWN} drawn images none is {'un' * (True not in found)}sure")
 
 
 def measured(
-    bundle: Path, asked: Mapping[str, Mix], connections: int, rounds: int, seconds: float
+    wrk: Wrk,
+    server: Server,
+    asked: Mapping[str, Mix],
+    connections: int,
+    rounds: int,
+    seconds: float,
 ) -> Rounds:
     """The readings of each path, and the processor seconds a request, round by round."""
     found: dict[str, list[tuple[Reading, float]]] = {path: [] for path in asked}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        wrk = Wrk(folder)
-        with load.candor_running(folder, bundle, asked[PLAIN][0][0]) as server:
-            for mix in asked.values():
-                wrk.drive(server.port, mix, connections, WARM_SECONDS)
-            for _ in range(rounds):
-                for path, mix in asked.items():
-                    found[path].append(driven(wrk, server, mix, connections, seconds))
+    for mix in asked.values():
+        wrk.drive(server.port, mix, connections, WARM_SECONDS)
+    for _ in range(rounds):
+        for path, mix in asked.items():
+            found[path].append(driven(wrk, server, mix, connections, seconds))
     return found
 
 
