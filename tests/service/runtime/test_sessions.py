@@ -103,6 +103,18 @@ def test_an_engine_that_is_let_go_leaves_no_thread(embedded):
         gc.enable()
 
 
+def test_threads_rest_after_a_run(embedded):
+    engine = Engine(embedded, "cpu", 2)
+    x, target = engine.normalise(self_test_image(32)), np.zeros(1, np.int64)
+    spent = []
+    for _ in range(5):
+        engine.gradient(x, target)
+        started = time.process_time()
+        time.sleep(0.02)
+        spent.append(time.process_time() - started)
+    assert min(spent) < 0.002  # threads that spin take all of it
+
+
 def test_the_parts_of_a_batch_run_at_once_and_keep_their_order():
     together = threading.Barrier(2)
 
