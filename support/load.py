@@ -400,8 +400,8 @@ def yardstick(limits: Mapping[str, Sequence[float]]) -> str:
         f"{statistics.median(rates):.0f} images/s of {size}" for size, rates in limits.items()
     )
     return (
-        "The in-process limit (decode and predict one by one in float32, a process a core, no HTTP): "
-        f"{each}."
+        "The in-process limit (decode and predict one by one in float32, a process a core, no "
+        f"HTTP): {each}."
     )
 
 
