@@ -98,7 +98,7 @@ class Candor:
         self._reload, self._rollouts = _changes(self._shelf, metrics)
         self._api = build(self._shelf, self._reload, self._rollouts, metrics, SETTINGS, self._drain)
         engine = self._shelf.default.answers.pipeline.engine
-        metrics.device.labels(engine.provider, SETTINGS.wanted_device).set(1)
+        metrics.device.labels(engine.provider, engine.precision, SETTINGS.wanted_device).set(1)
         self._tracing = self._start_tracing()
         self.guard = self._api.guard
         self.app: "ASGIApp" = self._tracing or self._api.app

@@ -24,7 +24,7 @@ SLOW_PACKAGES = {"torch", "torchvision", "captum", "lightning"}
 STARTERS = (subprocess, multiprocessing)
 OURS = ("service", "training", "support", "benchmarks", "drawings")
 # A machine may lack these although everything is installed.
-HARDWARE = re.compile(r"GPU|CUDAExecutionProvider|kernel forbids|affinity|needs root")
+HARDWARE = re.compile(r"GPU|CUDAExecutionProvider|this CPU has|kernel forbids|affinity|needs root")
 
 
 def fail_in_ci(report: pytest.TestReport) -> None:

@@ -531,8 +531,8 @@ class Metrics:
         )
         self.device = Gauge(
             "candor_device_info",
-            "The execution provider that computes, and the device that should.",
-            ("provider", "wanted"),
+            "The provider that computes, the precision of predictions, and the device that should.",
+            ("provider", "precision", "wanted"),
             multiprocess_mode=SAME,
             registry=registry,
         )

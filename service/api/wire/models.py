@@ -66,7 +66,7 @@ class PublicManifest(TypedDict):
     """The public manifest of the model; docs/training.md describes its other fields."""
 
     name: Annotated[str, about("The name of the bundle", "cifar10")]
-    version: Annotated[str, about("The first 12 digits of its SHA-256", "06ce0ae58564")]
+    version: Annotated[str, about("The first 12 digits of its SHA-256", "595a56a791ec")]
     labels: Annotated[list[str], about("The classes, in the order of their indices", ["ship"])]
     input: Input
     head: Annotated[Head, about("sigmoid: an image may have several classes", "softmax")]

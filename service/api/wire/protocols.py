@@ -34,7 +34,7 @@ Datatype = Annotated[
     Literal["BYTES", "BOOL", "FP32", "UINT8"], about("The type of its values", "FP32")
 ]
 Name = Annotated[str, about("The name of the model", "cifar10")]
-Version = Annotated[str, about("Its version", "06ce0ae58564")]
+Version = Annotated[str, about("Its version", "595a56a791ec")]
 
 
 class ProtocolError(TypedDict):
@@ -107,7 +107,7 @@ class ModelMetadata(TypedDict):
     """The tensors of a model."""
 
     name: Name
-    versions: Annotated[list[str], about("The version that is served", ["06ce0ae58564"])]
+    versions: Annotated[list[str], about("The version that is served", ["595a56a791ec"])]
     platform: Annotated[str, about("The platform", "onnx_onnxv1")]
     inputs: Annotated[list[TensorInfo], about("What a request must have")]
     outputs: Annotated[list[TensorInfo], about("What it may ask for")]

@@ -7,7 +7,7 @@ from typing_extensions import TypedDict
 from service.api.wire.fields import Count, Warnings, about
 
 Name = Annotated[str, about("The name of a model", "cifar10")]
-Version = Annotated[str, about("12 hex digits of the digest of its manifest", "06ce0ae58564")]
+Version = Annotated[str, about("12 hex digits of the digest of its manifest", "595a56a791ec")]
 Mode = Annotated[
     Literal["canary", "shadow"],
     about("A canary answers a share of the requests, a shadow none", "shadow"),
@@ -23,13 +23,13 @@ class ModelEntry(TypedDict):
     """A model, its served version, and all versions in its folder."""
 
     name: Name
-    version: Annotated[str, about("The served version; empty if there is none", "06ce0ae58564")]
+    version: Annotated[str, about("The served version; empty if there is none", "595a56a791ec")]
     state: Annotated[
         Literal["READY", "AVAILABLE", "UNAVAILABLE"],
         about("In memory, loaded by the first request, or not served", "READY"),
     ]
     reason: Annotated[str, about("Why it is not served; else empty", "")]
-    versions: Annotated[list[str], about("The versions in its folder", ["06ce0ae58564"])]
+    versions: Annotated[list[str], about("The versions in its folder", ["595a56a791ec"])]
 
 
 class Models(TypedDict):

@@ -248,7 +248,8 @@ def test_several_workers_count_together_and_a_killed_one_loses_its_requests(tmp_
                 == 40
             )
             assert (found["candor_ready"], found["candor_workers"]) == (2, 2)
-            assert found['candor_device_info{provider="CPUExecutionProvider",wanted="cpu"}'] == 1
+            labels = 'precision="float32",provider="CPUExecutionProvider",wanted="cpu"'
+            assert found[f"candor_device_info{{{labels}}}"] == 1
             assert 100e6 < found["candor_memory_bytes"] < found["candor_memory_limit_bytes"]
             assert found["candor_cpu_seconds_total"] > 1
             assert found["candor_requests_lost_total"] == 0

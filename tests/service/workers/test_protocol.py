@@ -37,7 +37,7 @@ class Site:
     `seen` is what became of its requests, `gone` the number of ended connections.
     """
 
-    def __init__(self):
+    def __init__(self, keep_alive):
         self.seen, self.begun, self.gone = [], asyncio.Event(), 0
         self.ended, self.bad = [], 0
         self.connections = Connections(report=self)
@@ -57,7 +57,8 @@ class Site:
                 routes=[
                     Route(path, handler, methods=["GET", "POST"]) for path, handler in paths.items()
                 ]
-            )
+            ),
+            timeout_keep_alive=keep_alive,
         )
         self._config.load()
         self._state = ServerState()
@@ -144,9 +145,9 @@ class Site:
         return PlainTextResponse("late")
 
 
-def visiting(visit):
+def visiting(visit, keep_alive=5):
     async def run():
-        site = Site()
+        site = Site(keep_alive)
         server = await asyncio.get_running_loop().create_server(site.protocol, "127.0.0.1", 0)
         async with server:
             await visit(site, server.sockets[0].getsockname()[1])
@@ -344,6 +345,19 @@ def test_a_body_has_its_time_after_an_early_answer_and_the_next_request_is_read(
         writer.close()
 
     visiting(visit)
+
+
+def test_a_request_that_comes_with_the_rest_of_a_body_may_take_its_time():
+    async def visit(site, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(POST % b"/early" + b"Content-Length: 2\r\n\r\nx")
+        await asyncio.wait_for(reader.readuntil(b"early"), 5)
+        writer.write(b"x" + GET % b"/twice")
+        await asyncio.wait_for(reader.readuntil(b"late"), 5)
+        assert site.ended == []
+        writer.close()
+
+    visiting(visit, keep_alive=0.1)
 
 
 def test_an_early_answer_reaches_a_caller_that_sends_its_whole_body_first():
