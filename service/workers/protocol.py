@@ -273,7 +273,7 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Begins a request; without its `Upgrade` it comes again."""
-        # The rest of a body that was answered early may have come with this head, and set the timer.
+        # The rest of a body that was answered early may have come with it, and have set the timer.
         self._unset_keepalive_if_required()
         self._overhead, self._head_since = 0, None
         if self._upgrades():
