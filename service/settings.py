@@ -388,9 +388,14 @@ class Settings:
         return self.bundle_digest is not None or self.bundle.resolve() in known
 
     @property
+    def wants_openvino(self) -> bool:
+        """True if what is asked for is OpenVINO's alone."""
+        return self.engine == "openvino" or self.precision == "bfloat16"
+
+    @property
     def compares(self) -> bool:
         """True if OpenVINO is asked for, or if it or int8 may be the faster one here."""
-        if self.engine == "openvino" or self.precision == "bfloat16":
+        if self.wants_openvino:
             return True
         if self.wanted_device != "cpu":
             return False

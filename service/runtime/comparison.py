@@ -43,7 +43,7 @@ def compare(bundle: Bundle, settings: Settings) -> Choice:
         PrecisionError: CANDOR_PRECISION is not possible here.
         BundleError: the bundle cannot be used.
     """
-    usual, forced = plain(settings), _is_forced(settings)
+    usual, forced = plain(settings), settings.wants_openvino
     if settings.precision == "bfloat16" and not openvino.has_bfloat16():
         raise PrecisionError(
             "CANDOR_PRECISION is 'bfloat16', and this CPU has neither AMX nor AVX-512 BF16: "
@@ -118,10 +118,6 @@ def images(size: Size) -> UInt8[np.ndarray, "images H W 3"]:
         for each in noise
     ]
     return np.concatenate([self_test_image(size), np.stack(drawn)])
-
-
-def _is_forced(settings: Settings) -> bool:
-    return settings.engine == "openvino" or settings.precision == "bfloat16"
 
 
 def _candidates(bundle: Bundle, settings: Settings) -> Iterator[Choice]:

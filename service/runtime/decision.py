@@ -31,8 +31,7 @@ def decide(settings: Settings) -> Choice:
     """
     if settings.wanted_device != "cpu":
         return plain(settings)
-    wished = settings.engine == "openvino" or settings.precision == "bfloat16"
-    if wished and not openvino.installed():
+    if settings.wants_openvino and not openvino.installed():
         raise SettingsError(
             "CANDOR_ENGINE or CANDOR_PRECISION asks for OpenVINO, which is not installed: "
             "install candor[openvino], or unset them"
