@@ -14,6 +14,7 @@ from support.servers import ROOT
 from training.__main__ import main
 from training.data.images import Images, drawn_images
 from training.data.read import Dataset
+from training.export import int8
 from training.export.int8 import Int8Error, add_int8, check, quantised
 from training.reliability.familiarity import detach
 
@@ -72,6 +73,24 @@ def test_the_first_layer_and_the_head_stay_in_float32(made):
 
 def test_its_grad_cams_are_compared(made):
     assert 0.99 < made.manifest.int8.cam_cosine < 1
+
+
+def test_rare_values_do_not_widen_the_ranges(embedded, source, monkeypatch):
+    model = detach(onnx.load_model_from_string(embedded.read(contract.PREDICT)))
+    few = source.validation.take(np.arange(40))
+
+    def widths():
+        graph = onnx.load_model_from_string(quantised(model.SerializeToString(), few)).graph
+        values = {entry.name: onnx.numpy_helper.to_array(entry) for entry in graph.initializer}
+        return np.array(
+            [values[node.input[1]] for node in graph.node if node.op_type == "QuantizeLinear"]
+        )
+
+    usual = widths()
+    monkeypatch.setattr(int8, "PERCENTILE", 100.0)
+    whole = widths()
+    assert (usual <= whole * 1.001).all()
+    assert (usual < 0.9 * whole).any()
 
 
 def test_nodes_need_no_names(embedded, source):
