@@ -291,7 +291,9 @@ class Native:
         question = options.question
         if question is not None and options.mask is not None:
             question = await self._pipeline.cut(sent, options.mask, question, timing)
-        prediction = await self._pipeline.predict(sent, options.prediction, timing, question)
+        prediction = await self._pipeline.predict(
+            sent, options.prediction, timing, question, certain=options.when.certain
+        )
         reason = None if question is None else options.when.reason(prediction)
         if question is None or reason is None:
             return ImageResult(sent, prediction, timing)

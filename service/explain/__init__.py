@@ -22,6 +22,7 @@ from service.explain.question import (
     most_passes,
     passes_by_graph,
 )
+from service.explain.together import explain_together, fits
 
 __all__ = [
     "METHODS",
@@ -38,6 +39,8 @@ __all__ = [
     "check_masked",
     "check_passes",
     "explain",
+    "explain_together",
+    "fits",
     "fitting_defaults",
     "forward_passes",
     "masked",

@@ -12,7 +12,7 @@ from service.bundle import folder
 from service.errors import DeadlineExceeded
 from service.explain import cells, faithfulness, quality, render
 from service.explain.faithfulness import Trial, Unit, unit_of
-from service.explain.maps.mass import mass_of
+from service.explain.maps.mass import Mass, mass_of
 from service.explain.maps.segments import cells as count_of
 from service.explain.maps.target import Target, ranking, rival_of
 from service.explain.methods import Map
@@ -92,9 +92,19 @@ class Attribution:
         """
         if self.nothing:
             return 0.0
-        method = self.question.method
-        faintness = quality.faintness(self.weight, self.spread, summed=method.summed)
-        return faintness * render.limit(self.shown, method.scale)
+        summed = self.question.method.summed
+        return quality.faintness(self.weight, self.spread, summed=summed) * self.strongest
+
+    @cached_property
+    def strongest(self) -> float:
+        """The value of the strongest colour of a map in full ink."""
+        return render.limit(self.shown, self.question.method.scale)
+
+    @cached_property
+    def mass(self) -> Mass:
+        """The mass of a class activation map."""
+        assert self.cells is not None
+        return mass_of(self.cells, self.spread)
 
     @property
     def aspects(self) -> tuple[float, ...] | None:
@@ -107,7 +117,12 @@ class Attribution:
         if self.cells is None or not is_known:
             return None
         # A map that is nothing is compared with nothing.
-        return (*mass_of(self.cells, self.spread), self.quality.get("class_cosine", 0.0))
+        return (*self.mass, self.quality.get("class_cosine", 0.0))
+
+    def with_known(self, **values: object) -> "Attribution":
+        """The attribution with `values` of its cached properties, which are then not computed."""
+        vars(self).update(values)
+        return self
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -69,12 +69,17 @@ class Policy:
                     f"this model has no {what} to choose by: explain always, or a sample"
                 )
 
+    @property
+    def certain(self) -> bool:
+        """True if there is a reason to explain every prediction."""
+        return self.asked or self.always
+
     def reason(
         self, prediction: Prediction, draw: Callable[[], float] = random.random
     ) -> Reason | None:
         """The first reason to explain `prediction`; None if there is none. `draw` gives 0…1."""
         found, familiarity = prediction.prediction_set, prediction.familiarity
-        if self.asked or self.always:
+        if self.certain:
             return "asked" if self.asked else "always"
         # Drawn first: a sample of what no other condition holds for would be none of all images.
         if self.share and draw() < self.share:

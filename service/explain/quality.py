@@ -26,7 +26,18 @@ def spread(logits: Float32[np.ndarray, " classes"], *, sigmoid: bool) -> float:
 
     A sigmoid compares each logit with zero. Equal logits have the spread of their rounding.
     """
-    low, high = float(logits.min()), float(logits.max())
+    return spreads(logits[None], sigmoid=sigmoid)[0]
+
+
+def spreads(logits: Float32[np.ndarray, "images classes"], *, sigmoid: bool) -> list[float]:
+    """The `spread` of the logits of each image."""
+    return [
+        _spread(low, high, sigmoid=sigmoid)
+        for low, high in zip(logits.min(1).tolist(), logits.max(1).tolist(), strict=True)
+    ]
+
+
+def _spread(low: float, high: float, *, sigmoid: bool) -> float:
     if sigmoid:
         low, high = min(low, 0.0), max(high, 0.0)
     return max(high - low, high / 10, -low / 10)

@@ -21,6 +21,7 @@ from service.image.resize import Box, Pixels
 
 DARKEST = 0.4  # grey of the print where the image is black, 0…1: on black no ink would show
 PERCENTILE = 99.5  # so that a single pixel does not set the scale
+SMALL = 64 * 64  # values of maps that are put in order all together
 LARGE = (0.9, 0.7, 0.4)  # shares of the largest value, from which on values are put in order
 MAX_PIXELS = 4_000_000  # a larger image is drawn smaller: an overlay is for the eye
 STRIP_PIXELS = 2**16  # that are drawn at once
@@ -185,15 +186,33 @@ def limit(values: Map, scale: Scale) -> float:
 
     It is 0 if all of them are.
     """
+    return limits(values[None], scale)[0]
+
+
+def limits(maps: Float32[np.ndarray, "maps H W"], scale: Scale) -> list[float]:
+    """The `limit` of each of several maps of one size."""
     # A sequential scale shows the positive part alone.
-    shown = np.abs(values) if scale == "diverging" else values
-    largest = float(shown.max())
+    shown = (np.abs(maps) if scale == "diverging" else maps).reshape(len(maps), -1)
+    largest = shown.max(1).tolist()
+    if shown.shape[1] <= SMALL:
+        found = _percentiles(shown, PERCENTILE)
+    else:
+        found = [_percentile(*each, PERCENTILE) for each in zip(shown, largest, strict=True)]
     # A map with few values above zero has 0 as its percentile: then the largest sets the scale.
-    return _percentile(shown, PERCENTILE, largest) or max(0.0, largest)
+    return [each or max(0.0, most) for each, most in zip(found, largest, strict=True)]
 
 
-def _percentile(values: Map, percent: float, largest: float) -> float:
-    """`np.percentile` for a high `percent`; negative values count as 0. Faster."""
+def _percentiles(rows: Float32[np.ndarray, "maps values"], percent: float) -> list[float]:
+    """`np.percentile` of each row of few values; negative values count as 0. Faster."""
+    place = (rows.shape[1] - 1) * percent / 100
+    first, last = math.floor(place), math.ceil(place)
+    ordered = np.partition(rows, (first, last), axis=1)
+    pairs = zip(ordered[:, first].tolist(), ordered[:, last].tolist(), strict=True)
+    return [_between(max(0.0, below), max(0.0, above), place - first) for below, above in pairs]
+
+
+def _percentile(values: Float32[np.ndarray, " values"], largest: float, percent: float) -> float:
+    """The same of many values, for a high `percent`; `largest` is the largest of them."""
     place = (values.size - 1) * percent / 100
     first = math.floor(place)
     # Few values are large: the others need no order.
@@ -202,12 +221,16 @@ def _percentile(values: Map, percent: float, largest: float) -> float:
         if large.size >= values.size - first:
             break
     else:
-        large = values.flatten()
+        large = values.copy()
     place -= values.size - large.size
     first, last = math.floor(place), math.ceil(place)
     large.partition((first, last))
     below, above = (max(0.0, float(large[each])) for each in (first, last))
-    return below + (above - below) * (place - first)
+    return _between(below, above, place - first)
+
+
+def _between(below: float, above: float, share: float) -> float:
+    return below + (above - below) * share
 
 
 def exceeds(values: Map, scale: Scale, most: float) -> tuple[bool, bool]:

@@ -14,7 +14,8 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from service.repository.catalogue import Version
 from service.runtime.engine import Engine
-from service.schedule.pipeline import Fitted, Pipeline
+from service.schedule.inference import Fitted
+from service.schedule.pipeline import Pipeline
 from service.workers import memory
 
 

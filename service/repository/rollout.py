@@ -28,7 +28,8 @@ from service.repository import background
 from service.repository.agreement import Rollout
 from service.repository.loaded import Answers, Loaded
 from service.repository.shelf import Shelf
-from service.schedule.pipeline import Compared, Fitted
+from service.schedule.inference import Fitted
+from service.schedule.pipeline import Compared
 from service.telemetry.intervals import mean_interval, wilson
 from service.telemetry.logs import logged
 from service.telemetry.metrics import DISTANCES, Comparisons

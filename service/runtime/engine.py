@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 
 from service.bundle import folder
 from service.bundle.folder import Bundle
@@ -32,7 +32,7 @@ from service.runtime.graphs import (
     Shared,
     Targets,
 )
-from service.runtime.head import ACTIVATION, Activation, ImageLogits
+from service.runtime.head import ACTIVATION, Activation, Activations, ImageLogits
 from service.runtime.health import Health
 from service.runtime.sessions import Sessions, open_sessions
 from service.settings import Device, Precision
@@ -253,6 +253,15 @@ class Engine:
         that Grad-CAM adds up to the rest; None otherwise, or where that is not known.
         """
         return None if self._sessions.head is None else self._sessions.head.bias
+
+    def cams(
+        self, activations: Activations, classes: Int64[np.ndarray, "rows each"]
+    ) -> Float32[np.ndarray, "rows each height width"]:
+        """Grad-CAM at the last layer of each image for each of its `classes`, of the `activations`
+        that their prediction gave; of an engine with a `bias` alone.
+        """
+        assert self._sessions.head is not None
+        return self._sessions.head.cams(activations, classes)
 
     def seeing(self, logits: ImageLogits, activation: Activation) -> "Engine":
         """A view of this engine for one image, with what its prediction gave.

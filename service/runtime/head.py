@@ -19,7 +19,7 @@ from functools import lru_cache, partial
 import numpy as np
 import onnx
 import onnxruntime as ort
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 from onnx import TensorProto, helper
 from onnx.utils import Extractor
 
@@ -96,6 +96,15 @@ class Head:
             weights = gradient.mean((2, 3))
         cam = (weights @ activation.reshape(channels, -1)).reshape(rows, 1, height, width)
         return Cam(_repeated(logits, (rows, len(logits)), (0, 4)), cam, repeated, gradient)
+
+    def cams(
+        self, activations: Activations, classes: Int64[np.ndarray, "rows each"]
+    ) -> Float32[np.ndarray, "rows each height width"]:
+        """Grad-CAM of each image for each of its `classes`; of a linear head alone."""
+        rows, channels, height, width = activations.shape
+        every = np.array([self._weights_of(index) for index in classes.ravel().tolist()])
+        cams = every.reshape(rows, -1, channels) @ activations.reshape(rows, channels, -1)
+        return np.asarray(cams.reshape(rows, -1, height, width))
 
 
 def _run(

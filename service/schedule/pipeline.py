@@ -14,7 +14,6 @@ from functools import partial
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from jaxtyping import UInt8
 
 from service.bundle import folder
 from service.errors import ImageTooLarge, RequestError, TooManyRequests
@@ -23,7 +22,6 @@ from service.explain import (
     Question,
     ask,
     check_passes,
-    explain,
     fitting_defaults,
     legend,
     masked,
@@ -39,21 +37,21 @@ from service.image.budget import Budget, Lease
 from service.image.decode import Opened
 from service.image.kinds import USUAL
 from service.image.resize import Input, Pixels
-from service.predictions import Calibrated, Prediction, PredictionOptions, calibrate, prediction_of
+from service.predictions import Prediction, PredictionOptions, prediction_of
 from service.runtime.engine import Engine
 from service.runtime.sessions import self_test_image
 from service.schedule.allowance import MEGAPIXELS, PASSES
 from service.schedule.deadlines import DeadlineExplainer, ExplanationTask
 from service.schedule.fairness import FairQueue
+from service.schedule.inference import Asked, Fitted, Inference, Inferred
 from service.schedule.lanes import InterjectingLane, LoopLane, ThreadLane
-from service.schedule.queue import Queue, QueueMetrics, Ticket
+from service.schedule.queue import Queue, QueueMetrics
 from service.schedule.resources import Resources
 from service.schedule.timing import DEADLINE_MS, Timing
 from service.settings import Settings
 from service.telemetry import account
 from service.telemetry.account import Account
 from service.telemetry.metrics import Metrics
-from service.workers.shared_state import PREDICTING
 
 FEWEST, MOST = 128, 512  # places in a queue; the fewest hold two of the largest requests
 # Seconds of predictions that may wait; a rejection serves a caller better than a longer wait.
@@ -70,8 +68,6 @@ SMALL_OVERLAY = 64 * 64  # the same of what is drawn over them
 COMPARED_SECONDS = 2.0  # that a comparison of two versions may take
 GRAD_CAM = "grad_cam"
 SMALL_MAP = 256 * 256  # and of class activation maps
-
-Fitted = UInt8[np.ndarray, "H W 3"]
 
 Result = TypeVar("Result")
 
@@ -105,14 +101,7 @@ class Compared(NamedTuple):
     map: np.ndarray | None
 
 
-class Asked(NamedTuple):
-    """An image in the predict queue; `activation` if a class activation map is made of it."""
-
-    fitted: Fitted
-    activation: bool
-
-
-PredictLane = LoopLane[Asked, Calibrated] | ThreadLane[Asked, Calibrated]
+PredictLane = LoopLane[Asked, Inferred] | ThreadLane[Asked, Inferred]
 
 
 class Pipeline:
@@ -129,7 +118,6 @@ class Pipeline:
         self.engine = engine
         self.metrics = metrics
         self.model_metrics = metrics.of_model(engine.manifest)
-        self._engine_on_one_core = engine.on_one_core()
         self._owns_resources = resources is None
         self._resources = resources = resources or Resources(settings, metrics)
         self.budgets, self.allowances = resources.budgets, resources.allowances
@@ -141,6 +129,7 @@ class Pipeline:
         # A call of gRPC reaches the loop in many turns, by way of a thread, and one call after the
         # other: while a batch held the loop, the next would be made of a single image.
         self._on_loop = not settings.grpc_port
+        self._inference = Inference(engine, self._shared_state)
         self._predict = self._predict_lane()
         self._explainer = self._deadline_explainer()
         self._explain = self._explain_lane()
@@ -248,8 +237,11 @@ class Pipeline:
         options: PredictionOptions,
         timing: Timing,
         question: Question | None = None,
+        *,
+        certain: bool = True,
     ) -> Prediction:
-        """The prediction of one image; the explanation that answers `question` may follow it.
+        """The prediction of one image; the explanation that answers `question` may follow it, and
+        does if it is `certain`.
 
         Raises:
             TooManyRequests: the predict queue is full.
@@ -259,10 +251,17 @@ class Pipeline:
         one_pass = question is not None and self.in_one_pass(question)
         if question is None or one_pass:
             self._shared_state.predict()
-        done = await self._predict.run(Asked(sent.fitted, one_pass), timing.deadline)
+        asked = Asked(sent.fitted, one_pass, question if certain else None)
+        done = await self._predict.run(asked, timing.deadline)
+        calibrated, attribution, mapping = done.result
         timing.add("queue", done.queue_seconds, ago=done.run_seconds, lane="predict")
-        timing.add("infer", done.run_seconds, lane="predict", batch_size=done.rows)
-        prediction = prediction_of(done.result, self.engine.manifest, options)
+        seconds = done.run_seconds - mapping
+        timing.add("infer", seconds, ago=mapping, lane="predict", batch_size=done.rows)
+        prediction = prediction_of(calibrated, self.engine.manifest, options)
+        if question is not None and attribution is not None:
+            timing.add("explain", mapping, method=question.method.name)
+            self._count_explanation(question, attribution, mapping)
+            prediction = prediction._replace(attribution=attribution)
         self._count(prediction)
         if self.watch is not None:
             self.watch(sent.fitted)
@@ -280,11 +279,10 @@ class Pipeline:
         one_pass = question is not None and self.in_one_pass(question)
         deadline = time.perf_counter() + COMPARED_SECONDS
         done = await self._predict.run(Asked(fitted, one_pass), deadline)
-        prediction = prediction_of(done.result, manifest, PredictionOptions(top_k=1))
+        prediction = prediction_of(done.result.calibrated, manifest, PredictionOptions(top_k=1))
         if question is None or prediction.activation is None:
             return Compared(prediction, None)
-        engine = self.engine.seeing(prediction.logits, prediction.activation)
-        found = await self._off_loop(lambda: explain(engine, fitted, question, prediction.logits))
+        found = await self._off_loop(lambda: self._inference.map_of(fitted, question, prediction))
         return Compared(prediction, found.map)
 
     def forecast(self, question: Question) -> float:
@@ -325,6 +323,8 @@ class Pipeline:
         """
         if (noted := account.current.get()) is not None:
             noted.ask(question.method.name)
+        if prediction.attribution is not None:
+            return prediction.attribution
         if prediction.activation is not None:
             return await self._explain_at_once(sent, question, prediction, timing)
         spare = (1 - share) * (timing.deadline - time.perf_counter())
@@ -349,17 +349,14 @@ class Pipeline:
         self, sent: Sent, question: Question, prediction: Prediction, timing: Timing
     ) -> Attribution:
         """The map of a prediction with its activation; it takes no queue and no device."""
-        assert prediction.activation is not None
-        engine = self.engine.seeing(prediction.logits, prediction.activation)
+        answer = partial(self._inference.map_of, sent.fitted, question, prediction)
         started = time.perf_counter()
         # The head of most networks is linear, and then it runs nothing.
         brief = self.engine.bias is not None and sent.fitted[:, :, 0].size <= SMALL_MAP
         if brief or isinstance(self._predict, LoopLane):
-            found = explain(engine, sent.fitted, question, prediction.logits)
+            found = answer()
         else:
-            found = await self._off_loop(
-                lambda: explain(engine, sent.fitted, question, prediction.logits)
-            )
+            found = await self._off_loop(answer)
         seconds = time.perf_counter() - started
         timing.add("explain", seconds, method=question.method.name)
         self._count_explanation(question, found, seconds)
@@ -391,16 +388,16 @@ class Pipeline:
             self._resources.close()
 
     def _predict_lane(self) -> PredictLane:
-        seconds = self.engine.quick_seconds
-        queue: Queue[Asked, Calibrated] = Queue(
+        seconds, run = self.engine.quick_seconds, self._inference.run
+        queue: Queue[Asked, Inferred] = Queue(
             "predict",
             capacity=min(MOST, max(FEWEST, round(WAIT_SECONDS / seconds))),
             most_rows=self.engine.most_rows,
             metrics=QueueMetrics.of(self.metrics, "predict"),
         )
         if seconds < QUICK_SECONDS and self._on_loop:
-            return LoopLane(queue, self._infer, callers=lambda: self._shared_state.connections)
-        return ThreadLane(queue, self._infer, "predict")
+            return LoopLane(queue, run, callers=lambda: self._shared_state.connections)
+        return ThreadLane(queue, run, "predict")
 
     def _deadline_explainer(self) -> DeadlineExplainer:
         # It needs the lane, which needs it.
@@ -465,17 +462,6 @@ class Pipeline:
         likeness = answer.quality.get("class_cosine")
         if likeness is not None:
             self.metrics.class_cosine.labels(name).observe(likeness)
-
-    def _infer(self, batch: list[Ticket[Asked, Calibrated]]) -> list[Calibrated]:
-        # A worker that computes alone has all cores; several have one each.
-        engine = self.engine if self._shared_state.idle else self._engine_on_one_core
-        with self._shared_state.computing(PREDICTING):
-            images = [ticket.item.fitted for ticket in batch]
-            outputs = engine.predict_quick(
-                images[0][None] if len(images) == 1 else np.stack(images),
-                activation=any(ticket.item.activation for ticket in batch),
-            )
-        return calibrate(outputs.rows(), outputs.logits, self.engine.manifest)
 
     async def _receive_large(
         self, opened: Opened, lease: Lease, *, keep: bool, masked: bool

@@ -4,6 +4,7 @@ The mass of a cell is what speaks for the target there, relu(cell). Drift is mea
 they are few numbers and cost microseconds.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -31,13 +32,26 @@ class Mass(NamedTuple):
 
 def mass_of(cells: Float32[np.ndarray, "height width"], spread: float) -> Mass:
     """The mass of `cells`; `spread` is that of the logits."""
+    return masses_of(cells[None], [spread])[0]
+
+
+def masses_of(
+    cells: Float32[np.ndarray, "maps height width"], spreads: Sequence[float]
+) -> list[Mass]:
+    """The mass of each of several maps."""
     # In float64, where the squares of no float32 vanish.
-    mass = np.maximum(cells, 0, dtype=np.float64).ravel()
-    total, edge, across, down = (_weights(*cells.shape) @ mass).tolist()
-    if not (total > 0 and spread > 0):
-        return Mass(0.0, 0.0, 0.0, 0.0, 0.0)
-    extent = total**2 / (mass.size * float(mass @ mass))
-    return Mass(extent, edge / total, across / total, down / total, total / spread)
+    mass = np.maximum(cells, 0, dtype=np.float64).reshape(len(cells), -1)
+    sums = (mass @ _weights(*cells.shape[1:]).T).tolist()
+    squares = (mass * mass).sum(1).tolist()
+    found = []
+    for (total, edge, across, down), square, spread in zip(sums, squares, spreads, strict=True):
+        if total > 0 and spread > 0:
+            extent = total**2 / (mass.shape[1] * square)
+            shares = extent, edge / total, across / total, down / total, total / spread
+        else:
+            shares = 0.0, 0.0, 0.0, 0.0, 0.0
+        found.append(Mass(*shares))
+    return found
 
 
 @lru_cache(maxsize=8)

@@ -7,7 +7,7 @@ import math
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float, Float32, Float64
 from PIL import Image
 
 Cells = Float32[np.ndarray, "height width"]
@@ -24,12 +24,22 @@ def cosine(first: Cells, second: Cells, shape: tuple[int, ...]) -> float:
     """The cosine of the maps of `shape` (H, W) that `first` and `second` are scaled to; 0 where one
     is all zeros.
     """
+    return cosines(np.array([[first, second]], np.float64), shape)[0]
+
+
+def cosines(
+    pairs: Float[np.ndarray, "pairs 2 height width"], shape: tuple[int, ...]
+) -> list[float]:
+    """The `cosine` of each pair."""
     # The sum over the pixels of a product of two maps is one over their few cells.
-    down, across = (_squared(*side) for side in zip(first.shape, shape, strict=True))
-    pair = np.array([first, second], np.float64)
-    weighted = (down @ pair @ across).reshape(2, -1)
-    (own, both), (_, other) = (pair.reshape(2, -1) @ weighted.T).tolist()
-    return float(both / math.sqrt(own * other)) if own * other > 0 else 0.0
+    down, across = (_squared(*side) for side in zip(pairs.shape[2:], shape, strict=True))
+    exact = pairs.astype(np.float64)
+    weighted = (down @ exact @ across).reshape(len(pairs), 2, -1)
+    products = exact.reshape(len(pairs), 2, -1) @ weighted.transpose(0, 2, 1)
+    return [
+        both / math.sqrt(own * other) if own * other > 0 else 0.0
+        for (own, both), (_, other) in products.tolist()
+    ]
 
 
 @lru_cache(64)

@@ -180,6 +180,30 @@ def test_grad_cam_is_made_of_what_the_prediction_computes(target, pipeline, engi
     assert answered in text(pipeline)
 
 
+def test_those_that_ask_for_certain_get_their_maps_in_the_batch(pipeline, engine):
+    question = ask(engine.manifest, "grad_cam", None, {})
+    asked = [(None, True), (question, True), (question, False), (question, True)]
+    files = [encode(draw("red", 32, seed)) for seed in range(len(asked))]
+
+    async def steps(timing):
+        images = [await pipeline.receive(file, timing, keep=False) for file in files]
+        return images, await asyncio.gather(
+            *(
+                pipeline.predict(image, OPTIONS, timing, question, certain=certain)
+                for image, (question, certain) in zip(images, asked, strict=True)
+            )
+        )
+
+    images, predictions = run(pipeline, steps)
+    assert [each.attribution is not None for each in predictions] == [False, True, False, True]
+    for image, prediction in zip(images, predictions, strict=True):
+        if prediction.attribution is not None:
+            expected = explain(engine, image.fitted, question, prediction.logits)
+            assert prediction.attribution.map == pytest.approx(expected.map, abs=1e-5)
+    assert 'candor_batch_size_sum{lane="predict"} 4.0' in text(pipeline)
+    assert 'candor_batch_size_count{lane="predict"} 1.0' in text(pipeline)
+
+
 def test_full_measures_of_grad_cam_take_the_lane(pipeline, engine):
     question = ask(engine.manifest, "grad_cam", None, {}, "full")
     assert not pipeline.in_one_pass(question)
