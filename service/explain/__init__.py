@@ -19,7 +19,6 @@ from service.explain.question import (
     fitting_defaults,
     forward_passes,
     masked,
-    most_passes,
     passes_by_graph,
 )
 from service.explain.together import explain_together, fits
@@ -44,6 +43,5 @@ __all__ = [
     "fitting_defaults",
     "forward_passes",
     "masked",
-    "most_passes",
     "passes_by_graph",
 ]

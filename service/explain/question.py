@@ -6,6 +6,7 @@ Costs are in forward passes: of all graphs together, or by graph.
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 from service.bundle import folder
@@ -45,10 +46,24 @@ class Question:
         layer = self.parameters.get("layer", LAST)
         return self.method.title + ("" if layer == LAST else f" at the {layer} layer")
 
-    @property
+    # A question is kept for all requests that ask it.
+    @cached_property
     def graph(self) -> str:
         """The graph that runs for the map."""
         return self.method.graph_of(self.parameters)
+
+    @cached_property
+    def most_passes(self) -> int:
+        """The forward passes of an answer at most: all steps, and every doubling of samples."""
+        given = self.parameters
+        if "tolerance" in given:
+            return forward_passes(replace(self, parameters={**given, "tolerance": 0.0}))
+        if "max_samples" not in given:
+            return forward_passes(self)
+        samples = given["samples"]
+        while 2 * samples <= given["max_samples"]:
+            samples *= 2  # the earlier ones stay
+        return forward_passes(replace(self, parameters={**given, "samples": samples}))
 
 
 def ask(
@@ -163,26 +178,13 @@ def algebra_operations(question: Question) -> int:
     return (1 + NOISY_COPIES) * own if question.quality == "full" else own
 
 
-def most_passes(question: Question) -> int:
-    """The forward passes of an answer at most: all steps, and every doubling of samples."""
-    given = question.parameters
-    if "tolerance" in given:
-        return forward_passes(replace(question, parameters={**given, "tolerance": 0.0}))
-    if "max_samples" not in given:
-        return forward_passes(question)
-    samples = given["samples"]
-    while 2 * samples <= given["max_samples"]:
-        samples *= 2  # the earlier ones stay
-    return forward_passes(replace(question, parameters={**given, "samples": samples}))
-
-
 def check_passes(question: Question, images: int, limit: int) -> None:
     """Checks that a question about so many images needs at most `limit` forward passes.
 
     Raises:
         InvalidParameter: it needs more.
     """
-    each = most_passes(question)
+    each = question.most_passes
     if images * each > limit:
         raise InvalidParameter(
             f"{question.method.name} with these parameters takes up to {each:,} forward passes, "

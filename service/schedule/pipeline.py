@@ -25,7 +25,6 @@ from service.explain import (
     fitting_defaults,
     legend,
     masked,
-    most_passes,
     render,
 )
 from service.explain.encoding import Format, picture
@@ -300,7 +299,7 @@ class Pipeline:
         each = 1
         if question is not None:
             check_passes(question, images, self._max_passes)
-            each += 0 if self.in_one_pass(question) else most_passes(question)
+            each += 0 if self.in_one_pass(question) else question.most_passes
         self.allowances.charge(timing.caller, PASSES, float(images * each))
 
     async def explain(

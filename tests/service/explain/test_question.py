@@ -14,7 +14,6 @@ from service.explain import (
     check_passes,
     forward_passes,
 )
-from service.explain.question import most_passes
 from service.settings import Settings
 from support.methods import OF_CNNS
 
@@ -176,5 +175,5 @@ def test_the_default_limit_holds_the_largest_batch_and_every_question(method, em
 def test_all_steps_are_charged_and_those_of_the_tolerance_expected(embedded):
     asked = ask(embedded.manifest, "integrated_gradients", None, {})
     every = ask(embedded.manifest, "integrated_gradients", None, {"tolerance": 0})
-    assert most_passes(asked) == most_passes(every) == forward_passes(every)
+    assert asked.most_passes == every.most_passes == forward_passes(every)
     assert forward_passes(asked) < forward_passes(every) / 4

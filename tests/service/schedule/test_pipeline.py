@@ -17,7 +17,7 @@ from service.errors import (
     Unavailable,
     UndecodableImage,
 )
-from service.explain import ask, explain, most_passes
+from service.explain import ask, explain
 from service.predictions import PredictionOptions, predict
 from service.runtime.engine import Engine
 from service.runtime.graphs import QUICK
@@ -217,7 +217,7 @@ def test_a_map_in_one_pass_costs_its_caller_a_prediction(embedded, engine):
     for method in ("grad_cam", "saliency"):
         limited.charge(ask(engine.manifest, method, None, {}), 2, Timing(limited.metrics))
     limited.close()
-    assert charged == [2.0, 2.0 * (1 + most_passes(ask(engine.manifest, "saliency", None, {})))]
+    assert charged == [2.0, 2.0 * (1 + ask(engine.manifest, "saliency", None, {}).most_passes)]
 
 
 def test_a_worker_beside_another_that_computes_predicts_on_one_core(embedded, tmp_path):
