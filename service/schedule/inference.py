@@ -79,7 +79,9 @@ class Inference:
         }
         if certain and outputs.activation is not None:
             rows = list(certain)
-            seen = outputs.activation[rows], outputs.logits[rows]
+            seen = outputs.activation, outputs.logits
+            if len(rows) < len(asked):
+                seen = seen[0][rows], seen[1][rows]
             for row, answer in zip(
                 rows, explain_together(self._engine, *seen, list(certain.values())), strict=True
             ):
