@@ -55,6 +55,8 @@ from service.telemetry.metrics import Metrics
 FEWEST, MOST = 128, 512  # places in a queue; the fewest hold two of the largest requests
 # Seconds of predictions that may wait; a rejection serves a caller better than a longer wait.
 WAIT_SECONDS = 0.25
+# Of a core, for all else of a request for a small image: HTTP, decoding, its answer.
+REQUEST_SECONDS = 0.0004
 # Shorter predictions run on the event loop: to wake a thread takes as long.
 QUICK_SECONDS = 0.005
 # Of the usual deadline, that an answer with default parameters may take: the forecast may be wrong
@@ -390,7 +392,7 @@ class Pipeline:
         seconds, run = self.engine.quick_seconds, self._inference.run
         queue: Queue[Asked, Inferred] = Queue(
             "predict",
-            capacity=min(MOST, max(FEWEST, round(WAIT_SECONDS / seconds))),
+            capacity=min(MOST, max(FEWEST, round(WAIT_SECONDS / (seconds + REQUEST_SECONDS)))),
             most_rows=self.engine.most_rows,
             metrics=QueueMetrics.of(self.metrics, "predict"),
         )

@@ -60,7 +60,7 @@ def text(pipeline):
     [
         (0.1, 128, ThreadLane),
         (0.005, 128, ThreadLane),
-        (0.001, 250, LoopLane),
+        (0.001, 179, LoopLane),
         (1e-5, 512, LoopLane),
     ],
 )
