@@ -5,12 +5,12 @@ Speed is the ratio to ONNX Runtime in float32 on one thread, as the service meas
 largest difference of a logit over all images, and median cosines of gradients and Grad-CAM, each
 for the predicted class. The images are test images of `--data`, or smooth drawn ones. On a CPU
 without bfloat16 its agreement is that of rounded graphs (`training.export.bfloat16`), and it has no
-speed. With `--served`, two servers answer instead, one with ONNX Runtime and one with what
-`CANDOR_ENGINE=auto` chooses, loaded in turns.
+speed. With `--served`, two servers answer instead, one with ONNX Runtime in float32 and one with
+what `CANDOR_ENGINE=auto` chooses, loaded in turns.
 """
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import product
@@ -40,7 +40,10 @@ from training.figures.outputs import outputs_of
 BATCHES = (1, 8, 16)
 COMPARED = 64  # images whose maps are compared
 ASKED = ("/predict", "/predict?explain=grad_cam&map=array")
-SERVED = ("onnxruntime", "auto")
+SERVED: Mapping[str, Mapping[str, Any]] = {
+    "float32": {"engine": "onnxruntime", "precision": "float32"},
+    "auto": {"engine": "auto"},
+}
 CONNECTIONS, SECONDS = 16, 4
 SERVED_HEAD = (
     *("bundle", "asked", "times as fast", "answers/s", "of ONNX Runtime"),
@@ -100,10 +103,10 @@ def servers(folder: Path, rounds: int) -> str:
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         wrk, ports = load.Wrk(scratch), {}
-        for engine in SERVED:
+        for engine, settings in SERVED.items():
             home = scratch / engine
             home.mkdir()
-            running = load.candor_running(home, folder, asked[0], engine=engine)
+            running = load.candor_running(home, folder, asked[0], **settings)
             ports[engine] = stack.enter_context(running).port
         click.echo("\n".join(said(scratch / "auto" / "server.log")) + "\n")
         for _, request, engine in product(range(-1, rounds), asked, SERVED):
