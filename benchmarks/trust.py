@@ -208,15 +208,17 @@ def familiar(
 def cost(bundle: Path, rounds: int, seconds: float) -> str:
     """A sentence on the throughput beside the same network without calibration, sets and the rest.
 
-    Rounds of both are interleaved.
+    Rounds of both are interleaved, both in float32: the bare bundle has no other graph.
     """
     mix = [(load.image("/predict", load.jpeg("32×32")), 1.0)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         wrk, bare = Wrk(folder), without_trust(bundle, folder / "bare")
         with (
-            load.candor_running(_made(folder / "a"), bundle, mix[0][0]) as whole,
-            load.candor_running(_made(folder / "b"), bare, mix[0][0]) as less,
+            load.candor_running(
+                _made(folder / "a"), bundle, mix[0][0], precision="float32"
+            ) as whole,
+            load.candor_running(_made(folder / "b"), bare, mix[0][0], precision="float32") as less,
         ):
             for server in (whole, less):
                 wrk.drive(server.port, mix, CONNECTIONS, WARM_SECONDS)
