@@ -12,7 +12,7 @@ threshold. The thresholds are in the manifest; docs/trust.md states what they pr
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
@@ -22,9 +22,6 @@ from service.bundle.prediction_sets import Counted
 from service.bundle.reference import Nearest
 from service.errors import SHOWN, InvalidParameter, short
 from service.runtime.graphs import Logits, OutputRow
-
-if TYPE_CHECKING:
-    from service.explain.attribution import Attribution
 
 TOP_K, MOST_TOP_K = 3, 1000
 LIKELY = 0.5  # where a sigmoid's class is as probable as its absence
@@ -101,10 +98,10 @@ class Prediction(NamedTuple):
     """The `top` classes of one image, most probable first, with what they were made from.
 
     `logits` float32 (K,) are those of the network; `temperature` divided them. `activation` is that
-    of the last layer, if a class activation map follows, and `attribution` that map, if it is made
-    already. A part for which the bundle has no figures is None; `nearest` has as many reference
-    images as were requested, and `classes` the classes. `likely` are the first SET_LABELS or
-    `top_k` of the classes from LIKELY on, most probable first; None where an image has one class.
+    of the last layer, if a class activation map follows. A part for which the bundle has no figures
+    is None; `nearest` has as many reference images as were requested, and `classes` the classes.
+    `likely` are the first SET_LABELS or `top_k` of the classes from LIKELY on, most probable first;
+    None where an image has one class.
     """
 
     top: tuple[Class, ...]
@@ -116,7 +113,6 @@ class Prediction(NamedTuple):
     classes: tuple[Class, ...] = ()
     likely: tuple[Class, ...] | None = None
     activation: Float32[np.ndarray, "channels height width"] | None = None
-    attribution: "Attribution | None" = None
 
     @property
     def best(self) -> Class:

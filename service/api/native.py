@@ -291,15 +291,14 @@ class Native:
         question = options.question
         if question is not None and options.mask is not None:
             question = await self._pipeline.cut(sent, options.mask, question, timing)
-        prediction = await self._pipeline.predict(
+        seen = await self._pipeline.predict(
             sent, options.prediction, timing, question, certain=options.when.certain
         )
+        prediction = seen.prediction
         reason = None if question is None else options.when.reason(prediction)
         if question is None or reason is None:
             return ImageResult(sent, prediction, timing)
-        attribution = await self._pipeline.explain(
-            sent, question, prediction, timing, options.share
-        )
+        attribution = await self._pipeline.explain(sent, question, seen, timing, options.share)
         self._count(attribution, reason)
         overlay = await self._overlay(sent, attribution, prediction, options, timing)
         return ImageResult(sent, prediction, timing, attribution, overlay, reason)

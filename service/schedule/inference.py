@@ -27,6 +27,13 @@ class Asked(NamedTuple):
     question: Question | None = None
 
 
+class Seen(NamedTuple):
+    """The prediction of an image, and the `attribution` that was made beside it, if one was."""
+
+    prediction: Prediction
+    attribution: Attribution | None = None
+
+
 class Inferred(NamedTuple):
     """What came of an image: with the `attribution`, if a map was certain to be asked for, the
     `seconds` that those of its batch took.

@@ -42,7 +42,7 @@ from service.runtime.sessions import self_test_image
 from service.schedule.allowance import MEGAPIXELS, PASSES
 from service.schedule.deadlines import DeadlineExplainer, ExplanationTask
 from service.schedule.fairness import FairQueue
-from service.schedule.inference import Asked, Fitted, Inference, Inferred
+from service.schedule.inference import Asked, Fitted, Inference, Inferred, Seen
 from service.schedule.lanes import InterjectingLane, LoopLane, ThreadLane
 from service.schedule.queue import Queue, QueueMetrics
 from service.schedule.resources import Resources
@@ -240,7 +240,7 @@ class Pipeline:
         question: Question | None = None,
         *,
         certain: bool = True,
-    ) -> Prediction:
+    ) -> Seen:
         """The prediction of one image; the explanation that answers `question` may follow it, and
         does if it is `certain`.
 
@@ -262,11 +262,10 @@ class Pipeline:
         if question is not None and attribution is not None:
             timing.add("explain", mapping, method=question.method.name)
             self._count_explanation(question, attribution, mapping)
-            prediction = prediction._replace(attribution=attribution)
         self._count(prediction)
         if self.watch is not None:
             self.watch(sent.fitted)
-        return prediction
+        return Seen(prediction, attribution)
 
     async def compared(self, fitted: Fitted, target: str | None = None) -> Compared:
         """The prediction of an image, and its Grad-CAM for the class `target`, or the predicted
@@ -308,7 +307,7 @@ class Pipeline:
         self,
         sent: Sent,
         question: Question,
-        prediction: Prediction,
+        seen: Seen,
         timing: Timing,
         share: float = 1.0,
     ) -> Attribution:
@@ -324,8 +323,9 @@ class Pipeline:
         """
         if (noted := account.current.get()) is not None:
             noted.ask(question.method.name)
-        if prediction.attribution is not None:
-            return prediction.attribution
+        if seen.attribution is not None:
+            return seen.attribution
+        prediction = seen.prediction
         if prediction.activation is not None:
             return await self._explain_at_once(sent, question, prediction, timing)
         spare = (1 - share) * (timing.deadline - time.perf_counter())

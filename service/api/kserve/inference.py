@@ -97,7 +97,7 @@ class Inference:
         question, first_class = options.question, replace(options.prediction, top_k=1)
         self._pipeline.charge(question, len(asked.rows), timing)
         images = await gather_rows("row", (self._receive(row, timing) for row in asked.rows))
-        predictions = await gather_rows(
+        seen = await gather_rows(
             "row",
             (self._pipeline.predict(image, first_class, timing, question) for image in images),
         )
@@ -106,13 +106,12 @@ class Inference:
             maps = await gather_rows(
                 "row",
                 (
-                    self._pipeline.explain(image, question, prediction, timing, row / len(images))
-                    for row, (image, prediction) in enumerate(
-                        zip(images, predictions, strict=True), start=1
-                    )
+                    self._pipeline.explain(image, question, each, timing, row / len(images))
+                    for row, (image, each) in enumerate(zip(images, seen, strict=True), start=1)
                 ),
             )
         with timing.of("encode"):
+            predictions = [each.prediction for each in seen]
             outputs = [output_of(each, predictions, maps, self._manifest) for each in asked.outputs]
             return write(asked.head, outputs)
 

@@ -84,7 +84,7 @@ def test_an_image_is_predicted_as_the_engine_predicts_it(pipeline, engine):
         sent = await pipeline.receive(IMAGE, timing, keep=False)
         return sent, await pipeline.predict(sent, OPTIONS, timing)
 
-    sent, prediction = run(pipeline, steps)
+    sent, (prediction, _) = run(pipeline, steps)
     expected = predict(engine.predict(sent.fitted[None]).rows()[0], engine.manifest)
     assert prediction.best == expected.best
     assert (sent.width, sent.height, sent.format, sent.ground) == (32, 32, "PNG", None)
@@ -132,8 +132,8 @@ def test_an_explanation_is_charged_to_its_caller(pipeline, engine):
     async def steps(timing):
         timing.caller = Caller("192.0.2.1")
         sent = await pipeline.receive(IMAGE, timing, keep=False)
-        prediction = await pipeline.predict(sent, OPTIONS, timing, question)
-        await pipeline.explain(sent, question, prediction, timing)
+        seen = await pipeline.predict(sent, OPTIONS, timing, question)
+        await pipeline.explain(sent, question, seen, timing)
 
     run(pipeline, steps)
     shares = pipeline._explain.queue._shares
@@ -146,8 +146,8 @@ def test_an_explanation_is_counted_with_its_gap(pipeline, engine):
 
     async def steps(timing):
         sent = await pipeline.receive(IMAGE, timing, keep=True)
-        prediction = await pipeline.predict(sent, OPTIONS, timing, question)
-        attribution = await pipeline.explain(sent, question, prediction, timing)
+        seen = await pipeline.predict(sent, OPTIONS, timing, question)
+        attribution = await pipeline.explain(sent, question, seen, timing)
         return attribution, await pipeline.overlay(sent, attribution, timing)
 
     attribution, overlay = run(pipeline, steps)
@@ -167,8 +167,8 @@ def test_grad_cam_is_made_of_what_the_prediction_computes(target, pipeline, engi
     async def steps(timing):
         timing.caller = Caller("192.0.2.2")
         sent = await pipeline.receive(IMAGE, timing, keep=False)
-        prediction = await pipeline.predict(sent, OPTIONS, timing, question)
-        return sent, prediction, await pipeline.explain(sent, question, prediction, timing)
+        seen = await pipeline.predict(sent, OPTIONS, timing, question)
+        return sent, seen.prediction, await pipeline.explain(sent, question, seen, timing)
 
     sent, prediction, answer = run(pipeline, steps)
     expected = explain(engine, sent.fitted, question, prediction.logits)
@@ -194,12 +194,12 @@ def test_those_that_ask_for_certain_get_their_maps_in_the_batch(pipeline, engine
             )
         )
 
-    images, predictions = run(pipeline, steps)
-    assert [each.attribution is not None for each in predictions] == [False, True, False, True]
-    for image, prediction in zip(images, predictions, strict=True):
-        if prediction.attribution is not None:
+    images, answers = run(pipeline, steps)
+    assert [each.attribution is not None for each in answers] == [False, True, False, True]
+    for image, (prediction, attribution) in zip(images, answers, strict=True):
+        if attribution is not None:
             expected = explain(engine, image.fitted, question, prediction.logits)
-            assert prediction.attribution.map == pytest.approx(expected.map, abs=1e-5)
+            assert attribution.map == pytest.approx(expected.map, abs=1e-5)
     assert 'candor_batch_size_sum{lane="predict"} 4.0' in text(pipeline)
     assert 'candor_batch_size_count{lane="predict"} 1.0' in text(pipeline)
 
