@@ -8,6 +8,7 @@ from support.requests import GOOD, answered, plain, problem
 from support.servers import Server
 from support.toys import linear
 
+EXPLAINED = 'candor_explanations_total{method="grad_cam",outcome="answered"}'
 IMAGES = [encode(draw("red", 32, seed)) for seed in range(30)]
 
 
@@ -17,7 +18,7 @@ def ask(server, query="", body=GOOD, **headers):
 
 
 def test_an_explanation_comes_along_where_the_answer_is_unsure(server):
-    kinds = set()
+    kinds, before = list[bool](), server.metric(EXPLAINED)
     for image in IMAGES:
         found = answered(ask(server, "?when=unsure&explain=grad_cam&map=array", image))
         unsure = found["prediction_set"]["size"] != 1
@@ -25,8 +26,9 @@ def test_an_explanation_comes_along_where_the_answer_is_unsure(server):
         if unsure:
             assert found["explanation"]["reason"] == "unsure"
             assert found["explanation"]["method"] == "grad_cam"
-        kinds.add(unsure)
-    assert kinds == {True, False}
+        kinds.append(unsure)
+    assert set(kinds) == {True, False}
+    assert server.metric(EXPLAINED) - before == sum(kinds), "no map is made for nobody"
 
 
 def test_the_cheapest_method_explains_where_none_is_named(server):
