@@ -181,8 +181,8 @@ def test_grad_cam_is_made_of_what_the_prediction_computes(target, pipeline, engi
 
 
 def test_those_that_ask_for_certain_get_their_maps_in_the_batch(pipeline, engine):
-    question = ask(engine.manifest, "grad_cam", None, {})
-    asked = [(None, True), (question, True), (question, False), (question, True)]
+    usual, other = (ask(engine.manifest, "grad_cam", target, {}) for target in (None, "cat"))
+    asked = [(None, True), (usual, True), (usual, False), (other, True)]
     files = [encode(draw("red", 32, seed)) for seed in range(len(asked))]
 
     async def steps(timing):
@@ -196,7 +196,7 @@ def test_those_that_ask_for_certain_get_their_maps_in_the_batch(pipeline, engine
 
     images, answers = run(pipeline, steps)
     assert [each.attribution is not None for each in answers] == [False, True, False, True]
-    for image, (prediction, attribution) in zip(images, answers, strict=True):
+    for image, (question, _), (prediction, attribution) in zip(images, asked, answers, strict=True):
         if attribution is not None:
             expected = explain(engine, image.fitted, question, prediction.logits)
             assert attribution.map == pytest.approx(expected.map, abs=1e-5)
