@@ -10,6 +10,7 @@ from itertools import starmap
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float32
 
 from service.bundle import folder
 from service.bundle.manifest import Unrelated
@@ -22,8 +23,10 @@ from service.explain.maps.target import Target
 from service.explain.question import Question
 from service.image.resize import sides
 from service.runtime.engine import Engine
-from service.runtime.graphs import QUICK, Logits
+from service.runtime.graphs import QUICK, Logits, Targets
 from service.runtime.head import Activations
+
+Pairs = Float32[np.ndarray, "rows 2 height width"]  # cells of a class and of the runner-up
 
 
 def fits(engine: Engine, question: Question) -> bool:
@@ -48,47 +51,60 @@ def explain_together(
     questions: Sequence[Question],
 ) -> list[Attribution]:
     """The answer to each of `questions`, which `fits`, about the image of its row."""
-    assert engine.bias is not None
     method, manifest = questions[0].method, engine.manifest
-    shape = sides(manifest.input.size)
-    rows, predicted = np.arange(len(questions)), logits.argmax(1).tolist()
+    predicted = logits.argmax(1).tolist()
     targets = [
         question.target or Target(index)
         for question, index in zip(questions, predicted, strict=True)
     ]
-    indices = np.array([target.index for target in targets])
-    others = logits.copy()
-    others[rows, indices] = -np.inf
-    pairs = engine.cams(activations, np.stack([indices, others.argmax(1)], 1))
+    indices, shape = np.array([target.index for target in targets]), sides(manifest.input.size)
+    pairs = engine.cams(activations, np.stack([indices, _runners_up(logits, indices)], 1))
     cells, maps = pairs[:, 0], cam.scaled(pairs[:, 0], shape)
-    scores = logits[rows, indices].astype(np.float64) - engine.bias[indices]
-    columns = (
-        np.abs(maps).max((1, 2)).tolist(),
-        np.abs(pairs[:, 1]).max((1, 2)).tolist(),
-        spreads := quality.spreads(logits, sigmoid=False),
-        cells.sum((1, 2), dtype=np.float64).tolist(),
-        scores.tolist(),
-        scaling.cosines(pairs, shape),
-    )
+    figures = _figures(engine, logits, indices, pairs, maps)
+    masses = masses_of(cells, [each.spread for each in figures])
     is_small = cell_of(shape, signed=method.sign == "signed") == 1
     strongest = render.limits(maps, method.scale) if is_small else []
-    masses, origin = masses_of(cells, spreads), engine.origin(QUICK)
-    unrelated = manifest.unrelated.get(method.name)
-    found = []
-    for row, figures in enumerate(starmap(_Figures, zip(*columns, strict=True))):
-        measured = figures.measures(unrelated)
-        answer = Attribution(
+    unrelated, origin = manifest.unrelated.get(method.name), engine.origin(QUICK)
+    return [
+        Attribution(
             questions[row],
             targets[row],
             maps[row],
-            measured,
-            spread=figures.spread,
+            each.measures(unrelated),
+            spread=each.spread,
             cells=cells[row],
             origin=origin,
+        ).with_known(
+            largest=each.weight,
+            mass=masses[row],
+            **({"strongest": strongest[row]} if is_small else {}),
         )
-        known = {"strongest": strongest[row]} if is_small else {}
-        found.append(answer.with_known(largest=figures.weight, mass=masses[row], **known))
-    return found
+        for row, each in enumerate(figures)
+    ]
+
+
+def _runners_up(logits: Logits, indices: Targets) -> Targets:
+    """The most probable class of each row beside that of `indices`."""
+    others = logits.copy()
+    others[np.arange(len(others)), indices] = -np.inf
+    return np.asarray(others.argmax(1))
+
+
+def _figures(
+    engine: Engine, logits: Logits, indices: Targets, pairs: Pairs, maps: cam.Maps
+) -> "list[_Figures]":
+    """The figures of each of the `maps` of the classes `indices`, and of its runner-up's."""
+    assert engine.bias is not None
+    scores = logits[np.arange(len(indices)), indices].astype(np.float64) - engine.bias[indices]
+    columns = (
+        np.abs(maps).max((1, 2)).tolist(),
+        np.abs(pairs[:, 1]).max((1, 2)).tolist(),
+        quality.spreads(logits, sigmoid=False),
+        pairs[:, 0].sum((1, 2), dtype=np.float64).tolist(),
+        scores.tolist(),
+        scaling.cosines(pairs, maps.shape[1:]),
+    )
+    return list(starmap(_Figures, zip(*columns, strict=True)))
 
 
 class _Figures(NamedTuple):
