@@ -3,8 +3,9 @@
 A CPU with several cores has every graph open twice: for one thread, which wastes nothing while all
 cores have work, and for all cores, which answers a lone request sooner. Beside other workers the
 graphs of explanations are open once, and a batch is shared out among the cores; lrp.onnx is so
-everywhere, for it is of the largest networks and serves one method. All share the weights of
-convolutions (`service.runtime.weights`). A GPU has a thread for explanations and one for
+everywhere, for it is of the largest networks and serves one method. Gradients of a batch always
+are: the many small operators between their convolutions gain nothing by a second thread. All share
+the weights of convolutions (`service.runtime.weights`). A GPU has a thread for explanations and one for
 predictions, with a copy of predict.onnx: predictions never wait for a piece of an explanation.
 """
 
@@ -15,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import repeat
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -234,19 +236,23 @@ def cpu_rows(size: Size) -> int:
     return max(1, min(CPU_ROWS, CPU_PIXELS // pixels_of(size)))
 
 
-def shared_out(program: Program, threads: int) -> Program:
-    """`program` of one thread, which runs the parts of a batch on so many threads at once."""
+def shared_out(program: Program, threads: int, of_few: Program) -> Program:
+    """`program` of one thread, which runs the parts of a batch on so many threads at once.
+
+    Batches of fewer rows than threads are for `of_few`; where that is `program`, a lone row alone.
+    """
     pool = ThreadPoolExecutor(threads, "rows")
 
     def run(feeds: Feeds, asked: Names = ()) -> dict[str, np.ndarray]:
-        parts = min(threads, len(next(iter(feeds.values()))))
-        if parts < 2:  # noqa: PLR2004
-            return program(feeds, asked)
+        rows = len(next(iter(feeds.values())))
+        if rows < (2 if of_few is program else threads):
+            return of_few(feeds, asked)
+        parts = min(threads, rows)
         pieces = {name: np.array_split(values, parts) for name, values in feeds.items()}
-        rows = [
+        fed = [
             dict(zip(pieces, piece, strict=True)) for piece in zip(*pieces.values(), strict=True)
         ]
-        outputs = list(pool.map(program, rows, repeat(asked)))
+        outputs = list(pool.map(program, fed, repeat(asked)))
         return {name: np.concatenate([part[name] for part in outputs]) for name in outputs[0]}
 
     return run
@@ -272,9 +278,8 @@ def _open_all(
     sizes = rows_of(bundle.manifest.input.size)
     threads = threads or host.cores()
     if device == "cpu":
-        # A program of OpenVINO for one thread runs for one caller at a time.
-        alone = alone or choice.runtime == "openvino"
-        one_core, all_cores = _on_cpu(contents, threads, _preparer(choice), alone=alone)
+        sharing = _sharing(choice, alone=alone)
+        one_core, all_cores = _on_cpu(contents, threads, _preparer(choice), sharing)
     else:
         all_cores = one_core = _on_gpu(contents, device, sizes)
     most_rows = cpu_rows(bundle.manifest.input.size) if device == "cpu" else sizes[-1]
@@ -319,8 +324,28 @@ def _in_one_pass(contents: Contents) -> Head | None:
     return Head(head)
 
 
+class Sharing(NamedTuple):
+    """The graphs of which a CPU's threads take a row each: `always`, and those where a batch with
+    a row for each thread is run so, and a smaller one by all threads together.
+    """
+
+    always: frozenset[str]
+    batches: frozenset[str] = frozenset()
+
+
+def _sharing(choice: Choice, *, alone: bool) -> Sharing:
+    # A program of OpenVINO for one thread runs for one caller at a time.
+    if choice.runtime == "openvino":
+        return Sharing(frozenset({folder.LRP}))
+    # Each time that a graph is open it takes memory, and beside other workers an explanation never
+    # has all cores for long.
+    if not alone:
+        return Sharing(EXPLAINING)
+    return Sharing(frozenset({folder.LRP}), frozenset({folder.GRADIENT}))
+
+
 def _on_cpu(
-    contents: Contents, threads: int, prepare: Preparer, *, alone: bool
+    contents: Contents, threads: int, prepare: Preparer, sharing: Sharing
 ) -> tuple[dict[str, Program], dict[str, Program]]:
     """The graphs open for one thread, and for all `threads`; `contents` is emptied.
 
@@ -328,9 +353,6 @@ def _on_cpu(
     """
     one_core: dict[str, Program] = {}
     all_cores = one_core if threads == 1 else {}
-    # Each time that a graph is open it takes memory, and beside other workers an explanation never
-    # has all cores for long.
-    once = frozenset({folder.LRP}) if alone else EXPLAINING
     while contents:
         file, content = contents[next(iter(contents))]
         # QUICK is predict.onnx, unless it is int8.
@@ -341,8 +363,9 @@ def _on_cpu(
         del content
         one_core |= dict.fromkeys(graphs, one)
         if threads > 1:
-            is_once = once.issuperset(graphs)
-            every = shared_out(one, threads) if is_once else open_for(threads)
+            every = one if sharing.always.issuperset(graphs) else open_for(threads)
+            if (sharing.always | sharing.batches).issuperset(graphs):
+                every = shared_out(one, threads, every)
             all_cores |= dict.fromkeys(graphs, every)
         del open_for
     return one_core, all_cores

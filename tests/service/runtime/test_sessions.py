@@ -81,10 +81,12 @@ def test_beside_other_workers_the_graphs_of_explanations_are_open_once(embedded)
     assert np.abs(one - every).max() < 1e-5 * np.abs(one).max()
 
 
-def test_an_engine_that_is_let_go_leaves_no_thread(embedded):
-    def threads():
-        return {int(path.name) for path in Path("/proc/self/task").iterdir()}
+def threads():
+    """The threads of this process."""
+    return {int(path.name) for path in Path("/proc/self/task").iterdir()}
 
+
+def test_an_engine_that_is_let_go_leaves_no_thread(embedded):
     gc.collect()
     gc.disable()
     try:
@@ -122,9 +124,41 @@ def test_the_parts_of_a_batch_run_at_once_and_keep_their_order():
         together.wait(10)
         return {"y": 2 * feeds["x"]}
 
-    run = shared_out(double, 2)
+    run = shared_out(double, 2, double)
     assert run({"x": np.arange(5)})["y"].tolist() == [0, 2, 4, 6, 8]
-    assert shared_out(lambda feeds, _: feeds, 2)({"x": np.arange(1)})["x"].tolist() == [0]
+
+
+def test_a_batch_with_a_row_for_each_thread_is_shared_out_and_a_smaller_one_is_not():
+    sizes = {"one": [], "all": []}
+
+    def noting(name):
+        def run(feeds, _asked):
+            sizes[name].append(len(feeds["x"]))
+            return feeds
+
+        return run
+
+    one, every = noting("one"), noting("all")
+    for rows in (1, 2, 3, 7):
+        fed = {"x": np.arange(rows)}
+        assert shared_out(one, 3, every)(fed, ())["x"].tolist() == [*range(rows)]
+    assert sizes["all"] == [1, 2]
+    assert sorted(sizes["one"]) == [1, 1, 1, 2, 2, 3]
+    assert shared_out(one, 3, one)({"x": np.arange(2)}, ())["x"].tolist() == [0, 1]
+    assert sorted(sizes["one"]) == [1, 1, 1, 1, 1, 2, 2, 3]
+    assert shared_out(one, 3, one)({"x": np.arange(1)}, ())["x"].tolist() == [0]
+
+
+def test_of_a_lone_engine_gradients_of_a_batch_are_shared_out(embedded):
+    sessions = open_sessions(embedded, "cpu", 2, Choice(), alone=True)
+    whole = sessions.all_cores[folder.GRADIENT]
+    assert whole is not sessions.one_core[folder.GRADIENT]
+    before = threads()
+    x = np.zeros((2, 3, 32, 32), np.float32)
+    whole({"x": x[:1], "target": np.zeros(1, np.int64)}, ())
+    assert not threads() - before
+    whole({"x": x, "target": np.zeros(2, np.int64)}, ())
+    assert threads() - before
 
 
 def test_of_large_images_fewer_run_together_on_a_cpu():
