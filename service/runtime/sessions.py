@@ -5,8 +5,8 @@ cores have work, and for all cores, which answers a lone request sooner. Beside 
 graphs of explanations are open once, and a batch is shared out among the cores; lrp.onnx is so
 everywhere, for it is of the largest networks and serves one method. Gradients of a batch always
 are: the many small operators between their convolutions gain nothing by a second thread. All share
-the weights of convolutions (`service.runtime.weights`). A GPU has a thread for explanations and one for
-predictions, with a copy of predict.onnx: predictions never wait for a piece of an explanation.
+the weights of convolutions (`service.runtime.weights`). A GPU has a thread for explanations and one
+for predictions, with a copy of predict.onnx: predictions never wait for a piece of an explanation.
 """
 
 import logging
@@ -61,6 +61,8 @@ BFLOAT16_TOLERANCE = 0.1  # the same, of 8 bits of each tensor; a MobileNet meas
 # Of the measurement of a graph at the start.
 MOST_RUNS, MEASURED_SECONDS = 3, 0.5
 
+# The seconds of a run, by the clock and of all threads, by its graph and rows.
+Timings = dict[tuple[str, int], tuple[float, float]]
 Contents = dict[str, tuple[str, bytes]]  # the file and the bytes of each graph
 Opener = Callable[[str, bytes, int], Program]  # of a file and its bytes, for so many threads
 # Of a file and its bytes: for one thread, and what opens it for so many.
@@ -74,7 +76,8 @@ class Sessions:
     """The open graphs by name: `all_cores` for a lone request, `one_core` beside other work.
 
     `most_rows` run together. On a GPU, and on a single core, both are the same. A lone request has
-    so many `threads`. With a `head` QUICK gives its activation, on request.
+    so many `threads`. With a `head` QUICK gives its activation, on request. What `timings` have is
+    not measured again.
     """
 
     manifest: Manifest
@@ -85,7 +88,7 @@ class Sessions:
     one_core: dict[str, Program]
     threads: int = 1
     head: Head | None = None
-    _row_seconds: dict[str, float] = field(default_factory=dict)
+    timings: Timings = field(default_factory=dict)
 
     def run(
         self, graph: str, feeds: Feeds, outputs: Names = (), *, all_cores: bool = True
@@ -132,32 +135,27 @@ class Sessions:
         is_openvino = self.choice.runtime == "openvino"
         return openvino.PROVIDER if is_openvino else providers.PROVIDERS[self.device]
 
-    @cached_property
+    @property
     def forward_seconds(self) -> float:
         """The seconds of predict.onnx for one image: the unit of `Method.passes`."""
-        return self._seconds(folder.PREDICT)
+        return self._timing(folder.PREDICT, 1)[0]
 
-    @cached_property
+    @property
     def quick_seconds(self) -> float:
         """The seconds of QUICK for one image."""
-        return self._seconds(QUICK)
+        return self._timing(QUICK, 1)[0]
 
     def row_seconds(self, graph: str) -> float:
         """The seconds of a row of `graph` in a piece of the largest size if nothing else runs.
 
-        Measured once.
-
         Raises:
             MethodUnavailable: the bundle has no such graph.
         """
-        if graph not in self._row_seconds:
-            feeds = _feeds(self.manifest.input.size, graph, self.most_rows)
-            wall, busy = self._shortest(graph, feeds)
-            # On a CPU that others use, too, a run waits for its turns: its threads spin when they
-            # have nothing to do, so their time is that of a run without others.
-            seconds = min(wall, busy / self.threads) if self.device == "cpu" else wall
-            self._row_seconds[graph] = seconds / self.most_rows
-        return self._row_seconds[graph]
+        wall, busy = self._timing(graph, self.most_rows)
+        # On a CPU that others use, too, a run waits for its turns: its threads spin when they have
+        # nothing to do, so their time is that of a run without others.
+        seconds = min(wall, busy / self.threads) if self.device == "cpu" else wall
+        return seconds / self.most_rows
 
     @property
     def rows_at_once(self) -> int:
@@ -175,19 +173,19 @@ class Sessions:
         target = np.zeros(1, np.int64)
         return np.asarray(self.run(folder.GRADIENT, {"x": x, "target": target})["logits"][0])
 
-    def _seconds(self, graph: str) -> float:
-        return self._shortest(graph, _feeds(self.manifest.input.size, graph, 1))[0]
-
-    def _shortest(self, graph: str, feeds: Feeds) -> tuple[float, float]:
+    def _timing(self, graph: str, rows: int) -> tuple[float, float]:
         """The least seconds, and the least of all threads, of a few runs that take no second."""
-        walls: list[float] = []
-        busy: list[float] = []
-        while len(walls) < MOST_RUNS and sum(walls) < MEASURED_SECONDS:
-            started, busy_at_start = time.perf_counter(), time.process_time()
-            self.run(graph, feeds)
-            walls.append(time.perf_counter() - started)
-            busy.append(time.process_time() - busy_at_start)
-        return min(walls), min(busy)
+        if (graph, rows) not in self.timings:
+            feeds = _feeds(self.manifest.input.size, graph, rows)
+            walls: list[float] = []
+            busy: list[float] = []
+            while len(walls) < MOST_RUNS and sum(walls) < MEASURED_SECONDS:
+                started, busy_at_start = time.perf_counter(), time.process_time()
+                self.run(graph, feeds)
+                walls.append(time.perf_counter() - started)
+                busy.append(time.process_time() - busy_at_start)
+            self.timings[graph, rows] = min(walls), min(busy)
+        return self.timings[graph, rows]
 
 
 def open_sessions(

@@ -1,7 +1,9 @@
 """The opening of a version of a model: verified, warmed, tested, with all that answers for it."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 from service.api.models.endpoints import Answers, answers_of
@@ -13,10 +15,13 @@ from service.runtime import choice, trial
 from service.runtime.choice import Choice
 from service.runtime.engine import Engine
 from service.runtime.health import Health
+from service.runtime.sessions import Timings
 from service.schedule.pipeline import Pipeline
 from service.schedule.resources import Resources
 from service.settings import EMBEDDED, Settings
 from service.telemetry.metrics import Metrics
+
+REMEMBERED = 256  # versions
 
 log = logging.getLogger("candor")
 
@@ -41,6 +46,8 @@ class Opener:
         self._default = default
         self._proven = proven
         self._known: set[str] = set()  # digests, of a lone worker
+        # Of a digest and what computes it: a version that comes back is not measured again.
+        self._timings: Callable[..., Timings] = lru_cache(REMEMBERED)(lambda *_key: {})
         # The device is the same for all: what fails on it makes the worker unready.
         self.health = Health(metrics.device_failures)
         self._choice = choice.received(settings.fixed_precision)
@@ -57,13 +64,15 @@ class Opener:
             raise DigestError(f"{version.folder} has changed while it was loaded: retry")
         bundle = replace(bundle, manifest=bundle.manifest.served_as(version.model))
         try:
+            chosen = self._choice_for(bundle.manifest, is_default=is_default)
             engine = Engine(
                 bundle,
                 settings.device,
                 settings.threads,
                 alone=settings.worker_count == 1,
                 health=self.health,
-                choice=self._choice_for(bundle.manifest, is_default=is_default),
+                choice=chosen,
+                timings=self._timings(version.digest, chosen.title),
             )
             pipeline = Pipeline(engine, settings, self._metrics, self._resources)
             prefix = "" if is_default else f"/models/{version.model}"

@@ -45,3 +45,21 @@ def test_a_version_that_loses_too_much_is_opened_in_float32(name, opened):
 
 def test_a_wanted_precision_is_not_weighed(opened):
     assert opened("default", "int8", macro_f1=0.89).precision == "int8"
+
+
+def test_a_version_that_comes_back_is_not_measured_again(tmp_path):
+    for number in range(2):
+        make_version(tmp_path / "cats" / str(number), temperature=1.0 + number)
+    settings, metrics = Settings(device="cpu"), Metrics()
+    opener = Opener(settings, metrics, Resources(settings, metrics), "default")
+    first, second = Catalogue("cats", {"cats": tmp_path / "cats"}).versions("cats")
+
+    def seconds(version):
+        pipeline = opener(version).pipeline
+        pipeline.close()
+        engine = pipeline.engine
+        return engine.forward_seconds, engine.quick_seconds, engine.row_seconds("gradient.onnx")
+
+    measured = seconds(first)
+    assert seconds(second) != measured
+    assert seconds(first) == measured

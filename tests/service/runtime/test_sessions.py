@@ -172,11 +172,24 @@ def test_a_session_keeps_no_copy_of_its_file(embedded):
     assert not any(isinstance(value, bytes) for value in vars(session).values())
 
 
-def test_the_seconds_of_a_pass_are_measured_once(embedded):
-    sessions = open_sessions(embedded, "cpu", 1, Choice(), alone=True)
-    assert sessions.forward_seconds > 0
-    assert sessions.forward_seconds is sessions.forward_seconds
-    assert sessions.quick_seconds > 0
+def test_the_seconds_of_a_run_are_measured_once(embedded):
+    first = Engine(embedded, "cpu", 1, timings={})
+    seconds = first.forward_seconds, first.quick_seconds, first.row_seconds(folder.GRADIENT)
+    assert min(seconds) > 0
+    assert seconds == (
+        first.forward_seconds,
+        first.quick_seconds,
+        first.row_seconds(folder.GRADIENT),
+    )
+
+
+def test_an_engine_takes_the_seconds_of_one_like_it(embedded):
+    known = {(folder.PREDICT, 1): (0.5, 0.5), (folder.PREDICT, CPU_ROWS): (8.0, 4.0)}
+    engine = Engine(embedded, "cpu", 1, timings=known)
+    assert engine.forward_seconds == 0.5
+    assert engine.row_seconds(folder.PREDICT) == 4.0 / CPU_ROWS
+    assert engine.quick_seconds < 0.5
+    assert len(known) == 3  # an engine after it knows what this one has measured
 
 
 def test_a_wrong_class_in_the_self_test_stops_the_start(embedded, tmp_path):
