@@ -37,7 +37,7 @@ ZIPF = 1.0  # the exponent
 @click.argument("sections", nargs=-1, type=click.Choice(SECTIONS))
 @click.option("--swaps", default=50, show_default=True, type=click.IntRange(1, 200))
 @click.option("--models", default=20, show_default=True, type=click.IntRange(2, 100))
-@click.option("--memory", default=180, show_default=True, help="Of the models, in MiB.")
+@click.option("--memory", default=230, show_default=True, help="Of the models, in MiB.")
 @click.option("--seconds", default=60.0, show_default=True, help="Of the load on many models.")
 def main(sections: Sequence[str], swaps: int, models: int, memory: int, seconds: float) -> None:
     """Prints the tables."""
