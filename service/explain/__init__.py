@@ -7,7 +7,8 @@ ONNX Runtime. No method holds state: the same question gets the same bytes.
 
 from service.explain.attribution import Attribution, explain
 from service.explain.maps.target import Target
-from service.explain.methods import METHODS, Method, Parameter, available
+from service.explain.method import Method, Parameter
+from service.explain.methods import METHODS, available
 from service.explain.question import (
     NOMINAL,
     Defaults,

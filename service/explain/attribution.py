@@ -15,7 +15,7 @@ from service.explain.faithfulness import Trial, Unit, unit_of
 from service.explain.maps.mass import Mass, mass_of
 from service.explain.maps.segments import cells as count_of
 from service.explain.maps.target import Target, ranking, rival_of
-from service.explain.methods import Map
+from service.explain.method import Map
 from service.explain.question import Question, quartered
 from service.image.resize import InputPixels
 from service.runtime.engine import Engine

@@ -4,124 +4,33 @@ A new method is one entry of METHODS; docs, routes, the command line and the pag
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
 
 from service.bundle import folder
 from service.bundle.manifest import LAST, LAYERS, Manifest
 from service.explain import rungs
-from service.explain.colours import Scale
-from service.explain.maps import cam, gradients, paths, perturbation, scaling
+from service.explain.computing import (
+    integrated_gradients,
+    of_activations,
+    of_gradients,
+    of_passes,
+    of_samples,
+    strongest,
+    summed,
+)
+from service.explain.maps import cam, gradients, perturbation
 from service.explain.maps.baselines import BASELINES
-from service.explain.maps.gradients import RowAttributions, SampleSums
 from service.explain.maps.perturbation import TargetMaps
-from service.explain.maps.sampling import GOOD_AGREEMENT, cosine, until_agreed
+from service.explain.maps.sampling import GOOD_AGREEMENT
 from service.explain.maps.segments import GRID, SEGMENTATIONS, cells
-from service.explain.maps.target import Target
-from service.explain.quality import completeness_gap
-from service.explain.rungs import Rung
-from service.image.resize import InputPixels
-from service.runtime.engine import Engine
-from service.runtime.graphs import Cam, Rows, Targets
+from service.explain.method import Method, Parameter
+from service.runtime.graphs import Cam
 
-Sign = Literal["signed", "positive"]
-Map = Float32[np.ndarray, "H W"]
 LOGIT, SLOPE, DROP = "logit", "logit per standard deviation of a pixel", "logit per segment"
 GRADIENT_PASSES = 3  # a forward and a backward pass cost about three forward ones
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """A parameter of a method: a number from `low` to `high`, or one of `choices`.
-
-    The number is whole if `default` is.
-    """
-
-    name: str
-    default: int | float | str
-    description: str
-    low: int | float = 0
-    high: int | float = 0
-    choices: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class MethodResult:
-    """A `map` float32 (H, W), and the `quality` measures that came with it for free.
-
-    `cells` is what a class activation map was scaled from. `rival` is the map of another class,
-    or its cells where there are `cells`, if the method has it from the same passes.
-    """
-
-    map: Map
-    quality: dict[str, float] = field(default_factory=dict)
-    rival: Float32[np.ndarray, "height width"] | None = None
-    cells: Float32[np.ndarray, "height width"] | None = None
-
-    def cosine_to(self, other: Float32[np.ndarray, "height width"]) -> float:
-        """The cosine of the map to that of another class, which is like `rival`."""
-        if self.cells is None:
-            return cosine(self.map, other)
-        return scaling.cosine(self.cells, other, self.map.shape)
-
-
-@dataclass(frozen=True)
-class Method:
-    """One way to explain.
-
-    `graph`: the file that the bundle must hold. `passes`: the cost in forward passes, as a function
-    of the parameters; `operations`: the multiplications of its algebra; `fewer`: its next cheaper
-    parameters. `compute(engine, pixels, target, rival, **parameters)` explains one network input
-    uint8 (H, W, 3); `rival` is another class, to compare the map with where that is free.
-    """
-
-    name: str
-    title: str
-    description: str
-    source: str
-    graph: str  # of the default parameters
-    sign: Sign
-    unit: str
-    scale: Scale
-    compute: Callable[..., MethodResult]
-    passes: Callable[[Mapping[str, Any]], int]
-    parameters: tuple[Parameter, ...] = ()
-    operations: Callable[[Mapping[str, Any]], int] = lambda _: 0
-    fewer: Rung = rungs.none
-    divides: bool = False
-
-    @property
-    def summed(self) -> bool:
-        """True if the pixels of a map count together; else each value stands for itself."""
-        return self.of_pixels or self.divides
-
-    def graph_of(self, parameters: Mapping[str, Any]) -> str:
-        """The graph that runs for `parameters`."""
-        return self.graph if parameters.get("layer", LAST) == LAST else folder.GRADIENT
-
-    @property
-    def of_pixels(self) -> bool:
-        """True if each pixel has a value of its own, which at many pixels is a grain."""
-        return self.graph in (folder.GRADIENT, folder.LRP)
-
-    @property
-    def is_rectified(self) -> bool:
-        """True if its maps have one sign, by the method's definition: they are alike by that."""
-        return self.sign == "positive" or self.name in ("grad_cam_plus_plus", "layer_cam")
-
-    @property
-    def of_cells(self) -> bool:
-        """True if the map comes from the few cells of a layer, scaled up."""
-        return self.graph == folder.CAM
-
-    @property
-    def takes_mask(self) -> bool:
-        """True if the method uses segments, which a caller may draw as a mask."""
-        return SEGMENTS in self.parameters
-
 
 STEPS = Parameter(
     "steps",
@@ -200,172 +109,6 @@ def _most_samples(default: int, low: int, high: int) -> Parameter:
     )
 
 
-def _sum(attribution: Rows) -> Map:
-    """The sum over the colours of each pixel."""
-    return np.asarray(attribution.sum(1)[0])
-
-
-def _strongest(attribution: Rows) -> Map:
-    """The largest absolute value of each pixel's colours, as Simonyan et al. draw gradients."""
-    return np.asarray(np.abs(attribution).max(1)[0])
-
-
-def _gradient(
-    compute: Callable[..., RowAttributions], reduce: Callable[[Rows], Map]
-) -> Callable[..., MethodResult]:
-    """A method of one image from a batched one of gradients; `reduce` sums up the colours."""
-
-    def run(
-        engine: Engine,
-        pixels: InputPixels,
-        target: Target,
-        rival: Target | None,
-        **parameters: Any,
-    ) -> MethodResult:
-        # The rival's row runs beside the target's: two cores take no longer for both.
-        rows = _rows(target, rival)
-        result = compute(engine, np.repeat(pixels[None], len(rows), 0), rows, **parameters)
-        own = len(target.rows)
-        # The classes are subtracted before `reduce`, which may take absolute values.
-        values = reduce(_contrast(result.attribution[:own]))
-        difference = None if result.difference is None else result.difference[:own]
-        other = reduce(result.attribution[own:]) if rival else None
-        return MethodResult(values, _gap(values, difference), other)
-
-    return run
-
-
-def _rows(target: Target, rival: Target | None) -> Targets:
-    """The classes that need a gradient; the rival's comes last."""
-    return np.concatenate([target.rows, *([rival.rows] if rival else [])])
-
-
-def _sampled(
-    compute: Callable[..., SampleSums], reduce: Callable[[Rows], Map], *, adds_up: bool = False
-) -> Callable[..., MethodResult]:
-    """A method of one image from gradients at random points; with `adds_up` its gap is measured."""
-
-    def run(
-        engine: Engine,
-        pixels: InputPixels,
-        target: Target,
-        _rival: Target | None,
-        samples: int,
-        max_samples: int,
-        **parameters: Any,
-    ) -> MethodResult:
-        rows = target.rows
-        batch = np.repeat(pixels[None], len(rows), 0)
-        # The points of two halves are spread evenly; independent ones need not be halved alone.
-        groups = 2 if adds_up or samples % 4 else 4
-
-        def draw(first: int, count: int) -> list[SampleSums]:
-            numbers = np.arange(first, first + count)
-            return [
-                compute(engine, batch, rows, numbers[i::groups], **parameters)
-                for i in range(groups)
-            ]
-
-        def values_of(sums: SampleSums) -> Rows:
-            return _contrast(sums.mean.attribution)
-
-        found = until_agreed(
-            draw,
-            values_of,
-            samples,
-            max_samples,
-            lambda count: engine.has_time_for(folder.GRADIENT, len(rows) * count),
-            reduce,
-        )
-        values = reduce(values_of(found.evidence))
-        gap = _gap(values, found.evidence.mean.difference) if adds_up else {}
-        return MethodResult(values, gap | found.measures)
-
-    return run
-
-
-def _gap(values: Map, difference: Float32[np.ndarray, " rows"] | None) -> dict[str, float]:
-    """The completeness gap of a map, by name, if its sum has a number to reach."""
-    if difference is None:
-        return {}
-    reached = float(_contrast(difference)[0])
-    # Summed in float64: the rounding of thousands of float32 sums would count as a gap.
-    return {"completeness_gap": completeness_gap(float(values.sum(dtype=np.float64)), reached)}
-
-
-def _contrast(rows: np.ndarray) -> np.ndarray:
-    """The rows of the first class minus those of the second, if there is one."""
-    return rows[:1] - rows[1:] if len(rows) > 1 else rows
-
-
-_all_steps = _gradient(gradients.integrated_gradients, _sum)
-
-
-def _integrated_gradients(
-    engine: Engine,
-    pixels: InputPixels,
-    target: Target,
-    _rival: Target | None,
-    steps: int,
-    tolerance: float,
-    baseline: str,
-) -> MethodResult:
-    """Takes points until the gap is within `tolerance`, to `steps` or what fits the deadline."""
-    if tolerance == 0:
-        result = _all_steps(engine, pixels, target, None, steps=steps, baseline=baseline)
-        return replace(result, quality=result.quality | {"steps": float(steps)})
-    begun = paths.paths_to(engine, pixels[None], [target], baseline, steps)
-    (path,) = paths.integrate(engine, begun, tolerance, steps)
-    values = path.map
-    gap = _gap(values, np.array([path.difference], np.float32))
-    return MethodResult(values, gap | {"steps": float(len(path.cells))})
-
-
-def _cam(compute: Callable[[Cam], cam.Cells]) -> Callable[..., MethodResult]:
-    def run(
-        engine: Engine, pixels: InputPixels, target: Target, rival: Target | None, layer: str
-    ) -> MethodResult:
-        if target.against is None:
-            rows, against = _rows(target, rival), None
-        else:
-            rows, against = target.rows[:1], target.rows[1:]
-        found = cam.at_layer(engine, pixels[None], rows, layer, against)
-        found_cells = compute(found)
-        (own,) = cam.scaled(found_cells[:1], pixels.shape[:2])
-        sums = compute is cam.grad_cam and layer == LAST
-        measured = _logit_gap(found, target, engine.bias) if sums else {}
-        return MethodResult(own, measured, found_cells[1] if rival else None, found_cells[0])
-
-    return run
-
-
-def _logit_gap(
-    found: Cam, target: Target, bias: Float32[np.ndarray, " classes"] | None
-) -> dict[str, float]:
-    """How far the cells of Grad-CAM are from summing to the score without its `bias`, by name.
-
-    Nothing of a network whose logits are not linear in the last layer's activation.
-    """
-    if bias is None:
-        return {}
-    score, offset = (float(target.score(logits)[0]) for logits in (found.logits[:1], bias[None]))
-    total = float(found.cam[0].sum(dtype=np.float64))
-    return {"logit_gap": completeness_gap(total, score - offset)}
-
-
-def _perturbing(compute: Callable[..., TargetMaps]) -> Callable[..., MethodResult]:
-    """A method that computes the target's and the rival's map from the same forward passes."""
-
-    def run(
-        engine: Engine, pixels: InputPixels, target: Target, rival: Target | None, **parameters: Any
-    ) -> MethodResult:
-        result = compute(engine, pixels, [target, *([rival] if rival else [])], **parameters)
-        other = result.maps[1] if rival else None
-        return MethodResult(result.maps[0], dict(result.quality), other)
-
-    return run
-
-
 def _windows(given: Mapping[str, Any]) -> int:
     # The squared number of windows a side, and the image itself.
     return int(np.ceil((1 - given["window"]) / given["stride"]) + 1) ** 2 + 1
@@ -404,7 +147,7 @@ def _activation(
         "signed",
         LOGIT,
         "sequential",
-        _cam(compute),
+        of_activations(compute),
         lambda given: 1 if given["layer"] == LAST else GRADIENT_PASSES,
         (LAYER,),
         fewer=rungs.last_layer,
@@ -431,7 +174,7 @@ def _perturbation(
         "signed",
         unit,
         "diverging",
-        _perturbing(compute),
+        of_passes(compute),
         **rest,
     )
 
@@ -442,7 +185,7 @@ _ALL: tuple[Method, ...] = (
         "Saliency",
         "how much the target's logit changes when a pixel changes a little; without a sign",
         "Simonyan et al. 2014, arXiv 1312.6034",
-        compute=_gradient(gradients.saliency, _strongest),
+        compute=of_gradients(gradients.saliency, strongest),
         passes=lambda _: GRADIENT_PASSES,
     ),
     _share(
@@ -451,7 +194,7 @@ _ALL: tuple[Method, ...] = (
         "contribution of each pixel to the target's logit, compared with the mean colour, "
         "if the network were linear",
         "Shrikumar et al. 2016, arXiv 1605.01713",
-        compute=_gradient(gradients.input_x_gradient, _sum),
+        compute=of_gradients(gradients.input_x_gradient, summed),
         passes=lambda _: GRADIENT_PASSES,
     ),
     _share(
@@ -460,7 +203,7 @@ _ALL: tuple[Method, ...] = (
         "contribution of each pixel to the target's logit on the path from the baseline to the "
         "image; the map sums to the difference",
         "Sundararajan et al. 2017, arXiv 1703.01365",
-        compute=_integrated_gradients,
+        compute=integrated_gradients,
         passes=lambda given: GRADIENT_PASSES * (rungs.expected_steps(given) + 2),
         parameters=(STEPS, TOLERANCE, BASELINE),
         fewer=rungs.fewer_steps,
@@ -471,7 +214,7 @@ _ALL: tuple[Method, ...] = (
         "absolute value of the mean gradient over noisy copies of the image; slopes of opposite "
         "signs cancel, as in the paper",
         "Smilkov et al. 2017, arXiv 1706.03825",
-        compute=_sampled(gradients.smooth_grad, _strongest),
+        compute=of_samples(gradients.smooth_grad, strongest),
         passes=lambda given: GRADIENT_PASSES * given["samples"],
         parameters=(SAMPLES, _most_samples(64, 2, 512), NOISE, SEED),
         fewer=rungs.fewer_samples(least=4),
@@ -481,7 +224,7 @@ _ALL: tuple[Method, ...] = (
         "GradientSHAP",
         "Integrated Gradients averaged over several baselines, noise and random points of the path",
         "Erion et al. 2021, arXiv 1906.10670",
-        compute=_sampled(gradients.gradient_shap, _sum, adds_up=True),
+        compute=of_samples(gradients.gradient_shap, summed, adds_up=True),
         passes=lambda given: (GRADIENT_PASSES + 1) * given["samples"] + 4,
         parameters=(
             Parameter("samples", 64, "random points on paths from each baseline", 2, 512),
@@ -498,7 +241,7 @@ _ALL: tuple[Method, ...] = (
         "to layer; biases and position embeddings keep the rest",
         "Achtibat et al. 2024, arXiv 2402.05602",
         folder.LRP,
-        compute=_gradient(gradients.attn_lrp, _sum),
+        compute=of_gradients(gradients.attn_lrp, summed),
         passes=lambda _: GRADIENT_PASSES,
     ),
     _activation(

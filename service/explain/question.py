@@ -15,7 +15,8 @@ from service.errors import SHOWN, InvalidParameter, MethodUnavailable, short
 from service.explain.faithfulness import FAITHFULNESS_PASSES
 from service.explain.maps.segments import Segments
 from service.explain.maps.target import Target, find_target
-from service.explain.methods import METHODS, Method, Parameter, available
+from service.explain.method import Method, Parameter
+from service.explain.methods import METHODS, available
 from service.explain.quality import NOISY_COPIES
 
 Quality = Literal["basic", "full"]
