@@ -22,7 +22,7 @@ from service.bulk.job import Job
 from service.bulk.run import Run
 from service.bundle.folder import load
 from service.runtime.engine import Engine
-from service.schedule.pipeline import fit_image
+from service.schedule.sent import fit_image
 from service.settings import EMBEDDED_BUNDLE
 
 MAX_PIXELS = 50_000_000

@@ -32,7 +32,7 @@ from service.explain.question import cheapest_method
 from service.image.budget import MAX_PIXELS
 from service.predictions import Prediction
 from service.runtime.engine import Engine
-from service.schedule.pipeline import Sent, draw_overlay, fit_image, question_on_mask
+from service.schedule.sent import Sent, draw_overlay, fit_image, question_on_mask
 from service.settings import EMBEDDED, Settings
 
 Source = str | Path | bytes | Image.Image

@@ -27,7 +27,7 @@ from service.bundle import folder as contract
 from service.image.budget import MAX_PIXELS
 from service.predictions import predict
 from service.runtime.engine import Engine
-from service.schedule.pipeline import fit_image
+from service.schedule.sent import fit_image
 from service.settings import Settings
 from service.workers.host import cpu_seconds, resident_bytes
 from support.images import draw, encode

@@ -32,7 +32,8 @@ from service.explain.policy import Reason
 from service.image.budget import ANSWER_COPIES, Lease
 from service.image.header import LARGE_BYTES
 from service.predictions import Prediction
-from service.schedule.pipeline import Pipeline, Sent
+from service.schedule.pipeline import Pipeline
+from service.schedule.sent import Sent
 from service.schedule.timing import Timing
 from service.settings import Settings
 from service.telemetry.metrics import CONTENT_TYPE, OPENMETRICS_TYPE

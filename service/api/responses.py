@@ -25,7 +25,7 @@ from service.explain.encoding import MEDIA_TYPES, Encoding, Format, coded, npy_o
 from service.explain.maps.segments import count
 from service.predictions import Class, Familiarity, Prediction, PredictionSet
 from service.runtime.engine import Engine
-from service.schedule.pipeline import Sent
+from service.schedule.sent import Sent
 
 
 def model(manifest: Manifest) -> wire.Model:

@@ -22,7 +22,7 @@ from service.explain.question import cheapest_method
 from service.image.budget import MAX_PIXELS
 from service.predictions import check_top_k
 from service.runtime.engine import Engine
-from service.schedule.pipeline import draw_overlay, fit_image
+from service.schedule.sent import draw_overlay, fit_image
 from service.settings import Settings
 from service.workers import host
 

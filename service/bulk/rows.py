@@ -17,7 +17,7 @@ from service.image.budget import Budget
 from service.image.resize import InputPixels
 from service.predictions import Calibrated, PredictionOptions, calibrate, prediction_of
 from service.runtime.engine import Engine
-from service.schedule.pipeline import fit_image
+from service.schedule.sent import fit_image
 
 UNREADABLE = "unreadable_file"
 

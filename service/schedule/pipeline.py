@@ -16,26 +16,21 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from service.bundle import folder
-from service.errors import ImageTooLarge, RequestError, TooManyRequests
+from service.errors import RequestError, TooManyRequests
 from service.explain import (
     Attribution,
     Question,
     ask,
     check_passes,
     fitting_defaults,
-    legend,
-    masked,
-    render,
 )
 from service.explain.encoding import Format, picture
 from service.explain.legend import Legend
-from service.explain.maps import segments
-from service.image import budget, decode, header, resize
-from service.image import mask as image_mask
-from service.image.budget import Budget, Lease
+from service.image import budget, decode, header
+from service.image.budget import Lease
 from service.image.decode import Opened
 from service.image.kinds import USUAL
-from service.image.resize import Input, Pixels
+from service.image.resize import Pixels
 from service.predictions import Prediction, PredictionOptions, prediction_of
 from service.runtime.engine import Engine
 from service.runtime.sessions import self_test_image
@@ -46,6 +41,16 @@ from service.schedule.inference import Asked, Fitted, Inference, Inferred, Seen
 from service.schedule.lanes import InterjectingLane, LoopLane, ThreadLane
 from service.schedule.queue import Queue, QueueMetrics
 from service.schedule.resources import Resources
+from service.schedule.sent import (
+    Sent,
+    check_cost,
+    cost_of,
+    draw_overlay,
+    fit_image,
+    fit_opened,
+    fit_pixels,
+    question_on_mask,
+)
 from service.schedule.timing import DEADLINE_MS, Timing
 from service.settings import Settings
 from service.telemetry import account
@@ -62,7 +67,6 @@ QUICK_SECONDS = 0.005
 # Of the usual deadline, that an answer with default parameters may take: the forecast may be wrong
 # by a third, and a fifth is kept in reserve.
 DEFAULT_SHARE = 0.6
-PIXELS = "pixels"  # the format of an image that came as pixels
 # Smaller images are decoded on the event loop: to hand them over takes as long.
 SMALL_PIXELS = 128 * 128
 SMALL_OVERLAY = 64 * 64  # the same of what is drawn over them
@@ -71,26 +75,6 @@ GRAD_CAM = "grad_cam"
 SMALL_MAP = 256 * 256  # and of class activation maps
 
 Result = TypeVar("Result")
-
-
-class Sent(NamedTuple):
-    """An image as it arrived: `fitted` for the network, its own `width`, `height` and `format`.
-
-    `ground` are the pixels under an overlay, if they were kept. `lease` is the memory that the
-    image still needs: release it when the image is answered.
-    """
-
-    fitted: Fitted
-    width: int
-    height: int
-    format: str
-    ground: Pixels | None
-    lease: Lease | None = None
-
-    def release(self) -> None:
-        """Gives the memory of the image back."""
-        if self.lease is not None:
-            self.lease.release()
 
 
 class Compared(NamedTuple):
@@ -186,7 +170,7 @@ class Pipeline:
                             opened = decode.open_header(body, self.max_pixels, spec.colour)
                             self._charge_pixels(opened.pixel_count, timing)
                             if opened.pixel_count <= SMALL_PIXELS:
-                                return _fit_opened(opened, spec, keep=keep)
+                                return fit_opened(opened, spec, keep=keep)
                     else:
                         opened = await self._off_loop(
                             lambda: decode.open_header(body, self.max_pixels, spec.colour)
@@ -213,13 +197,13 @@ class Pipeline:
         self._charge_pixels(height * width, timing)
         with self._predict.queue.reserve(), timing.of("decode"):
             if height * width <= SMALL_PIXELS:
-                return _fit_pixels(pixels, spec, keep=keep)
+                return fit_pixels(pixels, spec, keep=keep)
             cost = budget.image_bytes(width, height, budget.PLAIN_BYTES, input_width=spec.shape[1])
             # The body has these pixels: it is far smaller than the budget of images.
             with await self.budgets.images.hold(
                 min(cost, self.budgets.images.largest_bytes), timing.deadline
             ):
-                return await self._off_loop(lambda: _fit_pixels(pixels, spec, keep=keep))
+                return await self._off_loop(lambda: fit_pixels(pixels, spec, keep=keep))
 
     async def cut(self, sent: Sent, mask: bytes, question: Question, timing: Timing) -> Question:
         """`question`, about the segments of the file `mask`.
@@ -473,7 +457,7 @@ class Pipeline:
         try:
             with self._predict.queue.reserve():
                 sent = await self._off_loop(
-                    lambda: _fit_opened(opened, spec, keep=keep),
+                    lambda: fit_opened(opened, spec, keep=keep),
                     self._large_thread if large else self._threads,
                 )
         except BaseException:
@@ -503,103 +487,3 @@ class Pipeline:
 def _note_image() -> None:
     if (noted := account.current.get()) is not None:
         noted.images += 1
-
-
-def cost_of(opened: Opened, spec: Input, *, keep: bool = False, masked: bool = False) -> int:
-    """The peak of memory of an image, to the end of its overlay (`keep`) and of its mask."""
-    width, height = opened.width, opened.height
-    drawn = render.MAX_PIXELS if keep else 0
-    costs = [
-        budget.image_bytes(
-            width, height, opened.bytes_a_pixel, input_width=spec.shape[1], drawn_pixels=drawn
-        )
-    ]
-    if keep:
-        costs.append(budget.overlay_bytes(width, height, drawn))
-    if masked:
-        costs.append(budget.MASK_BYTES * opened.pixel_count + 3 * min(opened.pixel_count, drawn))
-    return max(costs)
-
-
-def check_cost(opened: Opened, cost: int, images: Budget) -> None:
-    """Checks that the budget of `images` can ever hold `cost`.
-
-    Raises:
-        ImageTooLarge: it cannot.
-    """
-    if cost > images.largest_bytes:
-        images.count(budget.TOO_LARGE)
-        raise ImageTooLarge(
-            f"the image is {opened.width}×{opened.height} px and takes {cost / 1e6:,.4g} MB of "
-            f"memory; the limit is {images.largest_bytes / 1e6:,.4g} MB: send a smaller one"
-        )
-
-
-def fit_image(
-    body: bytes, spec: Input, max_pixels: int, *, keep: bool, images: Budget | None = None
-) -> Sent:
-    """Decodes an image and fits it to the network; `keep` keeps the ground of an overlay. With a
-    budget of `images` the thread waits for its turn.
-
-    Raises:
-        RequestError: the image cannot be decoded.
-    """
-    opened = decode.open_header(body, max_pixels, spec.colour)
-    if images is None:
-        return _fit_opened(opened, spec, keep=keep)
-    cost = cost_of(opened, spec)
-    check_cost(opened, cost, images)
-    with images.wait(cost):
-        return _fit_opened(opened, spec, keep=keep)
-
-
-def question_on_mask(sent: Sent, mask: bytes, question: Question, spec: Input) -> Question:
-    """`question`, about the segments of the file `mask`.
-
-    Raises:
-        InvalidParameter: the mask does not go with the image.
-    """
-    labels = resize.mask_to_input(image_mask.decode(mask, sent.width, sent.height), spec)
-    return masked(question, segments.of_labels(labels))
-
-
-def draw_overlay(
-    engine: Engine,
-    ground: Pixels,
-    sent: Sent,
-    attribution: Attribution,
-    below: Legend | None = None,
-    form: Format = "png",
-) -> bytes:
-    """The map over `ground` as a file, with the legend `below` it if there is one.
-
-    Without one, a line below the image names a method that was not asked for.
-    """
-    below = below or legend.of_replacement(attribution)
-    if below is not None:
-        ground = render.ground(ground, legend.LEAST_WIDTH)
-    box = resize.visible_box(sent.width, sent.height, engine.manifest.input)
-    across, down = ground.shape[1] / sent.width, ground.shape[0] / sent.height
-    placed = resize.Box(box.left * across, box.top * down, box.right * across, box.bottom * down)
-    overlay = render.overlay(
-        ground,
-        attribution.shown,
-        placed,
-        attribution.question.method.scale,
-        attribution.limit,
-    )
-    return picture(overlay if below is None else legend.below(overlay, below), form)
-
-
-def _fit_opened(opened: Opened, spec: Input, *, keep: bool) -> Sent:
-    image = opened.decode()
-    ground = render.ground(image.pixels) if keep else None
-    return Sent(
-        resize.to_input(image.pixels, spec), image.width, image.height, image.format, ground
-    )
-
-
-def _fit_pixels(pixels: Pixels, spec: Input, *, keep: bool) -> Sent:
-    height, width = pixels.shape[:2]
-    ground = render.ground(pixels) if keep else None
-    return Sent(resize.to_input(pixels, spec), width, height, PIXELS, ground)

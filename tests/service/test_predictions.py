@@ -29,7 +29,7 @@ from service.predictions import (
     prediction_of,
 )
 from service.runtime.graphs import OutputRow
-from service.schedule.pipeline import Sent
+from service.schedule.sent import Sent
 
 LOGITS = np.array([1, 4, 2, 4, 0, 0, 0, 0, 0, -1], np.float32)
 PROBABILITIES = [0.5, 0.25, 0.125, 0.125, *[0.0] * 6]  # exact in binary

@@ -28,7 +28,8 @@ from service.bundle.manifest import Manifest
 from service.errors import InvalidParameter, NotFound, RequestError, short
 from service.explain import Attribution
 from service.predictions import most_top_k
-from service.schedule.pipeline import Pipeline, Sent
+from service.schedule.pipeline import Pipeline
+from service.schedule.sent import Sent
 from service.schedule.timing import Timing
 
 PARAMETERS_OF = {

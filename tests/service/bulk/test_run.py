@@ -16,7 +16,7 @@ from service.bulk.rows import UNREADABLE
 from service.bulk.run import Run
 from service.errors import BulkError
 from service.explain import ask, explain
-from service.schedule.pipeline import fit_image
+from service.schedule.sent import fit_image
 from support.images import COLOURS, draw, encode
 from support.servers import ROOT, environment
 

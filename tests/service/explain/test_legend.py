@@ -137,17 +137,17 @@ def test_the_same_legend_gives_the_same_bytes():
 
 
 def test_a_tall_sliver_with_a_legend_stays_within_bounds(engine):
-    from service.schedule import pipeline
+    from service.schedule.sent import draw_overlay, fit_image
     from support.images import encode
 
-    sent = pipeline.fit_image(
+    sent = fit_image(
         encode(np.zeros((16_000, 3, 3), np.uint8)), engine.manifest.input, 10**6, keep=True
     )
     result = Attribution(
         Question(METHODS["saliency"], None, {}), Target(0), np.ones((32, 32), np.float32), {}
     )
     size = len(
-        pipeline.draw_overlay(
+        draw_overlay(
             engine,
             sent.ground,
             sent,

@@ -67,8 +67,7 @@ def text(pipeline):
 def test_the_time_of_a_prediction_decides_the_lane_and_the_places(
     seconds, capacity, lane, embedded
 ):
-    engine = Engine(embedded, "cpu", 1)
-    vars(engine._sessions)["quick_seconds"] = seconds
+    engine = Engine(embedded, "cpu", 1, timings={(QUICK, 1): (seconds, seconds)})
     opened = Pipeline(engine, Settings(), Metrics())
     opened.close()
     assert isinstance(opened._predict, lane)
