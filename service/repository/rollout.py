@@ -32,8 +32,8 @@ from service.schedule.inference import Fitted
 from service.schedule.pipeline import Compared
 from service.telemetry.intervals import mean_interval, wilson
 from service.telemetry.logs import logged
-from service.telemetry.metrics import DISTANCES, Comparisons
 from service.telemetry.samples import Samples
+from service.telemetry.versions import DISTANCES, Comparisons
 
 Mode = Literal["canary", "shadow"]
 MODES: tuple[str, ...] = get_args(Mode)

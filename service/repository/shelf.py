@@ -17,7 +17,7 @@ from service.repository.agreement import Agreement
 from service.repository.catalogue import Catalogue, Version
 from service.repository.loaded import Answers, Loaded
 from service.runtime import arena
-from service.telemetry.metrics import ModelLoads
+from service.telemetry.versions import ModelLoads
 from service.workers import host, memory
 
 WAIT_SECONDS = 30.0  # that a request waits for its model to be loaded

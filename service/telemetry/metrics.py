@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.openmetrics import exposition as open_metrics
 from prometheus_client.registry import Collector
 
 from service.bundle.manifest import Distribution, Manifest, MapDistribution
 from service.telemetry.drift import LEAST, MAPS, PREDICTIONS, WINDOW, Window, drift
 from service.telemetry.exemplars import Exemplars
+from service.telemetry.machine import MachineCollector
 from service.telemetry.multiprocess import Exposition, bucket_line
-from service.workers import connections, host
+from service.telemetry.versions import LIVE, Comparisons, ModelLoads
+from service.workers import connections
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -36,49 +38,11 @@ SCORES = (  # cosines up to 1, energies beyond
     0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 1, 2, 5, 10, 15, 20, 30
 )
 COSINES = (-0.9, -0.5, 0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0)
-DISTANCES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 1.5, 2.0)
 GAPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 # fmt: on
 STAGES = ("read", "decode", "queue", "infer", "explain", "render", "encode")
 EVERY_CLASS = "*"  # the label of predictions that are not counted by class
-LIVE: Literal["livesum"] = "livesum"  # the sum over the workers; one that died counts no longer
 SAME: Literal["livemax"] = "livemax"  # every worker sets the same number
-
-
-class MachineCollector(Collector):
-    """Memory and processor time of all workers, and what killed ones leave, read at a scrape."""
-
-    def __init__(self, exposition: Exposition | None, processes: Callable[[], set[int]]) -> None:
-        self._exposition = exposition
-        self._processes = processes
-        self._limit_bytes = host.memory_limit_bytes()
-
-    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
-        """The gauges and the counter, for all workers and their supervisor."""
-        pids = self._processes()
-        yield GaugeMetricFamily(
-            "candor_memory_bytes", "Resident memory of all processes.", host.resident_bytes(pids)
-        )
-        yield CounterMetricFamily(
-            "candor_cpu_seconds", "Processor time of all processes.", host.cpu_seconds(pids)
-        )
-        if self._exposition is not None:
-            yield GaugeMetricFamily(
-                "candor_metrics_unreadable_files",
-                "Files of workers that the metrics leave out, because they are damaged.",
-                self._exposition.unreadable,
-            )
-            yield CounterMetricFamily(
-                "candor_requests_lost",
-                "Requests that killed workers had begun and not answered.",
-                value=self._exposition.lost,
-            )
-        if self._limit_bytes is not None:
-            yield GaugeMetricFamily(
-                "candor_memory_limit_bytes",
-                "Memory that all processes may use together.",
-                self._limit_bytes,
-            )
 
 
 class DriftCollector(Collector):
@@ -167,86 +131,6 @@ class ModelMetrics:
         """Counts an answer of this version."""
         self.answers(str(status)).inc()
         self.seconds.observe(seconds)
-
-
-class ModelLoads:
-    """How versions of models came into memory and left it."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._loads = Counter(
-            "candor_model_loads",
-            "Versions of models that a worker has loaded or let go, or failed to load.",
-            ("model", "outcome"),
-            registry=registry,
-        )
-        self._in_memory = Gauge(
-            "candor_models_in_memory",
-            "Versions of models in memory, over all workers.",
-            multiprocess_mode=LIVE,
-            registry=registry,
-        )
-
-    def count(self, model: str, outcome: str) -> None:
-        """Counts an outcome: loaded, replaced, evicted, unloaded or failed."""
-        self._loads.labels(model, outcome).inc()
-        if outcome == "loaded":
-            self._in_memory.inc()
-        elif outcome != "failed":
-            self._in_memory.dec()
-
-
-class Comparisons:
-    """The comparisons of new versions with served ones."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(name, text, ("model", *labels), registry=registry)
-
-        self._images = counter(
-            "candor_comparisons", "Images computed by two versions of a model.", "version"
-        )
-        self._agreements = counter(
-            "candor_comparison_agreements",
-            "Images for which both versions give the same label, or the same prediction set.",
-            *("version", "of"),
-        )
-        self._confidence = counter(
-            "candor_comparison_confidence",
-            "Sums of the probabilities of their classes, of the served and of the other version.",
-            *("version", "of"),
-        )
-        self._ended = counter("candor_rollouts_ended", "Rollouts that have ended, by whom.", "by")
-        # Of negative values prometheus_client gives no sum.
-        self._distance = Histogram(
-            "candor_comparison_map_distance",
-            "1 − the correlation of the Grad-CAMs of both versions for the served one's class.",
-            ("model", "version"),
-            buckets=DISTANCES,
-            registry=registry,
-        )
-
-    def count(
-        self,
-        model: str,
-        version: str,
-        *,
-        label: bool,
-        same_set: bool,
-        confidences: tuple[float, float],
-        correlation: float | None,
-    ) -> None:
-        """Counts one image."""
-        self._images.labels(model, version).inc()
-        for of, agrees in (("label", label), ("set", same_set)):
-            self._agreements.labels(model, version, of).inc(agrees)
-        for of, value in zip(("served", "other"), confidences, strict=True):
-            self._confidence.labels(model, version, of).inc(value)
-        if correlation is not None:
-            self._distance.labels(model, version).observe(1 - correlation)
-
-    def ended(self, model: str, by: str) -> None:
-        """Counts a rollout that was ended by a caller, `asked`, or by the `guard`."""
-        self._ended.labels(model, by).inc()
 
 
 class Metrics:

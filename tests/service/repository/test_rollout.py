@@ -13,7 +13,8 @@ from service.bundle.manifest import MANIFEST, Manifest
 from service.repository.rollout import Report, correlation
 from service.schedule.pipeline import Compared
 from service.telemetry.intervals import mean_interval, wilson
-from service.telemetry.metrics import DISTANCES, Metrics
+from service.telemetry.metrics import Metrics
+from service.telemetry.versions import DISTANCES
 from support.images import COLOURS, draw, encode
 from support.servers import Server
 from support.versions import point
