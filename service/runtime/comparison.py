@@ -22,10 +22,11 @@ from service.errors import BundleError, PrecisionError
 from service.image.resize import Size, sides
 from service.runtime import openvino, trial
 from service.runtime.choice import Choice, best, precisions
+from service.runtime.cpu import opener
 from service.runtime.decision import plain
 from service.runtime.engine import Engine
 from service.runtime.graphs import Batch
-from service.runtime.sessions import cpu_rows, opener, self_test_image
+from service.runtime.sessions import cpu_rows, self_test_image
 from service.settings import Settings
 
 IMAGES = 7  # beside the self-test image

@@ -1,22 +1,16 @@
 """All graphs of one bundle, open on one device: opened, warmed up and self-tested at the start.
 
-A CPU with several cores has every graph open twice: for one thread, which wastes nothing while all
-cores have work, and for all cores, which answers a lone request sooner. Beside other workers the
-graphs of explanations are open once, and a batch is shared out among the cores; lrp.onnx is so
-everywhere, for it is of the largest networks and serves one method. Gradients of a batch always
-are: the many small operators between their convolutions gain nothing by a second thread. All share
-the weights of convolutions (`service.runtime.weights`). A GPU has a thread for explanations and one
-for predictions, with a copy of predict.onnx: predictions never wait for a piece of an explanation.
+On a CPU with several cores every graph is open twice (`service.runtime.cpu`). A GPU has a thread
+for explanations and one for predictions, with a copy of predict.onnx: predictions never wait for a
+piece of an explanation.
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property, partial
-from itertools import repeat
-from typing import NamedTuple
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -28,19 +22,17 @@ from service.errors import BundleError, DeviceError, MethodUnavailable
 from service.image.resize import Size, pixels_of, sides
 from service.runtime import openvino, providers
 from service.runtime.choice import Choice
+from service.runtime.cpu import Contents, open_on_cpu
 from service.runtime.cuda_graphs import open_bound
 from service.runtime.graphs import (
-    EXPLAINING,
     PATH_GRADIENT,
     QUICK,
     STORED,
     Feeds,
     Names,
     Program,
-    wanted,
 )
 from service.runtime.head import Head, explained_graph, head_graph
-from service.runtime.weights import Graph, Weights
 from service.settings import Device, Precision
 from service.workers import host
 
@@ -63,11 +55,6 @@ MOST_RUNS, MEASURED_SECONDS = 3, 0.5
 
 # The seconds of a run, by the clock and of all threads, by its graph and rows.
 Timings = dict[tuple[str, int], tuple[float, float]]
-Contents = dict[str, tuple[str, bytes]]  # the file and the bytes of each graph
-Opener = Callable[[str, bytes, int], Program]  # of a file and its bytes, for so many threads
-# Of a file and its bytes: for one thread, and what opens it for so many.
-Preparer = Callable[[str, bytes], tuple[Program, Callable[[int], Program]]]
-
 log = logging.getLogger("candor")
 
 
@@ -234,28 +221,6 @@ def cpu_rows(size: Size) -> int:
     return max(1, min(CPU_ROWS, CPU_PIXELS // pixels_of(size)))
 
 
-def shared_out(program: Program, threads: int, of_few: Program) -> Program:
-    """`program` of one thread, which runs the parts of a batch on so many threads at once.
-
-    Batches of fewer rows than threads are for `of_few`; where that is `program`, a lone row alone.
-    """
-    pool = ThreadPoolExecutor(threads, "rows")
-
-    def run(feeds: Feeds, asked: Names = ()) -> dict[str, np.ndarray]:
-        rows = len(next(iter(feeds.values())))
-        if rows < (2 if of_few is program else threads):
-            return of_few(feeds, asked)
-        parts = min(threads, rows)
-        pieces = {name: np.array_split(values, parts) for name, values in feeds.items()}
-        fed = [
-            dict(zip(pieces, piece, strict=True)) for piece in zip(*pieces.values(), strict=True)
-        ]
-        outputs = list(pool.map(program, fed, repeat(asked)))
-        return {name: np.concatenate([part[name] for part in outputs]) for name in outputs[0]}
-
-    return run
-
-
 def self_test_image(size: Size) -> UInt8[np.ndarray, "1 H W 3"]:
     """The image that every bundle is self-tested with: smooth colours, the same everywhere."""
     down, across = (
@@ -276,8 +241,7 @@ def _open_all(
     sizes = rows_of(bundle.manifest.input.size)
     threads = threads or host.cores()
     if device == "cpu":
-        sharing = _sharing(choice, alone=alone)
-        one_core, all_cores = _on_cpu(contents, threads, _preparer(choice), sharing)
+        one_core, all_cores = open_on_cpu(contents, threads, choice, alone=alone)
     else:
         all_cores = one_core = _on_gpu(contents, device, sizes)
     most_rows = cpu_rows(bundle.manifest.input.size) if device == "cpu" else sizes[-1]
@@ -320,108 +284,6 @@ def _in_one_pass(contents: Contents) -> Head | None:
         if contents[graph][0] == file:
             contents[graph] = file, explained
     return Head(head)
-
-
-class Sharing(NamedTuple):
-    """The graphs of which a CPU's threads take a row each: `always`, and those where a batch with
-    a row for each thread is run so, and a smaller one by all threads together.
-    """
-
-    always: frozenset[str]
-    batches: frozenset[str] = frozenset()
-
-
-def _sharing(choice: Choice, *, alone: bool) -> Sharing:
-    # A program of OpenVINO for one thread runs for one caller at a time.
-    if choice.runtime == "openvino":
-        return Sharing(frozenset({folder.LRP}))
-    # Each time that a graph is open it takes memory, and beside other workers an explanation never
-    # has all cores for long.
-    if not alone:
-        return Sharing(EXPLAINING)
-    return Sharing(frozenset({folder.LRP}), frozenset({folder.GRADIENT}))
-
-
-def _on_cpu(
-    contents: Contents, threads: int, prepare: Preparer, sharing: Sharing
-) -> tuple[dict[str, Program], dict[str, Program]]:
-    """The graphs open for one thread, and for all `threads`; `contents` is emptied.
-
-    Each file goes once it is open: those of a large network take as much memory as its sessions.
-    """
-    one_core: dict[str, Program] = {}
-    all_cores = one_core if threads == 1 else {}
-    while contents:
-        file, content = contents[next(iter(contents))]
-        # QUICK is predict.onnx, unless it is int8.
-        graphs = [graph for graph, (name, _) in contents.items() if name == file]
-        for graph in graphs:
-            del contents[graph]
-        one, open_for = prepare(file, content)
-        del content
-        one_core |= dict.fromkeys(graphs, one)
-        if threads > 1:
-            every = one if sharing.always.issuperset(graphs) else open_for(threads)
-            if (sharing.always | sharing.batches).issuperset(graphs):
-                every = shared_out(one, threads, every)
-            all_cores |= dict.fromkeys(graphs, every)
-        del open_for
-    return one_core, all_cores
-
-
-def _preparer(choice: Choice) -> Preparer:
-    """What opens a graph on a CPU by `choice`, for one thread and then for several."""
-    if choice.runtime == "onnxruntime":
-        shared = Weights().shared
-        return lambda file, content: first_and_further(file, shared(file, content), content)
-    open_program = opener(choice)
-    return lambda file, content: (
-        open_program(file, content, 1),
-        partial(open_program, file, content),
-    )
-
-
-def first_and_further(
-    file: str, graph: Graph, content: bytes
-) -> tuple[Program, Callable[[int], Program]]:
-    """`graph` of a bundle's `file` open for one thread, and what opens it for several.
-
-    Where ONNX Runtime cannot open what it has optimised, it is the graph `content` of the file.
-
-    Raises:
-        BundleError: ONNX Runtime cannot open that either.
-    """
-    try:
-        one = _cpu_program(file, graph, 1)
-    except BundleError as error:
-        if graph.weights is None:
-            raise
-        log.warning("%s: it is opened with weights of its own", error)
-        graph = Graph(content)
-        one = _cpu_program(file, graph, 1)
-    return one, partial(_cpu_program, file, graph)
-
-
-def opener(choice: Choice) -> Opener:
-    """What opens a graph on a CPU by `choice`."""
-    if choice.runtime == "onnxruntime":
-        return lambda file, content, threads: _cpu_program(file, Graph(content), threads)
-
-    def open_program(file: str, content: bytes, threads: int) -> Program:
-        return openvino.open_program(file, content, threads, choice.precision_of(file))
-
-    return open_program
-
-
-def _cpu_program(file: str, graph: Graph, threads: int) -> Program:
-    session = providers.open_session(file, graph.content, "cpu", threads, weights=graph.weights)
-    outputs = [output.name for output in session.get_outputs()]
-
-    def run(feeds: Feeds, asked: Names = ()) -> dict[str, np.ndarray]:
-        names = wanted(outputs, asked)
-        return dict(zip(names, session.run(names, feeds), strict=True))
-
-    return run
 
 
 def _on_gpu(contents: Contents, device: Device, sizes: Iterable[int]) -> dict[str, Program]:

@@ -14,6 +14,7 @@ from service.bundle import folder
 from service.errors import BundleError, DeviceError
 from service.runtime import providers
 from service.runtime.choice import Choice
+from service.runtime.cpu import shared_out
 from service.runtime.engine import Engine
 from service.runtime.sessions import (
     CPU_ROWS,
@@ -21,7 +22,6 @@ from service.runtime.sessions import (
     open_sessions,
     rows_of,
     self_test_image,
-    shared_out,
 )
 
 

@@ -14,8 +14,9 @@ import pytest
 from service.bundle import folder
 from service.errors import BundleError
 from service.runtime.choice import Choice
+from service.runtime.cpu import first_and_further, opener
 from service.runtime.engine import Engine
-from service.runtime.sessions import first_and_further, opener, self_test_image
+from service.runtime.sessions import self_test_image
 from service.runtime.weights import Graph, Weights, blocks
 from support.reweighted import reweighted
 from support.servers import ROOT
