@@ -11,6 +11,7 @@ import json
 import random
 import statistics
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from pathlib import Path
 import click
 
 from service.workers.host import cpu_seconds
+from service.workers.memory import TRIM_SECONDS
 from support import arrivals, load, rates
 from support.arrivals import Answer, percentile
 from support.images import COLOURS, draw, encode
@@ -375,7 +377,7 @@ def memory_section(plan: Plan) -> str:
 def worked(
     server: Server, requests: Iterator[tuple[str, Request]], statuses: Mapping[str, Counter[int]]
 ) -> list[float]:
-    """Sends `requests`, counts answers by the kind of image, and then reads the memory."""
+    """Sends `requests`, counts answers by the kind of image, and reads the memory at rest."""
     while some := list(itertools.islice(requests, KEPT)):
 
         def count(answer: Answer, some: Sequence[tuple[str, Request]] = some) -> None:
@@ -383,6 +385,7 @@ def worked(
 
         raws = (request.raw() for _, request in some)
         arrivals.run(arrivals.closed_loop(server.port, raws, MEMORY_CONNECTIONS, count))
+    time.sleep(TRIM_SECONDS + 2)  # what is free goes back to the system
     return resident_mib(server)
 
 
