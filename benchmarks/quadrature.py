@@ -4,7 +4,8 @@ Captum takes one number of steps for all images. It gets the fewest at which its
 more than ours, and the fewest at which as many of its maps are within the tolerance. Its points are
 those of Gauss and Legendre, which our engine has, too, so the gaps of each number are measured with
 the engine. Times are of both with the same images, on so many cores each, and both give the gap.
-The cosine is that with the map of `--converged` points.
+Captum differentiates the network as it was trained, as one has it in torch, and the folded one of
+the bundle. The cosine is that with the map of `--converged` points.
 """
 
 import time
@@ -19,7 +20,7 @@ import torch
 from captum.attr import IntegratedGradients
 from jaxtyping import Float32, Float64, UInt8
 
-from benchmarks.torch_graph import TorchGraph
+from benchmarks.torch_graph import TorchGraph, as_trained
 from service.bundle import folder as bundle_folder
 from service.explain import Target
 from service.explain.maps.baselines import BASELINES, baseline_rows
@@ -41,6 +42,7 @@ BATCHES = (1, 16)
 LARGE_PIXELS, LARGE_ROWS = 64 * 64, 16
 
 Images = UInt8[np.ndarray, "images H W 3"]
+Work = Callable[[Images], None]
 Rows = Float32[np.ndarray, "images H W"]
 Numbers = Float64[np.ndarray, " images"]
 HEADERS = (
@@ -52,6 +54,7 @@ HEADERS = (
     *(f"maps/s, batch {size}" for size in BATCHES),
 )
 WAYS = 2  # to have an equal gap
+FOLDED, TRAINED = "", ", as it was trained"  # the networks of Captum
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ class Maps:
     "--converged", default=512, show_default=True, help="Points of the map compared with."
 )
 @click.option("--cores", default=1, show_default=True)
+@click.option("--rounds", default=3, show_default=True, help="Of the times.")
 @click.option(
     "--openvino",
     type=click.Choice(("float32", "bfloat16")),
@@ -98,38 +102,41 @@ def main(
     steps: int,
     converged: int,
     cores: int,
+    rounds: int,
     openvino: Precision | None,
 ) -> None:
     """Prints the table for the test images of DATA: a folder, a tar of one, or cifar10."""
     torch.set_num_threads(cores)
     opened = bundle_folder.load(EMBEDDED[bundle])
     choice = Choice("openvino", openvino) if openvino else None
-    engine, network = (
-        Engine(opened, "cpu", cores, choice=choice),
-        TorchGraph(opened.read(bundle_folder.PREDICT)),
-    )
+    engine = Engine(opened, "cpu", cores, choice=choice)
+    networks = networks_of(bundle, opened.read(bundle_folder.PREDICT))
     test = read(data, engine.manifest.input).test
     pixels = test.rows(np.random.default_rng(0).permutation(len(test))[:images])
-    subject = Subject(engine, network, baseline, tolerance, steps)
+    subject = Subject(engine, baseline, tolerance, steps)
     converged_maps = subject.gauss(pixels, converged)[0]
     ours = subject.early(pixels, converged_maps)
     click.echo(heading(bundle, baseline, images, cores, engine.choice.title))
-    fastest = subject.speeds(pixels[:timed], 0)
-    rows = [line("Candor", ours, fastest, fastest)]
+    works: dict[str, tuple[Maps, Work]] = {"Candor": (ours, subject.ours)}
     for name, theirs in subject.at_equal_gap(pixels, converged_maps, ours).items():
-        speeds = subject.speeds(pixels[:timed], int(theirs.steps[0]))
-        rows.append(line(name, theirs, speeds, fastest))
+        for suffix, network in networks.items():
+            work = partial(subject.captum, network=network, steps=int(theirs.steps[0]))
+            works[name + suffix] = theirs, work
+    found = speeds([work for _, work in works.values()], pixels[:timed], rounds)
+    rows = [
+        (name, *map("{:.2f}".format, ratios), *maps.cells(), *map("{:.2f}".format, each))
+        for (name, (maps, _)), (ratios, each) in zip(works.items(), found, strict=True)
+    ]
     click.echo(table(HEADERS, rows))
     within = np.mean(ours.gaps <= tolerance)
     click.echo(f"\n{within:.1%} of Candor's maps are within {tolerance:g}.")
 
 
-def line(
-    name: str, maps: Maps, speeds: Sequence[float], fastest: Sequence[float]
-) -> tuple[str, ...]:
-    """A row of the table, its ratios first."""
-    ratios = (f"{ours / its:.2f}" for ours, its in zip(fastest, speeds, strict=True))
-    return (name, *ratios, *maps.cells(), *(f"{speed:.2f}" for speed in speeds))
+def networks_of(bundle: str, predict: bytes) -> Mapping[str, torch.nn.Module]:
+    """The networks of an embedded bundle for Captum; only our own is folded."""
+    if bundle != "cifar10":
+        return {FOLDED: TorchGraph(predict)}
+    return {TRAINED: as_trained(predict), FOLDED: TorchGraph(predict)}
 
 
 def heading(bundle: str, baseline: str, images: int, cores: int, runtime: str) -> str:
@@ -142,10 +149,9 @@ def heading(bundle: str, baseline: str, images: int, cores: int, runtime: str) -
 
 @dataclass(frozen=True)
 class Subject:
-    """A network, ours and for torch, and what is asked of it."""
+    """A network, and what is asked of it."""
 
     engine: Engine
-    network: TorchGraph
     baseline: str
     tolerance: float
     steps: int
@@ -188,22 +194,17 @@ class Subject:
                 break
         return found
 
-    def speeds(self, pixels: Images, steps: int) -> list[float]:
-        """Maps/s of Candor, or of Captum with so many `steps`, at each size of batches."""
-        work = partial(self.captum, steps=steps) if steps else self.ours
-        return [len(pixels) / seconds(work, batches(pixels, size)) for size in BATCHES]
-
     def ours(self, pixels: Images) -> None:
         """The maps of a batch."""
         for path in self.explain(pixels):
             assert path.map.size
 
-    def captum(self, pixels: Images, steps: int) -> None:
-        """The maps of a batch and their gaps, by Captum."""
+    def captum(self, pixels: Images, network: torch.nn.Module, steps: int) -> None:
+        """The maps of a batch and their gaps, by Captum, of `network`."""
         x = torch.from_numpy(self.engine.normalise(pixels)).requires_grad_()
         start = torch.from_numpy(baseline_rows(self.engine, pixels, self.baseline))
         large = pixels[0, :, :, 0].size > LARGE_PIXELS
-        IntegratedGradients(self.network).attribute(
+        IntegratedGradients(network).attribute(
             x,
             start,
             torch.from_numpy(self.classes(pixels)),
@@ -233,7 +234,24 @@ def batches(pixels: Images, size: int) -> list[Images]:
     return [pixels[first : first + size] for first in range(0, len(pixels), size)]
 
 
-def seconds(work: Callable[[Images], None], parts: Sequence[Images]) -> float:
+def speeds(
+    works: Sequence[Work], pixels: Images, rounds: int
+) -> list[tuple[Sequence[float], Sequence[float]]]:
+    """How many times the maps/s of each of `works` the first one's are, and the maps/s: at each
+    size of batches, medians of so many rounds that take them in turn.
+    """
+    taken = np.array(
+        [
+            [[seconds(work, batches(pixels, size)) for size in BATCHES] for work in works]
+            for _ in range(rounds)
+        ]
+    )
+    ratios = np.median(taken / taken[:, :1], 0)
+    rates = np.median(len(pixels) / taken, 0)
+    return list(zip(ratios.tolist(), rates.tolist(), strict=True))
+
+
+def seconds(work: Work, parts: Sequence[Images]) -> float:
     """The seconds of `work` on all parts, after one more run of the first."""
     work(parts[0])
     started = time.perf_counter()

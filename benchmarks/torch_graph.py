@@ -1,18 +1,25 @@
 """The network of a bundle for torch: predict.onnx from x to the logits, operator by operator.
 
 It knows the operators of the embedded bundles. Pools and norms are folded as they are in the file,
-which is faster than the network as it was trained.
+which is faster than the network as it was trained; `as_trained` has them unfolded.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 from torch import Tensor
 from torch.nn import functional
 
+from training.networks.folding import pooled_filters
+from training.networks.ours import CandorNet
+
+# Of a norm: the exporter folds it into that of the convolution before it.
+_FOLDED_BIAS = re.compile(r"norms\.(\d+)\.bias")
 Values = dict[str, Tensor]
 
 
@@ -40,6 +47,39 @@ class TorchGraph(torch.nn.Module):
             inputs = [values[name] for name in node.input if name]
             values[node.output[0]] = rule(given, *inputs)
         return values["logits"]
+
+
+def as_trained(predict: bytes) -> CandorNet:
+    """The candor_net of predict.onnx as it was trained, its pools and norms behind convolutions.
+
+    Raises:
+        KeyError: it is no candor_net.
+    """
+    model = onnx.load_model_from_string(predict)
+    folded = {
+        each.name.removeprefix("network."): numpy_helper.to_array(each).copy()
+        for each in model.graph.initializer
+    }
+    network = CandorNet(len(folded["head.weight"]))
+    with torch.no_grad():
+        for name, tensor in network.named_parameters():
+            values = folded.get(_FOLDED_BIAS.sub(r"convolutions.\1.weight_bias", name))
+            if values is None and tensor.requires_grad:
+                raise KeyError(name)
+            if values is not None:  # else the scale of a norm, which is 1
+                tensor.copy_(torch.from_numpy(_unpooled(values, tensor.shape)))
+    return network.eval()
+
+
+def _unpooled(filters: np.ndarray, shape: torch.Size) -> np.ndarray:
+    """The filters of `shape` that `filters` were pooled from, if they were."""
+    if filters.shape == shape:
+        return filters
+    out, channels, height, width = shape
+    units = np.eye(height * width, dtype=np.float32).reshape(-1, 1, height, width)
+    pooled = pooled_filters(units, filters.shape[-1] - width + 1).reshape(len(units), -1)
+    found = filters.reshape(out * channels, -1) @ np.linalg.pinv(pooled)
+    return found.reshape(shape).astype(np.float32)
 
 
 def _core(model: ModelProto) -> list[NodeProto]:
