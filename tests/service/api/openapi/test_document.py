@@ -11,6 +11,8 @@ from service.api.access.keys import SCOPES, make
 from service.api.kserve.arrays import DTYPES
 from service.api.kserve.tensors import BYTES
 from service.api.parameters import of_explain
+from service.api.wire.predictions import Answer
+from service.api.wire.schemas import schemas_of
 from support.images import draw, encode
 from support.requests import BAD, GOOD
 from support.servers import Server
@@ -103,6 +105,11 @@ def test_the_document_has_every_route_and_no_other(document, server):
 def test_the_schemas_are_valid(document):
     for schema in document["components"]["schemas"].values():
         jsonschema.Draft202012Validator.check_schema(schema)
+
+
+def test_what_a_document_changes_in_a_schema_is_not_in_the_next_one():
+    schemas_of(Answer)["Answer"]["properties"].clear()
+    assert schemas_of(Answer)["Answer"]["properties"]
 
 
 def test_every_get_answer_is_documented(document, server):
