@@ -54,7 +54,6 @@ HEADERS = (
     *(f"maps/s, batch {size}" for size in BATCHES),
 )
 WAYS = 2  # to have an equal gap
-FOLDED, TRAINED = "", ", as it was trained"  # the networks of Captum
 
 
 @dataclass(frozen=True)
@@ -133,10 +132,10 @@ def main(
 
 
 def networks_of(bundle: str, predict: bytes) -> Mapping[str, torch.nn.Module]:
-    """The networks of an embedded bundle for Captum; only our own is folded."""
-    if bundle != "cifar10":
-        return {FOLDED: TorchGraph(predict)}
-    return {TRAINED: as_trained(predict), FOLDED: TorchGraph(predict)}
+    """The networks of an embedded bundle for Captum, by what a row says of them."""
+    if bundle != "cifar10":  # only our own network is folded
+        return {"": TorchGraph(predict)}
+    return {", as it was trained": as_trained(predict), ", folded": TorchGraph(predict)}
 
 
 def heading(bundle: str, baseline: str, images: int, cores: int, runtime: str) -> str:

@@ -173,7 +173,7 @@ def _logit_gap(
 ) -> dict[str, float]:
     """How far the cells of Grad-CAM are from summing to the score without its `bias`, by name.
 
-    Nothing of a network whose logits are not linear in the last layer's activation.
+    It is empty where the logits are not linear in the last layer's activation.
     """
     if bias is None:
         return {}

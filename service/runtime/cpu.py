@@ -2,9 +2,9 @@
 
 One thread wastes nothing while all cores have work; all of them answer a lone request sooner.
 Beside other workers the graphs of explanations are open once, and a batch is shared out among the
-cores; lrp.onnx is so everywhere, for it is of the largest networks and serves one method. Gradients
-of a batch always are: the many small operators between their convolutions gain nothing by a second
-thread (docs/benchmarks.md). All share the weights of convolutions (`service.runtime.weights`).
+cores; lrp.onnx is so everywhere, for it is of the largest networks and serves one method. A batch
+of gradients is shared out in a lone process, too, which is faster (docs/benchmarks.md). All share
+the weights of convolutions (`service.runtime.weights`).
 """
 
 import logging
@@ -32,8 +32,8 @@ log = logging.getLogger("candor")
 
 
 class Sharing(NamedTuple):
-    """The graphs of which a CPU's threads take a row each: `always`, and those where a batch with
-    a row for each thread is run so, and a smaller one by all threads together.
+    """The graphs whose batches are shared out among the threads: `always`, and those where only
+    `batches` with a row for each thread are, and all threads together run a smaller one.
     """
 
     always: frozenset[str]
@@ -63,9 +63,12 @@ def open_on_cpu(
         del content
         one_core |= dict.fromkeys(graphs, one)
         if threads > 1:
-            every = one if sharing.always.issuperset(graphs) else open_for(threads)
-            if (sharing.always | sharing.batches).issuperset(graphs):
-                every = shared_out(one, threads, every)
+            if sharing.always.issuperset(graphs):
+                every = shared_out(one, threads)
+            else:
+                every = open_for(threads)
+                if sharing.batches.issuperset(graphs):
+                    every = shared_out(one, threads, every)
             all_cores |= dict.fromkeys(graphs, every)
         del open_for
     return one_core, all_cores
@@ -103,17 +106,20 @@ def opener(choice: Choice) -> Opener:
     return open_program
 
 
-def shared_out(program: Program, threads: int, of_few: Program) -> Program:
+def shared_out(program: Program, threads: int, together: Program | None = None) -> Program:
     """`program` of one thread, which runs the parts of a batch on so many threads at once.
 
-    Batches of fewer rows than threads are for `of_few`; where that is `program`, a lone row alone.
+    A batch of fewer rows than threads would leave some of them idle: it is for `together`, which
+    has all threads, if there is one.
     """
     pool = ThreadPoolExecutor(threads, "rows")
 
     def run(feeds: Feeds, asked: Names = ()) -> dict[str, np.ndarray]:
         rows = len(next(iter(feeds.values())))
-        if rows < (2 if of_few is program else threads):
-            return of_few(feeds, asked)
+        if together is not None and rows < threads:
+            return together(feeds, asked)
+        if rows == 1:
+            return program(feeds, asked)
         parts = min(threads, rows)
         pieces = {name: np.array_split(values, parts) for name, values in feeds.items()}
         fed = [

@@ -128,7 +128,7 @@ def draw_overlay(
 
 
 def fit_opened(opened: Opened, spec: Input, *, keep: bool) -> Sent:
-    """Decodes an image whose header was read, and fits it to the network."""
+    """Decodes an opened image and fits it to the network."""
     image = opened.decode()
     ground = render.ground(image.pixels) if keep else None
     return Sent(

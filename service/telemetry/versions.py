@@ -54,7 +54,9 @@ class Comparisons:
             "Sums of the probabilities of their classes, of the served and of the other version.",
             *("version", "of"),
         )
-        self._ended = counter("candor_rollouts_ended", "Rollouts that have ended, by whom.", "by")
+        self._ended = counter(
+            "candor_rollouts_ended", "Rollouts ended by a caller, asked, or by the guard.", "by"
+        )
         # Of negative values prometheus_client gives no sum.
         self._distance = Histogram(
             "candor_comparison_map_distance",

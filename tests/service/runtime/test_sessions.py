@@ -124,7 +124,7 @@ def test_the_parts_of_a_batch_run_at_once_and_keep_their_order():
         together.wait(10)
         return {"y": 2 * feeds["x"]}
 
-    run = shared_out(double, 2, double)
+    run = shared_out(double, 2)
     assert run({"x": np.arange(5)})["y"].tolist() == [0, 2, 4, 6, 8]
 
 
@@ -144,9 +144,9 @@ def test_a_batch_with_a_row_for_each_thread_is_shared_out_and_a_smaller_one_is_n
         assert shared_out(one, 3, every)(fed, ())["x"].tolist() == [*range(rows)]
     assert sizes["all"] == [1, 2]
     assert sorted(sizes["one"]) == [1, 1, 1, 2, 2, 3]
-    assert shared_out(one, 3, one)({"x": np.arange(2)}, ())["x"].tolist() == [0, 1]
+    assert shared_out(one, 3)({"x": np.arange(2)}, ())["x"].tolist() == [0, 1]
     assert sorted(sizes["one"]) == [1, 1, 1, 1, 1, 2, 2, 3]
-    assert shared_out(one, 3, one)({"x": np.arange(1)}, ())["x"].tolist() == [0]
+    assert shared_out(one, 3)({"x": np.arange(1)}, ())["x"].tolist() == [0]
 
 
 def test_of_a_lone_engine_gradients_of_a_batch_are_shared_out(embedded):
