@@ -6,8 +6,9 @@
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from service.bundle import folder
 from service.bundle.manifest import Bfloat16, Int8, Manifest
@@ -30,7 +31,8 @@ class Choice:
     `speed_ratio`: times as fast as ONNX Runtime in float32 on one thread of this machine:
     `predictions`, and `gradients` where the bundle has them. `cosines`: the median cosines with
     its `logits`, `gradient` and `cam`. Both are empty if nothing was measured. `exact`: the graphs
-    that stay in float32 where predictions are in bfloat16.
+    that stay in float32 where predictions are in bfloat16. `gradient` computes gradient.onnx, where
+    another choice is quicker at it.
     """
 
     runtime: Runtime = "onnxruntime"
@@ -38,11 +40,22 @@ class Choice:
     speed_ratio: Mapping[str, float] = field(default_factory=dict)
     cosines: Mapping[str, float] = field(default_factory=dict)
     exact: tuple[str, ...] = ()
+    gradient: "Choice | None" = None
 
     @property
     def title(self) -> str:
         """For example "OpenVINO in bfloat16"."""
-        return f"{TITLES[self.runtime]} in {self.precision}"
+        gradient = "" if self.gradient is None else f" with gradients by {self.gradient.title}"
+        return f"{TITLES[self.runtime]} in {self.precision}{gradient}"
+
+    @property
+    def has_openvino(self) -> bool:
+        """True if OpenVINO computes any graph."""
+        return "openvino" in (self.runtime, self.of(folder.GRADIENT).runtime)
+
+    def of(self, graph: str) -> "Choice":
+        """The choice that computes `graph`."""
+        return self.gradient if self.gradient and graph == folder.GRADIENT else self
 
     @property
     def is_proven(self) -> bool:
@@ -60,7 +73,8 @@ class Choice:
 
     def precision_of(self, graph: str) -> Precision:
         """The precision in which OpenVINO opens `graph`."""
-        return "float32" if graph in self.exact else self.precision
+        chosen = self.of(graph)
+        return "float32" if graph in chosen.exact else chosen.precision
 
     @property
     def is_worth_it(self) -> bool:
@@ -90,6 +104,25 @@ class Choice:
             f"{self.title}{exact} beside ONNX Runtime, times as fast on one thread: {ratios}{near}"
         )
 
+    def with_gradient_of(self, measured: Iterable["Choice"]) -> "Choice":
+        """This choice with the gradient of the quickest proven one, if that gains enough."""
+        usual = self.speed_ratio.get("gradients", 1.0)
+        fit = [
+            other
+            for other in measured
+            if other.speed_ratio.get("gradients", 0.0) >= LEAST_GAIN * usual
+            and other.cosines.get("gradient", 0.0) >= LEAST_COSINES["gradient"]
+        ]
+        if not fit:
+            return self
+        quickest = max(fit, key=lambda other: other.speed_ratio["gradients"])
+        return replace(
+            self,
+            gradient=Choice(quickest.runtime, quickest.precision_of(folder.GRADIENT)),
+            speed_ratio={**self.speed_ratio, "gradients": quickest.speed_ratio["gradients"]},
+            cosines={**self.cosines, "gradient": quickest.cosines["gradient"]},
+        )
+
     def without_openvino(self) -> "Choice":
         """ONNX Runtime instead, in int8 or float32; nothing of it was measured."""
         return Choice(precision="int8" if self.precision == "int8" else "float32")
@@ -109,12 +142,13 @@ class Choice:
     def document(self) -> dict[str, object]:
         """The choice as GET /model has it: JSON values."""
         found = {"engine": self.runtime, "precision": self.precision}
-        measured = {
+        further = {
+            "gradient": self.gradient.document() if self.gradient else {},
             "speed_ratio": dict(self.speed_ratio),
             "cosines": dict(self.cosines),
             "in_float32": list(self.exact),
         }
-        return found | {name: values for name, values in measured.items() if values}
+        return found | {name: values for name, values in further.items() if values}
 
     def pass_on(self) -> None:
         """Leaves the choice in the environment, for the processes that this one starts."""
@@ -123,8 +157,15 @@ class Choice:
 
 def parse(text: str) -> Choice:
     """The choice that the JSON `text` of `asdict` describes."""
-    document = json.loads(text)
-    return Choice(**document | {"exact": tuple(document["exact"])})
+    return _of(json.loads(text))
+
+
+def _of(document: Mapping[str, Any]) -> Choice:
+    gradient = document["gradient"]
+    return Choice(
+        **dict(document)
+        | {"exact": tuple(document["exact"]), "gradient": gradient and _of(gradient)}
+    )
 
 
 def received(precision: Precision | None) -> Choice:
@@ -133,10 +174,13 @@ def received(precision: Precision | None) -> Choice:
     return parse(passed) if passed else Choice(precision=precision or "float32")
 
 
-def best(measured: Iterable[Choice], *, forced: bool) -> Choice | None:
-    """The fastest proven one that is worth it; if one is `forced`, the fastest proven one."""
+def best(measured: Sequence[Choice], *, forced: bool) -> Choice | None:
+    """The fastest proven one that is worth it; if one is `forced`, the fastest proven one. Gradients
+    may be another's.
+    """
     fit = [choice for choice in measured if choice.is_proven and (forced or choice.is_worth_it)]
-    return max(fit, key=lambda choice: choice.gain, default=None)
+    found = max(fit, key=lambda choice: choice.gain, default=None)
+    return None if found is None else found.with_gradient_of(measured)
 
 
 def precisions(

@@ -97,10 +97,10 @@ def first_and_further(
 
 def opener(choice: Choice) -> Opener:
     """What opens a graph on a CPU by `choice`."""
-    if choice.runtime == "onnxruntime":
-        return lambda file, content, threads: _cpu_program(file, Graph(content), threads)
 
     def open_program(file: str, content: bytes, threads: int) -> Program:
+        if choice.of(file).runtime == "onnxruntime":
+            return _cpu_program(file, Graph(content), threads)
         return openvino.open_program(file, content, threads, choice.precision_of(file))
 
     return open_program
@@ -133,25 +133,24 @@ def shared_out(program: Program, threads: int, together: Program | None = None) 
 
 def _sharing(choice: Choice, *, alone: bool) -> Sharing:
     # A program of OpenVINO for one thread runs for one caller at a time.
-    if choice.runtime == "openvino":
-        return Sharing(frozenset({folder.LRP}))
+    ours = {graph for graph in EXPLAINING if choice.of(graph).runtime == "onnxruntime"}
     # Each time that a graph is open it takes memory, and beside other workers an explanation never
     # has all cores for long.
     if not alone:
-        return Sharing(EXPLAINING)
-    return Sharing(frozenset({folder.LRP}), frozenset({folder.GRADIENT}))
+        return Sharing(frozenset({folder.LRP, *ours}))
+    return Sharing(frozenset({folder.LRP}), frozenset(ours & {folder.GRADIENT}))
 
 
 def _preparer(choice: Choice) -> Preparer:
     """What opens a graph on a CPU by `choice`, for one thread and then for several."""
-    if choice.runtime == "onnxruntime":
-        shared = Weights().shared
-        return lambda file, content: first_and_further(file, shared(file, content), content)
-    open_program = opener(choice)
-    return lambda file, content: (
-        open_program(file, content, 1),
-        partial(open_program, file, content),
-    )
+    open_program, shared = opener(choice), Weights().shared
+
+    def prepare(file: str, content: bytes) -> tuple[Program, Callable[[int], Program]]:
+        if choice.of(file).runtime == "onnxruntime":
+            return first_and_further(file, shared(file, content), content)
+        return open_program(file, content, 1), partial(open_program, file, content)
+
+    return prepare
 
 
 def _cpu_program(file: str, graph: Graph, threads: int) -> Program:

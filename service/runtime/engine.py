@@ -116,14 +116,14 @@ class Engine:
 
     def origin(self, graph: str) -> dict[str, str]:
         """The `graph` file, `engine` and `precision` that an explanation is computed by."""
+        stored = folder.PREDICT if graph == QUICK else graph
         if graph == QUICK and self.precision == "int8":
             file, precision = folder.INT8, "int8"
         else:
-            stored = folder.PREDICT if graph == QUICK else graph
             file = providers.file_of(stored, self.manifest.files, self.device)
             wide = "bfloat16" if self.choice.precision_of(stored) == "bfloat16" else "float32"
             precision = "float16" if providers.is_half(file) else wide
-        return {"graph": file, "engine": self.choice.runtime, "precision": precision}
+        return {"graph": file, "engine": self.choice.of(stored).runtime, "precision": precision}
 
     @property
     def forward_seconds(self) -> float:

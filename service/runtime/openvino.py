@@ -1,7 +1,7 @@
 """OpenVINO, an extra: graphs opened on a CPU in float32, in bfloat16 or with 8-bit integers inside.
 
 `import openvino` reports its use to its keeper over the network, and writes into the home folder,
-unless the package openvino_telemetry is missing. `_core` imports it as if it were. Nothing is
+unless the package openvino_telemetry is missing. `core` imports it as if it were. Nothing is
 cached on disk, because `CACHE_DIR` stays unset.
 """
 
@@ -35,7 +35,7 @@ def installed() -> bool:
 
 def has_bfloat16() -> bool:
     """True if this CPU multiplies in bfloat16: AMX, or AVX-512 BF16."""
-    return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def open_program(file: str, content: bytes, threads: int, precision: Precision) -> Program:
@@ -57,16 +57,30 @@ def open_program(file: str, content: bytes, threads: int, precision: Precision) 
         "ENABLE_CPU_PINNING": False,
     }
     try:
-        model = _core().read_model(content)
+        model = in_steps(core().read_model(content))
         # To compile renames: a tensor then has the names of those that became one with it, too.
         names = [output.get_any_name() for output in model.outputs]
         requests = [
-            _core().compile_model(model, "CPU", options).create_infer_request()
+            core().compile_model(model, "CPU", options).create_infer_request()
             for _ in range(CALLERS.get(file, 1))
         ]
     except Exception as error:
         raise BundleError(f"OpenVINO cannot open {file}: {_reason(error)}") from error
     return _program(requests, names)
+
+
+def in_steps(model: Any) -> Any:
+    """`model`, an `openvino.Model`, with each hard sigmoid in steps: the operator itself is run one
+    by one, and in another layout than those around it.
+    """
+    from openvino import opset13  # noqa: PLC0415 - an extra
+
+    for node in model.get_ops():
+        if node.get_type_name() == "HardSigmoid":
+            x, alpha, beta = (node.input_value(index) for index in range(3))
+            line = opset13.add(opset13.multiply(x, alpha), beta)
+            node.output(0).replace(opset13.clamp(line, 0.0, 1.0).output(0))
+    return model
 
 
 def _program(requests: Iterable[Any], names: Sequence[str]) -> Program:
@@ -92,7 +106,8 @@ def _program(requests: Iterable[Any], names: Sequence[str]) -> Program:
 
 
 @cache
-def _core() -> Any:
+def core() -> Any:
+    """The `openvino.Core` of this process, imported without a report to its keeper."""
     known = sys.modules.get(TELEMETRY)
     if known is None:
         sys.modules[TELEMETRY] = None  # type: ignore[assignment] # an import of it fails

@@ -187,7 +187,7 @@ def open_sessions(
     """
     if choice.precision == "int8":
         folder.check_int8(bundle, device)
-    if choice.runtime == "openvino":
+    if choice.has_openvino:
         try:
             sessions = _open_all(bundle, "cpu", threads, choice, alone=alone)
             sessions.self_test()

@@ -12,6 +12,13 @@ from service.settings import Runtime
 Texts = dict[str, str]  # by language
 
 
+class Computing(TypedDict):
+    """What computes a graph."""
+
+    engine: Annotated[Runtime, about("The runtime", "openvino")]
+    precision: Annotated[str, about("Its precision", "bfloat16")]
+
+
 class Device(TypedDict):
     """The device that computes."""
 
@@ -21,6 +28,7 @@ class Device(TypedDict):
     ]
     engine: Annotated[Runtime, about("The runtime", "onnxruntime")]
     precision: Annotated[str, about("The precision of predictions", "float32")]
+    gradient: NotRequired[Annotated[Computing, about("What computes gradients, if another")]]
     speed_ratio: NotRequired[
         Annotated[
             dict[str, float],

@@ -19,6 +19,7 @@ def measured(runtime, precision, predictions, gradients, **cosines):
 FLOAT32 = measured("openvino", "float32", 0.9, 1.2)
 BFLOAT16 = measured("openvino", "bfloat16", 2.5, 3.0)
 INT8 = measured("openvino", "int8", 3.1, 1.0)
+WIDE = {"predictions": 1.6, "gradients": 1.6}  # as on a Zen 5
 
 
 def test_the_greatest_gain_of_both_is_chosen():
@@ -29,6 +30,42 @@ def test_predictions_count_more_than_gradients():
     # As on a Zen 4, where both have nearly the same mean if each ratio counts once.
     wide = measured("openvino", "bfloat16", 1.76, 1.53)
     assert best([wide, measured("onnxruntime", "int8", 2.5, 1.0)], forced=False).precision == "int8"
+
+
+def test_gradients_are_those_of_the_quickest_proven():
+    int8, wide = measured("onnxruntime", "int8", 2.9, 1.0), replace(BFLOAT16, speed_ratio=WIDE)
+    found = best([FLOAT32, wide, int8], forced=False)
+    assert found.title == "ONNX Runtime in int8 with gradients by OpenVINO in bfloat16"
+    assert found.gradient == Choice("openvino", "bfloat16")
+    assert found.speed_ratio == {"predictions": 2.9, "gradients": 1.6}
+    assert found.cosines == int8.cosines
+    assert (found.of("gradient.onnx"), found.of("predict.onnx")) == (found.gradient, found)
+    assert found.precision_of("gradient.onnx") == "bfloat16"
+    assert found.precision_of("cam.onnx") == "int8"
+    assert found.has_openvino
+    assert not int8.has_openvino
+    assert found.without_openvino() == Choice(precision="int8")
+
+
+def test_of_another_precision_gradients_are_those_that_were_measured():
+    exact = measured("openvino", "bfloat16", 1.5, 1.3, gradient=1.0)
+    exact = replace(exact, exact=("gradient.onnx",))
+    found = INT8.with_gradient_of([exact])
+    assert found.gradient == Choice("openvino", "float32")
+    assert found.cosines["gradient"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        measured("openvino", "float32", 0.9, 1.09),
+        measured("openvino", "bfloat16", 0.9, 3.0, gradient=0.98),
+        Choice("openvino", "bfloat16", {"predictions": 0.9}),
+    ],
+    ids=["hardly faster", "other gradients", "not measured"],
+)
+def test_other_gradients_must_gain_and_be_near(other):
+    assert INT8.with_gradient_of([INT8, other]) is INT8
 
 
 @pytest.mark.parametrize(
@@ -85,7 +122,7 @@ def test_the_workers_receive_the_choice(monkeypatch):
     monkeypatch.delenv(choice.PASSED, raising=False)
     assert choice.received("int8") == Choice(precision="int8")
     monkeypatch.setenv(choice.PASSED, "")  # which monkeypatch takes back
-    sent = replace(BFLOAT16, exact=("gradient.onnx",))
+    sent = replace(INT8, exact=("gradient.onnx",), gradient=Choice("openvino", "bfloat16"))
     sent.pass_on()
     assert choice.received(None) == sent
 
@@ -97,3 +134,9 @@ def test_a_choice_is_said_in_words_and_numbers():
     )
     assert Choice().document() == {"engine": "onnxruntime", "precision": "float32"}
     assert BFLOAT16.document()["speed_ratio"] == {"predictions": 2.5, "gradients": 3.0}
+    split = Choice(precision="int8", gradient=Choice("openvino", "bfloat16"))
+    assert split.document() == {
+        "engine": "onnxruntime",
+        "precision": "int8",
+        "gradient": {"engine": "openvino", "precision": "bfloat16"},
+    }

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 from service.bundle import folder
 from service.bundle.manifest import Manifest
@@ -103,6 +104,35 @@ def test_an_output_is_given_on_request_alone(packages, embedded):
     feeds = {"x": np.zeros((1, 3, 32, 32), np.float32), "target": np.zeros(1, np.int64)}
     assert list(program(feeds, ("cam",))) == ["cam"]
     assert set(program(feeds, ())) == {"logits", "cam", "activation", "activation_gradient"}
+
+
+def test_a_hard_sigmoid_is_taken_in_steps(packages):
+    node = helper.make_node("HardSigmoid", ["x"], ["gate"], alpha=0.3, beta=0.4)
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 7]) for name in ("x", "gate")
+    ]
+    graph = helper.make_graph([node], "gate", values[:1], values[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    content = model.SerializeToString()
+    x = np.linspace(-3, 3, 14, dtype=np.float32).reshape(2, 7)
+    program = openvino.open_program("gradient.onnx", content, 1, "float32")
+    near(program({"x": x}, ())["gate"], np.clip(0.3 * x + 0.4, 0, 1))
+    read = openvino.core().read_model(content)
+    assert "HardSigmoid" in {each.get_type_name() for each in read.get_ops()}
+    assert "HardSigmoid" not in {each.get_type_name() for each in openvino.in_steps(read).get_ops()}
+
+
+def test_gradients_may_be_its_where_onnx_runtime_predicts(packages, embedded, engine, other):
+    choice = Choice(precision="int8", gradient=Choice("openvino"))
+    both = Engine(embedded, "cpu", 2, choice=choice)
+    assert (both.choice, both.provider, both.one_pass) == (choice, "CPUExecutionProvider", True)
+    x, target = engine.normalise(BATCH), np.arange(5)
+    gradient = both.gradient(x, target).gradient
+    assert np.array_equal(gradient, other.gradient(x, target).gradient)
+    near(gradient, engine.gradient(x, target).gradient)
+    assert np.array_equal(both.predict(BATCH).logits, engine.predict(BATCH).logits)
+    assert both.origin(folder.GRADIENT)["engine"] == "openvino"
+    assert both.origin(folder.CAM)["engine"] == "onnxruntime"
 
 
 def test_importing_it_reports_nothing_to_its_keeper(packages, tmp_path):
