@@ -1,6 +1,7 @@
 """The calls of a bundle's graphs: any number of rows in, arrays out.
 
-More than `most_rows` rows run in several pieces. On a GPU a piece is filled up to the next warmed
+More than `most_rows` rows run in several pieces, and of `predict_quick` more than `quick_rows`. On
+a GPU a piece is filled up to the next warmed
 batch size, for every new shape costs a slow first run there. `predict` and every explanation are
 in float32, or on a GPU in the half precision of a bundle that has it, or in bfloat16 by OpenVINO.
 `predict_quick` alone runs in the precision `int8`, if the engine has it.
@@ -104,7 +105,7 @@ class Engine:
         self.device: Device = sessions.device
         self.precision: Precision = sessions.precision
         self.choice: Choice = sessions.choice
-        self.most_rows = sessions.most_rows
+        self.most_rows, self.quick_rows = sessions.most_rows, sessions.quick_rows
         spec = self.manifest.input
         self._mean = (255 * np.asarray(spec.mean, np.float32)).reshape(1, 3, 1, 1)
         self._scale = (1 / (255 * np.asarray(spec.std, np.float32))).reshape(1, 3, 1, 1)
@@ -325,6 +326,8 @@ class Engine:
     def _run(self, graph: str, feeds: Feeds, asked: Names = ()) -> dict[str, np.ndarray]:
         rows = len(next(iter(feeds.values())))
         piece = self._next_piece(rows)
+        if graph == QUICK and rows <= self.quick_rows:
+            piece = piece._replace(rows=rows)
         if piece.rows >= rows:
             return self._call(graph, feeds, piece, asked)
         outputs: list[dict[str, np.ndarray]] = []

@@ -39,6 +39,8 @@ from service.workers import host
 # The most that run together on a CPU, where more gain nothing; of large images fewer, because the
 # gradient of one at 224 × 224 takes 45 MB (docs/benchmarks.md).
 CPU_ROWS, CPU_PIXELS = 16, 2 * 224 * 224
+# Predictions in bfloat16 gain by twice as many pixels; those in float32 lose.
+WIDE_PIXELS = 2 * CPU_PIXELS
 # The 50 are the default steps of Integrated Gradients.
 GPU_ROWS = (1, 2, 4, 8, 16, 32, 50, 64)
 # The most in a batch: of large images more rows gain little and take gigabytes.
@@ -62,9 +64,9 @@ log = logging.getLogger("candor")
 class Sessions:
     """The open graphs by name: `all_cores` for a lone request, `one_core` beside other work.
 
-    `most_rows` run together. On a GPU, and on a single core, both are the same. A lone request has
-    so many `threads`. With a `head` QUICK gives its activation, on request. What `timings` have is
-    not measured again.
+    `most_rows` run together, of QUICK `quick_rows`. On a GPU, and on a single core, both are the
+    same. A lone request has so many `threads`. With a `head` QUICK gives its activation, on
+    request. What `timings` have is not measured again.
     """
 
     manifest: Manifest
@@ -75,6 +77,7 @@ class Sessions:
     one_core: dict[str, Program]
     threads: int = 1
     head: Head | None = None
+    quick_rows: int = 1
     timings: Timings = field(default_factory=dict)
 
     def run(
@@ -216,9 +219,9 @@ def rows_of(size: Size) -> tuple[int, ...]:
     return tuple(rows for rows in GPU_ROWS if rows == 1 or rows * pixels <= GPU_PIXELS)
 
 
-def cpu_rows(size: Size) -> int:
-    """The most images of `size` that run together on a CPU."""
-    return max(1, min(CPU_ROWS, CPU_PIXELS // pixels_of(size)))
+def cpu_rows(size: Size, pixels: int = CPU_PIXELS) -> int:
+    """The most images of `size` that run together on a CPU, of so many `pixels` in all."""
+    return max(1, min(CPU_ROWS, pixels // pixels_of(size)))
 
 
 def self_test_image(size: Size) -> UInt8[np.ndarray, "1 H W 3"]:
@@ -244,9 +247,14 @@ def _open_all(
         one_core, all_cores = open_on_cpu(contents, threads, choice, alone=alone)
     else:
         all_cores = one_core = _on_gpu(contents, device, sizes)
-    most_rows = cpu_rows(bundle.manifest.input.size) if device == "cpu" else sizes[-1]
+    most_rows = quick_rows = sizes[-1]
+    if device == "cpu":
+        size = bundle.manifest.input.size
+        most_rows = quick_rows = cpu_rows(size)
+        if choice.precision == "bfloat16":
+            quick_rows = cpu_rows(size, WIDE_PIXELS)
     sessions = Sessions(
-        bundle.manifest, device, choice, most_rows, all_cores, one_core, threads, head
+        bundle.manifest, device, choice, most_rows, all_cores, one_core, threads, head, quick_rows
     )
     _warm_up(sessions)
     return sessions

@@ -6,6 +6,7 @@ import pytest
 from service.bundle import folder
 from service.errors import MethodUnavailable
 from service.runtime.engine import Engine, Piece
+from service.runtime.graphs import QUICK
 from service.runtime.sessions import CPU_ROWS
 from support.images import draw
 
@@ -91,6 +92,20 @@ def test_a_view_leaves_the_engine_as_it_is(engine):
     engine.paced(lambda _remaining: Piece(1, False))
     engine.on_one_core()
     assert engine._next_piece(100) == Piece(CPU_ROWS, True)
+
+
+def test_predictions_may_run_in_larger_pieces(embedded):
+    engine, rows = Engine(embedded, "cpu", threads=1), []
+    program = engine._sessions.one_core[QUICK]
+    engine._sessions.one_core[QUICK] = lambda feeds, asked: (
+        rows.append(len(feeds["image"])) or program(feeds, asked)
+    )
+    assert engine.quick_rows == CPU_ROWS
+    batch = np.resize(BATCH, (2 * CPU_ROWS + 1, *BATCH.shape[1:]))
+    engine.quick_rows = 2 * CPU_ROWS
+    assert len(engine.predict_quick(batch[:-1]).logits) == 2 * CPU_ROWS
+    assert len(engine.predict_quick(batch).logits) == 2 * CPU_ROWS + 1
+    assert rows == [2 * CPU_ROWS, CPU_ROWS, CPU_ROWS, 1]
 
 
 def test_one_core_and_all_cores_answer_alike(engine):
