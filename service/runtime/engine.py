@@ -1,10 +1,10 @@
 """The calls of a bundle's graphs: any number of rows in, arrays out.
 
 More than `most_rows` rows run in several pieces, and of `predict_quick` more than `quick_rows`. On
-a GPU a piece is filled up to the next warmed
-batch size, for every new shape costs a slow first run there. `predict` and every explanation are
-in float32, or on a GPU in the half precision of a bundle that has it, or in bfloat16 by OpenVINO.
-`predict_quick` alone runs in the precision `int8`, if the engine has it.
+a GPU a piece is filled up to the next warmed batch size, for every new shape costs a slow first run
+there. `predict` and every explanation are in float32, or on a GPU in the half precision of a bundle
+that has it, or in bfloat16 by OpenVINO. `predict_quick` alone runs in the precision `int8`, if the
+engine has it.
 """
 
 from collections.abc import Callable
