@@ -206,7 +206,7 @@ def law_of(bundle: Path) -> Law:
     engine = Engine(contract.load(bundle), "cpu", threads=1)
     height, width = engine.manifest.input.shape
     random, found = np.random.default_rng(0), dict[int, list[float]]()
-    for rows in [each for each in ROWS if each < engine.most_rows] + [engine.most_rows]:
+    for rows in [each for each in ROWS if each < engine.batch_rows] + [engine.batch_rows]:
         images = random.integers(0, 256, (rows, height, width, 3), np.uint8)
         found[rows], ends = [], time.perf_counter() + LAW_SECONDS
         while len(found[rows]) < 3 or (time.perf_counter() < ends and len(found[rows]) < REPEATS):
@@ -214,7 +214,7 @@ def law_of(bundle: Path) -> Law:
             outputs = engine.predict_quick(images)
             calibrate(outputs.rows(), outputs.logits, engine.manifest)
             found[rows].append(time.process_time() - started)
-    return Law(engine.most_rows, found)
+    return Law(engine.batch_rows, found)
 
 
 def setup_of(replicas: Replicas, law: Law, balance: Balance) -> Setup:

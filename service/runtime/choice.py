@@ -175,7 +175,7 @@ def received(precision: Precision | None) -> Choice:
 
 
 def best(measured: Sequence[Choice], *, forced: bool) -> Choice | None:
-    """The fastest proven one that is worth it; if one is `forced`, the fastest proven one. Gradients
+    """The fastest proven one that is worth it, or any proven one if one is `forced`; its gradients
     may be another's.
     """
     fit = [choice for choice in measured if choice.is_proven and (forced or choice.is_worth_it)]

@@ -105,7 +105,8 @@ class Engine:
         self.device: Device = sessions.device
         self.precision: Precision = sessions.precision
         self.choice: Choice = sessions.choice
-        self.most_rows, self.quick_rows = sessions.most_rows, sessions.quick_rows
+        self.most_rows, self.batch_rows = sessions.most_rows, sessions.batch_rows
+        self.quick_rows = sessions.quick_rows
         spec = self.manifest.input
         self._mean = (255 * np.asarray(spec.mean, np.float32)).reshape(1, 3, 1, 1)
         self._scale = (1 / (255 * np.asarray(spec.std, np.float32))).reshape(1, 3, 1, 1)

@@ -39,8 +39,9 @@ from service.workers import host
 # The most that run together on a CPU, where more gain nothing; of large images fewer, because the
 # gradient of one at 224 × 224 takes 45 MB (docs/benchmarks.md).
 CPU_ROWS, CPU_PIXELS = 16, 2 * 224 * 224
-# Predictions in bfloat16 gain by twice as many pixels; those in float32 lose.
-WIDE_PIXELS = 2 * CPU_PIXELS
+# Of predictions that are answered together, because what is done for each between two batches takes
+# less time if there are more. In bfloat16 they run together, too; in float32 that is slower.
+BATCH_PIXELS = 2 * CPU_PIXELS
 # The 50 are the default steps of Integrated Gradients.
 GPU_ROWS = (1, 2, 4, 8, 16, 32, 50, 64)
 # The most in a batch: of large images more rows gain little and take gigabytes.
@@ -64,20 +65,20 @@ log = logging.getLogger("candor")
 class Sessions:
     """The open graphs by name: `all_cores` for a lone request, `one_core` beside other work.
 
-    `most_rows` run together, of QUICK `quick_rows`. On a GPU, and on a single core, both are the
-    same. A lone request has so many `threads`. With a `head` QUICK gives its activation, on
-    request. What `timings` have is not measured again.
+    `most_rows` run together, and `batch_rows` predictions are best answered together. On a GPU, and
+    on a single core, both sets of graphs are the same. A lone request has so many `threads`. With a
+    `head` QUICK gives its activation, on request. What `timings` have is not measured again.
     """
 
     manifest: Manifest
     device: Device
     choice: Choice
     most_rows: int
+    batch_rows: int
     all_cores: dict[str, Program]
     one_core: dict[str, Program]
     threads: int = 1
     head: Head | None = None
-    quick_rows: int = 1
     timings: Timings = field(default_factory=dict)
 
     def run(
@@ -118,6 +119,11 @@ class Sessions:
     def precision(self) -> Precision:
         """The precision of QUICK."""
         return self.choice.precision
+
+    @property
+    def quick_rows(self) -> int:
+        """The most rows of QUICK that run together."""
+        return self.batch_rows if self.precision == "bfloat16" else self.most_rows
 
     @property
     def provider(self) -> str:
@@ -241,21 +247,15 @@ def _open_all(
     contents = _contents(bundle, device, choice.precision)
     in_one_pass = device == "cpu" and choice.makes_cams(bundle.manifest)
     head = _in_one_pass(contents) if in_one_pass else None
-    sizes = rows_of(bundle.manifest.input.size)
-    threads = threads or host.cores()
+    size = bundle.manifest.input.size
+    sizes, threads = rows_of(size), threads or host.cores()
     if device == "cpu":
         one_core, all_cores = open_on_cpu(contents, threads, choice, alone=alone)
+        most = cpu_rows(size), cpu_rows(size, BATCH_PIXELS)
     else:
         all_cores = one_core = _on_gpu(contents, device, sizes)
-    most_rows = quick_rows = sizes[-1]
-    if device == "cpu":
-        size = bundle.manifest.input.size
-        most_rows = quick_rows = cpu_rows(size)
-        if choice.precision == "bfloat16":
-            quick_rows = cpu_rows(size, WIDE_PIXELS)
-    sessions = Sessions(
-        bundle.manifest, device, choice, most_rows, all_cores, one_core, threads, head, quick_rows
-    )
+        most = sizes[-1], sizes[-1]
+    sessions = Sessions(bundle.manifest, device, choice, *most, all_cores, one_core, threads, head)
     _warm_up(sessions)
     return sessions
 

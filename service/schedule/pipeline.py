@@ -148,7 +148,7 @@ class Pipeline:
     @property
     def backlogged(self) -> bool:
         """True if more predictions wait than run together."""
-        return self._predict.queue.waiting > self.engine.quick_rows
+        return self._predict.queue.waiting > self.engine.batch_rows
 
     async def receive(
         self, body: bytes, timing: Timing, *, keep: bool, masked: bool = False
@@ -377,7 +377,7 @@ class Pipeline:
         queue: Queue[Asked, Inferred] = Queue(
             "predict",
             capacity=min(MOST, max(FEWEST, round(WAIT_SECONDS / (seconds + REQUEST_SECONDS)))),
-            most_rows=self.engine.quick_rows,
+            most_rows=self.engine.batch_rows,
             metrics=QueueMetrics.of(self.metrics, "predict"),
         )
         if seconds < QUICK_SECONDS and self._on_loop:

@@ -178,7 +178,7 @@ def test_in_bfloat16_an_embedded_bundle_passes_its_self_test(packages, name):
     choice = Choice("openvino", "bfloat16", exact=(folder.GRADIENT,))
     engine = Engine(folder.load(EMBEDDED[name]), "cpu", 1, choice=choice)
     assert (engine.choice, engine.one_pass) == (choice, True)
-    assert engine.quick_rows == {"cifar10": 16, "imagenet": 4}[name]
+    assert engine.quick_rows == engine.batch_rows == {"cifar10": 16, "imagenet": 4}[name]
 
 
 def test_a_map_proven_in_float32_alone_is_none_of_a_prediction_in_bfloat16(packages, embedded):

@@ -23,6 +23,7 @@ from service.runtime.sessions import (
     rows_of,
     self_test_image,
 )
+from service.settings import EMBEDDED
 
 
 def with_predict_alone(bundle, path, **changes):
@@ -165,6 +166,11 @@ def test_of_large_images_fewer_run_together_on_a_cpu():
     assert cpu_rows(32) == CPU_ROWS
     assert cpu_rows(224) == 2
     assert cpu_rows(512) == 1
+
+
+def test_of_large_images_more_are_answered_together_than_run_together_in_float32():
+    engine = Engine(folder.load(EMBEDDED["imagenet"]), "cpu", 1)
+    assert (engine.most_rows, engine.quick_rows, engine.batch_rows) == (2, 2, 4)
 
 
 def test_a_session_keeps_no_copy_of_its_file(embedded):
