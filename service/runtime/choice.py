@@ -16,8 +16,7 @@ from service.settings import Precision, Runtime
 
 TITLES: Mapping[Runtime, str] = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 PASSED = "_CANDOR_CHOICE"  # the variable by which the supervisor passes it to the workers
-LEAST_GAIN = 1.1  # of predictions; less is within the noise of a measurement at a start
-LEAST_EXPLAINED = 1.0
+LEAST_GAIN = 1.1  # less is within the noise of a measurement at a start
 LARGEST_LOSS = 0.003  # of macro F1, by the bundle's figures
 # The least median cosine with ONNX Runtime in float32, over a few images.
 LEAST_COSINES = {"logits": 0.995, "gradient": 0.99, "cam": 0.999}
@@ -78,18 +77,8 @@ class Choice:
 
     @property
     def is_worth_it(self) -> bool:
-        """True if predictions gain, and gradients do not lose."""
-        explained = self.speed_ratio.get("gradients", LEAST_EXPLAINED)
-        return self.speed_ratio["predictions"] >= LEAST_GAIN and explained >= LEAST_EXPLAINED
-
-    @property
-    def gain(self) -> float:
-        """The geometric mean of the ratios, with predictions counted twice: they are most of what
-        is asked, and bring the Grad-CAMs along.
-        """
-        predictions = self.speed_ratio["predictions"]
-        ratios = (*self.speed_ratio.values(), predictions)
-        return math.prod(ratios) ** (1 / len(ratios))
+        """True if predictions gain."""
+        return self.speed_ratio["predictions"] >= LEAST_GAIN
 
     @property
     def sentence(self) -> str:
@@ -168,6 +157,15 @@ def _of(document: Mapping[str, Any]) -> Choice:
     )
 
 
+def unchanged(usual: Choice) -> Choice:
+    """`usual` as if it had been measured beside itself."""
+    return replace(
+        usual,
+        speed_ratio={"predictions": 1.0, "gradients": 1.0},
+        cosines=dict.fromkeys(LEAST_COSINES, 1.0),
+    )
+
+
 def received(precision: Precision | None) -> Choice:
     """The choice of the supervisor; without one, ONNX Runtime in `precision`, or float32."""
     passed = os.environ.get(PASSED)
@@ -175,11 +173,11 @@ def received(precision: Precision | None) -> Choice:
 
 
 def best(measured: Sequence[Choice], *, forced: bool) -> Choice | None:
-    """The fastest proven one that is worth it, or any proven one if one is `forced`; its gradients
-    may be another's.
+    """The proven one that predicts fastest, if it is worth it or one is `forced`; its gradients may
+    be another's.
     """
     fit = [choice for choice in measured if choice.is_proven and (forced or choice.is_worth_it)]
-    found = max(fit, key=lambda choice: choice.gain, default=None)
+    found = max(fit, key=lambda choice: choice.speed_ratio["predictions"], default=None)
     return None if found is None else found.with_gradient_of(measured)
 
 

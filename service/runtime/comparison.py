@@ -21,7 +21,7 @@ from service.bundle.folder import Bundle
 from service.errors import BundleError, PrecisionError
 from service.image.resize import Size, sides
 from service.runtime import openvino, trial
-from service.runtime.choice import Choice, best, precisions
+from service.runtime.choice import Choice, best, precisions, unchanged
 from service.runtime.cpu import opener
 from service.runtime.decision import plain
 from service.runtime.engine import Engine
@@ -51,7 +51,7 @@ def compare(bundle: Bundle, settings: Settings) -> Choice:
             "unset CANDOR_PRECISION"
         )
     comparison = Comparison(bundle, usual)
-    measured = []
+    measured = [] if forced else [unchanged(usual)]
     for choice in _candidates(bundle, settings):
         try:
             found = comparison.measure(choice, briefly=not forced)
