@@ -10,12 +10,13 @@ import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 import click
 import httpx
 
 from service.bundle import folder as contract
-from service.settings import EMBEDDED
+from service.settings import EMBEDDED, Precision
 from support import load
 from support.images import draw, encode
 from support.load import Reading, Request, Server, Wrk, driven, table
@@ -37,6 +38,13 @@ Rounds = Mapping[str, Sequence[tuple[Reading, float]]]
 
 @click.command()
 @click.option("--model", default="cifar10", type=click.Choice(sorted(SIDES)), show_default=True)
+@click.option(
+    "--precision",
+    default="auto",
+    type=click.Choice(["auto", *get_args(Precision)]),
+    show_default=True,
+    help="CANDOR_PRECISION.",
+)
 @click.option("--connections", default=16, show_default=True, type=click.IntRange(1, 256))
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1, 50))
 @click.option("--seconds", default=4.0, show_default=True, type=click.FloatRange(1, 60))
@@ -51,6 +59,7 @@ Rounds = Mapping[str, Sequence[tuple[Reading, float]]]
 def main(
     *,
     model: str,
+    precision: str,
     connections: int,
     rounds: int,
     seconds: float,
@@ -59,13 +68,14 @@ def main(
 ) -> None:
     """Prints a table of PATHS with their queries, beside /predict."""
     load.stop_on_sigterm()
-    click.echo(f"{model}, {connections} connections, {rounds} rounds\n")
+    click.echo(f"{model}, precision {precision}, {connections} connections, {rounds} rounds\n")
     bundle, side = EMBEDDED[model], SIDES[model]
     has_sets = contract.load(bundle).manifest.prediction_sets is not None
     usual = (*ASKED[1:], WHEN_UNSURE) if has_sets else ASKED[1:]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with load.candor_running(folder, bundle, load.image(PLAIN, image(side, 0))) as server:
+        warm = load.image(PLAIN, image(side, 0))
+        with load.candor_running(folder, bundle, warm, precision=precision) as server:
             images = drawn(server, side, unsure if has_sets else 0.0)
             asked = {
                 path: [(load.image(path, body), share) for body, share in images]

@@ -307,8 +307,7 @@ class Native:
     def _count(self, attribution: Attribution, reason: Reason) -> None:
         metrics = self._pipeline.metrics
         metrics.explained(reason).inc()
-        aspects = attribution.aspects
-        if reason in policy.FAIR and aspects is not None:
+        if reason in policy.FAIR and (aspects := attribution.aspects) is not None:
             self._pipeline.model_metrics.maps.add(*aspects)
 
     async def _overlay(

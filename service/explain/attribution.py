@@ -1,6 +1,6 @@
 """The answer to a question: an attribution map with measures of its own quality."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -129,21 +129,19 @@ class Attribution:
         """Sentences on what makes the map unfit for use, by its own measures."""
         if self.nothing:
             return (NOTHING,)
-        faults = [
-            judge(self.quality) for judge in (_gap, _disagreement, _surrogate, _order, _unstable)
-        ]
+        faults = [judge(self.quality) for name, judge in JUDGES.items() if name in self.quality]
         return tuple(fault for fault in (*faults, _coalitions(self.question)) if fault)
 
 
 def _gap(quality: Mapping[str, float]) -> str:
-    gap = quality.get("completeness_gap", 0.0)
+    gap = quality["completeness_gap"]
     if gap <= NOISE_GAP:
         return ""
     return f"the map misses the change of the score by {gap:.0%}, so it is mostly error: {MORE}"
 
 
 def _disagreement(quality: Mapping[str, float]) -> str:
-    agreement = quality.get("agreement", 1.0)
+    agreement = quality["agreement"]
     if agreement >= NOISE_AGREEMENT:
         return ""
     words = f"with another seed the map would be another (cosine {agreement:.2f})"
@@ -151,15 +149,13 @@ def _disagreement(quality: Mapping[str, float]) -> str:
 
 
 def _surrogate(quality: Mapping[str, float]) -> str:
-    r2 = quality.get("surrogate_r2", 1.0)
+    r2 = quality["surrogate_r2"]
     if r2 >= NOISE_R2:
         return ""
     return f"the linear model describes {max(0.0, r2):.0%} of the network's answers: {MORE}"
 
 
 def _order(quality: Mapping[str, float]) -> str:
-    if "deletion" not in quality:
-        return ""
     rivals = [faithfulness.unbeaten(quality, side) for side in faithfulness.SIDES]
     if not all(rivals):
         return ""
@@ -174,10 +170,20 @@ def _order(quality: Mapping[str, float]) -> str:
 
 
 def _unstable(quality: Mapping[str, float]) -> str:
-    change = quality.get("sensitivity", 0.0)
+    change = quality["sensitivity"]
     if change <= NOISE_SENSITIVITY:
         return ""
     return f"noise of 3 grey levels changes the map by {change:.0%}: {MORE}"
+
+
+# What judges a measure, by its name.
+JUDGES: Mapping[str, Callable[[Mapping[str, float]], str]] = {
+    "completeness_gap": _gap,
+    "agreement": _disagreement,
+    "surrogate_r2": _surrogate,
+    "deletion": _order,
+    "sensitivity": _unstable,
+}
 
 
 def _coalitions(question: Question) -> str:

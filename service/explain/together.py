@@ -61,7 +61,8 @@ def explain_together(
     pairs = engine.cams(activations, np.stack([indices, _runners_up(logits, indices)], 1))
     cells, maps = pairs[:, 0], cam.scaled(pairs[:, 0], shape)
     figures = _figures(engine, logits, indices, pairs, maps)
-    masses = masses_of(cells, [each.spread for each in figures])
+    # Of one alone it is not needed, unless it was chosen without a look at the answer.
+    masses = masses_of(cells, [each.spread for each in figures]) if len(figures) > 1 else []
     is_small = cell_of(shape, signed=method.sign == "signed") == 1
     strongest = render.limits(maps, method.scale) if is_small else []
     unrelated, origin = manifest.unrelated.get(method.name), engine.origin(QUICK)
@@ -76,7 +77,7 @@ def explain_together(
             origin=origin,
         ).with_known(
             largest=each.weight,
-            mass=masses[row],
+            **({"mass": masses[row]} if masses else {}),
             **({"strongest": strongest[row]} if is_small else {}),
         )
         for row, each in enumerate(figures)
