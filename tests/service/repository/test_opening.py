@@ -63,3 +63,19 @@ def test_a_version_that_comes_back_is_not_measured_again(tmp_path):
     measured = seconds(first)
     assert seconds(second) != measured
     assert seconds(first) == measured
+
+
+def test_a_version_that_another_precision_computes_is_measured_for_itself(tmp_path):
+    figures = json.loads((EMBEDDED_BUNDLE / "manifest.json").read_text())["int8"]
+    made = tmp_path / "b"
+    make_version(made, int8=figures | {"macro_f1": 0.89})
+    settings, metrics = Settings(device="cpu", precision="int8"), Metrics()
+    opener = Opener(settings, metrics, Resources(settings, metrics), "cats")
+    catalogue = Catalogue("cats", dict.fromkeys(("cats", "dogs"), made))
+    engines = {}
+    for name in ("cats", "dogs"):
+        pipeline = opener(catalogue.current(name)).pipeline
+        pipeline.close()
+        engines[name] = pipeline.engine
+    assert [each.precision for each in engines.values()] == ["int8", "float32"]
+    assert engines["cats"].quick_seconds != engines["dogs"].quick_seconds
