@@ -104,9 +104,11 @@ class Choice:
         if not fit:
             return self
         quickest = max(fit, key=lambda other: other.speed_ratio["gradients"])
+        precision = quickest.precision_of(folder.GRADIENT)
         return replace(
             self,
-            gradient=Choice(quickest.runtime, quickest.precision_of(folder.GRADIENT)),
+            # Where predictions are in int8, gradients are in float32.
+            gradient=Choice(quickest.runtime, "float32" if precision == "int8" else precision),
             speed_ratio={**self.speed_ratio, "gradients": quickest.speed_ratio["gradients"]},
             cosines={**self.cosines, "gradient": quickest.cosines["gradient"]},
         )

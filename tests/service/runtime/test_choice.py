@@ -54,6 +54,8 @@ def test_of_another_precision_gradients_are_those_that_were_measured():
     found = INT8.with_gradient_of([exact])
     assert found.gradient == Choice("openvino", "float32")
     assert found.cosines["gradient"] == 1.0
+    beside = measured("openvino", "int8", 0.9, 1.3)
+    assert INT8.with_gradient_of([beside]).gradient == Choice("openvino", "float32")
 
 
 @pytest.mark.parametrize(
