@@ -49,7 +49,7 @@ TOLERANCE = Parameter(
 )
 SAMPLES = Parameter("samples", 16, "noisy copies of the image", 2, 512)
 NOISE = Parameter(
-    "noise", 0.15, "standard deviation of the noise, as a share of the image's range", 0.0, 1.0
+    "noise", 0.15, "standard deviation of the noise, a share of the image's range", 0.0, 1.0
 )
 SEED = Parameter(
     "seed", 0, "seed of the random numbers: the same seed gives the same bytes", 0, 2**32 - 1

@@ -132,8 +132,9 @@ class Choice:
     def document(self) -> dict[str, object]:
         """The choice as GET /model has it: JSON values."""
         found = {"engine": self.runtime, "precision": self.precision}
+        gradient = self.gradient
         further = {
-            "gradient": self.gradient.document() if self.gradient else {},
+            "gradient": {"graph": folder.GRADIENT, **gradient.document()} if gradient else {},
             "speed_ratio": dict(self.speed_ratio),
             "cosines": dict(self.cosines),
             "in_float32": list(self.exact),

@@ -65,7 +65,7 @@ class TracingMiddleware:
         finally:
             # A span that is never ended is never sent.
             if noted.route and "route" in scope:
-                self._end(span, scope["method"], noted, offset)
+                self._end(span, scope["method"], noted, offset, time.perf_counter())
 
     @property
     def traces_early(self) -> bool:
@@ -82,10 +82,11 @@ class TracingMiddleware:
         if not self.traces_early:
             return
         self._early_spans += 1
-        now = time.time()
-        span = self._begin("POST", head.headers, now - seconds)
+        ended = time.perf_counter()
+        offset = time.time() - ended
+        span = self._begin("POST", head.headers, ended - seconds + offset)
         noted.trace = _trace_of(span)
-        self._end(span, "POST", noted, now - time.perf_counter())
+        self._end(span, "POST", noted, offset, ended)
 
     def close(self) -> None:
         """Sends the spans that are not sent yet."""
@@ -102,8 +103,10 @@ class TracingMiddleware:
             start_time=_nanoseconds(at),
         )
 
-    def _end(self, span: Span, method: str, noted: Account, offset: float) -> None:
-        """Ends a request's span, with its stages in it; `offset` is what stages' times lack."""
+    def _end(self, span: Span, method: str, noted: Account, offset: float, ended: float) -> None:
+        """Ends a request's span, with its stages in it; `offset` is what their times and `ended`
+        lack.
+        """
         if not span.is_recording():
             return
         span.update_name(f"{method} {noted.route}")
@@ -119,7 +122,7 @@ class TracingMiddleware:
                 attributes=_facts(stage),
             )
             part.end(_nanoseconds(stage.ended + offset))
-        span.end(_nanoseconds(time.perf_counter() + offset))
+        span.end(_nanoseconds(ended + offset))
 
 
 def attributes(method: str, noted: Account) -> Iterator[tuple[str, AttributeValue]]:

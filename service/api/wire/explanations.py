@@ -56,7 +56,7 @@ class AttributionMap(Values):
 
 
 class Origin(TypedDict):
-    """What computed a map."""
+    """What computes a map."""
 
     graph: Annotated[str, about("The file of the bundle", "predict.onnx")]
     engine: Annotated[Runtime, about("The runtime", "onnxruntime")]

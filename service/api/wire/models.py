@@ -5,18 +5,12 @@ from typing import Annotated, NotRequired
 from pydantic import WithJsonSchema
 from typing_extensions import TypedDict
 
+from service.api.wire.explanations import Origin
 from service.api.wire.fields import Count, about
 from service.bundle.calibration import Head
 from service.settings import Runtime
 
 Texts = dict[str, str]  # by language
-
-
-class Computing(TypedDict):
-    """What computes a graph."""
-
-    engine: Annotated[Runtime, about("The runtime", "openvino")]
-    precision: Annotated[str, about("Its precision", "bfloat16")]
 
 
 class Device(TypedDict):
@@ -28,7 +22,7 @@ class Device(TypedDict):
     ]
     engine: Annotated[Runtime, about("The runtime", "onnxruntime")]
     precision: Annotated[str, about("The precision of predictions", "float32")]
-    gradient: NotRequired[Annotated[Computing, about("What computes gradients, if another")]]
+    gradient: NotRequired[Origin]
     speed_ratio: NotRequired[
         Annotated[
             dict[str, float],
@@ -38,7 +32,7 @@ class Device(TypedDict):
     cosines: NotRequired[
         Annotated[
             dict[str, float],
-            about("With the answers of ONNX Runtime in float32, if measured", {"logits": 0.9999}),
+            about("With answers of ONNX Runtime in float32, if measured", {"logits": 0.9999}),
         ]
     ]
     in_float32: NotRequired[

@@ -140,5 +140,5 @@ def test_a_choice_is_said_in_words_and_numbers():
     assert split.document() == {
         "engine": "onnxruntime",
         "precision": "int8",
-        "gradient": {"engine": "openvino", "precision": "bfloat16"},
+        "gradient": {"graph": "gradient.onnx", "engine": "openvino", "precision": "bfloat16"},
     }
