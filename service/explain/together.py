@@ -61,7 +61,8 @@ def explain_together(
     pairs = engine.cams(activations, np.stack([indices, _runners_up(logits, indices)], 1))
     cells, maps = pairs[:, 0], cam.scaled(pairs[:, 0], shape)
     figures = _figures(engine, logits, indices, pairs, maps)
-    # Of one alone it is not needed, unless it was chosen without a look at the answer.
+    # Drift needs them, and looks at no map that comes along because an answer is unsure. Those are
+    # made one by one; where such a lone map is for drift, it computes its own.
     masses = masses_of(cells, [each.spread for each in figures]) if len(figures) > 1 else []
     is_small = cell_of(shape, signed=method.sign == "signed") == 1
     strongest = render.limits(maps, method.scale) if is_small else []

@@ -30,7 +30,7 @@ class Choice:
     `predictions`, and `gradients` where the bundle has them. `cosines`: the median cosines with
     its `logits`, `gradient` and `cam`. Both are empty if nothing was measured. `exact`: the graphs
     that stay in float32 where predictions are in bfloat16. `gradient` computes gradient.onnx, where
-    another choice is quicker at it.
+    another choice is quicker at it; the figures of gradients are then that one's.
     """
 
     runtime: Runtime = "onnxruntime"
@@ -148,14 +148,13 @@ class Choice:
 
 def parse(text: str) -> Choice:
     """The choice that the JSON `text` of `asdict` describes."""
-    return _of(json.loads(text))
+    return _choice_of(json.loads(text))
 
 
-def _of(document: Mapping[str, Any]) -> Choice:
-    gradient = document["gradient"]
+def _choice_of(document: dict[str, Any]) -> Choice:
+    exact, gradient = tuple(document["exact"]), document["gradient"]
     return Choice(
-        **dict(document)
-        | {"exact": tuple(document["exact"]), "gradient": gradient and _of(gradient)}
+        **document | {"exact": exact, "gradient": _choice_of(gradient) if gradient else None}
     )
 
 

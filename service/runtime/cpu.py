@@ -32,8 +32,8 @@ log = logging.getLogger("candor")
 
 
 class Sharing(NamedTuple):
-    """The graphs whose batches are shared out among the threads: `always`, and those where only
-    `batches` with a row for each thread are, and all threads together run a smaller one.
+    """Which batches are shared out among the threads. Of the graphs in `always` every batch is; of
+    those in `batches` one that has a row for each thread, and all threads together run a smaller.
     """
 
     always: frozenset[str]

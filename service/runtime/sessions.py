@@ -39,8 +39,8 @@ from service.workers import host
 # The most that run together on a CPU, where more gain nothing; of large images fewer, because the
 # gradient of one at 224 × 224 takes 45 MB (docs/benchmarks.md).
 CPU_ROWS, CPU_PIXELS = 16, 2 * 224 * 224
-# Of predictions that are answered together, because what is done for each between two batches takes
-# less time if there are more. In bfloat16 they run together, too; in float32 that is slower.
+# Of predictions that are answered together, which gives more answers a second. In bfloat16 they run
+# together, too; in float32 that is slower (docs/benchmarks.md).
 BATCH_PIXELS = 2 * CPU_PIXELS
 # The 50 are the default steps of Integrated Gradients.
 GPU_ROWS = (1, 2, 4, 8, 16, 32, 50, 64)

@@ -104,8 +104,8 @@ class TracingMiddleware:
         )
 
     def _end(self, span: Span, method: str, noted: Account, offset: float, ended: float) -> None:
-        """Ends a request's span, with its stages in it; `offset` is what their times and `ended`
-        lack.
+        """Ends a request's span at `ended`, with its stages in it. All times are those of
+        `time.perf_counter`, which has no date: `offset` seconds more are those since 1970.
         """
         if not span.is_recording():
             return

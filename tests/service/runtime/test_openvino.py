@@ -3,11 +3,12 @@
 import os
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from service.bundle import folder
 from service.bundle.manifest import Manifest
@@ -15,6 +16,7 @@ from service.errors import BundleError, PrecisionError
 from service.runtime import comparison, decision, openvino
 from service.runtime.choice import Choice
 from service.runtime.engine import Engine
+from service.runtime.sessions import open_sessions
 from service.settings import EMBEDDED, Settings
 from support.environments import packages_of
 from support.images import draw, encode
@@ -133,6 +135,41 @@ def test_gradients_may_be_its_where_onnx_runtime_predicts(packages, embedded, en
     assert np.array_equal(both.predict(BATCH).logits, engine.predict(BATCH).logits)
     assert both.origin(folder.GRADIENT)["engine"] == "openvino"
     assert both.origin(folder.CAM)["engine"] == "onnxruntime"
+
+
+def test_its_gradients_are_not_shared_out_beside_other_workers(packages, embedded):
+    def threads():
+        return sum(thread.name.startswith("rows") for thread in threading.enumerate())
+
+    before = threads()
+    x, target = np.zeros((2, 3, 32, 32), np.float32), np.zeros(2, np.int64)
+    for choice, started in ((Choice(gradient=Choice("openvino")), 0), (Choice(), 2)):
+        sessions = open_sessions(embedded, "cpu", 2, choice, alone=False)
+        sessions.run(folder.GRADIENT, {"x": x, "target": target})
+        assert threads() - before == started
+
+
+def test_a_gradient_that_it_lacks_is_left_to_onnx_runtime(packages, embedded, tmp_path, caplog):
+    types = {"x": TensorProto.FLOAT, "target": TensorProto.INT64}
+    shapes = {"x": ["N", 3, 32, 32], "target": ["N"], "logits": ["N", 10]}
+    inputs = [helper.make_tensor_value_info(name, types[name], shapes[name]) for name in types]
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[shape])
+        for name, shape in (("logits", "logits"), ("gradient", "x"))
+    ]
+    weights = numpy_helper.from_array(np.ones((3, 10), np.float32), "weights")
+    nodes = [
+        helper.make_node("Det", ["x"], ["det"]),
+        helper.make_node("MatMul", ["det", "weights"], ["logits"]),
+        helper.make_node("Identity", ["x"], ["gradient"]),
+    ]
+    graph = helper.make_graph(nodes, "strange", inputs, outputs, [weights])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    files = {folder.PREDICT: embedded.read(folder.PREDICT), folder.GRADIENT: content(model)}
+    bundle = folder.write(tmp_path / "b", embedded.manifest, files)
+    engine = Engine(bundle, "cpu", 1, choice=Choice(gradient=Choice("openvino")))
+    assert engine.choice == Choice()
+    assert "ONNX Runtime serves instead" in caplog.text
 
 
 def test_importing_it_reports_nothing_to_its_keeper(packages, tmp_path):
