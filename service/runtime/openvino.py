@@ -72,8 +72,8 @@ def open_program(file: str, content: bytes, threads: int, precision: Precision) 
 def in_steps(model: Any) -> Any:
     """`model`, an `openvino.Model`, with steps in place of each HardSigmoid.
 
-    OpenVINO runs that operator by its reference code, in float32 and in another layout than those
-    around it, whose tensors it reorders for that.
+    OpenVINO runs that operator by its reference code, in float32 and in another layout: it reorders
+    the tensors before and after it.
     """
     from openvino import opset13  # noqa: PLC0415 - an extra
 
