@@ -5,13 +5,13 @@ Speed is the ratio to ONNX Runtime in float32 on one thread, as the service meas
 largest difference of a logit over all images, and median cosines of gradients and Grad-CAM, each
 for the predicted class. The images are test images of `--data`, or smooth drawn ones. On a CPU
 without bfloat16 its agreement is that of rounded graphs (`training.export.bfloat16`), and it has no
-speed. With `--served`, two servers answer instead, one with ONNX Runtime in float32 and one with
-what `CANDOR_ENGINE=auto` chooses, loaded in turns.
+speed. With `--served`, servers answer instead, loaded in turns: one with what `CANDOR_ENGINE=auto`
+chooses, one with ONNX Runtime in float32 and, if asked, the service of a commit as it was.
 """
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -29,8 +29,9 @@ from service.runtime.comparison import cosines_of, images, speed_ratio
 from service.runtime.engine import Engine
 from service.runtime.graphs import Batch
 from service.settings import EMBEDDED
-from support import load
+from support import load, trees
 from support.images import draw, encode
+from support.trees import WORKING, Tree
 from training.data.images import Images
 from training.data.read import read
 from training.export.bfloat16 import rounded_engine
@@ -40,14 +41,15 @@ from training.figures.outputs import outputs_of
 BATCHES = (1, 8, 16)
 COMPARED = 64  # images whose maps are compared
 ASKED = ("/predict", "/predict?explain=grad_cam&map=array")
+AUTO = "auto"
 SERVED: Mapping[str, Mapping[str, Any]] = {
-    "float32": {"engine": "onnxruntime", "precision": "float32"},
-    "auto": {"engine": "auto"},
+    "ONNX Runtime in float32": {"engine": "onnxruntime", "precision": "float32"},
+    AUTO: {"engine": "auto"},
 }
 CONNECTIONS, SECONDS = 16, 4
 SERVED_HEAD = (
-    *("bundle", "asked", "times as fast", "answers/s", "of ONNX Runtime"),
-    *("p99 ms", "of ONNX Runtime", "errors"),
+    *("bundle", "asked", "auto beside", "times as fast", "answers/s", "of the other"),
+    *("p99 ms", "of the other", "errors"),
 )
 HEAD = (
     *("network", "engine, precision", *(f"predict, {rows}" for rows in BATCHES)),
@@ -73,6 +75,7 @@ class Subject:
 @click.option("--only", multiple=True, help="Embedded bundles to compare; all if not given.")
 @click.option("--served", is_flag=True, help="Answers of two servers instead of runs of graphs.")
 @click.option("--rounds", default=5, show_default=True, help="Of the servers, 4 seconds each.")
+@click.option("--beside", metavar="COMMIT", help="With --served: the service of this commit, too.")
 def main(
     folders: tuple[Path, ...],
     data: str | None,
@@ -80,54 +83,67 @@ def main(
     only: tuple[str, ...],
     served: bool,  # noqa: FBT001 - click passes it by name
     rounds: int,
+    beside: str | None,
 ) -> None:
     """Prints the table of the embedded bundles, and of those in FOLDERS."""
     load.stop_on_sigterm()
+    if beside and not served:
+        raise click.UsageError("--beside compares servers: add --served")
+    of_all = (*(EMBEDDED[name] for name in only or EMBEDDED), *folders)
     if served:
-        for folder in (*(EMBEDDED[name] for name in only or EMBEDDED), *folders):
-            click.echo(servers(folder, rounds))
+        with trees.checked_out(beside) if beside else nullcontext() as tree:
+            for folder in of_all:
+                click.echo(servers(folder, rounds, {} if tree is None else {beside: tree}))
         return
     click.echo("| " + " | ".join(HEAD) + " |")
     click.echo("|" + " --- |" * len(HEAD))
-    for folder in (*(EMBEDDED[name] for name in only or EMBEDDED), *folders):
+    for folder in of_all:
         subject = subject_of(contract.load(folder), data, count)
         for line in lines(subject):
             click.echo("| " + " | ".join(line) + " |")
 
 
-def servers(folder: Path, rounds: int) -> str:
-    """The table of both engines, served from `folder`: medians, and ratios round by round."""
+def servers(folder: Path, rounds: int, others: Mapping[str, Tree]) -> str:
+    """The table of both engines and of the trees `others`: medians, and ratios round by round."""
     size = max(contract.load(folder).manifest.input.shape)
     asked = [load.image(path, encode(draw("red", size), "JPEG", quality=90)) for path in ASKED]
     found: dict[tuple[str, str], list[load.Reading]] = {}
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         wrk, ports = load.Wrk(scratch), {}
-        for engine, settings in SERVED.items():
-            home = scratch / engine
-            home.mkdir()
-            running = load.candor_running(home, folder, asked[0], **settings)
-            ports[engine] = stack.enter_context(running).port
-        click.echo("\n".join(said(scratch / "auto" / "server.log")) + "\n")
-        for _, request, engine in product(range(-1, rounds), asked, SERVED):
-            reading = wrk.drive(ports[engine], [(request, 1)], CONNECTIONS, SECONDS)
-            found.setdefault((request.path, engine), []).append(reading)
-    rows = []
-    for path in ASKED:
-        usual, auto = (found[path, engine][1:] for engine in SERVED)  # the first only warms
-        ratios = [ours.rate / theirs.rate for ours, theirs in zip(auto, usual, strict=True)]
-        each = [load.median(readings) for readings in (auto, usual)]
-        rows.append(
-            [
-                folder.name,
-                f"`{path}`",
-                f"{np.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
-                *(f"{reading.rate:.0f}" for reading in each),
-                *(f"{reading.p99:.0f}" for reading in each),
-                sum(reading.errors for reading in each),
-            ]
-        )
-    return load.table(SERVED_HEAD, rows)
+        for side in (*SERVED, *others):
+            home = Path(tempfile.mkdtemp(dir=scratch))
+            tree, settings = others.get(side, WORKING), SERVED.get(side, {})
+            if folder in EMBEDDED.values():
+                bundle = tree.folder / folder.relative_to(WORKING.folder)
+            else:
+                bundle = folder
+            running = load.candor_running(home, bundle, asked[0], tree, **settings)
+            ports[side] = stack.enter_context(running).port
+            if side == AUTO:
+                click.echo("\n".join(said(home / "server.log")) + "\n")
+        for _, request, side in product(range(-1, rounds), asked, ports):
+            reading = wrk.drive(ports[side], [(request, 1)], CONNECTIONS, SECONDS)
+            found.setdefault((request.path, side), []).append(reading)
+    sides = [side for side in ports if side != AUTO]
+    return load.table(
+        SERVED_HEAD,
+        [
+            [folder.name, f"`{path}`", side, *compared(found[path, AUTO], found[path, side])]
+            for path, side in product(ASKED, sides)
+        ],
+    )
+
+
+def compared(ours: Sequence[load.Reading], theirs: Sequence[load.Reading]) -> Iterator[object]:
+    """The figures of a row; the first reading of each only warmed its server."""
+    pairs = list(zip(ours, theirs, strict=True))[1:]
+    ratios = [mine.rate / other.rate for mine, other in pairs]
+    each = [load.median(readings) for readings in zip(*pairs, strict=True)]
+    yield f"{np.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+    yield from (f"{reading.rate:.0f}" for reading in each)
+    yield from (f"{reading.p99:.0f}" for reading in each)
+    yield sum(reading.errors for pair in pairs for reading in pair)
 
 
 def said(log: Path) -> Iterator[str]:

@@ -17,6 +17,7 @@ but not to the pixels that training's resize gives: from 512×512 px, an eighth 
 """
 
 import io
+import math
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
@@ -37,6 +38,8 @@ MAX_LOCAL_PIXELS = 100_000_000
 MEGA = 1_000_000
 
 STRIP_PIXELS = 2**18  # that are converted at once
+# A JPEG of one scan with no more is unpacked in less than a millisecond, unless its body is large.
+QUICK_PIXELS = 256 * 256
 
 Result = TypeVar("Result")
 
@@ -92,13 +95,14 @@ class Opened(NamedTuple):
     """An image of which only the header is read: `width` × `height` pixels as they are stored.
 
     `bytes_a_pixel`: the peak of memory until it is fitted to the network. `decode` unpacks it,
-    once, or raises UndecodableImage if its bytes are damaged.
+    once, or raises UndecodableImage if its bytes are damaged; if `is_quick`, within a millisecond.
     """
 
     width: int
     height: int
     bytes_a_pixel: float
     decode: Callable[[], Decoded]
+    is_quick: bool = False
 
     @property
     def pixel_count(self) -> int:
@@ -123,7 +127,10 @@ def open_header(body: bytes, max_pixels: int, colour: Colour = "as-sent") -> Ope
     if size is None or (colour == "srgb" and _has_other_colours(body)):
         return _open_with_pillow(body, max_pixels, colour)
     check_size(*size, max_pixels)
-    return Opened(*size, _jpeg_bytes(body, "RGB"), lambda: _decode_plain_jpeg(body, max_pixels))
+    cost = _jpeg_bytes(body, "RGB")
+    small = math.prod(size) <= QUICK_PIXELS and len(body) <= header.LARGE_BYTES
+    is_quick = small and cost == budget.PLAIN_BYTES
+    return Opened(*size, cost, lambda: _decode_plain_jpeg(body, max_pixels), is_quick)
 
 
 def _has_other_colours(body: bytes) -> bool:

@@ -56,6 +56,7 @@ from service.settings import Settings
 from service.telemetry import account
 from service.telemetry.account import Account
 from service.telemetry.metrics import Metrics
+from service.workers import host
 
 FEWEST, MOST = 128, 512  # places in a queue; the fewest hold two of the largest requests
 # Seconds of predictions that may wait; a rejection serves a caller better than a longer wait.
@@ -116,6 +117,10 @@ class Pipeline:
         self._on_loop = not settings.grpc_port
         self._inference = Inference(engine, self._shared_state)
         self._predict = self._predict_lane()
+        # No thread has a core of its own, and the images of a batch are wanted on the loop.
+        self._decodes_quick = (
+            isinstance(self._predict, LoopLane) and host.cores() <= settings.worker_count
+        )
         self._explainer = self._deadline_explainer()
         self._explain = self._explain_lane()
         # As measured at the start: later a busy hour would change what a request means.
@@ -203,7 +208,8 @@ class Pipeline:
             with await self.budgets.images.hold(
                 min(cost, self.budgets.images.largest_bytes), timing.deadline
             ):
-                return await self._off_loop(lambda: fit_pixels(pixels, spec, keep=keep))
+                quick = height * width <= decode.QUICK_PIXELS and self._decodes_quick
+                return await self._do(partial(fit_pixels, pixels, spec, keep=keep), quick=quick)
 
     async def cut(self, sent: Sent, mask: bytes, question: Question, timing: Timing) -> Question:
         """`question`, about the segments of the file `mask`.
@@ -360,10 +366,7 @@ class Pipeline:
         draw = partial(draw_overlay, self.engine, sent.ground, sent, attribution, below, form)
         with timing.of("render"):
             small = below is None and sent.width * sent.height <= SMALL_OVERLAY
-            if small and self._loop_time.is_left:
-                with self._loop_time.spend():
-                    return draw()
-            return await self._off_loop(draw)
+            return await self._do(draw, quick=small)
 
     def close(self) -> None:
         """Finishes what waits; later requests are rejected."""
@@ -454,11 +457,13 @@ class Pipeline:
         """The image, with the `lease` if it still needs that."""
         spec = self.engine.manifest.input
         large = lease.held_bytes > self.budgets.images.small_bytes
+        fit = partial(fit_opened, opened, spec, keep=keep)
         try:
             with self._predict.queue.reserve():
-                sent = await self._off_loop(
-                    lambda: fit_opened(opened, spec, keep=keep),
-                    self._large_thread if large else self._threads,
+                sent = await self._do(
+                    fit,
+                    quick=opened.is_quick and self._decodes_quick,
+                    threads=self._large_thread if large else self._threads,
                 )
         except BaseException:
             lease.release()
@@ -467,6 +472,19 @@ class Pipeline:
             return sent._replace(lease=lease)
         lease.release()
         return sent
+
+    async def _do(
+        self,
+        work: Callable[[], Result],
+        *,
+        quick: bool,
+        threads: ThreadPoolExecutor | None = None,
+    ) -> Result:
+        """Does `quick` work at once while this turn of the loop has time, all other on a thread."""
+        if quick and self._loop_time.is_left:
+            with self._loop_time.spend():
+                return work()
+        return await self._off_loop(work, threads)
 
     async def _off_loop(
         self, work: Callable[[], Result], threads: ThreadPoolExecutor | None = None

@@ -413,6 +413,21 @@ def test_the_header_gives_the_memory_of_decoding(body, bytes_a_pixel):
     assert decode.open_header(body, MOST).bytes_a_pixel == bytes_a_pixel
 
 
+@pytest.mark.parametrize(
+    ("body", "is_quick"),
+    [
+        (encode(draw(size=256), "JPEG"), True),
+        (encode(draw(size=257), "JPEG"), False),
+        (encode(draw(), "JPEG", progressive=True), False),
+        (encode(draw(), "JPEG") + bytes(2**16), False),
+        (encode(draw(), "PNG"), False),
+    ],
+    ids=["small", "large", "several scans", "a large body", "PNG"],
+)
+def test_the_header_says_what_is_unpacked_quickly(body, is_quick):
+    assert decode.open_header(body, MOST).is_quick == is_quick
+
+
 def test_the_scan_of_a_thumbnail_costs_nothing():
     exif = Image.Exif()
     exif[0x927C] = encode(draw(), "JPEG")  # a maker's note

@@ -28,6 +28,7 @@ from service.schedule.resources import Resources
 from service.schedule.timing import Timing
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
+from service.workers.host import cores
 from service.workers.shared_state import PREDICTING, SharedState
 from support import arrivals, load
 from support.heavy_bodies import chunk, png
@@ -123,6 +124,40 @@ def test_pixels_and_their_file_are_predicted_alike(size, pipeline):
     sent, received = run(pipeline, steps)
     assert np.array_equal(sent.fitted, received.fitted)
     assert (sent.width, sent.height, sent.format) == (size, size, "pixels")
+
+
+@pytest.mark.parametrize("form", ["file", "pixels"])
+@pytest.mark.parametrize(
+    ("size", "seconds", "spare_cores", "on_thread"),
+    [
+        (256, 0.001, 0, False),
+        (257, 0.001, 0, True),
+        (256, 0.001, 1, True),
+        (256, 0.1, 0, True),  # no prediction waits for the loop
+        (128, 0.1, 1, False),
+    ],
+)
+def test_images_that_are_unpacked_quickly_need_no_thread_where_it_has_no_core(
+    size, seconds, spare_cores, on_thread, form, embedded
+):
+    if cores() == spare_cores:
+        pytest.skip("this machine has a single core")
+    engine = Engine(embedded, "cpu", 1, timings={(QUICK, 1): (seconds, seconds)})
+    opened = Pipeline(engine, Settings(workers=cores() - spare_cores), Metrics())
+    pixels, before = draw("red", size), image_threads()
+
+    async def steps(timing):
+        if form == "pixels":
+            return await opened.receive_pixels(pixels, timing)
+        return await opened.receive(encode(pixels, "JPEG"), timing, keep=False)
+
+    sent, after = run(opened, steps), image_threads()
+    opened.close()
+    assert (sent.width, after > before) == (size, on_thread)
+
+
+def image_threads():
+    return {each for each in threading.enumerate() if each.name.startswith("images")}
 
 
 def test_an_explanation_is_charged_to_its_caller(pipeline, engine):
