@@ -11,7 +11,7 @@ chooses, one with ONNX Runtime in float32 and, if asked, the service of a commit
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -91,9 +91,10 @@ def main(
         raise click.UsageError("--beside compares servers: add --served")
     of_all = (*(EMBEDDED[name] for name in only or EMBEDDED), *folders)
     if served:
-        with trees.checked_out(beside) if beside else nullcontext() as tree:
+        with ExitStack() as stack:
+            others = {beside: stack.enter_context(trees.checked_out(beside))} if beside else {}
             for folder in of_all:
-                click.echo(servers(folder, rounds, {} if tree is None else {beside: tree}))
+                click.echo(servers(folder, rounds, others))
         return
     click.echo("| " + " | ".join(HEAD) + " |")
     click.echo("|" + " --- |" * len(HEAD))

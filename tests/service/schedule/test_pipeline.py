@@ -28,7 +28,7 @@ from service.schedule.resources import Resources
 from service.schedule.timing import Timing
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from service.workers.host import cores
+from service.workers import host
 from service.workers.shared_state import PREDICTING, SharedState
 from support import arrivals, load
 from support.heavy_bodies import chunk, png
@@ -140,10 +140,10 @@ def test_pixels_and_their_file_are_predicted_alike(size, pipeline):
 def test_images_that_are_unpacked_quickly_need_no_thread_where_it_has_no_core(
     size, seconds, spare_cores, on_thread, form, embedded
 ):
-    if cores() == spare_cores:
+    if host.cores() == spare_cores:
         pytest.skip("this machine has a single core")
     engine = Engine(embedded, "cpu", 1, timings={(QUICK, 1): (seconds, seconds)})
-    opened = Pipeline(engine, Settings(workers=cores() - spare_cores), Metrics())
+    opened = Pipeline(engine, Settings(workers=host.cores() - spare_cores), Metrics())
     pixels, before = draw("red", size), image_threads()
 
     async def steps(timing):
