@@ -108,14 +108,48 @@ def test_an_output_is_given_on_request_alone(packages, embedded):
     assert set(program(feeds, ())) == {"logits", "cam", "activation", "activation_gradient"}
 
 
-def test_a_hard_sigmoid_is_taken_in_steps(packages):
-    node = helper.make_node("HardSigmoid", ["x"], ["gate"], alpha=0.3, beta=0.4)
+def of_one_node(name, *inputs, **attributes):
+    """The bytes of a graph of a single operator: x (N, 7) in, `gate` out."""
     values = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 7]) for name in ("x", "gate")
     ]
-    graph = helper.make_graph([node], "gate", values[:1], values[1:])
+    named = [numpy_helper.from_array(values, f"given{i}") for i, values in enumerate(inputs)]
+    node = helper.make_node(name, ["x", *(each.name for each in named)], ["gate"], **attributes)
+    graph = helper.make_graph([node], "gate", values[:1], values[1:], named)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
-    content = model.SerializeToString()
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("file", "fixed", "others"),
+    [("predict.onnx", (1, 4, 16), (2, 3, 17)), ("gradient.onnx", (2, 4, 16), (1, 3, 17))],
+)
+def test_rows_that_come_often_are_compiled_for_and_give_the_same(
+    file, fixed, others, packages, embedded, engine
+):
+    model = openvino.core().read_model(embedded.read(file))
+    requests = openvino.Requests(model, {}, openvino.FIXED_ROWS[file])
+    for rows in (*fixed, *others):
+        compiled = requests.of(rows).get_compiled_model().inputs[0].get_partial_shape()
+        assert compiled.is_static == (rows in fixed)
+        assert requests.of(rows) is requests.of(rows)
+    program = openvino.open_program(file, embedded.read(file), 1, "float32")
+    for rows in (*fixed, *others):
+        batch = np.stack([draw(seed=seed) for seed in range(rows)])
+        x, target = engine.normalise(batch), np.arange(rows) % 10
+        feeds = {"image": batch} if file == "predict.onnx" else {"x": x, "target": target}
+        near(program(feeds, ("logits",))["logits"], engine.predict(batch).logits)
+
+
+def test_rows_that_a_graph_cannot_be_compiled_for_run_as_any(packages):
+    content = of_one_node("Reshape", np.array([1, 7]))
+    requests = openvino.Requests(openvino.core().read_model(content), {}, (1, 2))
+    assert requests.of(2) is requests.of(3)
+    assert requests.of(1) is not requests.of(3)
+
+
+def test_a_hard_sigmoid_is_taken_in_steps(packages):
+    content = of_one_node("HardSigmoid", alpha=0.3, beta=0.4)
     x = np.linspace(-3, 3, 14, dtype=np.float32).reshape(2, 7)
     program = openvino.open_program("gradient.onnx", content, 1, "float32")
     near(program({"x": x}, ())["gate"], np.clip(0.3 * x + 0.4, 0, 1))
