@@ -16,8 +16,11 @@ from service.runtime import providers
 from service.runtime.choice import Choice
 from service.runtime.cpu import shared_out
 from service.runtime.engine import Engine
+from service.runtime.graphs import QUICK
 from service.runtime.sessions import (
     CPU_ROWS,
+    MEASURED_SECONDS,
+    _warm_up,
     cpu_rows,
     open_sessions,
     rows_of,
@@ -196,6 +199,37 @@ def test_an_engine_takes_the_seconds_of_one_like_it(embedded):
     assert engine.row_seconds(folder.PREDICT) == 4.0 / CPU_ROWS
     assert engine.quick_seconds < 0.5
     assert len(known) == 3  # an engine after it knows what this one has measured
+
+
+@pytest.mark.parametrize("wall", [0.002, 0.02])
+def test_who_waits_for_another_worker_takes_no_more_than_a_core(wall, embedded):
+    engine = Engine(embedded, "cpu", 1, timings={(QUICK, 1): (wall, 0.004)})
+    assert engine.quick_seconds == min(wall, 0.004)
+
+
+def with_program(program, embedded):
+    """Sessions whose predictions and gradients are by `program`."""
+    opened = open_sessions(embedded, "cpu", 1, Choice(), alone=True)
+    programs = dict.fromkeys((QUICK, folder.PREDICT, folder.GRADIENT), program)
+    return replace(opened, all_cores=programs, one_core=programs, timings={})
+
+
+def test_the_first_run_of_so_many_rows_is_not_the_measure(embedded):
+    pauses = [2 * MEASURED_SECONDS, 0.1, 0.1]
+    sessions = with_program(lambda _feeds, _asked: time.sleep(pauses.pop(0)) or {}, embedded)
+    assert 0.1 <= sessions.forward_seconds < MEASURED_SECONDS
+
+
+def test_predictions_are_warmed_up_with_a_full_batch_too(embedded):
+    runs = []
+    _warm_up(with_program(lambda feeds, _asked: runs.append(rows_of_first(feeds)) or {}, embedded))
+    images, gradients = [("image", 1), ("image", CPU_ROWS)], [("target", 1)]
+    assert sorted(runs) == [*images[:1], *images, *gradients]
+
+
+def rows_of_first(feeds):
+    name = min(feeds)
+    return name, len(feeds[name])
 
 
 def test_a_wrong_class_in_the_self_test_stops_the_start(embedded, tmp_path):
