@@ -29,7 +29,7 @@ HINTS = {"float32": "f32", "int8": "f32", "bfloat16": "bf16"}
 CALLERS = {folder.PREDICT: 2, folder.INT8: 2}
 # The rows that a file is compiled for when they first come, which takes 0.1 to 0.3 s and memory:
 # those runs are 1.04 to 1.25 times as fast as of any number of rows (docs/benchmarks.md).
-OFTEN = (1, 4, 8, 16)  # of predictions; a start runs them all, because no answer should wait for it
+OFTEN = (1, 4, 8, 16)  # of predictions
 FIXED_ROWS = {folder.PREDICT: OFTEN, folder.INT8: OFTEN, folder.GRADIENT: (2, 4, 16)}
 
 log = logging.getLogger("candor")

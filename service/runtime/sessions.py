@@ -308,16 +308,16 @@ def _on_gpu(contents: Contents, device: Device, sizes: Iterable[int]) -> dict[st
 
 
 def _warm_up(sessions: Sessions) -> None:
-    """Runs every graph once on either number of cores, and QUICK with all rows that come often,
-    too: the first run of a session, and of so many rows, is slow.
+    """Runs every graph once on either number of cores, and QUICK with each number of rows that is
+    compiled for, and with another: the first run of each is slow.
     """
     size = sessions.manifest.input.size
-    often = [rows for rows in openvino.OFTEN if rows <= sessions.quick_rows]
+    quick = [rows for rows in (2, *openvino.OFTEN) if rows <= sessions.quick_rows]
     # With one core both are the same sessions.
     is_once = sessions.device == "cpu" and sessions.one_core is sessions.all_cores
     for all_cores in (False,) if is_once else (False, True):
         for graph in sessions.all_cores:
-            for rows in often if graph == QUICK else [1]:
+            for rows in quick if graph == QUICK else [1]:
                 sessions.run(graph, _feeds(size, graph, rows), all_cores=all_cores)
 
 

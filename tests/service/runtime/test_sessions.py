@@ -221,10 +221,14 @@ def test_the_first_run_of_so_many_rows_is_not_the_measure(embedded):
     assert 0.1 <= sessions.forward_seconds < MEASURED_SECONDS
 
 
-def test_predictions_are_warmed_up_with_the_rows_that_come_often(embedded):
+def test_predictions_are_warmed_up_with_the_rows_that_come_often_and_others(embedded):
     runs = []
     _warm_up(with_program(lambda feeds, _asked: runs.append(rows_of_first(feeds)) or {}, embedded))
-    quick, predict, gradient = [("image", rows) for rows in OFTEN], ("image", 1), ("target", 1)
+    quick, predict, gradient = (
+        [("image", rows) for rows in (2, *OFTEN)],
+        ("image", 1),
+        ("target", 1),
+    )
     assert sorted(runs) == sorted([*quick, predict, gradient])
 
 
