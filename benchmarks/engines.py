@@ -76,6 +76,7 @@ class Subject:
 @click.option("--served", is_flag=True, help="Answers of two servers instead of runs of graphs.")
 @click.option("--rounds", default=5, show_default=True, help="Of the servers, 4 seconds each.")
 @click.option("--beside", metavar="COMMIT", help="With --served: the service of this commit, too.")
+@click.option("--side", type=int, help="With --served: of the JPEG, in pixels; else the network's.")
 def main(
     folders: tuple[Path, ...],
     data: str | None,
@@ -84,17 +85,18 @@ def main(
     served: bool,  # noqa: FBT001 - click passes it by name
     rounds: int,
     beside: str | None,
+    side: int | None,
 ) -> None:
     """Prints the table of the embedded bundles, and of those in FOLDERS."""
     load.stop_on_sigterm()
-    if beside and not served:
-        raise click.UsageError("--beside compares servers: add --served")
+    if (beside or side) and not served:
+        raise click.UsageError("--beside and --side are of servers: add --served")
     of_all = (*(EMBEDDED[name] for name in only or EMBEDDED), *folders)
     if served:
         with ExitStack() as stack:
             others = {beside: stack.enter_context(trees.checked_out(beside))} if beside else {}
             for folder in of_all:
-                click.echo(servers(folder, rounds, others))
+                click.echo(servers(folder, rounds, others, side))
         return
     click.echo("| " + " | ".join(HEAD) + " |")
     click.echo("|" + " --- |" * len(HEAD))
@@ -104,34 +106,37 @@ def main(
             click.echo("| " + " | ".join(line) + " |")
 
 
-def servers(folder: Path, rounds: int, others: Mapping[str, Tree]) -> str:
-    """The table of both engines and of the trees `others`: medians, and ratios round by round."""
-    size = max(contract.load(folder).manifest.input.shape)
+def servers(folder: Path, rounds: int, others: Mapping[str, Tree], side: int | None) -> str:
+    """The table of both engines and of the trees `others`: medians, and ratios round by round.
+
+    All answer a JPEG of `side` pixels; None is the size of the network.
+    """
+    size = side or max(contract.load(folder).manifest.input.shape)
     asked = [load.image(path, encode(draw("red", size), "JPEG", quality=90)) for path in ASKED]
     found: dict[tuple[str, str], list[load.Reading]] = {}
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         wrk, ports = load.Wrk(scratch), {}
-        for side in (*SERVED, *others):
+        for name in (*SERVED, *others):
             home = Path(tempfile.mkdtemp(dir=scratch))
-            tree, settings = others.get(side, WORKING), SERVED.get(side, {})
+            tree, settings = others.get(name, WORKING), SERVED.get(name, {})
             if folder in EMBEDDED.values():
                 bundle = tree.folder / folder.relative_to(WORKING.folder)
             else:
                 bundle = folder
             running = load.candor_running(home, bundle, asked[0], tree, **settings)
-            ports[side] = stack.enter_context(running).port
-            if side == AUTO:
+            ports[name] = stack.enter_context(running).port
+            if name == AUTO:
                 click.echo("\n".join(said(home / "server.log")) + "\n")
-        for _, request, side in product(range(-1, rounds), asked, ports):
-            reading = wrk.drive(ports[side], [(request, 1)], CONNECTIONS, SECONDS)
-            found.setdefault((request.path, side), []).append(reading)
-    sides = [side for side in ports if side != AUTO]
+        for _, request, name in product(range(-1, rounds), asked, ports):
+            reading = wrk.drive(ports[name], [(request, 1)], CONNECTIONS, SECONDS)
+            found.setdefault((request.path, name), []).append(reading)
+    rest = [name for name in ports if name != AUTO]
     return load.table(
         SERVED_HEAD,
         [
-            [folder.name, f"`{path}`", side, *compared(found[path, AUTO], found[path, side])]
-            for path, side in product(ASKED, sides)
+            [folder.name, f"`{path}`", name, *compared(found[path, AUTO], found[path, name])]
+            for path, name in product(ASKED, rest)
         ],
     )
 
