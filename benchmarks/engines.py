@@ -73,7 +73,7 @@ class Subject:
 @click.option("--data", help="Test images of cifar10, and of bundles with its labels.")
 @click.option("--images", "count", default=1000, show_default=True, help="Test images, at most.")
 @click.option("--only", multiple=True, help="Embedded bundles to compare; all if not given.")
-@click.option("--served", is_flag=True, help="Answers of two servers instead of runs of graphs.")
+@click.option("--served", is_flag=True, help="Answers of servers instead of runs of graphs.")
 @click.option("--rounds", default=5, show_default=True, help="Of the servers, 4 seconds each.")
 @click.option("--beside", metavar="COMMIT", help="With --served: the service of this commit, too.")
 @click.option("--side", type=int, help="With --served: of the JPEG, in pixels; else the network's.")
@@ -120,10 +120,7 @@ def servers(folder: Path, rounds: int, others: Mapping[str, Tree], side: int | N
         for name in (*SERVED, *others):
             home = Path(tempfile.mkdtemp(dir=scratch))
             tree, settings = others.get(name, WORKING), SERVED.get(name, {})
-            if folder in EMBEDDED.values():
-                bundle = tree.folder / folder.relative_to(WORKING.folder)
-            else:
-                bundle = folder
+            bundle = bundle_in(tree, folder)
             running = load.candor_running(home, bundle, asked[0], tree, **settings)
             ports[name] = stack.enter_context(running).port
             if name == AUTO:
@@ -139,6 +136,12 @@ def servers(folder: Path, rounds: int, others: Mapping[str, Tree], side: int | N
             for path, name in product(ASKED, rest)
         ],
     )
+
+
+def bundle_in(tree: Tree, folder: Path) -> Path:
+    """The bundle in `folder`; of an embedded one that of `tree`, which can read it."""
+    is_embedded = folder in EMBEDDED.values()
+    return tree.folder / folder.relative_to(WORKING.folder) if is_embedded else folder
 
 
 def compared(ours: Sequence[load.Reading], theirs: Sequence[load.Reading]) -> Iterator[object]:

@@ -38,7 +38,7 @@ MAX_LOCAL_PIXELS = 100_000_000
 MEGA = 1_000_000
 
 STRIP_PIXELS = 2**18  # that are converted at once
-# A JPEG of one scan with no more is unpacked in less than a millisecond, unless its body is large.
+# A JPEG of one scan with no more pixels is quick, unless its body is large (docs/benchmarks.md).
 QUICK_PIXELS = 256 * 256
 
 Result = TypeVar("Result")
@@ -95,7 +95,8 @@ class Opened(NamedTuple):
     """An image of which only the header is read: `width` × `height` pixels as they are stored.
 
     `bytes_a_pixel`: the peak of memory until it is fitted to the network. `decode` unpacks it,
-    once, or raises UndecodableImage if its bytes are damaged; if `is_quick`, within a millisecond.
+    once, or raises UndecodableImage if its bytes are damaged. If it `is_quick`, either takes less
+    than a millisecond.
     """
 
     width: int

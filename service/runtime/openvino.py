@@ -27,9 +27,9 @@ HINTS = {"float32": "f32", "int8": "f32", "bfloat16": "bf16"}
 # The callers that a file serves side by side, 1 of each other: a prediction need not wait for an
 # explanation that predicts, too. One more takes 9 MB and its activations at 224 × 224.
 CALLERS = {folder.PREDICT: 2, folder.INT8: 2}
-# The rows that a file is compiled for when they first come, which takes 0.1 to 0.3 s and memory:
-# those runs are 1.04 to 1.25 times as fast as of any number of rows (docs/benchmarks.md).
-OFTEN = (1, 4, 8, 16)  # of predictions
+OFTEN = (1, 4, 8, 16)  # rows that predictions come in
+# The rows that a file is compiled for when they first come, for each caller. It takes 0.1 to 0.3 s
+# and memory; then they run up to 1.3 times as fast as a graph for any number of rows (decision 9).
 FIXED_ROWS = {folder.PREDICT: OFTEN, folder.INT8: OFTEN, folder.GRADIENT: (2, 4, 16)}
 
 log = logging.getLogger("candor")

@@ -184,7 +184,7 @@ class Pipeline:
                 cost = cost_of(opened, spec, keep=keep, masked=masked)
                 check_cost(opened, cost, self.budgets.images)
                 lease = await self.budgets.images.hold(cost, timing.deadline)
-                return await self._receive_large(opened, lease, keep=keep, masked=masked)
+                return await self._receive_leased(opened, lease, keep=keep, masked=masked)
             except RequestError as error:
                 if not isinstance(error, TooManyRequests):
                     self.metrics.images_rejected.labels(error.code).inc()
@@ -451,7 +451,7 @@ class Pipeline:
         if likeness is not None:
             self.metrics.class_cosine.labels(name).observe(likeness)
 
-    async def _receive_large(
+    async def _receive_leased(
         self, opened: Opened, lease: Lease, *, keep: bool, masked: bool
     ) -> Sent:
         """The image, with the `lease` if it still needs that."""

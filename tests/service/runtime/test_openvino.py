@@ -122,7 +122,7 @@ def of_one_node(name, *inputs, **attributes):
 
 @pytest.mark.parametrize(
     ("file", "fixed", "others"),
-    [("predict.onnx", (1, 4, 16), (2, 3, 17)), ("gradient.onnx", (2, 4, 16), (1, 3, 17))],
+    [("predict.onnx", (1, 4, 8, 16), (2, 3, 17)), ("gradient.onnx", (2, 4, 16), (1, 3, 17))],
 )
 def test_rows_that_come_often_are_compiled_for_and_give_the_same(
     file, fixed, others, packages, embedded, engine
