@@ -39,6 +39,7 @@ CORES = os.cpu_count() or 1
 START_FIELD = 19  # of /proc/PID/stat, after the name
 READY_SECONDS, STOP_SECONDS, ANSWER_SECONDS = 120, 15, 10
 SIZES = {"32×32": (32, 32), "640×480": (640, 480)}
+FEW_ERRORS = 100  # of a load: their kinds say where to look; rejections are more
 SLOTS = 100  # requests in one turn of a mix: shares are exact to a hundredth
 
 SCRIPT = """local function read(name)
@@ -59,10 +60,11 @@ function request()
 end
 function done(summary, latency)
   local e = summary.errors
-  local errors = e.connect + e.read + e.write + e.status + e.timeout
   io.write(string.format(
-    '{{"requests": %d, "microseconds": %d, "p50": %f, "p99": %f, "errors": %d}}\\n',
-    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99), errors))
+    '{{"requests": %d, "microseconds": %d, "p50": %f, "p99": %f, "errors": {{' ..
+    '"connect": %d, "read": %d, "write": %d, "status": %d, "timeout": %d}}}}\\n',
+    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
+    e.connect, e.read, e.write, e.status, e.timeout))
 end
 """
 
@@ -347,7 +349,7 @@ def shuffled(shares: Sequence[float]) -> list[int]:
 
 
 def parse(output: str) -> Reading:
-    """The reading in wrk's output.
+    """The reading in wrk's output; of a few errors, as of a race, the kinds go to stderr.
 
     Raises:
         RuntimeError: There is none. The message quotes the output.
@@ -356,11 +358,14 @@ def parse(output: str) -> Reading:
     if line is None:
         raise RuntimeError(f"wrk measured nothing: {output.strip()}")
     figures = json.loads(line)
+    errors = {kind: count for kind, count in figures["errors"].items() if count}
+    if 0 < sum(errors.values()) <= FEW_ERRORS:
+        click.echo(f"wrk's errors: {errors} of {figures['requests']} requests", err=True)
     return Reading(
         rate=1e6 * figures["requests"] / figures["microseconds"],
         p50=figures["p50"] / 1000,
         p99=figures["p99"] / 1000,
-        errors=figures["errors"],
+        errors=sum(errors.values()),
         requests=figures["requests"],
     )
 

@@ -92,13 +92,15 @@ def test_a_closed_loop_sends_everything_in_order():
     assert sorted(answer.number for answer in answers) == list(range(50))
 
 
-def test_the_output_of_wrk_is_parsed():
+def test_the_output_of_wrk_is_parsed(capsys):
     output = """Running 2s test @ http://127.0.0.1:3000
   1 threads and 16 connections
 Requests/sec:   1000.00
-{"requests": 2000, "microseconds": 2000000, "p50": 1500.000000, "p99": 9250.000000, "errors": 3}
+{"requests": 2000, "microseconds": 2000000, "p50": 1500.000000, "p99": 9250.000000, "errors": {\
+"connect": 0, "read": 1, "write": 0, "status": 2, "timeout": 0}}
 """
     assert load.parse(output) == load.Reading(rate=1000, p50=1.5, p99=9.25, errors=3, requests=2000)
+    assert capsys.readouterr().err == "wrk's errors: {'read': 1, 'status': 2} of 2000 requests\n"
     with pytest.raises(RuntimeError, match="unable to connect"):
         load.parse("unable to connect to 127.0.0.1:3000 Connection refused")
 
