@@ -293,10 +293,9 @@ class Native:
         if question is not None and options.mask is not None:
             question = await self._pipeline.cut(sent, options.mask, question, timing)
         seen = await self._pipeline.predict(
-            sent, options.prediction, timing, question, certain=options.when.certain
+            sent, options.prediction, timing, question, options.when
         )
-        prediction = seen.prediction
-        reason = None if question is None else options.when.reason(prediction)
+        prediction, reason = seen.prediction, seen.reason
         if question is None or reason is None:
             return ImageResult(sent, prediction, timing)
         attribution = await self._pipeline.explain(sent, question, seen, timing, options.share)

@@ -49,8 +49,12 @@ def explain_together(
     activations: Activations,
     logits: Logits,
     questions: Sequence[Question],
+    *,
+    masses: bool = False,
 ) -> list[Attribution]:
-    """The answer to each of `questions`, which `fits`, about the image of its row."""
+    """The answer to each of `questions`, which `fits`, about the image of its row; with the
+    `masses` of all maps, which are otherwise computed when they are asked for.
+    """
     method, manifest = questions[0].method, engine.manifest
     predicted = logits.argmax(1).tolist()
     targets = [
@@ -61,9 +65,7 @@ def explain_together(
     pairs = engine.cams(activations, np.stack([indices, _runners_up(logits, indices)], 1))
     cells, maps = pairs[:, 0], cam.scaled(pairs[:, 0], shape)
     figures = _figures(engine, logits, indices, pairs, maps)
-    # Drift needs them, and looks at no map that comes along because an answer is unsure. Those are
-    # made one by one; where such a lone map is for drift, it computes its own.
-    masses = masses_of(cells, [each.spread for each in figures]) if len(figures) > 1 else []
+    known = masses_of(cells, [each.spread for each in figures]) if masses else []
     is_small = cell_of(shape, signed=method.sign == "signed") == 1
     strongest = render.limits(maps, method.scale) if is_small else []
     unrelated, origin = manifest.unrelated.get(method.name), engine.origin(QUICK)
@@ -78,7 +80,7 @@ def explain_together(
             origin=origin,
         ).with_known(
             largest=each.weight,
-            **({"mass": masses[row]} if masses else {}),
+            **({"mass": known[row]} if masses else {}),
             **({"strongest": strongest[row]} if is_small else {}),
         )
         for row, each in enumerate(figures)

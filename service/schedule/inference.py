@@ -1,4 +1,4 @@
-"""What the predict lane runs: a batch of images → probabilities, and the maps made beside them."""
+"""What the predict lane runs: a batch of images → predictions, and the maps made beside them."""
 
 import time
 from collections.abc import Sequence
@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from service.explain import Attribution, Question, explain, explain_together, fits
-from service.predictions import Calibrated, Prediction, calibrate
+from service.explain.policy import FAIR, ON_REQUEST, Policy, Reason
+from service.predictions import Prediction, PredictionOptions, calibrate, prediction_of
 from service.runtime.engine import Engine
 from service.runtime.graphs import Outputs
 from service.schedule.queue import Ticket
@@ -18,28 +19,24 @@ Fitted = UInt8[np.ndarray, "H W 3"]
 
 
 class Asked(NamedTuple):
-    """An image in the predict queue; `activation` if a class activation map may be made of it. It
-    answers the `question`, if that is asked whatever the prediction is.
+    """An image in the predict queue, the `options` of its prediction, and the `question` about it
+    where the policy `when` has a reason. With `activation` a class activation map may follow.
     """
 
     fitted: Fitted
-    activation: bool = False
+    options: PredictionOptions
     question: Question | None = None
+    when: Policy = ON_REQUEST
+    activation: bool = False
 
 
 class Seen(NamedTuple):
-    """The prediction of an image, and the `attribution` that was made beside it, if one was."""
-
-    prediction: Prediction
-    attribution: Attribution | None = None
-
-
-class Inferred(NamedTuple):
-    """What came of an image: with the `attribution`, if a map was certain to be asked for, the
-    `seconds` that those of its batch took.
+    """What came of an image: its prediction, the `reason` to explain it, if there is one, and the
+    `attribution`, if that was made at once; the maps of its batch took so many `seconds`.
     """
 
-    calibrated: Calibrated
+    prediction: Prediction
+    reason: Reason | None = None
     attribution: Attribution | None = None
     seconds: float = 0.0
 
@@ -51,7 +48,7 @@ class Inference:
         self._engine, self._on_one_core = engine, engine.on_one_core()
         self._shared_state = shared_state
 
-    def run(self, batch: list[Ticket[Asked, Inferred]]) -> list[Inferred]:
+    def run(self, batch: list[Ticket[Asked, Seen]]) -> list[Seen]:
         """The answers of a batch."""
         # A worker that computes alone has all cores; several have one each.
         engine = self._engine if self._shared_state.idle else self._on_one_core
@@ -62,11 +59,22 @@ class Inference:
                 images[0][None] if len(images) == 1 else np.stack(images),
                 activation=any(each.activation for each in asked),
             )
-        calibrated = calibrate(outputs.rows(), outputs.logits, engine.manifest)
+        manifest = self._engine.manifest
+        predictions = [
+            prediction_of(row, manifest, each.options)
+            for row, each in zip(
+                calibrate(outputs.rows(), outputs.logits, manifest), asked, strict=True
+            )
+        ]
+        reasons = [
+            each.when.reason(prediction) if each.question else None
+            for each, prediction in zip(asked, predictions, strict=True)
+        ]
         started = time.perf_counter()
-        maps = self._maps(outputs, asked)
+        maps = self._maps(outputs, asked, reasons)
         seconds = time.perf_counter() - started
-        return [Inferred(*both, seconds) for both in zip(calibrated, maps, strict=True)]
+        answers = enumerate(zip(predictions, reasons, strict=True))
+        return [Seen(*answer, maps.get(row), seconds) for row, answer in answers]
 
     def map_of(self, fitted: Fitted, question: Question, prediction: Prediction) -> Attribution:
         """The map of an image, made of the activation that its `prediction` has."""
@@ -76,21 +84,21 @@ class Inference:
             return explain_together(self._engine, activation[None], logits[None], [question])[0]
         return explain(self._engine.seeing(logits, activation), fitted, question, logits)
 
-    def _maps(self, outputs: Outputs, asked: Sequence[Asked]) -> list[Attribution | None]:
-        """The maps that are certain and can be made together."""
-        found: list[Attribution | None] = [None] * len(asked)
-        certain = {
+    def _maps(
+        self, outputs: Outputs, asked: Sequence[Asked], reasons: Sequence[Reason | None]
+    ) -> dict[int, Attribution]:
+        """The maps by row that there is a reason for and that can be made together."""
+        questions = {
             row: each.question
-            for row, each in enumerate(asked)
-            if each.activation and each.question and fits(self._engine, each.question)
+            for row, (each, reason) in enumerate(zip(asked, reasons, strict=True))
+            if reason and each.activation and each.question and fits(self._engine, each.question)
         }
-        if certain and outputs.activation is not None:
-            rows = list(certain)
-            seen = outputs.activation, outputs.logits
-            if len(rows) < len(asked):
-                seen = seen[0][rows], seen[1][rows]
-            for row, answer in zip(
-                rows, explain_together(self._engine, *seen, list(certain.values())), strict=True
-            ):
-                found[row] = answer
-        return found
+        if not questions or outputs.activation is None:
+            return {}
+        rows, seen = list(questions), (outputs.activation, outputs.logits)
+        if len(rows) < len(asked):
+            seen = seen[0][rows], seen[1][rows]
+        # Drift looks at no map that comes along because an answer is unsure.
+        masses = any(reasons[row] in FAIR for row in rows)
+        maps = explain_together(self._engine, *seen, list(questions.values()), masses=masses)
+        return dict(zip(rows, maps, strict=True))

@@ -26,18 +26,19 @@ from service.explain import (
 )
 from service.explain.encoding import Format, picture
 from service.explain.legend import Legend
+from service.explain.policy import ON_REQUEST, Policy
 from service.image import budget, decode, header
 from service.image.budget import Lease
 from service.image.decode import Opened
 from service.image.kinds import USUAL
 from service.image.resize import Pixels
-from service.predictions import Prediction, PredictionOptions, prediction_of
+from service.predictions import Prediction, PredictionOptions
 from service.runtime.engine import Engine
 from service.runtime.sessions import self_test_image
 from service.schedule.allowance import MEGAPIXELS, PASSES
 from service.schedule.deadlines import DeadlineExplainer, ExplanationTask
 from service.schedule.fairness import FairQueue
-from service.schedule.inference import Asked, Fitted, Inference, Inferred, Seen
+from service.schedule.inference import Asked, Fitted, Inference, Seen
 from service.schedule.lanes import InterjectingLane, LoopLane, ThreadLane
 from service.schedule.queue import Queue, QueueMetrics
 from service.schedule.resources import Resources
@@ -87,7 +88,7 @@ class Compared(NamedTuple):
     map: np.ndarray | None
 
 
-PredictLane = LoopLane[Asked, Inferred] | ThreadLane[Asked, Inferred]
+PredictLane = LoopLane[Asked, Seen] | ThreadLane[Asked, Seen]
 
 
 class Pipeline:
@@ -228,11 +229,10 @@ class Pipeline:
         options: PredictionOptions,
         timing: Timing,
         question: Question | None = None,
-        *,
-        certain: bool = True,
+        when: Policy = ON_REQUEST,
     ) -> Seen:
-        """The prediction of one image; the explanation that answers `question` may follow it, and
-        does if it is `certain`.
+        """The prediction of one image, and if `when` has a reason to answer the `question`: then
+        `explain` follows.
 
         Raises:
             TooManyRequests: the predict queue is full.
@@ -242,20 +242,19 @@ class Pipeline:
         one_pass = question is not None and self.in_one_pass(question)
         if question is None or one_pass:
             self._shared_state.predict()
-        asked = Asked(sent.fitted, one_pass, question if certain else None)
+        asked = Asked(sent.fitted, options, question, when, activation=one_pass)
         done = await self._predict.run(asked, timing.deadline)
-        calibrated, attribution, mapping = done.result
+        seen, mapping = done.result, done.result.seconds
         timing.add("queue", done.queue_seconds, ago=done.run_seconds, lane="predict")
         seconds = done.run_seconds - mapping
         timing.add("infer", seconds, ago=mapping, lane="predict", batch_size=done.rows)
-        prediction = prediction_of(calibrated, self.engine.manifest, options)
-        if question is not None and attribution is not None:
+        if question is not None and seen.attribution is not None:
             timing.add("explain", mapping, method=question.method.name)
-            self._count_explanation(question, attribution, mapping)
-        self._count(prediction)
+            self._count_explanation(question, seen.attribution, mapping)
+        self._count(seen.prediction)
         if self.watch is not None:
             self.watch(sent.fitted)
-        return Seen(prediction, attribution)
+        return seen
 
     async def compared(self, fitted: Fitted, target: str | None = None) -> Compared:
         """The prediction of an image, and its Grad-CAM for the class `target`, or the predicted
@@ -268,8 +267,8 @@ class Pipeline:
         question = ask(manifest, GRAD_CAM, target, {}) if folder.CAM in manifest.files else None
         one_pass = question is not None and self.in_one_pass(question)
         deadline = time.perf_counter() + COMPARED_SECONDS
-        done = await self._predict.run(Asked(fitted, one_pass), deadline)
-        prediction = prediction_of(done.result.calibrated, manifest, PredictionOptions(top_k=1))
+        asked = Asked(fitted, PredictionOptions(top_k=1), activation=one_pass)
+        prediction = (await self._predict.run(asked, deadline)).result.prediction
         if question is None or prediction.activation is None:
             return Compared(prediction, None)
         found = await self._off_loop(lambda: self._inference.map_of(fitted, question, prediction))
@@ -377,7 +376,7 @@ class Pipeline:
 
     def _predict_lane(self) -> PredictLane:
         seconds, run = self.engine.quick_seconds, self._inference.run
-        queue: Queue[Asked, Inferred] = Queue(
+        queue: Queue[Asked, Seen] = Queue(
             "predict",
             capacity=min(MOST, max(FEWEST, round(WAIT_SECONDS / (seconds + REQUEST_SECONDS)))),
             most_rows=self.engine.batch_rows,

@@ -18,6 +18,7 @@ from service.errors import (
     UndecodableImage,
 )
 from service.explain import ask, explain
+from service.explain.policy import ON_REQUEST, Policy
 from service.predictions import PredictionOptions, predict
 from service.runtime.engine import Engine
 from service.runtime.graphs import QUICK
@@ -84,9 +85,9 @@ def test_an_image_is_predicted_as_the_engine_predicts_it(pipeline, engine):
         sent = await pipeline.receive(IMAGE, timing, keep=False)
         return sent, await pipeline.predict(sent, OPTIONS, timing)
 
-    sent, (prediction, _) = run(pipeline, steps)
+    sent, seen = run(pipeline, steps)
     expected = predict(engine.predict(sent.fitted[None]).rows()[0], engine.manifest)
-    assert prediction.best == expected.best
+    assert seen.prediction.best == expected.best
     assert (sent.width, sent.height, sent.format, sent.ground) == (32, 32, "PNG", None)
     assert timings[0].seconds.keys() == {"decode", "queue", "infer"}
     assert "candor_predictions_total" in text(pipeline)
@@ -214,27 +215,32 @@ def test_grad_cam_is_made_of_what_the_prediction_computes(target, pipeline, engi
     assert answered in text(pipeline)
 
 
-def test_those_that_ask_for_certain_get_their_maps_in_the_batch(pipeline, engine):
+def test_those_that_there_is_a_reason_to_explain_get_their_maps_in_the_batch(pipeline, engine):
     usual, other = (ask(engine.manifest, "grad_cam", target, {}) for target in (None, "cat"))
-    asked = [(None, True), (usual, True), (usual, False), (other, True)]
+    never, unfamiliar = Policy(), Policy(unfamiliar=True)
+    asked = [
+        *((None, ON_REQUEST), (usual, ON_REQUEST), (usual, never), (other, ON_REQUEST)),
+        (usual, unfamiliar),
+    ]
     files = [encode(draw("red", 32, seed)) for seed in range(len(asked))]
 
     async def steps(timing):
         images = [await pipeline.receive(file, timing, keep=False) for file in files]
         return images, await asyncio.gather(
             *(
-                pipeline.predict(image, OPTIONS, timing, question, certain=certain)
-                for image, (question, certain) in zip(images, asked, strict=True)
+                pipeline.predict(image, OPTIONS, timing, question, when)
+                for image, (question, when) in zip(images, asked, strict=True)
             )
         )
 
     images, answers = run(pipeline, steps)
-    assert [each.attribution is not None for each in answers] == [False, True, False, True]
-    for image, (question, _), (prediction, attribution) in zip(images, asked, answers, strict=True):
-        if attribution is not None:
-            expected = explain(engine, image.fitted, question, prediction.logits)
-            assert attribution.map == pytest.approx(expected.map, abs=1e-5)
-    assert 'candor_batch_size_sum{lane="predict"} 4.0' in text(pipeline)
+    assert [each.reason for each in answers] == [None, "asked", None, "asked", "unfamiliar"]
+    for image, (question, _), seen in zip(images, asked, answers, strict=True):
+        assert (seen.attribution is None) == (seen.reason is None)
+        if seen.attribution is not None:
+            expected = explain(engine, image.fitted, question, seen.prediction.logits)
+            assert seen.attribution.map == pytest.approx(expected.map, abs=1e-5)
+    assert 'candor_batch_size_sum{lane="predict"} 5.0' in text(pipeline)
     assert 'candor_batch_size_count{lane="predict"} 1.0' in text(pipeline)
 
 
