@@ -206,9 +206,9 @@ def _percentiles(rows: Float32[np.ndarray, "maps values"], percent: float) -> li
     """`np.percentile` of each row of few values; negative values count as 0. Faster."""
     place = (rows.shape[1] - 1) * percent / 100
     first, last = math.floor(place), math.ceil(place)
-    ordered = np.partition(rows, (first, last), axis=1)
-    pairs = zip(ordered[:, first].tolist(), ordered[:, last].tolist(), strict=True)
-    return [_between(max(0.0, below), max(0.0, above), place - first) for below, above in pairs]
+    # Quicker than numpy's partition by two places.
+    ordered = np.sort(rows, axis=1)[:, first : last + 1].tolist()
+    return [_between(max(0.0, each[0]), max(0.0, each[-1]), place - first) for each in ordered]
 
 
 def _percentile(values: Float32[np.ndarray, " values"], largest: float, percent: float) -> float:

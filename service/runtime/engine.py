@@ -7,12 +7,12 @@ that has it, or in bfloat16 by OpenVINO. `predict_quick` alone runs in the preci
 engine has it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32
 
 from service.bundle import folder
 from service.bundle.folder import Bundle
@@ -262,7 +262,7 @@ class Engine:
         return None if self._sessions.head is None else self._sessions.head.bias
 
     def cams(
-        self, activations: Activations, classes: Int64[np.ndarray, "rows each"]
+        self, activations: Activations, classes: Sequence[tuple[int, ...]]
     ) -> Float32[np.ndarray, "rows each height width"]:
         """Grad-CAM at the last layer of each image for each of its `classes`, of the `activations`
         that their prediction gave; of an engine with a `bias` alone.

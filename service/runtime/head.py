@@ -13,13 +13,13 @@ number a channel, the same for every image. It is then computed once for each cl
 a sum of products.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 
 import numpy as np
 import onnx
 import onnxruntime as ort
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32
 from onnx import TensorProto, helper
 from onnx.utils import Extractor
 
@@ -98,11 +98,11 @@ class Head:
         return Cam(_repeated(logits, (rows, len(logits)), (0, 4)), cam, repeated, gradient)
 
     def cams(
-        self, activations: Activations, classes: Int64[np.ndarray, "rows each"]
+        self, activations: Activations, classes: Sequence[tuple[int, ...]]
     ) -> Float32[np.ndarray, "rows each height width"]:
         """Grad-CAM of each image for each of its `classes`; of a linear head alone."""
         rows, channels, height, width = activations.shape
-        every = np.array([self._weights_of(index) for index in classes.ravel().tolist()])
+        every = np.array([self._weights_of(index) for each in classes for index in each])
         cams = every.reshape(rows, -1, channels) @ activations.reshape(rows, channels, -1)
         return np.asarray(cams.reshape(rows, -1, height, width))
 

@@ -97,7 +97,9 @@ class Inference:
             return {}
         rows, seen = list(questions), (outputs.activation, outputs.logits)
         if len(rows) < len(asked):
-            seen = seen[0][rows], seen[1][rows]
+            # Of one row, as most often, a slice makes no copy.
+            chosen = rows if len(rows) > 1 else slice(rows[0], rows[0] + 1)
+            seen = seen[0][chosen], seen[1][chosen]
         # Drift looks at no map that comes along because an answer is unsure.
         masses = any(reasons[row] in FAIR for row in rows)
         maps = explain_together(self._engine, *seen, list(questions.values()), masses=masses)

@@ -33,7 +33,7 @@ def cosines(
     """The `cosine` of each pair."""
     # The sum over the pixels of a product of two maps is one over their few cells.
     down, across = (_squared(*side) for side in zip(pairs.shape[2:], shape, strict=True))
-    exact = pairs.astype(np.float64)
+    exact = pairs.astype(np.float64, copy=False)
     weighted = (down @ exact @ across).reshape(len(pairs), 2, -1)
     products = exact.reshape(len(pairs), 2, -1) @ weighted.transpose(0, 2, 1)
     return [

@@ -215,32 +215,35 @@ def test_grad_cam_is_made_of_what_the_prediction_computes(target, pipeline, engi
     assert answered in text(pipeline)
 
 
-def test_those_that_there_is_a_reason_to_explain_get_their_maps_in_the_batch(pipeline, engine):
-    usual, other = (ask(engine.manifest, "grad_cam", target, {}) for target in (None, "cat"))
-    never, unfamiliar = Policy(), Policy(unfamiliar=True)
-    asked = [
-        *((None, ON_REQUEST), (usual, ON_REQUEST), (usual, never), (other, ON_REQUEST)),
-        (usual, unfamiliar),
-    ]
-    files = [encode(draw("red", 32, seed)) for seed in range(len(asked))]
+@pytest.mark.parametrize(
+    "reasons",
+    [[None, "asked", None, "asked", "unfamiliar"], [None, "unfamiliar", None], ["asked", "asked"]],
+)
+def test_the_maps_that_there_is_a_reason_for_come_with_the_batch(reasons, pipeline, engine):
+    policies = {None: Policy(), "asked": ON_REQUEST, "unfamiliar": Policy(unfamiliar=True)}
+    asked = [ask(engine.manifest, "grad_cam", "cat" if row % 2 else None, {}) for row in range(5)]
+    files = [encode(draw("red", 32, row)) for row in range(len(reasons))]
 
     async def steps(timing):
         images = [await pipeline.receive(file, timing, keep=False) for file in files]
+        plain = pipeline.predict(images[0], OPTIONS, timing)
         return images, await asyncio.gather(
+            plain,
             *(
-                pipeline.predict(image, OPTIONS, timing, question, when)
-                for image, (question, when) in zip(images, asked, strict=True)
-            )
+                pipeline.predict(image, OPTIONS, timing, question, policies[reason])
+                for image, question, reason in zip(images, asked, reasons, strict=False)
+            ),
         )
 
-    images, answers = run(pipeline, steps)
-    assert [each.reason for each in answers] == [None, "asked", None, "asked", "unfamiliar"]
-    for image, (question, _), seen in zip(images, asked, answers, strict=True):
+    images, (plain, *answers) = run(pipeline, steps)
+    assert (plain.reason, plain.attribution) == (None, None)
+    assert [each.reason for each in answers] == reasons
+    for image, question, seen in zip(images, asked, answers, strict=False):
         assert (seen.attribution is None) == (seen.reason is None)
         if seen.attribution is not None:
             expected = explain(engine, image.fitted, question, seen.prediction.logits)
             assert seen.attribution.map == pytest.approx(expected.map, abs=1e-5)
-    assert 'candor_batch_size_sum{lane="predict"} 5.0' in text(pipeline)
+    assert f'candor_batch_size_sum{{lane="predict"}} {1 + len(reasons)}.0' in text(pipeline)
     assert 'candor_batch_size_count{lane="predict"} 1.0' in text(pipeline)
 
 
