@@ -247,6 +247,17 @@ def test_the_maps_that_there_is_a_reason_for_come_with_the_batch(reasons, pipeli
     assert 'candor_batch_size_count{lane="predict"} 1.0' in text(pipeline)
 
 
+def test_each_prediction_of_a_batch_has_the_parts_that_its_caller_asked_for(pipeline):
+    async def steps(timing):
+        sent = await pipeline.receive(IMAGE, timing, keep=False)
+        return await asyncio.gather(
+            *(pipeline.predict(sent, PredictionOptions(top_k), timing) for top_k in (1, 5, 3))
+        )
+
+    assert [len(seen.prediction.top) for seen in run(pipeline, steps)] == [1, 5, 3]
+    assert 'candor_batch_size_count{lane="predict"} 1.0' in text(pipeline)
+
+
 def test_full_measures_of_grad_cam_take_the_lane(pipeline, engine):
     question = ask(engine.manifest, "grad_cam", None, {}, "full")
     assert not pipeline.in_one_pass(question)
