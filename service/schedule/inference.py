@@ -60,11 +60,10 @@ class Inference:
                 activation=any(each.activation for each in asked),
             )
         manifest = self._engine.manifest
+        calibrated = calibrate(outputs.rows(), outputs.logits, manifest)
         predictions = [
             prediction_of(row, manifest, each.options)
-            for row, each in zip(
-                calibrate(outputs.rows(), outputs.logits, manifest), asked, strict=True
-            )
+            for row, each in zip(calibrated, asked, strict=True)
         ]
         reasons = [
             each.when.reason(prediction) if each.question else None

@@ -37,9 +37,11 @@ def batch(opened):
     return images, activations, logits, asked
 
 
-def test_each_answer_is_that_of_one_image(opened, batch):
+@pytest.mark.parametrize("masses", [True, False])
+def test_each_answer_is_that_of_one_image(masses, opened, batch):
     images, activations, logits, asked = batch
-    answers = explain_together(opened, activations, logits, asked)
+    answers = explain_together(opened, activations, logits, asked, masses=masses)
+    assert all(("mass" in vars(answer)) == masses for answer in answers)
     for row, (ours, image) in enumerate(zip(answers, images, strict=True)):
         alone = opened.seeing(logits[row], activations[row])
         theirs = explain(alone, image, asked[row], logits[row])

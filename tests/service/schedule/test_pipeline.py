@@ -243,6 +243,8 @@ def test_the_maps_that_there_is_a_reason_for_come_with_the_batch(reasons, pipeli
         if seen.attribution is not None:
             expected = explain(engine, image.fitted, question, seen.prediction.logits)
             assert seen.attribution.map == pytest.approx(expected.map, abs=1e-5)
+            # Drift looks at those that were asked for.
+            assert ("mass" in vars(seen.attribution)) == ("asked" in reasons)
     assert f'candor_batch_size_sum{{lane="predict"}} {1 + len(reasons)}.0' in text(pipeline)
     assert 'candor_batch_size_count{lane="predict"} 1.0' in text(pipeline)
 
